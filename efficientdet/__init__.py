@@ -1,0 +1,1 @@
+"""EfficientDet: model, losses, targets, input pipeline and configuration."""

@@ -1,0 +1,97 @@
+"""Anchor boxes of a feature pyramid, as NumPy constants.
+
+One position of one level carries `num_scales * len(aspect_ratios)` anchors, octave outermost. The
+order of all anchors is level, row, column, anchor: that of the heads' output channels once each
+level is reshaped to [positions * anchors, ...] and the levels are put behind one another.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def level_sizes(
+    image_size: tuple[int, int], *, min_level: int, max_level: int
+) -> list[tuple[int, int]]:
+    """Computes the map size of each pyramid level: level 0 is the image, each next one ceil(n / 2).
+
+    Args:
+      image_size: (height, width), pixels.
+      min_level: first level returned.
+      max_level: last level returned.
+
+    Returns:
+      (height, width) of levels min_level .. max_level.
+
+    Raises:
+      ValueError: if the sizes or levels make no pyramid.
+    """
+    height, width = (int(side) for side in image_size)
+    if height < 1 or width < 1:
+        raise ValueError(f"image_size must be (height, width) of at least 1, got {image_size}")
+    if not 0 <= min_level <= max_level:
+        raise ValueError(
+            f"expected 0 <= min_level <= max_level, got min_level={min_level}, "
+            f"max_level={max_level}"
+        )
+    sizes = [(height, width)]
+    for _ in range(max_level):
+        height, width = -(-height // 2), -(-width // 2)
+        sizes.append((height, width))
+    return sizes[min_level:]
+
+
+def generate_anchors(
+    image_size: tuple[int, int],
+    *,
+    min_level: int,
+    max_level: int,
+    num_scales: int,
+    aspect_ratios: Sequence[tuple[float, float]],
+    anchor_scale: float,
+) -> np.ndarray:
+    """Lays anchors over an image (google/automl convention; EfficientDet, section 5).
+
+    The stride of a level is image size over map size, per axis. Octave `o` and aspect `(aw, ah)`
+    give a box of `anchor_scale * stride * 2^(o / num_scales)` times `aw` wide and `ah` high,
+    centred at `(i + 1/2) * stride`. Anchors reach over the border and are not clipped.
+
+    Args:
+      image_size: (height, width) of the network's input, pixels.
+      min_level: finest level, 3 for a stride of 8.
+      max_level: coarsest level.
+      num_scales: octave steps per level.
+      aspect_ratios: (width factor, height factor) pairs.
+      anchor_scale: side of the square anchor of octave 0 in strides.
+
+    Returns:
+      [A, 4] float32, (y1, x1, y2, x2), input pixels.
+    """
+    sizes = level_sizes(image_size, min_level=min_level, max_level=max_level)
+    shapes = np.array(
+        [
+            (
+                height_factor * 2.0 ** (octave / num_scales),
+                width_factor * 2.0 ** (octave / num_scales),
+            )
+            for octave in range(num_scales)
+            for width_factor, height_factor in aspect_ratios
+        ],
+        dtype=np.float64,
+    )
+    levels = [_level_anchors(image_size, size, anchor_scale * shapes) for size in sizes]
+    return np.concatenate(levels).astype(np.float32)
+
+
+def _level_anchors(
+    image_size: tuple[int, int], map_size: tuple[int, int], shapes: np.ndarray
+) -> np.ndarray:
+    """Lays anchors of the given (height, width) in strides over one level: [h * w * n, 4]."""
+    strides = np.asarray(image_size, np.float64) / np.asarray(map_size, np.float64)
+    centers_y = (np.arange(map_size[0]) + 0.5) * strides[0]
+    centers_x = (np.arange(map_size[1]) + 0.5) * strides[1]
+    grid = np.stack(np.meshgrid(centers_y, centers_x, indexing="ij"), axis=-1)
+    half_sizes = shapes * strides / 2.0
+    low = grid[:, :, np.newaxis, :] - half_sizes
+    high = grid[:, :, np.newaxis, :] + half_sizes
+    return np.concatenate([low, high], axis=-1).reshape(-1, 4)

@@ -1,0 +1,157 @@
+"""The only mapping between the three frames a box or a pixel can be in.
+
+* *original*: pixels of the image as stored in the data set.
+* *canvas*: pixels of the uint8 array that leaves the host; it holds a (possibly reduced) decoded
+  region of the original.
+* *network*: pixels of the model input.
+
+``canvas = (original - canvas_origin) * canvas_scale`` and
+``network = original * network_scale - network_offset``, both with y and x apart; a flipped example
+is then mirrored in the network frame: ``x -> network_width - x``. Coordinates are continuous: pixel
+``i`` covers ``[i, i + 1)`` and its centre is ``i + 0.5``.
+
+Trap: the mirror is that of the whole network frame, so a flipped example narrower than the network
+has a negative x offset, chosen so that its padding is at the right after mirroring, as for any other
+example.
+
+Everything here runs eagerly, in ``dataset.map`` and in compiled functions.
+"""
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+GEOMETRY_SIZE = 13
+
+
+class Geometry(NamedTuple):
+    """Where the pixels of one example came from and go to. Every field is float32.
+
+    The leading dimensions (none on the host, ``[batch]`` on the device) are the same everywhere.
+    """
+
+    original_size: tf.Tensor  # [..., 2] (height, width) of the stored image
+    canvas_origin: tf.Tensor  # [..., 2] original (y, x) of the canvas' corner (0, 0)
+    canvas_scale: tf.Tensor  # [..., 2] canvas pixels per original pixel (y, x)
+    canvas_valid: tf.Tensor  # [..., 2] canvas rows and columns that hold image
+    network_scale: tf.Tensor  # [..., 2] network pixels per original pixel (y, x)
+    network_offset: tf.Tensor  # [..., 2] network pixels (y, x) taken off after scaling
+    flip: tf.Tensor  # [...] 1.0 if mirrored left to right, else 0.0
+
+
+def pack(geometry: Geometry) -> tf.Tensor:
+    """Packs a geometry into one tensor, the form that is batched and sent to the device.
+
+    Returns:
+      [..., GEOMETRY_SIZE] float32.
+    """
+    fields = [tf.cast(field, tf.float32) for field in geometry[:-1]]
+    flip = tf.cast(geometry.flip, tf.float32)[..., tf.newaxis]
+    return tf.concat([*fields, flip], axis=-1)
+
+
+def unpack(packed: tf.Tensor) -> Geometry:
+    """Undoes `pack`.
+
+    Args:
+      packed: [..., GEOMETRY_SIZE] float32.
+    """
+    pairs = [packed[..., i : i + 2] for i in range(0, GEOMETRY_SIZE - 1, 2)]
+    return Geometry(*pairs, flip=packed[..., GEOMETRY_SIZE - 1])
+
+
+def fit_inside(original_size: tf.Tensor, *, height: int, width: int) -> Geometry:
+    """Geometry of a whole image held unreduced in the canvas and scaled to fit, as in evaluation.
+
+    The scale is ``min(height / h, width / w)`` and the scaled size is truncated to whole pixels,
+    which is why y and x scales differ a little (fact sheet of the reference, 6.2 step 9).
+
+    Args:
+      original_size: [..., 2] (height, width) in pixels, any number type.
+      height: of the network input, pixels.
+      width: of the network input, pixels.
+    """
+    size = tf.cast(original_size, tf.float32)
+    network_size = tf.constant([height, width], tf.float32)
+    scaled_size = scaled_size_within(size, network_size)
+    zeros = tf.zeros_like(size)
+    return Geometry(
+        original_size=size,
+        canvas_origin=zeros,
+        canvas_scale=tf.ones_like(size),
+        canvas_valid=size,
+        network_scale=scaled_size / size,
+        network_offset=zeros,
+        flip=zeros[..., 0],
+    )
+
+
+def scaled_size_within(original_size: tf.Tensor, target_size: tf.Tensor) -> tf.Tensor:
+    """Largest whole-pixel size of the image's shape inside a target, at least one pixel.
+
+    Args:
+      original_size: [..., 2] float32 (height, width), pixels.
+      target_size: [..., 2] float32 (height, width), pixels.
+
+    Returns:
+      [..., 2] float32 with whole values. A thousandth of a pixel is forgiven before truncating, so
+      that the side which decides the scale keeps its target size despite float32 rounding.
+    """
+    scale = tf.reduce_min(target_size / original_size, axis=-1, keepdims=True)
+    return tf.maximum(tf.floor(original_size * scale + 1e-3), 1.0)
+
+
+def original_to_network(boxes: tf.Tensor, geometry: Geometry, *, network_width: int) -> tf.Tensor:
+    """Moves boxes with their pixels into the network frame, without clipping.
+
+    Args:
+      boxes: [..., N, 4] float32 (y1, x1, y2, x2), original pixels.
+      geometry: of the examples, with the same leading dimensions.
+      network_width: of the network input, pixels; the flip needs it.
+
+    Returns:
+      [..., N, 4] (y1, x1, y2, x2), network pixels. All-zero padding boxes move too: mask them.
+    """
+    scale, offset = _per_corner(geometry.network_scale), _per_corner(geometry.network_offset)
+    return _mirror(boxes * scale - offset, geometry.flip, network_width)
+
+
+def network_to_original(boxes: tf.Tensor, geometry: Geometry, *, network_width: int) -> tf.Tensor:
+    """Inverts `original_to_network`.
+
+    Args:
+      boxes: [..., N, 4] float32 (y1, x1, y2, x2), network pixels.
+      geometry: of the examples, with the same leading dimensions.
+      network_width: of the network input, pixels.
+
+    Returns:
+      [..., N, 4] (y1, x1, y2, x2), original pixels, not clipped.
+    """
+    scale, offset = _per_corner(geometry.network_scale), _per_corner(geometry.network_offset)
+    return (_mirror(boxes, geometry.flip, network_width) + offset) / scale
+
+
+def clip_to_original(boxes: tf.Tensor, geometry: Geometry) -> tf.Tensor:
+    """Clips boxes to the stored image.
+
+    Args:
+      boxes: [..., N, 4] float32 (y1, x1, y2, x2), original pixels.
+      geometry: of the examples, with the same leading dimensions.
+
+    Returns:
+      [..., N, 4] with 0 <= y <= height and 0 <= x <= width.
+    """
+    return tf.maximum(tf.minimum(boxes, _per_corner(geometry.original_size)), 0.0)
+
+
+def _per_corner(pair: tf.Tensor) -> tf.Tensor:
+    """[..., 2] (y, x) -> [..., 1, 4] (y, x, y, x)."""
+    return tf.concat([pair, pair], axis=-1)[..., tf.newaxis, :]
+
+
+def _mirror(boxes: tf.Tensor, flip: tf.Tensor, network_width: int) -> tf.Tensor:
+    y1, x1, y2, x2 = tf.unstack(boxes, axis=-1)
+    is_flipped = flip[..., tf.newaxis] > 0.5
+    mirrored_x1 = tf.where(is_flipped, network_width - x2, x1)
+    mirrored_x2 = tf.where(is_flipped, network_width - x1, x2)
+    return tf.stack([y1, mirrored_x1, y2, mirrored_x2], axis=-1)

@@ -1,0 +1,192 @@
+"""Post-processing: exact selection, frames, clipping and padding."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from efficientdet.postprocess import exact_top_k, postprocess, select_candidates
+from object_detection import geometry as geometry_lib
+from object_detection.anchors import generate_anchors
+
+SIZE = (64, 96)
+NUM_CLASSES = 3
+ANCHORS = generate_anchors(
+    SIZE, min_level=3, max_level=4, num_scales=1, aspect_ratios=[(1, 1), (2, 1)], anchor_scale=2
+)
+LEVELS = [(8, 12), (4, 6)]
+SETTINGS = {
+    "num_classes": NUM_CLASSES,
+    "network_size": SIZE,
+    "nms_method": "hard",
+    "iou_threshold": 0.5,
+    "sigma": 0.5,
+    "score_threshold": 0.01,
+    "max_output_size": 10,
+    "max_nms_inputs": 50,
+}
+
+
+def quiet_outputs(batch_size=1):
+    """Outputs of two anchors per position that detect nothing: logits -20, deltas 0."""
+    logits = [np.full((batch_size, h, w, 2 * NUM_CLASSES), -20.0, np.float32) for h, w in LEVELS]
+    deltas = [np.zeros((batch_size, h, w, 8), np.float32) for h, w in LEVELS]
+    return logits, deltas
+
+
+def random_outputs(batch_size=2, seed=0):
+    rng = np.random.default_rng(seed)
+    logits = [rng.normal(-3, 2, (batch_size, h, w, 2 * NUM_CLASSES)) for h, w in LEVELS]
+    deltas = [rng.normal(0, 0.3, (batch_size, h, w, 8)) for h, w in LEVELS]
+    return [x.astype(np.float32) for x in logits], [x.astype(np.float32) for x in deltas]
+
+
+def whole_image(batch_size=1, original=SIZE):
+    sizes = tf.constant([original] * batch_size)
+    return geometry_lib.pack(geometry_lib.fit_inside(sizes, height=SIZE[0], width=SIZE[1]))
+
+
+def run(logits, deltas, geometry, **changes):
+    detections = postprocess(logits, deltas, ANCHORS, geometry, **{**SETTINGS, **changes})
+    return type(detections)(*(field.numpy() for field in detections))
+
+
+def test_one_object_comes_out_where_its_anchor_is():
+    logits, deltas = quiet_outputs()
+    # Position (5, 7) of P3, second anchor, class 1.
+    logits[0][0, 5, 7, NUM_CLASSES + 1] = 2.0
+    index = (5 * 12 + 7) * 2 + 1
+    detections = run(logits, deltas, whole_image())
+    np.testing.assert_array_equal(detections.num_valid, [1])
+    np.testing.assert_allclose(detections.scores[0, 0], 1 / (1 + np.exp(-2.0)), rtol=1e-6)
+    assert detections.classes[0, 0] == 1
+    np.testing.assert_allclose(detections.boxes[0, 0], ANCHORS[index], rtol=1e-6)
+    assert not detections.boxes[0, 1:].any() and (detections.classes[0, 1:] == -1).all()
+    assert not detections.scores[0, 1:].any()
+
+
+def test_object_of_a_coarser_level_and_its_deltas():
+    logits, deltas = quiet_outputs()
+    logits[1][0, 1, 3, 2] = 1.0
+    deltas[1][0, 1, 3, :4] = [0.25, 0.0, np.log(0.5), 0.0]
+    detections = run(logits, deltas, whole_image())
+    # P4 stride 16, 32 px anchor centred at (24, 56): 16 high, moved down by 8.
+    np.testing.assert_allclose(detections.boxes[0, 0], [24, 40, 40, 72], rtol=1e-6)
+    assert detections.classes[0, 0] == 2
+
+
+def test_boxes_are_moved_to_the_original_image():
+    logits, deltas = quiet_outputs(2)
+    for image in range(2):
+        logits[1][image, 1, 3, 0] = 1.0
+    # Twice as large, cropped at (10, 20) network pixels; the second one mirrored.
+    geometry = geometry_lib.Geometry(
+        original_size=tf.constant([[400.0, 600.0]] * 2),
+        canvas_origin=tf.zeros([2, 2]),
+        canvas_scale=tf.ones([2, 2]),
+        canvas_valid=tf.constant([[400.0, 600.0]] * 2),
+        network_scale=tf.fill([2, 2], 0.5),
+        network_offset=tf.constant([[10.0, 20.0]] * 2),
+        flip=tf.constant([0.0, 1.0]),
+    )
+    detections = run(logits, deltas, geometry_lib.pack(geometry))
+    # Network box (8, 40, 40, 72); mirrored in 96 px: (8, 24, 40, 56).
+    np.testing.assert_allclose(detections.boxes[0, 0], [36, 120, 100, 184], rtol=1e-6)
+    np.testing.assert_allclose(detections.boxes[1, 0], [36, 88, 100, 152], rtol=1e-6)
+    assert not detections.boxes[:, 1:].any()
+
+
+def test_clipping_can_be_turned_off():
+    logits, deltas = quiet_outputs()
+    # First anchor of P4: centre (8, 8), 32 px.
+    logits[1][0, 0, 0, 0] = 1.0
+    np.testing.assert_array_equal(run(logits, deltas, whole_image()).boxes[0, 0], [0, 0, 24, 24])
+    unclipped = run(logits, deltas, whole_image(), clip=False)
+    np.testing.assert_array_equal(unclipped.boxes[0, 0], [-8, -8, 24, 24])
+    assert not unclipped.boxes[0, 1:].any()
+
+
+def test_image_without_detections():
+    detections = run(*quiet_outputs(), whole_image())
+    assert detections.num_valid == [0]
+    assert not detections.boxes.any() and (detections.classes == -1).all()
+    assert detections.boxes.shape == (1, 10, 4) and detections.classes.dtype == np.int32
+
+
+def test_same_anchor_may_hold_two_classes_unless_class_agnostic():
+    logits, deltas = quiet_outputs()
+    logits[0][0, 4, 4, :2] = [2.0, 1.0]
+    assert run(logits, deltas, whole_image()).num_valid == [2]
+    assert run(logits, deltas, whole_image(), class_agnostic=True).num_valid == [1]
+    # Best class per anchor: the second class does not enter.
+    assert run(logits, deltas, whole_image(), max_nms_inputs=0).num_valid == [1]
+
+
+def test_every_anchor_with_its_best_class():
+    logits, deltas = random_outputs()
+    every = run(logits, deltas, whole_image(2), max_nms_inputs=0, class_agnostic=True)
+    # Class-agnostic hard suppression removes an anchor's other classes anyway.
+    all_pairs = run(logits, deltas, whole_image(2), max_nms_inputs=10_000, class_agnostic=True)
+    for one, other in zip(every, all_pairs):
+        np.testing.assert_allclose(one, other, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("length", "k"), [(1000, 5), (997, 3), (100, 30), (64, 4), (40, 40)])
+def test_exact_top_k_equals_sorting(length, k):
+    rng = np.random.default_rng(length)
+    values = rng.normal(size=(3, length)).astype(np.float32)
+    top, index = exact_top_k(tf.constant(values), k)
+    np.testing.assert_array_equal(top, -np.sort(-values, axis=1)[:, :k])
+    np.testing.assert_array_equal(np.take_along_axis(values, index.numpy(), axis=1), top)
+
+
+def test_exact_top_k_with_many_ties_and_minus_infinity():
+    rng = np.random.default_rng(0)
+    values = rng.integers(0, 4, (3, 999)).astype(np.float32)
+    values[1] = -np.inf
+    values[1, 500:502] = 1.0
+    top, index = exact_top_k(tf.constant(values), 7)
+    np.testing.assert_array_equal(top, -np.sort(-values, axis=1)[:, :7])
+    np.testing.assert_array_equal(np.take_along_axis(values, index.numpy(), axis=1), top)
+    assert all(len(set(row)) == 7 for row in index.numpy())
+
+
+@pytest.mark.parametrize("max_candidates", [4, 60, 100_000])
+def test_selected_pairs_are_the_best_of_all(max_candidates):
+    logits, _ = random_outputs()
+    levels = [tf.constant(x.reshape(2, -1, NUM_CLASSES), tf.float16) for x in logits]
+    values, classes, anchor_index = select_candidates(levels, max_candidates=max_candidates)
+    rows = np.concatenate([level.numpy() for level in levels], axis=1).astype(np.float32)
+    pairs = rows.reshape(2, -1)
+    count = min(max_candidates, pairs.shape[1])
+    assert values.dtype == tf.float32 and values.shape == (2, count)
+    np.testing.assert_array_equal(values, -np.sort(-pairs, axis=1)[:, :count])
+    for image in range(2):
+        found = rows[image, anchor_index[image], classes[image]]
+        np.testing.assert_array_equal(found, values[image])
+
+
+def test_half_precision_outputs_are_decoded_in_float32():
+    logits, deltas = random_outputs()
+    logits, deltas = ([tf.constant(x, tf.float16) for x in level] for level in (logits, deltas))
+    half = run(logits, deltas, whole_image(2))
+    single = run(
+        *([tf.cast(x, tf.float32) for x in level] for level in (logits, deltas)), whole_image(2)
+    )
+    assert half.boxes.dtype == half.scores.dtype == np.float32
+    for one, other in zip(half, single):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_compiled_equals_eager():
+    logits, deltas = random_outputs()
+    geometry = whole_image(2, original=(480, 640))
+    eager = run(logits, deltas, geometry, nms_method="gaussian")
+    compiled = tf.function(
+        lambda *args: postprocess(
+            args[0], args[1], ANCHORS, args[2], **{**SETTINGS, "nms_method": "gaussian"}
+        ),
+        jit_compile=True,
+    )(logits, deltas, geometry)
+    assert (eager.num_valid == 10).all()
+    for plain, xla in zip(eager, compiled):
+        np.testing.assert_allclose(plain, xla, rtol=1e-5, atol=1e-4)

@@ -1,0 +1,158 @@
+"""Matching: thresholds, forced matches, ties, padding and the promise about memory."""
+
+import math
+import re
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from object_detection.matcher import match_anchors
+
+# Four 10 x 10 anchors side by side and one far away.
+ANCHORS = np.array(
+    [[0, 0, 10, 10], [0, 10, 10, 20], [0, 20, 10, 30], [0, 30, 10, 40], [90, 90, 100, 100]],
+    np.float32,
+)
+
+
+def match(gt_boxes, gt_valid=None, *, anchors=ANCHORS, positive=0.5, negative=0.5, force=True):
+    """Matches the boxes of one image; returns (gt_index, labels) of its anchors."""
+    gt_boxes = np.asarray(gt_boxes, np.float32).reshape(1, -1, 4)
+    if gt_valid is None:
+        gt_valid = np.ones(gt_boxes.shape[1], bool)
+    matches = match_anchors(
+        anchors,
+        gt_boxes,
+        np.asarray(gt_valid)[np.newaxis],
+        positive_threshold=positive,
+        negative_threshold=negative,
+        force_match=force,
+    )
+    assert matches.gt_index.dtype == tf.int32 and matches.labels.dtype == tf.int32
+    return matches.gt_index.numpy()[0], matches.labels.numpy()[0]
+
+
+def test_threshold_is_inclusive():
+    # IoU with the first anchor: 50 / 100 exactly.
+    gt_index, labels = match([[0, 0, 5, 10]], force=False)
+    np.testing.assert_array_equal(labels, [1, 0, 0, 0, 0])
+    assert gt_index[0] == 0
+    _, labels = match([[0, 0, 4.9, 10]], force=False)
+    np.testing.assert_array_equal(labels, [0, 0, 0, 0, 0])
+
+
+def test_between_the_thresholds_is_ignored():
+    # IoU 1.0, 0.5 and 0.2 with the first three anchors, as three boxes.
+    boxes = [[0, 0, 10, 10], [0, 10, 5, 20], [0, 20, 2, 30]]
+    _, labels = match(boxes, positive=0.7, negative=0.3, force=False)
+    np.testing.assert_array_equal(labels, [1, -1, 0, 0, 0])
+    # IoU equal to the lower threshold is not below it.
+    _, labels = match([[0, 0, 5, 10]], positive=0.7, negative=0.5, force=False)
+    assert labels[0] == -1
+
+
+def test_forced_match_overrides_a_low_overlap():
+    boxes = [[0, 2, 2, 8]]
+    _, labels = match(boxes, force=False)
+    np.testing.assert_array_equal(labels, 0)
+    gt_index, labels = match(boxes)
+    np.testing.assert_array_equal(labels, [1, 0, 0, 0, 0])
+    assert gt_index[0] == 0
+
+
+def test_forced_match_takes_the_anchor_from_a_better_box():
+    # Anchor 0 overlaps box 0 by 0.8; box 1 (IoU 0.2) has no better anchor and is forced onto it.
+    gt_index, labels = match([[0, 0, 10, 8], [0, 0, 2, 10]])
+    assert labels[0] == 1
+    # Both boxes want anchor 0: the first keeps it.
+    assert gt_index[0] == 0
+    # Box 1 alone wants anchor 0 (box 0 prefers anchor 1), although box 0 overlaps it more.
+    gt_index, labels = match([[0, 3, 10, 20], [0, 0, 2, 10]])
+    np.testing.assert_array_equal(gt_index[:2], [1, 0])
+    np.testing.assert_array_equal(labels[:2], [1, 1])
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_tied_boxes_give_the_first(force):
+    gt_index, labels = match([[0, 0, 10, 10], [0, 0, 10, 10]], force=force)
+    assert labels[0] == 1 and gt_index[0] == 0
+
+
+def test_tied_anchors_give_the_first():
+    # Straddles anchors 1 and 2 evenly: IoU 1/3 each, forced onto anchor 1 alone.
+    _, labels = match([[0, 15, 10, 25]])
+    np.testing.assert_array_equal(labels, [0, 1, 0, 0, 0])
+
+
+def test_box_that_overlaps_nothing_forces_nothing():
+    _, labels = match([[50, 50, 60, 60]])
+    np.testing.assert_array_equal(labels, 0)
+
+
+@pytest.mark.parametrize("box", [[5, 5, 5, 5], [8, 8, 2, 2], [np.nan, 0, 10, 10], [0, 0, 0, 0]])
+def test_degenerate_boxes_are_padding(box):
+    gt_index, labels = match([box, [0, 10, 10, 20]])
+    np.testing.assert_array_equal(labels, [0, 1, 0, 0, 0])
+    assert gt_index[1] == 1
+
+
+def test_padding_matches_nothing_wherever_it_stands():
+    boxes = [[0, 0, 10, 10], [0, 10, 10, 20], [0, 20, 10, 30]]
+    gt_index, labels = match(boxes, [False, True, False])
+    np.testing.assert_array_equal(labels, [0, 1, 0, 0, 0])
+    assert gt_index[1] == 1
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_no_box_makes_all_negative(count):
+    boxes = np.tile([[0, 0, 10, 10]], (count, 1))
+    gt_index, labels = match(boxes, np.zeros(count, bool))
+    np.testing.assert_array_equal(labels, 0)
+    np.testing.assert_array_equal(gt_index, 0)
+
+
+@pytest.mark.parametrize(("positive", "negative"), [(0.0, 0.0), (0.4, 0.6), (1.2, 0.5), (0.5, -1)])
+def test_thresholds_out_of_order_are_refused(positive, negative):
+    with pytest.raises(ValueError, match="positive_threshold"):
+        match([[0, 0, 5, 10]], positive=positive, negative=negative)
+
+
+def random_batch(num_anchors=500, max_boxes=20):
+    rng = np.random.default_rng(3)
+    low = rng.uniform(0, 200, (num_anchors, 2))
+    anchors = np.concatenate([low, low + rng.uniform(10, 80, (num_anchors, 2))], -1)
+    low = rng.uniform(0, 200, (3, max_boxes, 2))
+    boxes = np.concatenate([low, low + rng.uniform(10, 80, (3, max_boxes, 2))], -1)
+    valid = np.arange(max_boxes) < np.array([[0], [7], [max_boxes]])
+    return anchors.astype(np.float32), boxes.astype(np.float32), valid
+
+
+def test_compiled_equals_eager_and_never_holds_the_overlap_matrix():
+    anchors, boxes, valid = random_batch()
+
+    def run(anchors, boxes, valid):
+        return match_anchors(
+            anchors,
+            boxes,
+            valid,
+            positive_threshold=0.7,
+            negative_threshold=0.3,
+            force_match=True,
+        )
+
+    inputs = [tf.constant(value) for value in (anchors, boxes, valid)]
+    eager = run(*inputs)
+    compiled_run = tf.function(run, jit_compile=True)
+    compiled = compiled_run(*inputs)
+    np.testing.assert_array_equal(eager.gt_index, compiled.gt_index)
+    np.testing.assert_array_equal(eager.labels, compiled.labels)
+    assert set(np.unique(eager.labels)) == {-1, 0, 1}
+    np.testing.assert_array_equal(eager.labels[0], 0)
+
+    program = compiled_run.experimental_get_compiler_ir(*inputs)(stage="optimized_hlo")
+    sizes = [
+        math.prod(int(side) for side in shape.split(","))
+        for shape in re.findall(r"\b(?:f32|f64|s32|s64|pred)\[([\d,]+)\]", program)
+    ]
+    assert len(anchors) < max(sizes) < boxes.shape[0] * boxes.shape[1] * len(anchors)
