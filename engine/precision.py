@@ -1,0 +1,49 @@
+"""Numeric precision: the Keras policy and the dynamic loss scale (arXiv 1710.03740, section 3.2)."""
+
+import tensorflow as tf
+
+from engine.config import ConfigError, nearest
+from engine.settings import RuntimeConfig
+
+_POLICIES = ("float32", "mixed_float16", "mixed_bfloat16")
+# Keras' and the reference's values: doubled after this many good steps, halved on overflow.
+GROWTH_STEPS = 2000
+_SMALLEST_SCALE = 1.0
+
+
+def policy_name(config: RuntimeConfig) -> str:
+    """Returns the Keras policy that the settings ask for.
+
+    Raises:
+      ConfigError: unknown --precision.
+    """
+    if not config.precision:
+        return "mixed_float16" if config.amp else "float32"
+    if config.precision not in _POLICIES:
+        raise ConfigError(
+            f"precision={config.precision!r} is unknown{nearest(config.precision, _POLICIES)}"
+        )
+    return config.precision
+
+
+class LossScale:
+    """Dynamic loss scale, kept in variables and moved inside the compiled update; constant 1 when off."""
+
+    def __init__(self, initial: float, *, dynamic: bool):
+        self.dynamic = dynamic
+        self.value = tf.Variable(
+            initial if dynamic else 1.0, trainable=False, dtype=tf.float32, name="loss_scale"
+        )
+        self.good_steps = tf.Variable(
+            0, trainable=False, dtype=tf.int32, name="loss_scale_good_steps"
+        )
+
+    def update(self, finite: tf.Tensor) -> None:
+        """Halves the scale after a step with a non-finite gradient, doubles it after 2000 good ones."""
+        if not self.dynamic:
+            return
+        good = tf.where(finite, self.good_steps + 1, 0)
+        grow = good >= GROWTH_STEPS
+        grown = tf.where(grow, self.value * 2.0, self.value)
+        self.value.assign(tf.where(finite, grown, tf.maximum(self.value * 0.5, _SMALLEST_SCALE)))
+        self.good_steps.assign(tf.where(grow, 0, good))

@@ -1,0 +1,275 @@
+"""Reads PyTorch state dicts without PyTorch and without running anything from the file.
+
+A pickle names the functions that rebuild its objects. Here the only names that resolve are those of
+plain containers and of stand-ins for tensor storage, defined below; everything else is refused
+before it is called. Both containers of PyTorch are read: the zip file (1.6 and later) and the
+stream of pickles before it. What is not read: whole pickled modules, quantised and sparse tensors.
+"""
+
+from __future__ import annotations
+
+import collections
+import io
+import math
+import pickle
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+_LEGACY_PROTOCOL = 1001
+
+# Storage classes of PyTorch; bfloat16 has no NumPy type and is widened to float32.
+_STORAGE_DTYPES = {
+    "FloatStorage": "<f4",
+    "DoubleStorage": "<f8",
+    "HalfStorage": "<f2",
+    "BFloat16Storage": "bfloat16",
+    "LongStorage": "<i8",
+    "IntStorage": "<i4",
+    "ShortStorage": "<i2",
+    "CharStorage": "i1",
+    "ByteStorage": "u1",
+    "BoolStorage": "?",
+}
+
+
+class RefusedPickleError(ValueError):
+    """The file asks for something that a table of weights does not need."""
+
+
+class _StandIn:
+    """An object of the pickle that the pickle itself cannot change afterwards."""
+
+    __slots__ = ()
+
+    def __setstate__(self, state: Any) -> None:
+        raise RefusedPickleError("a change of a tensor's or storage's state")
+
+
+class _StorageType(_StandIn):
+    """Stands for a storage class; carries its element type and cannot be called."""
+
+    __slots__ = ("dtype",)
+
+    def __init__(self, dtype: str) -> None:
+        self.dtype = dtype
+
+    @property
+    def item_size(self) -> int:
+        return 2 if self.dtype == "bfloat16" else np.dtype(self.dtype).itemsize
+
+    def decode(self, data: bytes) -> np.ndarray:
+        """Turns little-endian bytes into a flat array."""
+        if self.dtype == "bfloat16":
+            return (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32)
+        return np.frombuffer(data, self.dtype)
+
+
+class _Storage(_StandIn):
+    """A flat array whose content becomes known only after the pickle has been read."""
+
+    __slots__ = ("key", "size", "type", "values")
+
+    def __init__(self, key: str, storage_type: _StorageType, size: int) -> None:
+        self.key = key
+        self.type = storage_type
+        self.size = size
+        self.values: np.ndarray | None = None
+
+
+class _Tensor(_StandIn):
+    """A view of a storage, copied out of it once the storage has been filled."""
+
+    __slots__ = ("offset", "shape", "storage", "strides")
+
+    def __init__(self, storage: Any, offset: Any, shape: Any, strides: Any) -> None:
+        if not isinstance(storage, _Storage):
+            raise RefusedPickleError("a tensor without a storage")
+        numbers = (offset, *shape, *strides)
+        if not all(isinstance(n, int) and n >= 0 for n in numbers) or len(shape) != len(strides):
+            raise RefusedPickleError(f"a tensor of shape {shape!r} and strides {strides!r}")
+        self.storage = storage
+        self.offset = offset
+        self.shape = tuple(shape)
+        self.strides = tuple(strides)
+
+    def to_array(self) -> np.ndarray:
+        """Copies the view, after checking that it stays within its storage."""
+        values = self.storage.values
+        if 0 in self.shape:
+            return np.zeros(self.shape, values.dtype)
+        reach = sum((n - 1) * stride for n, stride in zip(self.shape, self.strides))
+        if self.offset + reach >= len(values) or math.prod(self.shape) > len(values):
+            raise RefusedPickleError(
+                f"a tensor of shape {self.shape} and strides {self.strides} from element "
+                f"{self.offset} of a storage of {len(values)}"
+            )
+        byte_strides = [stride * values.itemsize for stride in self.strides]
+        view = np.lib.stride_tricks.as_strided(values[self.offset :], self.shape, byte_strides)
+        return np.array(view)
+
+
+class _RebuildTensor(_StandIn):
+    __slots__ = ()
+
+    def __call__(self, storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> _Tensor:
+        return _Tensor(storage, offset, shape, strides)
+
+
+class _RebuildParameter(_StandIn):
+    __slots__ = ()
+
+    def __call__(self, tensor: Any, *_: Any) -> Any:
+        return tensor
+
+
+class _RebuildSize(_StandIn):
+    __slots__ = ()
+
+    def __call__(self, dimensions: Any = ()) -> tuple[Any, ...]:
+        return tuple(dimensions)
+
+
+_ALLOWED: dict[tuple[str, str], Any] = {
+    ("collections", "OrderedDict"): collections.OrderedDict,
+    ("torch._utils", "_rebuild_tensor"): _RebuildTensor(),
+    ("torch._utils", "_rebuild_tensor_v2"): _RebuildTensor(),
+    ("torch._utils", "_rebuild_parameter"): _RebuildParameter(),
+    ("torch", "Size"): _RebuildSize(),
+    **{("torch", name): _StorageType(dtype) for name, dtype in _STORAGE_DTYPES.items()},
+}
+
+
+class RestrictedUnpickler(pickle.Unpickler):
+    """Unpickles containers, numbers, text and tensors; refuses every other name."""
+
+    def __init__(self, stream: BinaryIO, make_storage: Callable[..., _Storage] | None) -> None:
+        """Takes the stream and the maker of storages (None: none are expected)."""
+        super().__init__(stream, encoding="utf-8")
+        self._make_storage = make_storage
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Looks a name up among the stand-ins; never imports."""
+        try:
+            return _ALLOWED[(module, name)]
+        except KeyError:
+            raise RefusedPickleError(f"the name {module}.{name}") from None
+
+    def persistent_load(self, pid: Any) -> _Storage:
+        """Makes the storage that a tensor refers to."""
+        is_storage = (
+            self._make_storage is not None
+            and isinstance(pid, tuple)
+            and len(pid) >= 5
+            and pid[0] == "storage"
+            and isinstance(pid[1], _StorageType)
+        )
+        if not is_storage or (len(pid) > 5 and pid[5] is not None):
+            raise RefusedPickleError(f"a persistent object {pid!r:.80}")
+        return self._make_storage(str(pid[2]), pid[1], int(pid[4]))
+
+
+class _Storages:
+    """Keeps one storage per key, as several tensors may share it."""
+
+    def __init__(self) -> None:
+        self.by_key: dict[str, _Storage] = {}
+
+    def __call__(self, key: str, storage_type: _StorageType, size: int) -> _Storage:
+        return self.by_key.setdefault(key, _Storage(key, storage_type, size))
+
+
+def read_torch_file(path: str | Path) -> Any:
+    """Reads a PyTorch checkpoint into plain containers of NumPy arrays.
+
+    Args:
+      path: a file written by `torch.save`, of either container format.
+
+    Returns:
+      What was saved, with every tensor a NumPy array.
+
+    Raises:
+      ValueError: the file is not a PyTorch checkpoint, is damaged, or asks for anything but
+        containers and tensors. Nothing of the file has been executed then.
+    """
+    try:
+        if zipfile.is_zipfile(path):
+            return _read_zip(path)
+        return _read_legacy(path)
+    except RefusedPickleError as error:
+        raise RefusedPickleError(
+            f"{path}: refused, because it asks for {error}. Only tensors and plain containers are "
+            "read; save a state dict with torch.save(model.state_dict(), ...)."
+        ) from None
+    except ValueError as error:
+        raise ValueError(f"{path}: not a readable PyTorch state dict: {error}.") from None
+    except (
+        pickle.UnpicklingError,
+        EOFError,
+        AttributeError,
+        IndexError,
+        KeyError,
+        TypeError,
+        OverflowError,
+        zipfile.BadZipFile,
+    ) as error:
+        raise ValueError(f"{path}: not a readable PyTorch state dict: {error!r}.") from None
+
+
+def _read_zip(path: str | Path) -> Any:
+    """Reads the zip container: one pickle, and one member per storage."""
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+        pickles = [name for name in names if name.split("/")[-1] == "data.pkl"]
+        if len(pickles) != 1:
+            raise ValueError(f"expected one data.pkl in the zip file, found {len(pickles)}")
+        root = pickles[0].removesuffix("data.pkl")
+        if f"{root}byteorder" in names and archive.read(f"{root}byteorder") != b"little":
+            raise ValueError("written on a big-endian machine")
+        storages = _Storages()
+        content = RestrictedUnpickler(io.BytesIO(archive.read(pickles[0])), storages).load()
+        for key, storage in storages.by_key.items():
+            storage.values = storage.type.decode(archive.read(f"{root}data/{key}"))
+    return _resolve(content)
+
+
+def _read_legacy(path: str | Path) -> Any:
+    """Reads the stream container: magic, protocol, system, content, keys, then raw storages."""
+    with open(path, "rb") as stream:
+
+        def load(make_storage: Callable[..., _Storage] | None = None) -> Any:
+            return RestrictedUnpickler(stream, make_storage).load()
+
+        if load() != _LEGACY_MAGIC:
+            raise ValueError("wrong magic number")
+        if load() != _LEGACY_PROTOCOL:
+            raise ValueError("unknown protocol")
+        if not load().get("little_endian", True):
+            raise ValueError("written on a big-endian machine")
+        storages = _Storages()
+        content = load(storages)
+        for key in load():
+            storage = storages.by_key[key]
+            size = int.from_bytes(stream.read(8), "little")
+            data = stream.read(size * storage.type.item_size)
+            if size != storage.size or len(data) != size * storage.type.item_size:
+                raise ValueError(f"truncated: storage {key} should hold {storage.size} elements")
+            storage.values = storage.type.decode(data)
+    return _resolve(content)
+
+
+def _resolve(content: Any) -> Any:
+    """Replaces tensors by arrays, at any depth of plain containers."""
+    if isinstance(content, _Tensor):
+        if content.storage.values is None:
+            raise ValueError(f"storage {content.storage.key} is missing")
+        return content.to_array()
+    if isinstance(content, dict):
+        return {key: _resolve(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return type(content)(_resolve(value) for value in content)
+    return content

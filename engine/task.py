@@ -1,0 +1,71 @@
+"""What a model family owes the engine. The engine never asks which family it runs."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import tensorflow as tf
+
+
+class Shard(NamedTuple):
+    """One rank's share of a data set: `rank` of `size`."""
+
+    rank: int
+    size: int
+
+
+class Losses(NamedTuple):
+    """Result of a forward pass.
+
+    loss: float32 scalar to differentiate, without weight decay.
+    parts: named float32 scalars to log.
+    weight: float32 scalar: how much this batch's mean counts when batches of several ranks are joined. A family
+      that divides by a count gives the count, and joined gradients equal those of one large batch.
+    """
+
+    loss: tf.Tensor
+    parts: Mapping[str, tf.Tensor]
+    weight: tf.Tensor
+
+
+class Task(Protocol):
+    """A model family bound to a configuration and its data."""
+
+    model: tf.keras.Model
+    loss_names: Sequence[str]
+
+    @property
+    def num_train_examples(self) -> int:
+        """Images of one epoch."""
+
+    @property
+    def num_eval_examples(self) -> int:
+        """Images of one evaluation."""
+
+    def train_dataset(self, *, shard: Shard, start_step: int) -> tf.data.Dataset:
+        """Endless batches from the data position after `start_step` batches of this rank."""
+
+    def eval_dataset(self, *, shard: Shard) -> tf.data.Dataset:
+        """Each image once over all ranks; the same number of batches on every rank; `valid` marks padding."""
+
+    def device_batch(self, batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Drops what cannot go to the accelerator (strings)."""
+
+    def losses(
+        self, batch: Mapping[str, tf.Tensor], *, training: bool, seed: tf.Tensor | None = None
+    ) -> Losses:
+        """Targets, forward pass and losses; compiled. seed: int32 [2], differs per step, batch and rank."""
+
+    def predict(self, batch: Mapping[str, tf.Tensor]) -> Any:
+        """Detections in original pixels; compiled."""
+
+    def detection_rows(
+        self, batch: Mapping[str, tf.Tensor], detections: Any
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Returns (float64 [n, 7] rows: image index, x, y, width, height, score, class id; int64 [valid images])."""
+
+    def check_ground_truth(self) -> None:
+        """Raises ValueError when the annotations do not fit the records or themselves."""
+
+    def score(self, rows: np.ndarray, images: np.ndarray) -> dict[str, float]:
+        """Metrics of all rows over the given image indices; rank 0 only."""
