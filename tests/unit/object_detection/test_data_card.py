@@ -1,0 +1,279 @@
+"""Data cards: what they say, how they are found, and scanning records that have none."""
+
+import dataclasses
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from object_detection.data import schema
+from object_detection.data.card import (
+    Category,
+    Shard,
+    card_path,
+    find_card,
+    load_card,
+    make_fingerprint,
+    save_card,
+)
+from object_detection.data.card_builder import (
+    Tally,
+    build_card,
+    card_from_records,
+    find_or_scan_card,
+)
+from object_detection.data.coco_categories import COCO_CATEGORIES
+from object_detection.data.example_proto import decode_example, encode_example
+from object_detection.data.tfrecord_file import publishing_marker, record_files, write_records
+
+
+def png(height=8, width=16):
+    buffer = io.BytesIO()
+    Image.new("RGB", (width, height)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def record(source_id, labels, *, names=None, crowd=None, **changes):
+    boxes = np.tile([[0.0, 0.0, 4.0, 9.0]], (len(labels), 1))
+    arguments = {
+        "image_format": "png",
+        "height": 8,
+        "width": 16,
+        "source_id": source_id,
+        "file_name": f"{source_id}.png",
+        "boxes": boxes,
+        "category_ids": labels,
+        "category_names": names or [""] * len(labels),
+        "is_crowd": crowd or [False] * len(labels),
+        "areas": [36.0] * len(labels),
+    }
+    return schema.encode_record(png(), **{**arguments, **changes})
+
+
+def example_card(prefix="train", num_shards=2, **changes):
+    tally = Tally()
+    tally.add_image("7", (100, 200), boxes=np.array([[0.0, 0, 30, 30], [0, 0, 100, 200]]),
+                    category_ids=[5, 9], is_crowd=[False, True])  # fmt: skip
+    tally.add_image("8", (50, 300), boxes=np.zeros((0, 4)), category_ids=[], is_crowd=[])
+    tally.dropped["box: outside the image"] += 3
+    tally.skipped_images.append(("9", "9.jpg", "empty file"))
+    card = build_card(
+        tally,
+        split=prefix,
+        categories=[(5, "cat"), (9, "dog"), (12, "cow")],
+        shards=[Shard(f"{prefix}-{i:05d}-of-{num_shards:05d}.tfrecord", 1) for i in range(2)],
+        mask_format="bitpacked",
+        annotations_file="instances.json",
+        annotations_sha256="abc",
+    )
+    return dataclasses.replace(card, **changes)
+
+
+def write_set(folder, prefix="train", **changes):
+    card = example_card(prefix, **changes)
+    for shard in card.shards:
+        (folder / shard.file).touch()
+    save_card(card, folder / f"{prefix}-card.json")
+    return card
+
+
+def test_card_counts():
+    card = example_card()
+    assert card.num_images == 2
+    assert card.num_images_without_boxes == 1
+    assert (card.num_instances, card.num_crowd) == (2, 1)
+    assert card.num_classes == 3
+    assert card.categories[1] == Category(1, 9, "dog", instances=1, images=1)
+    assert card.categories[2].instances == 0
+    assert card.class_names == ("cat", "dog", "cow")
+    assert card.category_ids == (5, 9, 12)
+    assert (card.max_boxes_per_image, card.max_boxes_source_id) == (2, "7")
+    assert (card.min_height, card.max_height) == (50, 100)
+    assert (card.min_width, card.max_width) == (200, 300)
+    assert card.skipped_source_ids == ("9",)
+    # The crowd region is no box to learn from, so it is not in the statistics.
+    assert card.box_statistics["sqrt_area_px"]["max"] == 30
+    assert card.box_statistics["sqrt_area_relative"]["p50"] == pytest.approx(30 / 20000**0.5, 1e-4)
+    assert card.box_statistics["boxes_per_image"]["max"] == 2
+
+
+def test_card_round_trip(tmp_path):
+    card = example_card()
+    save_card(card, tmp_path / "train-card.json")
+    assert load_card(tmp_path / "train-card.json") == card
+    assert [path.name for path in tmp_path.iterdir()] == ["train-card.json"]
+
+
+def test_tallies_merge_to_the_whole():
+    rng = np.random.default_rng(0)
+    whole, parts = Tally(), [Tally() for _ in range(3)]
+    for index in range(9):
+        count = int(rng.integers(0, 5))
+        corners = rng.uniform(0, 50, (count, 2))
+        boxes = np.concatenate([corners, corners + rng.uniform(1, 50, (count, 2))], axis=1)
+        for tally in (whole, parts[index // 3]):
+            tally.add_image(str(index), (100, 100 + index), boxes=boxes,
+                            category_ids=[1] * count, is_crowd=[False] * count)  # fmt: skip
+    merged = Tally()
+    for part in parts:
+        merged.merge(part)
+    arguments = {"split": "t", "categories": [(1, "a")], "shards": [], "mask_format": None}
+    assert build_card(merged, **arguments) == build_card(whole, **arguments)
+
+
+def test_fingerprint_follows_counts_categories_and_annotations():
+    shards, categories = [Shard("a", 1), Shard("b", 2)], [Category(0, 1, "cat", 5, 5)]
+    base = make_fingerprint(shards, categories, "f")
+    assert base == make_fingerprint(shards, [Category(0, 1, "cat", 6, 6)], "f")
+    assert base == make_fingerprint([Shard("x", 1), Shard("y", 2)], categories, "f")
+    others = [
+        make_fingerprint(shards[:1], categories, "f"),
+        make_fingerprint(shards, [Category(0, 2, "cat")], "f"),
+        make_fingerprint(shards, [Category(0, 1, "dog")], "f"),
+        make_fingerprint(shards, categories, "g"),
+    ]
+    assert len({base, *others}) == 5
+
+
+@pytest.mark.parametrize(
+    "content", ["not json", "[]", "{}", '{"format_version": 99}', '{"format_version": 1}']
+)
+def test_broken_card_names_the_file(tmp_path, content):
+    (tmp_path / "train-card.json").write_text(content)
+    with pytest.raises(ValueError, match=r"train-card\.json is no data card"):
+        load_card(tmp_path / "train-card.json")
+
+
+def test_missing_card(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no data card at"):
+        load_card(tmp_path / "train-card.json")
+
+
+@pytest.mark.parametrize(
+    "pattern", ["train-*", "train-*.tfrecord", "train-0000?-of-00002*", "train*"]
+)
+def test_find_card_by_pattern(tmp_path, pattern):
+    card = write_set(tmp_path)
+    write_set(tmp_path, "val")
+    assert find_card(f"{tmp_path}/{pattern}") == card
+
+
+def test_pattern_of_some_shards_counts_only_their_images(tmp_path):
+    card = write_set(tmp_path)
+    part = find_card(f"{tmp_path}/train-00001-of-*")
+    assert part.num_images == 1
+    assert part.shards == card.shards[1:]
+    assert part.categories == card.categories
+    assert part.fingerprint != card.fingerprint
+
+
+def test_find_card_under_another_name(tmp_path):
+    card = write_set(tmp_path)
+    (tmp_path / "train-card.json").rename(tmp_path / "my-card.json")
+    assert find_card(f"{tmp_path}/train-*") == card
+
+
+def test_find_card_of_foreign_records_is_none(tmp_path):
+    (tmp_path / "train-00000-of-00001.tfrecord").touch()
+    assert find_card(f"{tmp_path}/train-*") is None
+    write_set(tmp_path, "val")
+    assert find_card(f"{tmp_path}/train-*") is None
+    # Two sets at once have no common card.
+    assert find_card(f"{tmp_path}/*") is None
+
+
+def test_find_card_in_the_current_folder(tmp_path, monkeypatch):
+    card = write_set(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert find_card("train-*") == card
+
+
+def test_card_that_does_not_agree_with_its_folder(tmp_path):
+    write_set(tmp_path)
+    stranger = tmp_path / "train-00000-of-00009.tfrecord"
+    stranger.touch()
+    with pytest.raises(ValueError, match="1 matching files are not in the card.*of-00009"):
+        find_card(f"{tmp_path}/train-*")
+    stranger.unlink()
+    (tmp_path / "train-00001-of-00002.tfrecord").unlink()
+    with pytest.raises(ValueError, match="1 files of the card do not exist"):
+        find_card(f"{tmp_path}/train-*")
+
+
+def test_half_published_set_is_refused_until_it_has_its_card(tmp_path):
+    card = write_set(tmp_path)
+    publishing_marker(tmp_path / "train").parent.mkdir()
+    publishing_marker(tmp_path / "train").touch()
+    assert find_card(f"{tmp_path}/train-*") == card
+    card_path(tmp_path / "train").unlink()
+    with pytest.raises(ValueError, match=r"train-\* is incomplete"):
+        record_files(f"{tmp_path}/train-*")
+
+
+def test_set_without_boxes_is_refused_for_training():
+    example_card().require_boxes()
+    with pytest.raises(ValueError, match="not one box.*instances"):
+        example_card(num_instances=0).require_boxes()
+
+
+def test_scan_foreign_records(tmp_path):
+    files = [f"{tmp_path}/train-0000{i}-of-00002.tfrecord" for i in range(2)]
+    write_records(files[0], [record("1", [20, 3, 3], names=["gear", "nut", "nut"],
+                                    crowd=[False, False, True]), record("2", [])])  # fmt: skip
+    write_records(files[1], [record("3", [3], names=["nut"])])
+    seen = []
+    card = find_or_scan_card(f"{tmp_path}/train-*", progress=lambda done, of: seen.append(done))
+    assert seen == [1, 2]
+    assert card.split == "train"
+    assert [(c.category_id, c.name, c.instances, c.images) for c in card.categories] == [
+        (3, "nut", 3, 2),
+        (20, "gear", 1, 1),
+    ]
+    assert (card.num_images, card.num_instances, card.num_crowd) == (3, 4, 1)
+    assert [shard.num_records for shard in card.shards] == [2, 1]
+    assert (card.max_boxes_per_image, card.max_boxes_source_id) == (3, "1")
+    assert card.box_statistics["sqrt_area_px"]["p50"] == pytest.approx(6)
+    assert card.mask_format is None
+
+
+@pytest.mark.parametrize("names", [["person", "toothbrush"], None], ids=["named", "unnamed"])
+def test_scan_recognises_coco(tmp_path, names):
+    path = f"{tmp_path}/val-00000-of-00001.tfrecord"
+    write_records(path, [record("1", [1, 90], names=names)])
+    card = card_from_records([path])
+    assert card.num_classes == 80
+    assert card.categories[79] == Category(79, 90, "toothbrush", 1, 1)
+
+
+def test_scan_names_unnamed_categories_outside_coco(tmp_path):
+    path = f"{tmp_path}/val-00000-of-00001.tfrecord"
+    write_records(path, [record("1", [0, 12])])  # 12 is one of the gaps in COCO's ids
+    assert card_from_records([path]).class_names == ("category 0", "category 12")
+
+
+def test_scan_finds_masks_and_the_size_of_unsized_images(tmp_path):
+    path = f"{tmp_path}/val-00000-of-00001.tfrecord"
+    whole = record("1", [3], masks=[bytes(1568)], height=80, width=160)
+    fields = decode_example(
+        whole,
+        ["image/encoded", schema.LABEL, schema.MASK_112, *(
+            schema.XMIN, schema.XMAX, schema.YMIN, schema.YMAX)],
+    )  # fmt: skip
+    write_records(path, [encode_example(fields)])
+    card = card_from_records([path])
+    assert card.mask_format == "bitpacked"
+    assert (card.max_height, card.max_width) == (8, 16)
+    assert card.max_boxes_source_id == ""
+
+
+def test_scan_names_file_and_record_of_something_else(tmp_path):
+    path = f"{tmp_path}/val-00000-of-00001.tfrecord"
+    write_records(path, [record("1", [3]), encode_example({"other": [b"x"]})])
+    with pytest.raises(ValueError, match=r"val-00000-of-00001\.tfrecord: record 1 is no image"):
+        card_from_records([path])
+
+
+def test_coco_categories():
+    assert len(COCO_CATEGORIES) == 80
+    assert set(range(1, 91)) - set(COCO_CATEGORIES) == {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}

@@ -1,0 +1,543 @@
+"""COCO -> records: what is kept, clipped, dropped and skipped; interruption; the command."""
+
+import errno
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from object_detection.data import schema
+from object_detection.data.card import find_card, load_card
+from object_detection.data.card_builder import card_from_records
+from object_detection.data.coco_json import read_annotations
+from object_detection.data.convert import convert
+from object_detection.data.example_proto import decode_example
+from object_detection.data.image_file import BadImageError, inspect_image
+from object_detection.data.masks import decode_mask, unpack_mask
+from object_detection.data.report import describe_conversion, progress_printer
+from object_detection.data.splits import find_splits
+from object_detection.data.staging import staged
+from object_detection.data.tfrecord_file import iterate_records, record_files, staging_folder
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+COMMAND = [sys.executable, str(REPOSITORY / "dataset" / "create_coco_tfrecord.py")]
+ALL_FIELDS = [
+    value for name, value in vars(schema).items() if name.isupper() and isinstance(value, str)
+]
+SQUARE = [[2.0, 2.0, 12.0, 2.0, 12.0, 12.0, 2.0, 12.0]]
+
+
+def picture(height=30, width=40, *, image_format="JPEG", mode="RGB", seed=0, **save):
+    size = (height, width, 3) if mode == "RGB" else (height, width)
+    pixels = np.random.default_rng(seed).integers(0, 256, size, np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).convert(mode).save(buffer, image_format, **save)
+    return buffer.getvalue()
+
+
+def box(image_id, bbox, **more):
+    return {"image_id": image_id, "category_id": 3, "bbox": bbox, **more}
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Writes image files and annotations; returns (annotations, image folder)."""
+
+    def write(files, objects=(), *, sizes=None, categories=((3, "cat"), (8, "dog"))):
+        folder = tmp_path / "images"
+        folder.mkdir(exist_ok=True)
+        images = []
+        for index, (name, encoded) in enumerate(files.items()):
+            if encoded is not None:
+                (folder / name).write_bytes(encoded)
+            height, width = (sizes or {}).get(name, (30, 40))
+            images.append({"id": index, "file_name": name, "height": height, "width": width})
+        annotations = [{"id": i + 1, **entry} for i, entry in enumerate(objects)]
+        dataset = {
+            "images": images,
+            "categories": [{"id": i, "name": name} for i, name in categories],
+            "annotations": annotations,
+        }
+        path = tmp_path / "instances.json"
+        path.write_text(json.dumps(dataset))
+        return read_annotations(path), folder
+
+    return write
+
+
+def records(prefix):
+    found = []
+    for path in record_files(f"{prefix}-*"):
+        found += [decode_example(record, ALL_FIELDS) for record in iterate_records(path)]
+    return sorted(found, key=lambda fields: int(fields[schema.SOURCE_ID][0]))
+
+
+def test_boxes_are_clipped_or_dropped_with_reasons(data, tmp_path):
+    nan = float("nan")
+    annotations, folder = data(
+        {"a.jpg": picture(), "b.jpg": picture()},
+        [
+            box(0, [10, 10, 20, 15], area=123.5),
+            box(0, [-5, 20, 20, 20], category_id=8, iscrowd=1),  # clipped on two sides
+            box(0, [30, 0, 10.0005, 30]),  # a rounding error past the edge is no clipping
+            box(0, [39.5, 0, 1, 1]),
+            box(0, [50, 10, 5, 5]),
+            box(0, [10, 10, 0, 5]),
+            box(0, [10, 10, 5, -5]),
+            box(0, [nan, 10, 5, 5]),
+            box(0, [1, 2, 3]),
+            box(0, None),
+        ],
+    )
+    conversion = convert(annotations, folder, tmp_path / "out" / "train", num_shards=1)
+    first, empty = records(tmp_path / "out" / "train")
+    columns = [first[name] for name in (schema.YMIN, schema.XMIN, schema.YMAX, schema.XMAX)]
+    np.testing.assert_allclose(
+        np.stack(columns, axis=1) * [30, 40, 30, 40],
+        [[10, 10, 25, 30], [20, 0, 30, 15], [0, 30, 30, 40], [0, 39.5, 1, 40]],
+        atol=1e-5,
+    )
+    assert first[schema.LABEL].tolist() == [3, 8, 3, 3]
+    assert first[schema.TEXT] == [b"cat", b"dog", b"cat", b"cat"]
+    assert first[schema.IS_CROWD].tolist() == [0, 1, 0, 0]
+    # Stated areas are kept; missing ones are those of the clipped boxes.
+    np.testing.assert_allclose(first[schema.AREA], [123.5, 150, 300, 0.5], rtol=1e-4)
+    assert len(empty[schema.XMIN]) == 0
+    assert schema.LABEL in empty
+
+    card = conversion.card
+    assert card.dropped == {
+        "box: no width or no height": 2,
+        "box: not four finite numbers": 3,
+        "box: outside the image": 1,
+    }
+    assert card.corrected == {
+        "box: clipped by more than 1 pixel": 1,
+        "box: clipped to the image": 2,
+    }
+    assert (card.num_images, card.num_instances, card.num_crowd) == (2, 4, 1)
+    assert (card.max_boxes_per_image, card.max_boxes_source_id) == (4, "0")
+    assert find_card(f"{tmp_path}/out/train-*") == card == load_card(conversion.card_file)
+
+
+def test_image_bytes_size_and_name_are_stored(data, tmp_path):
+    encoded = picture()
+    annotations, folder = data({"a.jpg": encoded})
+    convert(annotations, folder, tmp_path / "val")
+    (record,) = records(tmp_path / "val")
+    assert record[schema.ENCODED] == [encoded]
+    assert record[schema.FORMAT] == [b"jpeg"]
+    assert (record[schema.HEIGHT].tolist(), record[schema.WIDTH].tolist()) == ([30], [40])
+    assert record[schema.FILE_NAME] == [b"a.jpg"]
+
+
+def test_records_go_round_robin_and_shards_are_no_more_than_images(data, tmp_path):
+    annotations, folder = data({f"{i}.jpg": picture(seed=i) for i in range(5)})
+    convert(annotations, folder, tmp_path / "train", num_shards=2)
+    ids = [
+        [decode_example(r, [schema.SOURCE_ID])[schema.SOURCE_ID][0] for r in iterate_records(path)]
+        for path in record_files(f"{tmp_path}/train-*")
+    ]
+    assert ids == [[b"0", b"2", b"4"], [b"1", b"3"]]
+    card = convert(annotations, folder, tmp_path / "few", num_shards=32).card
+    assert [shard.file for shard in card.shards] == [
+        f"few-{i:05d}-of-00005.tfrecord" for i in range(5)
+    ]
+
+
+def test_files_own_size_wins(data, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    annotations, folder = data(
+        {"a.jpg": picture(), "turned.jpg": picture(exif=exif), "unsized.jpg": picture()},
+        [box(0, [0, 0, 100, 100])],
+        sizes={"a.jpg": (300, 400), "turned.jpg": (40, 30), "unsized.jpg": (None, None)},
+    )
+    card = convert(annotations, folder, tmp_path / "train").card
+    assert (card.max_height, card.max_width) == (30, 40)
+    reason = "image: size taken from the file, not from the JSON"
+    assert card.corrected[reason] == 1
+    assert [n for what, n in card.corrected.items() if what.startswith(f"{reason} (EXIF")] == [1]
+    assert card.corrected["box: clipped to the image"] == 1
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+def test_jpeg_is_stored_as_it_is(mode):
+    encoded = picture(mode=mode)
+    file = inspect_image(encoded)
+    assert (file.encoded, file.image_format, file.height, file.width) == (encoded, "jpeg", 30, 40)
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGB", "RGBA", "1"])
+def test_png_is_stored_as_it_is(mode):
+    encoded = picture(image_format="PNG", mode=mode)
+    file = inspect_image(encoded)
+    assert (file.encoded, file.image_format, file.converted_from) == (encoded, "png", "")
+
+
+@pytest.mark.parametrize("image_format", ["BMP", "GIF", "TIFF", "WEBP"])
+def test_other_formats_become_png(image_format):
+    encoded = picture(image_format=image_format)
+    file = inspect_image(encoded)
+    assert (file.image_format, file.converted_from) == ("png", image_format)
+    with Image.open(io.BytesIO(file.encoded)) as ours, Image.open(io.BytesIO(encoded)) as theirs:
+        np.testing.assert_array_equal(np.asarray(ours), np.asarray(theirs.convert("RGB")))
+
+
+def test_data_after_the_end_of_an_image_is_harmless():
+    encoded = picture() + b"camera notes"
+    assert inspect_image(encoded).encoded == encoded
+
+
+BAD_IMAGES = {
+    "missing": (None, "no such file"),
+    "empty": (b"", "empty file"),
+    "text": (b"<html>404</html>", "not an image"),
+    "cut jpeg": (picture()[:-40], "truncated or undecodable"),
+    "cut png": (picture(image_format="PNG")[:-40], "truncated or undecodable"),
+    "cut header": (picture()[:20], "not an image|truncated"),
+}
+
+
+@pytest.mark.parametrize("kind", [kind for kind in BAD_IMAGES if kind != "missing"])
+def test_bad_image_bytes(kind):
+    encoded, reason = BAD_IMAGES[kind]
+    with pytest.raises(BadImageError, match=reason):
+        inspect_image(encoded)
+
+
+@pytest.mark.parametrize("kind", BAD_IMAGES)
+def test_bad_images_are_skipped_and_counted_or_stop(data, tmp_path, kind):
+    encoded, reason = BAD_IMAGES[kind]
+    annotations, folder = data(
+        {"good.jpg": picture(), "bad.jpg": encoded},
+        [box(0, [1, 1, 5, 5]), box(1, [1, 1, 5, 5]), box(1, [2, 2, 5, 5])],
+    )
+    conversion = convert(annotations, folder, tmp_path / "train", max_bad_images=1)
+    assert conversion.card.num_images == 1
+    assert conversion.card.skipped_source_ids == ("1",)
+    assert conversion.card.dropped["box: its image was dropped"] == 2
+    assert sum(n for what, n in conversion.card.dropped.items() if what.startswith("image: ")) == 1
+    assert "bad.jpg (image id 1)" in describe_conversion(conversion)
+    for settings in ({"on_bad_image": "stop"}, {"max_bad_images": 0}):
+        with pytest.raises(ValueError, match=rf"bad\.jpg.*({reason})"):
+            convert(annotations, folder, tmp_path / "other" / "train", **settings)
+        assert list((tmp_path / "other").iterdir()) == []
+
+
+def test_bad_image_limit_holds_over_all_shards(data, tmp_path):
+    files = {f"{i}.jpg": None if i % 2 else picture() for i in range(8)}
+    annotations, folder = data(files)
+    with pytest.raises(ValueError, match=r"more than max_bad_images=3.*check --image_dir"):
+        convert(annotations, folder, tmp_path / "train", num_shards=8, max_bad_images=3)
+    card = convert(annotations, folder, tmp_path / "train", num_shards=8, max_bad_images=4).card
+    assert (card.num_images, len(card.shards)) == (4, 8)
+    assert [shard.num_records for shard in card.shards] == [1, 0] * 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"mask_format": "jpeg"}, "mask_format: expected png or bitpacked, got 'jpeg'"),
+        ({"on_bad_image": "ignore"}, "on_bad_image: expected skip or stop"),
+        ({"num_shards": 0}, "num_shards: expected at least 1"),
+        ({"mask_format": "png"}, "masks were asked for, but none of the 1 annotations"),
+    ],
+)
+def test_settings_that_make_no_sense(data, tmp_path, arguments, message):
+    annotations, folder = data({"a.jpg": picture()}, [box(0, [1, 1, 5, 5])])
+    with pytest.raises(ValueError, match=message):
+        convert(annotations, folder, tmp_path / "out" / "train", **arguments)
+
+
+def test_masks_in_both_formats(data, tmp_path):
+    annotations, folder = data(
+        {"a.jpg": picture()},
+        [
+            box(0, [2, 2, 10, 10], segmentation=SQUARE),
+            box(0, [0, 0, 8, 8], segmentation={"size": [3, 3], "counts": [9]}),
+        ],
+    )
+    card = convert(annotations, folder, tmp_path / "bits", mask_format="bitpacked").card
+    assert card.has_masks
+    assert card.corrected == {"mask unknown: run-length mask of another size than the image": 1}
+    (record,) = records(tmp_path / "bits")
+    known, unknown = (unpack_mask(packed) for packed in record[schema.MASK_112])
+    assert known.mean() > 0.95
+    assert unknown.sum() == 0
+    convert(annotations, folder, tmp_path / "pngs", mask_format="png")
+    (record,) = records(tmp_path / "pngs")
+    known, unknown = (np.asarray(Image.open(io.BytesIO(p))) for p in record[schema.MASK_PNG])
+    np.testing.assert_array_equal(known, decode_mask(SQUARE, 30, 40))
+    assert unknown.shape == (30, 40)
+    assert not unknown.any()
+
+
+def file_contents(folder):
+    return {path.name: path.read_bytes() for path in folder.glob("*.tfrecord")}
+
+
+def test_workers_do_not_change_the_records(data, tmp_path):
+    files = {f"{i}.jpg": picture(seed=i) for i in range(320)}
+    annotations, folder = data(files, [box(i, [1, 1, 1 + i % 20, 5]) for i in range(320)])
+    seen = []
+    cards = [
+        convert(annotations, folder, tmp_path / name / "train", num_shards=3, num_workers=workers,
+                progress=lambda done, total: seen.append((done, total))).card
+        for name, workers in (("one", 1), ("two", 2))
+    ]  # fmt: skip
+    assert cards[0] == cards[1]
+    assert file_contents(tmp_path / "one") == file_contents(tmp_path / "two")
+    assert len(file_contents(tmp_path / "one")) == 3
+    assert seen[-1] == (320, 320)
+
+
+def test_error_in_a_worker_reaches_the_caller_and_leaves_nothing(data, tmp_path):
+    files = {f"{i}.jpg": picture() for i in range(320)} | {"bad.jpg": b""}
+    annotations, folder = data(files)
+    with pytest.raises(ValueError, match=r"bad\.jpg.*empty file"):
+        convert(annotations, folder, tmp_path / "out" / "train", num_workers=2, on_bad_image="stop")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_new_conversion_replaces_the_old_one(data, tmp_path):
+    annotations, folder = data({f"{i}.jpg": picture() for i in range(6)})
+    neighbour = tmp_path / "out" / "train2-00000-of-00001.tfrecord"
+    convert(annotations, folder, tmp_path / "out" / "train2", num_shards=1)
+    convert(annotations, folder, tmp_path / "out" / "train", num_shards=6)
+    conversion = convert(annotations, folder, tmp_path / "out" / "train", num_shards=2)
+    assert len(conversion.removed_files) == 6
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == [
+        "train-00000-of-00002.tfrecord", "train-00001-of-00002.tfrecord", "train-card.json",
+        neighbour.name, "train2-card.json",
+    ]  # fmt: skip
+
+
+def test_failed_conversion_leaves_the_old_set_whole(data, tmp_path):
+    annotations, folder = data({f"{i}.jpg": picture() for i in range(3)})
+    card = convert(annotations, folder, tmp_path / "out" / "train", num_shards=3).card
+    (folder / "1.jpg").write_bytes(b"")
+    with pytest.raises(ValueError, match="empty file"):
+        convert(annotations, folder, tmp_path / "out" / "train", num_shards=1, on_bad_image="stop")
+    assert find_card(f"{tmp_path}/out/train-*") == card
+    assert len(list((tmp_path / "out").iterdir())) == 4
+
+
+def test_full_disk_is_explained_and_leaves_nothing(data, tmp_path, monkeypatch):
+    annotations, folder = data({"a.jpg": picture()})
+
+    def fsync(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(OSError, match="the disk is full.*out/train"):
+        convert(annotations, folder, tmp_path / "out" / "train")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_interruption_while_files_are_renamed(data, tmp_path, monkeypatch):
+    annotations, folder = data({f"{i}.jpg": picture() for i in range(4)})
+    prefix = tmp_path / "out" / "train"
+    convert(annotations, folder, prefix, num_shards=2)
+    real_replace, calls = os.replace, []
+
+    def failing_replace(source, target):
+        calls.append(target)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        real_replace(source, target)
+
+    monkeypatch.setattr(os, "replace", failing_replace)
+    with pytest.raises(KeyboardInterrupt):
+        convert(annotations, folder, prefix, num_shards=4)
+    monkeypatch.undo()
+    assert len(list(prefix.parent.glob("train-*-of-00004.tfrecord"))) == 2
+    with pytest.raises(ValueError, match="incomplete: its conversion was interrupted"):
+        find_card(f"{prefix}-*")
+    # Also when the next attempt fails, nothing looks complete.
+    with pytest.raises(ValueError, match="more than max_bad_images"):
+        convert(annotations, tmp_path, prefix, num_shards=2, max_bad_images=0)
+    with pytest.raises(FileNotFoundError):
+        record_files(f"{prefix}-*")
+    card = convert(annotations, folder, prefix, num_shards=3).card
+    assert find_card(f"{prefix}-*") == card
+    assert len(list(prefix.parent.iterdir())) == 4
+
+
+def test_two_conversions_at_once(data, tmp_path):
+    annotations, folder = data({"a.jpg": picture()})
+    with staged(tmp_path / "train"), pytest.raises(ValueError, match="another process"):
+        convert(annotations, folder, tmp_path / "train")
+
+
+def test_report_lists_classes_losses_and_absent_classes(data, tmp_path):
+    annotations, folder = data(
+        {"a.jpg": picture(), "b.jpg": picture()},
+        [box(0, [1, 1, 5, 5]), box(0, [1, 1, 6, 5]), box(0, [1, 1, 0, 5])],
+    )
+    text = describe_conversion(convert(annotations, folder, tmp_path / "train"))
+    for part in (
+        "train: 2 images, 1 without a box",
+        "2 instances of 2 classes, 0 of them crowd regions; masks: none",
+        "largest number of boxes in one image: 2 (image id 0)",
+        "no instance of 1 classes: dog",
+        "1 x box: no width or no height",
+        "corrected: nothing",
+        "train-card.json",
+    ):
+        assert part in text
+
+
+def test_report_warns_of_a_set_without_boxes(data, tmp_path):
+    annotations, folder = data({"a.jpg": picture()})
+    conversion = convert(annotations, folder, tmp_path / "train")
+    assert "WARNING: not one box" in describe_conversion(conversion)
+
+
+def test_progress_in_a_log_is_a_line_every_ten_seconds():
+    now = [0.0]
+    stream = io.StringIO()
+    show = progress_printer("converting", stream=stream, clock=lambda: now[0])
+    for second in range(1, 31):
+        now[0] = float(second)
+        show(second * 10, 300)
+    lines = stream.getvalue().splitlines()
+    assert lines == [
+        "converting: 100/300 images (33%), 10/s, 20 s left",
+        "converting: 200/300 images (67%), 10/s, 10 s left",
+        "converting: 300/300 images (100%), 30 s",
+    ]
+
+
+def run(*flags):
+    return subprocess.run([*COMMAND, *flags], capture_output=True, text=True, check=False)
+
+
+def test_command(data, tmp_path):
+    annotations, folder = data({"a.jpg": picture()}, [box(0, [2, 2, 9, 9], segmentation=SQUARE)])
+    captions = tmp_path / "captions.json"
+    captions.write_text(json.dumps({"annotations": [{"image_id": 0, "caption": "noise"}]}))
+    done = run(
+        f"--image_dir={folder}",
+        f"--object_annotations_file={annotations.path}",
+        f"--caption_annotations_file={captions}",
+        f"--output_file_prefix={tmp_path}/train",
+        "--num_shards=1",
+        "--include_masks",
+        "--num_threads=1",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "1 instances of 2 classes" in done.stdout
+    assert "converting train: 1/1 images (100%)" in done.stderr
+    (record,) = records(tmp_path / "train")
+    assert record[schema.CAPTION] == [b"noise"]
+    assert schema.MASK_112 in record
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([], "expected --image_dir and one of --image_info_file"),
+        (
+            ["--image_dir=nowhere", "--object_annotations_file=no.json"],
+            "no annotation file no.json",
+        ),
+        (["--image_dir=.", "--image_info_file=x.json", "--include_masks"], "--include_masks needs"),
+    ],
+)
+def test_command_errors(flags, message):
+    done = run(*flags)
+    assert done.returncode == 1
+    assert f"error: {message}" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_image_list_alone_writes_no_object_fields(data, tmp_path):
+    annotations, folder = data({"a.jpg": picture()})
+    convert(None, folder, tmp_path / "test", images=annotations.images)
+    (record,) = records(tmp_path / "test")
+    assert not [name for name in record if name.startswith("image/object/")]
+
+
+@pytest.mark.parametrize(
+    ("how", "whom"),
+    [(signal.SIGINT, "group"), (signal.SIGTERM, "parent"), (signal.SIGKILL, "parent")],
+)
+def test_interrupted_command_leaves_nothing_that_looks_complete(tmp_path, how, whom):
+    # Enough images for two workers to be caught in the act; all share one file.
+    (tmp_path / "a.jpg").write_bytes(picture(300, 400))
+    images = [{"id": i, "file_name": "a.jpg"} for i in range(700)]
+    dataset = {"images": images, "categories": [{"id": 3, "name": "cat"}], "annotations": []}
+    (tmp_path / "instances.json").write_text(json.dumps(dataset))
+    flags = [
+        f"--image_dir={tmp_path}",
+        f"--object_annotations_file={tmp_path}/instances.json",
+        f"--output_file_prefix={tmp_path}/out/train",
+        "--num_shards=4",
+        "--num_threads=2",
+    ]
+    process = subprocess.Popen(
+        [*COMMAND, *flags], stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    staging = staging_folder(tmp_path / "out" / "train")
+    deadline = time.monotonic() + 60
+    while not list(staging.glob("*.tfrecord")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    if whom == "group":
+        os.killpg(process.pid, how)
+    else:
+        process.send_signal(how)
+    _, messages = process.communicate(timeout=60)
+    assert not list((tmp_path / "out").glob("train*"))
+    if how != signal.SIGKILL:
+        assert process.returncode == 130, messages
+        assert "interrupted: nothing was written" in messages
+        assert not staging.exists()
+        return
+    assert process.returncode == -how
+    assert staging.exists()
+    # The same command cleans up and succeeds.
+    again = run(*flags)
+    assert again.returncode == 0, again.stderr
+    assert find_card(f"{tmp_path}/out/train-*").num_images == 700
+    assert not staging.exists()
+
+
+@pytest.mark.parametrize(
+    ("folder", "with_masks"), [("coco_cc", True), ("bccd", False), ("nuclei", True)]
+)
+def test_real_sets(tmp_path, folder, with_masks):
+    root = Path(os.environ.get("DETECTION_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
+    if not (root / folder).is_dir():
+        pytest.skip(f"no {root / folder}: set DETECTION_TEST_DATA")
+    split, (annotation_file, image_dir) = next(
+        item for item in find_splits(root / folder).items() if item[0].startswith("val")
+    )
+    annotations = read_annotations(annotation_file)
+    mask_format = "bitpacked" if with_masks else None
+    conversion = convert(
+        annotations, image_dir, tmp_path / split, num_workers=1, mask_format=mask_format
+    )
+    card = conversion.card
+    assert (card.num_images, card.num_instances) == (
+        len(annotations.images),
+        annotations.num_objects,
+    )
+    assert card.dropped == {}
+    # A scan of the records alone comes to the same counts.
+    scanned = card_from_records(record_files(f"{tmp_path}/{split}-*"))
+    assert scanned.num_instances == card.num_instances
+    assert scanned.shards == card.shards
+    assert scanned.mask_format == mask_format
+    assert set(scanned.categories) <= set(card.categories)
+    largest = max(len(entries) for entries in annotations.objects.values())
+    assert scanned.max_boxes_per_image == card.max_boxes_per_image == largest
