@@ -70,7 +70,7 @@ def run_training(config: Any, family: Family) -> int:
       ConfigError, FileNotFoundError, ValueError, OSError: before any training step, naming the remedy.
     """
     train = config.train
-    _require(config, "train.training_file_pattern", "train.model_dir")
+    _require(config, "data.training_file_pattern", "train.model_dir")
     if _will_evaluate(config):
         _require(config, "eval.val_file_pattern", "eval.val_json_file")
     family.validate(config)

@@ -138,7 +138,7 @@ def _read_checkpoint(prefix: Path) -> WeightFile:
             for name, dtype in reader.get_variable_to_dtype_map().items()
             if dtype != tf.string
         }
-    except (tf.errors.OpError, RuntimeError) as error:
+    except (tf.errors.OpError, RuntimeError, IndexError) as error:
         raise ValueError(f"{prefix}: damaged TensorFlow checkpoint ({error}).") from None
     return WeightFile(str(prefix), TF_NAME_BASED, arrays)
 

@@ -1,0 +1,334 @@
+"""EfficientNet B0-B7 and Lite0-Lite4 (arXiv 1905.11946), as feature extractor and classifier.
+
+Lite networks have no squeeze-and-excitation, and neither the width of stem and top nor the repeats
+of the first and last stage are scaled. Variable names are those of the NVIDIA EfficientNet:
+`stem_conv2d`, `stem_bn`, `stack_{i}/block_{j}/{expand,depthwise,se_reduce,se_expand,project}_*`.
+Images come in already normalised; `double_normalize` repeats it only for the reference's weights.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from efficientdet.layers import (
+    BatchNormFactory,
+    activation_function,
+    batch_norm_factory,
+    drop_connect,
+    fresh_drop_connect_seed,
+    is_stochastic,
+)
+
+# (expand ratio, kernel, stride of the first block, repeats, output channels) of B0's stages.
+_B0_STAGES = (
+    (1, 3, 1, 1, 16),
+    (6, 3, 2, 2, 24),
+    (6, 5, 2, 2, 40),
+    (6, 3, 2, 3, 80),
+    (6, 5, 1, 3, 112),
+    (6, 5, 2, 4, 192),
+    (6, 3, 1, 1, 320),
+)
+_STEM_CHANNELS = 32
+_TOP_CHANNELS = 1280
+_SE_RATIO = 0.25  # of the channels that enter the block, before expansion
+# The reference's backbone normalises by these a second time, without the factor of 255.
+_UNIT_MEAN_RGB = (0.485, 0.456, 0.406)
+_UNIT_STDDEV_RGB = (0.229, 0.224, 0.225)
+
+
+class Scaling(NamedTuple):
+    """Compound scaling of one network."""
+
+    width: float
+    depth: float
+    image_size: int  # of its ImageNet training, pixels
+    dropout: float  # before the classifier
+    is_lite: bool = False
+
+
+SCALINGS: dict[str, Scaling] = {
+    "efficientnet-b0": Scaling(1.0, 1.0, 224, 0.2),
+    "efficientnet-b1": Scaling(1.0, 1.1, 240, 0.2),
+    "efficientnet-b2": Scaling(1.1, 1.2, 260, 0.3),
+    "efficientnet-b3": Scaling(1.2, 1.4, 300, 0.3),
+    "efficientnet-b4": Scaling(1.4, 1.8, 380, 0.4),
+    "efficientnet-b5": Scaling(1.6, 2.2, 456, 0.4),
+    "efficientnet-b6": Scaling(1.8, 2.6, 528, 0.5),
+    "efficientnet-b7": Scaling(2.0, 3.1, 600, 0.5),
+    "efficientnet-lite0": Scaling(1.0, 1.0, 224, 0.2, is_lite=True),
+    "efficientnet-lite1": Scaling(1.0, 1.1, 240, 0.2, is_lite=True),
+    "efficientnet-lite2": Scaling(1.1, 1.2, 260, 0.3, is_lite=True),
+    "efficientnet-lite3": Scaling(1.2, 1.4, 280, 0.3, is_lite=True),
+    "efficientnet-lite4": Scaling(1.4, 1.8, 300, 0.3, is_lite=True),
+}
+
+
+class Block(NamedTuple):
+    """One inverted-residual block after scaling."""
+
+    name: str  # stack_{i}/block_{j}
+    expand_ratio: int
+    kernel_size: int
+    stride: int
+    in_channels: int
+    out_channels: int
+    se_channels: int  # 0: no squeeze-and-excitation
+    level: int  # log2 of the stride of its output
+
+    @property
+    def has_residual(self) -> bool:
+        """Whether the block's input is added to its output."""
+        return self.stride == 1 and self.in_channels == self.out_channels
+
+
+def scaling_of(name: str) -> Scaling:
+    """Looks a backbone up by name."""
+    if name not in SCALINGS:
+        raise ValueError(f"Unknown backbone {name!r}; known: {', '.join(SCALINGS)}.")
+    return SCALINGS[name]
+
+
+def round_channels(channels: int, width: float) -> int:
+    """Scales a channel count to a multiple of 8 that loses at most a tenth."""
+    scaled = channels * width
+    rounded = max(8, int(scaled + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * scaled else rounded
+
+
+def stem_channels(name: str) -> int:
+    """Channels after the first convolution."""
+    scaling = scaling_of(name)
+    return _STEM_CHANNELS if scaling.is_lite else round_channels(_STEM_CHANNELS, scaling.width)
+
+
+def top_channels(name: str) -> int:
+    """Channels of the 1x1 convolution before the classifier."""
+    scaling = scaling_of(name)
+    return _TOP_CHANNELS if scaling.is_lite else round_channels(_TOP_CHANNELS, scaling.width)
+
+
+def backbone_blocks(name: str) -> list[Block]:
+    """Lists the blocks of a backbone in order, scaled."""
+    scaling = scaling_of(name)
+    blocks = []
+    channels = stem_channels(name)
+    level = 1
+    for stage, (expand, kernel, stride, repeats, out_channels) in enumerate(_B0_STAGES):
+        if not (scaling.is_lite and stage in (0, len(_B0_STAGES) - 1)):
+            repeats = math.ceil(scaling.depth * repeats)
+        out_channels = round_channels(out_channels, scaling.width)
+        level += stride == 2
+        for index in range(repeats):
+            blocks.append(
+                Block(
+                    name=f"stack_{stage}/block_{index}",
+                    expand_ratio=expand,
+                    kernel_size=kernel,
+                    stride=stride if index == 0 else 1,
+                    in_channels=channels,
+                    out_channels=out_channels,
+                    se_channels=0 if scaling.is_lite else max(1, int(channels * _SE_RATIO)),
+                    level=level,
+                )
+            )
+            channels = out_channels
+    return blocks
+
+
+def _conv_initializer(mode: str = "fan_in") -> tf.keras.initializers.Initializer:
+    """Makes a new initialiser; one object for several layers would give them equal kernels."""
+    return tf.keras.initializers.VarianceScaling(2.0, mode=mode, distribution="truncated_normal")
+
+
+def _conv(
+    name: str, filters: int, *, kernel_size: int = 1, strides: int = 1, use_bias: bool = False
+):
+    return tf.keras.layers.Conv2D(
+        filters,
+        kernel_size,
+        strides,
+        padding="same",
+        use_bias=use_bias,
+        kernel_initializer=_conv_initializer(),
+        name=name,
+    )
+
+
+class MBConvBlock(tf.keras.layers.Layer):
+    """Inverted residual block: expand, depthwise, squeeze-and-excite, project.
+
+    With `remat` the activations inside the block are not kept for the backward pass but computed
+    again there, from the same seed; the second pass leaves the moving statistics alone.
+    """
+
+    def __init__(
+        self,
+        block: Block,
+        batch_norm: BatchNormFactory,
+        *,
+        act_type: str,
+        survival_prob: float | None,
+        remat: bool,
+    ) -> None:
+        """Creates the sub-layers; their names follow the block's.
+
+        Args:
+          block: the scaled shape.
+          batch_norm: makes a batch-norm layer from a name.
+          act_type: activation inside the block.
+          survival_prob: of the residual branch of this block; None: always kept.
+          remat: recompute the block in the backward pass.
+        """
+        super().__init__(name=block.name)
+        self._block = block
+        self._act = activation_function(act_type)
+        self._survival_prob = survival_prob if is_stochastic(survival_prob) else None
+        self._remat = remat
+        wide = block.in_channels * block.expand_ratio
+        if block.expand_ratio != 1:
+            self.expand_conv2d = _conv("expand_conv2d", wide)
+            self.expand_bn = batch_norm(name="expand_bn")
+        # Keras counts the fan-in of a depthwise kernel over all channels; fan-out is k * k here.
+        self.depthwise_conv2d = tf.keras.layers.DepthwiseConv2D(
+            block.kernel_size,
+            block.stride,
+            padding="same",
+            use_bias=False,
+            depthwise_initializer=_conv_initializer("fan_out"),
+            name="depthwise_conv2d",
+        )
+        self.depthwise_bn = batch_norm(name="depthwise_bn")
+        if block.se_channels:
+            self.se_reduce_conv2d = _conv("se_reduce_conv2d", block.se_channels, use_bias=True)
+            self.se_expand_conv2d = _conv("se_expand_conv2d", wide, use_bias=True)
+        self.project_conv2d = _conv("project_conv2d", block.out_channels)
+        self.project_bn = batch_norm(name="project_bn")
+
+    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+        """Applies the block to [batch, height, width, channels]."""
+        seed = fresh_drop_connect_seed() if training and self._survival_prob else None
+        if not (self._remat and training):
+            return self._forward(inputs, training=training, seed=seed)
+        is_replay = False
+
+        def forward(features: tf.Tensor) -> tf.Tensor:
+            nonlocal is_replay
+            context = self._held_statistics() if is_replay else contextlib.nullcontext()
+            is_replay = True
+            with context:
+                return self._forward(features, training=training, seed=seed)
+
+        return tf.recompute_grad(forward)(inputs)
+
+    def _forward(
+        self, inputs: tf.Tensor, *, training: bool | None, seed: tf.Tensor | None
+    ) -> tf.Tensor:
+        x = inputs
+        if self._block.expand_ratio != 1:
+            x = self._act(self.expand_bn(self.expand_conv2d(x), training=training))
+        x = self._act(self.depthwise_bn(self.depthwise_conv2d(x), training=training))
+        if self._block.se_channels:
+            squeezed = tf.reduce_mean(x, axis=(1, 2), keepdims=True)
+            gate = self.se_expand_conv2d(self._act(self.se_reduce_conv2d(squeezed)))
+            x = x * tf.sigmoid(gate)
+        x = self.project_bn(self.project_conv2d(x), training=training)
+        if not self._block.has_residual:
+            return x
+        if seed is not None:
+            x = drop_connect(x, seed, survival_prob=self._survival_prob, salt=self.name)
+        return x + inputs
+
+    @contextlib.contextmanager
+    def _held_statistics(self) -> Iterator[None]:
+        """Keeps the moving statistics as they are while batch statistics are used."""
+        norms = [layer for layer in self.submodules if _is_batch_norm(layer)]
+        saved = [layer.momentum for layer in norms]
+        try:
+            for layer in norms:
+                layer.momentum = 1.0
+            yield
+        finally:
+            for layer, momentum in zip(norms, saved):
+                layer.momentum = momentum
+
+
+def _is_batch_norm(layer: tf.Module) -> bool:
+    return hasattr(layer, "momentum") and hasattr(layer, "moving_mean")
+
+
+def build_backbone(
+    images: tf.Tensor,
+    *,
+    name: str,
+    batch_norm: BatchNormFactory,
+    act_type: str = "swish",
+    survival_prob: float | None = None,
+    double_normalize: bool = False,
+    remat: bool = False,
+) -> dict[int, tf.Tensor]:
+    """Builds the feature extractor on a Keras tensor.
+
+    Args:
+      images: [batch, height, width, 3], normalised.
+      name: key of `SCALINGS`.
+      batch_norm: makes a batch-norm layer from a name.
+      act_type: activation of all blocks; `relu6` for Lite.
+      survival_prob: of the last block; it falls linearly from 1 at the first.
+      double_normalize: apply (x - mean) / std again, with the statistics of 0..1 images.
+      remat: recompute each block in the backward pass.
+
+    Returns:
+      {level: features} for levels 1..5; the features of a level are the output of the last
+      block with that stride, [batch, ceil(h / 2**level), ceil(w / 2**level), channels].
+    """
+    x = images
+    if double_normalize:
+        x = tf.keras.layers.Rescaling(
+            [1.0 / std for std in _UNIT_STDDEV_RGB],
+            [-mean / std for mean, std in zip(_UNIT_MEAN_RGB, _UNIT_STDDEV_RGB)],
+            name="second_normalization",
+        )(x)
+    x = _conv("stem_conv2d", stem_channels(name), kernel_size=3, strides=2)(x)
+    x = batch_norm(name="stem_bn")(x)
+    x = tf.keras.layers.Activation(activation_function(act_type), name="stem_act")(x)
+    blocks = backbone_blocks(name)
+    features = {}
+    for index, block in enumerate(blocks):
+        survival = None
+        if is_stochastic(survival_prob):
+            survival = 1.0 - (1.0 - survival_prob) * index / len(blocks)
+        layer = MBConvBlock(
+            block, batch_norm, act_type=act_type, survival_prob=survival, remat=remat
+        )
+        x = layer(x)
+        features[block.level] = x
+    return features
+
+
+def build_classifier(name: str, *, num_classes: int = 1000) -> tf.keras.Model:
+    """Builds the ImageNet classifier whose trunk is the detector's backbone.
+
+    Args:
+      name: key of `SCALINGS`.
+      num_classes: outputs of the top.
+
+    Returns:
+      Model from [batch, h, w, 3] normalised images (any size) to [batch, num_classes] logits.
+      Input sizes and pixel statistics are those of `SCALINGS` and of the detector's config.
+    """
+    act_type = "relu6" if scaling_of(name).is_lite else "swish"
+    batch_norm = batch_norm_factory(None, momentum=0.99, epsilon=1e-3, frozen=False)
+    images = tf.keras.Input((None, None, 3), name="images")
+    x = build_backbone(images, name=name, batch_norm=batch_norm, act_type=act_type)[5]
+    x = batch_norm(name="top_bn")(_conv("top_conv2d", top_channels(name))(x))
+    x = tf.keras.layers.Activation(activation_function(act_type), name="top_act")(x)
+    x = tf.keras.layers.GlobalAveragePooling2D(name="top_pool")(x)
+    x = tf.keras.layers.Dropout(scaling_of(name).dropout, name="top_dropout")(x)
+    logits = tf.keras.layers.Dense(num_classes, name="top_logits", dtype="float32")(x)
+    return tf.keras.Model(images, logits, name=name)

@@ -1,0 +1,218 @@
+"""Turns variable names of other EfficientNet and EfficientDet programs into ours.
+
+Five layouts are known: ours (which is NVIDIA's backbone with google/automl's neck and heads),
+google/automl's backbone, the PyTorch port of EfficientNet, and keras-applications. Their patterns
+exclude one another, so a name is tried against all of them and no layout has to be declared.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+BACKBONE_PREFIXES = ("stem_", "stack_")
+_ROOTS = (
+    r"(?:stem_conv2d|stem_bn|stack_\d+/block_\d+|top_(?:conv2d|bn|logits)"
+    r"|resample_p\d+|fpn_cells|(?:class|box)_net)/"
+)
+_OURS = re.compile(rf"^(?:(?:efficientdet|efficientnet)[^/]*/)*({_ROOTS}.+)$")
+_AUTOML = re.compile(r"^(?:efficientdet[^/]*/)?efficientnet-[^/]+/(stem|head|blocks_(\d+))/(.+)$")
+_APPLICATIONS_BLOCK = re.compile(r"^block(\d)([a-z])_(\w+)/(\w+)$")
+_PYTORCH_BLOCK = re.compile(r"^_blocks\.(\d+)\._(\w+)\.(\w+)$")
+# What names the average of a variable: ours, tf.train's and tensorflow-addons'.
+_AVERAGE_PREFIX = "ema/"
+_AVERAGE_SUFFIXES = ("/ExponentialMovingAverage", "/average")
+_VALUE_PREFIX = "model/"
+
+
+class NamedBlock(NamedTuple):
+    """A backbone block as the flat numbering of other programs needs it."""
+
+    name: str  # stack_{i}/block_{j}
+    has_expansion: bool
+
+
+class Translated(NamedTuple):
+    """One array under our name."""
+
+    array: np.ndarray
+    source: str  # its name in the file
+    is_average: bool
+
+
+def blocks_of(variable_names: Iterable[str]) -> list[NamedBlock]:
+    """Lists the backbone blocks that a set of our variable names belongs to, in order."""
+    names = set(variable_names)
+    blocks = {match[0] for name in names if (match := re.match(r"stack_\d+/block_\d+", name))}
+    ordered = sorted(
+        blocks, key=lambda block: [int(number) for number in re.findall(r"\d+", block)]
+    )
+    return [NamedBlock(block, f"{block}/expand_conv2d/kernel" in names) for block in ordered]
+
+
+def translate(
+    arrays: Mapping[str, np.ndarray], blocks: Sequence[NamedBlock], *, prefer_average: bool
+) -> tuple[dict[str, Translated], dict[str, str]]:
+    """Renames the arrays of a file to our names, and PyTorch arrays to TensorFlow's layout.
+
+    Args:
+      arrays: as read from the file.
+      blocks: of the model that will receive them; gives flat block numbers their meaning.
+      prefer_average: where both a value and its moving average are present, take the average;
+        otherwise take the value.
+
+    Returns:
+      {our name: array}, and {name in the file: why it has no place among ours}.
+    """
+    has_prefixes = any(name.startswith(_VALUE_PREFIX) for name in arrays)
+    translated: dict[str, Translated] = {}
+    unused: dict[str, str] = {}
+    for source, array in arrays.items():
+        base, is_average = _strip_copy(source)
+        if has_prefixes and not source.startswith((_VALUE_PREFIX, _AVERAGE_PREFIX)):
+            unused[source] = "training state"
+            continue
+        name = our_name(base, blocks)
+        if name is None:
+            unused[source] = "not a variable of this network"
+            continue
+        if "." in base:
+            array = _from_pytorch(array, name)
+        known = translated.get(name)
+        if known is not None and (is_average != prefer_average or known.is_average == is_average):
+            unused[source] = f"{known.source} is used"
+            continue
+        if known is not None:
+            unused[known.source] = f"{source} is used"
+        translated[name] = Translated(array, source, is_average)
+    return translated, unused
+
+
+def _strip_copy(name: str) -> tuple[str, bool]:
+    """Splits off what marks a moving average."""
+    if name.startswith(_AVERAGE_PREFIX):
+        return name[len(_AVERAGE_PREFIX) :], True
+    for suffix in _AVERAGE_SUFFIXES:
+        if name.endswith(suffix):
+            return name[: -len(suffix)], True
+    return name.removeprefix(_VALUE_PREFIX), False
+
+
+def our_name(name: str, blocks: Sequence[NamedBlock]) -> str | None:
+    """Translates one name; None if it is of no known layout."""
+    if match := _OURS.match(name):
+        return match[1]
+    if match := _AUTOML.match(name):
+        return _from_automl(match, blocks)
+    if name.startswith("_"):
+        return _from_pytorch_name(name, blocks)
+    return _from_applications(name)
+
+
+def _from_automl(match: re.Match[str], blocks: Sequence[NamedBlock]) -> str | None:
+    part, block_number, rest = match.groups()
+    layer, _, variable = rest.rpartition("/")
+    if layer.endswith("depthwise_conv2d"):
+        kind, index = "depthwise", 0
+    elif found := re.match(r"^(se/conv2d|conv2d|\w*batch_normalization|dense)(?:_(\d+))?$", layer):
+        kind, index = found[1], int(found[2] or 0)
+        kind = "bn" if kind.endswith("batch_normalization") else kind
+    else:
+        return None
+    if block_number is None:
+        prefix = "stem" if part == "stem" else "top"
+        ours = {"conv2d": f"{prefix}_conv2d", "bn": f"{prefix}_bn", "dense": f"{prefix}_logits"}
+        return f"{ours[kind]}/{variable}" if kind in ours else None
+    if int(block_number) >= len(blocks):
+        return f"stack_?/block_{block_number}/{rest}"
+    block = blocks[int(block_number)]
+    expand = ["expand"] if block.has_expansion else []
+    ours_by_kind = {
+        "depthwise": ["depthwise_conv2d"],
+        "se/conv2d": ["se_reduce_conv2d", "se_expand_conv2d"],
+        "conv2d": [f"{step}_conv2d" for step in [*expand, "project"]],
+        "bn": [f"{step}_bn" for step in [*expand, "depthwise", "project"]],
+    }
+    layers = ours_by_kind.get(kind, [])
+    return f"{block.name}/{layers[index]}/{variable}" if index < len(layers) else None
+
+
+_PYTORCH_TOP = {
+    "_conv_stem": "stem_conv2d",
+    "_bn0": "stem_bn",
+    "_conv_head": "top_conv2d",
+    "_bn1": "top_bn",
+    "_fc": "top_logits",
+}
+_PYTORCH_BLOCK_LAYERS = {
+    "expand_conv": "expand_conv2d",
+    "bn0": "expand_bn",
+    "depthwise_conv": "depthwise_conv2d",
+    "bn1": "depthwise_bn",
+    "se_reduce": "se_reduce_conv2d",
+    "se_expand": "se_expand_conv2d",
+    "project_conv": "project_conv2d",
+    "bn2": "project_bn",
+}
+_PYTORCH_STATISTICS = {"running_mean": "moving_mean", "running_var": "moving_variance"}
+
+
+def _from_pytorch_name(name: str, blocks: Sequence[NamedBlock]) -> str | None:
+    if match := _PYTORCH_BLOCK.match(name):
+        number, layer, variable = match.groups()
+        if layer not in _PYTORCH_BLOCK_LAYERS:
+            return None
+        block = blocks[int(number)].name if int(number) < len(blocks) else f"stack_?/block_{number}"
+        layer = f"{block}/{_PYTORCH_BLOCK_LAYERS[layer]}"
+    else:
+        layer, _, variable = name.partition(".")
+        if layer not in _PYTORCH_TOP:
+            return None
+        layer = _PYTORCH_TOP[layer]
+    if variable in _PYTORCH_STATISTICS:
+        return f"{layer}/{_PYTORCH_STATISTICS[variable]}"
+    if variable not in ("weight", "bias"):
+        return None
+    if layer.endswith("_bn"):
+        return f"{layer}/{'gamma' if variable == 'weight' else 'beta'}"
+    if variable == "bias":
+        return f"{layer}/bias"
+    return f"{layer}/{'depthwise_kernel' if layer.endswith('depthwise_conv2d') else 'kernel'}"
+
+
+def _from_pytorch(array: np.ndarray, name: str) -> np.ndarray:
+    """Moves the axes of a PyTorch array to where TensorFlow has them."""
+    if array.ndim == 4:  # [out, in, h, w]; of depthwise kernels [channels, 1, h, w]
+        return array.transpose(2, 3, 0, 1) if "depthwise" in name else array.transpose(2, 3, 1, 0)
+    return array.T if array.ndim == 2 else array
+
+
+_APPLICATIONS_TOP = {
+    "stem_conv": "stem_conv2d",
+    "top_conv": "top_conv2d",
+    "predictions": "top_logits",
+}
+_APPLICATIONS_BLOCK_LAYERS = {
+    "expand_conv": "expand_conv2d",
+    "expand_bn": "expand_bn",
+    "dwconv": "depthwise_conv2d",
+    "bn": "depthwise_bn",
+    "se_reduce": "se_reduce_conv2d",
+    "se_expand": "se_expand_conv2d",
+    "project_conv": "project_conv2d",
+    "project_bn": "project_bn",
+}
+
+
+def _from_applications(name: str) -> str | None:
+    if match := _APPLICATIONS_BLOCK.match(name):
+        stage, letter, layer, variable = match.groups()
+        if layer not in _APPLICATIONS_BLOCK_LAYERS:
+            return None
+        block = f"stack_{int(stage) - 1}/block_{ord(letter) - ord('a')}"
+        return f"{block}/{_APPLICATIONS_BLOCK_LAYERS[layer]}/{variable}"
+    layer, _, variable = name.partition("/")
+    return f"{_APPLICATIONS_TOP[layer]}/{variable}" if layer in _APPLICATIONS_TOP else None

@@ -1,0 +1,91 @@
+"""The model table against the paper's compound scaling and the published rows."""
+
+import dataclasses
+import subprocess
+import sys
+
+import pytest
+
+from efficientdet.config import MODEL_TABLE, ModelConfig, model_config
+
+# name: (backbone, image, width, cells, repeats, anchor scale, max level, fusion)
+PUBLISHED = {
+    "d0": ("b0", 512, 64, 3, 3, 4, 7, "fastattn"),
+    "d1": ("b1", 640, 88, 4, 3, 4, 7, "fastattn"),
+    "d2": ("b2", 768, 112, 5, 3, 4, 7, "fastattn"),
+    "d3": ("b3", 896, 160, 6, 4, 4, 7, "fastattn"),
+    "d4": ("b4", 1024, 224, 7, 4, 4, 7, "fastattn"),
+    "d5": ("b5", 1280, 288, 7, 4, 4, 7, "fastattn"),
+    "d6": ("b6", 1280, 384, 8, 5, 4, 7, "sum"),
+    "d7": ("b6", 1536, 384, 8, 5, 5, 7, "sum"),
+    "d7x": ("b7", 1536, 384, 8, 5, 4, 8, "sum"),
+    "lite0": ("lite0", 320, 64, 3, 3, 3, 7, "sum"),
+    "lite1": ("lite1", 384, 88, 4, 3, 3, 7, "sum"),
+    "lite2": ("lite2", 448, 112, 5, 3, 3, 7, "sum"),
+    "lite3": ("lite3", 512, 160, 6, 4, 4, 7, "sum"),
+    "lite3x": ("lite3", 640, 200, 6, 4, 3, 7, "sum"),
+    "lite4": ("lite4", 640, 224, 7, 4, 4, 7, "sum"),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_rows_are_the_published_ones(name):
+    backbone, size, width, cells, repeats, scale, max_level, fusion = PUBLISHED[name]
+    config = model_config(f"efficientdet-{name}")
+    assert config.backbone_name == f"efficientnet-{backbone}"
+    assert config.image_size == (size, size)
+    assert (config.fpn_num_filters, config.fpn_cell_repeats) == (width, cells)
+    assert config.box_class_repeats == repeats
+    assert config.anchor_scale == scale
+    assert (config.min_level, config.max_level) == (3, max_level)
+    assert config.fpn_weight_method == fusion
+    assert config.num_anchors_per_cell == 9
+
+
+def test_table_holds_nothing_else():
+    assert set(MODEL_TABLE) == {f"efficientdet-{name}" for name in PUBLISHED}
+
+
+def test_lite_models_use_relu6_and_symmetric_pixels():
+    for name, config in MODEL_TABLE.items():
+        is_lite = "lite" in name
+        assert config.act_type == ("relu6" if is_lite else "swish")
+        expected = (127.0, 128.0) if is_lite else (123.675, 58.395)
+        assert (config.mean_rgb[0], config.stddev_rgb[0]) == pytest.approx(expected)
+
+
+def test_only_the_smallest_models_keep_every_branch():
+    always = {name for name, config in MODEL_TABLE.items() if config.survival_prob is None}
+    assert always == {"efficientdet-d0", "efficientdet-lite0"}
+    assert model_config("efficientdet-d3").survival_prob == 0.8
+
+
+def test_unknown_name_names_the_nearest():
+    with pytest.raises(ValueError, match="did you mean 'efficientdet-lite3x'"):
+        model_config("efficientdet-lite3-x")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"fpn_weight_method": "fastatn"}, "fpn_weight_method"),
+        ({"fpn_name": "pan"}, "fpn_name"),
+        ({"min_level": 2}, "min_level"),
+        ({"max_level": 4}, "max_level"),
+        ({"survival_prob": 1.5}, "survival_prob"),
+    ],
+)
+def test_impossible_values_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(model_config("efficientdet-d0"), **change)
+
+
+def test_config_is_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        model_config("efficientdet-d0").name = "other"
+    assert dataclasses.is_dataclass(ModelConfig)
+
+
+def test_import_does_not_start_tensorflow(repository):
+    code = "import efficientdet.config, sys; sys.exit('tensorflow' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=repository).returncode == 0

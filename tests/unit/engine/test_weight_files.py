@@ -1,0 +1,378 @@
+"""Weight files of every kind, made here; and pickles that try to do more than hold weights."""
+
+import io
+import os
+import pickle
+import struct
+import sys
+import types
+import zipfile
+
+import h5py
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from engine import weight_files
+from engine.restricted_pickle import RefusedPickleError, read_torch_file
+from engine.weight_files import read_weight_file
+
+LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+
+
+def assert_arrays(content, expected):
+    assert set(content.arrays) == set(expected)
+    for name, value in expected.items():
+        np.testing.assert_array_equal(content.arrays[name], value)
+
+
+class TestTensorFlow:
+    def test_name_based_checkpoint(self, tmp_path):
+        arrays = {"model/a/kernel": np.arange(6.0).reshape(2, 3), "state/step": np.int64(7)}
+        prefix = str(tmp_path / "ckpt-1")
+        tf.raw_ops.SaveV2(
+            prefix=prefix,
+            tensor_names=[*arrays, "state/text"],
+            shape_and_slices=[""] * 3,
+            tensors=[*arrays.values(), tf.constant("not an array")],
+        )
+        for path in (prefix, prefix + ".index", prefix + ".data-00000-of-00001"):
+            content = read_weight_file(path)
+            assert content.kind == weight_files.TF_NAME_BASED
+            assert_arrays(content, arrays)
+
+    def make_model(self):
+        layers = [tf.keras.layers.Dense(2, name="first"), tf.keras.layers.Dense(1, name="second")]
+        model = tf.keras.Sequential([tf.keras.Input([3]), *layers])
+        for index, variable in enumerate(model.variables):
+            variable.assign(tf.fill(variable.shape, float(index)))
+        return model
+
+    def test_object_based_checkpoint_with_slots(self, tmp_path):
+        model = self.make_model()
+        optimizer = tf.keras.optimizers.legacy.SGD(momentum=0.9)
+        slot = optimizer.add_slot(model.variables[0], "average")
+        slot.assign(tf.fill(slot.shape, 9.0))
+        prefix = tf.train.Checkpoint(model=model, optimizer=optimizer).write(str(tmp_path / "ckpt"))
+        content = read_weight_file(prefix)
+        assert content.kind == weight_files.TF_OBJECT_BASED
+        np.testing.assert_array_equal(content.arrays["second/kernel"], np.full([2, 1], 2.0))
+        np.testing.assert_array_equal(content.arrays["first/kernel/average"], np.full([3, 2], 9.0))
+
+    def test_folder_means_the_latest_checkpoint(self, tmp_path):
+        variable = tf.Variable(1.0, name="x")
+        manager = tf.train.CheckpointManager(
+            tf.train.Checkpoint(x=variable), str(tmp_path), max_to_keep=3
+        )
+        manager.save()
+        variable.assign(2.0)
+        manager.save()
+        assert read_weight_file(tmp_path).arrays["x"] == 2.0
+
+    def test_saved_model(self, tmp_path):
+        module = tf.Module()
+        module.kernel = tf.Variable([1.0, 2.0], name="stem_conv2d/kernel")
+        tf.saved_model.save(module, str(tmp_path / "export"))
+        content = read_weight_file(tmp_path / "export")
+        assert content.kind == weight_files.SAVED_MODEL
+        np.testing.assert_array_equal(content.arrays["stem_conv2d/kernel"], [1.0, 2.0])
+
+    def test_equal_names_do_not_hide_one_another(self, tmp_path):
+        first, second = tf.Variable(1.0, name="x"), tf.Variable(2.0, name="x")
+        prefix = tf.train.Checkpoint(a=first, b=second).write(str(tmp_path / "ckpt"))
+        assert sorted(float(v) for v in read_weight_file(prefix).arrays.values())[-2:] == [1.0, 2.0]
+
+    def test_damaged_checkpoint(self, tmp_path):
+        prefix = tf.train.Checkpoint(x=tf.Variable(tf.ones([1000]))).write(str(tmp_path / "ckpt"))
+        data = tmp_path / "ckpt.data-00000-of-00001"
+        data.write_bytes(data.read_bytes()[:100])
+        with pytest.raises(ValueError, match="damaged TensorFlow checkpoint"):
+            read_weight_file(prefix)
+
+
+class TestKerasH5:
+    def test_weights(self, tmp_path):
+        model = TestTensorFlow().make_model()
+        path = tmp_path / "weights.h5"
+        model.save_weights(str(path))
+        content = read_weight_file(path)
+        assert content.kind == weight_files.KERAS_H5
+        assert_arrays(content, {v.name.removesuffix(":0"): v.numpy() for v in model.variables})
+
+    def test_whole_model_and_split_attributes(self, tmp_path):
+        path = tmp_path / "model.h5"
+        with h5py.File(path, "w") as file:
+            root = file.create_group("model_weights")
+            root.attrs["layer_names0"] = [b"a"]
+            root.attrs["layer_names1"] = ["b"]
+            for layer in ("a", "b"):
+                root.create_group(layer).attrs["weight_names"] = [f"{layer}/kernel:0"]
+                root[layer][f"{layer}/kernel:0"] = np.ones([2])
+        assert_arrays(read_weight_file(path), {"a/kernel": [1, 1], "b/kernel": [1, 1]})
+
+    def test_other_hdf5(self, tmp_path):
+        with h5py.File(tmp_path / "x.h5", "w") as file:
+            file["values"] = [1.0]
+        with pytest.raises(ValueError, match="layer_names"):
+            read_weight_file(tmp_path / "x.h5")
+
+
+# --- PyTorch files, written without PyTorch ------------------------------------------------------
+
+
+class FakeTensor:
+    """Pickles as a PyTorch tensor over a storage of its own."""
+
+    def __init__(self, array, *, shape=None, strides=None, offset=0, rebuild="_rebuild_tensor_v2"):
+        self.array = np.asarray(array)
+        self.shape = self.array.shape if shape is None else shape
+        default = [s // self.array.itemsize for s in self.array.strides]
+        self.strides = tuple(default if strides is None else strides)
+        self.offset = offset
+        self.rebuild = rebuild
+
+    def __reduce__(self):
+        function = getattr(sys.modules["torch._utils"], self.rebuild)
+        storage = FakeStorage(self.array)
+        return function, (storage, self.offset, self.shape, self.strides, False, {})
+
+
+class FakeStorage:
+    def __init__(self, array):
+        self.array = array
+
+
+class TorchPickler(pickle.Pickler):
+    """Replaces storages by persistent ids and keeps their bytes."""
+
+    def __init__(self, stream):
+        super().__init__(stream, protocol=2)
+        self.storages = []
+
+    def persistent_id(self, obj):
+        if not isinstance(obj, FakeStorage):
+            return None
+        names = {"float32": "FloatStorage", "int64": "LongStorage", "float16": "HalfStorage"}
+        name = names.get(str(obj.array.dtype), "BFloat16Storage")
+        self.storages.append(obj.array)
+        kind = getattr(sys.modules["torch"], name)
+        return ("storage", kind, str(len(self.storages) - 1), "cpu", obj.array.size)
+
+
+@pytest.fixture(autouse=True)
+def fake_torch(monkeypatch):
+    """Lets pickles name what PyTorch would; reading must not need it."""
+    torch, tools = types.ModuleType("torch"), types.ModuleType("torch._utils")
+    for name in ("FloatStorage", "LongStorage", "HalfStorage", "BFloat16Storage"):
+        setattr(torch, name, type(name, (), {"__module__": "torch"}))
+
+    def _rebuild_tensor_v2(*arguments):
+        raise AssertionError("called through the real name")
+
+    _rebuild_tensor_v2.__module__ = "torch._utils"
+    _rebuild_tensor_v2.__qualname__ = "_rebuild_tensor_v2"
+    tools._rebuild_tensor_v2 = _rebuild_tensor_v2
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    monkeypatch.setitem(sys.modules, "torch._utils", tools)
+
+
+def dump(content):
+    stream = io.BytesIO()
+    pickler = TorchPickler(stream)
+    pickler.dump(content)
+    return stream.getvalue(), pickler.storages
+
+
+def write_zip(path, content, *, data=None):
+    pickled, storages = dump(content)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("weights/data.pkl", data or pickled)
+        archive.writestr("weights/byteorder", "little")
+        for key, array in enumerate(storages):
+            archive.writestr(f"weights/data/{key}", np.ascontiguousarray(array).tobytes())
+
+
+def write_legacy(path, content, *, data=None):
+    pickled, storages = dump(content)
+    system = {"protocol_version": 1001, "little_endian": True, "type_sizes": {}}
+    with open(path, "wb") as stream:
+        for value in (LEGACY_MAGIC, 1001, system):
+            pickle.dump(value, stream, protocol=2)
+        stream.write(data or pickled)
+        pickle.dump([str(key) for key in range(len(storages))], stream, protocol=2)
+        for array in storages:
+            stream.write(struct.pack("<q", array.size))
+            stream.write(np.ascontiguousarray(array).tobytes())
+
+
+WRITERS = pytest.mark.parametrize("write", [write_zip, write_legacy])
+
+
+class TestTorch:
+    @WRITERS
+    def test_state_dict(self, tmp_path, write):
+        arrays = {
+            "module.conv.weight": np.arange(24, dtype=np.float32).reshape(2, 3, 4),
+            "bn.count": np.int64(5).reshape(()),
+            "half": np.array([0.5, 2.0], np.float16),
+        }
+        tensors = {name: FakeTensor(array) for name, array in arrays.items()}
+        write(tmp_path / "w.pth", {"epoch": 3, "state_dict": tensors})
+        content = read_weight_file(tmp_path / "w.pth")
+        assert content.kind == weight_files.TORCH
+        assert_arrays(content, {k.removeprefix("module."): v for k, v in arrays.items()})
+        assert content.arrays["half"].dtype == np.float16
+
+    @WRITERS
+    def test_views_of_a_storage(self, tmp_path, write):
+        base = np.arange(12, dtype=np.float32)
+        transposed = FakeTensor(base, shape=(3, 2), strides=(1, 3), offset=4)
+        write(
+            tmp_path / "w.pth",
+            {"x": transposed, "empty": FakeTensor(base, shape=(0, 2), strides=(2, 1))},
+        )
+        content = read_weight_file(tmp_path / "w.pth")
+        np.testing.assert_array_equal(content.arrays["x"], base[4:10].reshape(2, 3).T)
+        assert content.arrays["empty"].shape == (0, 2)
+
+    def test_bfloat16_becomes_float32(self, tmp_path):
+        words = (np.array([1.0, -2.5], np.float32).view(np.uint32) >> 16).astype(np.uint16)
+        write_zip(tmp_path / "w.pth", {"x": FakeTensor(words)})
+        np.testing.assert_array_equal(
+            read_weight_file(tmp_path / "w.pth").arrays["x"], np.array([1.0, -2.5], np.float32)
+        )
+
+    @WRITERS
+    @pytest.mark.parametrize(
+        ("shape", "strides", "offset"),
+        [((4,), (4,), 0), ((12,), (1,), 1), ((2,), (-1,), 3), ((10**9,), (0,), 0)],
+    )
+    def test_tensors_stay_within_their_storage(self, tmp_path, write, shape, strides, offset):
+        tensor = FakeTensor(np.zeros(12, np.float32), shape=shape, strides=strides, offset=offset)
+        write(tmp_path / "w.pth", {"x": tensor})
+        with pytest.raises(RefusedPickleError, match=r"w\.pth: refused"):
+            read_torch_file(tmp_path / "w.pth")
+
+    def test_truncated_file(self, tmp_path):
+        path = tmp_path / "w.pth"
+        write_legacy(path, {"x": FakeTensor(np.zeros(100, np.float32))})
+        path.write_bytes(path.read_bytes()[:-8])
+        with pytest.raises(ValueError, match=r"w\.pth.*truncated"):
+            read_weight_file(path)
+        path.write_bytes(path.read_bytes()[:60])
+        with pytest.raises(ValueError, match=r"w\.pth"):
+            read_weight_file(path)
+
+
+class Call:
+    """Pickles as a call of any function."""
+
+    def __init__(self, function, *arguments):
+        self.function = function
+        self.arguments = arguments
+
+    def __reduce__(self):
+        return self.function, self.arguments
+
+
+class TestMaliciousPickles:
+    @WRITERS
+    @pytest.mark.parametrize("kind", ["system", "eval", "import", "numpy", "partial", "getattr"])
+    def test_calls_are_refused_and_not_made(self, tmp_path, write, kind):
+        import functools
+
+        victim = tmp_path / "touched"
+        command = f"touch {victim}"
+        code = f"__import__('os').system({command!r})"
+        attack = {
+            "system": Call(os.system, command),
+            "eval": Call(eval, code),
+            "import": Call(__import__, "os"),
+            "numpy": Call(np.load, "x"),
+            "partial": Call(functools.partial, os.system, command),
+            "getattr": Call(getattr, "text", "upper"),
+        }[kind]
+        write(tmp_path / "w.pth", {"x": FakeTensor(np.zeros(1, np.float32)), "y": attack})
+        with pytest.raises(RefusedPickleError, match="refused, because it asks for the name"):
+            read_weight_file(tmp_path / "w.pth")
+        assert not victim.exists()
+
+    def test_the_attack_would_work_on_an_ordinary_reader(self, tmp_path):
+        victim = tmp_path / "touched"
+        pickle.loads(pickle.dumps(Call(os.system, f"touch {victim}")))
+        assert victim.exists()
+
+    @pytest.mark.parametrize(
+        "pickled",
+        [
+            b"\x80\x02ctorch\nFloatStorage\n}X\x05\x00\x00\x00dtypeX\x01\x00\x00\x00Osb.",
+            b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n}X\x01\x00\x00\x00aK\x01sb.",
+        ],
+        ids=["storage type", "rebuild function"],
+    )
+    def test_stand_ins_cannot_be_changed(self, tmp_path, pickled):
+        write_zip(tmp_path / "w.pth", {}, data=pickled)
+        with pytest.raises(RefusedPickleError, match="a change of"):
+            read_torch_file(tmp_path / "w.pth")
+
+    @pytest.mark.parametrize(
+        "pickled",
+        [
+            b"\x80\x02ccollections\nOrderedDict.fromkeys.__globals__\n.",
+            b"\x80\x02\x82\x01.",  # copyreg extension 1
+            b"\x80\x02cbuiltins\nexec\nX\x04\x00\x00\x00passq\x00\x85R.",
+            b"\x80\x02(X\x01\x00\x00\x00xios\nsystem\n.",
+            b"\x80\x02X\x01\x00\x00\x00xQ.",  # persistent id that is no storage
+            b"\x80\x02ctorch\nFloatStorage\n)R.",  # a storage type is not callable
+            b"\x80\x02",
+            b"",
+        ],
+    )
+    def test_odd_pickles_end_in_a_value_error(self, tmp_path, pickled):
+        with zipfile.ZipFile(tmp_path / "w.pth", "w") as archive:
+            archive.writestr("w/data.pkl", pickled)
+        with pytest.raises(ValueError, match=r"w\.pth"):
+            read_torch_file(tmp_path / "w.pth")
+
+
+class TestWrongFiles:
+    def test_nothing_there(self, tmp_path):
+        with pytest.raises(FileNotFoundError, match=r"ckpt-5\.index"):
+            read_weight_file(tmp_path / "ckpt-5")
+
+    def test_empty_folder(self, tmp_path):
+        with pytest.raises(FileNotFoundError, match=r"saved_model\.pb"):
+            read_weight_file(tmp_path)
+
+    def test_text(self, tmp_path):
+        (tmp_path / "x").write_text("hello weights")
+        with pytest.raises(ValueError, match="not a weight file"):
+            read_weight_file(tmp_path / "x")
+
+    def test_empty_file(self, tmp_path):
+        (tmp_path / "x.h5").touch()
+        with pytest.raises(ValueError, match="not a weight file"):
+            read_weight_file(tmp_path / "x.h5")
+
+    def test_keras_3_file(self, tmp_path):
+        with zipfile.ZipFile(tmp_path / "x.keras", "w") as archive:
+            archive.writestr("model.weights.h5", b"")
+        with pytest.raises(ValueError, match="save_weights"):
+            read_weight_file(tmp_path / "x.keras")
+
+    def test_other_zip(self, tmp_path):
+        with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+            archive.writestr("readme", b"")
+        with pytest.raises(ValueError, match=r"data\.pkl"):
+            read_weight_file(tmp_path / "x.zip")
+
+    @WRITERS
+    def test_no_arrays(self, tmp_path, write):
+        write(tmp_path / "w.pth", {"epoch": 1})
+        with pytest.raises(ValueError, match="without a single array"):
+            read_weight_file(tmp_path / "w.pth")
+
+    def test_a_list_is_no_state_dict(self, tmp_path):
+        write_zip(tmp_path / "w.pth", [1, 2])
+        with pytest.raises(ValueError, match="expected a PyTorch state dict, got a list"):
+            read_weight_file(tmp_path / "w.pth")
