@@ -1,0 +1,305 @@
+"""COCO average precision of detections, for any data set in the COCO instances format.
+
+Here: the evaluator that owns one ground truth and scores any number of detection sets against it.
+The matching itself is `scorer.py`, rows and files are `detection_rows.py`, the self-check is
+`ground_truth_check.py`, the text forms are `report.py`.
+
+What a newcomer gets wrong: scores are means over all images of the JSON, or over the subset that
+is named, never over the images that happen to have detections; otherwise a shard lost on the way
+would raise the score.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from object_detection.metrics import scorer as scoring
+from object_detection.metrics.detection_rows import ROW_FIELDS, rows_to_detections
+from object_detection.metrics.ground_truth import (
+    categories_of,
+    id_text,
+    index_by_text,
+    load_annotations,
+    numbered_ground_truth,
+    scoring_names,
+    some,
+    sorted_ids,
+)
+
+METRIC_NAMES = (
+    *("AP", "AP50", "AP75", "APs", "APm", "APl"),
+    *("ARmax1", "ARmax10", "ARmax100", "ARs", "ARm", "ARl"),
+)
+CLASS_PREFIX = "AP_/"
+"""`AP_/<class name>` is the AP of one class."""
+
+IOU_TYPES = ("bbox", "segm")
+
+Categories = Mapping[int, tuple[int, str]]
+"""class_id -> (category_id, name): the model's contiguous ids and the data set's own."""
+
+
+class Coverage(NamedTuple):
+    """Which images an evaluation ran over; ids as the data set writes them."""
+
+    num_images: int
+    missing: list[Any]
+    repeated: list[Any]
+
+    def describe(self) -> str:
+        """Returns one line for the log."""
+        covered = self.num_images - len(self.missing)
+        line = f"{covered} of {self.num_images} images evaluated"
+        if self.missing:
+            line += f"; {len(self.missing)} missing: {some(self.missing)}"
+        if self.repeated:
+            line += f"; {len(self.repeated)} evaluated more than once: {some(self.repeated)}"
+        return line
+
+
+class CocoEvaluator:
+    """Scores detections against one ground truth.
+
+    The JSON is parsed and indexed once. Every rank may hold an evaluator to translate source ids;
+    only one needs to call `evaluate`.
+
+    Args:
+      annotations: path of an instances JSON, or the parsed dictionary (left as it is).
+      categories: class_id -> (category_id, name), from the data card; by default the JSON's
+        categories in order of their ids.
+      iou_type: `bbox` or `segm`.
+      scorer: `auto`, `pycocotools`, `ultrafast_pycocotools` or `hotcoco`.
+
+    Raises:
+      FileNotFoundError: no such JSON.
+      ValueError: not an instances JSON, or ids that do not meet.
+    """
+
+    def __init__(
+        self,
+        annotations: str | os.PathLike[str] | Mapping[str, Any],
+        categories: Categories | None = None,
+        *,
+        iou_type: str = "bbox",
+        scorer: str = "auto",
+    ):
+        if iou_type not in IOU_TYPES:
+            raise ValueError(f"unknown iou_type {iou_type!r}: expected one of {IOU_TYPES}")
+        self.source, dataset = load_annotations(annotations)
+        self.iou_type = iou_type
+        self.categories: dict[int, tuple[int, str]] = dict(
+            categories_of(dataset) if categories is None else categories
+        )
+        self.image_ids = sorted_ids(image["id"] for image in dataset["images"])
+        self._index = index_by_text(self.image_ids, self.source)
+        self._category_names = scoring_names(dataset)
+        self._check_categories()
+        self._scorer_choice = scorer
+        self._dataset: Mapping[str, Any] = dataset
+        self._scorer: scoring.Scorer | None = None
+
+    @property
+    def num_images(self) -> int:
+        """Number of images in the JSON."""
+        return len(self.image_ids)
+
+    @property
+    def scorer_name(self) -> str:
+        """The scorer in use, for the log."""
+        return self._prepared_scorer().name
+
+    def image_indices(self, source_ids: Iterable[Any]) -> np.ndarray:
+        """Translates record source ids (bytes, text or numbers) into image indices.
+
+        Returns:
+          int64 [n], positions in `image_ids`.
+
+        Raises:
+          ValueError: some are not in the JSON.
+        """
+        texts = [id_text(source_id) for source_id in source_ids]
+        unknown = sorted({text for text in texts if text not in self._index})
+        if unknown:
+            raise ValueError(
+                f"image ids that are not in {self.source}: {some(unknown)} ({len(unknown)} in "
+                f"all); the JSON's ids look like {some(self.image_ids)}. The records and the "
+                "JSON must come from the same data set and split."
+            )
+        return np.array([self._index[text] for text in texts], np.int64)
+
+    def coverage(
+        self, evaluated: Iterable[int], *, image_indices: Iterable[int] | None = None
+    ) -> Coverage:
+        """Compares the images that went through the model with those that should have.
+
+        Args:
+          evaluated: indices of the images evaluated, with repetitions, over all ranks.
+          image_indices: the images to evaluate; all of the JSON by default.
+        """
+        counts = np.bincount(np.asarray(list(evaluated), np.int64), minlength=self.num_images)
+        wanted = np.zeros(self.num_images, bool)
+        wanted[slice(None) if image_indices is None else list(image_indices)] = True
+        missing = np.nonzero(wanted & (counts == 0))[0]
+        repeated = np.nonzero(counts > 1)[0]
+        return Coverage(
+            int(wanted.sum()),
+            [self.image_ids[i] for i in missing],
+            [self.image_ids[i] for i in repeated],
+        )
+
+    def evaluate(
+        self,
+        detections: np.ndarray | Sequence[Mapping[str, Any]],
+        *,
+        image_indices: Iterable[int] | None = None,
+        max_detections: Sequence[int] = scoring.DEFAULT_MAX_DETECTIONS,
+    ) -> dict[str, float]:
+        """Scores detections.
+
+        Args:
+          detections: float64 [n, 7] rows of `detections_to_array`, in any order of images; or
+            COCO result entries with the data set's ids.
+          image_indices: the images to score over; all of the JSON by default.
+          max_detections: three limits on detections per image and class.
+
+        Returns:
+          COCO's 12 numbers and `AP_/<class name>`, as fractions, -1 where nothing is measured.
+
+        Raises:
+          ValueError: an image or class that the ground truth does not have, or a value that is
+            not finite.
+        """
+        if "annotations" not in self._dataset:
+            raise ValueError(
+                f"{self.source} has no annotations to score against (an image list of a test "
+                "split?): write the detections with write_detections_json instead"
+            )
+        if isinstance(detections, np.ndarray):
+            entries = self._entries_of_rows(detections)
+        else:
+            entries = self._entries_of_results(detections)
+        chosen = sorted(set(range(self.num_images) if image_indices is None else image_indices))
+        outside = sorted({entry["image_id"] - 1 for entry in entries} - set(chosen))
+        if outside:
+            raise ValueError(
+                f"detections on {len(outside)} images that are not among the {len(chosen)} to "
+                f"score over: {some([self.image_ids[i] for i in outside])}"
+            )
+        category_ids = sorted(self._category_names)
+        scores = self._prepared_scorer().score(
+            entries,
+            image_ids=[index + 1 for index in chosen],
+            category_ids=category_ids,
+            max_detections=max_detections,
+        )
+        metrics = scoring.summarize(scores)
+        for category_id, value in zip(category_ids, scoring.class_average_precision(scores)):
+            metrics[CLASS_PREFIX + self._category_names[category_id]] = float(value)
+        return metrics
+
+    def to_detections(self, rows: np.ndarray) -> list[dict[str, Any]]:
+        """Turns rows into COCO result entries with the data set's image and category ids."""
+        return rows_to_detections(rows, self.image_ids, self.categories)
+
+    def _check_categories(self) -> None:
+        unknown = [
+            f"{name} (category id {category_id})"
+            for category_id, name in self.categories.values()
+            if category_id not in self._category_names
+        ]
+        if unknown:
+            raise ValueError(
+                f"category ids that are not in {self.source}: {some(unknown)}; the JSON's are "
+                f"{some(sorted(self._category_names))}. The data card or label map belongs to "
+                "another data set."
+            )
+
+    def _prepared_scorer(self) -> scoring.Scorer:
+        """Builds the scorer at its first use, so that ranks that never score pay nothing."""
+        if self._scorer is None:
+            ground_truth = numbered_ground_truth(
+                self._dataset, self._index, iou_type=self.iou_type, source=self.source
+            )
+            self._scorer = scoring.Scorer(ground_truth, self.iou_type, name=self._scorer_choice)
+        return self._scorer
+
+    def _entries_of_rows(self, rows: np.ndarray) -> list[dict[str, Any]]:
+        if rows.ndim != 2 or rows.shape[1] != len(ROW_FIELDS):
+            raise ValueError(f"expected rows [n, 7] of {ROW_FIELDS}, got shape {rows.shape}")
+        if self.iou_type != "bbox":
+            raise ValueError("rows hold boxes only: score masks from result entries")
+        rows = np.asarray(rows, np.float64)
+        if not np.isfinite(rows).all():
+            bad = rows[~np.isfinite(rows).all(axis=1)]
+            raise ValueError(
+                f"{len(bad)} of {len(rows)} detections are not finite, the first is "
+                f"{dict(zip(ROW_FIELDS, bad[0].tolist()))}: the weights have diverged"
+            )
+        # The order within an image decides ties of score; the order of images depends on how many
+        # ranks took part, so it must not.
+        rows = rows[np.argsort(rows[:, 0], kind="stable")]
+        if len(rows) and not 0 <= rows[0, 0] <= rows[-1, 0] < self.num_images:
+            raise ValueError(
+                f"image indices {int(rows[0, 0])} to {int(rows[-1, 0])} for {self.num_images} "
+                f"images of {self.source}"
+            )
+        unknown = sorted(set(rows[:, 6].astype(int)) - set(self.categories))
+        if unknown:
+            raise ValueError(
+                f"class ids {some(unknown)} are not in the class map of {len(self.categories)} "
+                "classes: the model and the data card do not belong together"
+            )
+        return [
+            {
+                "id": number,
+                "image_id": int(row[0]) + 1,
+                "category_id": self.categories[int(row[6])][0],
+                "bbox": row[1:5].tolist(),
+                "area": float(row[3] * row[4]),
+                "score": float(row[5]),
+                "iscrowd": 0,
+            }
+            for number, row in enumerate(rows, start=1)
+        ]
+
+    def _entries_of_results(self, results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        indices = self.image_indices(entry["image_id"] for entry in results)
+        unknown = sorted({int(e["category_id"]) for e in results} - set(self._category_names))
+        if unknown:
+            raise ValueError(f"category ids {some(unknown)} are not in {self.source}")
+        entries = []
+        for position in np.argsort(indices, kind="stable"):
+            entry: dict[str, Any] = {
+                "id": len(entries) + 1,
+                "image_id": int(indices[position]) + 1,
+                "category_id": int(results[position]["category_id"]),
+                "score": float(results[position]["score"]),
+                "iscrowd": 0,
+            }
+            if self.iou_type == "bbox":
+                entry["bbox"] = [float(value) for value in results[position]["bbox"]]
+                entry["area"] = entry["bbox"][2] * entry["bbox"][3]
+            else:
+                entry |= _mask_fields(results[position]["segmentation"])
+            entries.append(entry)
+        return entries
+
+
+def _mask_fields(segmentation: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns an RLE with its area and box; the area ranges of mask AP go by mask area."""
+    from pycocotools import mask as mask_api
+
+    counts = segmentation["counts"]
+    rle = {
+        "size": [int(side) for side in segmentation["size"]],
+        "counts": counts.encode("ascii") if isinstance(counts, str) else counts,
+    }
+    return {
+        "segmentation": rle,
+        "area": float(mask_api.area(rle)),
+        "bbox": [float(value) for value in mask_api.toBbox(rle)],
+    }

@@ -1,0 +1,146 @@
+"""Detections on their way from the model to the scorer and to files.
+
+Inside the program detections are rows of one float64 array, because arrays, unlike lists, can be
+gathered over ranks in one collective, also when a rank has none. Files hold COCO's list of
+dictionaries.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROW_FIELDS = ("image_index", "x", "y", "w", "h", "score", "class_id")
+"""Columns of a row: position in `CocoEvaluator.image_ids`; box in original-image pixels; score;
+contiguous class id. float64 holds every one exactly."""
+
+
+def empty_rows() -> np.ndarray:
+    """Returns float64 [0, 7], what a rank without images contributes."""
+    return np.zeros((0, len(ROW_FIELDS)), np.float64)
+
+
+def detections_to_array(
+    image_indices: np.ndarray,
+    boxes: np.ndarray,
+    *,
+    scores: np.ndarray,
+    classes: np.ndarray,
+    num_valid: np.ndarray | None = None,
+    valid: np.ndarray | None = None,
+) -> np.ndarray:
+    """Flattens a batch of padded detections into rows.
+
+    Args:
+      image_indices: int [batch], from `CocoEvaluator.image_indices`.
+      boxes: [batch, k, 4], (y1, x1, y2, x2), original-image pixels.
+      scores: [batch, k].
+      classes: int [batch, k], contiguous class ids, -1 for padding.
+      num_valid: int [batch], detections of each image that count; all by default.
+      valid: bool [batch], False for the images that only fill up the last batch.
+
+    Returns:
+      float64 [n, 7] rows, see `ROW_FIELDS`, in the order of the batch.
+    """
+    boxes = np.asarray(boxes, np.float64)
+    scores = np.asarray(scores, np.float64)
+    classes = np.asarray(classes)
+    if boxes.ndim != 3 or boxes.shape[-1] != 4 or scores.shape != boxes.shape[:2]:
+        raise ValueError(
+            "expected boxes [batch, k, 4] and scores, classes [batch, k], got boxes "
+            f"{boxes.shape}, scores {scores.shape}, classes {classes.shape}"
+        )
+    keep = classes >= 0
+    if num_valid is not None:
+        keep &= np.arange(boxes.shape[1])[None, :] < np.asarray(num_valid)[:, None]
+    if valid is not None:
+        keep &= np.asarray(valid, bool)[:, None]
+    image, slot = np.nonzero(keep)
+    y1, x1, y2, x2 = boxes[image, slot].T
+    return np.stack(
+        [
+            np.asarray(image_indices, np.float64)[image],
+            x1,
+            y1,
+            x2 - x1,
+            y2 - y1,
+            scores[image, slot],
+            classes[image, slot].astype(np.float64),
+        ],
+        axis=1,
+    )
+
+
+def rows_to_detections(
+    rows: np.ndarray, image_ids: list[Any], categories: Mapping[int, tuple[int, str]]
+) -> list[dict[str, Any]]:
+    """Names images and classes as the data set does.
+
+    Args:
+      rows: float64 [n, 7].
+      image_ids: the data set's image id of each image index.
+      categories: class_id -> (category_id, name).
+
+    Returns:
+      COCO result entries: image_id, category_id, bbox (x, y, w, h), score.
+    """
+    return [
+        {
+            "image_id": image_ids[int(row[0])],
+            "category_id": categories[int(row[6])][0],
+            "bbox": row[1:5].tolist(),
+            "score": float(row[5]),
+        }
+        for row in np.asarray(rows, np.float64)
+    ]
+
+
+def write_detections_json(
+    path: str | os.PathLike[str],
+    detections: Iterable[Mapping[str, Any]],
+    *,
+    full_precision: bool = False,
+) -> Path:
+    """Writes COCO's result file, aside first and then renamed.
+
+    Args:
+      path: for the COCO test server `detections_test-dev2017_<name>_results.json`.
+      detections: result entries; `bbox` or `segmentation` or both.
+      full_precision: False rounds as the server's uploads do, boxes to 2 decimals and scores to 3.
+
+    Returns:
+      The path written.
+    """
+    target = Path(path)
+    entries = [_file_entry(entry, full_precision=full_precision) for entry in detections]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        aside.write_text(json.dumps(entries), encoding="utf-8")
+        aside.replace(target)
+    finally:
+        aside.unlink(missing_ok=True)
+    return target
+
+
+def _file_entry(entry: Mapping[str, Any], *, full_precision: bool) -> dict[str, Any]:
+    written: dict[str, Any] = {
+        "image_id": entry["image_id"],
+        "category_id": int(entry["category_id"]),
+    }
+    if "bbox" in entry:
+        box = [float(value) for value in entry["bbox"]]
+        written["bbox"] = box if full_precision else [round(value, 2) for value in box]
+    if "segmentation" in entry:
+        mask = dict(entry["segmentation"])
+        counts = mask["counts"]
+        mask["counts"] = counts.decode("ascii") if isinstance(counts, bytes) else counts
+        written["segmentation"] = mask
+    score = float(entry["score"])
+    written["score"] = score if full_precision else round(score, 3)
+    return written

@@ -1,0 +1,75 @@
+"""COCO metrics as text: the csv line of the reference and a table for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from object_detection.metrics.coco import CLASS_PREFIX, METRIC_NAMES
+
+CSV_HEADER = "epoch,AP,AP50,AP75,APs,APm,APl"
+
+_DESCRIPTIONS = {
+    "AP": "IoU 0.50:0.95",
+    "AP50": "IoU 0.50",
+    "AP75": "IoU 0.75",
+    "APs": "area below 32x32",
+    "APm": "area 32x32 to 96x96",
+    "APl": "area above 96x96",
+    "ARmax1": "1 detection per image",
+    "ARmax10": "10 detections per image",
+    "ARmax100": "100 detections per image",
+    "ARs": "area below 32x32",
+    "ARm": "area 32x32 to 96x96",
+    "ARl": "area above 96x96",
+}
+
+
+def csv_line(epoch: int, metrics: Mapping[str, float]) -> str:
+    """Returns `epoch,AP,AP50,AP75,APs,APm,APl`, the six in percent with 2 decimals.
+
+    A value that could not be measured (-1) stays -1.00, so that the columns keep their meaning.
+    """
+    values = [metrics[name] for name in CSV_HEADER.split(",")[1:]]
+    percents = [value if value < 0 else 100.0 * value for value in values]
+    return ",".join([str(epoch), *(f"{percent:.2f}" for percent in percents)])
+
+
+def format_metrics_table(
+    metrics: Mapping[str, float], *, title: str = "", class_columns: int = 3
+) -> str:
+    """Returns the 12 numbers, then AP per class by name, in percent; `-` where unmeasured.
+
+    Args:
+      metrics: fractions, as `CocoEvaluator.evaluate` returns them.
+      title: a first line, for instance the data set and the number of images.
+      class_columns: columns of the class table, filled downwards in order of the category ids.
+    """
+    lines = [title] if title else []
+    precisions, recalls = METRIC_NAMES[:6], METRIC_NAMES[6:]
+    for left, right in zip(precisions, recalls):
+        lines.append(
+            f"  {left:<5}{_percent(metrics[left])}  {_DESCRIPTIONS[left]:<22}"
+            f"{right:<9}{_percent(metrics[right])}  {_DESCRIPTIONS[right]}"
+        )
+    classes = [
+        (name.removeprefix(CLASS_PREFIX), value)
+        for name, value in metrics.items()
+        if name.startswith(CLASS_PREFIX)
+    ]
+    if classes:
+        lines += ["  AP per class", *_class_lines(classes, max(1, class_columns))]
+    return "\n".join(lines)
+
+
+def _class_lines(classes: list[tuple[str, float]], columns: int) -> list[str]:
+    num_lines = -(-len(classes) // columns)
+    width = max(len(name) for name, _ in classes)
+    lines = []
+    for i in range(num_lines):
+        cells = [f"{name:<{width}} {_percent(value)}" for name, value in classes[i::num_lines]]
+        lines.append("    " + "    ".join(cells))
+    return lines
+
+
+def _percent(fraction: float) -> str:
+    return f"{'-':>6}" if fraction < 0 else f"{100.0 * fraction:6.2f}"

@@ -1,0 +1,455 @@
+"""COCO metrics against numbers worked out by hand, and the errors a user can run into."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import numpy as np
+import pytest
+
+from object_detection import metrics
+from object_detection.metrics import scorer as scoring
+
+
+def instances(images, annotations, categories=((3, "cat"), (7, "dog"))):
+    """Builds an instances dictionary.
+
+    images: ids; annotations: (image_id, category_id, (x, y, w, h)) or with iscrowd as fourth.
+    """
+    return {
+        "images": [{"id": i, "width": 640, "height": 480, "file_name": f"{i}.jpg"} for i in images],
+        "categories": [{"id": i, "name": name} for i, name in categories],
+        "annotations": [
+            {
+                "id": number,
+                "image_id": entry[0],
+                "category_id": entry[1],
+                "bbox": list(entry[2]),
+                "area": entry[2][2] * entry[2][3],
+                "iscrowd": entry[3] if len(entry) > 3 else 0,
+            }
+            for number, entry in enumerate(annotations, start=1)
+        ],
+    }
+
+
+def rows(*entries):
+    """(image_index, (x, y, w, h), score, class_id) -> float64 [n, 7]."""
+    return np.array([[i, *box, score, k] for i, box, score, k in entries], np.float64).reshape(
+        -1, 7
+    )
+
+
+BOX, OTHER = (100, 100, 50, 60), (300, 200, 120, 100)
+
+
+def test_one_perfect_detection():
+    evaluator = metrics.CocoEvaluator(instances([1], [(1, 3, BOX)]))
+    result = evaluator.evaluate(rows((0, BOX, 0.3, 0)))
+    assert list(result) == [*metrics.METRIC_NAMES, "AP_/cat", "AP_/dog"]
+    for name in ("AP", "AP50", "AP75", "APm", "ARmax1", "ARmax10", "ARmax100", "ARm", "AP_/cat"):
+        assert result[name] == pytest.approx(1.0), name
+    for name in ("APs", "APl", "ARs", "ARl", "AP_/dog"):
+        assert result[name] == -1.0, name
+
+
+def test_false_positive_between_two_hits():
+    """Precision is 1 up to recall 0.5 (51 of 101 points) and 2/3 from there on (50 points)."""
+    evaluator = metrics.CocoEvaluator(instances([1], [(1, 3, BOX), (1, 3, OTHER)]))
+    result = evaluator.evaluate(
+        rows((0, BOX, 0.9, 0), (0, (500, 10, 20, 20), 0.8, 0), (0, OTHER, 0.7, 0))
+    )
+    expected = (51 + 50 * 2 / 3) / 101
+    assert result["AP"] == pytest.approx(expected)
+    assert result["AP50"] == pytest.approx(expected)
+    assert result["ARmax1"] == pytest.approx(0.5)
+    assert result["ARmax10"] == pytest.approx(1.0)
+    assert result["APm"] == pytest.approx(1.0), "detections outside an area range do not count"
+
+
+def test_iou_between_thresholds():
+    """A box shifted to IoU 62/100 counts at 0.50, 0.55 and 0.60 only."""
+    evaluator = metrics.CocoEvaluator(instances([1], [(1, 3, (0, 0, 100, 100))]))
+    result = evaluator.evaluate(rows((0, (0, 0, 62, 100), 0.9, 0)))
+    assert result["AP"] == pytest.approx(0.3)
+    assert result["AP50"] == pytest.approx(1.0)
+    assert result["AP75"] == 0.0
+
+
+def test_wrong_class_is_a_miss_and_classes_weigh_alike():
+    evaluator = metrics.CocoEvaluator(instances([1], [(1, 3, BOX), (1, 7, OTHER)]))
+    result = evaluator.evaluate(rows((0, BOX, 0.9, 0), (0, OTHER, 0.9, 0)))
+    assert result["AP_/cat"] == pytest.approx(1.0)
+    assert result["AP_/dog"] == 0.0
+    assert result["AP"] == pytest.approx(0.5)
+
+
+def test_detections_in_a_crowd_region_are_neither_right_nor_wrong():
+    annotations = [(1, 3, BOX), (1, 3, (300, 100, 200, 200), 1)]
+    evaluator = metrics.CocoEvaluator(instances([1], annotations))
+    inside_crowd = [(0, (310 + 20 * i, 110, 20, 20), 0.9, 0) for i in range(5)]
+    assert evaluator.evaluate(rows(*inside_crowd, (0, BOX, 0.1, 0)))["AP"] == pytest.approx(1.0)
+    outside = [(0, (10 + 20 * i, 400, 20, 20), 0.9, 0) for i in range(5)]
+    assert evaluator.evaluate(rows(*outside, (0, BOX, 0.1, 0)))["AP"] == pytest.approx(1 / 6)
+
+
+def test_empty_detections_and_empty_images():
+    dataset = instances([1, 2, 3], [(1, 3, BOX)])
+    evaluator = metrics.CocoEvaluator(dataset)
+    assert evaluator.evaluate(metrics.empty_rows())["AP"] == 0.0
+    assert evaluator.evaluate([])["AP"] == 0.0
+    assert evaluator.evaluate(rows((0, BOX, 0.5, 0)))["AP"] == pytest.approx(1.0)
+    with_false_positive = rows((0, BOX, 0.5, 0), (2, BOX, 0.9, 0))
+    assert evaluator.evaluate(with_false_positive)["AP"] == pytest.approx(0.5)
+
+
+def test_ground_truth_without_any_box():
+    evaluator = metrics.CocoEvaluator(instances([1, 2], []))
+    assert evaluator.evaluate(rows((0, BOX, 0.5, 0)))["AP"] == -1.0
+
+
+def test_all_images_of_the_json_count_unless_a_subset_is_named():
+    evaluator = metrics.CocoEvaluator(instances([1, 2], [(1, 3, BOX), (2, 3, BOX)]))
+    found = rows((0, BOX, 0.9, 0))
+    assert evaluator.evaluate(found)["AP"] == pytest.approx(51 / 101)
+    assert evaluator.evaluate(found, image_indices=[0])["AP"] == pytest.approx(1.0)
+    with pytest.raises(ValueError, match="not among the 1 to score over: 1"):
+        evaluator.evaluate(found, image_indices=[1])
+
+
+def test_order_of_images_does_not_matter():
+    """With another number of ranks the rows arrive in another order of images; ties must hold."""
+    rng = np.random.default_rng(0)
+    dataset = instances(range(8), [(i, 3, BOX) for i in range(8)])
+    found = np.concatenate(
+        [rows((i, (100 + rng.integers(0, 40), 100, 50, 60), 0.5, 0)) for i in range(8)]
+    )
+    evaluator = metrics.CocoEvaluator(dataset)
+    straight = evaluator.evaluate(found)
+    for _ in range(4):
+        assert evaluator.evaluate(found[rng.permutation(8)]) == straight
+
+
+@pytest.mark.parametrize("ids", [["b/1", "a/2"], [20, 3], ["000000000139", "17"]])
+def test_ids_of_any_kind_meet_as_text(ids):
+    evaluator = metrics.CocoEvaluator(instances(ids, [(ids[0], 3, BOX), (ids[1], 7, OTHER)]))
+    indices = evaluator.image_indices([str(ids[0]).encode(), str(ids[1])])
+    assert [evaluator.image_ids[i] for i in indices] == ids
+    found = rows((indices[0], BOX, 0.9, 0), (indices[1], OTHER, 0.8, 1))
+    assert evaluator.evaluate(found)["AP"] == pytest.approx(1.0)
+    entries = evaluator.to_detections(found)
+    assert [entry["image_id"] for entry in entries] == ids
+    assert evaluator.evaluate(entries)["AP"] == pytest.approx(1.0)
+
+
+def test_annotation_id_zero_can_be_matched():
+    dataset = instances([1], [(1, 3, BOX)])
+    dataset["annotations"][0]["id"] = 0
+    assert metrics.CocoEvaluator(dataset).evaluate(rows((0, BOX, 0.9, 0)))["AP"] == pytest.approx(1)
+
+
+def test_missing_area_and_iscrowd_have_defaults():
+    dataset = instances([1], [(1, 3, (0, 0, 20, 20))])
+    for key in ("area", "iscrowd"):
+        del dataset["annotations"][0][key]
+    result = metrics.CocoEvaluator(dataset).evaluate(rows((0, (0, 0, 20, 20), 0.9, 0)))
+    assert result["APs"] == pytest.approx(1.0)
+
+
+def test_ground_truth_handed_over_is_left_alone_and_reusable():
+    dataset = instances([1], [(1, 3, BOX)])
+    before = copy.deepcopy(dataset)
+    evaluator = metrics.CocoEvaluator(dataset)
+    first = evaluator.evaluate(rows((0, BOX, 0.9, 0)))
+    evaluator.evaluate(metrics.empty_rows())
+    assert evaluator.evaluate(rows((0, BOX, 0.9, 0))) == first
+    assert dataset == before
+
+
+def test_class_map_translates_to_category_ids():
+    dataset = instances([1], [(1, 7, BOX)])
+    evaluator = metrics.CocoEvaluator(dataset, {0: (7, "dog")})
+    result = evaluator.evaluate(rows((0, BOX, 0.9, 0)))
+    assert result["AP_/dog"] == pytest.approx(1.0)
+    assert evaluator.to_detections(rows((0, BOX, 0.9, 0)))[0]["category_id"] == 7
+
+
+def test_classes_of_one_name_are_kept_apart():
+    dataset = instances([1], [(1, 3, BOX)], categories=((3, "part"), (4, "part")))
+    result = metrics.CocoEvaluator(dataset).evaluate(rows((0, BOX, 0.9, 0)))
+    assert result["AP_/part (3)"] == pytest.approx(1.0)
+    assert result["AP_/part (4)"] == -1.0
+
+
+def test_masks_are_scored_by_mask():
+    """Two boxes alike, one mask a triangle: box AP 1, mask AP 0."""
+    mask_api = pytest.importorskip("pycocotools.mask")
+    dataset = instances([1], [(1, 3, (0, 0, 64, 64))])
+    dataset["annotations"][0]["segmentation"] = [[0, 0, 64, 0, 64, 64, 0, 64]]
+    square = np.zeros((480, 640), np.uint8, order="F")
+    square[:64, :64] = 1
+    corner = square.copy(order="F")
+    corner[:64, :64] = np.tri(64, dtype=np.uint8) * (np.arange(64) < 40)
+    evaluator = metrics.CocoEvaluator(dataset, iou_type="segm")
+    for mask, expected in ((square, 1.0), (corner, 0.0)):
+        entry = {
+            "image_id": 1,
+            "category_id": 3,
+            "score": 0.9,
+            "bbox": [0, 0, 64, 64],
+            "segmentation": mask_api.encode(mask),
+        }
+        assert evaluator.evaluate([entry])["AP50"] == pytest.approx(expected)
+    boxes_only = metrics.CocoEvaluator(instances([1], [(1, 3, BOX)]), iou_type="segm")
+    with pytest.raises(ValueError, match="no segmentation"):
+        boxes_only.evaluate([])
+
+
+def test_bad_detections_are_named():
+    evaluator = metrics.CocoEvaluator(instances([1], [(1, 3, BOX)]))
+    with pytest.raises(ValueError, match=r"not in .*77.*look like 1"):
+        evaluator.image_indices(["77"])
+    with pytest.raises(ValueError, match="image indices 0 to 4 for 1 images"):
+        evaluator.evaluate(rows((0, BOX, 0.9, 0), (4, BOX, 0.9, 0)))
+    with pytest.raises(ValueError, match="class ids 9"):
+        evaluator.evaluate(rows((0, BOX, 0.9, 9)))
+    with pytest.raises(ValueError, match="not finite"):
+        evaluator.evaluate(rows((0, BOX, float("nan"), 0)))
+    with pytest.raises(ValueError, match=r"\[n, 7\]"):
+        evaluator.evaluate(np.zeros((3, 6)))
+    with pytest.raises(ValueError, match="category ids 5"):
+        evaluator.evaluate([{"image_id": 1, "category_id": 5, "bbox": BOX, "score": 1.0}])
+
+
+def test_bad_ground_truth_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"nothing\.json"):
+        metrics.CocoEvaluator(tmp_path / "nothing.json")
+    (tmp_path / "broken.json").write_text("{")
+    with pytest.raises(ValueError, match=r"broken\.json is not valid JSON"):
+        metrics.CocoEvaluator(tmp_path / "broken.json")
+    with pytest.raises(ValueError, match="no 'categories'"):
+        metrics.CocoEvaluator({"images": [{"id": 1}]})
+    with pytest.raises(ValueError, match="more than once"):
+        metrics.CocoEvaluator(instances([1, "1"], []))
+    with pytest.raises(ValueError, match="bird"):
+        metrics.CocoEvaluator(instances([1], []), {0: (3, "cat"), 1: (99, "bird")})
+    image_list = instances([1], [])
+    del image_list["annotations"]
+    with pytest.raises(ValueError, match="write_detections_json"):
+        metrics.CocoEvaluator(image_list).evaluate(metrics.empty_rows())
+    with pytest.raises(ValueError, match="unknown COCO scorer 'fastest'"):
+        metrics.CocoEvaluator(instances([1], []), scorer="fastest").evaluate([])
+
+
+def test_json_file_is_read_like_a_dictionary(tmp_path):
+    dataset = instances([1], [(1, 3, BOX)])
+    path = tmp_path / "instances.json"
+    path.write_text(json.dumps(dataset))
+    found = rows((0, BOX, 0.9, 0))
+    from_file = metrics.CocoEvaluator(path).evaluate(found)
+    assert from_file == metrics.CocoEvaluator(dataset).evaluate(found)
+
+
+def test_coverage_names_missing_and_repeated_images():
+    evaluator = metrics.CocoEvaluator(instances([10, 20, 30], []))
+    coverage = evaluator.coverage([0, 2, 2])
+    assert coverage.missing == [20]
+    assert coverage.repeated == [30]
+    assert coverage.describe() == (
+        "2 of 3 images evaluated; 1 missing: 20; 1 evaluated more than once: 30"
+    )
+    assert evaluator.coverage([0], image_indices=[0]).describe() == "1 of 1 images evaluated"
+
+
+def test_detections_to_array_drops_padding():
+    boxes = np.arange(2 * 3 * 4, dtype=np.float32).reshape(2, 3, 4)
+    array = metrics.detections_to_array(
+        np.array([5, 9]),
+        boxes,
+        scores=np.array([[0.9, 0.8, 0.7], [0.6, 0.5, 0.4]]),
+        classes=np.array([[1, 0, 2], [3, -1, 4]]),
+        num_valid=np.array([2, 3]),
+    )
+    # Second row: box (y1, x1, y2, x2) = (4, 5, 6, 7).
+    assert array[:, 0].tolist() == [5, 5, 9, 9]
+    assert array[1].tolist() == [5, 5, 4, 2, 2, 0.8, 0]
+    assert array[:, 6].tolist() == [1, 0, 3, 4]
+    filler_dropped = metrics.detections_to_array(
+        np.array([5, 9]),
+        boxes,
+        scores=np.ones((2, 3)),
+        classes=np.zeros((2, 3), int),
+        valid=np.array([True, False]),
+    )
+    assert filler_dropped[:, 0].tolist() == [5, 5, 5]
+
+
+def test_rows_of_ranks_without_images_can_be_joined():
+    nothing = metrics.detections_to_array(
+        np.zeros(0, int), np.zeros((0, 3, 4)), scores=np.zeros((0, 3)), classes=np.zeros((0, 3))
+    )
+    assert nothing.shape == metrics.empty_rows().shape == (0, 7)
+    assert np.concatenate([nothing, rows((0, BOX, 1, 0))]).shape == (1, 7)
+    with pytest.raises(ValueError, match="boxes"):
+        metrics.detections_to_array(
+            np.zeros(1), np.zeros((1, 3, 5)), scores=np.zeros((1, 3)), classes=np.zeros((1, 3))
+        )
+
+
+def test_detections_file_rounds_as_the_server_wants(tmp_path):
+    evaluator = metrics.CocoEvaluator(instances(["x"], [("x", 7, BOX)]))
+    found = evaluator.to_detections(rows((0, (1.23456, 2, 3, 4.5678), 0.98765, 1)))
+    path = metrics.write_detections_json(tmp_path / "out" / "results.json", found)
+    assert json.loads(path.read_text()) == [
+        {"image_id": "x", "category_id": 7, "bbox": [1.23, 2.0, 3.0, 4.57], "score": 0.988}
+    ]
+    metrics.write_detections_json(path, found, full_precision=True)
+    assert json.loads(path.read_text())[0]["bbox"] == [1.23456, 2.0, 3.0, 4.5678]
+    assert [file.name for file in path.parent.iterdir()] == ["results.json"]
+
+
+def test_failed_write_keeps_the_file_that_was_there(tmp_path):
+    path = metrics.write_detections_json(tmp_path / "results.json", [])
+    with pytest.raises((TypeError, ValueError)):
+        metrics.write_detections_json(
+            path, [{"image_id": object(), "category_id": 1, "bbox": BOX, "score": 1}]
+        )
+    assert path.read_text() == "[]"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_masks_in_a_file_are_text(tmp_path):
+    mask = {"size": [4, 4], "counts": b"52203"}
+    entry = {"image_id": 1, "category_id": 1, "score": 0.5, "segmentation": mask}
+    path = metrics.write_detections_json(tmp_path / "masks.json", [entry])
+    assert json.loads(path.read_text())[0]["segmentation"]["counts"] == "52203"
+
+
+def test_csv_line_and_table():
+    values = dict(zip(metrics.METRIC_NAMES, np.linspace(0.05, 0.6, 12)))
+    values |= {"APs": -1.0, "AP_/cat": 0.12345, "AP_/dog": -1.0}
+    assert metrics.CSV_HEADER == "epoch,AP,AP50,AP75,APs,APm,APl"
+    assert metrics.csv_line(12, values) == "12,5.00,10.00,15.00,-1.00,25.00,30.00"
+    table = metrics.format_metrics_table(values, title="val, 5000 images")
+    assert table.startswith("val, 5000 images\n")
+    assert "cat  12.35" in table or "cat  12.34" in table
+    assert "dog      -" in table
+    assert len(table.splitlines()) == 1 + 6 + 1 + 1
+
+
+def test_summary_follows_the_limits_given():
+    """More than 100 objects of one class in an image: only a higher limit reaches recall 1."""
+    boxes = [(1, 3, (5 * i, 0, 4, 4)) for i in range(120)]
+    evaluator = metrics.CocoEvaluator(instances([1], boxes))
+    found = rows(*[(0, box, 0.9, 0) for _, _, box in boxes])
+    assert evaluator.evaluate(found)["ARmax100"] == pytest.approx(100 / 120)
+    assert evaluator.evaluate(found, max_detections=(1, 10, 120))["AP"] == pytest.approx(1.0)
+
+
+def test_mean_of_measured_ignores_the_unmeasured():
+    assert scoring.mean_of_measured(np.array([-1.0, 0.5, 1.0])) == 0.75
+    assert scoring.mean_of_measured(np.array([-1.0])) == -1.0
+
+
+def two_class_set():
+    rng = np.random.default_rng(3)
+    annotations = [
+        (image, 3 if rng.random() < 0.6 else 7, (*rng.uniform(50, 250, 2), *rng.uniform(20, 90, 2)))
+        for image in range(1, 13)
+        for _ in range(5)
+    ]
+    return instances(range(1, 13), annotations)
+
+
+def test_ground_truth_meets_itself():
+    dataset = two_class_set()
+    dataset["annotations"].append(
+        {"id": 900, "image_id": 1, "category_id": 3, "bbox": [9, 9, 0, 5], "area": 0, "iscrowd": 0}
+    )
+    outcome = metrics.check_ground_truth(dataset)
+    assert outcome.average_precision == pytest.approx(1.0)
+    assert (outcome.num_images, outcome.num_boxes) == (12, 60)
+    assert outcome.notes == ["1 boxes without area left out: annotations 900"]
+    assert metrics.check_ground_truth(dataset, max_images=4).num_images == 4
+
+
+def test_ground_truth_with_many_objects_in_an_image_meets_itself():
+    boxes = [(1, 3, (5 * i, 0, 4, 4)) for i in range(120)]
+    assert metrics.check_ground_truth(instances([1], boxes)).average_precision == pytest.approx(1.0)
+
+
+def test_annotations_of_unknown_images_or_categories_are_refused():
+    with pytest.raises(ValueError, match="annotations of 1 images that it does not list: 99"):
+        metrics.check_ground_truth(instances([1], [(1, 3, BOX), (99, 3, BOX)]))
+    with pytest.raises(ValueError, match="categories that it does not list: 8"):
+        metrics.check_ground_truth(instances([1], [(1, 8, BOX)]))
+    with pytest.raises(ValueError, match="categories 7 have boxes but no class"):
+        metrics.check_ground_truth(instances([1], [(1, 7, BOX)]), categories={0: (3, "cat")})
+    with pytest.raises(ValueError, match="no box to score"):
+        metrics.check_ground_truth(instances([1], []))
+
+
+def _rows_of(dataset):
+    classes = {3: 0, 7: 1}
+    return rows(
+        *[
+            (a["image_id"] - 1, a["bbox"], 1.0, classes[a["category_id"]])
+            for a in dataset["annotations"]
+        ]
+    )
+
+
+def _normalised(given):
+    given[:, 1:5] /= [640, 480, 640, 480]
+
+
+def _exchanged(given):
+    given[:, 1:5] = given[:, [2, 1, 4, 3]]
+
+
+def _corners(given):
+    given[:, 3:5] += given[:, 1:3]
+
+
+def _corners_y_first(given):
+    _corners(given)
+    _exchanged(given)
+
+
+def _resized(given):
+    given[:, 1:5] *= np.where(given[:, :1] % 2, 0.5, 0.8)
+
+
+def _misfiled(given):
+    given[:, 0] = (given[:, 0] + 1) % 12
+
+
+def _shifted_classes(given):
+    given[:, 6] = 1 - given[:, 6]
+
+
+def _elsewhere(given):
+    given[::5, 1:3] += 1000
+
+
+@pytest.mark.parametrize(
+    ("mistake", "message"),
+    [
+        (_normalised, "normalised"),
+        (_exchanged, "x and y are exchanged"),
+        (_corners, r"corners \(x1, y1, x2, y2\)"),
+        (_corners_y_first, r"corners \(y1, x1, y2, x2\)"),
+        (_resized, "pixels of a resized image"),
+        (_misfiled, r"image ids do not meet: boxes filed under image \d+ belong to \d+"),
+        (_shifted_classes, r"'dog' \(class 1\) where the JSON has 'cat' \(class 0\)"),
+        (_elsewhere, "12 of the JSON's 60 boxes are missing and 12 are not in it"),
+    ],
+)
+def test_each_usual_mistake_is_named(mistake, message):
+    dataset = two_class_set()
+    given = _rows_of(dataset)
+    assert metrics.check_ground_truth(dataset, rows=given).num_boxes == 60
+    mistake(given)
+    with pytest.raises(ValueError, match=message):
+        metrics.check_ground_truth(dataset, rows=given)
