@@ -1,0 +1,146 @@
+"""The whole configuration of an EfficientDet run: shared settings plus the model's, the loss's and NMS's.
+
+Presets and cross-field rules are here too. TensorFlow is not imported.
+"""
+
+import dataclasses
+from typing import Any
+
+from efficientdet.config import MODEL_TABLE, ModelConfig, model_config
+from engine.config import ConfigError, nearest, setting
+from engine.settings import DataConfig, EvalConfig, OptimConfig, RuntimeConfig, TrainConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class LossConfig:
+    """Focal and Huber loss (arXiv 1708.02002, section 3; fact values of the reference)."""
+
+    alpha: float = setting(0.25, "Weight of positives in the focal loss.", flag=None)
+    gamma: float = setting(1.5, "Focusing exponent of the focal loss.", flag=None)
+    label_smoothing: float = setting(
+        0.0, "Share moved from the class target to the others.", flag=None
+    )
+    delta: float = setting(0.1, "Where the Huber loss turns linear, in encoded units.", flag=None)
+    box_loss_weight: float = setting(50.0, "Factor of the box loss.", flag=None)
+    iou_loss_type: str = setting("", "iou, giou, diou or ciou; '': none.", flag=None)
+    iou_loss_weight: float = setting(1.0, "Factor of the IoU loss.", flag=None)
+    loss_normalizer: str = setting(
+        "global",
+        "global: by the positives of all ranks; rank: by each rank's own (the reference).",
+        flag=None,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class NmsConfig:
+    """Post-processing (soft-NMS: arXiv 1704.04503, section 3)."""
+
+    method: str = setting("gaussian", "gaussian, linear, hard or diou.", flag=None)
+    iou_thresh: float | None = setting(
+        None, "IoU above which hard and linear act; none: 0.5 and 0.3.", flag=None
+    )
+    score_thresh: float = setting(0.0, "Least score kept; 0 means 0.001.", flag=None)
+    sigma: float | None = setting(None, "Width of gaussian soft-NMS; none: 0.5.", flag=None)
+    max_nms_inputs: int = setting(5000, "(anchor, class) pairs that enter NMS.", flag=None)
+    max_output_size: int = setting(100, "Detections per image.", flag=None)
+    class_agnostic: bool = setting(
+        False, "Boxes of different classes suppress each other.", flag=None
+    )
+    pixel_offset: float = setting(
+        0.0, "Added to widths and heights in NMS's IoU; 1: the reference.", flag=None
+    )
+    clip_boxes: bool = setting(True, "Clip detections to the image.", flag=None)
+
+
+@dataclasses.dataclass(frozen=True)
+class EfficientDetConfig:
+    """Everything that a run of this family is told."""
+
+    model: ModelConfig = dataclasses.field(default_factory=lambda: model_config("efficientdet-d0"))
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    loss: LossConfig = dataclasses.field(default_factory=LossConfig)
+    nms_configs: NmsConfig = dataclasses.field(default_factory=NmsConfig)
+    optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
+    train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+    eval: EvalConfig = dataclasses.field(default_factory=EvalConfig)
+    runtime: RuntimeConfig = dataclasses.field(default_factory=RuntimeConfig)
+
+
+# The sections whose change makes a resumed run another run.
+COMPARED_SECTIONS = ("model", "loss", "optim")
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "": {},
+    "nvidia": {
+        "model.double_normalize": True,
+        "model.raw_fusion_weights": True,
+        "model.survival_prob": None,
+        "data.num_classes": 91,
+        "data.class_ids": "category_id",
+        "loss.loss_normalizer": "rank",
+        "optim.lr_batch_size": 0,
+        "train.num_examples_per_epoch": 120000,
+        "nms_configs.pixel_offset": 1.0,
+        "nms_configs.clip_boxes": False,
+    },
+}
+
+
+def preset(name: str) -> dict[str, Any]:
+    """Returns the overrides of a preset.
+
+    Raises:
+      ConfigError: unknown name, with the nearest.
+    """
+    if name not in PRESETS:
+        raise ConfigError(f"preset={name!r} is unknown{nearest(name, [p for p in PRESETS if p])}")
+    return PRESETS[name]
+
+
+def base_config(model_name: str) -> EfficientDetConfig:
+    """Returns the defaults with the row of `model_name`.
+
+    Raises:
+      ConfigError: unknown name, with the nearest.
+    """
+    if model_name not in MODEL_TABLE:
+        raise ConfigError(f"model_name={model_name!r} is unknown{nearest(model_name, MODEL_TABLE)}")
+    return EfficientDetConfig(model=model_config(model_name))
+
+
+def validate(config: EfficientDetConfig) -> None:
+    """Checks what concerns several fields, before any accelerator is touched.
+
+    Raises:
+      ConfigError: says what was expected, what came and what to do.
+    """
+    model = config.model
+    stride = 2**model.max_level
+    published = MODEL_TABLE[model.name].image_size if model.name in MODEL_TABLE else None
+    for side in model.image_size:
+        if side % stride and model.image_size != published:
+            low = max(side // stride, 1) * stride
+            raise ConfigError(
+                f"image_size={side} is not divisible by the largest stride {stride} (max_level={model.max_level}): "
+                f"use {low} or {low + stride}"
+            )
+    data = config.data
+    for name, allowed in (("on_overflow", ("truncate", "error")), ("on_bad_record", ("skip", "error")),
+                          ("class_ids", ("contiguous", "category_id")), ("resize_on", ("auto", "host", "device"))):  # fmt: skip
+        if getattr(data, name) not in allowed:
+            raise ConfigError(f"{name}={getattr(data, name)!r}: expected one of {allowed}")
+    if not 0 < data.jitter_min <= data.jitter_max:
+        raise ConfigError(
+            f"expected 0 < jitter_min <= jitter_max, got {data.jitter_min} and {data.jitter_max}"
+        )
+    if config.loss.loss_normalizer not in ("global", "rank"):
+        raise ConfigError(
+            f"loss_normalizer={config.loss.loss_normalizer!r}: expected global or rank"
+        )
+    if config.nms_configs.method not in ("gaussian", "linear", "hard", "diou"):
+        method = config.nms_configs.method
+        raise ConfigError(
+            f"nms_configs.method={method!r}{nearest(method, ('gaussian', 'linear', 'hard', 'diou'))}"
+        )
+    if config.train.batch_size < 1 or config.eval.eval_batch_size < 1:
+        raise ConfigError("batch_size and eval_batch_size must be at least 1")

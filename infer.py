@@ -1,0 +1,93 @@
+"""Draws a trained detector's detections on images and writes them as JSON.
+
+python infer.py --image_path=PHOTOS --model_dir=RUN --output_dir=OUT
+"""
+
+import json
+from pathlib import Path
+
+from absl import flags
+
+from engine import cli
+from engine.config import ConfigError
+
+flags.DEFINE_string("image_path", "", "Image file, folder or glob.")
+flags.DEFINE_string(
+    "image_list", "", "Text file with one image path per line, instead of image_path."
+)
+flags.DEFINE_string("annotations", "", "COCO annotations to draw beside the detections.")
+flags.DEFINE_string(
+    "output_dir", "", "Folder for annotated images and detections.json; made if need be."
+)
+flags.DEFINE_string("model_dir", "", "Checkpoint prefix, or the folder of a run.")
+flags.DEFINE_string("saved_model_dir", "", "Exported model to use instead of a checkpoint.")
+flags.DEFINE_string("model_name", "efficientdet-d0", "Model of a checkpoint without a description.")
+flags.DEFINE_string("preset", "", "Conventions of a checkpoint without a description: nvidia.")
+flags.DEFINE_string("hparams", "", "Comma-separated key=value pairs, or a YAML file.")
+flags.DEFINE_float("min_score_thresh", 0.4, "Least score drawn and written.")
+flags.DEFINE_integer("max_boxes_to_draw", 100, "Most boxes drawn on an image.")
+flags.DEFINE_bool("debug", False, "Run eagerly.")
+FLAGS = flags.FLAGS
+
+# Images on the contact sheet.
+_SHEET_IMAGES = 16
+
+
+def main(argv: list[str]) -> int:
+    """Runs the detector over the images; returns the exit code."""
+    if len(argv) > 1:
+        raise ConfigError(f"unexpected argument {argv[1]!r}: images are given with --image_path")
+    if not FLAGS.output_dir:
+        raise ConfigError("--output_dir is required")
+    if bool(FLAGS.image_path) == bool(FLAGS.image_list):
+        raise ConfigError(
+            "give either --image_path (file, folder or glob) or --image_list (text file)"
+        )
+    if bool(FLAGS.model_dir) == bool(FLAGS.saved_model_dir):
+        raise ConfigError("give either --model_dir (a checkpoint) or --saved_model_dir (an export)")
+    import tensorflow as tf
+    from PIL import Image
+
+    from efficientdet import family, predict
+    from object_detection.visualize import contact_sheet
+
+    tf.config.run_functions_eagerly(FLAGS.debug)
+    if FLAGS.image_list:
+        paths = Path(FLAGS.image_list).read_text().split("\n")
+    else:
+        paths = predict.find_images(FLAGS.image_path)
+    truth = predict.GroundTruth(FLAGS.annotations) if FLAGS.annotations else None
+    if FLAGS.saved_model_dir:
+        detector, class_map = predict.saved_model_detector(FLAGS.saved_model_dir)
+    else:
+        config = family.config_of_checkpoint(
+            FLAGS.model_dir,
+            model_name=FLAGS.model_name,
+            preset_name=FLAGS.preset,
+            hparams=FLAGS.hparams,
+        )
+        task = predict.load_task(FLAGS.model_dir, config=config)
+        detector, class_map = predict.detector_of(task), task.class_map
+    output = Path(FLAGS.output_dir)
+    output.mkdir(parents=True, exist_ok=True)
+    written, sheet = {}, []
+    for path, image, detections in predict.predict_files(
+        detector, class_map, paths, min_score=FLAGS.min_score_thresh
+    ):
+        target = output / f"{Path(path).stem}-detections.png"
+        drawn = predict.draw(image, detections, class_map, max_boxes=FLAGS.max_boxes_to_draw)
+        if truth:
+            drawn = truth.beside(path, image, drawn, class_map)
+        Image.fromarray(drawn).save(target)
+        sheet.append(drawn)
+        written[path] = detections
+        print(f"{path}: {len(detections)} objects -> {target}", flush=True)
+    (output / "detections.json").write_text(json.dumps(written, indent=1))
+    shown = sheet[:_SHEET_IMAGES]
+    Image.fromarray(contact_sheet(shown, 2 if truth else 4)).save(output / "contact-sheet.png")
+    print(f"{len(paths)} images; detections.json and contact-sheet.png are in {output}")
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run_app(main)

@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# From a fresh clone to a detector that works: installs what is needed, then runs scripts/quickstart.py.
+set -euo pipefail
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
+
+usage() {
+  cat <<'USAGE'
+Usage: ./quickstart.sh [options]
+
+Makes the Python environment (.venv, the first time), prepares a data set, trains a detector with two Horovod ranks,
+evaluates it, draws its detections on images it was not trained on, and prints where everything is.
+Without options: a small generated data set and at most 10 minutes on 2 CPU cores after installation.
+Run it again and it reuses what is there.
+
+  --data DIR       train on this COCO-format folder (images and annotations/instances_*.json) instead
+  --minutes N      at most this long a training
+  --model NAME     the model, for instance efficientdet-d0 or efficientdet-lite0
+  --output DIR     where the results go
+  --help           this text
+
+Any further option goes to scripts/quickstart.py as it is; `.venv/bin/python scripts/quickstart.py --help`, once the
+environment is there, lists them all. What is installed is chosen with the variables that
+`scripts/setup_env.sh --help` names.
+USAGE
+}
+
+for argument in "$@"; do
+  case $argument in
+    -h | --help)
+      usage
+      exit 0
+      ;;
+  esac
+done
+
+"$root/scripts/setup_env.sh"
+exec "${RINGDET_VENV:-$root/.venv}/bin/python" "$root/scripts/quickstart.py" "$@"

