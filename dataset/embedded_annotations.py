@@ -43,7 +43,8 @@ def segmentation_of(mask: np.ndarray) -> list[list[float]] | dict[str, Any]:
     polygons = outline_polygons(mask)
     if polygons is not None and sum(len(p) for p in polygons) <= 2 * MOST_POLYGON_POINTS:
         height, width = mask.shape
-        drawn = mask_api.decode(mask_api.merge(mask_api.frPyObjects(polygons, height, width)))
+        parts: Any = mask_api.frPyObjects(polygons, height, width)  # pyright: ignore
+        drawn = mask_api.decode(mask_api.merge(parts))
         if np.array_equal(drawn.astype(bool), mask):
             return polygons
     rle = mask_api.encode(np.asfortranarray(mask.astype(np.uint8)))

@@ -243,7 +243,7 @@ def _write_json(path: Path, document: dict[str, Any]) -> None:
 def main() -> None:
     """Reads the command line and writes the set."""
     parser = argparse.ArgumentParser(
-        prog="python -m dataset.embedded_set", description=__doc__.split("\n", 1)[0]
+        prog="python -m dataset.embedded_set", description="Writes the embedded data set."
     )
     parser.add_argument("--output_dir", required=True, help="folder to write")
     parser.add_argument("--num_train", type=int, default=400, help="pictures in train")

@@ -1,10 +1,10 @@
 """From streams of serialised records to batches of HostExamples: parse, crop-decode, collect.
 
-A batch is made from a group of as many records as it has places. The images of a group are decoded
-by a small pipeline of its own, whose errors are dropped and whose missing places are filled with
-placeholders: so one undecodable image neither ends the run nor shifts the records of later
-batches, and a resumed run meets the same groups. In training a placeholder is then replaced by
-another example of the batch; in evaluation it stays, marked invalid.
+A batch is made from a group of as many records as it has places. A record of the group that cannot
+be read leaves a placeholder at the group's end: so one undecodable image neither ends the run nor
+shifts the records of later batches, and a resumed run meets the same groups. In training the
+placeholder is then replaced by another example of the batch; in evaluation it stays, marked
+invalid, as does the padding of the last batch.
 
 What a newcomer gets wrong: work that does not need the pixels belongs after collecting, where one
 operation serves the whole batch. For each image only what decoding needs is computed.
@@ -13,21 +13,38 @@ operation serves the whole batch. For each image only what decoding needs is com
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+import itertools
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from object_detection import geometry as geometry_lib
-from object_detection.data import crop_decode, schema
-from object_detection.data.example import object_rows
+from object_detection.data import crop_decode, schema, tfrecord_file
+from object_detection.data.example import COLUMN_PADDING, object_rows
 from object_detection.data.input_problems import InputProblems
 from object_detection.geometry import GEOMETRY_SIZE
 
-# Batches put together at the same time: the second fills the cores while the first waits for its
-# last images.
-_GROUPS_AT_ONCE = 2
+_Fields = dict[str, tf.Tensor]
+
+# A record's fields on the way to the batch, with what fills up shorter ones.
+_FIELDS = {
+    "place": ((), tf.int32, 0),  # in the group; -1: placeholder
+    "group": ((None,), tf.int64, -1),  # placeholders: the group's record indices; others: none
+    "record_index": ((), tf.int64, 0),
+    "source_id": ((), tf.string, ""),
+    "image": ((None, None, 3), tf.uint8, 0),
+    "geometry": ((GEOMETRY_SIZE,), tf.float32, 0.0),
+    "boxes_norm": ((None, 4), tf.float32, COLUMN_PADDING["boxes_norm"]),
+    "category_ids": ((None,), tf.int64, COLUMN_PADDING["category_ids"]),
+    "is_crowd": ((None,), tf.int64, COLUMN_PADDING["is_crowd"]),
+    "areas": ((None,), tf.float32, COLUMN_PADDING["areas"]),
+}
+_CORNERS = (schema.YMIN, schema.XMIN, schema.YMAX, schema.XMAX)
+_PARSED = (schema.ENCODED, schema.SOURCE_ID, schema.LABEL, schema.IS_CROWD, schema.AREA, *_CORNERS)
+# Batches that are completed at the same time; little work each.
+_COMPLETED_AT_ONCE = 2
 _EPOCH_STRIDE = 1 << 32
 
 
@@ -90,7 +107,7 @@ def collect_batches(
 
     Args:
       stream: (data_epoch, record_index, serialized) as the reader gives them. A finite stream's
-        last group may be smaller; its batch is filled with invalid examples.
+        last group may be smaller, or empty; its batch is filled with invalid examples.
       batch_size: of every batch.
       frames: sizes and where to resample.
       augmentation: of training; None: whole images, as in evaluation.
@@ -103,21 +120,63 @@ def collect_batches(
     Returns:
       A dataset of dicts as in `example.host_example_spec`, in the order of the stream.
     """
-    read = functools.partial(_read_record, frames=frames, augmentation=augmentation)
-    assemble = functools.partial(
-        _assemble,
-        read=read,
+    return batches_of_groups(
+        stream.batch(batch_size),
         batch_size=batch_size,
         frames=frames,
-        is_training=augmentation is not None,
+        augmentation=augmentation,
         class_of_category=class_of_category,
         max_instances=max_instances,
         drop_crowd=drop_crowd,
         problems=problems,
         threads=threads,
     )
-    groups = stream.batch(batch_size)
-    return groups.map(assemble, num_parallel_calls=_GROUPS_AT_ONCE, deterministic=True)
+
+
+def batches_of_groups(
+    groups: tf.data.Dataset,
+    *,
+    batch_size: int,
+    frames: Frames,
+    augmentation: Augmentation | None,
+    class_of_category: Mapping[int, int],
+    max_instances: int,
+    drop_crowd: bool,
+    problems: InputProblems,
+    threads: int,
+) -> tf.data.Dataset:
+    """Does what `collect_batches` does for a stream cut into groups of at most batch_size."""
+    read = functools.partial(_read_record, frames=frames, augmentation=augmentation)
+
+    def read_group(epochs, indices, serialized):
+        members = (tf.range(tf.size(indices)), epochs, indices, serialized)
+        records = tf.data.Dataset.from_tensor_slices(members)
+        examples = records.map(read, num_parallel_calls=threads, deterministic=True)
+        placeholders = tf.data.Dataset.from_tensors(_placeholder(frames, group=indices))
+        filled = examples.ignore_errors().concatenate(placeholders.repeat(batch_size))
+        return filled.take(batch_size)
+
+    def complete(batch):
+        batch = _mend(batch, read=read, is_training=augmentation is not None, problems=problems)
+        return _to_host_example(
+            batch,
+            class_of_category=class_of_category,
+            max_instances=max_instances,
+            drop_crowd=drop_crowd,
+            problems=problems,
+        )
+
+    # Fills the rest of the canvas while it copies: padding each image first would copy twice.
+    batches = groups.flat_map(read_group).padded_batch(
+        batch_size,
+        {
+            name: (*frames.canvas_size, 3) if name == "image" else shape
+            for name, (shape, _, _) in _FIELDS.items()
+        },
+        {name: tf.constant(padding, dtype) for name, (_, dtype, padding) in _FIELDS.items()},
+        drop_remainder=True,
+    )
+    return batches.map(complete, num_parallel_calls=_COMPLETED_AT_ONCE, deterministic=True)
 
 
 def _read_record(
@@ -128,7 +187,7 @@ def _read_record(
     *,
     frames: Frames,
     augmentation: Augmentation | None,
-) -> dict[str, tf.Tensor]:
+) -> _Fields:
     """Parses and decodes one record; everything random in it comes from seed, epoch and index.
 
     Returns the fields of _FIELDS. Objects stay columns as stored: see `example.object_rows`.
@@ -155,183 +214,114 @@ def _read_record(
         canvas_size=frames.canvas_size,
         resize_on_host=frames.resize_on_host,
     )
-    corners = (schema.YMIN, schema.XMIN, schema.YMAX, schema.XMAX)
     return {
         "place": place,
+        "group": tf.zeros([0], tf.int64),
         "record_index": record_index,
+        "source_id": fields[schema.SOURCE_ID],
         "image": pixels,
         "geometry": geometry,
-        "boxes_norm": tf.stack([fields[name] for name in corners], axis=-1),
+        "boxes_norm": tf.stack([fields[name] for name in _CORNERS], axis=-1),
         "category_ids": fields[schema.LABEL],
         "is_crowd": fields[schema.IS_CROWD],
         "areas": fields[schema.AREA],
-        "source_id": fields[schema.SOURCE_ID],
     }
 
 
-_PARSED = (
-    schema.ENCODED, schema.SOURCE_ID, schema.LABEL, schema.IS_CROWD, schema.AREA,
-    schema.YMIN, schema.XMIN, schema.YMAX, schema.XMAX,
-)  # fmt: skip
-_FIELDS = {
-    "place": ((), tf.int32),
-    "record_index": ((), tf.int64),
-    "image": ((None, None, 3), tf.uint8),
-    "geometry": ((GEOMETRY_SIZE,), tf.float32),
-    "boxes_norm": ((None, 4), tf.float32),
-    "category_ids": ((None,), tf.int64),
-    "is_crowd": ((None,), tf.int64),
-    "areas": ((None,), tf.float32),
-    "source_id": ((), tf.string),
-}
-
-
-def _placeholder(frames: Frames) -> dict[str, tf.Tensor]:
-    """An example without pixels and objects, marked by place and record_index -1."""
-    empty = {
-        name: tf.zeros([side or 0 for side in shape], dtype) if dtype != tf.string else ""
-        for name, (shape, dtype) in _FIELDS.items()
-    }
+def _placeholder(frames: Frames, *, group: tf.Tensor) -> _Fields:
+    """An example without pixels and objects, marked by -1, that knows the group's records."""
     size = tf.constant(frames.canvas_size, tf.float32)
     height, width = frames.network_size
     geometry = geometry_lib.fit_inside(size, height=height, width=width)
-    return {
-        **empty,
+    known = {
         "place": tf.constant(-1),
         "record_index": tf.constant(-1, tf.int64),
         "geometry": geometry_lib.pack(geometry),
+        "group": group,
     }
+    empty = {
+        name: tf.fill([side or 0 for side in shape], tf.constant(padding, dtype))
+        for name, (shape, dtype, padding) in _FIELDS.items()
+    }
+    return {**empty, **known}
 
 
-def _assemble(
-    data_epochs: tf.Tensor,
-    record_indices: tf.Tensor,
-    serialized: tf.Tensor,
+def _mend(batch: _Fields, *, read: Callable, is_training: bool, problems: InputProblems) -> _Fields:
+    """Names the records that could not be read and, in training, fills their places.
+
+    The places are filled with the good examples from the first on, so that every batch has its
+    full number of images.
+    """
+    is_good = batch["place"] >= 0
+    num_good = tf.reduce_sum(tf.cast(is_good, tf.int32))
+    # Zero if there is no placeholder.
+    group_size = tf.shape(batch["group"])[1]
+
+    def name_bad(good_places, group):
+        bad_places = set(range(len(group))) - set(good_places.numpy().tolist())
+        for place in sorted(bad_places):
+            record_index = int(group[place])
+            problems.bad_record(record_index, _why_unreadable(read, problems, record_index))
+        return np.int32(len(bad_places))
+
+    def mended():
+        inputs = [tf.boolean_mask(batch["place"], is_good), batch["group"][-1]]
+        with tf.control_dependencies([tf.py_function(name_bad, inputs, tf.int32)]):
+            if not is_training:
+                return tf.nest.map_structure(tf.identity, batch)
+            source = tf.range(tf.size(is_good)) % tf.maximum(num_good, 1)
+            return tf.nest.map_structure(lambda field: tf.gather(field, source), batch)
+
+    filled = tf.cond(group_size > num_good, mended, lambda: batch)
+    for name, value in filled.items():
+        value.set_shape(batch[name].shape)
+    return filled
+
+
+def _why_unreadable(read: Callable, problems: InputProblems, record_index: int) -> str:
+    """Reads a record again, eagerly, for the error's text."""
+    file, position = problems.records.locate(record_index)
+    with_position = itertools.islice(tfrecord_file.iterate_records(file), position, None)
+    serialized = tf.constant(bytes(next(with_position)))
+    zero = tf.constant(0, tf.int64)
+    try:
+        read(tf.constant(0), zero, zero, serialized)
+    except (tf.errors.OpError, ValueError) as error:
+        return str(error).splitlines()[0]
+    return "reading it failed once and succeeded when repeated"
+
+
+def _to_host_example(
+    batch: _Fields,
     *,
-    read,
-    batch_size: int,
-    frames: Frames,
-    is_training: bool,
     class_of_category: Mapping[int, int],
     max_instances: int,
     drop_crowd: bool,
     problems: InputProblems,
-    threads: int,
-) -> dict[str, tf.Tensor]:
-    """Makes one batch from one group of records."""
-    group_size = tf.shape(serialized)[0]
-    group = (tf.range(group_size), data_epochs, record_indices, serialized)
-    fillers = tf.data.Dataset.from_tensors(_placeholder(frames)).repeat(batch_size)
-    batch = (
-        tf.data.Dataset.from_tensor_slices(group)
-        .map(read, num_parallel_calls=threads, deterministic=True)
-        .ignore_errors()
-        .concatenate(fillers)
-        .take(batch_size)
-        # Fills the canvas' rest while it copies: padding each image first would copy twice.
-        .padded_batch(
-            batch_size,
-            {
-                name: (*frames.canvas_size, 3) if name == "image" else shape
-                for name, (shape, _) in _FIELDS.items()
-            },
-            drop_remainder=True,
-        )
-        .get_single_element()
-    )
-    batch = _mend(batch, group, read=read, is_training=is_training, problems=problems)
-    geometry = geometry_lib.unpack(batch["geometry"])
+) -> _Fields:
+    """Makes the objects' rows and passes on what is wrong with them."""
     rows = object_rows(
         batch,
-        original_size=geometry.original_size,
+        original_size=geometry_lib.unpack(batch["geometry"]).original_size,
         class_of_category=class_of_category,
         max_instances=max_instances,
         drop_crowd=drop_crowd,
     )
-    example = {
+    complained = problems.complain_about_objects(
+        rows,
+        record_indices=batch["record_index"],
+        source_ids=batch["source_id"],
+    )
+    with tf.control_dependencies([complained]):
+        classes = tf.identity(rows.classes)
+    return {
         "image": batch["image"],
         "geometry": batch["geometry"],
         "boxes": rows.boxes,
-        "classes": rows.classes,
+        "classes": classes,
         "is_crowd": rows.is_crowd,
         "areas": rows.areas,
         "valid": batch["place"] >= 0,
         "record_index": batch["record_index"],
         "source_id": batch["source_id"],
     }
-    complaints = tf.stack(
-        [
-            tf.cast(tf.where(rows.num_usable > max_instances, rows.num_usable, 0), tf.int64),
-            tf.cast(rows.num_unusable, tf.int64),
-            rows.unknown_category + 1,
-        ],
-        axis=-1,
-    )
-    with tf.control_dependencies([_complain(complaints, example, problems)]):
-        return tf.nest.map_structure(tf.identity, example)
-
-
-def _mend(batch, group, *, read, is_training: bool, problems: InputProblems):
-    """Names the records that could not be read and, in training, fills their places.
-
-    The places are filled with the good examples from the first on, so that every batch has its
-    full number of images.
-    """
-    places, _, record_indices, serialized = group
-    group_size = tf.shape(places)[0]
-    is_good = batch["place"] >= 0
-    num_good = tf.reduce_sum(tf.cast(is_good, tf.int32))
-
-    def name_bad(good_places, indices, records):
-        for place in sorted(set(range(len(indices))) - set(good_places.numpy().tolist())):
-            record_index = int(indices[place])
-            problems.bad_record(record_index, _why_unreadable(read, records[place]))
-        return np.int32(0)
-
-    def mended():
-        good_places = tf.boolean_mask(batch["place"], is_good)
-        inputs = [good_places, record_indices, serialized]
-        named = tf.py_function(name_bad, inputs, tf.int32)
-        with tf.control_dependencies([named]):
-            if not is_training:
-                return tf.nest.map_structure(tf.identity, batch)
-            source = tf.range(tf.shape(is_good)[0]) % tf.maximum(num_good, 1)
-            return tf.nest.map_structure(lambda t: tf.gather(t, source), batch)
-
-    filled = tf.cond(num_good < group_size, mended, lambda: batch)
-    for name, value in filled.items():
-        value.set_shape(batch[name].shape)
-    return filled
-
-
-def _why_unreadable(read, serialized: tf.Tensor) -> str:
-    """Reads a record again, eagerly, for the error's text."""
-    zero = tf.constant(0, tf.int64)
-    try:
-        read(tf.constant(0), zero, zero, serialized)
-    except tf.errors.OpError as error:
-        return error.message.splitlines()[0]
-    return "reading it failed once and succeeded when repeated"
-
-
-def _complain(complaints: tf.Tensor, example: Mapping[str, tf.Tensor], problems: InputProblems):
-    """Passes on what `object_rows` found, if anything."""
-
-    def pass_on(complaints, record_indices, source_ids):
-        rows = zip(complaints.numpy(), record_indices.numpy(), source_ids.numpy())
-        for (num_boxes, num_unusable, category), index, source_id in rows:
-            name = source_id.decode()
-            if category > 0:
-                problems.unknown_category(int(index), name, int(category) - 1)
-            if num_boxes > 0:
-                problems.too_many_boxes(int(index), name, int(num_boxes))
-            if num_unusable > 0:
-                problems.unusable_boxes(int(index), name, int(num_unusable))
-        return np.int32(0)
-
-    inputs = [complaints, example["record_index"], example["source_id"]]
-    return tf.cond(
-        tf.reduce_any(complaints > 0),
-        lambda: tf.py_function(pass_on, inputs, tf.int32),
-        lambda: tf.constant(0),
-    )

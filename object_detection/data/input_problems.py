@@ -10,6 +10,9 @@ import logging
 import threading
 from collections.abc import Callable
 
+import tensorflow as tf
+
+from object_detection.data.example import ObjectRows
 from object_detection.data.reader import RecordSet
 
 _LOG = logging.getLogger(__name__)
@@ -46,7 +49,8 @@ class InputProblems:
         self.bad_records: dict[int, str] = {}  # record_index -> reason
         self.images_over_limit: dict[int, int] = {}  # record_index -> boxes
         self.images_with_unusable_boxes: dict[int, int] = {}  # record_index -> boxes
-        self._records, self._say = records, say
+        self.records = records
+        self._say = say
         self._max_bad_records, self._max_instances = max_bad_records, max_instances
         self._on_overflow = on_overflow
         self._lock = threading.Lock()
@@ -102,6 +106,45 @@ class InputProblems:
             "another data set, or the records need converting again"
         )
 
+    def complain_about_objects(
+        self, rows: ObjectRows, *, record_indices: tf.Tensor, source_ids: tf.Tensor
+    ) -> tf.Tensor:
+        """Adds operations to a graph that report what is wrong with the objects of a batch.
+
+        Args:
+          rows: of the batch.
+          record_indices: int64 [batch].
+          source_ids: string [batch].
+
+        Returns:
+          A tensor; who depends on it has the report made. Nothing wrong costs no Python.
+        """
+        is_known = rows.unknown_category == tf.int64.min
+        is_over = rows.num_usable > self._max_instances
+        is_fine = is_known & ~is_over & (rows.num_unusable == 0)
+        inputs = [
+            rows.unknown_category, rows.num_usable, rows.num_unusable, record_indices, source_ids,
+        ]  # fmt: skip
+
+        def report(*columns):
+            for category, num_usable, num_unusable, index, source_id in zip(
+                *(column.numpy().tolist() for column in columns)
+            ):
+                name = source_id.decode()
+                if category != tf.int64.min:
+                    self.unknown_category(index, name, category)
+                if num_usable > self._max_instances:
+                    self.too_many_boxes(index, name, num_usable)
+                if num_unusable > 0:
+                    self.unusable_boxes(index, name, num_unusable)
+            return 1
+
+        return tf.cond(
+            tf.reduce_all(is_fine),
+            lambda: tf.constant(0),
+            lambda: tf.py_function(report, inputs, tf.int32),
+        )
+
     def summary(self) -> str:
         """Returns one line of counts, or '' when nothing was wrong."""
         counts = {
@@ -118,7 +161,7 @@ class InputProblems:
             return is_new
 
     def _place(self, record_index: int) -> str:
-        file, position = self._records.locate(record_index)
+        file, position = self.records.locate(record_index)
         return f"file {file}, record {position}"
 
     def _speak(self, count: int, message: str) -> None:

@@ -291,15 +291,10 @@ class CocoEvaluator:
 
 def _mask_fields(segmentation: Mapping[str, Any]) -> dict[str, Any]:
     """Returns an RLE with its area and box; the area ranges of mask AP go by mask area."""
-    from pycocotools import mask as mask_api
-
     counts = segmentation["counts"]
     rle = {
         "size": [int(side) for side in segmentation["size"]],
         "counts": counts.encode("ascii") if isinstance(counts, str) else counts,
     }
-    return {
-        "segmentation": rle,
-        "area": float(mask_api.area(rle)),
-        "bbox": [float(value) for value in mask_api.toBbox(rle)],
-    }
+    area, box = scoring.mask_area_and_box(rle)
+    return {"segmentation": rle, "area": area, "bbox": box}

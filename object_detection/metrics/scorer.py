@@ -135,6 +135,12 @@ def _import_scorer(name: str) -> tuple[Any, Any]:
     return importlib.import_module(f"{name}.coco"), importlib.import_module(f"{name}.cocoeval")
 
 
+def mask_area_and_box(rle: dict[str, Any]) -> tuple[float, list[float]]:
+    """Returns the pixels of a compressed RLE and the box (x, y, w, h) around them."""
+    masks = importlib.import_module("pycocotools.mask")
+    return float(masks.area(rle)), [float(value) for value in masks.toBbox(rle)]
+
+
 def summarize(scores: Scores) -> dict[str, float]:
     """Returns COCO's 12 numbers as fractions; -1 where nothing could be measured.
 

@@ -223,4 +223,8 @@ def test_comparison_shows_truth_beside_detections():
         GREY, (found[0][:1], found[1][:1]), detections=(*truth, np.ones(1)), names=NAMES
     )
     assert swapped.shape[1] == sheet.shape[1]
+    crowd = visualize.draw_comparison(
+        GREY, truth, detections=found, is_crowd=np.array([True]), names=NAMES, caption="a.jpg"
+    )
+    assert not np.array_equal(sheet, crowd)
     assert not np.array_equal(sheet, swapped)
