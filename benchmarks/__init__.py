@@ -1,0 +1,1 @@
+"""Measurements: not tests. Each module prints a table and appends a row to a CSV."""

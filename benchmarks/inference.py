@@ -1,0 +1,156 @@
+"""Throughput and latency of a detector: uint8 images in, detections on the host out.
+
+python -m benchmarks.inference --batch_size=8 --model_dir=RUN --image_path='DATA/val2017/*.jpg'
+
+Percentiles are percentiles of single calls, each ended by copying the detections to the host. Without a
+checkpoint the weights are random and post-processing has almost nothing to suppress: the row says so.
+"""
+
+import json
+import time
+
+import numpy as np
+from absl import flags
+
+from engine import cli
+from engine.config import ConfigError
+
+flags.DEFINE_string("model_name", "efficientdet-d0", "Model, where no checkpoint says it.")
+flags.DEFINE_string("preset", "", "Conventions of a checkpoint without a description: nvidia.")
+flags.DEFINE_string("model_dir", "", "Checkpoint prefix or folder of a run; '': random weights.")
+flags.DEFINE_string("hparams", "", "Comma-separated key=value pairs, or a YAML file.")
+flags.DEFINE_string("image_path", "", "Images to run on; '': an image of noise.")
+flags.DEFINE_integer("batch_size", 1, "Images per call.")
+flags.DEFINE_integer("bm_runs", 100, "Timed calls.")
+flags.DEFINE_integer("warmup_runs", 10, "Calls before them.")
+flags.DEFINE_bool("amp", True, "mixed_float16; float32 otherwise.")
+flags.DEFINE_bool("use_xla", None, "Compile with XLA; none: where there is an accelerator.")
+flags.DEFINE_string("results", "benchmarks/results/inference.csv", "CSV to append to; '': none.")
+flags.DEFINE_string("dllogger_path", "", "DLLogger file with the references' keys; '': none.")
+FLAGS = flags.FLAGS
+
+PERCENTILES = (50, 90, 95, 99)
+
+
+def summarize(seconds: np.ndarray, *, batch_size: int) -> dict[str, float]:
+    """Returns throughput and latency of calls that took `seconds`, float [n]."""
+    summary = {
+        "images_per_s": batch_size / float(np.mean(seconds)),
+        "latency_ms_mean": 1000.0 * float(np.mean(seconds)),
+    }
+    for percentile in PERCENTILES:
+        summary[f"latency_ms_p{percentile}"] = 1000.0 * float(np.percentile(seconds, percentile))
+    return summary
+
+
+def make_batches(paths: list[str], *, size: tuple[int, int], batch_size: int) -> list[np.ndarray]:
+    """Returns uint8 [batch_size, height, width, 3] batches of images scaled to fit the network."""
+    from PIL import Image
+
+    from efficientdet.predict import read_image
+
+    height, width = size
+    if not paths:
+        noise = np.random.default_rng(0).integers(0, 256, [batch_size, height, width, 3])
+        return [noise.astype(np.uint8)]
+    canvases = []
+    for path in paths:
+        image = Image.fromarray(read_image(path))
+        image.thumbnail((width, height))
+        canvas = np.zeros([height, width, 3], np.uint8)
+        canvas[: image.height, : image.width] = np.asarray(image)
+        canvases.append(canvas)
+    while len(canvases) % batch_size:
+        canvases.append(canvases[len(canvases) % len(paths)])
+    return [np.stack(canvases[i : i + batch_size]) for i in range(0, len(canvases), batch_size)]
+
+
+def main(argv: list[str]) -> int:
+    """Times the detector; returns the exit code."""
+    if len(argv) > 1:
+        raise ConfigError(f"unexpected argument {argv[1]!r}")
+    import tensorflow as tf
+
+    from benchmarks.record import append_row, circumstances, print_table
+    from efficientdet import family, predict
+    from efficientdet.settings import base_config, preset
+    from efficientdet.task import EfficientDetTask
+    from engine.config import override
+    from engine.hparams import parse_hparams
+
+    tf.keras.mixed_precision.set_global_policy("mixed_float16" if FLAGS.amp else "float32")
+    if FLAGS.model_dir:
+        config = family.config_of_checkpoint(
+            FLAGS.model_dir,
+            model_name=FLAGS.model_name,
+            preset_name=FLAGS.preset,
+            hparams=FLAGS.hparams,
+        )
+        task = predict.load_task(FLAGS.model_dir, config=config)
+    else:
+        config = override(base_config(FLAGS.model_name), preset(FLAGS.preset), source="preset")
+        config = override(config, parse_hparams(FLAGS.hparams), source="--hparams")
+        task = EfficientDetTask(config, predict.coco_class_map(config))
+    use_xla = FLAGS.use_xla
+    if use_xla is None:
+        use_xla = bool(tf.config.list_physical_devices("GPU"))
+    paths = predict.find_images(FLAGS.image_path) if FLAGS.image_path else []
+    batches = make_batches(paths, size=config.model.image_size, batch_size=FLAGS.batch_size)
+    detect = tf.function(task.detect_images, autograph=False, jit_compile=use_xla or None)
+
+    def call(i: int) -> tuple[float, float]:
+        images = tf.constant(batches[i % len(batches)])
+        start = time.perf_counter()
+        detections = detect(images)
+        kept = int(np.sum(detections.scores.numpy() > 0.4))
+        detections.boxes.numpy()
+        return time.perf_counter() - start, kept / FLAGS.batch_size
+
+    start = time.perf_counter()
+    call(0)
+    first = time.perf_counter() - start
+    for i in range(FLAGS.warmup_runs):
+        call(i)
+    timed = np.array([call(i) for i in range(FLAGS.bm_runs)])
+    summary = summarize(timed[:, 0], batch_size=FLAGS.batch_size)
+    row = {
+        **circumstances(),
+        "model": config.model.name,
+        "image_size": "x".join(map(str, config.model.image_size)),
+        "batch_size": FLAGS.batch_size,
+        "precision": "mixed_float16" if FLAGS.amp else "float32",
+        "xla": use_xla,
+        "weights": FLAGS.model_dir or "random",
+        "images": len(paths),
+        "detections_per_image": float(np.mean(timed[:, 1])),
+        "calls": FLAGS.bm_runs,
+        "first_call_s": first,
+        **summary,
+    }
+    print_table(row)
+    if FLAGS.results:
+        append_row(FLAGS.results, row)
+    if FLAGS.dllogger_path:
+        _write_dllogger(summary)
+    print(json.dumps(summary))
+    return 0
+
+
+def _write_dllogger(summary: dict[str, float]) -> None:
+    from engine.run_log import open_dllogger
+
+    log = open_dllogger(FLAGS.dllogger_path)
+    log.log(
+        step=[],
+        data={
+            "inference_fps": summary["images_per_s"],
+            "inference_latency_ms": summary["latency_ms_mean"],
+            "latency_avg": summary["latency_ms_mean"] / 1000.0,
+            **{f"latency_{p}": summary[f"latency_ms_p{p}"] / 1000.0 for p in (90, 95, 99)},
+        },
+    )
+    log.flush()
+
+
+if __name__ == "__main__":
+    cli.run_app(main)

@@ -1,0 +1,56 @@
+"""One row of a benchmark: what was run, on what, with which versions; printed and appended to a CSV."""
+
+import csv
+import datetime
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from engine import env
+
+
+def circumstances() -> dict[str, Any]:
+    """Returns date, commit, command, machine and versions, as columns of a row."""
+    report = env.report()
+    versions = report["packages"]
+    tensorflow = versions.get("tensorflow") or versions.get("tensorflow-cpu", "")
+    return {
+        "date": datetime.date.today().isoformat(),
+        "commit": report["commit"],
+        "command": shlex.join(["python", *sys.argv]),
+        "machine": "; ".join(report["gpus"]) or f"CPU, {report['cores']} cores",
+        "python": report["python"],
+        "tensorflow": tensorflow,
+        "horovod": versions.get("horovod", ""),
+    }
+
+
+def append_row(path: str | Path, row: Mapping[str, Any]) -> None:
+    """Appends a row to a CSV, writing the header first where the file is new.
+
+    Raises:
+      ValueError: the file has other columns.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    is_new = not path.exists()
+    if not is_new:
+        with path.open() as file:
+            columns = next(csv.reader(file), [])
+        if columns != list(row):
+            raise ValueError(f"{path} has the columns {columns}, this row has {list(row)}")
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, list(row))
+        if is_new:
+            writer.writeheader()
+        writer.writerow(row)
+
+
+def print_table(row: Mapping[str, Any]) -> None:
+    """Prints a row as two columns."""
+    width = max(len(name) for name in row)
+    for name, value in row.items():
+        shown = f"{value:.4g}" if isinstance(value, float) else value
+        print(f"  {name:<{width}}  {shown}")
