@@ -13,15 +13,18 @@ evaluates it, draws its detections on images it was not trained on, and prints w
 Without options: a small generated data set and at most 10 minutes on 2 CPU cores after installation.
 Run it again and it reuses what is there.
 
-  --data DIR       train on this COCO-format folder (images and annotations/instances_*.json) instead
-  --minutes N      at most this long a training
-  --model NAME     the model, for instance efficientdet-d0 or efficientdet-lite0
-  --output DIR     where the results go
-  --help           this text
+  --data DIR         train on this COCO-format folder (images and annotations/instances_*.json) instead
+  --minutes N        length of the training (default 6, with --data 25)
+  --model NAME       the model, for instance efficientdet-lite0 (default) or efficientdet-d0
+  --output DIR       where the results go (default: quickstart/<name of the data>)
+  --image_size N     network input in pixels       --batch_size N   images per rank and step
+  --ranks N          Horovod ranks                 --pictures N     held-out images to draw
+  --train_split S, --eval_split S                  --seed N
+  -- FLAGS           further flags for train.py
+  --help             this text
 
-Any further option goes to scripts/quickstart.py as it is; `.venv/bin/python scripts/quickstart.py --help`, once the
-environment is there, lists them all. What is installed is chosen with the variables that
-`scripts/setup_env.sh --help` names.
+`.venv/bin/python scripts/quickstart.py --help`, once the environment is there, tells the defaults. What is installed
+is chosen with the variables that `scripts/setup_env.sh --help` names.
 USAGE
 }
 

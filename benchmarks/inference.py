@@ -2,8 +2,9 @@
 
 python -m benchmarks.inference --batch_size=8 --model_dir=RUN --image_path='DATA/val2017/*.jpg'
 
-Percentiles are percentiles of single calls, each ended by copying the detections to the host. Without a
-checkpoint the weights are random and post-processing has almost nothing to suppress: the row says so.
+Percentiles are percentiles of single calls, each ended by copying the detections to the host.
+Without a checkpoint the weights are random and post-processing has almost nothing to suppress: the
+row says so.
 """
 
 import json

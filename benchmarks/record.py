@@ -1,4 +1,4 @@
-"""One row of a benchmark: what was run, on what, with which versions; printed and appended to a CSV."""
+"""One row of a benchmark: what was run, on what, with which versions; printed and put in a CSV."""
 
 import csv
 import datetime

@@ -23,7 +23,8 @@ from efficientdet.settings import (
 )
 from efficientdet.task import EfficientDetTask
 from engine import checkpoint, cli
-from engine.config import ConfigError, from_dict, override, parse_hparams, read_yaml
+from engine.config import ConfigError, from_dict, override
+from engine.hparams import parse_hparams, read_yaml
 from object_detection.class_map import ClassMap, make_class_map
 from object_detection.data.card import DataCard
 from object_detection.data.card_builder import find_or_scan_card

@@ -1,7 +1,8 @@
 """Command-line flags made from configuration classes, and the configuration made from them.
 
-Here is only the translation; what each setting means stands at its field. A newcomer's trap: only flags that
-were really given count (`present`), so that a recipe is not overridden by another flag's default.
+Here is only the translation; what each setting means stands at its field. A newcomer's trap: only
+flags that were really given count (`present`), so that a recipe is not overridden by another flag's
+default.
 """
 
 import dataclasses
@@ -14,6 +15,10 @@ from typing import Any
 from absl import app, flags
 
 from engine import config as config_lib
+from engine import hparams as hparams_lib
+
+# The flags defined here belong to the program that asks for them: so its --help lists them.
+flags.disclaim_key_flags()
 
 
 def define_flags(
@@ -36,9 +41,8 @@ def define_flags(
             hints = typing.get_type_hints(section)
             for field in dataclasses.fields(section):
                 name = flag_name(field)
-                if name is None or name in flag_values:
-                    continue
-                _define(name, field.default, hints[field.name], field.metadata["help"], flag_values)
+                if name is not None and name not in flag_values:
+                    _define(name, field, hint=hints[field.name], flag_values=flag_values)
 
 
 def flag_name(field: dataclasses.Field) -> str | None:
@@ -48,9 +52,11 @@ def flag_name(field: dataclasses.Field) -> str | None:
     return field.metadata["flag"] or field.name
 
 
-def _define(name: str, default: Any, hint: Any, text: str, flag_values: flags.FlagValues) -> None:
-    options = [t for t in typing.get_args(hint) if t is not type(None)]
-    base = options[0] if type(None) in typing.get_args(hint) else hint
+def _define(
+    name: str, field: dataclasses.Field, *, hint: Any, flag_values: flags.FlagValues
+) -> None:
+    default, text = field.default, field.metadata["help"]
+    base = _without_none(hint)
     if base is bool:
         flags.DEFINE_bool(name, default, text, flag_values=flag_values)
     elif base is int:
@@ -58,10 +64,15 @@ def _define(name: str, default: Any, hint: Any, text: str, flag_values: flags.Fl
     elif base is float:
         flags.DEFINE_float(name, default, text, flag_values=flag_values)
     elif typing.get_origin(base) is tuple:
-        shown = [str(v) for v in default] if default is not None else None
+        shown = [str(v) for v in default]
         flags.DEFINE_list(name, shown, text, flag_values=flag_values)
     else:
         flags.DEFINE_string(name, default, text, flag_values=flag_values)
+
+
+def _without_none(hint: Any) -> Any:
+    options = typing.get_args(hint)
+    return next(t for t in options if t is not type(None)) if type(None) in options else hint
 
 
 def given_flags(
@@ -75,7 +86,7 @@ def given_flags(
             if name is not None and name in flag_values and flag_values[name].present:
                 value = flag_values[name].value
                 if isinstance(value, list):
-                    value = [config_lib._literal(v) for v in value]
+                    value = [hparams_lib.literal(v) for v in value]
                 values[f"{section}.{field.name}"] = value
     return values
 
@@ -102,22 +113,52 @@ def resolve(
     """
     config = config_lib.override(base, preset, source="preset")
     if recipe:
-        config = config_lib.override(config, config_lib.read_yaml(recipe), source=recipe)
-    config = config_lib.override(config, config_lib.parse_hparams(hparams), source="--hparams")
+        config = config_lib.override(config, hparams_lib.read_yaml(recipe), source=recipe)
+    config = config_lib.override(config, hparams_lib.parse_hparams(hparams), source="--hparams")
     given = given_flags(type(base), flag_values=flag_values)
     if "optim.learning_rate" in given and "optim.lr_batch_size" not in given:
         given["optim.lr_batch_size"] = 0
     return config_lib.override(config, given, source="flag")
 
 
+def refuse_arguments(argv: Sequence[str]) -> None:
+    """Raises ConfigError if there is anything besides flags after the program's name."""
+    if len(argv) > 1:
+        raise config_lib.ConfigError(
+            f"unexpected argument {argv[1]!r}: everything is told by flags, as in --batch_size=8"
+        )
+
+
+def parse_flags(argv: Sequence[str], *, flag_values: flags.FlagValues = flags.FLAGS) -> list[str]:
+    """Parses the command line; ends the process after --help (status 0) or a wrong flag (2).
+
+    Returns:
+      The program's name and what is no flag.
+    """
+    try:
+        return flag_values(argv)
+    except SystemExit:  # --help was answered; absl would end with status 1
+        sys.exit(0)
+    except flags.UnrecognizedFlagError as error:
+        close = config_lib.nearest(error.flagname, flag_values)
+        message = f"unknown flag --{error.flagname}{close}"
+    except flags.Error as error:
+        message = str(error)
+    print(f"ERROR: {message}\nAll flags: python {argv[0]} --help", file=sys.stderr)
+    sys.exit(2)
+
+
 def run_app(main: Callable[[list[str]], int]) -> None:
-    """Parses the command line and runs `main`; unknown flags name the nearest, errors end all ranks."""
-    flags.adopt_module_key_flags(sys.modules[__name__])
+    """Parses the command line and runs `main`; its failure ends all ranks with a reason.
+
+    Args:
+      main: takes the program's name and what is no flag, returns the exit code.
+    """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
     def guarded(argv: list[str]) -> None:
-        from engine import distributed
+        from engine import guard  # brings TensorFlow, which --help does not wait for
 
-        distributed.run_guarded(lambda: main(argv))
+        guard.run_guarded(lambda: main(argv))
 
-    app.run(guarded)
+    app.run(guarded, flags_parser=parse_flags)

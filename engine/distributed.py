@@ -1,8 +1,9 @@
-"""Ranks: who we are, which device is ours, and the collectives. The only module that imports Horovod.
+"""Ranks: who we are, and the collectives. The only module that imports Horovod.
 
-Every function has a single-process answer, so the rest of the code never asks whether Horovod is there.
-Every rank must call every collective, in the same order. A newcomer's trap: a process that was started by a
-launcher but cannot join the others must fail, never carry on as rank 0; `init` sees to that.
+Every function has a single-process answer, so the rest of the code never asks whether Horovod is
+there. Every rank must call every collective, in the same order. A newcomer's trap: a process that
+was started by a launcher but cannot join the others must fail, never carry on as rank 0; `init`
+sees to that.
 """
 
 import dataclasses
@@ -10,24 +11,27 @@ import os
 import pickle
 import socket
 import sys
-import traceback
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 import tensorflow as tf
 
+from engine import devices
 from engine.config import ConfigError
 
-# Variables by which launchers say how many processes they started (Open MPI, horovodrun --gloo, Slurm's srun).
+# How launchers say the number of processes they started, nearest launcher first: Open MPI,
+# horovodrun --gloo, MPICH and PMI-2, Slurm's srun. mpirun's own daemons may be started by srun.
 _SIZE_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "HOROVOD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
+
+_T = TypeVar("_T")
 
 _hvd: Any = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-    """Where this process runs. rank, local_rank: 0-based; device: name of the accelerator or 'cpu'."""
+    """Where this process runs. rank, local_rank: 0-based; device: accelerator's name or 'cpu'."""
 
     rank: int = 0
     size: int = 1
@@ -40,79 +44,79 @@ class Placement:
 _placement = Placement(host=socket.gethostname())
 
 
+class AgreedError(RuntimeError):
+    """Raised on every rank alike; rank 0 speaks for all. Its cause, if any, is the real error."""
+
+
 def launched_size() -> int:
     """Returns the number of processes the launcher says it started; 1 without a launcher."""
-    return max([int(os.environ.get(name) or 1) for name in _SIZE_VARIABLES])
+    given = (os.environ.get(name, "") for name in _SIZE_VARIABLES)
+    return next((int(value) for value in given if value.isdigit()), 1)
 
 
 def init(*, before_tensorflow: Callable[[int], None] | None = None) -> Placement:
-    """Joins the other ranks and pins this process to its accelerator. Called once, before TensorFlow runs.
+    """Joins the other ranks, pins this process to its GPU. Called once, before TensorFlow runs.
 
     Args:
-      before_tensorflow: called with the number of ranks on this host before TensorFlow's devices are made.
+      before_tensorflow: called with the number of ranks on this host before TensorFlow makes its
+        devices.
 
     Raises:
-      ConfigError: started with several ranks while Horovod is missing, does not load, or sees another number
-        of ranks; or more ranks on this host than GPUs.
+      ConfigError: started with several ranks while Horovod is missing, does not load, or sees
+        another number of ranks; or more ranks on this host than GPUs.
     """
     global _hvd, _placement
     expected = launched_size()
     if expected > 1:
+        # A rank that the others wait for is named after a minute; after half an hour all end.
         os.environ.setdefault("HOROVOD_STALL_CHECK_TIME_SECONDS", "60")
         os.environ.setdefault("HOROVOD_STALL_SHUTDOWN_TIME_SECONDS", "1800")
-        _hvd = _import_horovod(expected)
-        _hvd.init()
-        if _hvd.size() != expected:
+        hvd = _import_horovod(expected)
+        hvd.init()
+        if hvd.size() != expected:
             raise ConfigError(
-                f"the launcher started {expected} processes but Horovod sees {_hvd.size()}: the processes do not "
-                "find each other. Under Slurm use srun --mpi=pmix (see srun --mpi=list), else mpirun or horovodrun."
+                f"the launcher started {expected} processes but Horovod sees {hvd.size()}: the "
+                "processes do not find each other. Under Slurm use srun --mpi=pmix (see srun "
+                "--mpi=list), else mpirun or horovodrun."
             )
-        _placement = Placement(
-            _hvd.rank(),
-            _hvd.size(),
-            _hvd.local_rank(),
-            _hvd.local_size(),
-            "cpu",
-            socket.gethostname(),
+        _hvd = hvd
+        _placement = dataclasses.replace(
+            _placement,
+            rank=hvd.rank(),
+            size=hvd.size(),
+            local_rank=hvd.local_rank(),
+            local_size=hvd.local_size(),
         )
     if before_tensorflow is not None:
         before_tensorflow(_placement.local_size)
-    device = _pin_device()
-    _placement = dataclasses.replace(_placement, device=device)
+    gpu = devices.pin_gpu(_placement.local_rank)
+    _placement = dataclasses.replace(_placement, device=devices.device_name())
+    _require_own_gpu(gpu)
     return _placement
 
 
 def _import_horovod(expected: int) -> Any:
     try:
         import horovod.tensorflow as hvd
-    except (
-        Exception
-    ) as error:  # a Horovod built for another TensorFlow fails with several kinds of error
+    except Exception as error:  # built for another TensorFlow, it fails in several ways
         raise ConfigError(
-            f"{expected} processes were started but Horovod cannot be used with TensorFlow {tf.__version__}: "
-            f"{type(error).__name__}: {error}. Build it against this TensorFlow with scripts/setup_env.sh, "
-            "or start a single process."
+            f"{expected} processes were started but Horovod cannot be used with TensorFlow "
+            f"{tf.__version__}: {type(error).__name__}: {error}. Build it against this TensorFlow "
+            "with scripts/setup_env.sh, or start a single process."
         ) from error
     return hvd
 
 
-def _pin_device() -> str:
-    gpus = tf.config.list_physical_devices("GPU")
-    if not gpus:
-        return "cpu"
-    index = _placement.local_rank % len(gpus)
-    place = (_placement.host, os.environ.get("CUDA_VISIBLE_DEVICES", ""), index)
-    places = all_gather_object(place)
-    if len(set(places)) < len(places):
+def _require_own_gpu(gpu: str) -> None:
+    """Raises ConfigError if another rank of this host has the same GPU."""
+    everyone = all_gather_object((_placement.host, gpu))
+    if gpu and everyone.count((_placement.host, gpu)) > 1:
+        visible = len({g for host, g in everyone if host == _placement.host})
         raise ConfigError(
-            f"host {_placement.host}: {_placement.local_size} ranks share {len(gpus)} visible GPU(s); start at most "
-            "one rank per GPU (CUDA_VISIBLE_DEVICES and the launcher's -np or --ntasks-per-node decide)."
+            f"host {_placement.host}: {_placement.local_size} ranks share {visible} GPU(s); start "
+            "at most one rank per GPU (CUDA_VISIBLE_DEVICES and the launcher's -np or "
+            "--ntasks-per-node decide)."
         )
-    tf.config.experimental.set_memory_growth(gpus[index], True)
-    tf.config.set_visible_devices(gpus[index], "GPU")
-    return tf.config.experimental.get_device_details(gpus[index]).get(
-        "device_name", gpus[index].name
-    )
 
 
 def placement() -> Placement:
@@ -135,10 +139,31 @@ def is_main() -> bool:
     return _placement.rank == 0
 
 
+def on_main(action: Callable[[], _T]) -> _T:
+    """Runs an action on rank 0 and returns its result on every rank.
+
+    Raises:
+      AgreedError: on every rank when the action fails, so that none waits for ever; on rank 0
+        with the cause. A single process gets the exception itself.
+    """
+    if _placement.size == 1:
+        return action()
+    failure, result = None, None
+    if is_main():
+        try:
+            result = action()
+        except Exception as error:
+            failure = error
+    failed, result = broadcast_object((failure is not None, result))
+    if failed:
+        raise AgreedError("rank 0 failed") from failure
+    return result
+
+
 def reduce_sum(
     tensors: Sequence[tf.Tensor], *, half: Sequence[bool] | None = None
 ) -> list[tf.Tensor]:
-    """Sums each tensor over the ranks in one grouped allreduce; usable in eager code and in a `tf.function`.
+    """Sums each tensor over the ranks by grouped allreduce; in eager code and in a `tf.function`.
 
     Args:
       tensors: the same shapes and dtypes, in the same order, on every rank.
@@ -168,7 +193,7 @@ def reduce_mean_in_graph(tensor: tf.Tensor) -> tf.Tensor:
 
 
 def average_variables(variables: Sequence[tf.Variable]) -> None:
-    """Replaces each variable by its mean over the ranks."""
+    """Replaces each floating-point variable by its mean over the ranks."""
     if _placement.size == 1 or not variables:
         return
     totals = reduce_sum([v.read_value() for v in variables])
@@ -182,18 +207,19 @@ def broadcast_variables(variables: Sequence[tf.Variable]) -> None:
         _hvd.broadcast_variables(variables, root_rank=0)
 
 
-def broadcast_object(value: Any) -> Any:
-    """Returns rank 0's value on every rank."""
+def broadcast_object(value: _T) -> _T:
+    """Returns rank 0's value on every rank. It travels by pickle between our own processes."""
     return _hvd.broadcast_object(value, root_rank=0) if _placement.size > 1 else value
 
 
-def all_gather_object(value: Any) -> list[Any]:
-    """Returns the values of all ranks, in rank order. They travel by pickle between our own processes."""
+def all_gather_object(value: _T) -> list[_T]:
+    """Returns the values of all ranks, in rank order. They travel by pickle as above."""
     if _placement.size == 1:
         return [value]
     data = np.frombuffer(pickle.dumps(value), dtype=np.uint8)
-    lengths = _hvd.allgather(tf.constant([len(data)], tf.int64)).numpy()
-    joined = _hvd.allgather(tf.constant(data)).numpy().tobytes()
+    with tf.device("cpu:0"):
+        lengths = _hvd.allgather(tf.constant([len(data)], tf.int64)).numpy()
+        joined = _hvd.allgather(tf.constant(data)).numpy().tobytes()
     ends = np.cumsum(lengths)
     return [pickle.loads(joined[end - n : end]) for n, end in zip(lengths, ends, strict=True)]
 
@@ -201,7 +227,8 @@ def all_gather_object(value: Any) -> list[Any]:
 def gather_rows(rows: np.ndarray) -> np.ndarray | None:
     """Joins every rank's rows on rank 0, as one array.
 
-    Goes through mpi4py when MPI started the ranks (one Gatherv of raw memory), else through Horovod.
+    Goes through mpi4py when MPI started the ranks (one Gatherv of raw memory, at most 2 GiB from a
+    rank), else through Horovod.
 
     Args:
       rows: [n, ...] of one dtype; n may differ between ranks and may be 0.
@@ -211,68 +238,56 @@ def gather_rows(rows: np.ndarray) -> np.ndarray | None:
     """
     if _placement.size == 1:
         return rows
-    if _hvd.mpi_enabled() and _hvd.mpi_threads_supported():
-        return _gather_rows_mpi(rows)
-    joined = _hvd.allgather(tf.constant(rows)).numpy()
+    rows = np.ascontiguousarray(rows)
+    mpi = _mpi()
+    if mpi is not None:
+        return _gather_rows_mpi(rows, mpi)
+    with tf.device("cpu:0"):
+        joined = _hvd.allgather(tf.constant(rows)).numpy()
     return joined if is_main() else None
 
 
-def _gather_rows_mpi(rows: np.ndarray) -> np.ndarray | None:
-    from mpi4py import MPI
+def _mpi() -> Any:
+    """Returns mpi4py's MPI if the ranks run under MPI and it is installed, else None."""
+    if not (_hvd.mpi_enabled() and _hvd.mpi_threads_supported()):
+        return None
+    try:
+        from mpi4py import MPI
+    except ImportError:
+        return None
+    return MPI
 
-    rows = np.ascontiguousarray(rows)
-    counts = MPI.COMM_WORLD.gather(rows.shape[0], root=0)
+
+def _gather_rows_mpi(rows: np.ndarray, mpi: Any) -> np.ndarray | None:
+    world = mpi.COMM_WORLD
+    counts = world.gather(rows.shape[0], root=0)
+    sent = rows.reshape(-1).view(np.uint8)
     if not is_main():
-        MPI.COMM_WORLD.Gatherv(rows.view(np.uint8).reshape(-1), None, root=0)
+        world.Gatherv(sent, None, root=0)
         return None
     row_bytes = rows.itemsize * int(np.prod(rows.shape[1:]))
     joined = np.empty((sum(counts), *rows.shape[1:]), rows.dtype)
-    sizes = [n * row_bytes for n in counts]
-    MPI.COMM_WORLD.Gatherv(
-        rows.view(np.uint8).reshape(-1),
-        [joined.view(np.uint8).reshape(-1), sizes, None, MPI.BYTE],
-        root=0,
-    )
+    received = [joined.reshape(-1).view(np.uint8), [n * row_bytes for n in counts], None, mpi.BYTE]
+    world.Gatherv(sent, received, root=0)
     return joined
 
 
 def barrier() -> None:
     """Waits until every rank has come here."""
     if _placement.size > 1:
-        _hvd.allreduce(tf.zeros([1]), op=_hvd.Sum).numpy()
+        with tf.device("cpu:0"):
+            _hvd.allreduce(tf.zeros([1]), op=_hvd.Sum).numpy()
 
 
-def run_guarded(main: Callable[[], int]) -> None:
-    """Runs a rank's main and ends the process; an exception ends all ranks, with host, rank and reason.
+def abort_all(code: int) -> NoReturn:
+    """Ends this process at once, so that the launcher ends the others.
 
-    Args:
-      main: returns the exit code.
+    An orderly end would wait: Horovod's shutdown is a collective too.
     """
-    try:
-        code = main()
-    except KeyboardInterrupt:
-        code = 130
-    except SystemExit:
-        raise
-    except BaseException as error:
-        expected = isinstance(error, (ConfigError, FileNotFoundError, ValueError, OSError))
-        if not expected or os.environ.get("RINGDET_TRACEBACK"):
-            traceback.print_exc()
-        where = f"rank {_placement.rank} of {max(_placement.size, launched_size())} on {_placement.host}"
-        print(f"ERROR ({where}): {type(error).__name__}: {error}", file=sys.stderr, flush=True)
-        if launched_size() > 1:
-            _abort_all()
-        code = 1
-    sys.stdout.flush()
-    sys.exit(code)
-
-
-def _abort_all() -> None:
-    """Ends this process at once so that the launcher ends the others; Horovod's shutdown would wait for them."""
     sys.stdout.flush()
     sys.stderr.flush()
-    if _hvd is not None and _hvd.is_initialized() and _hvd.mpi_enabled():
-        from mpi4py import MPI
-
-        MPI.COMM_WORLD.Abort(1)
-    os._exit(1)
+    if _hvd is not None and _hvd.is_initialized():
+        mpi = _mpi()
+        if mpi is not None:
+            mpi.COMM_WORLD.Abort(code)
+    os._exit(code)

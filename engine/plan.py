@@ -1,13 +1,15 @@
-"""Derives batch, learning rate and lengths of a run in one place, and the epochs where things happen."""
+"""Derives batch, rate and lengths of a run in one place, and the epochs where things happen."""
 
 import math
 from typing import NamedTuple
 
+from engine import schedules
 from engine.config import ConfigError, nearest
 from engine.settings import EvalConfig, OptimConfig, TrainConfig
 
 MODES = ("train", "traineval", "train300")
-# The reference's conventions (its training modes): evaluation from epoch 200 on, a stop at 300 or at 75%.
+OPTIMIZERS = ("sgd", "adamw")
+# The reference's training modes: evaluation from epoch 200 on, an end at 300 or at 75%.
 _EVAL_START = 200
 _STOP = 300
 _TRAIN_SHARE = 0.75
@@ -30,15 +32,55 @@ class StepPlan(NamedTuple):
             how = f"{config.learning_rate:g} per {config.lr_batch_size} images"
         return (
             f"global batch {self.global_batch_size}, learning rate {self.learning_rate:g} ({how}), "
-            f"{self.steps_per_epoch} steps per epoch, warm-up {self.warmup_steps} steps, schedule over "
-            f"{self.total_steps} steps, stop after epoch {self.stop_epoch}"
+            f"{self.steps_per_epoch} steps per epoch, warm-up {self.warmup_steps} steps, schedule "
+            f"over {self.total_steps} steps, stop after epoch {self.stop_epoch}"
         )
+
+
+def check_settings(train: TrainConfig, optim: OptimConfig, evaluation: EvalConfig) -> None:
+    """Checks the settings of a run as far as they can be checked without data and devices.
+
+    Raises:
+      ConfigError: a number that cannot work, or an unknown name with the nearest.
+    """
+    for name, value, known in (
+        ("training_mode", train.training_mode, MODES),
+        ("optimizer", optim.optimizer, OPTIMIZERS),
+        ("lr_decay_method", optim.lr_decay_method, schedules.METHODS),
+    ):
+        if value not in known:
+            raise ConfigError(f"{name}={value!r} is unknown{nearest(value, known)}")
+    for name, number, least in (
+        ("batch_size", train.batch_size, 1),
+        ("eval_batch_size", evaluation.eval_batch_size, 1),
+        ("eval_samples", evaluation.eval_samples, 1),
+        ("num_epochs", train.num_epochs, 1),
+        ("checkpoint_period", train.checkpoint_period, 1),
+        ("log_steps", train.log_steps, 1),
+        ("benchmark_steps", train.benchmark_steps, 1),
+        ("gradient_accumulation", optim.gradient_accumulation, 1),
+        ("stop_epoch", train.stop_epoch, 0),
+        ("num_examples_per_epoch", train.num_examples_per_epoch, 0),
+        ("keep_checkpoints", train.keep_checkpoints, 0),
+        ("checkpoint_minutes", train.checkpoint_minutes, 0),
+        ("train_minutes", train.train_minutes, 0),
+        ("eval_start", evaluation.eval_start, 0),
+        ("eval_period", evaluation.eval_period, 0),
+        ("lr_batch_size", optim.lr_batch_size, 0),
+        ("lr_warmup_epoch", optim.lr_warmup_epoch, 0),
+        ("clip_gradients_norm", optim.clip_gradients_norm, 0),
+        ("weight_decay", optim.weight_decay, 0),
+    ):
+        if not number >= least:
+            raise ConfigError(f"{name}={number}: expected at least {least}")
+    if not 0 <= (optim.moving_average_decay or 0) < 1:
+        raise ConfigError(f"moving_average_decay={optim.moving_average_decay}: expected 0 to 1")
 
 
 def scaled_learning_rate(
     learning_rate: float, *, lr_batch_size: int, global_batch_size: int
 ) -> float:
-    """Returns the rate for the global batch: linear scaling (arXiv 1706.02677, section 2.1); 0 means as it is."""
+    """Scales the rate linearly with the batch (arXiv 1706.02677, section 2.1); not for size 0."""
     return learning_rate * global_batch_size / lr_batch_size if lr_batch_size else learning_rate
 
 
@@ -54,28 +96,22 @@ def make_plan(
       num_ranks: processes that take part.
 
     Raises:
-      ConfigError: a number that cannot work.
+      ConfigError: there is nothing to train on.
     """
-    if train.training_mode not in MODES:
-        raise ConfigError(
-            f"training_mode={train.training_mode!r} is unknown{nearest(train.training_mode, MODES)}"
-        )
-    for name, value in (("batch_size", train.batch_size), ("num_epochs", train.num_epochs),
-                        ("gradient_accumulation", optim.gradient_accumulation)):  # fmt: skip
-        if value < 1:
-            raise ConfigError(f"{name}={value}: expected at least 1")
     global_batch = train.batch_size * num_ranks * optim.gradient_accumulation
-    steps_per_epoch = math.ceil((train.num_examples_per_epoch or num_examples) / global_batch)
-    stop = 1 if train.benchmark else stop_epoch(train)
+    steps_per_epoch = -(-(train.num_examples_per_epoch or num_examples) // global_batch)
+    stop = stop_epoch(train)
     if train.benchmark:
-        steps_per_epoch = train.benchmark_steps
+        steps_per_epoch, stop = train.benchmark_steps, 1
+    if not steps_per_epoch:
+        raise ConfigError("the training records hold no image")
     return StepPlan(
         learning_rate=scaled_learning_rate(
             optim.learning_rate, lr_batch_size=optim.lr_batch_size, global_batch_size=global_batch
         ),
         global_batch_size=global_batch,
         steps_per_epoch=steps_per_epoch,
-        total_steps=int(train.num_epochs * steps_per_epoch),
+        total_steps=train.num_epochs * steps_per_epoch,
         warmup_steps=int(optim.lr_warmup_epoch * steps_per_epoch),
         stop_epoch=stop,
     )
@@ -84,7 +120,7 @@ def make_plan(
 def stop_epoch(train: TrainConfig) -> int:
     """Returns the last epoch: --stop_epoch, else the rule of the training mode.
 
-    `train` ends at the first epoch beyond 75% of num_epochs; every mode ends at epoch 300 at the latest.
+    `train` ends at the first epoch beyond 75% of num_epochs, every mode at epoch 300 at the latest.
     """
     if train.stop_epoch:
         return min(train.stop_epoch, train.num_epochs)
@@ -107,4 +143,14 @@ def evaluates_at_end(train: TrainConfig) -> bool:
     """True if an evaluation follows the last epoch, should that epoch have had none."""
     return not train.benchmark and (
         train.training_mode != "train300" or train.num_epochs < _EVAL_START
+    )
+
+
+def needs_evaluation_data(train: TrainConfig, evaluation: EvalConfig) -> bool:
+    """True if the run reads the validation set at any time."""
+    epochs = range(1, stop_epoch(train) + 1)
+    return (
+        evaluates_at_end(train)
+        or any(evaluates_after(epoch, train, evaluation) for epoch in epochs)
+        or (train.validate and not train.benchmark)
     )

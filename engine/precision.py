@@ -1,4 +1,4 @@
-"""Numeric precision: the Keras policy and the dynamic loss scale (arXiv 1710.03740, section 3.2)."""
+"""Numeric precision: the Keras policy; the dynamic loss scale (arXiv 1710.03740, section 3.2)."""
 
 import tensorflow as tf
 
@@ -27,7 +27,7 @@ def policy_name(config: RuntimeConfig) -> str:
 
 
 class LossScale:
-    """Dynamic loss scale, kept in variables and moved inside the compiled update; constant 1 when off."""
+    """Dynamic loss scale, held in variables and moved in the compiled update; 1 when off."""
 
     def __init__(self, initial: float, *, dynamic: bool):
         self.dynamic = dynamic
@@ -39,7 +39,7 @@ class LossScale:
         )
 
     def update(self, finite: tf.Tensor) -> None:
-        """Halves the scale after a step with a non-finite gradient, doubles it after 2000 good ones."""
+        """Halves the scale after a non-finite gradient, doubles it after 2000 good steps."""
         if not self.dynamic:
             return
         good = tf.where(finite, self.good_steps + 1, 0)

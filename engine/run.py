@@ -1,33 +1,39 @@
-"""Assembles a run: settings -> preflight -> data -> model -> restore or initialise -> loop. For every family.
+"""Assembles a run: settings -> preflight -> data -> model -> restore or initialise -> loop.
 
-`run_training` and `run_evaluation` are what train.py and eval.py call. A newcomer's trap: resuming (same
-model_dir) and starting from weights (--pretrained_ckpt, --backbone_init) are different things; if there is
-something to resume, initial weights are not read.
+`run_training` and `run_evaluation` are what train.py and eval.py call, for every family. A
+newcomer's trap: resuming (same model_dir) and starting from weights (--pretrained_ckpt,
+--backbone_init) are different things; if there is something to resume, initial weights are not
+read.
 """
 
 import json
 import random
-import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 import tensorflow as tf
 import yaml
 
-from engine import checkpoint, distributed, env
-from engine.config import ConfigError, differences, to_dict
+from engine import checkpoint, distributed, env, preflight
+from engine.config import to_dict
+from engine.evaluation import Evaluator
 from engine.loop import Trainer
-from engine.plan import StepPlan, make_plan
+from engine.metrics import Stopwatch
+from engine.plan import check_settings, make_plan, needs_evaluation_data
 from engine.precision import policy_name
 from engine.run_log import RunLog
-from engine.step import TrainState, TrainStep
+from engine.step import TrainStep
 from engine.task import Task
+from engine.train_state import TrainState
+
+_DEBUG_SEED = 111111
+_SPACE_FOR_RESULTS_GB = 0.05
 
 
 class Family(Protocol):
-    """What train.py needs of a model family beside its task. A module with these functions will do."""
+    """What a run needs of a model family beside its task. A module with these names will do."""
 
     COMPARED_SECTIONS: tuple[str, ...]
 
@@ -43,19 +49,22 @@ class Family(Protocol):
         batch_norm: Any,
         seed: int,
     ) -> Task:
-        """Binds data and model. description: of the checkpoint to continue or evaluate, {} for a new run."""
+        """Binds data and model; on all ranks.
+
+        description: of the checkpoint to continue or evaluate, {} for a new run.
+        """
 
     def describe(self, task: Task) -> dict[str, Any]:
         """What a checkpoint must know of the task beside the configuration (class map, data)."""
 
     def load_initial_weights(self, config: Any, task: Task) -> list[str]:
-        """Loads --backbone_init and --pretrained_ckpt into the model; returns lines for the log. Rank 0 only."""
+        """Loads --backbone_init and --pretrained_ckpt; returns lines for the log. Rank 0 only."""
 
     def load_weights(self, task: Task, prefix: str) -> list[str]:
         """Loads a checkpoint for evaluation; returns lines for the log. Rank 0 only."""
 
     def export(self, task: Task, folder: Path) -> None:
-        """Writes the serving SavedModel with the weights now in the model."""
+        """Writes the serving SavedModel with the weights now in the model. Rank 0 only."""
 
     def write_evaluation(
         self, task: Task, rows: Any, metrics: Mapping[str, float], *, folder: Path, epoch: int
@@ -67,74 +76,87 @@ def run_training(config: Any, family: Family) -> int:
     """Trains; returns the exit code (see `engine.loop`).
 
     Raises:
-      ConfigError, FileNotFoundError, ValueError, OSError: before any training step, naming the remedy.
+      ConfigError, FileNotFoundError, ValueError, OSError: before any training step, naming the
+        remedy; AgreedError where several ranks take part.
     """
-    train = config.train
-    _require(config, "data.training_file_pattern", "train.model_dir")
-    if _will_evaluate(config):
-        _require(config, "eval.val_file_pattern", "eval.val_json_file")
+    clock = Stopwatch()
+    train, runtime = config.train, config.runtime
+    preflight.require(config, "data.training_file_pattern", "train.model_dir")
+    evaluates = needs_evaluation_data(train, config.eval)
+    if evaluates:
+        preflight.require(config, "eval.val_file_pattern", "eval.val_json_file")
+    check_settings(train, config.optim, config.eval)
     family.validate(config)
-    place = start_process(config)
-    folder = Path(train.model_dir)
-    _on_main(lambda: _prepare_folder(folder, min_free_gb=config.runtime.min_free_gb))
-    log = RunLog(folder, dll_name=train.log_filename, tensorboard=not train.benchmark)
-    log.info(
-        f"{place.size} rank(s), {place.device}, precision {policy_name(config.runtime)}, XLA {_uses_xla(config)}"
-    )
-    _check_ranks_agree(config)
+    policy = policy_name(runtime)
 
-    latest = None if train.benchmark else checkpoint.latest_resumable(folder)
-    latest, stored = distributed.broadcast_object(
-        (latest, checkpoint.read_metadata(latest) if latest else {})
-    )
-    seed = distributed.broadcast_object(_choose_seed(train.seed, stored))
+    place = join_ranks(set_num_threads=runtime.set_num_threads)
+    prepare_tensorflow(config)
+    use_xla = chooses_xla(config)
+    folder = Path(train.model_dir)
+    distributed.on_main(lambda: preflight.prepare_folder(folder, min_free_gb=runtime.min_free_gb))
+    log = RunLog(folder, dll_name=train.log_filename, tensorboard=not train.benchmark)
+    xla = "on" if use_xla else "off"
+    log.info(f"{place.size} rank(s), {place.device}, precision {policy}, XLA {xla}")
+    log.info(f"training_mode: {train.training_mode}")
+    preflight.check_ranks_agree(config)
+
+    latest, stored = distributed.on_main(lambda: _resumable(config))
+    seed = distributed.broadcast_object(_choose_seed(config, stored))
     tf.keras.utils.set_random_seed(seed)
-    batch_norm = _sync_batch_norm() if config.runtime.sync_bn and place.size > 1 else None
+    batch_norm = _sync_batch_norm() if runtime.sync_bn and place.size > 1 else None
     task = family.make_task(
         config, description=stored, training=True, batch_norm=batch_norm, seed=seed
     )
     plan = make_plan(
         train, config.optim, num_examples=task.num_train_examples, num_ranks=place.size
     )
-    _check_same_run(config, family, plan, stored, folder)
-    dynamic = policy_name(config.runtime) == "mixed_float16"
+    described = json.loads(json.dumps(family.describe(task)))
+    if stored:
+        preflight.check_same_run(
+            config, stored, sections_compared=family.COMPARED_SECTIONS, plan=plan, task=described
+        )
+    if evaluates:
+        distributed.on_main(task.check_ground_truth)
+
+    dynamic = policy == "mixed_float16"
     state = TrainState(task, config.optim, plan, dynamic_loss_scale=dynamic)
     if latest:
-        log.info(f"restoring {latest}")
-    else:
-        lines = _on_main(lambda: family.load_initial_weights(config, task))
-        for line in lines or []:
-            log.info(line)
-    _on_main(
-        lambda: (
-            state.assign(checkpoint.load(latest, state.tensors()))
-            if latest
-            else state.restart_from_model()
-        )
+        log.info(f"restoring {latest}; initial weights are not read")
+    lines = distributed.on_main(
+        lambda: _restore(state, latest) if latest else _initialise(state, family, config, task=task)
     )
+    for line in lines:
+        log.info(line)
     state.broadcast()
-    half = config.runtime.fp16_compression
+    if not train.train_minutes:
+        state.total_steps.assign(plan.total_steps)
+    state.warmup_steps.assign(plan.warmup_steps)
+
+    half = runtime.fp16_compression
     step = TrainStep(
         task,
         state,
         config.optim,
-        use_xla=config.runtime.use_xla and not train.debug,
+        use_xla=use_xla,
         half_gradients=dynamic if half is None else half,
         seed=seed,
         compile_forward=batch_norm is None,
     )
     description = {
         "config": to_dict(config),
-        "task": family.describe(task),
+        "task": described,
         "environment": env.report(),
         "global_batch_size": plan.global_batch_size,
+        "total_steps": plan.total_steps,
+        "warmup_steps": plan.warmup_steps,
         "num_ranks": place.size,
         "seed": seed,
     }
-    _on_main(lambda: _write_description(folder, description))
+    distributed.on_main(lambda: _write_description(folder, description))
     trained = sum(v.shape.num_elements() for v in state.trained)
     log.info(
-        f"{config.model.name}: {trained:,} trained parameters, {task.num_train_examples} images, seed {seed}"
+        f"{config.model.name}: {trained:,} trained parameters, {task.num_train_examples} images, "
+        f"seed {seed}"
     )
     trainer = Trainer(
         task,
@@ -143,120 +165,77 @@ def run_training(config: Any, family: Family) -> int:
         plan,
         train=train,
         evaluation=config.eval,
-        runtime=config.runtime,
         accumulation=config.optim.gradient_accumulation,
+        use_xla=use_xla,
         log=log,
+        plan_line=plan.describe(config.optim),
         description=description,
         export=lambda path: family.export(task, path),
         write_evaluation=lambda rows, metrics, epoch: family.write_evaluation(
             task, rows, metrics, folder=folder / "evaluation", epoch=epoch
         ),
-        best=stored.get("best_ap"),
+        resumed=stored,
+        clock=clock,
     )
     return trainer.run().exit_code
 
 
-def start_process(config: Any) -> distributed.Placement:
-    """Joins the ranks, sets threads and precision. Called once per process, before TensorFlow runs."""
-    place = distributed.init(before_tensorflow=lambda local_size: _set_threads(config, local_size))
+def join_ranks(*, set_num_threads: bool) -> distributed.Placement:
+    """Joins the ranks and shares the host's cores among them; before TensorFlow runs anything."""
+
+    def share_cores(local_size: int) -> None:
+        threads = env.cores_per_rank(local_size)
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        tf.config.threading.set_inter_op_parallelism_threads(max(2, threads))
+
+    return distributed.init(before_tensorflow=share_cores if set_num_threads else None)
+
+
+def prepare_tensorflow(config: Any) -> None:
+    """Sets precision and, if asked for, the debugging mode of this process."""
     tf.keras.mixed_precision.set_global_policy(policy_name(config.runtime))
     if config.train.debug:
         tf.config.run_functions_eagerly(True)
         tf.debugging.enable_check_numerics()
-    return place
+        tf.debugging.set_log_device_placement(True)
 
 
-def _set_threads(config: Any, local_size: int) -> None:
-    if not config.runtime.set_num_threads:
-        return
-    threads = env.cores_per_rank(local_size)
-    tf.config.threading.set_intra_op_parallelism_threads(threads)
-    tf.config.threading.set_inter_op_parallelism_threads(max(2, threads))
+def chooses_xla(config: Any) -> bool:
+    """Settles `use_xla`: by itself only where there is an accelerator.
+
+    XLA's CPU compiler takes minutes for these networks and gains nothing there.
+    """
+    if config.train.debug:
+        return False
+    use_xla = config.runtime.use_xla
+    return bool(tf.config.get_visible_devices("GPU")) if use_xla is None else use_xla
 
 
-def _uses_xla(config: Any) -> str:
-    return "on" if config.runtime.use_xla else "off"
+def _resumable(config: Any) -> tuple[str | None, dict[str, Any]]:
+    """Returns the checkpoint to continue from and its description, (None, {}) for a new run."""
+    latest = None
+    if not config.train.benchmark:
+        latest = checkpoint.latest_resumable(config.train.model_dir)
+    return latest, checkpoint.read_description(latest) if latest else {}
 
 
-def _will_evaluate(config: Any) -> bool:
-    return not config.train.benchmark and (
-        config.train.training_mode != "train300" or config.train.num_epochs < 200
-    )
+def _choose_seed(config: Any, stored: Mapping[str, Any]) -> int:
+    if config.train.seed is not None:
+        return config.train.seed
+    if config.train.debug:
+        return _DEBUG_SEED
+    return stored["seed"] if stored else random.SystemRandom().randrange(2**31)
 
 
-def _require(config: Any, *names: str) -> None:
-    for name in names:
-        section, field = name.split(".")
-        if not getattr(getattr(config, section), field):
-            raise ConfigError(f"--{field} is required")
+def _restore(state: TrainState, prefix: str) -> list[str]:
+    state.assign(checkpoint.load(prefix, state.tensors()))
+    return []
 
 
-def _on_main(action: Any) -> Any:
-    """Runs an action on rank 0; its exception is raised on every rank, so that none waits for ever."""
-    result, problem = None, ""
-    if distributed.is_main():
-        try:
-            result = action()
-        except (ConfigError, OSError, ValueError) as error:
-            problem = f"{type(error).__name__}: {error}" if distributed.size() > 1 else ""
-            if not problem:
-                raise
-    problem, result = distributed.broadcast_object((problem, result))
-    if problem:
-        raise ConfigError(problem)
-    return result
-
-
-def _prepare_folder(folder: Path, *, min_free_gb: float) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writing-probe"
-        probe.write_text("probe")
-        probe.unlink()
-    except OSError as error:
-        raise ConfigError(
-            f"model_dir={folder} cannot be written: {error}; choose another --model_dir"
-        ) from error
-    free = shutil.disk_usage(folder).free / 2**30
-    if free < min_free_gb:
-        raise ConfigError(
-            f"model_dir={folder} has {free:.2f} GB free, {min_free_gb:g} are wanted (--min_free_gb); free some space"
-        )
-    checkpoint.remove_unfinished(folder)
-
-
-def _check_ranks_agree(config: Any) -> None:
-    mine = (tf.__version__, env.git_commit(), json.dumps(to_dict(config), sort_keys=True))
-    everyone = distributed.all_gather_object((distributed.placement().host, mine))
-    for rank, (host, theirs) in enumerate(everyone):
-        for what, ours, other in zip(
-            ("TensorFlow", "code", "settings"), everyone[0][1], theirs, strict=True
-        ):
-            if ours != other:
-                raise ConfigError(
-                    f"rank {rank} on {host} has another {what} than rank 0: {other[:200]} and {ours[:200]}"
-                )
-
-
-def _choose_seed(given: int | None, stored: Mapping[str, Any]) -> int:
-    if given is not None:
-        return given
-    return stored["seed"] if "seed" in stored else random.SystemRandom().randrange(2**31)
-
-
-def _check_same_run(
-    config: Any, family: Family, plan: StepPlan, stored: Mapping[str, Any], folder: Path
-) -> None:
-    if not stored or config.train.allow_config_change:
-        return
-    changed = differences(config, stored["config"], sections_compared=family.COMPARED_SECTIONS)
-    if stored["global_batch_size"] != plan.global_batch_size:
-        changed.append(f"global batch: {stored['global_batch_size']} -> {plan.global_batch_size}")
-    if changed:
-        raise ConfigError(
-            f"{folder} holds a run of another configuration: {'; '.join(changed)}. Use its settings, another "
-            "--model_dir, or --allow_config_change to go on from its step with the new ones"
-        )
+def _initialise(state: TrainState, family: Family, config: Any, *, task: Task) -> list[str]:
+    lines = family.load_initial_weights(config, task)
+    state.restart_from_model()
+    return lines
 
 
 def _write_description(folder: Path, description: Mapping[str, Any]) -> None:
@@ -272,37 +251,50 @@ def _sync_batch_norm() -> Any:
     return SyncBatchNormalization
 
 
-def run_evaluation(config: Any, family: Family, *, ckpt_path: str, output_dir: str) -> int:
+def run_evaluation(
+    configure: Callable[[str, Mapping[str, Any]], Any],
+    family: Family,
+    *,
+    find_checkpoint: Callable[[], str],
+    output_dir: str,
+    set_num_threads: bool,
+) -> int:
     """Evaluates a checkpoint; returns the exit code.
 
     Args:
-      config: settings given for this evaluation (data and batch); the model's come from the checkpoint.
+      configure: (prefix, the checkpoint's description) -> configuration of this evaluation.
       family: the model family.
-      ckpt_path: checkpoint prefix or a folder holding one.
-      output_dir: where detections and metrics are written.
+      find_checkpoint: returns the checkpoint's prefix; called on rank 0 only, as the other hosts
+        need not see it.
+      output_dir: where detections and metrics are written; '': beside the checkpoint.
+      set_num_threads: share the host's cores among its ranks.
 
     Raises:
       FileNotFoundError: no checkpoint there; random weights are never evaluated.
     """
-    from engine.evaluation import Evaluator
+    join_ranks(set_num_threads=set_num_threads)
 
-    _require(config, "eval.val_file_pattern", "eval.val_json_file")
-    prefix = checkpoint.find(ckpt_path)
-    stored = checkpoint.read_metadata(prefix)
+    def read() -> tuple[str, dict[str, Any]]:
+        found = find_checkpoint()
+        return found, checkpoint.read_metadata(found)
+
+    prefix, stored = distributed.on_main(read)
+    config = configure(prefix, stored)
+    preflight.require(config, "eval.val_file_pattern", "eval.val_json_file")
     family.validate(config)
-    start_process(config)
+    prepare_tensorflow(config)
     folder = Path(output_dir or f"{prefix}-evaluation")
-    _on_main(lambda: _prepare_folder(folder, min_free_gb=0.05))
+    distributed.on_main(lambda: preflight.prepare_folder(folder, min_free_gb=_SPACE_FOR_RESULTS_GB))
     log = RunLog()
     task = family.make_task(config, description=stored, training=False, batch_norm=None, seed=0)
-    for line in _on_main(lambda: family.load_weights(task, prefix)) or []:
+    distributed.on_main(task.check_ground_truth)
+    for line in distributed.on_main(lambda: family.load_weights(task, prefix)):
         log.info(line)
     distributed.broadcast_variables(task.model.variables)
-    metrics, rows = Evaluator(task, log, use_xla=config.runtime.use_xla)()
+    metrics, rows = Evaluator(task, log, use_xla=chooses_xla(config))()
     epoch = int(stored.get("epoch", 0))
-    for line in (
-        _on_main(lambda: family.write_evaluation(task, rows, metrics, folder=folder, epoch=epoch))
-        or []
+    for line in distributed.on_main(
+        lambda: family.write_evaluation(task, rows, metrics, folder=folder, epoch=epoch)
     ):
         log.info(line)
     return 0

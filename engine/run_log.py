@@ -1,12 +1,13 @@
-"""Everything a run says: console, train-<time>.log, DLLogger file, metrics.jsonl, TensorBoard. Rank 0 only.
+"""Everything a run says: console, train-<time>.log, DLLogger file, metrics.jsonl, TensorBoard.
 
-The real DLLogger package is used where it is installed (NGC images); elsewhere the same lines are written
-here: `DLLL {json}` in the file. A newcomer's trap: other ranks hold a log that does nothing, so callers never
-ask for the rank.
+The real DLLogger package is used where it is installed (NGC images); elsewhere the same lines are
+written here: `DLLL {json}` in the file. A newcomer's trap: ranks other than 0 hold a log that does
+nothing, so callers never ask for the rank.
 """
 
 import datetime
 import json
+import math
 import sys
 import time
 from collections.abc import Mapping
@@ -24,10 +25,10 @@ except ImportError:
 
 
 class _DllFile:
-    """Writer of DLLogger's JSON lines, for machines without the package. Appends, so that a resume keeps history."""
+    """Writer of DLLogger's JSON lines for machines without it. Appends: a resume keeps history."""
 
     def __init__(self, path: Path):
-        self._file = path.open("a", buffering=1)
+        self._file = path.open("a", buffering=1, encoding="utf-8")
         self._start = time.time()
 
     def _write(self, kind: str, fields: Mapping[str, Any]) -> None:
@@ -68,6 +69,11 @@ class _DllPackage:
         dllogger.flush()
 
 
+def open_dllogger(path: str | Path) -> Any:
+    """Opens a DLLogger file: `metadata(name, dict)`, `log(step=, data=)`, `flush()`."""
+    return (_DllPackage if dllogger else _DllFile)(Path(path))
+
+
 # Units of the records that the references document.
 _UNITS = {
     "avg_fps_training": "images/s",
@@ -99,9 +105,9 @@ class RunLog:
             return
         folder = Path(folder)
         stamp = datetime.datetime.now().strftime("%Y-%m-%d-%H-%M-%S")
-        self._text = (folder / f"train-{stamp}.log").open("a", buffering=1)
-        self._lines = (folder / "metrics.jsonl").open("a", buffering=1)
-        self._dll = (_DllPackage if dllogger else _DllFile)(folder / dll_name)
+        self._text = (folder / f"train-{stamp}.log").open("a", buffering=1, encoding="utf-8")
+        self._lines = (folder / "metrics.jsonl").open("a", buffering=1, encoding="utf-8")
+        self._dll = open_dllogger(folder / dll_name)
         for name, unit in _UNITS.items():
             self._dll.metadata(name, {"unit": unit})
         if tensorboard:
@@ -121,16 +127,15 @@ class RunLog:
         self.info(f"WARNING: {message}")
 
     def dll(self, step: Any, data: Mapping[str, Any]) -> None:
-        """Writes one DLLogger record."""
+        """Writes one DLLogger record; step [] stands for the whole run."""
         if self._dll:
-            self._dll.log(step=step, data=data)
+            self._dll.log(step=step, data=finite_or_none(data))
 
     def numbers(self, kind: str, data: Mapping[str, Any]) -> None:
         """Appends a record to metrics.jsonl."""
         if self._lines:
-            self._lines.write(
-                json.dumps({"kind": kind, "time": round(time.time(), 3), **data}) + "\n"
-            )
+            record = {"kind": kind, "time": round(time.time(), 3), **finite_or_none(data)}
+            self._lines.write(json.dumps(record) + "\n")
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Writes TensorBoard scalars."""
@@ -146,3 +151,11 @@ class RunLog:
         if self._dll:
             self._dll.flush()
         sys.stdout.flush()
+
+
+def finite_or_none(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Replaces what JSON cannot hold, infinities and NaN, by None."""
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in data.items()
+    }

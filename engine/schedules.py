@@ -1,12 +1,15 @@
-"""Learning-rate schedules: pure functions of the step, in TensorFlow float32, fit for a compiled update.
+"""Learning-rate schedules: pure functions of the step, in float32, fit for a compiled update.
 
-Steps are counted from 0; all lengths are in steps. The cosine is that of SGDR (arXiv 1608.03983, eq. 5)
-without restarts, measured from the end of the warm-up, so that it is continuous there.
+Steps are counted from 0; all lengths are in steps. The cosine is that of SGDR (arXiv 1608.03983,
+eq. 5) without restarts, measured from the end of the warm-up, so that it is continuous there.
 """
 
+import math
 from collections.abc import Sequence
 
 import tensorflow as tf
+
+METHODS = ("cosine", "stepwise", "polynomial")
 
 
 def learning_rate_at(
@@ -25,14 +28,15 @@ def learning_rate_at(
 
     Args:
       step: integer scalar.
-      total_steps: steps that the schedule spans; the rate stays at its end value afterwards.
-      method: 'cosine', 'stepwise' or 'polynomial'.
+      total_steps: steps that the schedule spans; the rate keeps its end value afterwards.
+      method: one of `METHODS`.
       base: rate at the end of the warm-up.
       warmup_init: rate at step 0.
       warmup_steps: length of the linear warm-up.
-      drop_shares: 'stepwise': shares of total_steps (0..1) where the rate is multiplied by drop_factor.
+      drop_shares: 'stepwise': shares of total_steps (0..1) where the rate is multiplied by
+        drop_factor.
       drop_factor: 'stepwise': the factor.
-      power: 'polynomial': exponent.
+      power: 'polynomial': exponent of the share that is left.
 
     Returns:
       float32 scalar.
@@ -46,15 +50,14 @@ def learning_rate_at(
     warmup = warmup_init + step / tf.maximum(warm, 1.0) * (base - warmup_init)
     progress = tf.clip_by_value((step - warm) / tf.maximum(total - warm, 1.0), 0.0, 1.0)
     if method == "cosine":
-        decayed = 0.5 * base * (1.0 + tf.cos(3.141592653589793 * progress))
+        decayed = 0.5 * base * (1.0 + tf.cos(math.pi * progress))
     elif method == "polynomial":
         decayed = base * (1.0 - progress) ** power
     elif method == "stepwise":
         decayed = tf.constant(base, tf.float32)
         for share in drop_shares:
-            decayed *= tf.where(step >= share * total, drop_factor, 1.0)
+            # Half a step of slack: a share of the total is seldom exact in float32.
+            decayed *= tf.where(step >= share * total - 0.5, drop_factor, 1.0)
     else:
-        raise ValueError(
-            f"lr_decay_method: expected cosine, stepwise or polynomial, got {method!r}"
-        )
+        raise ValueError(f"lr_decay_method: expected one of {METHODS}, got {method!r}")
     return tf.where(step < warm, warmup, decayed)

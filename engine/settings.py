@@ -1,7 +1,7 @@
 """The settings that every model family shares, by owner. Defaults stand here and nowhere else.
 
-Names are those of the EfficientDet reference (arXiv 1911.09070 and its TensorFlow ports); a field's flag or
-second key is given where theirs differs. Units are in the name or in the help text.
+Names are those of the EfficientDet reference (arXiv 1911.09070 and its TensorFlow ports); a field's
+flag or second key is given where theirs differs. Units are in the name or in the help text.
 """
 
 import dataclasses
@@ -21,7 +21,10 @@ class DataConfig:
         "contiguous",
         "contiguous: the card's classes in order; category_id: channel k is category id k + 1.",
     )
-    label_map: str = setting("", "YAML file {category id: name}; '': the names in the data card.")
+    label_map: str = setting(
+        "",
+        "Class names: coco, voc, waymo or a YAML file {category id: name}; '': the data card's.",
+    )
     max_instances_per_image: int = setting(100, "Rows for boxes per image.")
     on_overflow: str = setting(
         "truncate", "More boxes than rows: truncate (drop the smallest) or error."
@@ -49,7 +52,7 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True)
 class OptimConfig:
-    """Optimizer, learning rate, averaging. EfficientDet's defaults (arXiv 1911.09070, section 5)."""
+    """Optimizer, learning rate, averages; EfficientDet's defaults (arXiv 1911.09070, section 5)."""
 
     optimizer: str = setting("sgd", "sgd or adamw.")
     momentum: float = setting(0.9, "Momentum of SGD, beta 1 of AdamW.")
@@ -58,7 +61,7 @@ class OptimConfig:
     )
     lr_batch_size: int = setting(
         64,
-        "Global batch that learning_rate is meant for; the rate used is lr * global batch / this. "
+        "Global batch that learning_rate is meant for: the rate used is lr * global batch / this. "
         "0: use the rate as it is (also when --lr is given without this flag).",
     )
     lr_warmup_init: float = setting(1e-4, "Learning rate at step 0.", flag="warmup_value")
@@ -77,8 +80,8 @@ class OptimConfig:
     weight_decay: float = setting(
         4e-5, "Factor of 0.5*|w|^2 over kernels (SGD), decoupled for AdamW."
     )
-    moving_average_decay: float = setting(
-        0.9998, "Decay of the weights' moving average; 0: no average."
+    moving_average_decay: float | None = setting(
+        0.9998, "Decay of the weights' moving average; 0 or none: no average."
     )
     var_freeze_expr: str = setting(
         "", "Regular expression matched at the start of names of variables to freeze."
@@ -94,13 +97,17 @@ class TrainConfig:
     """Length, place and habits of a run."""
 
     model_dir: str = setting("", "Folder of the run: checkpoints, logs, configuration.")
-    training_mode: str = setting("traineval", "train, traineval or train300 (docs/training.md).")
+    training_mode: str = setting(
+        "traineval",
+        "train: to 75% of num_epochs, evaluated at the end; traineval: evaluated from epoch 200 on "
+        "(from the start if it ends before); train300: not evaluated. All end at epoch 300.",
+    )
     batch_size: int = setting(64, "Images per rank and step.")
     num_epochs: int = setting(300, "Epochs that the learning-rate schedule spans.")
     stop_epoch: int = setting(0, "Epoch to stop after; 0: by training_mode.")
     train_minutes: float = setting(
         0.0,
-        "Train for this many minutes: the schedule is fitted to the time left; 0: by num_epochs.",
+        "Train for this many minutes, the schedule fitted to the time left; 0: by num_epochs.",
     )
     num_examples_per_epoch: int = setting(0, "Images per epoch; 0: the number in the data card.")
     checkpoint_period: int = setting(10, "Epochs between checkpoints.")
@@ -127,9 +134,15 @@ class TrainConfig:
     log_steps: int = setting(1, "Steps between records in the log files.")
     console_seconds: float = setting(5.0, "Least seconds between console lines.")
     lr_tb: bool = setting(False, "Write the learning rate of every logged step to TensorBoard.")
-    time_history: bool = setting(True, "Write throughput records.")
-    validate: bool = setting(False, "Compute the validation loss after every epoch.")
-    debug: bool = setting(False, "Run eagerly, with checks of every number; slow.")
+    time_history: bool = setting(
+        True, "Write throughput records: DLLogger's PARAMETER lines and TensorBoard's examples/sec."
+    )
+    validate: bool = setting(False, "Compute the validation losses after every epoch.")
+    debug: bool = setting(
+        False,
+        "Run eagerly, stop at the first operation whose result is not finite, log where each runs, "
+        "seed 111111 unless --seed is given; slow.",
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,7 +156,10 @@ class EvalConfig:
     eval_start: int = setting(0, "First epoch with an evaluation; 0: by training_mode.")
     eval_period: int = setting(0, "Epochs between evaluations; 0: checkpoint_period.")
     target_ap: float = setting(0.0, "Stop when AP (0..1) reaches this; 0: off.")
-    testdev_dir: str = setting("", "Folder for a COCO test-dev submission file.")
+    testdev_dir: str = setting(
+        "",
+        "Folder for a COCO test-dev submission file; val_json_file may then lack annotations.",
+    )
     coco_scorer: str = setting("auto", "pycocotools, hotcoco, ultrafast or auto.")
 
 
@@ -153,7 +169,10 @@ class RuntimeConfig:
 
     amp: bool = setting(True, "mixed_float16 with dynamic loss scaling.", key="mixed_precision")
     precision: str = setting("", "float32, mixed_float16 or mixed_bfloat16; '': by --amp.")
-    use_xla: bool = setting(True, "Compile forward, backward and update with XLA.")
+    use_xla: bool | None = setting(
+        None,
+        "Compile forward, backward and update with XLA; none: where there is an accelerator.",
+    )
     fp16_compression: bool | None = setting(
         None, "Reduce gradients in float16; none: as --precision says."
     )

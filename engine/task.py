@@ -19,8 +19,9 @@ class Losses(NamedTuple):
 
     loss: float32 scalar to differentiate, without weight decay.
     parts: named float32 scalars to log.
-    weight: float32 scalar: how much this batch's mean counts when batches of several ranks are joined. A family
-      that divides by a count gives the count, and joined gradients equal those of one large batch.
+    weight: float32 scalar: how much this batch's mean counts when batches of several ranks are
+      joined. A family that divides by a count gives the count, and joined gradients equal those of
+      one large batch.
     """
 
     loss: tf.Tensor
@@ -43,10 +44,16 @@ class Task(Protocol):
         """Images of one evaluation."""
 
     def train_dataset(self, *, shard: Shard, start_step: int) -> tf.data.Dataset:
-        """Endless batches from the data position after `start_step` batches of this rank."""
+        """Endless batches, continuing after `start_step` batches of this rank.
+
+        A batch is a dict of tensors; `source_id` (string [batch]) names its images.
+        """
 
     def eval_dataset(self, *, shard: Shard) -> tf.data.Dataset:
-        """Each image once over all ranks; the same number of batches on every rank; `valid` marks padding."""
+        """Each image once over all ranks; the same number of batches on every rank.
+
+        Batches as of `train_dataset`, of one size; `valid` (bool [batch]) is False for padding.
+        """
 
     def device_batch(self, batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Drops what cannot go to the accelerator (strings)."""
@@ -54,7 +61,10 @@ class Task(Protocol):
     def losses(
         self, batch: Mapping[str, tf.Tensor], *, training: bool, seed: tf.Tensor | None = None
     ) -> Losses:
-        """Targets, forward pass and losses; compiled. seed: int32 [2], differs per step, batch and rank."""
+        """Targets, forward pass and losses; compiled.
+
+        seed: int32 [2], differs per step, batch and rank; None where nothing is random.
+        """
 
     def predict(self, batch: Mapping[str, tf.Tensor]) -> Any:
         """Detections in original pixels; compiled."""
@@ -62,10 +72,18 @@ class Task(Protocol):
     def detection_rows(
         self, batch: Mapping[str, tf.Tensor], detections: Any
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Returns (float64 [n, 7] rows: image index, x, y, width, height, score, class id; int64 [valid images])."""
+        """Turns detections into what is gathered over ranks and scored.
+
+        Returns:
+          float64 [n, 7] rows: image index, x, y, width, height, score, class id; and the int64
+          indices of the batch's images without padding.
+        """
 
     def check_ground_truth(self) -> None:
-        """Raises ValueError when the annotations do not fit the records or themselves."""
+        """Raises ValueError when annotations, records and class map do not meet; rank 0 only."""
 
     def score(self, rows: np.ndarray, images: np.ndarray) -> dict[str, float]:
-        """Metrics of all rows over the given image indices; rank 0 only."""
+        """Metrics of all rows over the given image indices; rank 0 only.
+
+        {} where there is nothing to score against (a test split without annotations).
+        """

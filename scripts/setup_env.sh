@@ -79,6 +79,8 @@ done
 
 # What the caller's shell has set for other Python projects must not leak into this environment.
 unset PYTHONPATH PYTHONHOME PIP_USER PIP_TARGET PIP_PREFIX PIP_REQUIRE_VIRTUALENV PIP_CONSTRAINT VIRTUAL_ENV
+# Open MPI does not start without a home folder, and services may come without one.
+export HOME=${HOME:-/tmp}
 case $venv in /*) ;; *) venv=$PWD/$venv ;; esac
 readonly venv
 readonly state=$venv/.ringdet

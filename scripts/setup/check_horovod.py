@@ -40,12 +40,12 @@ def main() -> None:
     if os.environ.get("RINGDET_NEED_NCCL") == "1" and not hvd.nccl_built():
         sys.exit("Horovod was built without NCCL although a GPU and nvcc are here")
 
-    gpus = tf.config.list_physical_devices("GPU")
-    if gpus:
-        tf.config.set_visible_devices(gpus[hvd.local_rank() % len(gpus)], "GPU")
-    check_reduction("/cpu:0", rank=rank, size=size)
     # NCCL wants a GPU of its own for each rank.
-    if len(gpus) >= size:
+    gpus = tf.config.list_physical_devices("GPU")
+    has_own_gpu = len(gpus) >= size
+    tf.config.set_visible_devices([gpus[hvd.local_rank()]] if has_own_gpu else [], "GPU")
+    check_reduction("/cpu:0", rank=rank, size=size)
+    if has_own_gpu:
         check_reduction("/gpu:0", rank=rank, size=size)
     if rank == 0:
         library = MPI.Get_library_version().split(",")[0].split("\n")[0].strip("\0 ")

@@ -150,5 +150,5 @@ stamp_matches() {
 
 # Where downloads and wheels are kept between environments.
 cache_dir() {
-  printf '%s' "${RINGDET_CACHE:-${XDG_CACHE_HOME:-${HOME:-/tmp}/.cache}/ringdet}"
+  printf '%s' "${RINGDET_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/ringdet}"
 }

@@ -30,12 +30,12 @@ FACTS
     uname -m
     getconf GNU_LIBC_VERSION || true
     grep -m 1 '^flags' /proc/cpuinfo | tr ' ' '\n' | grep -xE 'avx|fma|f16c' || true
-    if wants_nccl; then nvcc_path --version | tail -n 1; fi
+    if wants_nccl; then run_nvcc --version | tail -n 1; fi
     env | grep '^HOROVOD_' | sort || true
   } | sha256sum | cut -c1-16
 }
 
-nvcc_path() {
+run_nvcc() {
   local nvcc
   nvcc=$(command -v nvcc || true)
   "${nvcc:-${HOROVOD_CUDA_HOME:-/usr/local/cuda}/bin/nvcc}" "$@"

@@ -40,7 +40,7 @@ obtain_python() {
 \$(conda run -n py311 which python); with pyenv: pyenv install 3.11. Then run the same command again, with --python PATH \
 if it is not in PATH."
   uv=$(command -v uv || true)
-  if [ -z "$uv" ] && [ -x "${HOME:-}/.local/bin/uv" ]; then uv=$HOME/.local/bin/uv; fi
+  if [ -z "$uv" ] && [ -x "$HOME/.local/bin/uv" ]; then uv=$HOME/.local/bin/uv; fi
   if [ -z "$uv" ] && [ -n "${newer:-}" ]; then
     say "$seen: TensorFlow 2.15.1 needs 3.9-3.11; installing uv to get 3.11"
     if "$newer" -m venv "$(cache_dir)/uv" >>"$log" 2>&1 &&

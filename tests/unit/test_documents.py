@@ -1,0 +1,227 @@
+"""The documents say what is there: links, paths, flags, commands, the list of defects."""
+
+import functools
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+# Ids of the reference's defects: the areas and how many each has.
+DEFECTS = {
+    **{"DATA": 16, "MODEL": 6, "LOSS": 5, "DIST": 9, "TRAIN": 13},
+    **{"CKPT": 9, "EVAL": 10, "INF": 5, "SCR": 8},
+}
+PAGES = ("architecture", "data", "departures", "inference", "training")
+
+PYTHON_COMMANDS = (
+    "train.py",
+    "eval.py",
+    "infer.py",
+    "export.py",
+    "dataset/create_coco_tfrecord.py",
+)
+# What a command is called in a document -> the commands whose --help name its flags.
+COMMANDS = {
+    **{name: [[sys.executable, name, "--helpfull"]] for name in PYTHON_COMMANDS},
+    "scripts/quickstart.py": [[sys.executable, "scripts/quickstart.py", "--help"]],
+    "quickstart.sh": [
+        ["./quickstart.sh", "--help"],
+        [sys.executable, "scripts/quickstart.py", "--help"],
+    ],
+    "run_tests.sh": [["./run_tests.sh", "--help"]],
+    "scripts/setup_env.sh": [["scripts/setup_env.sh", "--help"]],
+    "dataset/get_coco.sh": [["dataset/get_coco.sh", "--help"]],
+    "dataset/draw_examples.py": [[sys.executable, "dataset/draw_examples.py", "--help"]],
+    "dataset.embedded_set": [[sys.executable, "-m", "dataset.embedded_set", "--help"]],
+}
+# Flags of other programs that the running text mentions.
+FOREIGN_FLAGS = {"--allow-run-as-root", "--kill-on-bad-exit", "--help"}
+
+LINK = re.compile(r"\]\(([^)#\s]+)\)")
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+FLAG = re.compile(r"(?<![\w-])--([A-Za-z][\w-]*)")
+FOLDERS = (
+    r"(?:benchmarks|dataset|docs|efficientdet|engine|object_detection|requirements|scripts|tests)"
+)
+PATH = re.compile(rf"(?<![\w./-])(?:{FOLDERS}/[\w./*-]*|\w[\w./-]*\.(?:py|sh))(?![\w{{<])")
+
+
+def ids(path: Path) -> str:
+    return path.name
+
+
+@functools.cache
+def text_of(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+@functools.cache
+def flags_of(command: str) -> frozenset[str]:
+    """Returns the flags that a command's help names, `--[no]x` as both x and nox."""
+    found = set()
+    for call in COMMANDS[command]:
+        if not (ROOT / call[1 if call[0] == sys.executable else 0]).exists() and call[1] != "-m":
+            continue
+        run = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, timeout=120)
+        text = run.stdout + run.stderr
+        found.update(re.findall(r"--(?:\[no\])?([A-Za-z][\w-]*)", text))
+        found.update(f"no{name}" for name in re.findall(r"--\[no\](\w+)", text))
+    return frozenset(found)
+
+
+def shell_commands(text: str) -> list[list[str]]:
+    """Returns the words of each command in the bash blocks, continuation lines joined."""
+    commands = []
+    for language, block in FENCE.findall(text):
+        if language == "bash":
+            lines = block.replace("\\\n", " ").splitlines()
+            commands += [shlex.split(line, comments=True) for line in lines if line.strip()]
+    return [words for words in commands if words]
+
+
+def split_at_program(words: list[str]) -> tuple[str | None, list[str]]:
+    """Returns the program of this repository that a command starts, and its arguments."""
+    for i, word in enumerate(words):
+        name = word.removeprefix("./")
+        if name in COMMANDS:
+            return name, words[i + 1 :]
+    return None, []
+
+
+def unknown_flags(text: str) -> list[str]:
+    """Lists the flags that the program they stand with, or failing that any program, lacks."""
+    wrong = []
+    for words in shell_commands(text):
+        program, arguments = split_at_program(words)
+        for argument in arguments if program else ():
+            flag = FLAG.match(argument)
+            if flag and flag[1] not in flags_of(program):
+                wrong.append(f"{program} --{flag[1]}")
+    prose = FENCE.sub("", text)
+    for span in re.findall(r"`([^`\n]+)`", prose):
+        try:
+            words = shlex.split(span)
+        except ValueError:
+            words = span.split()
+        program, _ = split_at_program(words)
+        names = [program] if program else list(COMMANDS)
+        for flag in FLAG.findall(span):
+            if f"--{flag}" not in FOREIGN_FLAGS and not any(flag in flags_of(n) for n in names):
+                wrong.append(f"--{flag} in `{span}`")
+    return wrong
+
+
+def missing_paths(text: str) -> list[str]:
+    """Lists the paths of this repository that a document names and that are not there."""
+    missing = []
+    for found in PATH.findall(text):
+        name = found.rstrip(".,:;*/")
+        places = [ROOT / name] if "*" not in name else []
+        if "/" not in name:
+            places += [path for path in ROOT.glob(f"*/**/{name}") if ".venv" not in path.parts]
+        if not any(place.exists() for place in places) and not list(ROOT.glob(f"{name}*")):
+            missing.append(found)
+    return missing
+
+
+def published_files() -> list[Path]:
+    """Returns the files of the repository: tracked, or new and not ignored."""
+    run = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    if run.returncode:
+        pytest.skip("not a git working tree")
+    return [ROOT / name for name in run.stdout.split("\0") if name and (ROOT / name).is_file()]
+
+
+def test_the_documents_are_there():
+    names = {path.relative_to(ROOT).as_posix() for path in DOCUMENTS}
+    expected = {f"docs/{name}.md" for name in PAGES}
+    assert expected | {"README.md"} <= names
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=ids)
+def test_links_lead_somewhere(path):
+    targets = [t for t in LINK.findall(text_of(path)) if not t.startswith(("http://", "https://"))]
+    assert [t for t in targets if not (path.parent / t).exists()] == []
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=ids)
+def test_paths_exist(path):
+    assert missing_paths(text_of(path)) == []
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=ids)
+def test_flags_exist(path):
+    assert unknown_flags(text_of(path)) == []
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=ids)
+def test_commands_parse(path):
+    """Values too: the flags of each command are parsed by the command itself."""
+    wrong = []
+    for words in shell_commands(text_of(path)):
+        program, arguments = split_at_program(words)
+        if program in PYTHON_COMMANDS and "--helpfull" not in arguments:
+            call = [sys.executable, program, *arguments, "--only_check_args"]
+            run = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, timeout=120)
+            if run.returncode:
+                wrong.append(f"{shlex.join(words)}: {run.stderr[-300:]}")
+    assert wrong == []
+
+
+def test_every_defect_has_its_line():
+    row = re.compile(r"^\| ([A-Z]+-\d+) \|.*\| (.+) \|$", re.MULTILINE)
+    rows = row.findall(text_of(ROOT / "docs/departures.md"))
+    expected = [f"{area}-{i}" for area, count in DEFECTS.items() for i in range(1, count + 1)]
+    assert [name for name, _ in rows] == expected
+
+
+def test_licence_is_apache_2():
+    text = text_of(ROOT / "LICENSE")
+    assert "Apache License" in text and "Version 2.0, January 2004" in text
+    assert "END OF TERMS AND CONDITIONS" in text and "The Ringdet authors" in text
+
+
+def test_no_path_of_a_private_machine():
+    private = re.compile(rb"(?<![\w.-])/(?:work|root|tmp/plan)(?![\w-])")
+    named = []
+    for path in published_files():
+        data = path.read_bytes()
+        if b"\0" not in data[:4096] and private.search(data):
+            named.append(path.relative_to(ROOT).as_posix())
+    assert named == []
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("```bash\nmpirun -np 8 --bind-to none python train.py --lr=1 --no_such=1\n```", 1),
+        ("```bash\npython eval.py --lr=1\n```", 1),
+        ("```bash\npython train.py --noamp \\\n  --batch_size=4\n```", 0),
+        ("text with `--no_such_flag`", 1),
+        ("text with `eval.py --only_this_epoch=4` and `--notime_history`", 0),
+    ],
+)
+def test_the_search_sees_wrong_flags(text, expected):
+    assert len(unknown_flags(text)) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("see `engine/nothing.py`", 1),
+        ("see `engine/loop.py`, `engine/` and train.py.", 0),
+        ("run no_such_command.sh", 1),
+        ("`docs/images/none.jpg`", 1),
+    ],
+)
+def test_the_search_sees_missing_paths(text, expected):
+    assert len(missing_paths(text)) == expected
