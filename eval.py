@@ -1,8 +1,11 @@
 """Evaluates a checkpoint with COCO's metrics, each image once over any number of ranks.
 
-  python eval.py --ckpt_path=RUN/ema_weights/emackpt-300 --val_file_pattern='DATA/val-*' \
-      --val_json_file=DATA/annotations/instances_val2017.json
+python eval.py --ckpt_path=RUN/ema_weights/emackpt-300 --val_file_pattern='DATA/val-*'
+--val_json_file=DATA/annotations/instances_val2017.json
 """
+
+from collections.abc import Mapping
+from typing import Any
 
 from absl import flags
 
@@ -11,7 +14,7 @@ from engine import cli
 from engine.config import ConfigError
 
 flags.DEFINE_string(
-    "model_name", "efficientdet-d0", "Model; the checkpoint's own description comes first."
+    "model_name", "efficientdet-d0", "Model; where the checkpoint says it, it must agree."
 )
 flags.DEFINE_string(
     "preset", "", "Conventions of a reference for checkpoints without a description: nvidia."
@@ -29,28 +32,36 @@ FLAGS = flags.FLAGS
 
 def main(argv: list[str]) -> int:
     """Evaluates; returns the exit code."""
-    if len(argv) > 1:
-        raise ConfigError(
-            f"unexpected argument {argv[1]!r}: every setting is a flag, as in --batch_size=8"
-        )
+    cli.refuse_arguments(argv)
     if not FLAGS.ckpt_path:
         raise ConfigError(
             "--ckpt_path is required: a checkpoint prefix, or a folder that holds one"
         )
     from efficientdet import family
+    from engine import checkpoint
     from engine.run import run_evaluation
 
-    path = FLAGS.ckpt_path
-    if FLAGS.only_this_epoch:
-        path = family.averaged_checkpoint(path, FLAGS.only_this_epoch)
-    config = family.config_of_checkpoint(
-        path,
-        model_name=FLAGS.model_name,
-        preset_name=FLAGS.preset,
-        hparams=FLAGS.hparams,
-        batch_size=FLAGS.batch_size,
+    def find_checkpoint() -> str:
+        if FLAGS.only_this_epoch:
+            return family.averaged_checkpoint(FLAGS.ckpt_path, FLAGS.only_this_epoch)
+        return checkpoint.find(FLAGS.ckpt_path)
+
+    def configure(stored: Mapping[str, Any]) -> EfficientDetConfig:
+        return family.config_of_description(
+            stored,
+            model_name=FLAGS.model_name,
+            preset_name=FLAGS.preset,
+            hparams=FLAGS.hparams,
+            batch_size=FLAGS.batch_size,
+        )
+
+    return run_evaluation(
+        configure,
+        family,
+        find_checkpoint=find_checkpoint,
+        output_dir=FLAGS.output_dir,
+        set_num_threads=FLAGS.set_num_threads,
     )
-    return run_evaluation(config, family, ckpt_path=path, output_dir=FLAGS.output_dir)
 
 
 if __name__ == "__main__":

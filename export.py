@@ -1,4 +1,6 @@
-"""Exports a checkpoint as a SavedModel with pre- and post-processing inside (see efficientdet/export.py).
+"""Exports a checkpoint as a SavedModel with pre- and post-processing inside.
+
+Its interface stands in efficientdet/export.py.
 
 python export.py --model_dir=RUN --saved_model_dir=OUT
 """
@@ -18,8 +20,7 @@ FLAGS = flags.FLAGS
 
 def main(argv: list[str]) -> int:
     """Writes the export; returns the exit code."""
-    if len(argv) > 1:
-        raise ConfigError(f"unexpected argument {argv[1]!r}")
+    cli.refuse_arguments(argv)
     for name in ("model_dir", "saved_model_dir"):
         if not FLAGS[name].value:
             raise ConfigError(f"--{name} is required")

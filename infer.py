@@ -20,7 +20,9 @@ flags.DEFINE_string(
     "output_dir", "", "Folder for annotated images and detections.json; made if need be."
 )
 flags.DEFINE_string("model_dir", "", "Checkpoint prefix, or the folder of a run.")
-flags.DEFINE_string("saved_model_dir", "", "Exported model to use instead of a checkpoint.")
+flags.DEFINE_string(
+    "saved_model_dir", "", "Exported model to use; with --model_dir it is exported there first."
+)
 flags.DEFINE_string("model_name", "efficientdet-d0", "Model of a checkpoint without a description.")
 flags.DEFINE_string("preset", "", "Conventions of a checkpoint without a description: nvidia.")
 flags.DEFINE_string("hparams", "", "Comma-separated key=value pairs, or a YAML file.")
@@ -35,31 +37,29 @@ _SHEET_IMAGES = 16
 
 def main(argv: list[str]) -> int:
     """Runs the detector over the images; returns the exit code."""
-    if len(argv) > 1:
-        raise ConfigError(f"unexpected argument {argv[1]!r}: images are given with --image_path")
+    cli.refuse_arguments(argv)
     if not FLAGS.output_dir:
         raise ConfigError("--output_dir is required")
     if bool(FLAGS.image_path) == bool(FLAGS.image_list):
         raise ConfigError(
             "give either --image_path (file, folder or glob) or --image_list (text file)"
         )
-    if bool(FLAGS.model_dir) == bool(FLAGS.saved_model_dir):
-        raise ConfigError("give either --model_dir (a checkpoint) or --saved_model_dir (an export)")
+    if not (FLAGS.model_dir or FLAGS.saved_model_dir):
+        raise ConfigError("give --model_dir (a checkpoint) or --saved_model_dir (an export)")
     import tensorflow as tf
     from PIL import Image
 
     from efficientdet import family, predict
+    from efficientdet.export import export_saved_model
     from object_detection.visualize import contact_sheet
 
     tf.config.run_functions_eagerly(FLAGS.debug)
     if FLAGS.image_list:
-        paths = Path(FLAGS.image_list).read_text().split("\n")
+        paths = predict.read_image_list(FLAGS.image_list)
     else:
         paths = predict.find_images(FLAGS.image_path)
     truth = predict.GroundTruth(FLAGS.annotations) if FLAGS.annotations else None
-    if FLAGS.saved_model_dir:
-        detector, class_map = predict.saved_model_detector(FLAGS.saved_model_dir)
-    else:
+    if FLAGS.model_dir:
         config = family.config_of_checkpoint(
             FLAGS.model_dir,
             model_name=FLAGS.model_name,
@@ -68,6 +68,10 @@ def main(argv: list[str]) -> int:
         )
         task = predict.load_task(FLAGS.model_dir, config=config)
         detector, class_map = predict.detector_of(task), task.class_map
+        if FLAGS.saved_model_dir:
+            export_saved_model(task, FLAGS.saved_model_dir)
+    if FLAGS.saved_model_dir:
+        detector, class_map = predict.saved_model_detector(FLAGS.saved_model_dir)
     output = Path(FLAGS.output_dir)
     output.mkdir(parents=True, exist_ok=True)
     written, sheet = {}, []

@@ -1,14 +1,14 @@
 """Trains a detector. Command line only: parse, build the configuration, call the run.
 
-  python train.py --model_name=efficientdet-d0 --model_dir=RUN --training_file_pattern='DATA/train-*' \
-      --val_file_pattern='DATA/val-*' --val_json_file=DATA/annotations/instances_val2017.json
+python train.py --model_name=efficientdet-d0 --model_dir=RUN
+--training_file_pattern='DATA/train-*' --val_file_pattern='DATA/val-*'
+--val_json_file=DATA/annotations/instances_val2017.json
 """
 
 from absl import flags
 
 from efficientdet.settings import EfficientDetConfig, base_config, preset
 from engine import cli
-from engine.config import ConfigError
 
 flags.DEFINE_string(
     "model_name", "efficientdet-d0", "Model, for example efficientdet-d0 or efficientdet-lite0."
@@ -36,10 +36,7 @@ def resolve_config() -> EfficientDetConfig:
 
 def main(argv: list[str]) -> int:
     """Trains; returns the exit code."""
-    if len(argv) > 1:
-        raise ConfigError(
-            f"unexpected argument {argv[1]!r}: every setting is a flag, as in --lr=0.1"
-        )
+    cli.refuse_arguments(argv)
     config = resolve_config()
     from efficientdet import family
     from engine.run import run_training

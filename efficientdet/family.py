@@ -1,7 +1,8 @@
 """EfficientDet as train.py and eval.py see it: making tasks, loading weights, writing results.
 
-The functions are those of `engine.run.Family`. A newcomer's trap: a checkpoint's own description (its
-configuration and class map) decides the model when evaluating; flags only say where data and results are.
+The functions are those of `engine.run.Family`. A newcomer's trap: a checkpoint's own description
+(its configuration and class map) decides the model when evaluating; flags only say where data and
+results are.
 """
 
 import importlib.metadata
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from absl import flags
 
 from efficientdet import weights
 from efficientdet.export import export_saved_model
@@ -22,16 +24,18 @@ from efficientdet.settings import (
     validate,
 )
 from efficientdet.task import EfficientDetTask
-from engine import checkpoint, cli
+from engine import checkpoint, cli, distributed
 from engine.config import ConfigError, from_dict, override
 from engine.hparams import parse_hparams, read_yaml
-from object_detection.class_map import ClassMap, make_class_map
+from object_detection.class_map import LABEL_MAPS, ClassMap, make_class_map
 from object_detection.data.card import DataCard
 from object_detection.data.card_builder import find_or_scan_card
 from object_detection.metrics.detection_rows import write_detections_json
 from object_detection.metrics.report import csv_line, format_metrics_table
 
 __all__ = ["COMPARED_SECTIONS", "validate"]
+
+_TESTDEV_FILE = "detections_test-dev2017_test_results.json"
 
 
 def make_task(
@@ -43,22 +47,22 @@ def make_task(
     seed: int,
 ) -> EfficientDetTask:
     """Binds data and model; see `engine.run.Family`."""
-    train_card = find_or_scan_card(config.data.training_file_pattern) if training else None
-    eval_card = (
-        find_or_scan_card(config.eval.val_file_pattern) if config.eval.val_file_pattern else None
-    )
+    train_card = _card(config.data.training_file_pattern) if training else None
+    eval_card = _card(config.eval.val_file_pattern)
     if train_card:
         train_card.require_boxes()
+    card = train_card or eval_card
     if description:
         class_map = ClassMap.from_dict(description["task"]["class_map"])
+        _require_same_classes(config, class_map, train_card)
+    elif card is None:
+        raise ConfigError("--val_file_pattern is required: the classes are read from its records")
     else:
-        names = read_yaml(config.data.label_map) if config.data.label_map else None
         class_map = make_class_map(
-            train_card or eval_card,
-            class_ids=config.data.class_ids,
-            num_classes=config.data.num_classes,
-            names=names,
+            card, class_ids=config.data.class_ids, num_classes=config.data.num_classes
         )
+    if config.data.label_map:
+        class_map = class_map.renamed(label_map_names(config.data.label_map))
     return EfficientDetTask(
         config,
         class_map,
@@ -67,6 +71,49 @@ def make_task(
         batch_norm=batch_norm,
         seed=seed,
     )
+
+
+def _card(pattern: str) -> DataCard | None:
+    """Returns the card of records; rank 0 reads, as records without a card are all read for it."""
+    return distributed.on_main(lambda: find_or_scan_card(pattern)) if pattern else None
+
+
+def _require_same_classes(
+    config: EfficientDetConfig, class_map: ClassMap, card: DataCard | None
+) -> None:
+    asked = config.data.num_classes
+    if asked is not None and asked != class_map.num_classes:
+        raise ConfigError(
+            f"num_classes={asked} but the checkpoint has {class_map.num_classes} classes: leave "
+            "num_classes unset; to train on other classes use --pretrained_ckpt and a new "
+            "--model_dir"
+        )
+    ids = [c.category_id for c in card.categories] if card else []
+    unknown = sorted(set(ids) - set(class_map.category_to_class))
+    if unknown:
+        raise ConfigError(
+            f"the training records have category ids {unknown[:5]} that the checkpoint does not "
+            "know: to train on other classes use --pretrained_ckpt and a new --model_dir"
+        )
+
+
+def label_map_names(label_map: str) -> dict[int, str]:
+    """Returns category_id -> name of `--label_map`: a name known here or a YAML file.
+
+    Raises:
+      ConfigError: the file holds something else.
+      FileNotFoundError: neither a known name nor a file.
+    """
+    if label_map in LABEL_MAPS:
+        return LABEL_MAPS[label_map]
+    if not Path(label_map).is_file():
+        raise FileNotFoundError(
+            f"label_map={label_map!r}: expected {', '.join(LABEL_MAPS)} or a YAML file"
+        )
+    try:
+        return {int(key): str(name) for key, name in read_yaml(label_map).items()}
+    except ValueError as error:
+        raise ConfigError(f"{label_map}: expected category id: name ({error})") from error
 
 
 def describe(task: EfficientDetTask) -> dict[str, Any]:
@@ -85,13 +132,23 @@ def load_initial_weights(config: EfficientDetConfig, task: EfficientDetTask) -> 
         report = weights.load_backbone(task.model, weights_path(config.train.backbone_init))
         lines += report.format_table().splitlines()
     if config.train.pretrained_ckpt:
-        report = weights.load_detector(task.model, config.train.pretrained_ckpt)
+        report = weights.load_detector(task.model, _weights_of(config.train.pretrained_ckpt))
         lines += report.format_table().splitlines()
     return lines
 
 
+def _weights_of(path: str) -> str:
+    """Returns the newest checkpoint of a run's folder; any other path as it is."""
+    try:
+        return checkpoint.find(path)
+    except FileNotFoundError:
+        return path
+
+
 def weights_path(text: str) -> str:
-    """Returns the file that `--backbone_init` names; `pip:NAME` is the weight file an installed package carries.
+    """Returns the file that `--backbone_init` names.
+
+    `pip:NAME` is the weight file that an installed package carries.
 
     Raises:
       FileNotFoundError: the package is not installed or holds no weight file.
@@ -114,12 +171,13 @@ def weights_path(text: str) -> str:
 
 
 def load_weights(task: EfficientDetTask, prefix: str) -> list[str]:
-    """Loads a checkpoint completely, averaged weights where it holds both; nothing may be missing."""
+    """Loads a checkpoint completely, averages where it holds both; nothing may be missing."""
     report = weights.load_detector(task.model, prefix)
     if report.missing:
         raise ConfigError(
-            f"{prefix} lacks {len(report.missing)} of the model's weights, for example {list(report.missing)[:3]}: "
-            "use the settings it was trained with (--model_name, --preset, --hparams)"
+            f"{prefix} lacks {len(report.missing)} of the model's weights, for example "
+            f"{list(report.missing)[:3]}: use the settings it was trained with (--model_name, "
+            "--preset, --hparams)"
         )
     return [f"evaluating {prefix}: {len(report.loaded)} tensors loaded"]
 
@@ -137,41 +195,74 @@ def write_evaluation(
     folder: Path,
     epoch: int,
 ) -> list[str]:
-    """Writes detections.json, metrics.json and, if asked, the test-dev file; returns the tables for the log."""
+    """Writes detections.json, metrics.json and, if asked, the test-dev file.
+
+    Returns:
+      What the log says: the table, the csv line, the places. Without metrics only the places.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     detections = task.evaluator.to_detections(rows)
     write_detections_json(folder / "detections.json", detections, full_precision=True)
     (folder / "metrics.json").write_text(json.dumps({"epoch": epoch, **metrics}, indent=1))
-    testdev = task.config.eval.testdev_dir
-    if testdev:
-        Path(testdev).mkdir(parents=True, exist_ok=True)
-        write_detections_json(
-            Path(testdev) / "detections_test-dev2017_test_results.json", detections
-        )
-    table = format_metrics_table(metrics, title=f"epoch {epoch}").splitlines()
-    return [
-        *table,
-        f"csv format: {csv_line(epoch, metrics)}",
-        f"detections and metrics are in {folder}",
-    ]
+    lines = []
+    if metrics:
+        lines += format_metrics_table(metrics, title=f"epoch {epoch}").splitlines()
+        lines.append(f"csv format: {csv_line(epoch, metrics)}")
+    lines.append(f"detections and metrics are in {folder}")
+    if task.config.eval.testdev_dir:
+        testdev = Path(task.config.eval.testdev_dir) / _TESTDEV_FILE
+        lines.append(f"submission file: {write_detections_json(testdev, detections)}")
+    return lines
 
 
 def config_of_checkpoint(
     path: str, *, model_name: str, preset_name: str, hparams: str, batch_size: int = 8
 ) -> EfficientDetConfig:
+    """Returns the configuration for running a checkpoint; see `config_of_description`."""
+    return config_of_description(
+        checkpoint.read_metadata(checkpoint.find(path)),
+        model_name=model_name,
+        preset_name=preset_name,
+        hparams=hparams,
+        batch_size=batch_size,
+    )
+
+
+def config_of_description(
+    stored: Mapping[str, Any],
+    *,
+    model_name: str,
+    preset_name: str,
+    hparams: str,
+    batch_size: int = 8,
+) -> EfficientDetConfig:
     """Returns the configuration for evaluating or running a checkpoint.
 
-    The stored one is used where the checkpoint has it; otherwise model name and preset say what it is.
+    Args:
+      stored: the checkpoint's description; {} where it has none: then model name and preset say
+        what it is.
+      model_name: as `--model_name`; must agree with the description if it was given.
+      preset_name: as `--preset`.
+      hparams: as `--hparams`; overrides either, as do flags.
+      batch_size: images per rank and step.
+
+    Raises:
+      ConfigError: unknown names or keys, or the checkpoint is of another model.
     """
-    stored = checkpoint.read_metadata(checkpoint.find(path))
     if stored:
         config = from_dict(EfficientDetConfig, stored["config"])
+        given = "model_name" in flags.FLAGS and flags.FLAGS["model_name"].present
+        if given and model_name != config.model.name:
+            raise ConfigError(
+                f"--model_name={model_name}, but the checkpoint is {config.model.name}"
+            )
     else:
         config = override(base_config(model_name), preset(preset_name), source="preset")
     config = override(config, parse_hparams(hparams), source="--hparams")
-    given = cli.given_flags(EfficientDetConfig)
-    given.pop("train.batch_size", None)
-    return override(config, {**given, "eval.eval_batch_size": batch_size}, source="flag")
+    given_flags = cli.given_flags(EfficientDetConfig)
+    # --batch_size of a program that does not train is that of evaluation.
+    given_flags.pop("train.batch_size", None)
+    return override(config, {**given_flags, "eval.eval_batch_size": batch_size}, source="flag")
 
 
 def averaged_checkpoint(folder: str, epoch: int) -> str:

@@ -1,10 +1,11 @@
 """Inference on image files: detections as annotated images and JSON.
 
-One image at a time, of any size, through the same graph as the exported model. A newcomer's trap: class ids
-inside are the model's channels; files carry the data set's category ids and names.
+One image at a time, of any size, through the same graph as the exported model. A newcomer's trap:
+class ids inside are the model's channels; files carry the data set's category ids and names.
 """
 
 import glob
+import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image, UnidentifiedImageError
 
-from efficientdet import family, weights
+from efficientdet import family
 from efficientdet.settings import EfficientDetConfig
 from efficientdet.task import EfficientDetTask
 from engine import checkpoint
@@ -65,6 +66,19 @@ def detector_of(task: EfficientDetTask) -> Detector:
     """Returns a function on images of any size, traced once."""
     signature = [tf.TensorSpec([None, None, None, 3], tf.uint8)]
     return tf.function(task.detect_images, autograph=False, input_signature=signature)
+
+
+def read_image_list(path: str) -> list[str]:
+    """Returns the paths that a text file holds, one a line.
+
+    Raises:
+      FileNotFoundError: no such file.
+      ConfigError: it names no image.
+    """
+    paths = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines()]
+    if not any(paths):
+        raise ConfigError(f"{path}: expected one image path per line, found none")
+    return [p for p in paths if p]
 
 
 def find_images(path: str) -> list[str]:
@@ -155,8 +169,6 @@ def saved_model_detector(folder: str) -> tuple[Detector, ClassMap]:
     """
     if not (Path(folder) / "saved_model.pb").is_file():
         raise FileNotFoundError(f"no SavedModel in {folder}: export one with export.py")
-    import json
-
     loaded = tf.saved_model.load(folder)
     labels = json.loads((Path(folder) / "assets" / "labels.json").read_text())
     categories = {label["category_id"]: (label["category_id"], label["name"]) for label in labels}

@@ -1,4 +1,4 @@
-"""The whole configuration of an EfficientDet run: shared settings plus the model's, the loss's and NMS's.
+"""The whole configuration of an EfficientDet run: shared settings, the model's, loss's and NMS's.
 
 Presets and cross-field rules are here too. TensorFlow is not imported.
 """
@@ -109,11 +109,13 @@ def base_config(model_name: str) -> EfficientDetConfig:
 
 
 def validate(config: EfficientDetConfig) -> None:
-    """Checks what concerns several fields, before any accelerator is touched.
+    """Checks what the engine cannot check, before any accelerator is touched.
 
     Raises:
       ConfigError: says what was expected, what came and what to do.
     """
+    from object_detection.metrics.scorer import SCORERS  # brings NumPy; --help does without
+
     model = config.model
     stride = 2**model.max_level
     published = MODEL_TABLE[model.name].image_size if model.name in MODEL_TABLE else None
@@ -121,26 +123,28 @@ def validate(config: EfficientDetConfig) -> None:
         if side % stride and model.image_size != published:
             low = max(side // stride, 1) * stride
             raise ConfigError(
-                f"image_size={side} is not divisible by the largest stride {stride} (max_level={model.max_level}): "
-                f"use {low} or {low + stride}"
+                f"image_size={side} is not divisible by the largest stride {stride} "
+                f"(max_level={model.max_level}): use {low} or {low + stride}"
             )
     data = config.data
-    for name, allowed in (("on_overflow", ("truncate", "error")), ("on_bad_record", ("skip", "error")),
-                          ("class_ids", ("contiguous", "category_id")), ("resize_on", ("auto", "host", "device"))):  # fmt: skip
-        if getattr(data, name) not in allowed:
-            raise ConfigError(f"{name}={getattr(data, name)!r}: expected one of {allowed}")
+    for section, name, allowed in (
+        (data, "on_overflow", ("truncate", "error")),
+        (data, "on_bad_record", ("skip", "error")),
+        (data, "class_ids", ("contiguous", "category_id")),
+        (data, "resize_on", ("auto", "host", "device")),
+        (config.loss, "loss_normalizer", ("global", "rank")),
+        (config.loss, "iou_loss_type", ("", "iou", "giou", "diou", "ciou")),
+        (config.nms_configs, "method", ("gaussian", "linear", "hard", "diou")),
+        (config.eval, "coco_scorer", ("auto", *SCORERS)),
+    ):
+        value = getattr(section, name)
+        if value not in allowed:
+            raise ConfigError(
+                f"{name}={value!r}: expected one of {allowed}{nearest(value, allowed)}"
+            )
     if not 0 < data.jitter_min <= data.jitter_max:
         raise ConfigError(
             f"expected 0 < jitter_min <= jitter_max, got {data.jitter_min} and {data.jitter_max}"
         )
-    if config.loss.loss_normalizer not in ("global", "rank"):
-        raise ConfigError(
-            f"loss_normalizer={config.loss.loss_normalizer!r}: expected global or rank"
-        )
-    if config.nms_configs.method not in ("gaussian", "linear", "hard", "diou"):
-        method = config.nms_configs.method
-        raise ConfigError(
-            f"nms_configs.method={method!r}{nearest(method, ('gaussian', 'linear', 'hard', 'diou'))}"
-        )
-    if config.train.batch_size < 1 or config.eval.eval_batch_size < 1:
-        raise ConfigError("batch_size and eval_batch_size must be at least 1")
+    if config.eval.eval_batch_size < 1:
+        raise ConfigError(f"eval_batch_size={config.eval.eval_batch_size}: expected at least 1")

@@ -1,12 +1,14 @@
 """EfficientDet as the engine sees it: data sets, losses, predictions, scores.
 
 Only glue: the network is in `model`, targets and losses in `targets` and `losses`, detections in
-`postprocess`, pixels in `input_pipeline` and `object_detection.preprocess`. A newcomer's trap: gradients are
-joined over ranks by weight; the weight here is the number of positive anchors, so that the loss is divided
-by the positives of the whole global batch (fact: the reference divides by each rank's own).
+`postprocess`, pixels in `input_pipeline` and `object_detection.preprocess`. A newcomer's trap:
+gradients are joined over ranks by weight; the weight here is the number of positive anchors, so
+that the loss is divided by the positives of the whole global batch (the reference divides by each
+rank's own).
 """
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -18,22 +20,25 @@ from efficientdet.losses import detection_losses
 from efficientdet.model import build_model
 from efficientdet.postprocess import postprocess
 from efficientdet.settings import EfficientDetConfig
-from efficientdet.targets import assign_targets
+from efficientdet.targets import IGNORED_CLASS, Targets, assign_targets
 from engine import distributed
 from engine.task import Losses, Shard
 from object_detection import geometry as geometry_lib
 from object_detection.anchors import generate_anchors
 from object_detection.class_map import ClassMap
 from object_detection.data.card import DataCard
+from object_detection.data.example import HOST_ONLY
 from object_detection.detections import Detections
 from object_detection.metrics.coco import CocoEvaluator
-from object_detection.metrics.detection_rows import detections_to_array
+from object_detection.metrics.detection_rows import detections_to_array, empty_rows
+from object_detection.metrics.ground_truth import load_annotations
 from object_detection.metrics.ground_truth_check import check_ground_truth
 from object_detection.preprocess import ground_truth_in_network_frame, to_network_input
 
-# A typical number of positives per image: brings the weights of ranks near 1, so that they fit in float16.
+# A typical number of positives per image: brings the weights of ranks near 1, where float16 is
+# at ease.
 _POSITIVES_PER_IMAGE = 32.0
-_HOST_ONLY = ("source_id",)
+_LOG = logging.getLogger(__name__)
 
 
 class EfficientDetTask:
@@ -97,9 +102,14 @@ class EfficientDetTask:
     def train_dataset(self, *, shard: Shard, start_step: int) -> tf.data.Dataset:
         """Endless training batches; see `input_pipeline.train_dataset`."""
         return input_pipeline.train_dataset(
-            self.config, self.train_card, self.class_map, shard=shard, seed=self._seed,
-            start_position=start_step * self.config.train.batch_size, local_ranks=distributed.placement().local_size,
-        )  # fmt: skip
+            self.config,
+            self.train_card,
+            self.class_map,
+            shard=shard,
+            seed=self._seed,
+            start_position=start_step * self.config.train.batch_size,
+            local_ranks=distributed.placement().local_size,
+        )
 
     def eval_dataset(self, *, shard: Shard) -> tf.data.Dataset:
         """Validation batches; see `input_pipeline.eval_dataset`."""
@@ -113,7 +123,7 @@ class EfficientDetTask:
 
     def device_batch(self, batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Drops the strings."""
-        return {k: v for k, v in batch.items() if k not in _HOST_ONLY}
+        return {k: v for k, v in batch.items() if k not in HOST_ONLY}
 
     # ------------------------------------------------------------------ device
 
@@ -147,7 +157,7 @@ class EfficientDetTask:
         self, batch: Mapping[str, tf.Tensor], *, training: bool, seed: tf.Tensor | None = None
     ) -> Losses:
         """Forward pass, targets and losses of one batch."""
-        loss, height = self.config.loss, self.config.model.image_size[0]
+        loss = self.config.loss
         images = self.network_input(
             batch["image"], batch["geometry"], seed=seed if training else None
         )
@@ -156,22 +166,10 @@ class EfficientDetTask:
         else:
             with drop_connect_seed(seed):
                 outputs = self.model(images, training=training)
-        gt_boxes, gt_classes = ground_truth_in_network_frame(
-            batch["boxes"],
-            batch["classes"],
-            batch["is_crowd"],
-            batch["geometry"],
-            height=height,
-            width=self.config.model.image_size[1],
-            drop_crowd=self.config.data.skip_crowd_during_training or not training,
-        )
-        targets = assign_targets(
-            self.anchors, gt_boxes, gt_classes, num_classes=self.class_map.num_classes
-        )
         parts = detection_losses(
             outputs["class_logits"],
             outputs["box_deltas"],
-            targets,
+            self._targets(batch, training=training),
             self.anchors,
             num_classes=self.class_map.num_classes,
             alpha=loss.alpha,
@@ -184,11 +182,32 @@ class EfficientDetTask:
         )
         return self._weighted(parts, batch_size=images.shape[0])
 
+    def _targets(self, batch: Mapping[str, tf.Tensor], *, training: bool) -> Targets:
+        height, width = self.config.model.image_size
+        gt_boxes, gt_classes = ground_truth_in_network_frame(
+            batch["boxes"],
+            batch["classes"],
+            batch["is_crowd"],
+            batch["geometry"],
+            height=height,
+            width=width,
+            drop_crowd=self.config.data.skip_crowd_during_training or not training,
+        )
+        targets = assign_targets(
+            self.anchors, gt_boxes, gt_classes, num_classes=self.class_map.num_classes
+        )
+        if training:
+            return targets
+        # Images that only fill up the last batch of a validation count for nothing.
+        classes = tf.where(batch["valid"][:, tf.newaxis], targets.class_targets, IGNORED_CLASS)
+        return targets._replace(class_targets=classes)
+
     def _weighted(self, parts: Any, *, batch_size: int) -> Losses:
         values = {name: getattr(parts, name) for name in self.loss_names}
         if self.config.loss.loss_normalizer == "rank":
             return Losses(values["det_loss"], values, tf.constant(1.0))
-        # The parts are divided by n + 1; together all batches of a step are to be divided by (sum of n) + 1.
+        # The parts are divided by n + 1; together all batches of a step are to be divided by
+        # (sum of n) + 1.
         batches = distributed.size() * self.config.optim.gradient_accumulation
         count = parts.num_positives + 1.0 / batches
         factor = (parts.num_positives + 1.0) / count
@@ -202,7 +221,7 @@ class EfficientDetTask:
         )
 
     def detect_images(self, images: tf.Tensor) -> Detections:
-        """Detections on whole images of one size: uint8 [batch, height, width, 3], any height and width."""
+        """Detections on whole images: uint8 [batch, height, width, 3], any height and width."""
         shape = tf.shape(images)
         size = tf.tile(tf.cast(shape[tf.newaxis, 1:3], tf.float32), [shape[0], 1])
         height, width = self.config.model.image_size
@@ -244,13 +263,63 @@ class EfficientDetTask:
         return self._evaluator
 
     def check_ground_truth(self) -> None:
-        """Scores the ground truth against itself and compares its images with the records."""
-        check_ground_truth(self.config.eval.val_json_file, categories=self.class_map.categories)
+        """Scores the ground truth against itself: as the JSON has it, and as the records have it.
+
+        Raises:
+          ValueError: ids, classes or units of JSON, records and model do not meet; says which.
+        """
+        if self._is_testdev():
+            return
+        self._require_all_images()
+        annotations = self.config.eval.val_json_file
+        categories = self.class_map.categories
+        scorer = self.config.eval.coco_scorer
+        check_ground_truth(annotations, categories=categories, scorer=scorer)
+        rows = self._ground_truth_of_first_batch()
+        if len(rows):
+            check_ground_truth(annotations, categories=categories, rows=rows, scorer=scorer)
+
+    def _require_all_images(self) -> None:
+        """Raises ValueError if the JSON has images that are neither in the records nor left out."""
+        card, expected = self._eval_card, self.evaluator.num_images
+        if card.num_images + len(card.skipped_source_ids) != expected:
+            raise ValueError(
+                f"{self.config.eval.val_file_pattern} holds {card.num_images} images but "
+                f"{self.config.eval.val_json_file} lists {expected}, of which "
+                f"{len(card.skipped_source_ids)} were left out in conversion: convert the "
+                "validation set again, all of it and nothing else"
+            )
+
+    def _ground_truth_of_first_batch(self) -> np.ndarray:
+        """The objects of some images as the input pipeline delivers them, as rows of score 1."""
+        batch = next(iter(self.eval_dataset(shard=Shard(0, 1))), None)
+        if batch is None:
+            return empty_rows()
+        batch = {name: value.numpy() for name, value in batch.items()}
+        valid = batch["valid"]
+        indices = np.zeros(len(valid), np.int64)
+        indices[valid] = self.evaluator.image_indices(batch["source_id"][valid])
+        # An image whose rows are all taken may have lost some of its boxes.
+        complete = (batch["classes"] < 0).any(axis=1)
+        return detections_to_array(
+            indices,
+            batch["boxes"],
+            scores=np.ones(batch["classes"].shape),
+            classes=np.where(batch["is_crowd"], -1, batch["classes"]),
+            valid=valid & complete,
+        )
+
+    def _is_testdev(self) -> bool:
+        """True where detections are only to be written: a test split, whose JSON is a mere list."""
+        evaluation = self.config.eval
+        return bool(evaluation.testdev_dir) and not load_annotations(evaluation.val_json_file)[
+            1
+        ].get("annotations")
 
     def detection_rows(
         self, batch: Mapping[str, tf.Tensor], detections: Detections
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Rows for the scorer, see `detections_to_array`; and the indices of the images that are no padding."""
+        """Rows for the scorer, see `detections_to_array`; indices of the images without padding."""
         valid = batch["valid"].numpy()
         indices = np.zeros(len(valid), np.int64)
         indices[valid] = self.evaluator.image_indices(batch["source_id"].numpy()[valid])
@@ -265,19 +334,27 @@ class EfficientDetTask:
         return rows[self.class_map.is_known(rows[:, 6])], indices[valid]
 
     def score(self, rows: np.ndarray, images: np.ndarray) -> dict[str, float]:
-        """COCO's numbers over all image ids of the JSON, or over the images seen if `eval_samples` left some out."""
-        evaluator = self.evaluator
+        """COCO's numbers over all images of the JSON, or those seen if `eval_samples` is less.
+
+        Images that conversion or reading had to leave out count as images without detections.
+        """
+        if self._is_testdev():
+            return {}
+        evaluator, data = self.evaluator, self.config.data
         coverage = evaluator.coverage(images)
-        limited = self.config.eval.eval_samples < self._eval_card.num_images
-        if coverage.repeated or (coverage.missing and not limited):
+        limited = self.num_eval_examples < self._eval_card.num_images
+        allowed = len(self._eval_card.skipped_source_ids)
+        if data.on_bad_record == "skip":
+            allowed += data.max_bad_records
+        missing = [] if limited else coverage.missing
+        if coverage.repeated or len(missing) > allowed:
             raise ValueError(
-                f"{self.config.eval.val_json_file} and {self.config.eval.val_file_pattern} differ: {coverage.describe()}. "
-                "Each image must be in the records exactly once: convert the validation set again"
+                f"{self.config.eval.val_json_file} and {self.config.eval.val_file_pattern} differ: "
+                f"{coverage.describe()}. Each image must be in the records exactly once: convert "
+                "the validation set again"
             )
+        if missing:
+            _LOG.warning("%s; the others count as images without detections", coverage.describe())
         return evaluator.evaluate(
             rows, image_indices=sorted(set(images.tolist())) if limited else None
         )
-
-    def class_names(self) -> Sequence[str]:
-        """Name of each channel."""
-        return self.class_map.names

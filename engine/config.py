@@ -100,9 +100,9 @@ def _flatten(
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """Returns '; did you mean X?' with the known word nearest to `word`, '' if none is known."""
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.0)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    """Returns '; did you mean X?' with the known word nearest to `word`, the first of equals."""
+    likeness = {k: difflib.SequenceMatcher(None, word, k).ratio() for k in known}
+    return f"; did you mean {max(likeness, key=likeness.get)!r}?" if likeness else ""
 
 
 def convert(value: Any, hint: Any, *, where: str) -> Any:

@@ -220,8 +220,9 @@ class Trainer:
         if throughput.measured_steps < _STEPS_TO_KNOW_SPEED:
             return self._total_steps
         left = max(self._train.train_minutes * 60.0 - self._train_seconds(), 0.0)
-        # Not before the ranks next agree, so that all end at the same step.
-        return step + max(int(left / throughput.average_step_seconds()), self._agree_every)
+        steps = int(left / throughput.recent_step_seconds())
+        # No fewer than a period, whose end all ranks reach; none left ends the run here.
+        return step + (max(steps, self._agree_every) if steps else 0)
 
     def _time_is_up(self, step: int) -> bool:
         return bool(self._train.train_minutes) and step >= self._total_steps

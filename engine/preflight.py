@@ -96,6 +96,8 @@ def check_same_run(
         return
     changed = differences(config, stored["config"], sections_compared=sections_compared)
     numbers = {"global_batch_size": plan.global_batch_size}
+    if config.train.seed is not None:
+        numbers["seed"] = config.train.seed
     if not config.train.train_minutes:
         numbers |= {"total_steps": plan.total_steps, "warmup_steps": plan.warmup_steps}
     for name, ours in numbers.items():

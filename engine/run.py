@@ -89,8 +89,8 @@ def run_training(config: Any, family: Family) -> int:
     family.validate(config)
     policy = policy_name(runtime)
 
-    place = join_ranks(set_num_threads=runtime.set_num_threads)
-    prepare_tensorflow(config)
+    place = join_ranks(set_num_threads=runtime.set_num_threads, debug=train.debug)
+    set_precision(config)
     use_xla = chooses_xla(config)
     folder = Path(train.model_dir)
     distributed.on_main(lambda: preflight.prepare_folder(folder, min_free_gb=runtime.min_free_gb))
@@ -180,24 +180,30 @@ def run_training(config: Any, family: Family) -> int:
     return trainer.run().exit_code
 
 
-def join_ranks(*, set_num_threads: bool) -> distributed.Placement:
-    """Joins the ranks and shares the host's cores among them; before TensorFlow runs anything."""
+def join_ranks(*, set_num_threads: bool, debug: bool = False) -> distributed.Placement:
+    """Joins the ranks; before TensorFlow runs anything.
 
-    def share_cores(local_size: int) -> None:
-        threads = env.cores_per_rank(local_size)
-        tf.config.threading.set_intra_op_parallelism_threads(threads)
-        tf.config.threading.set_inter_op_parallelism_threads(max(2, threads))
+    Args:
+      set_num_threads: share the host's cores among its ranks.
+      debug: run eagerly, check numbers, log devices.
+    """
 
-    return distributed.init(before_tensorflow=share_cores if set_num_threads else None)
+    def set_up_tensorflow(local_size: int) -> None:
+        if set_num_threads:
+            threads = env.cores_per_rank(local_size)
+            tf.config.threading.set_intra_op_parallelism_threads(threads)
+            tf.config.threading.set_inter_op_parallelism_threads(max(2, threads))
+        if debug:
+            tf.debugging.set_log_device_placement(True)
+            tf.config.run_functions_eagerly(True)
+            tf.debugging.enable_check_numerics()
+
+    return distributed.init(before_tensorflow=set_up_tensorflow)
 
 
-def prepare_tensorflow(config: Any) -> None:
-    """Sets precision and, if asked for, the debugging mode of this process."""
+def set_precision(config: Any) -> None:
+    """Sets the Keras policy of this process."""
     tf.keras.mixed_precision.set_global_policy(policy_name(config.runtime))
-    if config.train.debug:
-        tf.config.run_functions_eagerly(True)
-        tf.debugging.enable_check_numerics()
-        tf.debugging.set_log_device_placement(True)
 
 
 def chooses_xla(config: Any) -> bool:
@@ -252,7 +258,7 @@ def _sync_batch_norm() -> Any:
 
 
 def run_evaluation(
-    configure: Callable[[str, Mapping[str, Any]], Any],
+    configure: Callable[[Mapping[str, Any]], Any],
     family: Family,
     *,
     find_checkpoint: Callable[[], str],
@@ -262,7 +268,7 @@ def run_evaluation(
     """Evaluates a checkpoint; returns the exit code.
 
     Args:
-      configure: (prefix, the checkpoint's description) -> configuration of this evaluation.
+      configure: the checkpoint's description -> configuration of this evaluation.
       family: the model family.
       find_checkpoint: returns the checkpoint's prefix; called on rank 0 only, as the other hosts
         need not see it.
@@ -279,10 +285,10 @@ def run_evaluation(
         return found, checkpoint.read_metadata(found)
 
     prefix, stored = distributed.on_main(read)
-    config = configure(prefix, stored)
+    config = configure(stored)
     preflight.require(config, "eval.val_file_pattern", "eval.val_json_file")
     family.validate(config)
-    prepare_tensorflow(config)
+    set_precision(config)
     folder = Path(output_dir or f"{prefix}-evaluation")
     distributed.on_main(lambda: preflight.prepare_folder(folder, min_free_gb=_SPACE_FOR_RESULTS_GB))
     log = RunLog()

@@ -160,7 +160,7 @@ class EvalConfig:
         "",
         "Folder for a COCO test-dev submission file; val_json_file may then lack annotations.",
     )
-    coco_scorer: str = setting("auto", "pycocotools, hotcoco, ultrafast or auto.")
+    coco_scorer: str = setting("auto", "pycocotools, hotcoco, ultrafast_pycocotools or auto.")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -49,12 +49,14 @@ class TrainStep:
         self._half = half_gradients
         self._seed = (seed * 7919 + distributed.rank()) % 2**31
         self.names = (*task.loss_names, *STEP_NAMES)
-        self._forward_backward = tf.function(
+        self.compiled_forward_backward = tf.function(
             self.forward_backward,
             autograph=False,
             jit_compile=(use_xla and compile_forward) or None,
         )
-        self._update = tf.function(self.update, autograph=False, jit_compile=use_xla or None)
+        self.compiled_update = tf.function(
+            self.update, autograph=False, jit_compile=use_xla or None
+        )
         self._whole = tf.function(self._run, autograph=False)
 
     def __call__(self, batches: Sequence[Mapping[str, tf.Tensor]]) -> tf.Tensor:
@@ -70,9 +72,9 @@ class TrainStep:
         for i, batch in enumerate(batches):
             position = self.state.step * len(batches) + i
             seed = tf.stack([tf.cast(position, tf.int32), self._seed])
-            parts = self._forward_backward(batch, seed)
+            parts = self.compiled_forward_backward(batch, seed)
             sums = [a + b for a, b in zip(sums, parts, strict=True)] if sums else parts
-        return self._update(*self.reduce(sums))
+        return self.compiled_update(*self.reduce(sums))
 
     def forward_backward(self, batch: Mapping[str, tf.Tensor], seed: tf.Tensor) -> list[tf.Tensor]:
         """Runs the model on one batch.

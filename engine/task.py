@@ -50,9 +50,10 @@ class Task(Protocol):
         """
 
     def eval_dataset(self, *, shard: Shard) -> tf.data.Dataset:
-        """Each image once over all ranks; the same number of batches on every rank.
+        """This rank's batches: each image once over all ranks.
 
         Batches as of `train_dataset`, of one size; `valid` (bool [batch]) is False for padding.
+        Ranks may have different numbers of batches, or none.
         """
 
     def device_batch(self, batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:

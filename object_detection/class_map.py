@@ -1,7 +1,9 @@
 """What the model's class channels mean: class_id <-> category_id and name.
 
-`contiguous`: channel i is the i-th category of the data card. `category_id`: channel i is category id i + 1, the
-reference's convention, with channels that no category uses. The map is stored in every checkpoint.
+`contiguous`: channel i is the i-th category of the data card. `category_id`: channel i is category
+id i + 1, the reference's convention, with channels that no category uses. The map is stored in
+every checkpoint. A newcomer's trap: the map decides what is trained and scored, names only what is
+shown.
 """
 
 import dataclasses
@@ -11,6 +13,19 @@ from typing import Any
 import numpy as np
 
 from object_detection.data.card import DataCard
+from object_detection.data.coco_categories import COCO_CATEGORIES
+
+_VOC = (
+    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
+    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa"),
+    *("train", "tvmonitor"),
+)
+# Names of the reference's label maps: category_id -> name.
+LABEL_MAPS: dict[str, dict[int, str]] = {
+    "coco": COCO_CATEGORIES,
+    "voc": dict(enumerate(_VOC, start=1)),
+    "waymo": {1: "vehicle", 2: "pedestrian", 4: "cyclist"},
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +53,23 @@ class ClassMap:
         """True where a channel stands for a category; bool, shape of the argument."""
         return np.isin(class_ids, list(self.categories))
 
+    def renamed(self, names: Mapping[int, str]) -> "ClassMap":
+        """Returns the map with other names.
+
+        Args:
+          names: category_id -> name; categories that are not in it keep theirs.
+
+        Raises:
+          ValueError: it names none of the categories.
+        """
+        if not set(names) & set(self.category_to_class):
+            raise ValueError(
+                f"the label map names category ids {sorted(names)[:5]}, the data set's are "
+                f"{sorted(self.category_to_class)[:5]}: it belongs to another data set"
+            )
+        categories = {i: (c, names.get(c, name)) for i, (c, name) in self.categories.items()}
+        return ClassMap(self.num_classes, categories)
+
     def to_dict(self) -> dict[str, Any]:
         """Returns plain values for JSON."""
         return {
@@ -56,7 +88,6 @@ def make_class_map(
     *,
     class_ids: str,
     num_classes: int | None,
-    names: Mapping[int, str] | None = None,
 ) -> ClassMap:
     """Builds the map of a data set.
 
@@ -64,14 +95,15 @@ def make_class_map(
       card: the data card of the training records.
       class_ids: 'contiguous' or 'category_id'.
       num_classes: channels; None: as many as needed.
-      names: category_id -> name, instead of the card's names.
 
     Raises:
       ValueError: more categories than channels, or a category id that has no channel.
     """
-    known = {c.category_id: (names or {}).get(c.category_id, c.name) for c in card.categories}
+    known = {c.category_id: c.name for c in card.categories}
+    if not known:
+        raise ValueError(f"the data set {card.split!r} has no category: convert it from instances")
     if class_ids == "contiguous":
-        categories = {i: (category_id, name) for i, (category_id, name) in enumerate(known.items())}
+        categories = dict(enumerate(known.items()))
     else:
         categories = {
             category_id - 1: (category_id, name) for category_id, name in sorted(known.items())
@@ -80,7 +112,8 @@ def make_class_map(
     total = num_classes if num_classes is not None else needed
     if needed > total or min(categories, default=0) < 0:
         raise ValueError(
-            f"num_classes={total} but the data set {card.split!r} needs {needed} channels (category ids "
-            f"{min(known)} to {max(known)}, class_ids={class_ids}): leave num_classes unset or raise it"
+            f"num_classes={total} but the data set {card.split!r} needs {needed} channels "
+            f"(category ids {min(known)} to {max(known)}, class_ids={class_ids}): leave "
+            "num_classes unset or raise it"
         )
     return ClassMap(total, categories)

@@ -11,8 +11,8 @@ is then mirrored in the network frame: ``x -> network_width - x``. Coordinates a
 ``i`` covers ``[i, i + 1)`` and its centre is ``i + 0.5``.
 
 Trap: the mirror is that of the whole network frame, so a flipped example narrower than the network
-has a negative x offset, chosen so that its padding is at the right after mirroring, as for any other
-example.
+has a negative x offset, chosen so that its padding is at the right after mirroring, as for any
+other example.
 
 Everything here runs eagerly, in ``dataset.map`` and in compiled functions.
 """

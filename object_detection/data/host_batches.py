@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import re
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -46,6 +47,8 @@ _PARSED = (schema.ENCODED, schema.SOURCE_ID, schema.LABEL, schema.IS_CROWD, sche
 # Batches that are completed at the same time; little work each.
 _COMPLETED_AT_ONCE = 2
 _EPOCH_STRIDE = 1 << 32
+# What TensorFlow puts around its messages.
+_NODE_NAMES = re.compile(r"\{\{[^}]*\}\}|\[Op:.*")
 
 
 class Augmentation(NamedTuple):
@@ -102,12 +105,13 @@ def collect_batches(
     drop_crowd: bool,
     problems: InputProblems,
     threads: int,
+    num_batches: int | None = None,
 ) -> tf.data.Dataset:
     """Makes batches of HostExamples from records.
 
     Args:
       stream: (data_epoch, record_index, serialized) as the reader gives them. A finite stream's
-        last group may be smaller, or empty; its batch is filled with invalid examples.
+        last batch is filled up with invalid examples.
       batch_size: of every batch.
       frames: sizes and where to resample.
       augmentation: of training; None: whole images, as in evaluation.
@@ -116,36 +120,16 @@ def collect_batches(
       drop_crowd: leave crowd regions out.
       problems: takes what is wrong with the records.
       threads: images decoded at the same time.
+      num_batches: of a finite stream: as many batches, the last ones wholly invalid if need be.
 
     Returns:
       A dataset of dicts as in `example.host_example_spec`, in the order of the stream.
     """
-    return batches_of_groups(
-        stream.batch(batch_size),
-        batch_size=batch_size,
-        frames=frames,
-        augmentation=augmentation,
-        class_of_category=class_of_category,
-        max_instances=max_instances,
-        drop_crowd=drop_crowd,
-        problems=problems,
-        threads=threads,
-    )
-
-
-def batches_of_groups(
-    groups: tf.data.Dataset,
-    *,
-    batch_size: int,
-    frames: Frames,
-    augmentation: Augmentation | None,
-    class_of_category: Mapping[int, int],
-    max_instances: int,
-    drop_crowd: bool,
-    problems: InputProblems,
-    threads: int,
-) -> tf.data.Dataset:
-    """Does what `collect_batches` does for a stream cut into groups of at most batch_size."""
+    groups = stream.batch(batch_size)
+    if num_batches is not None:
+        empty = tuple(tf.zeros([0], dtype) for dtype in (tf.int64, tf.int64, tf.string))
+        groups = groups.concatenate(tf.data.Dataset.from_tensors(empty).repeat())
+        groups = groups.take(num_batches)
     read = functools.partial(_read_record, frames=frames, augmentation=augmentation)
 
     def read_group(epochs, indices, serialized):
@@ -156,8 +140,12 @@ def batches_of_groups(
         filled = examples.ignore_errors().concatenate(placeholders.repeat(batch_size))
         return filled.take(batch_size)
 
+    read_whole = functools.partial(_read_record, frames=frames, augmentation=None)
+
     def complete(batch):
-        batch = _mend(batch, read=read, is_training=augmentation is not None, problems=problems)
+        batch = _mend(
+            batch, read=read_whole, is_training=augmentation is not None, problems=problems
+        )
         return _to_host_example(
             batch,
             class_of_category=class_of_category,
@@ -261,7 +249,8 @@ def _mend(batch: _Fields, *, read: Callable, is_training: bool, problems: InputP
         bad_places = set(range(len(group))) - set(good_places.numpy().tolist())
         for place in sorted(bad_places):
             record_index = int(group[place])
-            problems.bad_record(record_index, _why_unreadable(read, problems, record_index))
+            if record_index not in problems.bad_records:
+                problems.bad_record(record_index, _why_unreadable(read, problems, record_index))
         return np.int32(len(bad_places))
 
     def mended():
@@ -279,7 +268,7 @@ def _mend(batch: _Fields, *, read: Callable, is_training: bool, problems: InputP
 
 
 def _why_unreadable(read: Callable, problems: InputProblems, record_index: int) -> str:
-    """Reads a record again, eagerly, for the error's text."""
+    """Reads a record again, eagerly and with the whole image, for the error's text."""
     file, position = problems.records.locate(record_index)
     with_position = itertools.islice(tfrecord_file.iterate_records(file), position, None)
     serialized = tf.constant(bytes(next(with_position)))
@@ -287,8 +276,8 @@ def _why_unreadable(read: Callable, problems: InputProblems, record_index: int) 
     try:
         read(tf.constant(0), zero, zero, serialized)
     except (tf.errors.OpError, ValueError) as error:
-        return str(error).splitlines()[0]
-    return "reading it failed once and succeeded when repeated"
+        return _NODE_NAMES.sub("", str(error).splitlines()[0]).strip()
+    return "it could not be read, and could when tried again: check the storage"
 
 
 def _to_host_example(

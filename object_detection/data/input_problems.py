@@ -17,7 +17,7 @@ from object_detection.data.reader import RecordSet
 
 _LOG = logging.getLogger(__name__)
 # After so many messages of one kind only every hundredth is said.
-_SPOKEN = 20
+_SPOKEN = 5
 
 
 class BadInputError(ValueError):
@@ -66,11 +66,11 @@ class InputProblems:
             count = len(self.bad_records)
             if count > self._max_bad_records:
                 raise BadInputError(
-                    f"{place} cannot be used: {reason}. That makes {count} bad records and "
-                    f"{self._max_bad_records} are allowed: mend or leave out these records, or set "
+                    f"{place} cannot be used: {reason}. Bad records so far: {count}, allowed: "
+                    f"{self._max_bad_records}. Mend or leave out these records, or set "
                     "on_bad_record=skip and raise max_bad_records"
                 )
-            self._speak(count, f"{place} is left out: {reason} ({count} bad records so far)")
+            self._speak(count, f"{place} is left out: {reason} (bad records so far: {count})")
 
     def too_many_boxes(self, record_index: int, source_id: str, num_boxes: int) -> None:
         """Counts an image with more boxes than rows.

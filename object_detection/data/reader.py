@@ -82,8 +82,8 @@ def record_set(
         for file, found, expected in zip(files, scanned, counts or scanned, strict=True):
             if found != expected:
                 raise ValueError(
-                    f"{file}: expected {expected} records by its data card, found {found}. The card "
-                    "belongs to another conversion, or the file was replaced: convert again"
+                    f"{file}: expected {expected} records by its data card, found {found}. The "
+                    "card belongs to another conversion, or the file was replaced: convert again"
                 )
         described = RecordSet(tuple(files), scanned)
     if described.num_records == 0:

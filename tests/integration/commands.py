@@ -35,23 +35,27 @@ class Result:
 
     def require_success(self) -> Result:
         """Returns itself; fails with what the command said unless it ended with code 0."""
-        assert self.code == 0, f"exit code {self.code}\n{self.output[-3000:]}\n{self.errors[-3000:]}"
+        assert self.code == 0, self.everything()
         return self
 
     def require_explained_failure(self, *words: str) -> str:
         """Returns the explanation of a failure that was foreseen.
 
-        Fails unless the command ended with a failure code and one line that starts with ERROR and
+        Fails unless the command ended with a failure code and a line that starts with ERROR and
         holds all the words, and without a stack trace.
         """
-        everything = f"exit code {self.code}\n{self.output[-3000:]}\n{self.errors[-3000:]}"
+        everything = self.everything()
         assert self.code not in (0, 75), everything
-        assert "Traceback" not in self.errors + self.output, everything
+        assert "Traceback" not in everything, everything
         said = [line for line in self.errors.splitlines() if line.startswith("ERROR")]
         assert said, everything
         for word in words:
             assert word in said[0], f"{word!r} is not in: {said[0]}"
         return said[0]
+
+    def everything(self) -> str:
+        """Returns exit code and output in one text."""
+        return f"exit code {self.code}\n{self.output[-5000:]}\n{self.errors[-5000:]}"
 
 
 class Running:
@@ -160,8 +164,8 @@ def run_from_scratch(
         output, errors = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
-        output, errors = process.communicate()
-        raise AssertionError(f"no end after {timeout} s:\n{output[-3000:]}{errors[-3000:]}") from None
+        said = Result(-signal.SIGKILL, *process.communicate()).everything()
+        raise AssertionError(f"no end after {timeout} s: {said}") from None
     return Result(process.returncode, output, errors)
 
 

@@ -1,0 +1,309 @@
+"""Training and evaluation by their commands: what they leave, and that their scores agree."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import yaml
+from commands import mpirun
+
+from object_detection.data.card import load_card
+
+LAST_EPOCH, LAST_STEP, STEPS_PER_EPOCH = 12, 84, 7
+LOSSES = ("cls_loss", "box_loss", "box_iou_loss", "det_loss", "reg_l2_loss", "loss")
+COCO_NAMES = (
+    "AP AP50 AP75 APs APm APl ARmax1 ARmax10 ARmax100 ARs ARm ARl".split()
+)  # the twelve numbers that COCO's own program prints
+
+
+def read_jsonl(run):
+    """Returns kind -> records of a run's metrics.jsonl."""
+    kinds = {}
+    for line in (run.folder / "metrics.jsonl").read_text().splitlines():
+        record = json.loads(line)
+        kinds.setdefault(record["kind"], []).append(record)
+    return kinds
+
+
+def read_dll(run):
+    """Returns the records of time_log.txt."""
+    lines = (run.folder / "time_log.txt").read_text().splitlines()
+    assert all(line.startswith("DLLL {") for line in lines)
+    return [json.loads(line.removeprefix("DLLL ")) for line in lines]
+
+
+def evaluate(commands, tiny_set, path, folder, *flags):
+    """Runs eval.py; returns (metrics, detections)."""
+    commands.run(
+        "eval.py", f"--ckpt_path={path}", f"--output_dir={folder}", *tiny_set.eval_flags, *flags
+    ).require_success()
+    return read_evaluation(folder)
+
+
+def read_evaluation(folder):
+    """Returns (metrics.json, detections.json) of a folder."""
+    names = ("metrics.json", "detections.json")
+    return tuple(json.loads((folder / name).read_text()) for name in names)
+
+
+def as_rows(detections):
+    """Returns detections as sorted rows (image, category, score, x, y, width, height)."""
+    return np.array(
+        sorted((d["image_id"], d["category_id"], d["score"], *d["bbox"]) for d in detections)
+    )
+
+
+@pytest.fixture(scope="module")
+def evaluation(commands, tiny_set, trained_run):
+    """(metrics, detections, folder) of eval.py on the last averages, in the run's batch size."""
+    folder = trained_run.folder / "scored"
+    prefix = trained_run.folder / "ema_weights" / f"emackpt-{LAST_EPOCH}"
+    metrics, detections = evaluate(commands, tiny_set, prefix, folder, "--batch_size=4")
+    return metrics, detections, folder
+
+
+# ---------------------------------------------------------------------------- what training leaves
+
+
+def test_the_documented_tree_is_there(trained_run):
+    folder = trained_run.folder
+    for prefix in (
+        *(f"ckpt-{step:08d}" for step in (28, 56, 84)),
+        "ckpt-final",
+        *(f"ema_weights/emackpt-{epoch:02d}" for epoch in (4, 8, 12)),
+        "ema_weights/emackpt-best",
+    ):
+        for suffix in (".index", ".data-00000-of-00001", ".json"):
+            assert (folder / f"{prefix}{suffix}").is_file(), prefix + suffix
+    assert (folder / "emackpt-final" / "saved_model.pb").is_file()
+    assert list((folder / "train").glob("events.out.tfevents.*"))
+    assert re.fullmatch(
+        r"train-\d{4}-\d\d-\d\d-\d\d-\d\d-\d\d\.log", next(folder.glob("*.log")).name
+    )
+    assert not list(folder.rglob(".writing*"))
+    assert tf.train.latest_checkpoint(str(folder)) == str(folder / "ckpt-00000084")
+
+
+def test_configuration_and_environment_are_stored_with_every_checkpoint(trained_run):
+    folder = trained_run.folder
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    environment = json.loads((folder / "environment.json").read_text())
+    assert config["model"]["image_size"] == [128, 128]
+    assert config["optim"]["learning_rate"] == 0.004
+    assert environment["packages"]["numpy"] == np.__version__
+    described = list(folder.rglob("*ckpt*.json"))
+    assert len(described) == 8
+    for path in described:
+        stored = json.loads(path.read_text())
+        assert stored["config"] == config
+        assert stored["environment"] == environment
+        assert stored["task"]["class_map"]["num_classes"] == 8
+        assert stored["global_batch_size"] == 2
+
+
+def test_the_log_file_holds_what_the_console_said(trained_run):
+    text = next(trained_run.folder.glob("train-*.log")).read_text()
+    assert text.splitlines() == trained_run.result.output.splitlines()
+    assert "global batch 2" in text
+    assert "7 steps per epoch" in text
+
+
+def test_dllogger_lines_have_the_documented_keys(trained_run):
+    records = read_dll(trained_run)
+    assert all({"timestamp", "datetime", "elapsedtime", "type"} <= set(r) for r in records)
+    units = {r["metric"]: r["metadata"]["unit"] for r in records if r["type"] == "METADATA"}
+    assert units["avg_fps_training"] == "images/s"
+    logged = [r for r in records if r["type"] == "LOG"]
+    speeds = [r["data"] for r in logged if r["step"] == "PARAMETER"]
+    assert len(speeds) == LAST_STEP
+    assert all(set(s) == {"Latency", "fps", "steps"} for s in speeds)
+    scores = [r["data"] for r in logged if "validation_accuracy_mAP" in r["data"]]
+    assert [s["epoch"] for s in scores] == [4, 8, 12]
+    end = logged[-1]
+    assert end["step"] == []
+    assert set(end["data"]) == {
+        "avg_fps_training",
+        "avg_fps_training_per_GPU",
+        "avg_latency_training",
+        "training_loss",
+        "e2e_training_time",
+    }
+    assert end["data"]["avg_fps_training"] * end["data"]["avg_latency_training"] == (
+        pytest.approx(2, rel=1e-6)
+    )
+
+
+def test_every_step_is_recorded_and_the_loss_falls(trained_run):
+    steps = read_jsonl(trained_run)["step"]
+    assert [s["step"] for s in steps] == list(range(1, LAST_STEP + 1))
+    assert [s["epoch"] for s in steps] == [-(-s // STEPS_PER_EPOCH) for s in range(1, 85)]
+    for step in steps:
+        assert step["det_loss"] == pytest.approx(step["cls_loss"] + 50 * step["box_loss"], rel=1e-5)
+        assert step["loss"] == pytest.approx(step["det_loss"] + step["reg_l2_loss"], rel=1e-5)
+        assert step["loss_scale"] == 1
+        assert step["skipped"] == 0
+    losses = [s["det_loss"] for s in steps]
+    assert np.mean(losses[-14:]) < 0.8 * np.mean(losses[:14])
+
+
+def test_learning_rate_follows_the_plan(trained_run):
+    rates = [s["learning_rate"] for s in read_jsonl(trained_run)["step"]]
+    # Warm-up over one epoch from 1e-4, then a cosine to 0 over the steps that are left.
+    expected = [
+        1e-4 + s / 7 * (0.004 - 1e-4) if s < 7 else 0.002 * (1 + np.cos(np.pi * (s - 7) / 77))
+        for s in range(84)
+    ]
+    np.testing.assert_allclose(rates, expected, rtol=1e-4, atol=1e-8)
+
+
+def test_tensorboard_has_the_documented_tags(trained_run):
+    tags = {}
+    for path in (trained_run.folder / "train").glob("events.*"):
+        for record in tf.data.TFRecordDataset(str(path)):
+            event = tf.compat.v1.Event.FromString(record.numpy())
+            for value in event.summary.value:
+                tags.setdefault(value.tag, []).append(event.step)
+    for name in LOSSES:
+        assert tags[f"train/{name}"] == list(range(1, LAST_STEP + 1))
+        assert tags[f"epoch_{name}"] == list(range(1, LAST_EPOCH + 1))
+    assert tags["epoch_learning_rate"] == list(range(1, LAST_EPOCH + 1))
+    assert {"examples/sec", "global_step/sec", "train/gradient_norm"} <= set(tags)
+    for name in COCO_NAMES:
+        assert tags[f"eval/{name}"] == [4, 8, 12]
+
+
+def test_the_best_checkpoint_is_that_of_the_best_score(trained_run):
+    scored = read_jsonl(trained_run)["evaluation"]
+    best = max(scored, key=lambda record: record["AP"])
+    folder = trained_run.folder / "ema_weights"
+    stored = json.loads((folder / "emackpt-best.json").read_text())
+    assert (stored["epoch"], stored["best_ap"]) == (best["epoch"], best["AP"])
+    same = tf.train.load_checkpoint(str(folder / f"emackpt-{best['epoch']:02d}"))
+    kept = tf.train.load_checkpoint(str(folder / "emackpt-best"))
+    for name in kept.get_variable_to_shape_map():
+        np.testing.assert_array_equal(kept.get_tensor(name), same.get_tensor(name))
+
+
+def test_averaged_checkpoint_holds_the_averages_of_the_resumable_one(trained_run):
+    averaged = tf.train.load_checkpoint(str(trained_run.folder / "ema_weights/emackpt-12"))
+    final = tf.train.load_checkpoint(str(trained_run.folder / "ckpt-final"))
+    names = averaged.get_variable_to_shape_map()
+    differing = 0
+    for name in names:
+        plain = name.removeprefix("model/")
+        value = averaged.get_tensor(name)
+        np.testing.assert_array_equal(value, final.get_tensor(f"ema/{plain}"))
+        differing += not np.array_equal(value, final.get_tensor(name))
+    assert differing > 0.9 * len(names)
+
+
+# ---------------------------------------------------------------------------- scores
+
+
+def test_in_training_scores_are_those_of_the_saved_file(trained_run, evaluation):
+    metrics, detections, _ = evaluation
+    logged = read_jsonl(trained_run)["evaluation"][-1]
+    assert logged["epoch"] == LAST_EPOCH
+    assert logged["AP"] > 0.01  # otherwise equality would mean little
+    assert {name: metrics[name] for name in logged if name in metrics and name != "epoch"} == {
+        name: value for name, value in logged.items() if name in metrics and name != "epoch"
+    }
+    while_training, their_detections = read_evaluation(trained_run.folder / "evaluation")
+    assert metrics == while_training
+    assert detections == their_detections
+
+
+def test_metrics_are_the_twelve_of_coco_and_one_per_class(tiny_set, evaluation):
+    metrics, _, _ = evaluation
+    names = {c.name for c in load_card(tiny_set.records / "val-card.json").categories}
+    assert len(names) == 8
+    assert {name for name in metrics if "/" not in name} == {"epoch", *COCO_NAMES}
+    per_class = {name.removeprefix("AP_/"): metrics[name] for name in metrics if "/" in name}
+    assert set(per_class) == names
+    known = [value for value in per_class.values() if value >= 0]
+    assert metrics["AP"] == pytest.approx(np.mean(known), abs=1e-9)
+
+
+def test_detections_are_in_the_terms_of_the_annotations(tiny_set, evaluation):
+    _, detections, _ = evaluation
+    content = json.loads(tiny_set.annotations.read_text())
+    sizes = {image["id"]: (image["width"], image["height"]) for image in content["images"]}
+    categories = {category["id"] for category in content["categories"]}
+    assert {d["image_id"] for d in detections} == set(sizes)
+    assert {d["category_id"] for d in detections} <= categories
+    for detection in detections:
+        x, y, width, height = detection["bbox"]
+        image_width, image_height = sizes[detection["image_id"]]
+        assert x >= 0 and y >= 0 and width >= 0 and height >= 0
+        assert x + width <= image_width + 1e-3 and y + height <= image_height + 1e-3
+        assert 0 < detection["score"] < 1
+
+
+def test_eval_prints_the_csv_line_in_percent(commands, tiny_set, trained_run):
+    result = commands.run(
+        "eval.py",
+        f"--ckpt_path={trained_run.folder}",
+        "--only_this_epoch=8",
+        *tiny_set.eval_flags,
+    ).require_success()
+    metrics, _ = read_evaluation(trained_run.folder / "ema_weights" / "emackpt-08-evaluation")
+    logged = read_jsonl(trained_run)["evaluation"][1]
+    assert metrics["AP"] == pytest.approx(logged["AP"], abs=1e-6)
+    line = re.search(r"csv format: (.*)", result.output)[1]
+    percents = [metrics[n] for n in ("AP", "AP50", "AP75", "APs", "APm", "APl")]
+    percents = [100 * p if p >= 0 else p for p in percents]
+    assert line == ",".join(["8", *(f"{p:.2f}" for p in percents)])
+
+
+def test_batch_size_does_not_change_the_scores(commands, tiny_set, trained_run, evaluation):
+    metrics, detections = evaluate(
+        commands, tiny_set, trained_run.folder, trained_run.folder / "by-3", "--batch_size=3"
+    )
+    assert metrics == pytest.approx(evaluation[0], abs=1e-6)
+    ours, theirs = as_rows(detections), as_rows(evaluation[1])
+    assert ours.shape == theirs.shape
+    np.testing.assert_allclose(ours, theirs, atol=1e-3)
+
+
+@pytest.mark.multi
+def test_two_ranks_score_as_one(tiny_set, trained_run, evaluation):
+    folder = trained_run.folder / "by-2-ranks"
+    mpirun(
+        2,
+        "eval.py",
+        f"--ckpt_path={trained_run.folder}",
+        f"--output_dir={folder}",
+        "--batch_size=4",
+        *tiny_set.eval_flags,
+    ).require_success()
+    metrics, detections = read_evaluation(folder)
+    assert metrics == pytest.approx(evaluation[0], abs=1e-6)
+    ours, theirs = as_rows(detections), as_rows(evaluation[1])
+    assert ours.shape == theirs.shape
+    np.testing.assert_allclose(ours, theirs, atol=1e-3)
+
+
+def test_testdev_writes_the_submission_without_annotations(
+    commands, tiny_set, trained_run, evaluation, tmp_path
+):
+    content = json.loads(tiny_set.annotations.read_text())
+    content.pop("annotations")
+    images = tmp_path / "image_info.json"
+    images.write_text(json.dumps(content))
+    result = commands.run(
+        "eval.py",
+        f"--ckpt_path={trained_run.folder}",
+        f"--testdev_dir={tmp_path / 'submission'}",
+        f"--output_dir={tmp_path / 'out'}",
+        "--batch_size=4",
+        tiny_set.eval_flags[0],
+        f"--val_json_file={images}",
+    ).require_success()
+    assert "csv format" not in result.output
+    written = tmp_path / "submission" / "detections_test-dev2017_test_results.json"
+    detections = json.loads(written.read_text())
+    ours, theirs = as_rows(detections), as_rows(evaluation[1])
+    assert ours.shape == theirs.shape
+    np.testing.assert_allclose(ours, theirs, atol=0.01)
