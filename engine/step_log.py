@@ -69,7 +69,9 @@ class StepLog:
         self._logged = [*loss_names, "reg_l2_loss", "loss", "gradient_norm"]
         self.throughput = Throughput(plan.global_batch_size)
         self.last_loss = math.nan
-        self._last_step = plan.stop_epoch * plan.steps_per_epoch
+        # Of a timed run not known before its speed is.
+        planned = plan.stop_epoch * plan.steps_per_epoch
+        self._last_step = 0 if train.train_minutes else planned
         self._window: list[np.ndarray] = []
         self._epoch: list[np.ndarray] = []
         self._skipped_in_a_row = 0
@@ -156,16 +158,25 @@ class StepLog:
             self._warn_of_waiting()
 
     def _say(self, step: int, epoch: int, *, means: Mapping[str, float]) -> None:
-        parts = " ".join(f"{name} {means[name]:.4g}" for name in self._logged)
+        # Losses that are switched off are 0: they are in the files, not in the line.
+        parts = " ".join(f"{name} {means[name]:.4g}" for name in self._logged if means[name])
         if means["skipped"]:
             parts += f" skipped {means['skipped']:.0%}"
-        left = (self._last_step - step) * self.throughput.recent_step_seconds()
+        if self._train.train_minutes:
+            place = f"epoch {epoch} step {step}/{self._last_step or '?'}"
+        else:
+            place = f"epoch {epoch}/{self._plan.stop_epoch} step {step}/{self._last_step}"
         self._log.info(
-            f"epoch {epoch}/{self._plan.stop_epoch} step {step}/{self._last_step} {parts} "
+            f"{place} {parts} "
             f"lr {means['learning_rate']:.3g} {self.throughput.images_per_second():.1f} images/s "
-            f"data wait {self.throughput.wait_share():.0%}{_peak_memory()} "
-            f"ETA {format_duration(left)}"
+            f"data wait {self.throughput.wait_share():.0%}{_peak_memory()} ETA {self._eta(step)}"
         )
+
+    def _eta(self, step: int) -> str:
+        seconds = self.throughput.recent_step_seconds()
+        if not seconds or not self._last_step:
+            return "not known yet"
+        return format_duration((self._last_step - step) * seconds)
 
     def _warn_of_waiting(self) -> None:
         self._warned = True

@@ -1,7 +1,7 @@
-"""The quick start: data set -> records -> training on two ranks -> scores -> pictures -> one RESULT line.
+"""The quick start: data set, records, training on two ranks, scores, pictures, one RESULT line.
 
-Every stage is an ordinary command of this project and is printed as such; a stage whose result is there is
-not repeated. Called by quickstart.sh, which makes the environment first.
+Every stage is an ordinary command of this project and is printed as such; a stage whose result is
+there is not repeated. Called by quickstart.sh, which makes the environment first.
 """
 
 import argparse
@@ -48,7 +48,7 @@ def parse_arguments() -> argparse.Namespace:
         "--image_size", type=int, default=256, help="network input, pixels (default %(default)s)"
     )
     parser.add_argument(
-        "--batch_size", type=int, default=8, help="images per rank and step (default %(default)s)"
+        "--batch_size", type=int, default=4, help="images per rank and step (default %(default)s)"
     )
     parser.add_argument("--ranks", type=int, default=2, help="Horovod ranks (default %(default)s)")
     parser.add_argument(
@@ -81,7 +81,7 @@ def run(command: list[str], **options: object) -> None:
 def choose_splits(
     data: Path, *, train_name: str | None, eval_name: str | None
 ) -> tuple[tuple, tuple | None]:
-    """Returns ((json, images) to train on, (json, images) held out or None where there is one split only)."""
+    """Returns (json, images) of the training split and of the held-out one, which may be None."""
     splits = find_splits(data)
 
     def pick(given: str | None, prefixes: tuple[str, ...], but: tuple | None) -> tuple | None:
@@ -99,7 +99,7 @@ def choose_splits(
 
 
 def make_records(args: argparse.Namespace, output: Path) -> tuple[Path, Path]:
-    """Writes train and eval records; returns (records folder, annotations of the held-out images)."""
+    """Writes train and eval records; returns their folder and the held-out annotations."""
     if args.data:
         data = Path(args.data).resolve()
     else:
@@ -156,8 +156,10 @@ def train(
     backbone = _BACKBONE.get(args.model)
     command = [
         *launcher(args.ranks), sys.executable, "train.py",
-        f"--model_name={args.model}", f"--model_dir={run_dir}", f"--recipe={ROOT / 'scripts/quickstart.yaml'}",
-        f"--training_file_pattern={records}/train-*.tfrecord", f"--val_file_pattern={records}/eval-*.tfrecord",
+        f"--model_name={args.model}", f"--model_dir={run_dir}",
+        f"--recipe={ROOT / 'scripts/quickstart.yaml'}",
+        f"--training_file_pattern={records}/train-*.tfrecord",
+        f"--val_file_pattern={records}/eval-*.tfrecord",
         f"--val_json_file={eval_json}", f"--hparams=image_size={args.image_size}",
         f"--batch_size={args.batch_size}", f"--eval_batch_size={args.batch_size}",
         f"--train_minutes={minutes:g}", f"--seed={args.seed}",
@@ -191,7 +193,8 @@ def draw(
     chosen.write_text("\n".join(str(image_dir / image["file_name"]) for image in shown))
     say(f"pictures: {len(shown)} held-out images with detections")
     run([
-        sys.executable, "infer.py", f"--image_list={chosen}", f"--model_dir={run_dir}", f"--output_dir={pictures}",
+        sys.executable, "infer.py", f"--image_list={chosen}", f"--model_dir={run_dir}",
+        f"--output_dir={pictures}",
         f"--annotations={eval_json}", "--min_score_thresh=0.35",
     ])  # fmt: skip
     return pictures
@@ -226,7 +229,8 @@ def main() -> None:
     print(f"whole time  {(time.monotonic() - started) / 60:.1f} minutes")
     print(
         f"RESULT model={args.model} data={name} AP={metrics['AP']:.4f} AP50={metrics['AP50']:.4f} "
-        f"train_images={cards['train']['num_images']} eval_images={cards['eval']['num_images']} minutes={trained:.1f}"
+        f"train_images={cards['train']['num_images']} "
+        f"eval_images={cards['eval']['num_images']} minutes={trained:.1f}"
     )
 
 

@@ -135,7 +135,8 @@ def collect_batches(
     def read_group(epochs, indices, serialized):
         members = (tf.range(tf.size(indices)), epochs, indices, serialized)
         records = tf.data.Dataset.from_tensor_slices(members)
-        examples = records.map(read, num_parallel_calls=threads, deterministic=True)
+        # Twice the threads: half of them may be done and waiting while a batch is being filled.
+        examples = records.map(read, num_parallel_calls=2 * threads, deterministic=True)
         placeholders = tf.data.Dataset.from_tensors(_placeholder(frames, group=indices))
         filled = examples.ignore_errors().concatenate(placeholders.repeat(batch_size))
         return filled.take(batch_size)

@@ -78,7 +78,7 @@ def training_batches(
     )
     if repeat_first_batch:
         batches = batches.take(1).cache().repeat()
-    return _with_threads(batches.prefetch(prefetch_batches), threads)
+    return with_threads(batches.prefetch(prefetch_batches), threads)
 
 
 def evaluation_batches(
@@ -128,10 +128,10 @@ def evaluation_batches(
         threads=threads,
         num_batches=-(-most_per_rank // batch_size),
     )
-    return _with_threads(batches.prefetch(prefetch_batches), threads)
+    return with_threads(batches.prefetch(prefetch_batches), threads)
 
 
-def _with_threads(dataset: tf.data.Dataset, threads: int) -> tf.data.Dataset:
+def with_threads(dataset: tf.data.Dataset, threads: int) -> tf.data.Dataset:
     """Gives the data set threads of its own, and fixes what tf.data would tune by itself.
 
     Tuning has nothing to win: parallelism is set where it belongs, and the tuner's growing buffers

@@ -178,4 +178,8 @@ def mpirun(ranks: int, script: str | Path, *flags: str, **options: object) -> Re
     """Runs a script of the repository on several ranks."""
     root = ["--allow-run-as-root"] if os.geteuid() == 0 else []
     launcher = ["mpirun", "-np", str(ranks), *root, "--oversubscribe", "--bind-to", "none"]
-    return run_from_scratch([*launcher, sys.executable, ROOT / script, *flags], **options)
+    # The environment may bring its own mpirun, as scripts/quickstart.py knows.
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {"PATH": path, **options.pop("environment", {})}
+    command = [*launcher, sys.executable, ROOT / script, *flags]
+    return run_from_scratch(command, environment=environment, **options)

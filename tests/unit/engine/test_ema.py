@@ -1,0 +1,74 @@
+"""Moving averages by their recurrence, batch-norm statistics included."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from engine_tiny_task import TinyTask
+
+from engine.plan import StepPlan
+from engine.settings import OptimConfig
+from engine.step import TrainStep
+from engine.task import Shard
+from engine.train_state import TrainState
+
+PLAN = StepPlan(
+    learning_rate=0.3,
+    global_batch_size=4,
+    steps_per_epoch=6,
+    total_steps=30,
+    warmup_steps=0,
+    stop_epoch=5,
+)
+
+
+def make(config: OptimConfig, task: TinyTask, *, use_xla: bool = False) -> TrainStep:
+    state = TrainState(task, config, PLAN, dynamic_loss_scale=False)
+    return TrainStep(task, state, config, use_xla=use_xla, half_gradients=False)
+
+
+def values(variables) -> dict[str, np.ndarray]:
+    return {v.name.removesuffix(":0"): v.numpy().astype(np.float64) for v in variables}
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("use_xla", [False, True])
+def test_averages_follow_the_recurrence(optimizer, use_xla):
+    # Decays 2/11, 3/12, 4/13, ... until 0.5 is reached at the eighth update.
+    config = OptimConfig(optimizer=optimizer, moving_average_decay=0.5)
+    task = TinyTask(batch_norm=tf.keras.layers.BatchNormalization)
+    step = make(config, task, use_xla=use_xla)
+    averages = values(task.model.variables)
+    data = iter(task.train_dataset(shard=Shard(0, 1), start_step=0))
+    for t in range(1, 13):
+        step([task.device_batch(next(data))])
+        decay = min(0.5, (1 + t) / (10 + t))
+        for name, value in values(task.model.variables).items():
+            averages[name] -= (1 - decay) * (averages[name] - value)
+    found = {name: value.numpy() for name, value in step.state.averages().items()}
+    assert found.keys() == averages.keys()
+    assert {"hidden_bn/moving_mean", "hidden_bn/moving_variance"} <= set(found)
+    for name, value in found.items():
+        np.testing.assert_allclose(value, averages[name], rtol=2e-5, atol=1e-6, err_msg=name)
+
+
+def test_frozen_weights_and_their_statistics_are_averaged_too():
+    config = OptimConfig(moving_average_decay=0.5, var_freeze_expr="hidden/")
+    task = TinyTask(batch_norm=tf.keras.layers.BatchNormalization)
+    step = make(config, task)
+    frozen = task.model.get_layer("hidden").kernel.numpy()
+    data = iter(task.train_dataset(shard=Shard(0, 1), start_step=0))
+    for _ in range(4):
+        step([task.device_batch(next(data))])
+    averages = step.state.averages()
+    np.testing.assert_allclose(averages["hidden/kernel"], frozen, rtol=1e-6)
+    assert not np.allclose(averages["hidden_bn/moving_mean"], 0.0)
+
+
+@pytest.mark.parametrize("decay", [0.0, None])
+def test_no_averages(decay):
+    config = dataclasses.replace(OptimConfig(), moving_average_decay=decay)
+    step = make(config, TinyTask())
+    assert not step.state.averaging
+    assert set(step.state.buffers()) == {"momentum"}

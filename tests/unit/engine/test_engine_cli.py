@@ -1,0 +1,162 @@
+"""Flags: made from settings, only those given count, and an answer without TensorFlow."""
+
+import dataclasses
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from absl import flags
+
+from engine import cli
+from engine.config import ConfigError, setting
+
+ROOT = Path(__file__).resolve().parents[3]
+# Every flag of the reference's train.py and eval.py (fact sheet, sections 2.1 and 2.2).
+TRAIN_FLAGS = (
+    "training_mode training_file_pattern val_file_pattern val_json_file model_name model_dir "
+    "batch_size eval_batch_size num_examples_per_epoch num_epochs benchmark benchmark_steps "
+    "use_fake_data use_xla amp set_num_threads log_filename log_steps lr_tb "
+    "enable_map_parallelization checkpoint_period pretrained_ckpt backbone_init hparams lr "
+    "warmup_value warmup_epochs seed debug time_history validate testdev_dir eval_samples"
+).split()
+EVAL_FLAGS = (
+    "val_file_pattern val_json_file ckpt_path eval_samples model_name batch_size only_this_epoch "
+    "enable_map_parallelization amp hparams"
+).split()
+INFER_FLAGS = (
+    "image_path output_dir model_dir model_name hparams debug saved_model_dir min_score_thresh"
+).split()
+
+
+@dataclasses.dataclass(frozen=True)
+class Optim:
+    learning_rate: float = setting(0.1, "A rate.", flag="lr")
+    lr_batch_size: int = setting(64, "Its batch.")
+    steps: tuple[float, ...] = setting((1.0, 2.0), "Numbers.")
+    on: bool = setting(True, "A switch.")
+    maybe: bool | None = setting(None, "An optional switch.")
+    seed: int | None = setting(None, "An optional number.")
+    hidden: int = setting(0, "Not a flag.", flag=None)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    optim: Optim = dataclasses.field(default_factory=Optim)
+
+
+def resolve(*argv: str, preset=(), recipe="", hparams="") -> Optim:
+    values = flags.FlagValues()
+    cli.define_flags([Config], flag_values=values)
+    values(["program", *argv])
+    return cli.resolve(
+        Config(), preset=dict(preset), recipe=recipe, hparams=hparams, flag_values=values
+    ).optim
+
+
+def test_defaults_without_flags():
+    assert resolve() == Optim()
+
+
+def test_flags_of_every_type():
+    given = resolve("--lr_batch_size=8", "--steps=5,6.5", "--noon", "--maybe", "--seed=3")
+    assert given == Optim(lr_batch_size=8, steps=(5.0, 6.5), on=False, maybe=True, seed=3)
+
+
+def test_a_setting_without_flag_has_none():
+    with pytest.raises(flags.UnrecognizedFlagError):
+        resolve("--hidden=1")
+
+
+def test_order_of_authority(tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("optim:\n  lr_batch_size: 3\n  steps: [3]\n  seed: 3\n")
+    preset = {"lr_batch_size": 2, "steps": (2.0,), "seed": 2, "hidden": 2}
+    hparams = "steps=4,seed=4"
+    given = resolve("--seed=5", preset=preset, recipe=str(recipe), hparams=hparams)
+    assert (given.hidden, given.lr_batch_size, given.steps, given.seed) == (2, 3, (4.0,), 5)
+
+
+def test_an_absent_flag_does_not_override_a_recipe(tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("lr: 0.7\n")
+    assert resolve(recipe=str(recipe)).learning_rate == 0.7
+
+
+def test_lr_as_a_flag_is_used_as_it_is():
+    assert resolve("--lr=2.2").lr_batch_size == 0
+    assert resolve("--lr=2.2", "--lr_batch_size=32").lr_batch_size == 32
+    assert resolve(hparams="learning_rate=2.2").lr_batch_size == 64
+
+
+def test_arguments_that_are_no_flags_are_refused():
+    cli.refuse_arguments(["program"])
+    with pytest.raises(ConfigError, match="unexpected argument 'batch_size=8'"):
+        cli.refuse_arguments(["program", "batch_size=8"])
+
+
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [
+        ("--lr_batch_sise=3", "unknown flag --lr_batch_sise; did you mean 'lr_batch_size'?"),
+        ("--zzz", "unknown flag --zzz; did you mean '"),
+        ("--seed=abc", "flag --seed=abc"),
+    ],
+)
+def test_a_wrong_flag_ends_with_status_2(argument, words, capsys):
+    values = flags.FlagValues()
+    cli.define_flags([Config], flag_values=values)
+    with pytest.raises(SystemExit) as end:
+        cli.parse_flags(["program.py", argument], flag_values=values)
+    assert end.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("ERROR: ") and words in said and "program.py --help" in said
+
+
+def run(script: str, *arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, script, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+
+
+@pytest.mark.parametrize(
+    ("script", "expected"),
+    [
+        ("train.py", TRAIN_FLAGS),
+        ("eval.py", EVAL_FLAGS),
+        ("infer.py", INFER_FLAGS),
+        ("export.py", ["model_dir", "saved_model_dir"]),
+    ],
+)
+def test_help_lists_the_flags_at_once(script, expected):
+    start = time.monotonic()
+    result = run(script, "--help")
+    assert result.returncode == 0, result.stderr
+    assert time.monotonic() - start < 10  # 0.5 s alone; TensorFlow would add several seconds
+    shown = {
+        line.strip().removeprefix("--").removeprefix("[no]").split(":")[0]
+        for line in result.stdout.splitlines()
+        if line.startswith("  --")
+    }
+    assert set(expected) - shown == set()
+
+
+def test_help_does_not_load_tensorflow():
+    code = (
+        "import runpy, sys\n"
+        "sys.argv = ['train.py', '--help']\n"
+        "try:\n    runpy.run_path('train.py', run_name='__main__')\n"
+        "except SystemExit:\n    pass\n"
+        "print('loaded', sorted({'tensorflow', 'numpy', 'horovod'} & set(sys.modules)))"
+    )
+    result = run("-c", code)
+    assert result.stdout.splitlines()[-1] == "loaded []"
+
+
+def test_a_wrong_name_ends_the_program_with_one_line():
+    result = run("train.py", "--model_name=efficientdet-dO")
+    assert result.returncode == 1
+    assert "ConfigError: model_name='efficientdet-dO' is unknown" in result.stderr
+    assert "did you mean 'efficientdet-d0'?" in result.stderr
+    assert "Traceback" not in result.stderr

@@ -1,0 +1,174 @@
+"""Batches, rates, lengths and epochs, against the reference's recipes and modes."""
+
+import dataclasses
+
+import pytest
+
+from engine.config import ConfigError
+from engine.plan import (
+    check_settings,
+    evaluates_after,
+    evaluates_at_end,
+    make_plan,
+    needs_evaluation_data,
+    stop_epoch,
+)
+from engine.settings import EvalConfig, OptimConfig, TrainConfig
+
+# Fact sheet, tables 1.2 and 7.2: ranks, batch per rank, epochs, lr, warm-up epochs -> global batch,
+# steps per epoch, warm-up steps, total steps, step where mode traineval stops.
+RECIPES = {
+    "AMP 8xA100": ((8, 200, 400, 2.2, 25), (1600, 75, 1875, 30000, 22500)),
+    "TF32 8xA100": ((8, 104, 400, 1.1, 25), (832, 145, 3625, 58000, 43500)),
+    "AMP 8xV100": ((8, 64, 300, 0.7, 5), (512, 235, 1175, 70500, 70500)),
+    "FP32 8xV100": ((8, 40, 300, 0.4, 5), (320, 375, 1875, 112500, 112500)),
+    "AMP 32xV100": ((32, 64, 350, 1.5, 90), (2048, 59, 5310, 20650, 17700)),
+    "FP32 32xV100": ((32, 40, 350, 1.0, 90), (1280, 94, 8460, 32900, 28200)),
+}
+
+
+def plan_of(recipe, **train):
+    ranks, batch, epochs, rate, warmup = recipe
+    train = TrainConfig(
+        batch_size=batch, num_epochs=epochs, num_examples_per_epoch=120000, **train
+    )
+    optim = OptimConfig(learning_rate=rate, lr_batch_size=0, lr_warmup_epoch=warmup)
+    return make_plan(train, optim, num_examples=117266, num_ranks=ranks)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_of_the_reference(name):
+    recipe, expected = RECIPES[name]
+    plan = plan_of(recipe)
+    found = (
+        plan.global_batch_size,
+        plan.steps_per_epoch,
+        plan.warmup_steps,
+        plan.total_steps,
+        plan.stop_epoch * plan.steps_per_epoch,
+    )
+    assert found == expected
+    assert plan.learning_rate == recipe[3]
+
+
+def test_rate_is_scaled_once_and_said():
+    optim = OptimConfig(learning_rate=0.08, lr_batch_size=64, gradient_accumulation=2)
+    plan = make_plan(TrainConfig(batch_size=32), optim, num_examples=1000, num_ranks=4)
+    assert plan.global_batch_size == 256
+    assert plan.learning_rate == pytest.approx(0.32)
+    assert plan.steps_per_epoch == 4
+    line = plan.describe(optim)
+    assert "global batch 256" in line and "0.32 (0.08 per 64 images)" in line
+    as_given = dataclasses.replace(optim, lr_batch_size=0)
+    assert "0.08 as given" in plan.describe(as_given)
+
+
+def test_a_batch_larger_than_the_data_is_one_step():
+    plan = make_plan(TrainConfig(batch_size=64), OptimConfig(), num_examples=5, num_ranks=2)
+    assert (plan.steps_per_epoch, plan.total_steps) == (1, 300)
+
+
+def test_no_images():
+    with pytest.raises(ConfigError, match="no image"):
+        make_plan(TrainConfig(), OptimConfig(), num_examples=0, num_ranks=1)
+
+
+def test_benchmark_is_one_epoch_of_its_steps():
+    train = TrainConfig(benchmark=True, benchmark_steps=500)
+    plan = make_plan(train, OptimConfig(), num_examples=10**5, num_ranks=8)
+    assert (plan.steps_per_epoch, plan.stop_epoch) == (500, 1)
+    assert not evaluates_at_end(train)
+    assert not needs_evaluation_data(train, EvalConfig())
+
+
+@pytest.mark.parametrize(
+    ("mode", "epochs", "last"),
+    [
+        ("traineval", 300, 300),
+        ("traineval", 400, 300),
+        ("traineval", 50, 50),
+        ("train", 400, 300),
+        ("train", 350, 263),
+        ("train", 300, 226),
+        ("train", 4, 4),
+        ("train300", 300, 300),
+        ("train300", 400, 300),
+        ("train300", 120, 120),
+    ],
+)
+def test_stop_rules(mode, epochs, last):
+    assert stop_epoch(TrainConfig(training_mode=mode, num_epochs=epochs)) == last
+
+
+def test_stop_epoch_as_a_flag_goes_beyond_300():
+    assert stop_epoch(TrainConfig(num_epochs=600, stop_epoch=600)) == 600
+    assert stop_epoch(TrainConfig(num_epochs=600, stop_epoch=450, training_mode="train")) == 450
+    assert stop_epoch(TrainConfig(num_epochs=20, stop_epoch=450)) == 20
+
+
+def evaluations(train: TrainConfig, **evaluation) -> list[int]:
+    settings = EvalConfig(**evaluation)
+    return [e for e in range(1, stop_epoch(train) + 1) if evaluates_after(e, train, settings)]
+
+
+def test_evaluations_of_the_modes():
+    full = TrainConfig(num_epochs=400)
+    assert evaluations(full) == [*range(200, 301, 10)]
+    for mode in ("train", "train300"):
+        assert evaluations(dataclasses.replace(full, training_mode=mode)) == []
+    assert evaluates_at_end(full)  # only if the last epoch had none
+    assert evaluates_at_end(dataclasses.replace(full, training_mode="train"))
+    assert not evaluates_at_end(dataclasses.replace(full, training_mode="train300"))
+    short = TrainConfig(num_epochs=100, training_mode="train300")
+    assert evaluates_at_end(short)
+
+
+def test_evaluation_flags_act_in_every_mode():
+    assert evaluations(TrainConfig(), eval_start=290, eval_period=4) == [292, 296, 300]
+    assert evaluations(TrainConfig(checkpoint_period=50), eval_start=1) == [*range(50, 301, 50)]
+    quiet = TrainConfig(training_mode="train300")
+    assert evaluations(quiet, eval_start=295, eval_period=5) == [295, 300]
+
+
+def test_a_run_that_ends_before_epoch_200_is_evaluated_on_the_way():
+    assert evaluations(TrainConfig(num_epochs=30)) == [10, 20, 30]
+
+
+def test_which_runs_need_a_validation_set():
+    quiet = TrainConfig(training_mode="train300")
+    assert needs_evaluation_data(TrainConfig(), EvalConfig())
+    assert not needs_evaluation_data(quiet, EvalConfig())
+    assert needs_evaluation_data(quiet, EvalConfig(eval_start=250))
+    assert not needs_evaluation_data(quiet, EvalConfig(eval_start=301))
+    assert needs_evaluation_data(dataclasses.replace(quiet, validate=True), EvalConfig())
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"training_mode": "eval"}, "training_mode='eval' is unknown; did you mean 'traineval'"),
+        ({"optimizer": "adam"}, "optimizer='adam' is unknown; did you mean 'adamw'"),
+        ({"lr_decay_method": "cos"}, "did you mean 'cosine'"),
+        ({"batch_size": 0}, "batch_size=0: expected at least 1"),
+        ({"checkpoint_period": 0}, "checkpoint_period=0"),
+        ({"log_steps": 0}, "log_steps=0"),
+        ({"gradient_accumulation": 0}, "gradient_accumulation=0"),
+        ({"eval_samples": 0}, "eval_samples=0"),
+        ({"clip_gradients_norm": -1.0}, "clip_gradients_norm=-1.0"),
+        ({"weight_decay": float("nan")}, "weight_decay=nan"),
+        ({"moving_average_decay": 1.0}, "moving_average_decay=1.0"),
+    ],
+)
+def test_settings_that_cannot_work(change, words):
+    parts = []
+    for part in (TrainConfig(), OptimConfig(), EvalConfig()):
+        names = {field.name for field in dataclasses.fields(part)}
+        mine = {k: v for k, v in change.items() if k in names}
+        parts.append(dataclasses.replace(part, **mine))
+    with pytest.raises(ConfigError, match=words):
+        check_settings(*parts)
+
+
+def test_the_defaults_can_work():
+    check_settings(TrainConfig(), OptimConfig(), EvalConfig())
+    check_settings(TrainConfig(), OptimConfig(moving_average_decay=None), EvalConfig())

@@ -1,0 +1,246 @@
+"""The training step against NumPy, and the properties that training rests on."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from engine_numpy_trainer import NumpyTrainer
+from engine_tiny_task import TinyTask
+
+from engine.config import ConfigError
+from engine.plan import StepPlan
+from engine.settings import OptimConfig
+from engine.step import TrainStep, clip_factors
+from engine.task import Shard
+from engine.train_state import TrainState
+
+CONFIG = OptimConfig(
+    momentum=0.9,
+    lr_warmup_init=0.01,
+    weight_decay=0.03,
+    moving_average_decay=0.6,
+    clip_gradients_norm=10.0,
+)
+PLAN = StepPlan(
+    learning_rate=0.2,
+    global_batch_size=4,
+    steps_per_epoch=6,
+    total_steps=24,
+    warmup_steps=2,
+    stop_epoch=4,
+)
+
+
+def make_step(config=CONFIG, *, task=None, use_xla=False, dynamic=False, seed=0) -> TrainStep:
+    task = task or TinyTask()
+    state = TrainState(task, config, PLAN, dynamic_loss_scale=dynamic)
+    return TrainStep(task, state, config, use_xla=use_xla, half_gradients=False, seed=seed)
+
+
+def run(step: TrainStep, task: TinyTask, steps: int, *, accumulation: int = 1) -> list[dict]:
+    """Runs steps; returns the numbers of each by name."""
+    start = int(step.state.step) * accumulation
+    data = iter(task.train_dataset(shard=Shard(0, 1), start_step=start))
+    numbers = []
+    for _ in range(steps):
+        batches = [task.device_batch(next(data)) for _ in range(accumulation)]
+        numbers.append(dict(zip(step.names, step(batches).numpy().tolist())))
+    return numbers
+
+
+def weights_of(step: TrainStep) -> dict[str, np.ndarray]:
+    return {v.name.removesuffix(":0"): v.numpy() for v in step.state.model.variables}
+
+
+def assert_same(left: dict, right: dict, *, rtol: float = 0.0, atol: float = 0.0) -> None:
+    assert left.keys() == right.keys()
+    for name in left:
+        np.testing.assert_allclose(left[name], right[name], rtol=rtol, atol=atol, err_msg=name)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("clip", [10.0, 1.5, 0.0])
+def test_several_steps_equal_numpy(optimizer, clip):
+    config = dataclasses.replace(
+        CONFIG, optimizer=optimizer, clip_gradients_norm=clip, adam_beta2=0.95
+    )
+    task = TinyTask()
+    step = make_step(config, task=task)
+    expected = NumpyTrainer(
+        weights_of(step),
+        optimizer=optimizer,
+        weight_decay=config.weight_decay,
+        clip=clip,
+        momentum=0.9,
+        beta2=0.95,
+        average_decay=0.6,
+    )
+    data = iter(task.train_dataset(shard=Shard(0, 1), start_step=0))
+    for _ in range(8):
+        batch = next(data)
+        numbers = dict(zip(step.names, step([task.device_batch(batch)]).numpy().tolist()))
+        found = expected.update(
+            {name: batch[name].numpy() for name in ("x", "y", "weight")}, numbers["learning_rate"]
+        )
+        for name, value in found.items():
+            assert numbers[name] == pytest.approx(value, rel=2e-5, abs=1e-6), name
+    state = step.state
+    assert_same(weights_of(step), expected.weights, rtol=2e-5, atol=2e-6)
+    averages = {name: value.numpy() for name, value in state.averages().items()}
+    assert_same(averages, expected.averages, rtol=2e-5, atol=2e-6)
+    buffers = {"momentum": expected.first} if optimizer == "sgd" else {"m": expected.first}
+    if optimizer == "adamw":
+        buffers["v"] = expected.second
+    for buffer, by_name in buffers.items():
+        pieces = state.layout.split(state.buffers()[buffer])
+        names = [v.name.removesuffix(":0") for v in state.trained]
+        assert_same(
+            {n: p.numpy() for n, p in zip(names, pieces)}, by_name, rtol=2e-4, atol=2e-6
+        )
+
+
+def test_numbers_of_a_step_by_hand():
+    task = TinyTask()
+    step = make_step(task=task)
+    first, second, third = run(step, task, 3)
+    assert [n["learning_rate"] for n in (first, second, third)] == pytest.approx(
+        [0.01, 0.105, 0.2], rel=1e-6
+    )
+    assert first["loss"] == pytest.approx(first["square_loss"] + first["reg_l2_loss"])
+    assert (first["loss_scale"], first["skipped"]) == (1.0, 0.0)
+    assert int(step.state.step) == int(step.state.optimizer.iterations) == 3
+
+
+def test_clipping_by_hand():
+    # (30, 40) is clipped to (3, 4)-like norm 10 each; two gradients of norm 10 have global 14.14.
+    factors = clip_factors(tf.constant([50.0, 20.0, 0.0]), 10.0).numpy()
+    np.testing.assert_allclose(factors, [0.2 / 2**0.5, 0.5 / 2**0.5, 1.0 / 2**0.5], rtol=1e-6)
+    np.testing.assert_array_equal(clip_factors(tf.constant([3.0, 4.0]), 10.0), [1.0, 1.0])
+    np.testing.assert_array_equal(clip_factors(tf.constant([3e5, 4e5]), 0.0), [1.0, 1.0])
+
+
+@pytest.mark.parametrize("batch_norm", [None, tf.keras.layers.BatchNormalization])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_xla_changes_nothing(batch_norm, optimizer):
+    config = dataclasses.replace(CONFIG, optimizer=optimizer)
+    found = []
+    for use_xla in (False, True):
+        task = TinyTask(batch_norm=batch_norm, noise=0.1)
+        step = make_step(config, task=task, use_xla=use_xla, dynamic=True)
+        numbers = run(step, task, 5)
+        state = {name: value.numpy() for name, value in step.state.tensors().items()}
+        found.append((numbers, state))
+    for plain, compiled in zip(found[0][0], found[1][0]):
+        assert compiled == pytest.approx(plain, rel=1e-5, abs=1e-6)
+    assert_same(found[1][1], found[0][1], rtol=1e-4, atol=2e-6)
+
+
+def test_loss_scaling_changes_nothing_while_all_is_finite():
+    states = []
+    for dynamic in (False, True):
+        task = TinyTask()
+        step = make_step(task=task, dynamic=dynamic)
+        run(step, task, 4)
+        states.append({n: v.numpy() for n, v in step.state.tensors().items() if "scale" not in n})
+    assert_same(*states, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("use_xla", [False, True])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_skipped_update_leaves_everything_but_counters_and_scale(use_xla, optimizer):
+    config = dataclasses.replace(CONFIG, optimizer=optimizer)
+    task = TinyTask(poison=9)  # the third batch
+    step = make_step(config, task=task, use_xla=use_xla, dynamic=True)
+    good = run(step, task, 2)
+    before = {name: value.numpy() for name, value in step.state.tensors().items()}
+    (bad,) = run(step, task, 1)
+    after = {name: value.numpy() for name, value in step.state.tensors().items()}
+    assert [n["skipped"] for n in (*good, bad)] == [0.0, 0.0, 1.0]
+    assert not np.isfinite(bad["loss"])
+    assert (bad["loss_scale"], after["state/loss_scale"]) == (32768.0, 16384.0)
+    assert after["state/step"] == before["state/step"] + 1
+    unchanged = set(before) - {"state/step", "state/loss_scale", "state/loss_scale_good_steps"}
+    assert "state/iterations" in unchanged
+    for name in unchanged:
+        np.testing.assert_array_equal(before[name], after[name], err_msg=name)
+    (again,) = run(step, task, 1)
+    assert again["skipped"] == 0.0 and np.isfinite(again["loss"])
+
+
+def test_overflow_of_the_scaled_loss_is_found_out():
+    config = dataclasses.replace(CONFIG, loss_scale=2.0**127)
+    task = TinyTask()
+    step = make_step(config, task=task, dynamic=True)
+    numbers = run(step, task, 1)[0]
+    assert numbers["skipped"] == 1.0
+    assert np.isfinite(numbers["loss"]) and not np.isfinite(numbers["gradient_norm"])
+
+
+@pytest.mark.parametrize("accumulation", [2, 3])
+def test_accumulated_batches_equal_one_large_batch(accumulation):
+    found = []
+    for size, parts in ((4 * accumulation, 1), (4, accumulation)):
+        task = TinyTask(batch_size=size)
+        step = make_step(task=task)
+        numbers = run(step, task, 4, accumulation=parts)
+        found.append((numbers, weights_of(step)))
+    for whole, accumulated in zip(found[0][0], found[1][0]):
+        assert accumulated == pytest.approx(whole, rel=1e-5, abs=1e-6)
+    assert_same(found[1][1], found[0][1], rtol=1e-5, atol=1e-6)
+
+
+def test_frozen_variables_stay_and_do_not_decay():
+    config = dataclasses.replace(CONFIG, var_freeze_expr="hidden/")
+    task = TinyTask()
+    step = make_step(config, task=task)
+    before = weights_of(step)
+    numbers = run(step, task, 3)
+    after = weights_of(step)
+    for name in before:
+        assert np.array_equal(before[name], after[name]) == name.startswith("hidden/"), name
+    penalty = 0.5 * 0.03 * np.square(before["out/kernel"]).sum()
+    assert numbers[0]["reg_l2_loss"] == pytest.approx(penalty, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("expression", "words"),
+    [
+        ("hiden", "matches no variable; names start with: hidden, out"),
+        (".*", "matches every variable"),
+        ("(", "is not a regular expression"),
+    ],
+)
+def test_freeze_expressions_that_cannot_be_meant(expression, words):
+    with pytest.raises(ConfigError, match=words):
+        make_step(dataclasses.replace(CONFIG, var_freeze_expr=expression))
+
+
+def test_randomness_follows_seed_and_step():
+    def losses(seed: int, skip: int = 0) -> list[float]:
+        task = TinyTask(batch_size=24, noise=1.0)  # the same batch at every step
+        config = dataclasses.replace(CONFIG, weight_decay=0.0)
+        step = make_step(config, task=task, seed=seed)
+        step.state.step.assign(skip)
+        plan_rate = [n["square_loss"] for n in run(step, task, 1)]
+        return plan_rate
+
+    assert losses(1) == losses(1)
+    assert losses(1) != losses(2)
+    assert losses(1) != losses(1, skip=1)
+
+
+def test_without_averages_and_momentum():
+    config = dataclasses.replace(CONFIG, moving_average_decay=0.0, momentum=0.0)
+    task = TinyTask()
+    step = make_step(config, task=task)
+    run(step, task, 2)
+    assert step.state.buffers() == {}
+    assert_same({n: v.numpy() for n, v in step.state.averages().items()}, weights_of(step))
+
+
+def test_the_step_is_traced_once():
+    task = TinyTask()
+    step = make_step(task=task)
+    run(step, task, 3)
+    assert step._whole.experimental_get_tracing_count() == 1
