@@ -1,5 +1,7 @@
 """One row of a benchmark: what was run, on what, with which versions; printed and put in a CSV."""
 
+from __future__ import annotations
+
 import csv
 import datetime
 import shlex

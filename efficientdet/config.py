@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+from typing import Optional
 
 IMAGENET_MEAN_RGB = (0.485 * 255, 0.456 * 255, 0.406 * 255)
 IMAGENET_STDDEV_RGB = (0.229 * 255, 0.224 * 255, 0.225 * 255)
@@ -41,8 +42,8 @@ class ModelConfig:
     apply_bn_for_resampling: bool = True
     conv_after_downsample: bool = False  # True: project channels after pooling, not before
     conv_bn_act_pattern: bool = False  # True: conv, BN, activation in a BiFPN node
-    survival_prob: float | None = None  # stochastic depth of the backbone; None or 1: off
-    head_survival_prob: float | None = None  # residual heads with stochastic depth; None: plain
+    survival_prob: Optional[float] = None  # stochastic depth of the backbone; None or 1: off
+    head_survival_prob: Optional[float] = None  # residual heads with stochastic depth; None: plain
     is_training_bn: bool = True  # False: batch normalisation is frozen, statistics and affine
     bn_momentum: float = 0.99
     bn_epsilon: float = 1e-3

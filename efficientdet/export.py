@@ -10,6 +10,8 @@ Labels are in assets/labels.json. The export is checked against the source model
 place.
 """
 
+from __future__ import annotations
+
 import json
 import shutil
 from pathlib import Path

@@ -5,6 +5,8 @@ The functions are those of `engine.run.Family`. A newcomer's trap: a checkpoint'
 results are.
 """
 
+from __future__ import annotations
+
 import importlib.metadata
 import json
 from collections.abc import Mapping

@@ -3,8 +3,10 @@
 Presets and cross-field rules are here too. TensorFlow is not imported.
 """
 
+from __future__ import annotations
+
 import dataclasses
-from typing import Any
+from typing import Any, Optional
 
 from efficientdet.config import MODEL_TABLE, ModelConfig, model_config
 from engine.config import ConfigError, nearest, setting
@@ -36,11 +38,11 @@ class NmsConfig:
     """Post-processing (soft-NMS: arXiv 1704.04503, section 3)."""
 
     method: str = setting("gaussian", "gaussian, linear, hard or diou.", flag=None)
-    iou_thresh: float | None = setting(
+    iou_thresh: Optional[float] = setting(
         None, "IoU above which hard and linear act; none: 0.5 and 0.3.", flag=None
     )
     score_thresh: float = setting(0.0, "Least score kept; 0 means 0.001.", flag=None)
-    sigma: float | None = setting(None, "Width of gaussian soft-NMS; none: 0.5.", flag=None)
+    sigma: Optional[float] = setting(None, "Width of gaussian soft-NMS; none: 0.5.", flag=None)
     max_nms_inputs: int = setting(5000, "(anchor, class) pairs that enter NMS.", flag=None)
     max_output_size: int = setting(100, "Detections per image.", flag=None)
     class_agnostic: bool = setting(

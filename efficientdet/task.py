@@ -7,6 +7,8 @@ that the loss is divided by the positives of the whole global batch (the referen
 rank's own).
 """
 
+from __future__ import annotations
+
 import logging
 from collections.abc import Mapping
 from typing import Any

@@ -12,6 +12,8 @@ prefix with an index is complete. A newcomer's trap: only rank 0 reads and write
 receive by broadcast.
 """
 
+from __future__ import annotations
+
 import json
 import os
 import re

@@ -5,6 +5,8 @@ flags that were really given count (`present`), so that a recipe is not overridd
 default.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import os
 import sys
@@ -12,7 +14,7 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from absl import app, flags
+from absl import app, flags, logging
 
 from engine import config as config_lib
 from engine import hparams as hparams_lib
@@ -157,6 +159,8 @@ def run_app(main: Callable[[list[str]], int]) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
     def guarded(argv: list[str]) -> None:
+        # TensorFlow speaks of its own file formats through absl.
+        logging.set_verbosity(logging.WARNING)
         from engine import guard  # brings TensorFlow, which --help does not wait for
 
         guard.run_guarded(lambda: main(argv))

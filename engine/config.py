@@ -9,10 +9,11 @@ A newcomer's trap: a flag's default is shown by `--help`, but an absent flag nev
 recipe. TensorFlow is not imported here, so that `--help` answers at once.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import difflib
 import math
-import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -115,7 +116,7 @@ def convert(value: Any, hint: Any, *, where: str) -> Any:
       ConfigError: naming `where`, the expected type and what came.
     """
     origin = typing.get_origin(hint)
-    if origin in (typing.Union, types.UnionType):
+    if origin is typing.Union:
         if value is None or (isinstance(value, str) and value.lower() == "none"):
             return None
         inner = next(t for t in typing.get_args(hint) if t is not type(None))
@@ -142,7 +143,7 @@ def _convert_tuple(value: Any, inner: tuple[Any, ...], *, where: str) -> tuple[A
         return tuple(convert(item, inner[0], where=where) for item in items)
     if len(items) != len(inner):
         raise ConfigError(f"{where}: expected {len(inner)} values, got {value!r}")
-    return tuple(convert(item, hint, where=where) for item, hint in zip(items, inner, strict=True))
+    return tuple(convert(item, hint, where=where) for item, hint in zip(items, inner))
 
 
 def _height_width(value: Any, items: Any) -> Any:

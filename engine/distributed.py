@@ -6,6 +6,8 @@ was started by a launcher but cannot join the others must fail, never carry on a
 sees to that.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import os
 import pickle
@@ -176,13 +178,13 @@ def reduce_sum(
     if _placement.size == 1:
         return tensors
     half = half or [False] * len(tensors)
-    sent = [tf.cast(t, tf.float16) if h else t for t, h in zip(tensors, half, strict=True)]
+    sent = [tf.cast(t, tf.float16) if h else t for t, h in zip(tensors, half)]
     received: list[Any] = [None] * len(sent)
     # One fused group per dtype: Horovod does not fuse different dtypes.
     for dtype in dict.fromkeys(t.dtype for t in sent):
         places = [i for i, t in enumerate(sent) if t.dtype == dtype]
         sums = _hvd.grouped_allreduce([sent[i] for i in places], op=_hvd.Sum)
-        for i, total in zip(places, sums, strict=True):
+        for i, total in zip(places, sums):
             received[i] = tf.cast(total, tensors[i].dtype)
     return received
 
@@ -197,7 +199,7 @@ def average_variables(variables: Sequence[tf.Variable]) -> None:
     if _placement.size == 1 or not variables:
         return
     totals = reduce_sum([v.read_value() for v in variables])
-    for variable, total in zip(variables, totals, strict=True):
+    for variable, total in zip(variables, totals):
         variable.assign(total / tf.cast(_placement.size, total.dtype))
 
 
@@ -221,7 +223,7 @@ def all_gather_object(value: _T) -> list[_T]:
         lengths = _hvd.allgather(tf.constant([len(data)], tf.int64)).numpy()
         joined = _hvd.allgather(tf.constant(data)).numpy().tobytes()
     ends = np.cumsum(lengths)
-    return [pickle.loads(joined[end - n : end]) for n, end in zip(lengths, ends, strict=True)]
+    return [pickle.loads(joined[end - n : end]) for n, end in zip(lengths, ends)]
 
 
 def gather_rows(rows: np.ndarray) -> np.ndarray | None:

@@ -1,5 +1,7 @@
 """The evaluation loop: every image once over all ranks, rows gathered, scored on rank 0."""
 
+from __future__ import annotations
+
 import time
 from collections.abc import Mapping
 
@@ -82,7 +84,7 @@ class Validator:
         for batch in iterate(self._task.eval_dataset(shard=shard)):
             sums += self._losses(self._task.device_batch(batch)).numpy()
         total = distributed.reduce_sum([tf.constant(sums)])[0].numpy()
-        return dict(zip(names, (total[:-1] / total[-1]).tolist(), strict=True))
+        return dict(zip(names, (total[:-1] / total[-1]).tolist()))
 
 
 def percent(metrics: Mapping[str, float], name: str) -> float:

@@ -33,7 +33,7 @@ class FlatLayout:
     def join(self, tensors: Sequence[tf.Tensor]) -> tf.Tensor:
         """Returns the buffer, float32 [num_chunks, 128], of tensors in the layout's order."""
         rows = [tf.zeros([0])]  # there may be no tensor at all
-        for tensor, size in zip(tensors, self._sizes, strict=True):
+        for tensor, size in zip(tensors, self._sizes):
             flat = tf.reshape(tf.cast(tensor, tf.float32), [-1])
             rows.append(tf.pad(flat, [[0, -size % CHUNK]]))
         return tf.reshape(tf.concat(rows, axis=0), [self.num_chunks, CHUNK])
@@ -41,7 +41,7 @@ class FlatLayout:
     def split(self, buffer: tf.Tensor) -> list[tf.Tensor]:
         """Undoes `join`."""
         pieces = []
-        for i, (shape, size) in enumerate(zip(self._shapes, self._sizes, strict=True)):
+        for i, (shape, size) in enumerate(zip(self._shapes, self._sizes)):
             rows = buffer[self._starts[i] : self._starts[i + 1]]
             pieces.append(tf.reshape(tf.reshape(rows, [-1])[:size], shape))
         return pieces

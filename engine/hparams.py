@@ -4,6 +4,8 @@ Only syntax; which keys and types are right is `engine.config.override`'s matter
 `x*y*z` is a list, so a value that holds a star of its own is written in quotes.
 """
 
+from __future__ import annotations
+
 import ast
 from pathlib import Path
 from typing import Any

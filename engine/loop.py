@@ -6,6 +6,8 @@ rank 0's clock or by anyone's signal, and shared at fixed steps (`_agree`), neve
 itself.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping

@@ -91,6 +91,15 @@ def trained_variables(
     return kept
 
 
+def freeze_batch_norm(model: tf.keras.Model, *, trained: Sequence[tf.Variable]) -> None:
+    """Puts batch norm whose scale and shift are frozen into inference mode: nothing of it moves."""
+    trained_ids = {id(v) for v in trained}
+    for layer in model.submodules:
+        is_norm = isinstance(layer, tf.keras.layers.BatchNormalization)
+        if is_norm and not any(id(v) in trained_ids for v in layer.trainable_variables):
+            layer.trainable = False
+
+
 def is_decayed(variable: tf.Variable) -> bool:
     """True for convolution and dense kernels."""
     return bool(_DECAYED.match(variable.name))

@@ -6,6 +6,8 @@ newcomer's trap: resuming (same model_dir) and starting from weights (--pretrain
 read.
 """
 
+from __future__ import annotations
+
 import json
 import random
 import sys

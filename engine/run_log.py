@@ -5,6 +5,8 @@ written here: `DLLL {json}` in the file. A newcomer's trap: ranks other than 0 h
 nothing, so callers never ask for the rank.
 """
 
+from __future__ import annotations
+
 import datetime
 import json
 import math

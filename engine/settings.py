@@ -4,7 +4,10 @@ Names are those of the EfficientDet reference (arXiv 1911.09070 and its TensorFl
 flag or second key is given where theirs differs. Units are in the name or in the help text.
 """
 
+from __future__ import annotations
+
 import dataclasses
+from typing import Optional
 
 from engine.config import setting
 
@@ -14,7 +17,7 @@ class DataConfig:
     """Training input: which records, how they are shuffled, augmented and bounded."""
 
     training_file_pattern: str = setting("", "Glob of the training records.")
-    num_classes: int | None = setting(
+    num_classes: Optional[int] = setting(
         None, "Class channels of the model; none: the data card's classes.", flag=None
     )
     class_ids: str = setting(
@@ -39,7 +42,7 @@ class DataConfig:
         0.0, "Strength (0..1) of brightness, contrast and saturation changes."
     )
     shuffle_buffer: int = setting(5000, "Encoded records in the shuffle buffer of a rank.")
-    cache_records: bool | None = setting(
+    cache_records: Optional[bool] = setting(
         None, "Hold encoded records in memory; none: if they take under 1 GB."
     )
     canvas_size: int = setting(
@@ -80,7 +83,7 @@ class OptimConfig:
     weight_decay: float = setting(
         4e-5, "Factor of 0.5*|w|^2 over kernels (SGD), decoupled for AdamW."
     )
-    moving_average_decay: float | None = setting(
+    moving_average_decay: Optional[float] = setting(
         0.9998, "Decay of the weights' moving average; 0 or none: no average."
     )
     var_freeze_expr: str = setting(
@@ -124,7 +127,7 @@ class TrainConfig:
     allow_config_change: bool = setting(
         False, "Resume although the configuration in model_dir differs."
     )
-    seed: int | None = setting(
+    seed: Optional[int] = setting(
         None, "Seed of weights, data order and augmentation; none: a fresh one, logged."
     )
     benchmark: bool = setting(False, "Time benchmark_steps steps; no evaluation, no checkpoints.")
@@ -169,11 +172,11 @@ class RuntimeConfig:
 
     amp: bool = setting(True, "mixed_float16 with dynamic loss scaling.", key="mixed_precision")
     precision: str = setting("", "float32, mixed_float16 or mixed_bfloat16; '': by --amp.")
-    use_xla: bool | None = setting(
+    use_xla: Optional[bool] = setting(
         None,
         "Compile forward, backward and update with XLA; none: where there is an accelerator.",
     )
-    fp16_compression: bool | None = setting(
+    fp16_compression: Optional[bool] = setting(
         None, "Reduce gradients in float16; none: as --precision says."
     )
     sync_bn: bool = setting(

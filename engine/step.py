@@ -73,7 +73,7 @@ class TrainStep:
             position = self.state.step * len(batches) + i
             seed = tf.stack([tf.cast(position, tf.int32), self._seed])
             parts = self.compiled_forward_backward(batch, seed)
-            sums = [a + b for a, b in zip(sums, parts, strict=True)] if sums else parts
+            sums = [a + b for a, b in zip(sums, parts)] if sums else parts
         return self.compiled_update(*self.reduce(sums))
 
     def forward_backward(self, batch: Mapping[str, tf.Tensor], seed: tf.Tensor) -> list[tf.Tensor]:
@@ -146,7 +146,7 @@ class TrainStep:
 
         skipped = tf.cond(finite, apply, lambda: tf.constant(1.0))
         # Outside the condition: a branch that writes hundreds of variables compiles for minutes.
-        for variable, value in zip(state.trained, layout.split(state.weights), strict=True):
+        for variable, value in zip(state.trained, layout.split(state.weights)):
             variable.assign(value)
         state.loss_scale.update(finite)
         state.step.assign_add(1)

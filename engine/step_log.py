@@ -84,7 +84,7 @@ class StepLog:
         Raises:
           NonFiniteLoss: on all ranks; names the step, its numbers and the images.
         """
-        named = dict(zip(self._names, finished.numbers.tolist(), strict=True))
+        named = dict(zip(self._names, finished.numbers.tolist()))
         self.last_loss = named["loss"]
         self._window.append(finished.numbers)
         self._epoch.append(finished.numbers)
@@ -111,7 +111,7 @@ class StepLog:
         finite = np.isfinite(values)
         sums = np.where(finite, values, 0.0).sum(axis=0)
         means = np.where(finite.any(axis=0), sums / np.maximum(finite.sum(axis=0), 1), values[-1])
-        return dict(zip(self._names, means.tolist(), strict=True))
+        return dict(zip(self._names, means.tolist()))
 
     def _check_finite(self, finished: FinishedStep, named: Mapping[str, float]) -> None:
         self._skipped_in_a_row = self._skipped_in_a_row + 1 if named["skipped"] else 0

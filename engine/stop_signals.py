@@ -1,5 +1,7 @@
 """Signals that ask a run to end: preemption, time limit, Ctrl-C."""
 
+from __future__ import annotations
+
 import os
 import signal
 from types import TracebackType
@@ -15,7 +17,7 @@ class StopSignals:
         self.received = ""
         self._before: dict[int, Any] = {}
 
-    def __enter__(self) -> "StopSignals":
+    def __enter__(self) -> StopSignals:
         self._before = {number: signal.signal(number, self._handle) for number in _SIGNALS}
         return self
 

@@ -5,6 +5,8 @@ of every rank are averaged, so all ranks must have equal batch sizes. The collec
 inside an XLA unit on the CPU: the step compiles its forward pass only where this layer is not used.
 """
 
+from __future__ import annotations
+
 import tensorflow as tf
 
 from engine import distributed

@@ -1,5 +1,7 @@
 """What a model family owes the engine. The engine never asks which family it runs."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 

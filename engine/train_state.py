@@ -41,6 +41,7 @@ class TrainState:
         self.trained = optimizers.trained_variables(
             task.model.trainable_variables, freeze_expression=config.var_freeze_expr
         )
+        optimizers.freeze_batch_norm(task.model, trained=self.trained)
         trained_ids = {id(v) for v in self.trained}
         # Batch-norm statistics and frozen weights: averaged like the trained ones.
         self.others = [
@@ -104,7 +105,7 @@ class TrainState:
         if self.averaging:
             averaged = self.layout.split(self.buffers()["ema"])
             averaged += self.others_layout.split(self.others_average)
-            values |= zip(map(_name, [*self.trained, *self.others]), averaged, strict=True)
+            values |= zip(map(_name, [*self.trained, *self.others]), averaged)
         return values
 
     def tensors(self) -> dict[str, tf.Tensor]:
@@ -114,10 +115,10 @@ class TrainState:
             raise AssertionError("two model variables share a name")
         for buffer, variable in self.buffers().items():
             pieces = self.layout.split(variable)
-            named |= {f"{buffer}/{_name(v)}": p for v, p in zip(self.trained, pieces, strict=True)}
+            named |= {f"{buffer}/{_name(v)}": p for v, p in zip(self.trained, pieces)}
         if self.averaging:
             pieces = self.others_layout.split(self.others_average)
-            named |= {f"ema/{_name(v)}": p for v, p in zip(self.others, pieces, strict=True)}
+            named |= {f"ema/{_name(v)}": p for v, p in zip(self.others, pieces)}
         return named | {name: v.read_value() for name, v in self.counters().items()}
 
     def assign(self, values: Mapping[str, np.ndarray]) -> None:
@@ -171,7 +172,7 @@ class TrainState:
                 variable.assign(averages[_name(variable)])
             yield
         finally:
-            for variable, value in zip(self.model.variables, weights, strict=True):
+            for variable, value in zip(self.model.variables, weights):
                 variable.assign(value)
 
 

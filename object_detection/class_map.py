@@ -6,6 +6,8 @@ every checkpoint. A newcomer's trap: the map decides what is trained and scored,
 shown.
 """
 
+from __future__ import annotations
+
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
@@ -53,7 +55,7 @@ class ClassMap:
         """True where a channel stands for a category; bool, shape of the argument."""
         return np.isin(class_ids, list(self.categories))
 
-    def renamed(self, names: Mapping[int, str]) -> "ClassMap":
+    def renamed(self, names: Mapping[int, str]) -> ClassMap:
         """Returns the map with other names.
 
         Args:
@@ -78,7 +80,7 @@ class ClassMap:
         }
 
     @staticmethod
-    def from_dict(values: Mapping[str, Any]) -> "ClassMap":
+    def from_dict(values: Mapping[str, Any]) -> ClassMap:
         """Undoes `to_dict`."""
         return ClassMap(values["num_classes"], {i: (c, n) for i, c, n in values["categories"]})
 

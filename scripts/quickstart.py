@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Optional
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -36,7 +37,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--data", help="COCO-format folder; without it a small set is generated")
     parser.add_argument(
-        "--minutes", type=float, help="length of the training; default 6, with --data 25"
+        "--minutes", type=float, help="length of the training; default 7, with --data 25"
     )
     parser.add_argument(
         "--model", default="efficientdet-lite0", help="model name (default %(default)s)"
@@ -79,12 +80,14 @@ def run(command: list[str], **options: object) -> None:
 
 
 def choose_splits(
-    data: Path, *, train_name: str | None, eval_name: str | None
-) -> tuple[tuple, tuple | None]:
-    """Returns (json, images) of the training split and of the held-out one, which may be None."""
+    data: Path, *, train_name: Optional[str], eval_name: Optional[str]
+) -> tuple[tuple, Optional[tuple]]:
+    """Returns (json, images) of the training split, and of the held-out one or None."""
     splits = find_splits(data)
 
-    def pick(given: str | None, prefixes: tuple[str, ...], but: tuple | None) -> tuple | None:
+    def pick(
+        given: Optional[str], prefixes: tuple[str, ...], but: Optional[tuple]
+    ) -> Optional[tuple]:
         if given:
             if given not in splits:
                 sys.exit(f"ERROR: no split {given!r} in {data}; there are: {', '.join(splits)}")
@@ -210,7 +213,7 @@ def main() -> None:
         Path(args.output).resolve() if args.output else ROOT / "quickstart" / f"{name}-{args.model}"
     )
     output.mkdir(parents=True, exist_ok=True)
-    minutes = args.minutes if args.minutes is not None else (25.0 if args.data else 6.0)
+    minutes = args.minutes if args.minutes is not None else (25.0 if args.data else 7.0)
     records, eval_json = make_records(args, output)
     run_dir = output / "run"
     train(args, records, eval_json, run_dir, minutes)

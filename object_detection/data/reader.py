@@ -79,7 +79,7 @@ def record_set(
     described = RecordSet(tuple(files), tuple(counts) if counts is not None else ())
     if counts is None or described.num_bytes < scan_below_bytes:
         scanned = tuple(tfrecord_file.count_records(file) for file in files)
-        for file, found, expected in zip(files, scanned, counts or scanned, strict=True):
+        for file, found, expected in zip(files, scanned, counts or scanned):
             if found != expected:
                 raise ValueError(
                     f"{file}: expected {expected} records by its data card, found {found}. The "

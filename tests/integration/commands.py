@@ -41,17 +41,17 @@ class Result:
     def require_explained_failure(self, *words: str) -> str:
         """Returns the explanation of a failure that was foreseen.
 
-        Fails unless the command ended with a failure code and a line that starts with ERROR and
-        holds all the words, and without a stack trace.
+        Fails unless the command ended with a failure code, without a stack trace, and with an
+        explanation that starts with ERROR and holds all the words.
         """
         everything = self.everything()
         assert self.code not in (0, 75), everything
         assert "Traceback" not in everything, everything
-        said = [line for line in self.errors.splitlines() if line.startswith("ERROR")]
-        assert said, everything
+        _, found, said = self.errors.partition("ERROR")
+        assert found, everything
         for word in words:
-            assert word in said[0], f"{word!r} is not in: {said[0]}"
-        return said[0]
+            assert word in said, f"{word!r} is not in: {said}"
+        return said
 
     def everything(self) -> str:
         """Returns exit code and output in one text."""

@@ -181,7 +181,9 @@ def test_jpeg_pixels_with_the_decoders_ratio(factor, tolerance, mirrored, resize
     expected = model_pixels(pixels, NETWORK, scaled=scaled[0], offset=offset[0], mirrored=flags[0])
     got = network_pixels(encoded, uniforms, NETWORK, resize_on_host=resize_on_host)
     error = np.abs(got - expected)
-    print('ERR', factor, mirrored, resize_on_host, error.mean(), np.quantile(error,.99), error.max())
+    print(
+        "ERR", factor, mirrored, resize_on_host, error.mean(), np.quantile(error, 0.99), error.max()
+    )
     assert error.mean() < tolerance / 4
     assert np.quantile(error, 0.99) < tolerance
 

@@ -1,5 +1,7 @@
 """The documents say what is there: links, paths, flags, commands, the list of defects."""
 
+from __future__ import annotations
+
 import functools
 import re
 import shlex

@@ -1,5 +1,7 @@
 """Settings: keys, types, authority of the sources, and messages that help."""
 
+from __future__ import annotations
+
 import dataclasses
 
 import pytest

@@ -32,8 +32,7 @@ def values(variables) -> dict[str, np.ndarray]:
     return {v.name.removesuffix(":0"): v.numpy().astype(np.float64) for v in variables}
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-@pytest.mark.parametrize("use_xla", [False, True])
+@pytest.mark.parametrize(("optimizer", "use_xla"), [("sgd", True), ("adamw", False)])
 def test_averages_follow_the_recurrence(optimizer, use_xla):
     # Decays 2/11, 3/12, 4/13, ... until 0.5 is reached at the eighth update.
     config = OptimConfig(optimizer=optimizer, moving_average_decay=0.5)

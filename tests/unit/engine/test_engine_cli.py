@@ -1,5 +1,7 @@
 """Flags: made from settings, only those given count, and an answer without TensorFlow."""
 
+from __future__ import annotations
+
 import dataclasses
 import subprocess
 import sys

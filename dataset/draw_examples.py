@@ -1,0 +1,256 @@
+r"""Draws what training sees: examples after the host's and the device's processing, with boxes.
+
+Example:
+  python dataset/draw_examples.py --records='data/train-*' --output_dir=examples
+
+Writes a sheet of training examples as they come (`train.png`), one of evaluation input
+(`eval.png`), and one for each augmentation alone (`flip.png`, `scale.png`, `crop.png`,
+`color.png`), in which only the named thing changes from column to column.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from absl import app, flags
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+
+from object_detection.data import crop_decode, schema
+from object_detection.data.card import DataCard
+from object_detection.data.card_builder import find_or_scan_card
+from object_detection.data.host_batches import Augmentation, Frames, make_frames
+from object_detection.data.input_datasets import evaluation_batches, training_batches
+from object_detection.data.input_problems import InputProblems
+from object_detection.data.reader import RecordSet, record_set
+from object_detection.data.tfrecord_file import record_files
+from object_detection.preprocess import ground_truth_in_network_frame, to_network_input
+from object_detection.visualize import contact_sheet, draw_boxes
+
+_RECORDS = flags.DEFINE_string("records", "", "Glob of the record files.")
+_OUTPUT_DIR = flags.DEFINE_string("output_dir", "examples", "Folder for the sheets.")
+_IMAGE_SIZE = flags.DEFINE_integer("image_size", 512, "Side of the network input, pixels.")
+_NUM_EXAMPLES = flags.DEFINE_integer("num_examples", 24, "Examples in train.png and eval.png.")
+_NUM_ROWS = flags.DEFINE_integer("num_rows", 4, "Images in the sheets of one augmentation.")
+_COLUMNS = flags.DEFINE_integer("columns", 6, "Columns of train.png and eval.png.")
+_JITTER_MIN = flags.DEFINE_float("jitter_min", 0.1, "Least scale.")
+_JITTER_MAX = flags.DEFINE_float("jitter_max", 2.0, "Largest scale.")
+_COLOR_JITTER = flags.DEFINE_float("color_jitter", 0.4, "Strength of colour changes in color.png.")
+_RESIZE_ON = flags.DEFINE_enum("resize_on", "device", ["device", "host"], "Where to resample.")
+_SEED = flags.DEFINE_integer("seed", 0, "Of order and augmentation.")
+
+_MAX_INSTANCES = 200
+
+
+def main(argv: Sequence[str]) -> int:
+    """Writes the sheets; returns the exit status."""
+    if len(argv) > 1 or not _RECORDS.value:
+        print(
+            "error: expected --records='DATA/train-*' and nothing else; see --help", file=sys.stderr
+        )
+        return 2
+    try:
+        pattern, card = _RECORDS.value, find_or_scan_card(_RECORDS.value)
+        records = record_set(record_files(pattern))
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    folder = Path(_OUTPUT_DIR.value)
+    folder.mkdir(parents=True, exist_ok=True)
+    side = _IMAGE_SIZE.value
+    frames = make_frames(
+        (side, side),
+        resize_on_host=_RESIZE_ON.value == "host",
+        largest_image=(card.max_height, card.max_width),
+    )
+    for name, sheet in draw_sheets(records, card, frames):
+        path = folder / f"{name}.png"
+        Image.fromarray(sheet).save(path)
+        print(path)
+    return 0
+
+
+def draw_sheets(records: RecordSet, card: DataCard, frames: Frames):
+    """Yields (name, uint8 [h, w, 3]) of each sheet, as the flags ask."""
+    yield "train", draw_stream(records, card, frames, training=True)
+    yield "eval", draw_stream(records, card, frames, training=False)
+    jitter = (_JITTER_MIN.value, _JITTER_MAX.value)
+    fitting = _uniform_for(1.0, jitter)
+    most = _uniform_for(min(2.0, jitter[1]), jitter)
+    scales = np.linspace(*jitter, 6)
+    corners = [(0.0, 0.0), (0.0, 0.999), (0.5, 0.5), (0.999, 0.0), (0.999, 0.999)]
+    variants = {
+        "flip": {"as stored": (fitting, 0, 0, 1), "mirrored": (fitting, 0, 0, 0)},
+        "scale": {f"scale {s:.2f}": (_uniform_for(s, jitter), 0.5, 0.5, 1) for s in scales},
+        "crop": {f"offset {y:.1f}, {x:.1f}": (most, y, x, 1) for y, x in corners},
+        "color": {f"seed {i}" if i else "as stored": (fitting, 0, 0, 1) for i in range(5)},
+    }
+    for name, columns in variants.items():
+        strength = _COLOR_JITTER.value if name == "color" else 0.0
+        yield name, draw_variants(records, card, frames, columns, jitter=jitter, strength=strength)
+
+
+def draw_stream(
+    records: RecordSet, card: DataCard, frames: Frames, *, training: bool
+) -> np.ndarray:
+    """Draws the first examples of the training or of the evaluation input."""
+    common = {
+        "batch_size": min(_NUM_EXAMPLES.value, records.num_records),
+        "frames": frames,
+        "class_of_category": {c.category_id: c.class_id for c in card.categories},
+        "max_instances": _MAX_INSTANCES,
+        "problems": InputProblems(records, max_bad_records=100, max_instances=_MAX_INSTANCES),
+    }
+    if training:
+        jitter = (_JITTER_MIN.value, _JITTER_MAX.value)
+        augmentation = Augmentation(jitter=jitter, flip_probability=0.5, seed=_SEED.value)
+        batches = training_batches(records, augmentation=augmentation, seed=_SEED.value, **common)
+    else:
+        batches = evaluation_batches(records, **common)
+    batch = next(iter(batches))
+    pictures = draw_batch(batch, card, frames)
+    captions = [
+        f"image {source_id.decode()}, {_describe(geometry)}"
+        for source_id, geometry in zip(batch["source_id"].numpy(), batch["geometry"].numpy())
+    ]
+    title = "training input" if training else "evaluation input"
+    return _sheet(pictures, _COLUMNS.value, captions, title)
+
+
+def draw_variants(
+    records: RecordSet,
+    card: DataCard,
+    frames: Frames,
+    columns: Mapping[str, Sequence[float]],
+    *,
+    jitter: tuple[float, float],
+    strength: float,
+) -> np.ndarray:
+    """Draws the first images once for each choice of uniform numbers, a row for each image.
+
+    Args:
+      records: the set.
+      card: its card.
+      frames: sizes and where to resample.
+      columns: caption -> the four numbers that `crop_decode.sample_crop` takes.
+      jitter: least and largest scale.
+      strength: of colour changes in all columns but the first.
+    """
+    pictures, captions = [], []
+    for serialized in tf.data.TFRecordDataset(list(records.files)).take(_NUM_ROWS.value):
+        for i, (caption, uniforms) in enumerate(columns.items()):
+            batch = read_example(serialized, card, frames, uniforms=uniforms, jitter=jitter)
+            pictures += draw_batch(batch, card, frames, strength=strength if i else 0.0, seed=i)
+            captions.append(caption)
+    return _sheet(pictures, len(columns), captions, "")
+
+
+def read_example(
+    serialized: tf.Tensor,
+    card: DataCard,
+    frames: Frames,
+    *,
+    uniforms: Sequence[float],
+    jitter: tuple[float, float],
+) -> dict[str, tf.Tensor]:
+    """Reads one record with chosen instead of random numbers; a batch of one."""
+    parsed = schema.parse_record(serialized)
+    image = crop_decode.open_image(parsed["encoded"])
+    crop = crop_decode.sample_crop(
+        tf.constant(uniforms, tf.float32),
+        image.size,
+        network_size=frames.network_size,
+        jitter=jitter,
+        flip_probability=0.5,
+    )
+    pixels, geometry = crop_decode.decode_crop(
+        image,
+        crop,
+        network_size=frames.network_size,
+        canvas_size=frames.canvas_size,
+        resize_on_host=frames.resize_on_host,
+    )
+    canvas = tf.image.pad_to_bounding_box(pixels, 0, 0, *frames.canvas_size)
+    class_of_category = {c.category_id: c.class_id for c in card.categories}
+    classes = [class_of_category[category] for category in parsed["category_ids"].numpy()]
+    example = {
+        "image": canvas,
+        "geometry": geometry,
+        "boxes": parsed["boxes_norm"] * tf.tile(image.size, [2]),
+        "classes": tf.constant(classes, tf.int32),
+        "is_crowd": parsed["is_crowd"],
+    }
+    return {name: value[tf.newaxis] for name, value in example.items()}
+
+
+def draw_batch(
+    batch: Mapping[str, tf.Tensor],
+    card: DataCard,
+    frames: Frames,
+    *,
+    strength: float = 0.0,
+    seed: int = 0,
+) -> list[np.ndarray]:
+    """Runs the device's part and draws the boxes; crowd regions have a broken line.
+
+    Returns:
+      uint8 [height, width, 3] of each example.
+    """
+    height, width = frames.network_size
+    images = to_network_input(
+        batch["image"],
+        batch["geometry"],
+        height=height,
+        width=width,
+        mean=(0.0, 0.0, 0.0),
+        std=(1.0, 1.0, 1.0),
+        dtype=tf.float32,
+        resized_on_host=frames.resize_on_host,
+        color_jitter=strength,
+        seed=tf.constant([seed, 0]),
+    )
+    boxes, classes = ground_truth_in_network_frame(
+        batch["boxes"],
+        batch["classes"],
+        batch["is_crowd"],
+        batch["geometry"],
+        height=height,
+        width=width,
+        drop_crowd=False,
+    )
+    pixels = np.round(images.numpy()).astype(np.uint8)
+    return [
+        draw_boxes(image, b, c, names=card.class_names, dashed=crowd)
+        for image, b, c, crowd in zip(
+            pixels, boxes.numpy(), classes.numpy(), batch["is_crowd"].numpy()
+        )
+    ]
+
+
+def _uniform_for(scale: float, jitter: tuple[float, float]) -> float:
+    """Returns the uniform number that draws a scale."""
+    return float((min(max(scale, jitter[0]), jitter[1]) - jitter[0]) / max(np.ptp(jitter), 1e-9))
+
+
+def _describe(geometry: np.ndarray) -> str:
+    """One line about a packed geometry: scale of the image, and whether it is mirrored."""
+    return f"x{geometry[8]:.2f}" + (", mirrored" if geometry[12] else "")
+
+
+def _sheet(
+    pictures: Sequence[np.ndarray], columns: int, captions: Sequence[str], title: str
+) -> np.ndarray:
+    cell = (320, 320)
+    return contact_sheet(pictures, columns, captions, cell=cell, title=title)
+
+
+if __name__ == "__main__":
+    app.run(main)

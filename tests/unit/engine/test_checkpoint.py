@@ -1,0 +1,238 @@
+"""Checkpoints: whole or not at all, found in order, refused with a reason."""
+
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from engine import checkpoint
+from engine.config import ConfigError
+
+TENSORS = {"model/a": tf.constant([1.0, 2.0]), "state/step": tf.constant(7, tf.int64)}
+META = {"step": 7, "config": {"train": {"batch_size": 4}}}
+
+
+def files(folder) -> set[str]:
+    return {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
+
+
+def values(prefix) -> dict[str, np.ndarray]:
+    reader = tf.train.load_checkpoint(str(prefix))
+    return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
+
+
+def save(prefix, number: float = 1.0) -> str:
+    return checkpoint.save(prefix, {"model/a": tf.constant([number])}, {"number": number})
+
+
+class TestSave:
+    def test_round_trip(self, tmp_path):
+        prefix = checkpoint.save(tmp_path / "new" / "ckpt-00000007", TENSORS, META)
+        assert files(tmp_path / "new") == {
+            "ckpt-00000007.data-00000-of-00001",
+            "ckpt-00000007.index",
+            "ckpt-00000007.json",
+        }
+        loaded = checkpoint.load(prefix, TENSORS)
+        for name, value in TENSORS.items():
+            assert loaded[name].tobytes() == value.numpy().tobytes()
+            assert loaded[name].dtype == value.dtype.as_numpy_dtype
+        assert checkpoint.read_metadata(prefix) == META
+
+    def test_disk_full_leaves_the_old_one_and_nothing_else(self, tmp_path, monkeypatch):
+        save(tmp_path / "ckpt-best", 1.0)
+        before = files(tmp_path)
+        usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+        with pytest.raises(OSError, match=r"ckpt-best: 0 MiB free, 1 MiB needed; free space"):
+            save(tmp_path / "ckpt-best", 2.0)
+        assert files(tmp_path) == before
+        np.testing.assert_array_equal(values(tmp_path / "ckpt-best")["model/a"], [1.0])
+
+    def test_a_failure_while_writing_leaves_the_old_one(self, tmp_path, monkeypatch):
+        save(tmp_path / "ckpt-best", 1.0)
+        before = files(tmp_path)
+
+        def half(prefix, **kwargs):
+            with open(f"{prefix}.data-00000-of-00001", "wb") as file:
+                file.write(b"half")
+            raise tf.errors.ResourceExhaustedError(None, None, "No space left on device")
+
+        monkeypatch.setattr(tf.raw_ops, "SaveV2", half)
+        with pytest.raises(OSError, match="No space left on device"):
+            save(tmp_path / "ckpt-best", 2.0)
+        assert files(tmp_path) == before
+        np.testing.assert_array_equal(values(tmp_path / "ckpt-best")["model/a"], [1.0])
+
+    @pytest.mark.parametrize("last", range(1, 7))
+    def test_a_failing_rename_leaves_the_old_one(self, tmp_path, monkeypatch, last):
+        save(tmp_path / "ckpt-best", 1.0)
+        before, replace, calls = files(tmp_path), os.replace, []
+
+        def failing(source, target):
+            calls.append(source)
+            if len(calls) == last:
+                raise OSError("renaming failed")
+            replace(source, target)
+
+        monkeypatch.setattr(os, "replace", failing)
+        with pytest.raises(OSError, match="renaming failed"):
+            save(tmp_path / "ckpt-best", 2.0)
+        monkeypatch.undo()
+        checkpoint.remove_unfinished(tmp_path)
+        assert files(tmp_path) == before
+        np.testing.assert_array_equal(values(tmp_path / "ckpt-best")["model/a"], [1.0])
+        assert checkpoint.read_metadata(tmp_path / "ckpt-best") == {"number": 1.0}
+
+    @pytest.mark.parametrize("last", range(1, 10))
+    def test_a_kill_at_any_rename_is_made_good_at_the_next_start(self, tmp_path, monkeypatch, last):
+        save(tmp_path / "ckpt-best", 1.0)
+        before, done = files(tmp_path), []
+
+        class Killed(BaseException):
+            pass
+
+        def dying(action):
+            def act(*arguments):
+                done.append(action)
+                if len(done) >= last:
+                    raise Killed
+                return action(*arguments)
+
+            return act
+
+        monkeypatch.setattr(os, "replace", dying(os.replace))
+        monkeypatch.setattr("pathlib.Path.unlink", dying(type(tmp_path).unlink))
+        with pytest.raises(Killed):
+            save(tmp_path / "ckpt-best", 2.0)
+        monkeypatch.undo()
+        checkpoint.remove_unfinished(tmp_path)
+        assert files(tmp_path) == before
+        (number,) = values(tmp_path / "ckpt-best")["model/a"].tolist()
+        # Renames 1-3 take the old files away, 4-6 bring the new ones, 7-9 delete the old ones.
+        assert number == (1.0 if last <= 6 else 2.0)
+        assert checkpoint.read_metadata(tmp_path / "ckpt-best") == {"number": number}
+
+    def test_replacing_works(self, tmp_path):
+        save(tmp_path / "ckpt-best", 1.0)
+        before = files(tmp_path)
+        save(tmp_path / "ckpt-best", 2.0)
+        assert files(tmp_path) == before
+        np.testing.assert_array_equal(values(tmp_path / "ckpt-best")["model/a"], [2.0])
+
+    def test_unwritable_folder(self, tmp_path):
+        (tmp_path / "file").write_text("in the way")
+        with pytest.raises(OSError, match="cannot write checkpoint .*choose another --model_dir"):
+            save(tmp_path / "file" / "ckpt-1")
+
+
+def test_remains_of_an_interrupted_save_are_removed(tmp_path):
+    save(tmp_path / "ckpt-00000001")
+    before = files(tmp_path)
+    (tmp_path / "ema_weights").mkdir()
+    for name in (".writing-12-ckpt-2.index", "ema_weights/.writing-12-emackpt-01.json"):
+        (tmp_path / name).write_text("half")
+    (tmp_path / ".writing-emackpt-final" / "variables").mkdir(parents=True)
+    checkpoint.remove_unfinished(tmp_path)
+    assert files(tmp_path) == before
+    assert not (tmp_path / ".writing-emackpt-final").exists()
+
+
+class TestFind:
+    def test_numbered_goes_by_number_and_skips_what_is_incomplete(self, tmp_path):
+        for step in (10, 9, 100):
+            save(tmp_path / f"ckpt-{step}")
+        save(tmp_path / "ckpt-final")
+        (tmp_path / "ckpt-999.index").write_text("no data")
+        found = [p.rsplit("/", 1)[1] for p in checkpoint.numbered(tmp_path, "ckpt-")]
+        assert found == ["ckpt-9", "ckpt-10", "ckpt-100"]
+        assert checkpoint.latest_resumable(tmp_path) == str(tmp_path / "ckpt-100")
+
+    def test_order_in_a_run_folder(self, tmp_path):
+        order = [
+            "ckpt-best",
+            "ema_weights/emackpt-best",
+            "ckpt-final",
+            "ckpt-00000100",
+            "emackpt-02",
+            "ema_weights/emackpt-01",
+            "ema_weights/emackpt-10",
+        ]
+        for name in order:  # each is preferred to those before it
+            save(tmp_path / name)
+            assert checkpoint.find(tmp_path) == str(tmp_path / name)
+
+    def test_a_prefix_and_its_index_file(self, tmp_path):
+        prefix = save(tmp_path / "ckpt-1")
+        assert checkpoint.find(prefix) == prefix
+        assert checkpoint.find(f"{prefix}.index") == prefix
+
+    def test_what_tensorflow_points_to(self, tmp_path):
+        prefix = save(tmp_path / "theirs")
+        checkpoint.write_pointer(tmp_path, prefix)
+        assert checkpoint.find(tmp_path) == prefix
+        assert tf.train.latest_checkpoint(str(tmp_path)) == prefix
+
+    def test_nothing_there(self, tmp_path):
+        with pytest.raises(FileNotFoundError, match="no complete checkpoint in .*emackpt-N"):
+            checkpoint.find(tmp_path)
+        with pytest.raises(FileNotFoundError, match="expected .*none.index"):
+            checkpoint.find(tmp_path / "none")
+        assert checkpoint.latest_resumable(tmp_path) is None
+
+    def test_prune_keeps_the_last(self, tmp_path):
+        for step in range(1, 6):
+            save(tmp_path / f"ckpt-{step}")
+        save(tmp_path / "ckpt-best")
+        checkpoint.prune(checkpoint.numbered(tmp_path, "ckpt-"), 0)
+        assert len(checkpoint.numbered(tmp_path, "ckpt-")) == 5
+        checkpoint.prune(checkpoint.numbered(tmp_path, "ckpt-"), 2)
+        assert {name.split(".")[0] for name in files(tmp_path)} == {
+            "ckpt-4",
+            "ckpt-5",
+            "ckpt-best",
+        }
+
+
+class TestLoad:
+    def test_names_and_shapes_must_fit(self, tmp_path):
+        prefix = checkpoint.save(tmp_path / "ckpt-1", TENSORS, META)
+        expected = {"model/a": tf.zeros([3]), "model/b": tf.zeros([1])}
+        with pytest.raises(ConfigError) as error:
+            checkpoint.load(prefix, expected)
+        message = str(error.value)
+        assert "1 tensors missing ['model/b']" in message
+        assert "1 unexpected ['state/step']" in message
+        assert "model/a: [2] in the file, [3] in the run" in message
+        assert "--pretrained_ckpt" in message
+
+    @pytest.mark.parametrize("suffix", [".data-00000-of-00001", ".index"])
+    def test_damaged_files(self, tmp_path, suffix):
+        tensors = {"model/a": tf.random.normal([1000])}
+        prefix = checkpoint.save(tmp_path / "ckpt-1", tensors, META)
+        path = f"{prefix}{suffix}"
+        with open(path, "r+b") as file:
+            file.truncate(os.path.getsize(path) // 2)
+        with pytest.raises(ConfigError, match=r"ckpt-1 is damaged: .*delete .*ckpt-1\.\*"):
+            checkpoint.load(prefix, tensors)
+
+    def test_damaged_description(self, tmp_path):
+        prefix = checkpoint.save(tmp_path / "ckpt-1", TENSORS, META)
+        (tmp_path / "ckpt-1.json").write_text('{"step": ')
+        with pytest.raises(ConfigError, match=r"ckpt-1.json: not readable as JSON"):
+            checkpoint.read_metadata(prefix)
+
+    def test_missing_description(self, tmp_path):
+        prefix = checkpoint.save(tmp_path / "ckpt-1", TENSORS, META)
+        assert checkpoint.read_description(prefix) == META
+        os.remove(tmp_path / "ckpt-1.json")
+        assert checkpoint.read_metadata(prefix) == {}
+        with pytest.raises(ConfigError, match="ckpt-1.json is missing"):
+            checkpoint.read_description(prefix)
+
+    def test_a_description_is_plain_json(self, tmp_path):
+        checkpoint.save(tmp_path / "ckpt-1", TENSORS, META)
+        assert json.loads((tmp_path / "ckpt-1.json").read_text()) == META
