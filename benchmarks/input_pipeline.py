@@ -13,6 +13,7 @@ With --resize_on=device, the default, the accelerator's part (resampling, mirror
 not in the figure: on the host it would be the same cores.
 """
 
+import dataclasses
 import json
 import os
 import resource
@@ -28,21 +29,6 @@ from absl import flags
 from engine import cli
 from engine.config import ConfigError
 
-flags.DEFINE_string("data_dir", "", "COCO directory: annotations/instances_SPLIT.json and images.")
-flags.DEFINE_string("split", "", "Split of --data_dir; '': the first that --mode suggests.")
-flags.DEFINE_string("records", "", "Glob of record files, instead of --data_dir.")
-flags.DEFINE_enum("mode", "train", ["train", "eval"], "Training or evaluation input.")
-flags.DEFINE_string("model_name", "efficientdet-d0", "Model, for the image size.")
-flags.DEFINE_integer("image_size", 0, "Side of the network input, pixels; 0: the model's.")
-flags.DEFINE_integer("batch_size", 64, "Images in a batch.")
-flags.DEFINE_integer("rounds", 7, "Turns of each pipeline.")
-flags.DEFINE_integer("images_per_round", 512, "Images timed in each turn, rounded up to batches.")
-flags.DEFINE_integer("threads", 0, "Threads of each pipeline; 0: the cores of this process.")
-flags.DEFINE_enum("resize_on", "device", ["device", "host"], "Where images are resampled.")
-flags.DEFINE_bool("cache", True, "Hold the encoded records in memory.")
-flags.DEFINE_string(
-    "results", "benchmarks/results/input_pipeline.csv", "CSV to append to; '': none."
-)
 FLAGS = flags.FLAGS
 
 _PREFETCH = 2
@@ -58,6 +44,49 @@ class Turn(NamedTuple):
     images_per_s: float
 
 
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What is measured; each field is a flag.
+
+    mode: train or eval.
+    image_size: side of the network input, pixels.
+    images_per_round: images timed in each turn, rounded up to whole batches.
+    threads: of each pipeline; 0: the cores of this process.
+    resize_on: device or host.
+    cache: hold the encoded records in memory.
+    """
+
+    mode: str = "train"
+    image_size: int = 512
+    batch_size: int = 64
+    rounds: int = 7
+    images_per_round: int = 512
+    threads: int = 0
+    resize_on: str = "device"
+    cache: bool = True
+
+
+def define_flags() -> None:
+    """Defines the flags; when run only, as other benchmarks have flags of the same names."""
+    default = Settings()
+    flags.DEFINE_string(
+        "data_dir", "", "COCO directory: annotations/instances_SPLIT.json and images."
+    )
+    flags.DEFINE_string("split", "", "Split of --data_dir; '': the one that --mode suggests.")
+    flags.DEFINE_string("records", "", "Glob of record files, instead of --data_dir.")
+    flags.DEFINE_enum("mode", default.mode, ["train", "eval"], "Training or evaluation input.")
+    flags.DEFINE_integer("image_size", default.image_size, "Side of the network input, pixels.")
+    flags.DEFINE_integer("batch_size", default.batch_size, "Images in a batch.")
+    flags.DEFINE_integer("rounds", default.rounds, "Turns of each pipeline.")
+    flags.DEFINE_integer("images_per_round", default.images_per_round, "Images in each turn.")
+    flags.DEFINE_integer("threads", default.threads, "Threads; 0: the cores of this process.")
+    flags.DEFINE_enum("resize_on", default.resize_on, ["device", "host"], "Where to resample.")
+    flags.DEFINE_bool("cache", default.cache, "Hold the encoded records in memory.")
+    flags.DEFINE_string(
+        "results", "benchmarks/results/input_pipeline.csv", "CSV to append to; '': none."
+    )
+
+
 def main(argv: list[str]) -> int:
     """Runs the benchmark; returns the exit code."""
     if len(argv) > 1:
@@ -68,9 +97,12 @@ def main(argv: list[str]) -> int:
     os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "1")
     from benchmarks.record import append_row, circumstances, print_table
 
+    settings = Settings(**{f.name: FLAGS[f.name].value for f in dataclasses.fields(Settings)})
     with tempfile.TemporaryDirectory() as folder:
-        pattern = FLAGS.records or convert_records(FLAGS.data_dir, FLAGS.split, FLAGS.mode, folder)
-        figures = measure(pattern)
+        pattern = FLAGS.records or convert_records(
+            FLAGS.data_dir, split=FLAGS.split, mode=settings.mode, folder=folder
+        )
+        figures = measure(pattern, settings)
     row = {**circumstances(), "data": FLAGS.data_dir or FLAGS.records, **figures}
     print_table(row)
     if FLAGS.results:
@@ -80,7 +112,7 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def convert_records(data_dir: str, split: str, mode: str, folder: str) -> str:
+def convert_records(data_dir: str, *, split: str, mode: str, folder: str) -> str:
     """Converts a split of a COCO directory to records in `folder`; returns their pattern.
 
     Raises:
@@ -104,7 +136,7 @@ def convert_records(data_dir: str, split: str, mode: str, folder: str) -> str:
     return f"{folder}/{wanted[0]}-*"
 
 
-def measure(pattern: str) -> dict[str, Any]:
+def measure(pattern: str, settings: Settings) -> dict[str, Any]:
     """Times floor and pipeline on the records of a pattern; returns the figures of a row."""
     from engine import env
     from object_detection.data.card_builder import find_or_scan_card
@@ -113,29 +145,22 @@ def measure(pattern: str) -> dict[str, Any]:
 
     card = find_or_scan_card(pattern)
     records = record_set(record_files(pattern))
-    threads = FLAGS.threads or env.available_cores()
-    pipeline, frames = make_pipeline(records, card, threads=threads)
+    threads = settings.threads or env.available_cores()
+    settings = dataclasses.replace(settings, threads=threads)
+    pipeline, frames = make_pipeline(records, card, settings)
     turns = take_turns(
-        {"floor": iter(make_floor(records, threads=threads)), "pipeline": iter(pipeline)},
-        batch_size=FLAGS.batch_size,
-        rounds=FLAGS.rounds,
-        num_batches=-(-FLAGS.images_per_round // FLAGS.batch_size),
+        {"floor": iter(make_floor(records, settings)), "pipeline": iter(pipeline)},
+        batch_size=settings.batch_size,
+        rounds=settings.rounds,
+        num_batches=-(-settings.images_per_round // settings.batch_size),
     )
     floor, ours = turns["floor"], turns["pipeline"]
     return {
-        "mode": FLAGS.mode,
-        "model": FLAGS.model_name,
-        "image_size": "x".join(map(str, frames.network_size)),
+        **dataclasses.asdict(settings),
         "canvas": "x".join(map(str, frames.canvas_size)),
-        "resize_on": FLAGS.resize_on,
-        "batch_size": FLAGS.batch_size,
-        "threads": threads,
-        "cache": FLAGS.cache,
         "allocator": "bfc" if os.environ.get("TF_CPU_ALLOCATOR_USE_BFC") == "1" else "malloc",
         "images": records.num_records,
         "kb_per_image": records.num_bytes / records.num_records / 1e3,
-        "rounds": FLAGS.rounds,
-        "images_per_round": FLAGS.images_per_round,
         "floor_cpu_ms_per_image": statistics.median(turn.cpu_ms_per_image for turn in floor),
         "cpu_ms_per_image": statistics.median(turn.cpu_ms_per_image for turn in ours),
         "ratio_to_floor": statistics.median(
@@ -146,40 +171,38 @@ def measure(pattern: str) -> dict[str, Any]:
     }
 
 
-def make_pipeline(records, card, *, threads: int):
-    """Returns (endless batches of HostExamples, `Frames`) as the flags ask."""
-    from efficientdet.config import model_config
+def make_pipeline(records, card, settings: Settings):
+    """Returns (endless batches of HostExamples, `Frames`)."""
     from object_detection.data.host_batches import Augmentation, collect_batches, make_frames
     from object_detection.data.input_datasets import training_batches, with_threads
     from object_detection.data.input_problems import InputProblems
 
-    size = FLAGS.image_size
     frames = make_frames(
-        (size, size) if size else model_config(FLAGS.model_name).image_size,
-        resize_on_host=FLAGS.resize_on == "host",
+        (settings.image_size, settings.image_size),
+        resize_on_host=settings.resize_on == "host",
         largest_image=(card.max_height, card.max_width),
     )
     common = {
-        "batch_size": FLAGS.batch_size,
+        "batch_size": settings.batch_size,
         "frames": frames,
         "class_of_category": {c.category_id: c.class_id for c in card.categories},
         "max_instances": 100,
         "problems": InputProblems(records, max_bad_records=100, max_instances=100),
-        "threads": threads,
+        "threads": settings.threads,
     }
-    if FLAGS.mode == "train":
+    if settings.mode == "train":
         augmentation = Augmentation(jitter=(0.1, 2.0), flip_probability=0.5, seed=0)
-        cache = 1 << 62 if FLAGS.cache else 0
         batches = training_batches(
-            records, augmentation=augmentation, cache_below_bytes=cache, **common
+            records, augmentation=augmentation, cache_below_bytes=_cache_bytes(settings), **common
         )
         return batches, frames
-    stream = make_stream(records)
+    # Evaluation input for ever: one pass over a small set would be over too soon.
+    stream = make_stream(records, settings)
     batches = collect_batches(stream, augmentation=None, drop_crowd=False, **common)
-    return with_threads(batches.prefetch(_PREFETCH), threads), frames
+    return with_threads(batches.prefetch(_PREFETCH), settings.threads), frames
 
 
-def make_floor(records, *, threads: int):
+def make_floor(records, settings: Settings):
     """Returns endless batches of shapes of images that were parsed and decoded, nothing else."""
     import tensorflow as tf
 
@@ -190,16 +213,21 @@ def make_floor(records, *, threads: int):
         parsed = schema.parse_record(serialized)
         return tf.shape(tf.io.decode_image(parsed["encoded"], channels=3, expand_animations=False))
 
-    decoded = make_stream(records).map(parse_and_decode, num_parallel_calls=threads)
-    return with_threads(decoded.batch(FLAGS.batch_size).prefetch(_PREFETCH), threads)
+    stream = make_stream(records, settings)
+    decoded = stream.map(parse_and_decode, num_parallel_calls=settings.threads)
+    batches = decoded.batch(settings.batch_size).prefetch(_PREFETCH)
+    return with_threads(batches, settings.threads)
 
 
-def make_stream(records):
+def make_stream(records, settings: Settings):
     """Returns the serialised records for ever, as training reads them."""
     from object_detection.data.reader import Shard, record_stream
 
-    cache = 1 << 62 if FLAGS.cache else 0
-    return record_stream(records, shard=Shard(), seed=0, cache_below_bytes=cache)
+    return record_stream(records, shard=Shard(), seed=0, cache_below_bytes=_cache_bytes(settings))
+
+
+def _cache_bytes(settings: Settings) -> int:
+    return 1 << 62 if settings.cache else 0
 
 
 def take_turns(
@@ -246,4 +274,5 @@ def _cpu_seconds() -> float:
 
 
 if __name__ == "__main__":
+    define_flags()
     cli.run_app(main)

@@ -95,7 +95,9 @@ def draw_sheets(records: RecordSet, card: DataCard, frames: Frames):
     }
     for name, columns in variants.items():
         strength = _COLOR_JITTER.value if name == "color" else 0.0
-        yield name, draw_variants(records, card, frames, columns, jitter=jitter, strength=strength)
+        pictures = draw_variants(records, card, frames, columns, jitter=jitter, strength=strength)
+        captions = list(columns) * (len(pictures) // len(columns))
+        yield name, _sheet(pictures, len(columns), captions, f"{name} alone")
 
 
 def draw_stream(
@@ -133,8 +135,8 @@ def draw_variants(
     *,
     jitter: tuple[float, float],
     strength: float,
-) -> np.ndarray:
-    """Draws the first images once for each choice of uniform numbers, a row for each image.
+) -> list[np.ndarray]:
+    """Draws the first images once for each choice of uniform numbers.
 
     Args:
       records: the set.
@@ -143,14 +145,16 @@ def draw_variants(
       columns: caption -> the four numbers that `crop_decode.sample_crop` takes.
       jitter: least and largest scale.
       strength: of colour changes in all columns but the first.
+
+    Returns:
+      uint8 [height, width, 3] of the first image in all columns, then of the second, and so on.
     """
-    pictures, captions = [], []
+    pictures = []
     for serialized in tf.data.TFRecordDataset(list(records.files)).take(_NUM_ROWS.value):
-        for i, (caption, uniforms) in enumerate(columns.items()):
+        for i, uniforms in enumerate(columns.values()):
             batch = read_example(serialized, card, frames, uniforms=uniforms, jitter=jitter)
             pictures += draw_batch(batch, card, frames, strength=strength if i else 0.0, seed=i)
-            captions.append(caption)
-    return _sheet(pictures, len(columns), captions, "")
+    return pictures
 
 
 def read_example(

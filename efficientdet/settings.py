@@ -141,6 +141,7 @@ def validate(config: EfficientDetConfig) -> None:
     ):
         value = getattr(section, name)
         if value not in allowed:
+            name = f"nms_configs.{name}" if section is config.nms_configs else name
             raise ConfigError(
                 f"{name}={value!r}: expected one of {allowed}{nearest(value, allowed)}"
             )

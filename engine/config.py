@@ -102,7 +102,8 @@ def _flatten(
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """Returns '; did you mean X?' with the known word nearest to `word`, the first of equals."""
-    likeness = {k: difflib.SequenceMatcher(None, word, k).ratio() for k in known}
+    # A word that the known one contains is nearest: float16 is mixed_float16, not float32.
+    likeness = {k: difflib.SequenceMatcher(None, word, k).ratio() + (word in k) for k in known}
     return f"; did you mean {max(likeness, key=likeness.get)!r}?" if likeness else ""
 
 

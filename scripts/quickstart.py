@@ -62,6 +62,14 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--pictures", type=int, default=12, help="held-out images to draw (default %(default)s)"
     )
+    parser.add_argument(
+        "--generate",
+        type=int,
+        nargs=2,
+        default=(400, 80),
+        metavar=("TRAIN", "EVAL"),
+        help="pictures of the generated set (default 400 80)",
+    )
     parser.add_argument("flags", nargs="*", help="further flags for train.py, after --")
     return parser.parse_args()
 
@@ -110,7 +118,8 @@ def make_records(args: argparse.Namespace, output: Path) -> tuple[Path, Path]:
 
         say("a small data set, generated from photographs and drawings")
         data = output / "data"
-        write_embedded_set(data, seed=args.seed)
+        num_train, num_eval = args.generate
+        write_embedded_set(data, num_train=num_train, num_eval=num_eval, seed=args.seed)
     train, held_out = choose_splits(data, train_name=args.train_split, eval_name=args.eval_split)
     records = output / "records"
     identity = f"{train} {held_out} {[os.path.getmtime(s[0]) for s in (train, held_out) if s]}"

@@ -85,10 +85,18 @@ def check_ground_truth(
     if metrics["AP"] < 1.0 - tolerance:
         sizes = _image_sizes(part, evaluator)
         names = {class_id: name for class_id, (_, name) in evaluator.categories.items()}
+        everywhere = ground_truth_rows(evaluator, {**dataset, "annotations": with_area})
         raise ValueError(
             f"ground truth scored against itself gives AP {metrics['AP']:.4f} instead of 1.0 on "
             f"{len(chosen)} images of {source}: "
-            + diagnose(rows, own, image_sizes=sizes, image_ids=evaluator.image_ids, names=names)
+            + diagnose(
+                rows,
+                own,
+                everywhere=everywhere,
+                image_sizes=sizes,
+                image_ids=evaluator.image_ids,
+                names=names,
+            )
         )
     return GroundTruthCheck(metrics["AP"], len(chosen), len(rows), notes)
 

@@ -38,12 +38,14 @@ _MISTAKES: tuple[tuple[str, Callable[[_Boxes, np.ndarray], _Boxes]], ...] = (
         lambda boxes, sizes: np.column_stack([boxes[:, 1::-1], boxes[:, 3:1:-1] - boxes[:, 1::-1]]),
     ),
 )
+_SAME_BOX_PIXELS = 0.1
 
 
 def diagnose(
     rows: np.ndarray,
     truth: np.ndarray,
     *,
+    everywhere: np.ndarray,
     image_sizes: np.ndarray,
     image_ids: Sequence[Any],
     names: Mapping[int, str],
@@ -53,6 +55,7 @@ def diagnose(
     Args:
       rows: float64 [n, 7], what was scored.
       truth: float64 [m, 7], the JSON's own boxes of the same images.
+      everywhere: float64 [k, 7], those of all images, where misfiled ones turn up.
       image_sizes: float64 [num_images, 2], (width, height).
       image_ids: the data set's image id of each image index.
       names: class_id -> name.
@@ -72,7 +75,7 @@ def diagnose(
             f"the boxes are {1 / np.median(scales):.3f} times the JSON's: they are in the pixels "
             "of a resized image, not of the original one"
         )
-    misfiled = _misfiled_images(rows, truth)
+    misfiled = _misfiled_images(rows, everywhere)
     if misfiled:
         pairs = [f"{image_ids[a]} belong to {image_ids[b]}" for a, b in misfiled]
         return f"image ids do not meet: boxes filed under image {some(pairs, 3)}"
@@ -161,10 +164,12 @@ def _scale_per_image(rows: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
 def _misfiled_images(rows: np.ndarray, truth: np.ndarray) -> list[tuple[int, int]]:
     """Returns (image, image its boxes belong to) if most boxes turn up under another image."""
-    owner = {tuple(np.round(row[1:5], 1)): int(row[0]) for row in truth}
     moved = Counter()
     for row in rows:
-        found = owner.get(tuple(np.round(row[1:5], 1)))
-        if found is not None and found != int(row[0]):
+        # Records hold float32 shares of the image's size: equal boxes differ a little in pixels.
+        distance = np.abs(truth[:, 1:5] - row[1:5]).max(axis=1)
+        nearest = int(np.argmin(distance))
+        found = int(truth[nearest, 0])
+        if distance[nearest] < _SAME_BOX_PIXELS and found != int(row[0]):
             moved[int(row[0]), found] += 1
     return [pair for pair, _ in moved.most_common()] if sum(moved.values()) >= len(rows) / 2 else []

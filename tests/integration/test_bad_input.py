@@ -183,7 +183,7 @@ def test_more_bad_images_than_allowed_end_the_run(train, records):
         )
     train(
         f"--training_file_pattern={records}/train-*", "--max_bad_records=3", *ONE_STEP
-    ).require_explained_failure("4 bad records", "3 are allowed", "max_bad_records")
+    ).require_explained_failure("Bad records so far: 4", "allowed: 3", "max_bad_records")
 
 
 def test_more_boxes_than_rows_end_the_run_where_asked(train):
@@ -229,7 +229,7 @@ def test_what_is_wrong_with_records_is_said_and_survived(train, records, tmp_pat
     said = result.output + result.errors
     for index in (0, 1):
         assert f"file {shard}, record {index} is left out" in said
-    assert "2 bad records so far" in said
+    assert "bad records so far: 2" in said
     assert "has 4 boxes that are not finite or have no area" in said
     assert "max_instances_per_image=3 but image_id=" in said
     steps = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())

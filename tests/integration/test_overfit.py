@@ -1,12 +1,6 @@
 """A few real photographs at a small size are learned by heart."""
 
-import json
-
 import pytest
-from conftest import BACKBONE
-
-from object_detection.data.coco_json import read_annotations
-from object_detection.data.convert import convert
 
 NUM_IMAGES = 4
 

@@ -21,27 +21,21 @@ DEFECTS = {
 }
 PAGES = ("architecture", "data", "departures", "inference", "training")
 
-PYTHON_COMMANDS = (
-    "train.py",
-    "eval.py",
-    "infer.py",
-    "export.py",
-    "dataset/create_coco_tfrecord.py",
-)
-# What a command is called in a document -> the commands whose --help name its flags.
-COMMANDS = {
-    **{name: [[sys.executable, name, "--helpfull"]] for name in PYTHON_COMMANDS},
-    "scripts/quickstart.py": [[sys.executable, "scripts/quickstart.py", "--help"]],
-    "quickstart.sh": [
-        ["./quickstart.sh", "--help"],
-        [sys.executable, "scripts/quickstart.py", "--help"],
-    ],
-    "run_tests.sh": [["./run_tests.sh", "--help"]],
-    "scripts/setup_env.sh": [["scripts/setup_env.sh", "--help"]],
-    "dataset/get_coco.sh": [["dataset/get_coco.sh", "--help"]],
-    "dataset/draw_examples.py": [[sys.executable, "dataset/draw_examples.py", "--help"]],
-    "dataset.embedded_set": [[sys.executable, "-m", "dataset.embedded_set", "--help"]],
+# Programs whose flags come out of the configuration: told by --helpfull.
+CONFIGURED = ("train.py", "eval.py")
+# Programs that the test has parse the documents' commands.
+PARSED = (*CONFIGURED, "infer.py", "export.py", "dataset/create_coco_tfrecord.py")
+# Every other program of a document -> the files that define its flags.
+SOURCES = {
+    **{name: (name,) for name in PARSED[2:]},
+    **{name: (name,) for name in ("dataset/draw_examples.py", "dataset/get_coco.sh")},
+    **{name: (name,) for name in ("scripts/quickstart.py", "scripts/setup_env.sh")},
+    "run_tests.sh": ("run_tests.sh",),
+    "quickstart.sh": ("quickstart.sh", "scripts/quickstart.py"),
+    "dataset.embedded_set": ("dataset/embedded_set.py",),
+    "benchmarks.inference": ("benchmarks/inference.py",),
 }
+PROGRAMS = (*CONFIGURED, *SOURCES)
 # Flags of other programs that the running text mentions.
 FOREIGN_FLAGS = {"--allow-run-as-root", "--kill-on-bad-exit", "--help"}
 
@@ -49,9 +43,12 @@ LINK = re.compile(r"\]\(([^)#\s]+)\)")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 FLAG = re.compile(r"(?<![\w-])--([A-Za-z][\w-]*)")
 FOLDERS = (
-    r"(?:benchmarks|dataset|docs|efficientdet|engine|object_detection|requirements|scripts|tests)"
+    *("benchmarks", "dataset", "docs", "efficientdet", "engine"),
+    *("object_detection", "requirements", "scripts", "tests"),
 )
-PATH = re.compile(rf"(?<![\w./-])(?:{FOLDERS}/[\w./*-]*|\w[\w./-]*\.(?:py|sh))(?![\w{{<])")
+PATH = re.compile(
+    rf"(?<![\w./-])(?:(?:{'|'.join(FOLDERS)})/[\w./*-]*|\w[\w./-]*\.(?:py|sh))(?![\w{{<])"
+)
 
 
 def ids(path: Path) -> str:
@@ -64,16 +61,20 @@ def text_of(path: Path) -> str:
 
 
 @functools.cache
-def flags_of(command: str) -> frozenset[str]:
-    """Returns the flags that a command's help names, `--[no]x` as both x and nox."""
+def flags_of(program: str) -> frozenset[str]:
+    """Returns the flags of a program; of an absl boolean x also nox."""
+    if program in CONFIGURED:
+        call = [sys.executable, program, "--helpfull"]
+        text = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, timeout=120).stdout
+        plain = re.findall(r"--(?:\[no\])?([A-Za-z]\w*)", text)
+        return frozenset(plain) | {f"no{name}" for name in re.findall(r"--\[no\](\w+)", text)}
     found = set()
-    for call in COMMANDS[command]:
-        if not (ROOT / call[1 if call[0] == sys.executable else 0]).exists() and call[1] != "-m":
-            continue
-        run = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, timeout=120)
-        text = run.stdout + run.stderr
-        found.update(re.findall(r"--(?:\[no\])?([A-Za-z][\w-]*)", text))
-        found.update(f"no{name}" for name in re.findall(r"--\[no\](\w+)", text))
+    for path in SOURCES[program]:
+        text = text_of(ROOT / path)
+        if path.endswith(".sh"):
+            found.update(FLAG.findall(text))
+        found.update(re.findall(r'(?:DEFINE_\w+\(\s*"|add_argument\(\s*"--)(\w+)"', text))
+        found.update(f"no{name}" for name in re.findall(r'DEFINE_bool\(\s*"(\w+)"', text))
     return frozenset(found)
 
 
@@ -91,7 +92,7 @@ def split_at_program(words: list[str]) -> tuple[str | None, list[str]]:
     """Returns the program of this repository that a command starts, and its arguments."""
     for i, word in enumerate(words):
         name = word.removeprefix("./")
-        if name in COMMANDS:
+        if name in PROGRAMS:
             return name, words[i + 1 :]
     return None, []
 
@@ -112,11 +113,20 @@ def unknown_flags(text: str) -> list[str]:
         except ValueError:
             words = span.split()
         program, _ = split_at_program(words)
-        names = [program] if program else list(COMMANDS)
+        names = [program] if program else list(PROGRAMS)
         for flag in FLAG.findall(span):
             if f"--{flag}" not in FOREIGN_FLAGS and not any(flag in flags_of(n) for n in names):
                 wrong.append(f"--{flag} in `{span}`")
     return wrong
+
+
+@functools.cache
+def file_names() -> frozenset[str]:
+    """Returns the names of all Python files and scripts of the repository."""
+    names = [path.name for pattern in ("*.py", "*.sh") for path in ROOT.glob(pattern)]
+    for folder in FOLDERS:
+        names += [path.name for path in (ROOT / folder).rglob("*") if path.suffix in (".py", ".sh")]
+    return frozenset(names)
 
 
 def missing_paths(text: str) -> list[str]:
@@ -124,10 +134,8 @@ def missing_paths(text: str) -> list[str]:
     missing = []
     for found in PATH.findall(text):
         name = found.rstrip(".,:;*/")
-        places = [ROOT / name] if "*" not in name else []
-        if "/" not in name:
-            places += [path for path in ROOT.glob(f"*/**/{name}") if ".venv" not in path.parts]
-        if not any(place.exists() for place in places) and not list(ROOT.glob(f"{name}*")):
+        is_bare_name = "/" not in name and name in file_names()
+        if not is_bare_name and not list(ROOT.glob(f"{name}*")):
             missing.append(found)
     return missing
 
@@ -171,7 +179,7 @@ def test_commands_parse(path):
     wrong = []
     for words in shell_commands(text_of(path)):
         program, arguments = split_at_program(words)
-        if program in PYTHON_COMMANDS and "--helpfull" not in arguments:
+        if program in PARSED and "--helpfull" not in arguments:
             call = [sys.executable, program, *arguments, "--only_check_args"]
             run = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, timeout=120)
             if run.returncode:

@@ -1,0 +1,123 @@
+"""Log files: DLLogger's lines and keys, JSON lines, TensorBoard, and silence on other ranks."""
+
+import json
+import re
+import types
+
+import pytest
+import tensorflow as tf
+
+from engine import distributed, run_log
+from engine.run_log import RunLog, open_dllogger
+
+
+def dll_records(folder) -> list[dict]:
+    lines = (folder / "time_log.txt").read_text().splitlines()
+    assert all(line.startswith("DLLL {") for line in lines)
+    return [json.loads(line.removeprefix("DLLL ")) for line in lines]
+
+
+def test_dllogger_lines(tmp_path):
+    log = RunLog(tmp_path, tensorboard=False)
+    log.dll("PARAMETER", {"Latency": "0.5200 seconds", "fps": 12.5, "steps": (4, 5)})
+    log.dll([], {"epoch": 3, "validation_accuracy_mAP": 34.56})
+    log.flush()
+    records = dll_records(tmp_path)
+    for record in records:
+        assert float(record["timestamp"]) > 1e9 and float(record["elapsedtime"]) >= 0
+        assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{6}", record["datetime"])
+        assert isinstance(record["timestamp"], str) and isinstance(record["elapsedtime"], str)
+    units = {r["metric"]: r["metadata"]["unit"] for r in records if r["type"] == "METADATA"}
+    assert units == {
+        "avg_fps_training": "images/s",
+        "avg_fps_training_per_GPU": "images/s",
+        "avg_latency_training": "s",
+        "training_loss": None,
+        "e2e_training_time": "s",
+    }
+    parameter, scores = (r for r in records if r["type"] == "LOG")
+    assert parameter["step"] == "PARAMETER"
+    assert parameter["data"] == {"Latency": "0.5200 seconds", "fps": 12.5, "steps": [4, 5]}
+    assert scores["step"] == []
+    assert scores["data"] == {"epoch": 3, "validation_accuracy_mAP": 34.56}
+
+
+def test_a_second_run_appends(tmp_path):
+    for number in (1, 2):
+        log = RunLog(tmp_path, tensorboard=False)
+        log.dll([], {"run": number})
+        log.numbers("end", {"run": number})
+        log.flush()
+    assert [r["data"]["run"] for r in dll_records(tmp_path) if r["type"] == "LOG"] == [1, 2]
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["run"] for line in lines] == [1, 2]
+
+
+def test_numbers_json_cannot_hold(tmp_path):
+    log = RunLog(tmp_path, tensorboard=False)
+    log.numbers("step", {"loss": 1.5, "gradient_norm": float("inf"), "other": float("nan")})
+    log.dll([], {"training_loss": float("nan")})
+    log.flush()
+    line = json.loads((tmp_path / "metrics.jsonl").read_text(), parse_constant=pytest.fail)
+    assert (line["kind"], line["loss"]) == ("step", 1.5)
+    assert line["gradient_norm"] is line["other"] is None
+    assert dll_records(tmp_path)[-1]["data"] == {"training_loss": None}
+
+
+def test_text_goes_to_console_and_file(tmp_path, capsys):
+    log = RunLog(tmp_path, tensorboard=False)
+    log.info("hello")
+    log.warn("mind")
+    said = capsys.readouterr().out
+    assert re.search(r"\d\d:\d\d:\d\d hello\n.* WARNING: mind\n", said)
+    (path,) = tmp_path.glob("train-*.log")
+    assert re.fullmatch(r"train-\d{4}(-\d\d){5}\.log", path.name)
+    assert path.read_text() == said
+
+
+def test_tensorboard_scalars(tmp_path):
+    log = RunLog(tmp_path)
+    log.scalars(3, {"epoch_loss": 0.5})
+    log.flush()
+    (path,) = (tmp_path / "train").glob("events.out.tfevents.*")
+    found = {
+        (event.step, value.tag): float(tf.make_ndarray(value.tensor))
+        for event in tf.compat.v1.train.summary_iterator(str(path))
+        for value in event.summary.value
+    }
+    assert found == {(3, "epoch_loss"): 0.5}
+
+
+def test_other_ranks_say_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(distributed, "_placement", distributed.Placement(rank=1, size=2))
+    log = RunLog(tmp_path)
+    log.info("hello")
+    log.dll([], {"a": 1})
+    log.numbers("step", {})
+    log.scalars(1, {"a": 1.0})
+    log.flush()
+    assert capsys.readouterr().out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_package_is_used_where_it_is_installed(tmp_path, monkeypatch):
+    calls = []
+    package = types.SimpleNamespace(
+        Verbosity=types.SimpleNamespace(VERBOSE=1),
+        JSONStreamBackend=lambda level, path, append: ("json", level, path, append),
+        init=lambda backends: calls.append(("init", backends)),
+        metadata=lambda metric, metadata: calls.append(("metadata", metric, metadata)),
+        log=lambda step, data: calls.append(("log", step, data)),
+        flush=lambda: calls.append(("flush",)),
+    )
+    monkeypatch.setattr(run_log, "dllogger", package)
+    log = open_dllogger(tmp_path / "x.txt")
+    log.metadata("loss", {"unit": None})
+    log.log(step=[], data={"a": 1})
+    log.flush()
+    assert calls == [
+        ("init", [("json", 1, str(tmp_path / "x.txt"), True)]),
+        ("metadata", "loss", {"unit": None}),
+        ("log", [], {"a": 1}),
+        ("flush",),
+    ]

@@ -1,0 +1,101 @@
+"""The input benchmark at small size: it runs, counts what it should, and finds its data."""
+
+import csv
+import dataclasses
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmarks import input_pipeline as benchmark
+
+SIDE = 64
+
+
+@pytest.fixture(scope="module")
+def coco_directory(tmp_path_factory):
+    """A COCO directory with six images of noise in train2017."""
+    folder = tmp_path_factory.mktemp("coco")
+    (folder / "train2017").mkdir()
+    (folder / "annotations").mkdir()
+    noise = np.random.default_rng(0)
+    images = []
+    for i in range(1, 7):
+        pixels = noise.integers(0, 256, (SIDE, SIDE, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / "train2017" / f"{i}.jpg")
+        images.append({"id": i, "file_name": f"{i}.jpg", "height": SIDE, "width": SIDE})
+    objects = [
+        {
+            "id": i,
+            "image_id": i,
+            "category_id": 7,
+            "bbox": [8, 8, 20, 30],
+            "area": 600,
+            "iscrowd": 0,
+        }
+        for i in range(1, 7)
+    ]
+    content = {
+        "images": images,
+        "annotations": objects,
+        "categories": [{"id": 7, "name": "thing"}],
+    }
+    (folder / "annotations" / "instances_train2017.json").write_text(json.dumps(content))
+    return folder
+
+
+SMALL = benchmark.Settings(image_size=64, batch_size=4, rounds=1, images_per_round=8, threads=1)
+
+
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_both_modes_are_timed_against_the_floor(mode, coco_directory, tmp_path):
+    pattern = benchmark.convert_records(
+        str(coco_directory), split="", mode=mode, folder=str(tmp_path)
+    )
+    figures = benchmark.measure(pattern, dataclasses.replace(SMALL, mode=mode))
+    assert figures["mode"] == mode
+    assert figures["images"] == 6
+    assert figures["canvas"] == "64x64"
+    ratio = figures["cpu_ms_per_image"] / figures["floor_cpu_ms_per_image"]
+    assert figures["ratio_to_floor"] == pytest.approx(ratio)
+    assert figures["images_per_s"] > 0
+
+
+@pytest.mark.slow
+def test_the_command_prints_json_and_appends_a_row(repository, coco_directory, tmp_path):
+    results = tmp_path / "results.csv"
+    small = {**dataclasses.asdict(SMALL), "data_dir": coco_directory, "results": results}
+    arguments = [f"--{name}={value}" for name, value in small.items()]
+    run = subprocess.run(
+        [sys.executable, "-m", "benchmarks.input_pipeline", *arguments],
+        cwd=repository,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    last = json.loads(run.stdout.strip().splitlines()[-1])
+    names = ["cpu_ms_per_image", "floor_cpu_ms_per_image", "ratio_to_floor", "images_per_s"]
+    assert list(last) == names
+    with results.open() as file:
+        (row,) = csv.DictReader(file)
+    assert float(row["ratio_to_floor"]) == pytest.approx(last["ratio_to_floor"], abs=1e-3)
+
+
+def test_a_missing_split_is_named_with_those_there_are(coco_directory, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"instances_test\.json.*train2017"):
+        benchmark.convert_records(
+            str(coco_directory), split="test", mode="eval", folder=str(tmp_path)
+        )
+
+
+def test_a_turn_counts_the_processor_time_of_its_batches(monkeypatch):
+    clock = iter([10.0, 10.0, 10.0 + 1.6, 10.0 + 1.6])
+    monkeypatch.setattr(benchmark, "_cpu_seconds", lambda: next(clock))
+    monkeypatch.setattr(benchmark.time, "sleep", lambda seconds: None)
+    taken = []
+    turns = benchmark._take_turn(lambda: taken.append(1), batch_size=4, num_batches=10)
+    assert len(taken) == 10 + benchmark._AHEAD
+    assert turns.cpu_ms_per_image == pytest.approx(1600.0 / (4 * len(taken)))
