@@ -74,11 +74,15 @@ def main(argv: list[str]) -> int:
         detector, class_map = predict.saved_model_detector(FLAGS.saved_model_dir)
     output = Path(FLAGS.output_dir)
     output.mkdir(parents=True, exist_ok=True)
-    written, sheet = {}, []
+    written, sheet, unreadable, names = {}, [], [], set()
     for path, image, detections in predict.predict_files(
-        detector, class_map, paths, min_score=FLAGS.min_score_thresh
+        detector, class_map, paths, min_score=FLAGS.min_score_thresh, unreadable=unreadable
     ):
-        target = output / f"{Path(path).stem}-detections.png"
+        # Images of equal names in several folders: cat, cat-2, ...
+        stem = Path(path).stem
+        name = next(n for n in (stem, *(f"{stem}-{i}" for i in range(2, 10**6))) if n not in names)
+        names.add(name)
+        target = output / f"{name}-detections.png"
         drawn = predict.draw(image, detections, class_map, max_boxes=FLAGS.max_boxes_to_draw)
         if truth:
             drawn = truth.beside(path, image, drawn, class_map)
@@ -87,9 +91,13 @@ def main(argv: list[str]) -> int:
         written[path] = detections
         print(f"{path}: {len(detections)} objects -> {target}", flush=True)
     (output / "detections.json").write_text(json.dumps(written, indent=1))
+    for problem in unreadable:
+        print(f"WARNING: left out: {problem}", flush=True)
+    if not sheet:
+        raise ValueError(f"none of the {len(paths)} images could be read")
     shown = sheet[:_SHEET_IMAGES]
     Image.fromarray(contact_sheet(shown, 2 if truth else 4)).save(output / "contact-sheet.png")
-    print(f"{len(paths)} images; detections.json and contact-sheet.png are in {output}")
+    print(f"{len(sheet)} images; detections.json and contact-sheet.png are in {output}")
     return 0
 
 

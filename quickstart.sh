@@ -14,7 +14,7 @@ Without options: a small generated data set and at most 10 minutes on 2 CPU core
 Run it again and it reuses what is there.
 
   --data DIR         train on this COCO-format folder (images and annotations/instances_*.json) instead
-  --minutes N        length of the training (default 6, with --data 25)
+  --minutes N        length of the training (default 7, with --data 25)
   --model NAME       the model, for instance efficientdet-lite0 (default) or efficientdet-d0
   --output DIR       where the results go (default: quickstart/<name of the data>)
   --image_size N     network input in pixels       --batch_size N   images per rank and step

@@ -110,16 +110,25 @@ def read_image(path: str) -> np.ndarray:
 
 
 def predict_files(
-    detector: Detector, class_map: ClassMap, paths: list[str], *, min_score: float
+    detector: Detector,
+    class_map: ClassMap,
+    paths: list[str],
+    *,
+    min_score: float,
+    unreadable: list[str],
 ) -> Iterator[tuple[str, np.ndarray, list[dict[str, Any]]]]:
-    """Runs the detector over files.
+    """Runs the detector over files; what cannot be read is left out and named in `unreadable`.
 
     Yields:
       (path, uint8 image, detections): each detection has bbox (x, y, width, height in original
       pixels), score, category_id, name and class_id.
     """
     for path in paths:
-        image = read_image(path)
+        try:
+            image = read_image(path)
+        except ValueError as error:
+            unreadable.append(str(error))
+            continue
         boxes, scores, classes, count = (t.numpy()[0] for t in detector(image[np.newaxis]))
         detections = []
         for i in range(int(count)):

@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -117,7 +118,7 @@ def convert(value: Any, hint: Any, *, where: str) -> Any:
       ConfigError: naming `where`, the expected type and what came.
     """
     origin = typing.get_origin(hint)
-    if origin is typing.Union:
+    if origin in (typing.Union, getattr(types, "UnionType", None)):  # X | Y is Python 3.10
         if value is None or (isinstance(value, str) and value.lower() == "none"):
             return None
         inner = next(t for t in typing.get_args(hint) if t is not type(None))

@@ -1,4 +1,4 @@
-"""Ranks with one process, what launchers say, and GPUs that are shared. Two ranks: test_ranks.py."""
+"""Ranks with one process, what launchers say, and GPUs that are shared."""
 
 import sys
 

@@ -1,0 +1,402 @@
+"""Training and evaluation input end to end, from record files to batches, good and bad."""
+
+import dataclasses
+import io
+import logging
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from efficientdet import input_pipeline
+from efficientdet.config import model_config
+from efficientdet.settings import EfficientDetConfig
+from engine.batches import iterate
+from engine.settings import DataConfig, EvalConfig, TrainConfig
+from object_detection import geometry as geometry_lib
+from object_detection.class_map import make_class_map
+from object_detection.data import schema
+from object_detection.data.card_builder import find_or_scan_card
+from object_detection.data.example import host_example_spec
+from object_detection.data.reader import Shard
+from object_detection.data.tfrecord_file import write_records
+from object_detection.preprocess import ground_truth_in_network_frame, to_network_input
+
+SIDE = 64
+HEIGHT, WIDTH = 60, 90
+ROWS = 4
+# Category ids with a gap, so that they differ from class ids.
+CATEGORIES = {3: "ball", 8: "cup"}
+RED = (250, 10, 10)
+
+
+def jpeg(pixels):
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=95)
+    return buffer.getvalue()
+
+
+def picture(box, *, height=HEIGHT, width=WIDTH):
+    """A grey image with a red box (y1, x1, y2, x2)."""
+    pixels = np.full((height, width, 3), 120, np.uint8)
+    y1, x1, y2, x2 = box
+    pixels[y1:y2, x1:x2] = RED
+    return pixels
+
+
+def record(index, *, encoded=None, boxes=None, categories=None, is_crowd=None):
+    box = (10 + index, 20, 40, 50 + index)
+    boxes = np.array([box] if boxes is None else boxes, np.float32).reshape(-1, 4)
+    count = len(boxes)
+    return schema.encode_record(
+        jpeg(picture(box)) if encoded is None else encoded,
+        image_format="jpeg",
+        height=HEIGHT,
+        width=WIDTH,
+        source_id=str(1000 + index),
+        file_name=f"{index}.jpg",
+        boxes=boxes,
+        category_ids=[8] * count if categories is None else categories,
+        category_names=["cup"] * count,
+        is_crowd=[0] * count if is_crowd is None else is_crowd,
+        areas=[float((b[2] - b[0]) * (b[3] - b[1])) for b in boxes],
+    )
+
+
+class Records:
+    """Record files in a folder, with what the data set functions need."""
+
+    def __init__(self, folder, records, *, num_files=3):
+        for i in range(num_files):
+            write_records(
+                folder / f"set-{i:05d}-of-{num_files:05d}.tfrecord", records[i::num_files]
+            )
+        self.pattern = str(folder / "set-*")
+        # Position in the set, which has one file after the other, of each record as given.
+        self.index_of = {
+            given: position
+            for position, given in enumerate(
+                given for i in range(num_files) for given in range(i, len(records), num_files)
+            )
+        }
+
+    def config(self, *, batch_size=4, eval_samples=5000, use_fake_data=False, **data):
+        settings = {
+            "resize_on": "host",
+            "max_instances_per_image": ROWS,
+            "input_threads": 1,
+            **data,
+        }
+        model = dataclasses.replace(model_config("efficientdet-d0"), image_size=(SIDE, SIDE))
+        return EfficientDetConfig(
+            model=model,
+            data=DataConfig(training_file_pattern=self.pattern, **settings),
+            train=TrainConfig(batch_size=batch_size, use_fake_data=use_fake_data),
+            eval=EvalConfig(
+                val_file_pattern=self.pattern,
+                eval_batch_size=batch_size,
+                eval_samples=eval_samples,
+            ),
+        )
+
+    def card_and_map(self):
+        card = find_or_scan_card(self.pattern)
+        return card, make_class_map(
+            card, class_ids="contiguous", num_classes=None, names=CATEGORIES
+        )
+
+    def train(self, num_batches, *, seed=5, shard=Shard(), start_position=0, **settings):  # noqa: B008
+        card, class_map = self.card_and_map()
+        dataset = input_pipeline.train_dataset(
+            self.config(**settings),
+            card,
+            class_map,
+            shard=shard,
+            seed=seed,
+            start_position=start_position,
+        )
+        return list(iterate(dataset.take(num_batches)))
+
+    def eval(self, *, shard=Shard(), **settings):  # noqa: B008
+        card, class_map = self.card_and_map()
+        dataset = input_pipeline.eval_dataset(self.config(**settings), card, class_map, shard=shard)
+        return list(iterate(dataset))
+
+
+@pytest.fixture
+def ten(tmp_path):
+    """Ten sound records; the first also has a box of the other category."""
+    others = [record(i) for i in range(1, 10)]
+    both = [(10, 20, 40, 50), (0, 0, 20, 20)]
+    return Records(tmp_path, [record(0, boxes=both, categories=[8, 3]), *others])
+
+
+def indices(batches):
+    return np.concatenate([batch["record_index"].numpy() for batch in batches])
+
+
+@pytest.mark.parametrize("resize_on", ["host", "device"])
+@pytest.mark.parametrize("training", [True, False])
+def test_batches_are_as_specified(ten, resize_on, training):
+    read = (lambda **how: ten.train(1, **how)) if training else ten.eval
+    batch = read(resize_on=resize_on)[0]
+    config = ten.config(resize_on=resize_on)
+    canvas = input_pipeline.frames(config, ten.card_and_map()[0]).canvas_size
+    assert canvas == ((SIDE, SIDE) if resize_on == "host" else (HEIGHT, 80))
+    spec = host_example_spec(4, canvas_size=canvas, max_instances=ROWS)
+    assert set(batch) == set(spec)
+    for name, tensor in batch.items():
+        assert (tuple(tensor.shape), tensor.dtype) == (tuple(spec[name].shape), spec[name].dtype)
+
+
+def test_category_ids_become_class_ids(ten):
+    batches = ten.eval(batch_size=10)
+    row = np.flatnonzero(batches[0]["source_id"].numpy() == b"1000")[0]
+    np.testing.assert_array_equal(batches[0]["classes"][row], [1, 0, -1, -1])
+    np.testing.assert_allclose(
+        batches[0]["boxes"][row], [[10, 20, 40, 50], [0, 0, 20, 20], [0] * 4, [0] * 4], atol=1e-4
+    )
+    np.testing.assert_allclose(batches[0]["areas"][row], [900, 400, 0, 0])
+
+
+@pytest.mark.parametrize("ranks", [1, 3, 4, 12])
+def test_evaluation_gives_each_record_once_in_equally_many_batches(ten, ranks):
+    parts = [ten.eval(shard=Shard(rank, ranks), batch_size=2) for rank in range(ranks)]
+    assert len({len(part) for part in parts}) == 1
+    valid = np.concatenate([b["valid"].numpy() for part in parts for b in part])
+    seen = np.concatenate([indices(part) for part in parts])
+    assert sorted(seen[valid]) == list(range(10))
+    assert set(seen[~valid]) <= {-1}
+
+
+def test_eval_samples_limits_the_evaluation(ten):
+    batches = ten.eval(batch_size=4, eval_samples=6)
+    assert sorted(index for index in indices(batches) if index >= 0) == list(range(6))
+
+
+def test_evaluation_neither_crops_nor_mirrors(ten):
+    for batch in ten.eval():
+        places = geometry_lib.unpack(batch["geometry"])
+        np.testing.assert_array_equal(places.flip, 0.0)
+        np.testing.assert_array_equal(places.network_offset, 0.0)
+        scale = tf.boolean_mask(places.network_scale, batch["valid"])
+        np.testing.assert_allclose(scale, SIDE / WIDTH, rtol=0.02)
+
+
+@pytest.mark.parametrize("cache_records", [True, False])
+def test_a_resumed_run_gets_the_rest_of_the_unbroken_one(ten, cache_records):
+    how = {"shard": Shard(1, 2), "batch_size": 2, "cache_records": cache_records}
+    unbroken = ten.train(6, **how)
+    resumed = ten.train(2, start_position=8, **how)
+    for expected, batch in zip(unbroken[4:], resumed):
+        for name in expected:
+            np.testing.assert_array_equal(batch[name], expected[name], name)
+
+
+def test_another_seed_gives_other_crops_of_the_same_record(ten):
+    crops = {}
+    for seed in (1, 2):
+        for batch in ten.train(3, seed=seed, batch_size=10):
+            for index, place in zip(batch["record_index"].numpy(), batch["geometry"].numpy()):
+                crops.setdefault(int(index), []).append(tuple(place[8:]))
+    for of_one_record in crops.values():
+        assert len(of_one_record) == 6  # three epochs, two seeds
+        assert len(set(of_one_record)) >= 5
+
+
+def test_a_batch_may_be_larger_than_the_set(ten):
+    batch = ten.train(1, batch_size=25)[0]
+    assert batch["valid"].numpy().all()
+    assert np.bincount(batch["record_index"].numpy()).min() >= 2
+
+
+def test_fake_data_repeats_the_first_batch(ten):
+    batches = ten.train(3, use_fake_data=True)
+    np.testing.assert_array_equal(indices(batches[:1]), indices(batches[2:]))
+    np.testing.assert_array_equal(batches[0]["image"], batches[2]["image"])
+
+
+@pytest.mark.parametrize("resize_on", ["host", "device"])
+def test_boxes_stay_on_their_objects(ten, resize_on):
+    """Each drawn red box is found again where its ground truth says."""
+    found = 0
+    for batch in ten.train(4, batch_size=10, resize_on=resize_on, jitter_min=0.5):
+        images = to_network_input(
+            batch["image"],
+            batch["geometry"],
+            height=SIDE,
+            width=SIDE,
+            mean=(0.0,) * 3,
+            std=(1.0,) * 3,
+            dtype=tf.float32,
+            resized_on_host=resize_on == "host",
+        ).numpy()
+        boxes, classes = ground_truth_in_network_frame(
+            batch["boxes"],
+            batch["classes"],
+            batch["is_crowd"],
+            batch["geometry"],
+            height=SIDE,
+            width=SIDE,
+            drop_crowd=True,
+        )
+        is_red = (images[..., 0] > 185) & (images[..., 1] < 65)
+        for red, rows, ids in zip(is_red, boxes.numpy(), classes.numpy()):
+            rows = rows[ids == 1]
+            if not len(rows) or min(rows[0, 2:] - rows[0, :2]) < 4:
+                continue
+            ys, xs = np.nonzero(red)
+            extent = [ys.min(), xs.min(), ys.max() + 1, xs.max() + 1]
+            np.testing.assert_allclose(extent, rows[0], atol=1.5)
+            found += 1
+    assert found > 20
+
+
+# ------------------------------------------------------------------------------ bad input
+
+
+def spoiled(tmp_path, **changes):
+    """Ten records of which number 4 is another."""
+    return Records(tmp_path, [record(i, **(changes if i == 4 else {})) for i in range(10)])
+
+
+BAD_IMAGES = {
+    "empty": b"",
+    "no image": b"this is no image",
+    "header only": jpeg(picture((0, 0, 9, 9)))[:200],
+    "truncated": jpeg(np.random.default_rng(0).integers(0, 255, (60, 90, 3), np.uint8))[:2500],
+}
+
+
+@pytest.mark.parametrize("kind", BAD_IMAGES)
+def test_a_bad_image_is_named_and_its_place_filled(tmp_path, caplog, kind):
+    records = spoiled(tmp_path, encoded=BAD_IMAGES[kind])
+    with caplog.at_level(logging.WARNING):
+        batches = records.train(6, batch_size=5, jitter_min=0.9, jitter_max=1.0)
+    seen = indices(batches)
+    assert records.index_of[4] not in seen
+    assert set(seen) == set(records.index_of.values()) - {records.index_of[4]}
+    assert all(batch["valid"].numpy().all() for batch in batches)
+    complaints = [line for line in caplog.messages if "left out" in line]
+    assert len(complaints) == 1
+    assert "set-00001-of-00003.tfrecord, record 1 " in complaints[0]
+
+
+def test_a_bad_image_does_not_move_the_others(tmp_path):
+    (tmp_path / "good").mkdir()
+    (tmp_path / "bad").mkdir()
+    good = indices(Records(tmp_path / "good", [record(i) for i in range(10)]).train(4))
+    bad_records = spoiled(tmp_path / "bad", encoded=b"")
+    bad = indices(bad_records.train(4))
+    groups = zip(good.reshape(-1, 4).tolist(), bad.reshape(-1, 4).tolist())
+    for expected, got in groups:
+        kept = [index for index in expected if index != bad_records.index_of[4]]
+        assert got[: len(kept)] == kept
+        assert set(got) == set(kept)
+
+
+def test_in_evaluation_a_bad_image_is_invalid(tmp_path):
+    records = spoiled(tmp_path, encoded=b"")
+    batches = records.eval()
+    valid = np.concatenate([batch["valid"].numpy() for batch in batches])
+    assert len(batches) == 3
+    expected = set(records.index_of.values()) - {records.index_of[4]}
+    assert set(indices(batches)[valid]) == expected
+
+
+@pytest.mark.parametrize(
+    "policy", [{"on_bad_record": "error"}, {"max_bad_records": 0}], ids=["error", "limit"]
+)
+def test_a_bad_image_can_end_the_run(tmp_path, policy):
+    records = spoiled(tmp_path, encoded=b"")
+    with pytest.raises(ValueError, match=r"set-00001-of-00003\.tfrecord, record 1 .*on_bad_record"):
+        records.train(4, **policy)
+
+
+MANY = [(0, 0, 10 + i, 10 + i) for i in (3, 9, 1, 7, 5, 8)]
+
+
+def test_the_smallest_of_too_many_boxes_are_left_out(tmp_path, caplog):
+    records = spoiled(tmp_path, boxes=MANY)
+    with caplog.at_level(logging.WARNING):
+        batch = records.eval(batch_size=10)[0]
+    row = np.flatnonzero(batch["source_id"].numpy() == b"1004")[0]
+    sides = batch["boxes"].numpy()[row, :, 2]
+    np.testing.assert_allclose(sides, [19, 17, 15, 18], rtol=1e-5)
+    assert any("image_id=1004 has 6 boxes" in line for line in caplog.messages)
+
+
+def test_crowds_go_before_small_boxes_and_take_no_row_in_training(tmp_path):
+    records = spoiled(tmp_path, boxes=MANY, is_crowd=[0, 1, 0, 0, 1, 0])
+    batch = records.eval(batch_size=10)[0]
+    row = np.flatnonzero(batch["source_id"].numpy() == b"1004")[0]
+    np.testing.assert_allclose(batch["boxes"].numpy()[row, :, 2], [13, 11, 17, 18], rtol=1e-5)
+    for batch in records.train(2, batch_size=10, max_instances_per_image=6):
+        rows = batch["source_id"].numpy() == b"1004"
+        assert not batch["is_crowd"].numpy()[rows].any()
+        assert ((batch["classes"].numpy()[rows] >= 0).sum(axis=1) == 4).all()
+
+
+def test_too_many_boxes_can_end_the_run(tmp_path):
+    records = spoiled(tmp_path, boxes=MANY)
+    message = r"max_instances_per_image=4 but image_id=1004 has 6 boxes .*on_overflow=truncate"
+    with pytest.raises(ValueError, match=message):
+        records.eval(on_overflow="error")
+
+
+def test_boxes_that_are_none_are_left_out_and_reported(tmp_path, caplog):
+    nan = float("nan")
+    bad = [(5, 5, 5, 30), (30, 5, 10, 30), (nan, 1, 20, 20), (70, 95, 80, 99), (-5, -5, 20, 200)]
+    records = spoiled(tmp_path, boxes=bad)
+    with caplog.at_level(logging.WARNING):
+        batch = records.eval(batch_size=10, max_instances_per_image=6)[0]
+    row = np.flatnonzero(batch["source_id"].numpy() == b"1004")[0]
+    assert np.isfinite(batch["boxes"]).all()
+    np.testing.assert_array_equal(batch["classes"].numpy()[row] >= 0, [0, 0, 0, 0, 1, 0])
+    np.testing.assert_allclose(batch["boxes"].numpy()[row, 4], [0, 0, 20, WIDTH], atol=1e-4)
+    assert any("image_id=1004 has 4 boxes that are not finite" in m for m in caplog.messages)
+
+
+def test_an_image_without_objects_is_an_example(tmp_path):
+    records = spoiled(tmp_path, boxes=np.zeros((0, 4)))
+    for batch in (records.eval(batch_size=10)[0], records.train(1, batch_size=10)[0]):
+        row = np.flatnonzero(batch["source_id"].numpy() == b"1004")[0]
+        np.testing.assert_array_equal(batch["classes"][row], -1)
+
+
+def test_an_unknown_category_ends_the_run(ten):
+    card, _ = ten.card_and_map()
+    only_ball = dataclasses.replace(card, categories=card.categories[:1])
+    class_map = make_class_map(only_ball, class_ids="contiguous", num_classes=None)
+    dataset = input_pipeline.eval_dataset(ten.config(), card, class_map, shard=Shard())
+    with pytest.raises(ValueError, match=r"image_id=100\d has an object of category id 8"):
+        list(iterate(dataset))
+
+
+def test_a_card_of_other_records_is_found_out(ten):
+    card, class_map = ten.card_and_map()
+    shards = tuple(dataclasses.replace(shard, num_records=7) for shard in card.shards)
+    with pytest.raises(ValueError, match=r"expected 7 records by its data card, found 4"):
+        input_pipeline.train_dataset(
+            ten.config(),
+            dataclasses.replace(card, shards=shards),
+            class_map,
+            shard=Shard(),
+            seed=0,
+        )
+
+
+def test_images_are_resampled_on_the_host_where_there_is_no_accelerator(ten):
+    assert input_pipeline.resizes_on_host(ten.config(resize_on="host"))
+    assert not input_pipeline.resizes_on_host(ten.config(resize_on="device"))
+    has_gpu = bool(tf.config.get_visible_devices("GPU"))
+    assert input_pipeline.resizes_on_host(ten.config(resize_on="auto")) is not has_gpu
+
+
+@pytest.mark.parametrize(
+    ("canvas_size", "expected"), [(0, (HEIGHT, 80)), (48, (48, 48))], ids=["auto", "given"]
+)
+def test_the_canvas_is_bounded_by_the_network_and_the_images(ten, canvas_size, expected):
+    config = ten.config(resize_on="device", canvas_size=canvas_size)
+    assert input_pipeline.frames(config, ten.card_and_map()[0]).canvas_size == expected

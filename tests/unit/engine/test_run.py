@@ -1,0 +1,310 @@
+"""Assembling a run for a tiny family: preflight, initial weights, resume, evaluation."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import yaml
+from engine_tiny_task import TinyTask
+
+from engine import checkpoint, distributed, preflight
+from engine.config import ConfigError, setting
+from engine.run import run_evaluation, run_training
+from engine.settings import DataConfig, EvalConfig, OptimConfig, RuntimeConfig, TrainConfig
+from engine.weight_files import read_weight_file
+
+
+@dataclasses.dataclass(frozen=True)
+class TinyModel:
+    name: str = setting("tiny", "Its name.", flag=None)
+    width: int = setting(7, "Not used.", flag=None)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    model: TinyModel = dataclasses.field(default_factory=TinyModel)
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
+    train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+    eval: EvalConfig = dataclasses.field(default_factory=EvalConfig)
+    runtime: RuntimeConfig = dataclasses.field(default_factory=RuntimeConfig)
+
+
+class TinyFamily:
+    """The family; notes what it is asked for."""
+
+    COMPARED_SECTIONS = ("model", "optim")
+
+    def __init__(self):
+        self.initialised = self.checked = 0
+        self.fingerprint = "abc"
+        self.ground_truth_error = ""
+        self.tasks: list[TinyTask] = []
+        self.evaluations: list[dict] = []
+
+    def validate(self, config) -> None:
+        if config.model.width < 1:
+            raise ConfigError(f"width={config.model.width}: expected at least 1")
+
+    def make_task(self, config, *, description, training, batch_norm, seed) -> TinyTask:
+        task = TinyTask(batch_size=config.train.batch_size)
+        task.check_ground_truth = self._check_ground_truth
+        self.tasks.append(task)
+        return task
+
+    def _check_ground_truth(self) -> None:
+        self.checked += 1
+        if self.ground_truth_error:
+            raise ValueError(self.ground_truth_error)
+
+    def describe(self, task) -> dict:
+        return {"data": {"fingerprint": self.fingerprint}}
+
+    def load_initial_weights(self, config, task) -> list[str]:
+        self.initialised += 1
+        task.model.get_layer("out").bias.assign([1.0, 2.0, 3.0])
+        return ["loaded"]
+
+    def load_weights(self, task, prefix) -> list[str]:
+        arrays = read_weight_file(prefix).arrays
+        for variable in task.model.variables:
+            variable.assign(arrays[f"model/{variable.name.removesuffix(':0')}"])
+        return [f"evaluating {prefix}"]
+
+    def export(self, task, folder) -> None:
+        Path(folder).mkdir()
+
+    def write_evaluation(self, task, rows, metrics, *, folder, epoch) -> list[str]:
+        self.evaluations.append({"folder": folder, "epoch": epoch, **metrics})
+        return []
+
+
+@pytest.fixture(autouse=True)
+def policy():
+    yield
+    tf.keras.mixed_precision.set_global_policy("float32")
+
+
+def config_of(folder: Path, *, width: int = 7, lr: float = 0.05, **train) -> Config:
+    settings = {"batch_size": 4, "num_epochs": 2, "checkpoint_period": 1, "seed": 3, **train}
+    return Config(
+        model=TinyModel(width=width),
+        data=DataConfig(training_file_pattern="train-*"),
+        optim=OptimConfig(learning_rate=lr, lr_batch_size=0, moving_average_decay=0.9),
+        train=TrainConfig(model_dir=str(folder), **settings),
+        eval=EvalConfig(val_file_pattern="val-*", val_json_file="val.json"),
+        runtime=RuntimeConfig(amp=False, set_num_threads=False, min_free_gb=0.0),
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """The folder of a finished run; not to be changed."""
+    folder = tmp_path_factory.mktemp("run") / "trained"
+    assert run_training(config_of(folder), TinyFamily()) == 0
+    return folder
+
+
+@pytest.fixture
+def resumable(trained, tmp_path) -> Path:
+    """A copy of the run, as it was after its first epoch."""
+    folder = tmp_path / "resumable"
+    shutil.copytree(trained, folder)
+    for path in folder.glob("ckpt-00000012.*"):
+        path.unlink()
+    return folder
+
+
+def test_what_a_run_writes_about_itself(trained):
+    config = yaml.safe_load((trained / "config.yaml").read_text())
+    assert config["optim"]["learning_rate"] == 0.05 and config["train"]["seed"] == 3
+    assert "packages" in json.loads((trained / "environment.json").read_text())
+    assert (trained / "commands.txt").read_text().count("\n") == 1
+    stored = checkpoint.read_metadata(trained / "ckpt-00000012")
+    assert stored["config"] == config
+    assert {k: stored[k] for k in ("step", "epoch", "seed", "num_ranks")} == {
+        "step": 12,
+        "epoch": 2,
+        "seed": 3,
+        "num_ranks": 1,
+    }
+    assert stored["task"] == {"data": {"fingerprint": "abc"}}
+    assert (stored["global_batch_size"], stored["total_steps"]) == (4, 12)
+
+
+def test_initial_weights_reach_weights_and_averages(tmp_path):
+    family = TinyFamily()
+    config = config_of(tmp_path / "run", lr=0.0, num_epochs=1)
+    config = dataclasses.replace(
+        config, optim=dataclasses.replace(config.optim, lr_warmup_init=0.0, weight_decay=0.0)
+    )
+    run_training(config, family)
+    assert family.initialised == 1
+    saved = read_weight_file(str(tmp_path / "run" / "ema_weights" / "emackpt-01")).arrays
+    np.testing.assert_allclose(saved["model/out/bias"], [1.0, 2.0, 3.0], rtol=1e-6)
+
+
+def test_a_resumed_run_equals_an_unbroken_one_and_reads_no_initial_weights(trained, resumable):
+    family = TinyFamily()
+    assert run_training(config_of(resumable), family) == 0
+    assert family.initialised == 0
+    for name in ("ckpt-final", "ema_weights/emackpt-02"):
+        ours = read_weight_file(str(resumable / name)).arrays
+        theirs = read_weight_file(str(trained / name)).arrays
+        assert ours.keys() == theirs.keys()
+        for tensor in ours:
+            np.testing.assert_array_equal(ours[tensor], theirs[tensor], err_msg=tensor)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"lr": 0.5}, "optim.learning_rate: 0.05 -> 0.5"),
+        ({"width": 9}, "model.width: 7 -> 9"),
+        ({"batch_size": 8}, "global_batch_size: 4 -> 8"),
+        ({"num_epochs": 9}, "total_steps: 12 -> 54"),
+        ({"seed": 4}, "seed: 3 -> 4"),
+    ],
+)
+def test_another_run_is_not_continued(resumable, change, words):
+    with pytest.raises(ConfigError) as error:
+        run_training(config_of(resumable, **change), TinyFamily())
+    message = str(error.value)
+    assert words in message and "--allow_config_change" in message and str(resumable) in message
+
+
+def test_other_data_is_not_continued(resumable):
+    family = TinyFamily()
+    family.fingerprint = "xyz"
+    with pytest.raises(ConfigError, match='data: {"fingerprint": "abc"} -> '):
+        run_training(config_of(resumable), family)
+
+
+def test_a_change_that_is_allowed_takes_effect(resumable):
+    config = config_of(resumable, lr=0.5, num_epochs=4, allow_config_change=True)
+    assert run_training(config, TinyFamily()) == 0
+    stored = checkpoint.read_metadata(resumable / "ckpt-final")
+    assert (stored["step"], stored["total_steps"]) == (24, 24)
+    tensors = read_weight_file(str(resumable / "ckpt-final")).arrays
+    assert int(tensors["state/total_steps"]) == 24
+    lines = (resumable / "metrics.jsonl").read_text().splitlines()
+    rates = [json.loads(line).get("learning_rate") for line in lines]
+    assert max(r for r in rates if r is not None) > 0.1
+
+
+def test_settings_that_may_change_between_runs(resumable):
+    config = config_of(resumable, keep_checkpoints=1, log_steps=2, console_seconds=1.0)
+    assert run_training(config, TinyFamily()) == 0
+
+
+@pytest.mark.parametrize("suffix", [".json", ".index"])
+def test_a_damaged_checkpoint_is_named(resumable, suffix):
+    path = resumable / f"ckpt-00000006{suffix}"
+    path.write_bytes(path.read_bytes()[:20])
+    with pytest.raises(ConfigError, match=r"ckpt-00000006.*delete .*ckpt-00000006\.\*"):
+        run_training(config_of(resumable), TinyFamily())
+
+
+class TestBeforeAnyStep:
+    def error_of(self, config, family=None) -> str:
+        family = family or TinyFamily()
+        with pytest.raises((ConfigError, ValueError)) as error:
+            run_training(config, family)
+        assert family.initialised == 0
+        return str(error.value)
+
+    def test_missing_settings(self, tmp_path):
+        whole = config_of(tmp_path / "run")
+        for section, name in (
+            ("data", "training_file_pattern"),
+            ("train", "model_dir"),
+            ("eval", "val_file_pattern"),
+            ("eval", "val_json_file"),
+        ):
+            part = dataclasses.replace(getattr(whole, section), **{name: ""})
+            config = dataclasses.replace(whole, **{section: part})
+            assert self.error_of(config) == f"--{name} is required"
+
+    def test_a_run_without_evaluation_needs_no_validation_set(self, tmp_path):
+        config = config_of(tmp_path / "run", benchmark=True, benchmark_steps=2)
+        config = dataclasses.replace(config, eval=EvalConfig())
+        assert run_training(config, TinyFamily()) == 0
+
+    def test_settings_of_engine_and_family(self, tmp_path):
+        assert "log_steps=0" in self.error_of(config_of(tmp_path / "a", log_steps=0))
+        assert "width=0" in self.error_of(config_of(tmp_path / "b", width=0))
+        assert not (tmp_path / "a").exists()
+
+    def test_folder_that_cannot_be_written(self, tmp_path):
+        (tmp_path / "file").write_text("in the way")
+        message = self.error_of(config_of(tmp_path / "file" / "run"))
+        assert "cannot be written" in message and "--model_dir" in message
+
+    def test_too_little_space(self, tmp_path, monkeypatch):
+        usage = shutil.disk_usage(tmp_path)._replace(free=2**29)
+        monkeypatch.setattr(preflight.shutil, "disk_usage", lambda path: usage)
+        config = config_of(tmp_path / "run")
+        runtime = dataclasses.replace(config.runtime, min_free_gb=1.0)
+        message = self.error_of(dataclasses.replace(config, runtime=runtime))
+        assert "0.50 GiB free, 1 are wanted (--min_free_gb)" in message
+
+    def test_ground_truth_that_does_not_fit(self, tmp_path):
+        family = TinyFamily()
+        family.ground_truth_error = "ids do not meet"
+        assert self.error_of(config_of(tmp_path / "run"), family) == "ids do not meet"
+
+
+def test_ranks_that_differ_are_told_in_what(tmp_path, monkeypatch):
+    config = config_of(tmp_path)
+
+    def gather(value):
+        _, mine = value
+        return [("node1", mine), ("node2", {**mine, "code": "12ab", "train.seed": "9"})]
+
+    monkeypatch.setattr(distributed, "all_gather_object", gather)
+    with pytest.raises(distributed.AgreedError) as error:
+        preflight.check_ranks_agree(config)
+    message = str(error.value)
+    assert "rank 1 on node2 differs from rank 0" in message
+    assert "code: 12ab and" in message and "train.seed: 9 and 3" in message
+
+
+def evaluate(config: Config, path: Path, output: Path, family: TinyFamily) -> dict:
+    code = run_evaluation(
+        lambda stored: config,
+        family,
+        find_checkpoint=lambda: checkpoint.find(path),
+        output_dir=str(output),
+        set_num_threads=False,
+    )
+    assert code == 0
+    return family.evaluations[-1]
+
+
+def test_evaluation_of_the_saved_file_equals_that_in_training(trained, tmp_path):
+    family = TinyFamily()
+    found = evaluate(config_of(trained), trained, tmp_path / "out", family)
+    lines = (trained / "metrics.jsonl").read_text().splitlines()
+    scores = [r for r in map(json.loads, lines) if r["kind"] == "evaluation"]
+    assert (found["AP"], found["epoch"]) == (scores[-1]["AP"], 2)
+    assert found["folder"] == tmp_path / "out" and family.checked == 1
+
+
+def test_random_weights_are_never_evaluated(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no complete checkpoint"):
+        evaluate(config_of(tmp_path), tmp_path, tmp_path / "out", TinyFamily())
+
+
+def test_mixed_precision_runs_and_resumes(tmp_path):
+    config = config_of(tmp_path / "run", num_epochs=1)
+    runtime = dataclasses.replace(config.runtime, precision="mixed_float16")
+    config = dataclasses.replace(config, runtime=runtime)
+    assert run_training(config, TinyFamily()) == 0
+    tensors = read_weight_file(str(tmp_path / "run" / "ckpt-final")).arrays
+    assert tensors["state/loss_scale"] <= 32768.0
+    assert tensors["model/hidden/kernel"].dtype == np.float32
+    assert run_training(config, TinyFamily()) == 0
