@@ -93,7 +93,7 @@ def main(argv: list[str]) -> int:
         raise ConfigError(f"unexpected argument {argv[1]!r}")
     if bool(FLAGS.data_dir) == bool(FLAGS.records):
         raise ConfigError("expected either --data_dir or --records")
-    # As in training: freed batches are kept for the next ones (see docs/performance.md).
+    # Freed batches are kept for the next ones; 0 measures the default (docs/performance.md).
     os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "1")
     from benchmarks.record import append_row, circumstances, print_table
 

@@ -167,25 +167,35 @@ def test_pixels_equal_the_whole_image_resized_then_cropped(case, mirrored, resiz
     assert np.abs(got - expected).max() < 0.75
 
 
+def shift_between(got, expected):
+    """Least squares: by how many pixels (y, x) `got` lies after `expected`, both [h, w, 3]."""
+    slopes = np.stack(np.gradient(expected, axis=(0, 1)), axis=-1)
+    constants = np.broadcast_to(np.eye(3), (*got.shape[:2], 3, 3))  # a bias of each channel
+    columns = np.concatenate([slopes, constants], axis=-1)[1:-1, 1:-1].reshape(-1, 5)
+    solution = np.linalg.lstsq(columns, (got - expected)[1:-1, 1:-1].ravel(), rcond=None)[0]
+    return -solution[:2]
+
+
 @pytest.mark.parametrize("resize_on_host", [False, True], ids=["device", "host"])
 @pytest.mark.parametrize("mirrored", [False, True], ids=["plain", "mirrored"])
-@pytest.mark.parametrize(
-    ("factor", "tolerance"), [(1.8, 2.0), (1.0, 3.0), (0.5, 3.0), (0.24, 4.0), (0.12, 5.0)]
-)
-def test_jpeg_pixels_with_the_decoders_ratio(factor, tolerance, mirrored, resize_on_host):
-    """Sizes divided by 1, 2, 4 and 8 while decoding: near the filter's result, not equal to it."""
+@pytest.mark.parametrize(("factor", "ratio"), [(1.8, 1), (1.0, 2), (0.5, 4), (0.24, 8), (0.13, 8)])
+def test_jpeg_pixels_with_the_decoders_ratio(factor, ratio, mirrored, resize_on_host):
+    """Reduced while decoding: near the filter's result, not equal to it, and in the same place."""
     encoded = encode(picture(122, 170, grain=2), "JPEG", quality=95, subsampling=0)
     pixels = tf.io.decode_jpeg(encoded, channels=3).numpy()
     uniforms = uniforms_for(factor, mirrored=mirrored)
     scaled, offset, flags = model_crop(uniforms, pixels.shape[:2], NETWORK)
+    assert ratio <= (pixels.shape[:2] / scaled[0]).min() + 1e-5, "the case is what it says"
     expected = model_pixels(pixels, NETWORK, scaled=scaled[0], offset=offset[0], mirrored=flags[0])
     got = network_pixels(encoded, uniforms, NETWORK, resize_on_host=resize_on_host)
+    height, width = (int(min(pair)) for pair in zip(scaled[0], NETWORK))
+    assert (got[height:] == 0).all() and (got[:, width:] == 0).all()
+    got, expected = got[:height, :width], expected[:height, :width]
     error = np.abs(got - expected)
-    print(
-        "ERR", factor, mirrored, resize_on_host, error.mean(), np.quantile(error, 0.99), error.max()
-    )
-    assert error.mean() < tolerance / 4
-    assert np.quantile(error, 0.99) < tolerance
+    # The decoder's arithmetic at full size and that of reduced sizes differ by a level.
+    assert error.mean() < 2.0
+    assert error.max() < 8.0
+    assert np.abs(shift_between(got, expected)).max() < 0.05
 
 
 def test_the_models_resize_is_pillows():

@@ -15,7 +15,7 @@ from efficientdet.settings import EfficientDetConfig
 from engine.batches import iterate
 from engine.settings import DataConfig, EvalConfig, TrainConfig
 from object_detection import geometry as geometry_lib
-from object_detection.class_map import make_class_map
+from object_detection.class_map import ClassMap
 from object_detection.data import schema
 from object_detection.data.card_builder import find_or_scan_card
 from object_detection.data.example import host_example_spec
@@ -27,7 +27,7 @@ SIDE = 64
 HEIGHT, WIDTH = 60, 90
 ROWS = 4
 # Category ids with a gap, so that they differ from class ids.
-CATEGORIES = {3: "ball", 8: "cup"}
+CLASS_MAP = ClassMap(2, {0: (3, "ball"), 1: (8, "cup")})
 RED = (250, 10, 10)
 
 
@@ -101,10 +101,7 @@ class Records:
         )
 
     def card_and_map(self):
-        card = find_or_scan_card(self.pattern)
-        return card, make_class_map(
-            card, class_ids="contiguous", num_classes=None, names=CATEGORIES
-        )
+        return find_or_scan_card(self.pattern), CLASS_MAP
 
     def train(self, num_batches, *, seed=5, shard=Shard(), start_position=0, **settings):  # noqa: B008
         card, class_map = self.card_and_map()
@@ -367,8 +364,7 @@ def test_an_image_without_objects_is_an_example(tmp_path):
 
 def test_an_unknown_category_ends_the_run(ten):
     card, _ = ten.card_and_map()
-    only_ball = dataclasses.replace(card, categories=card.categories[:1])
-    class_map = make_class_map(only_ball, class_ids="contiguous", num_classes=None)
+    class_map = ClassMap(1, {0: (3, "ball")})
     dataset = input_pipeline.eval_dataset(ten.config(), card, class_map, shard=Shard())
     with pytest.raises(ValueError, match=r"image_id=100\d has an object of category id 8"):
         list(iterate(dataset))

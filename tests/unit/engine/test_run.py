@@ -76,7 +76,7 @@ class TinyFamily:
         return [f"evaluating {prefix}"]
 
     def export(self, task, folder) -> None:
-        Path(folder).mkdir()
+        Path(folder).mkdir(exist_ok=True)
 
     def write_evaluation(self, task, rows, metrics, *, folder, epoch) -> list[str]:
         self.evaluations.append({"folder": folder, "epoch": epoch, **metrics})
