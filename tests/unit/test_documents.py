@@ -19,7 +19,9 @@ DEFECTS = {
     **{"DATA": 16, "MODEL": 6, "LOSS": 5, "DIST": 9, "TRAIN": 13},
     **{"CKPT": 9, "EVAL": 10, "INF": 5, "SCR": 8},
 }
-PAGES = ("architecture", "data", "departures", "inference", "training")
+PAGES = ("architecture", "data", "departures", "inference", "performance", "training")
+
+BENCHMARKS = ("inference", "input_pipeline", "train_step")
 
 # Programs whose flags come out of the configuration: told by --helpfull.
 CONFIGURED = ("train.py", "eval.py")
@@ -33,7 +35,7 @@ SOURCES = {
     "run_tests.sh": ("run_tests.sh",),
     "quickstart.sh": ("quickstart.sh", "scripts/quickstart.py"),
     "dataset.embedded_set": ("dataset/embedded_set.py",),
-    "benchmarks.inference": ("benchmarks/inference.py",),
+    **{f"benchmarks.{n}": (f"benchmarks/{n}.py",) for n in BENCHMARKS},
 }
 PROGRAMS = (*CONFIGURED, *SOURCES)
 # Flags of other programs that the running text mentions.
