@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-TIMEOUT_SECONDS = 300
+TIMEOUT_SECONDS = 900
 # Only what is installed: the code under test is imported by each command itself.
 _IMPORTED_ONCE = ("tensorflow", "keras.api._v2.keras", "tensorflow_addons", "pycocotools.cocoeval")
 

@@ -157,13 +157,14 @@ def test_category_ids_become_class_ids(ten):
     np.testing.assert_allclose(batches[0]["areas"][row], [900, 400, 0, 0])
 
 
-@pytest.mark.parametrize("ranks", [1, 3, 4, 12])
-def test_evaluation_gives_each_record_once_in_equally_many_batches(ten, ranks):
-    parts = [ten.eval(shard=Shard(rank, ranks), batch_size=2) for rank in range(ranks)]
+@pytest.mark.parametrize(("num_records", "ranks"), [(10, 3), (3, 4)])
+def test_evaluation_gives_each_record_once_in_equally_many_batches(tmp_path, num_records, ranks):
+    records = Records(tmp_path, [record(i) for i in range(num_records)])
+    parts = [records.eval(shard=Shard(rank, ranks), batch_size=2) for rank in range(ranks)]
     assert len({len(part) for part in parts}) == 1
     valid = np.concatenate([b["valid"].numpy() for part in parts for b in part])
     seen = np.concatenate([indices(part) for part in parts])
-    assert sorted(seen[valid]) == list(range(10))
+    assert sorted(seen[valid]) == list(range(num_records))
     assert set(seen[~valid]) <= {-1}
 
 
@@ -261,7 +262,6 @@ def spoiled(tmp_path, **changes):
 BAD_IMAGES = {
     "empty": b"",
     "no image": b"this is no image",
-    "header only": jpeg(picture((0, 0, 9, 9)))[:200],
     "truncated": jpeg(np.random.default_rng(0).integers(0, 255, (60, 90, 3), np.uint8))[:2500],
 }
 
