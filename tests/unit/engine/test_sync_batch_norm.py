@@ -1,4 +1,4 @@
-"""Synchronised batch norm with one rank is Keras' own layer; two ranks: test_ranks.py."""
+"""Synchronised batch norm with one rank is Keras' own layer."""
 
 import numpy as np
 import pytest
