@@ -26,7 +26,15 @@ flags.DEFINE_integer("batch_size", 8, "Images per rank and step.")
 flags.DEFINE_integer(
     "only_this_epoch", 0, "Evaluate emackpt-N of this epoch in the folder ckpt_path; 0: the newest."
 )
-cli.define_flags([EfficientDetConfig], sections=("eval", "runtime", "data"))
+cli.define_flags(
+    [EfficientDetConfig],
+    only=(
+        *("val_file_pattern", "val_json_file", "eval_samples", "testdev_dir", "coco_scorer"),
+        *("class_ids", "label_map", "max_instances_per_image", "on_overflow", "on_bad_record"),
+        *("max_bad_records", "canvas_size", "resize_on", "input_threads", "prefetch_batches"),
+        *("amp", "precision", "use_xla", "set_num_threads", "enable_map_parallelization"),
+    ),
+)
 FLAGS = flags.FLAGS
 
 

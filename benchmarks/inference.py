@@ -13,24 +13,31 @@ import time
 import numpy as np
 from absl import flags
 
+from benchmarks.record import define_results_flag, finish
 from engine import cli
 from engine.config import ConfigError
 
-flags.DEFINE_string("model_name", "efficientdet-d0", "Model, where no checkpoint says it.")
-flags.DEFINE_string("preset", "", "Conventions of a checkpoint without a description: nvidia.")
-flags.DEFINE_string("model_dir", "", "Checkpoint prefix or folder of a run; '': random weights.")
-flags.DEFINE_string("hparams", "", "Comma-separated key=value pairs, or a YAML file.")
-flags.DEFINE_string("image_path", "", "Images to run on; '': an image of noise.")
-flags.DEFINE_integer("batch_size", 1, "Images per call.")
-flags.DEFINE_integer("bm_runs", 100, "Timed calls.")
-flags.DEFINE_integer("warmup_runs", 10, "Calls before them.")
-flags.DEFINE_bool("amp", True, "mixed_float16; float32 otherwise.")
-flags.DEFINE_bool("use_xla", None, "Compile with XLA; none: where there is an accelerator.")
-flags.DEFINE_string("results", "benchmarks/results/inference.csv", "CSV to append to; '': none.")
-flags.DEFINE_string("dllogger_path", "", "DLLogger file with the references' keys; '': none.")
 FLAGS = flags.FLAGS
 
 PERCENTILES = (50, 90, 95, 99)
+
+
+def define_flags() -> None:
+    """Defines the flags; when run only, as other benchmarks have flags of the same names."""
+    flags.DEFINE_string("model_name", "efficientdet-d0", "Model, where no checkpoint says it.")
+    flags.DEFINE_string("preset", "", "Conventions of a checkpoint without a description: nvidia.")
+    flags.DEFINE_string(
+        "model_dir", "", "Checkpoint prefix or folder of a run; '': random weights."
+    )
+    flags.DEFINE_string("hparams", "", "Comma-separated key=value pairs, or a YAML file.")
+    flags.DEFINE_string("image_path", "", "Images to run on; '': an image of noise.")
+    flags.DEFINE_integer("batch_size", 1, "Images per call.")
+    flags.DEFINE_integer("bm_runs", 100, "Timed calls.")
+    flags.DEFINE_integer("warmup_runs", 10, "Calls before them.")
+    flags.DEFINE_bool("amp", True, "mixed_float16; float32 otherwise.")
+    flags.DEFINE_bool("use_xla", None, "Compile with XLA; none: where there is an accelerator.")
+    define_results_flag("inference")
+    flags.DEFINE_string("dllogger_path", "", "DLLogger file with the references' keys; '': none.")
 
 
 def summarize(seconds: np.ndarray, *, batch_size: int) -> dict[str, float]:
@@ -72,7 +79,6 @@ def main(argv: list[str]) -> int:
         raise ConfigError(f"unexpected argument {argv[1]!r}")
     import tensorflow as tf
 
-    from benchmarks.record import append_row, circumstances, print_table
     from efficientdet import family, predict
     from efficientdet.settings import base_config, preset
     from efficientdet.task import EfficientDetTask
@@ -115,7 +121,6 @@ def main(argv: list[str]) -> int:
     timed = np.array([call(i) for i in range(FLAGS.bm_runs)])
     summary = summarize(timed[:, 0], batch_size=FLAGS.batch_size)
     row = {
-        **circumstances(),
         "model": config.model.name,
         "image_size": "x".join(map(str, config.model.image_size)),
         "batch_size": FLAGS.batch_size,
@@ -128,9 +133,7 @@ def main(argv: list[str]) -> int:
         "first_call_s": first,
         **summary,
     }
-    print_table(row)
-    if FLAGS.results:
-        append_row(FLAGS.results, row)
+    finish(row, results=FLAGS.results)
     if FLAGS.dllogger_path:
         _write_dllogger(summary)
     print(json.dumps(summary))
@@ -154,4 +157,5 @@ def _write_dllogger(summary: dict[str, float]) -> None:
 
 
 if __name__ == "__main__":
+    define_flags()
     cli.run_app(main)

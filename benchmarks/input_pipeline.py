@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
+from benchmarks.record import define_results_flag, finish
 from engine import cli
 from engine.config import ConfigError
 
@@ -82,9 +83,7 @@ def define_flags() -> None:
     flags.DEFINE_integer("threads", default.threads, "Threads; 0: the cores of this process.")
     flags.DEFINE_enum("resize_on", default.resize_on, ["device", "host"], "Where to resample.")
     flags.DEFINE_bool("cache", default.cache, "Hold the encoded records in memory.")
-    flags.DEFINE_string(
-        "results", "benchmarks/results/input_pipeline.csv", "CSV to append to; '': none."
-    )
+    define_results_flag("input_pipeline")
 
 
 def main(argv: list[str]) -> int:
@@ -95,18 +94,13 @@ def main(argv: list[str]) -> int:
         raise ConfigError("expected either --data_dir or --records")
     # Freed batches are kept for the next ones; 0 measures the default (docs/performance.md).
     os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "1")
-    from benchmarks.record import append_row, circumstances, print_table
-
     settings = Settings(**{f.name: FLAGS[f.name].value for f in dataclasses.fields(Settings)})
     with tempfile.TemporaryDirectory() as folder:
         pattern = FLAGS.records or convert_records(
             FLAGS.data_dir, split=FLAGS.split, mode=settings.mode, folder=folder
         )
         figures = measure(pattern, settings)
-    row = {**circumstances(), "data": FLAGS.data_dir or FLAGS.records, **figures}
-    print_table(row)
-    if FLAGS.results:
-        append_row(FLAGS.results, row)
+    finish({"data": FLAGS.data_dir or FLAGS.records, **figures}, results=FLAGS.results)
     names = ("cpu_ms_per_image", "floor_cpu_ms_per_image", "ratio_to_floor", "images_per_s")
     print(json.dumps({name: round(figures[name], 4) for name in names}))
     return 0

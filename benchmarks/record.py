@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from absl import flags
+
 from engine import env
 
 
@@ -21,7 +23,9 @@ def circumstances() -> dict[str, Any]:
     return {
         "date": datetime.date.today().isoformat(),
         "commit": report["commit"],
-        "command": shlex.join(["python", *sys.argv]),
+        "command": shlex.join(
+            ["python", "-m", f"benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]]
+        ),
         "machine": "; ".join(report["gpus"]) or f"CPU, {report['cores']} cores",
         "python": report["python"],
         "tensorflow": tensorflow,
@@ -56,3 +60,17 @@ def print_table(row: Mapping[str, Any]) -> None:
     for name, value in row.items():
         shown = f"{value:.4g}" if isinstance(value, float) else value
         print(f"  {name:<{width}}  {shown}")
+
+
+def define_results_flag(name: str) -> None:
+    """Defines `--results` with the benchmark's own file as default."""
+    default = f"benchmarks/results/{name}.csv"
+    flags.DEFINE_string("results", default, "CSV to append to; '': none.")
+
+
+def finish(row: Mapping[str, Any], *, results: str) -> None:
+    """Prints a row together with its circumstances and appends it to the CSV `results`, if any."""
+    row = {**circumstances(), **row}
+    print_table(row)
+    if results:
+        append_row(results, row)

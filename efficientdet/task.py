@@ -9,6 +9,7 @@ rank's own).
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -270,7 +271,7 @@ class EfficientDetTask:
         Raises:
           ValueError: ids, classes or units of JSON, records and model do not meet; says which.
         """
-        if self._is_testdev():
+        if self._is_testdev:
             return
         self._require_all_images()
         annotations = self.config.eval.val_json_file
@@ -311,6 +312,7 @@ class EfficientDetTask:
             valid=valid & complete,
         )
 
+    @functools.cached_property
     def _is_testdev(self) -> bool:
         """True where detections are only to be written: a test split, whose JSON is a mere list."""
         evaluation = self.config.eval
@@ -340,7 +342,7 @@ class EfficientDetTask:
 
         Images that conversion or reading had to leave out count as images without detections.
         """
-        if self._is_testdev():
+        if self._is_testdev:
             return {}
         evaluator, data = self.evaluator, self.config.data
         coverage = evaluator.coverage(images)

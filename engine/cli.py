@@ -11,7 +11,7 @@ import dataclasses
 import os
 import sys
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
 
 from absl import app, flags, logging
@@ -26,24 +26,24 @@ flags.disclaim_key_flags()
 def define_flags(
     config_classes: Sequence[type],
     *,
-    sections: Sequence[str] | None = None,
+    only: Container[str] | None = None,
     flag_values: flags.FlagValues = flags.FLAGS,
 ) -> None:
     """Defines one flag per setting of the given configuration classes; shared settings once.
 
     Args:
       config_classes: configurations of the model families.
-      sections: names of the sections that get flags; None: all.
+      only: the flags to define; None: all.
       flag_values: where the flags are defined. A flag already defined there is left as it is.
     """
     for config_class in config_classes:
-        for section_name, section in config_lib.sections(config_class):
-            if sections is not None and section_name not in sections:
-                continue
+        for _, section in config_lib.sections(config_class):
             hints = typing.get_type_hints(section)
             for field in dataclasses.fields(section):
                 name = flag_name(field)
-                if name is not None and name not in flag_values:
+                if name is None or name in flag_values:
+                    continue
+                if only is None or name in only:
                     _define(name, field, hint=hints[field.name], flag_values=flag_values)
 
 
