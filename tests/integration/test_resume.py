@@ -1,0 +1,190 @@
+"""A run that is stopped and started again ends as the unbroken one; starting from weights does not.
+
+One chain of processes serves several tests: the run of `trained_run` once more, stopped at the end
+of epoch 4, continued, stopped by a signal in the middle of epoch 6, and continued to its end.
+"""
+
+import json
+import shutil
+import signal
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import TINY_MODEL
+
+BOUNDARY_STEP, SIGNAL_STEP, LAST_STEP = 28, 38, 84
+
+
+def tensors(prefix):
+    """Returns name -> value of a checkpoint."""
+    reader = tf.train.load_checkpoint(str(prefix))
+    return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
+
+
+def assert_same_tensors(ours, theirs):
+    """Compares two checkpoints bit for bit."""
+    ours, theirs = tensors(ours), tensors(theirs)
+    assert set(ours) == set(theirs)
+    differing = [name for name in ours if ours[name].tobytes() != theirs[name].tobytes()]
+    assert not differing, f"{len(differing)} of {len(ours)} differ: {sorted(differing)[:5]}"
+
+
+def steps_logged(folder):
+    """Returns the step records of metrics.jsonl without what the clock says."""
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    timed = ("time", "images_per_second", "data_wait_share")
+    return [
+        {k: v for k, v in line.items() if k not in timed}
+        for line in lines
+        if line["kind"] == "step"
+    ]
+
+
+@pytest.fixture(scope="module")
+def broken_run(commands, trained_run):
+    """The chain: folder, the three results, and the checkpoint that the signal left."""
+    folder = trained_run.folder.parent / "broken"
+    flags = (*trained_run.flags, f"--model_dir={folder}")
+    first = commands.run("train.py", *flags, "--stop_epoch=4").require_success()
+    running = commands.start("train.py", *flags, "--console_seconds=0")
+    running.wait_until_said(f" step {SIGNAL_STEP}/")
+    running.send(signal.SIGTERM)
+    second = running.wait()
+    left = sorted(folder.glob("ckpt-000*.index"))
+    third = commands.run("train.py", *flags)
+    return SimpleNamespace(
+        folder=folder, first=first, second=second, third=third, left=[p.stem for p in left]
+    )
+
+
+def test_same_seed_gives_the_same_run_twice(trained_run, broken_run):
+    name = f"ckpt-{BOUNDARY_STEP:08d}"
+    assert_same_tensors(broken_run.folder / name, trained_run.folder / name)
+    epochs = "ema_weights/emackpt-04"
+    assert_same_tensors(broken_run.folder / epochs, trained_run.folder / epochs)
+
+
+def test_signal_saves_and_asks_to_be_started_again(broken_run):
+    assert broken_run.second.code == 75, broken_run.second.everything()
+    assert "the same command continues here" in broken_run.second.output
+    step = int(broken_run.left[-1].removeprefix("ckpt-"))
+    assert SIGNAL_STEP <= step < LAST_STEP
+    assert step % 7, "the signal was to come in the middle of an epoch"
+    assert f"stopped at step {step}" in broken_run.second.output
+
+
+def test_continuing_says_where_it_continues(broken_run):
+    assert f"continuing at step {BOUNDARY_STEP}, epoch 5" in broken_run.second.output
+    prefix = broken_run.folder / broken_run.left[-1]
+    assert f"restoring {prefix}; initial weights are not read" in broken_run.third.output
+    assert "backbone" not in broken_run.third.output
+
+
+def test_resumed_run_ends_as_the_unbroken_one(trained_run, broken_run):
+    broken_run.third.require_success()
+    for name in ("ckpt-00000056", "ckpt-00000084", "ckpt-final", "ema_weights/emackpt-12"):
+        assert_same_tensors(broken_run.folder / name, trained_run.folder / name)
+    assert steps_logged(broken_run.folder) == steps_logged(trained_run.folder)
+
+
+def test_resumed_run_has_the_scores_of_the_unbroken_one(trained_run, broken_run):
+    for name in ("metrics.json", "detections.json"):
+        ours = (broken_run.folder / "evaluation" / name).read_text()
+        assert ours == (trained_run.folder / "evaluation" / name).read_text()
+    stored = [
+        json.loads((folder / "ema_weights" / "emackpt-best.json").read_text())
+        for folder in (broken_run.folder, trained_run.folder)
+    ]
+    assert stored[0]["best_ap"] == stored[1]["best_ap"]
+    assert stored[0]["epoch"] == stored[1]["epoch"]
+
+
+def test_history_is_kept_by_a_resumed_run(broken_run):
+    records = [
+        json.loads(line.removeprefix("DLLL "))
+        for line in (broken_run.folder / "time_log.txt").read_text().splitlines()
+    ]
+    steps = [r["data"]["steps"][1] for r in records if r.get("step") == "PARAMETER"]
+    assert steps == list(range(1, LAST_STEP + 1))
+    assert len((broken_run.folder / "commands.txt").read_text().splitlines()) == 3
+
+
+def test_finished_run_started_again_trains_no_further(commands, trained_run, broken_run):
+    before = tensors(broken_run.folder / "ckpt-final")
+    flags = (*trained_run.flags, f"--model_dir={broken_run.folder}")
+    result = commands.run("train.py", *flags).require_success()
+    assert "tracing and compiling the train step" not in result.output
+    after = tensors(broken_run.folder / "ckpt-final")
+    assert all(np.array_equal(before[name], after[name]) for name in before)
+
+
+def test_half_written_checkpoint_is_passed_over(commands, trained_run, tmp_path):
+    for suffix in (".index", ".data-00000-of-00001", ".json"):
+        for step in (28, 56):
+            name = f"ckpt-{step:08d}{suffix}"
+            shutil.copy(trained_run.folder / name, tmp_path / name)
+    # What a kill between two renames, or in the middle of writing, leaves.
+    (tmp_path / "ckpt-00000056.index").unlink()
+    (tmp_path / ".writing-77-ckpt-00000060.data-00000-of-00001").write_bytes(b"half")
+    flags = (*trained_run.flags, f"--model_dir={tmp_path}", "--stop_epoch=4")
+    result = commands.run("train.py", *flags).require_success()
+    assert "restoring" in result.output
+    assert "ckpt-00000028;" in result.output
+    assert not list(tmp_path.glob(".writing*"))
+
+
+# ---------------------------------------------------------------------------- starting from weights
+
+
+def test_pretrained_weights_start_a_new_run_at_step_0(commands, tiny_set, trained_run, tmp_path):
+    flags = (
+        *TINY_MODEL,
+        *tiny_set.flags,
+        "--batch_size=2",
+        "--num_epochs=1",
+        "--num_examples_per_epoch=2",
+        "--training_mode=train300",
+        "--eval_start=9",
+        "--lr=0",
+        "--warmup_value=0",
+        "--seed=5",
+        f"--pretrained_ckpt={trained_run.folder}/ema_weights/emackpt-12",
+        f"--model_dir={tmp_path / 'run'}",
+    )
+    result = commands.run("train.py", *flags).require_success()
+    assert "weights from" in result.output
+    assert "kept as initialised" not in result.output
+    assert "continuing" not in result.output
+    ours = tensors(tmp_path / "run" / "ckpt-final")
+    assert ours["state/step"] == 1
+    theirs = tensors(trained_run.folder / "ema_weights" / "emackpt-12")
+    # At a rate of 0 only batch-norm statistics move.
+    kept = [name for name in theirs if "moving_" not in name]
+    assert len(kept) > 200
+    for name in kept:
+        np.testing.assert_array_equal(ours[name], theirs[name])
+
+
+def test_another_class_count_drops_the_class_predictor_only(
+    commands, tiny_set, trained_run, tmp_path
+):
+    flags = (
+        *TINY_MODEL[:1],
+        f"{TINY_MODEL[1]},num_classes=12",
+        *TINY_MODEL[2:],
+        *tiny_set.flags,
+        "--batch_size=2",
+        "--benchmark",
+        "--benchmark_steps=1",
+        f"--pretrained_ckpt={trained_run.folder}/ema_weights/emackpt-12",
+        f"--model_dir={tmp_path / 'run'}",
+    )
+    result = commands.run("train.py", *flags).require_success()
+    table = result.output[result.output.index("kept as initialised") :].splitlines()
+    kept = int(table[0].split(":")[-1])
+    lines = table[1 : 1 + kept]
+    assert kept in (2, 3)
+    assert all("class_net/class-predict/" in line for line in lines)
+    assert all("12 classes here, 8 in the file" in line for line in lines)

@@ -1,0 +1,516 @@
+"""Batches from records: rows for objects, bad records, padding, resume, ranks, kinds of images."""
+
+import io
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from object_detection import geometry as geometry_lib
+from object_detection.data import example, reader, schema
+from object_detection.data.host_batches import Augmentation, Frames, make_frames
+from object_detection.data.input_datasets import evaluation_batches, training_batches
+from object_detection.data.input_problems import BadInputError, InputProblems
+from object_detection.data.reader import Shard
+from object_detection.data.tfrecord_file import write_records
+
+FRAMES = Frames(network_size=(32, 48), canvas_size=(40, 60), resize_on_host=False)
+CLASSES = {7: 0, 1: 1, 90: 2}  # category_id -> class_id
+ROWS = 3
+
+
+def encode(pixels, image_format="PNG", mode=None):
+    image = Image.fromarray(np.asarray(pixels, np.uint8))
+    buffer = io.BytesIO()
+    (image.convert(mode) if mode else image).save(buffer, image_format)
+    return buffer.getvalue()
+
+
+def plain(height, width, value=100):
+    return np.full((height, width, 3), value, np.uint8)
+
+
+def make_record(i, *, size=(40, 60), encoded=None, boxes=((4, 6, 20, 30),), **changes):
+    """One image with objects of category 7, None for no annotation; its source_id is `id <i>`."""
+    count = len(boxes or ())
+    arguments = {
+        "image_format": "png",
+        "height": size[0],
+        "width": size[1],
+        "source_id": f"id {i}",
+        "file_name": f"{i}.png",
+        "boxes": None if boxes is None else np.array(boxes, np.float64).reshape(-1, 4),
+        "category_ids": [7] * count,
+        "category_names": ["x"] * count,
+        "is_crowd": [False] * count,
+        "areas": [10.0] * count,
+    }
+    pixels = encode(plain(*size, value=i)) if encoded is None else encoded
+    return schema.encode_record(pixels, **{**arguments, **changes})
+
+
+def make_set(folder, contents):
+    """Writes the records to two files."""
+    half = len(contents) // 2
+    files = [str(folder / "part-0"), str(folder / "part-1")]
+    write_records(files[0], contents[:half])
+    write_records(files[1], contents[half:])
+    return reader.record_set(files)
+
+
+class Told(list):
+    """Collects what the problems say."""
+
+    def problems(self, records, **changes):
+        limits = {"max_bad_records": 100, "max_instances": ROWS, **changes}
+        return InputProblems(records, say=self.append, **limits)
+
+
+def evaluate(records, problems=None, **changes):
+    arguments = {
+        "batch_size": 4,
+        "frames": FRAMES,
+        "class_of_category": CLASSES,
+        "problems": problems or Told().problems(records),
+        "max_instances": ROWS,
+    }
+    return evaluation_batches(records, **{**arguments, **changes})
+
+
+def train(records, problems=None, **changes):
+    arguments = {
+        "batch_size": 4,
+        "frames": FRAMES,
+        "augmentation": Augmentation(jitter=(0.5, 1.5), flip_probability=0.5, seed=3),
+        "class_of_category": CLASSES,
+        "problems": problems or Told().problems(records),
+        "max_instances": ROWS,
+        "seed": 3,
+    }
+    return training_batches(records, **{**arguments, **changes})
+
+
+def arrays(batches):
+    """Returns the batches as a list of dicts of arrays."""
+    return list(batches.as_numpy_iterator())
+
+
+# ------------------------------------------------------------------------------ rows
+
+
+def rows_of(boxes_px, *, size=(100, 200), categories=None, drop_crowd=False, rows=ROWS, **columns):
+    """Makes the rows of one image from boxes in pixels; columns may be missing or short."""
+    boxes = np.array(boxes_px, np.float32).reshape(-1, 4) / np.tile(np.float32(size), 2)
+    categories = [7] * len(boxes) if categories is None else categories
+    return example.object_rows(
+        {
+            "boxes_norm": tf.constant(boxes)[tf.newaxis],
+            "category_ids": tf.constant([categories], tf.int64),
+            "is_crowd": tf.constant([columns.get("is_crowd", [])], tf.int64),
+            "areas": tf.constant([columns.get("areas", [])], tf.float32),
+        },
+        original_size=tf.constant([size], tf.float32),
+        class_of_category=CLASSES,
+        max_instances=rows,
+        drop_crowd=drop_crowd,
+    )
+
+
+def test_objects_become_rows_padded_with_nothing():
+    rows = rows_of([[10, 20, 30, 60], [0, 0, 100, 200]], categories=[90, 1], areas=[5.0, 6.0])
+    np.testing.assert_allclose(
+        rows.boxes[0], [[10, 20, 30, 60], [0, 0, 100, 200], [0] * 4], rtol=1e-6
+    )
+    assert rows.classes[0].numpy().tolist() == [2, 1, -1]
+    assert rows.areas[0].numpy().tolist() == [5.0, 6.0, 0.0]
+    assert rows.is_crowd[0].numpy().tolist() == [False] * 3
+    assert rows.num_usable.numpy().tolist() == [2]
+    assert rows.num_unusable.numpy().tolist() == [0]
+
+
+def test_no_object_gives_padding_only():
+    rows = rows_of([])
+    assert rows.boxes.shape == (1, ROWS, 4)
+    assert not rows.boxes.numpy().any()
+    assert rows.classes[0].numpy().tolist() == [-1] * ROWS
+    assert int(rows.num_usable[0]) == int(rows.num_unusable[0]) == 0
+
+
+def test_areas_that_a_record_lacks_are_those_of_the_boxes():
+    rows = rows_of([[10, 20, 30, 60], [0, 0, 10, 10]])
+    np.testing.assert_allclose(rows.areas[0], [800.0, 100.0, 0.0], rtol=1e-5)
+
+
+def test_boxes_beyond_the_image_are_clipped():
+    rows = rows_of([[-10, -20, 300, 60]])
+    np.testing.assert_allclose(rows.boxes[0, 0], [0, 0, 100, 60], rtol=1e-6)
+
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    "box",
+    [
+        [NAN, 0, 10, 10],
+        [0, 0, 10, NAN],
+        [0, 0, INF, 10],
+        [-INF, 0, 10, 10],
+        [10, 10, 10, 30],  # no height
+        [10, 10, 30, 10],  # no width
+        [30, 10, 10, 30],  # upside down
+        [0, 250, 10, 300],  # outside
+        [-30, 0, 0, 10],
+        [0, 0, 0, 0],
+    ],
+    ids=str,
+)
+def test_boxes_that_cannot_be_used_are_left_out_and_counted(box):
+    rows = rows_of([[1, 2, 3, 4], box])
+    assert rows.classes[0].numpy().tolist() == [0, -1, -1]
+    assert np.isfinite(rows.boxes).all() and np.isfinite(rows.areas).all()
+    assert not rows.boxes[0, 1:].numpy().any()
+    assert (int(rows.num_usable[0]), int(rows.num_unusable[0])) == (1, 1)
+
+
+def test_with_too_many_boxes_the_smallest_go_and_the_order_stays():
+    boxes = [[0, 0, 5, 5], [0, 0, 50, 50], [0, 0, 2, 2], [0, 0, 40, 40], [0, 0, 9, 9]]
+    rows = rows_of(boxes, categories=[7, 1, 90, 7, 1])
+    np.testing.assert_allclose(rows.boxes[0, :, 2], [50, 40, 9], rtol=1e-6)
+    assert rows.classes[0].numpy().tolist() == [1, 0, 1]
+    assert int(rows.num_usable[0]) == 5
+
+
+def test_crowds_go_before_the_smallest_object():
+    boxes = [[0, 0, 90, 90], [0, 0, 2, 2], [0, 0, 3, 3], [0, 0, 4, 4]]
+    rows = rows_of(boxes, is_crowd=[1, 0, 0, 0])
+    np.testing.assert_allclose(rows.boxes[0, :, 2], [2, 3, 4], rtol=1e-6)
+    assert not rows.is_crowd.numpy().any()
+
+
+@pytest.mark.parametrize("drop", [False, True])
+def test_dropped_crowds_take_no_row(drop):
+    boxes = [[0, 0, 90, 90], [0, 0, 2, 2], [0, 0, 3, 3]]
+    rows = rows_of(boxes, is_crowd=[1, 0, 0], drop_crowd=drop, rows=3)
+    assert int(rows.num_usable[0]) == (2 if drop else 3)
+    assert rows.is_crowd[0].numpy().tolist() == [not drop, False, False]
+    assert rows.classes[0].numpy().tolist() == [-1 if drop else 0, 0, 0]
+    assert int(rows.num_unusable[0]) == 0, "a crowd is nothing wrong"
+
+
+def test_unusable_boxes_take_no_row():
+    boxes = [[0, 0, 50, NAN], [0, 0, 2, 2], [5, 5, 5, 80], [0, 0, 3, 3], [0, 0, 4, 4]]
+    rows = rows_of(boxes)
+    np.testing.assert_allclose(rows.boxes[0, :, 2], [2, 3, 4], rtol=1e-6)
+
+
+@pytest.mark.parametrize("category", [0, 8, 91, -5, 2**40])
+def test_a_category_without_class_is_told(category):
+    rows = rows_of([[0, 0, 5, 5], [0, 0, 9, 9]], categories=[7, category])
+    assert int(rows.unknown_category[0]) == category
+    assert int(rows_of([[0, 0, 5, 5]]).unknown_category[0]) == tf.int64.min
+
+
+def test_rows_are_made_alike_eagerly_and_in_a_data_set():
+    def make(boxes):
+        # Batches of records have no static number of objects.
+        boxes = tf.compat.v1.placeholder_with_default(boxes, [None, None, 4])
+        columns = {
+            "boxes_norm": boxes,
+            "category_ids": tf.fill(tf.shape(boxes)[:2], tf.constant(7, tf.int64)),
+            "is_crowd": tf.zeros(tf.shape(boxes)[:2], tf.int64),
+            "areas": tf.zeros([tf.shape(boxes)[0], 0]),
+        }
+        size = tf.tile([[50.0, 80.0]], [tf.shape(boxes)[0], 1])
+        return example.object_rows(
+            columns,
+            original_size=size,
+            class_of_category=CLASSES,
+            max_instances=ROWS,
+            drop_crowd=True,
+        )
+
+    low = np.random.default_rng(0).uniform(0, 0.9, (2, 8, 2))
+    boxes = tf.constant(np.concatenate([low, low + 0.1], axis=-1), tf.float32)
+    for part in (boxes, boxes[:, :2]):  # cut and padded
+        (mapped,) = tf.data.Dataset.from_tensors(part).map(make).as_numpy_iterator()
+        for want, got in zip(make(part), mapped):
+            np.testing.assert_array_equal(got, want)
+
+
+# ------------------------------------------------------------------------------ evaluation
+
+GREY = np.tile(np.arange(40, dtype=np.uint8)[:, np.newaxis] * 3, (1, 60))
+KINDS = {
+    "plain": {},
+    "no boxes": {"boxes": ()},
+    "crowd": {"boxes": ((0, 0, 9, 9), (0, 0, 30, 30)), "is_crowd": [False, True]},
+    "no annotation": {"boxes": None},
+    "broken image": {"encoded": encode(plain(40, 60), "JPEG")[:200]},
+    "unusable boxes": {"boxes": ((NAN, 0, 5, 5), (3, 3, 3, 9), (2, 2, 8, 8))},
+    "too many boxes": {"boxes": [(0, 0, side, side) for side in (3, 30, 2, 20, 10)]},
+    "grey": {"encoded": encode(GREY, "JPEG")},
+    "cmyk": {"encoded": encode(plain(40, 60), "JPEG", mode="CMYK")},
+    "alpha": {"encoded": encode(np.full((40, 60, 4), 100, np.uint8))},
+    "tiny": {"size": (1, 1), "boxes": ((0, 0, 1, 1),)},
+    "huge": {"size": (1500, 2500), "encoded": encode(plain(1500, 2500), "JPEG")},
+    "flat": {"size": (3, 900), "boxes": ((0, 0, 3, 900),)},
+}
+INDEX = {kind: i for i, kind in enumerate(KINDS)}
+NUM_RECORDS = len(KINDS) + 1  # and one that is no record at all
+
+
+@pytest.fixture(scope="module")
+def all_kinds(tmp_path_factory):
+    contents = [make_record(i, **kind) for i, kind in enumerate(KINDS.values())]
+    return make_set(tmp_path_factory.mktemp("kinds"), [*contents, b"no record"])
+
+
+@pytest.fixture(scope="module")
+def evaluated(all_kinds):
+    """(batches, what was said, problems) of a whole evaluation."""
+    told = Told()
+    problems = told.problems(all_kinds)
+    dataset = evaluate(all_kinds, problems)
+    assert dataset.element_spec == example.host_example_spec(
+        4, canvas_size=FRAMES.canvas_size, max_instances=ROWS
+    )
+    return arrays(dataset), told, problems
+
+
+def of_kind(batches, kind):
+    """Returns the one example of a kind among batches, as a dict."""
+    found = [
+        {name: value[i] for name, value in batch.items()}
+        for batch in batches
+        for i in np.flatnonzero(batch["record_index"] == INDEX[kind])
+        if batch["valid"][i]
+    ]
+    assert len(found) == 1
+    return found[0]
+
+
+def test_evaluation_gives_every_good_record_once_and_in_order(evaluated):
+    batches, _, _ = evaluated
+    bad = {INDEX["broken image"], NUM_RECORDS - 1}
+    assert len(batches) == -(-NUM_RECORDS // 4)
+    valid = np.concatenate([batch["valid"] for batch in batches])
+    indices = np.concatenate([batch["record_index"] for batch in batches])
+    ids = np.concatenate([batch["source_id"] for batch in batches])
+    assert indices[valid].tolist() == [i for i in range(NUM_RECORDS) if i not in bad]
+    assert ids[valid].tolist() == [f"id {i}".encode() for i in indices[valid]]
+    assert (indices[~valid] == -1).all() and not valid[-1], "the last batch is filled up"
+    for batch in batches:
+        padding = ~batch["valid"]
+        assert not batch["image"][padding].any() and not batch["boxes"][padding].any()
+        assert (batch["classes"][padding] == -1).all()
+        places = geometry_lib.unpack(batch["geometry"])
+        assert np.isfinite(batch["geometry"]).all() and (places.network_scale > 0).all()
+
+
+def test_bad_records_are_counted_with_file_place_and_reason(evaluated, all_kinds):
+    _, told, problems = evaluated
+    assert set(problems.bad_records) == {INDEX["broken image"], NUM_RECORDS - 1}
+    file, position = all_kinds.locate(INDEX["broken image"])
+    said = [line for line in told if "left out" in line and f"{file}, record {position}" in line]
+    assert len(said) == 1
+    assert "2 bad records left out" in problems.summary()
+
+
+def test_rows_of_each_kind(evaluated):
+    batches, told, problems = evaluated
+    one = of_kind(batches, "plain")
+    np.testing.assert_allclose(one["boxes"][0], [4, 6, 20, 30], rtol=1e-6)
+    assert one["classes"].tolist() == [0, -1, -1] and one["areas"].tolist() == [10, 0, 0]
+    for kind in ("no boxes", "no annotation"):
+        assert of_kind(batches, kind)["classes"].tolist() == [-1] * 3
+    crowd = of_kind(batches, "crowd")
+    assert crowd["is_crowd"].tolist() == [False, True, False]
+    assert crowd["classes"].tolist() == [0, 0, -1]
+    unusable = of_kind(batches, "unusable boxes")
+    assert sorted(unusable["classes"].tolist()) == [-1, -1, 0]
+    assert problems.images_with_unusable_boxes == {INDEX["unusable boxes"]: 2}
+    many = of_kind(batches, "too many boxes")
+    np.testing.assert_allclose(many["boxes"][:, 2], [30, 20, 10], rtol=1e-6)
+    assert problems.images_over_limit == {INDEX["too many boxes"]: 5}
+    assert any("max_instances_per_image=3 but image_id=id 6 has 5 boxes" in line for line in told)
+
+
+@pytest.mark.parametrize("kind", ["grey", "cmyk", "alpha", "tiny", "huge", "flat"])
+def test_images_of_each_kind(evaluated, kind):
+    one = of_kind(evaluated[0], kind)
+    height, width = KINDS[kind].get("size", (40, 60))
+    places = geometry_lib.unpack(one["geometry"])
+    np.testing.assert_array_equal(places.original_size, [height, width])
+    np.testing.assert_allclose(
+        places.network_scale[0] * height, max(int(min(32 / height, 48 / width) * height), 1)
+    )
+    valid_height, valid_width = places.canvas_valid.astype(int)
+    canvas = one["image"]
+    assert canvas.shape == (*FRAMES.canvas_size, 3)
+    assert not canvas[valid_height:].any() and not canvas[:, valid_width:].any()
+    inside = canvas[:valid_height, :valid_width].astype(int)
+    expected = {"grey": GREY[..., np.newaxis], "tiny": INDEX["tiny"], "flat": INDEX["flat"]}
+    assert np.abs(inside - expected.get(kind, 100)).max() <= 3
+
+
+def test_the_host_may_resample_to_the_networks_frame(all_kinds):
+    frames = make_frames((32, 48), resize_on_host=True)
+    batches = arrays(evaluate(all_kinds, frames=frames))
+    assert batches[0]["image"].shape == (4, 32, 48, 3)
+    one = of_kind(batches, "plain")
+    assert (one["image"][:32, :48] == INDEX["plain"]).all()
+    huge = of_kind(batches, "huge")["image"]
+    rows = int(1500 * 48 / 2500)
+    assert (np.abs(huge[:rows].astype(int) - 100) <= 3).all() and not huge[rows:].any()
+
+
+@pytest.mark.parametrize(("ranks", "batch_size", "most"), [(3, 2, None), (5, 4, 4)])
+def test_ranks_share_the_evaluation_and_have_as_many_batches_each(
+    tmp_path, ranks, batch_size, most
+):
+    """Seven records for three ranks; four for five ranks, of which one has padding only."""
+    records = make_set(tmp_path, [make_record(i) for i in range(7)])
+    seen, counts = [], []
+    for rank in range(ranks):
+        shard = Shard(rank, ranks)
+        batches = arrays(evaluate(records, shard=shard, batch_size=batch_size, most_records=most))
+        counts.append(len(batches))
+        for batch in batches:
+            assert batch["valid"].shape == (batch_size,)
+            seen += batch["record_index"][batch["valid"]].tolist()
+    assert seen == list(range(most or 7))
+    assert len(set(counts)) == 1
+
+
+# ------------------------------------------------------------------------------ training
+
+
+def test_training_batches_are_full_and_drop_crowds_and_bad_records(all_kinds):
+    told = Told()
+    problems = told.problems(all_kinds)
+    batches = arrays(train(all_kinds, problems, cache_below_bytes=0).take(3 * NUM_RECORDS // 4))
+    bad = {INDEX["broken image"], NUM_RECORDS - 1}
+    for batch in batches:
+        assert batch["valid"].all()
+        assert not bad & set(batch["record_index"].tolist())
+        assert not batch["is_crowd"].any()
+        assert np.isfinite(batch["boxes"]).all()
+    indices = np.concatenate([batch["record_index"] for batch in batches])
+    assert set(range(NUM_RECORDS)) - bad <= set(indices.tolist())
+    assert set(problems.bad_records) == bad
+    for record in bad:
+        file, position = all_kinds.locate(record)
+        said = [line for line in told if f"{file}, record {position} is left out" in line]
+        assert len(said) == 1, "said once, not in each epoch"
+
+
+@pytest.mark.parametrize("cache_below_bytes", [0, 1 << 30], ids=["streamed", "cached"])
+def test_resumed_training_equals_the_unbroken_one(all_kinds, cache_below_bytes):
+    """Also with bad records in it and with batches that reach from one epoch into the next."""
+    arguments = {"cache_below_bytes": cache_below_bytes}
+    unbroken = arrays(train(all_kinds, **arguments).take(9))
+    resumed = arrays(train(all_kinds, start_position=5 * 4, **arguments).take(4))
+    for want, got in zip(unbroken[5:], resumed):
+        for name, value in want.items():
+            np.testing.assert_array_equal(got[name], value, name)
+
+
+def test_augmentation_follows_the_seed_and_differs_between_epochs(tmp_path):
+    records = make_set(tmp_path, [make_record(i) for i in range(4)])
+
+    def geometry_by_record(seed, epochs=3):
+        augmentation = Augmentation(jitter=(0.1, 2.0), flip_probability=0.5, seed=seed)
+        batches = arrays(train(records, augmentation=augmentation).take(epochs))
+        return [batch["geometry"][np.argsort(batch["record_index"])] for batch in batches]
+
+    first, other = geometry_by_record(1), geometry_by_record(2)
+    np.testing.assert_array_equal(geometry_by_record(1), first)
+    drawn = {tuple(row) for epoch in (*first, *other) for row in epoch.tolist()}
+    # Scaled sizes are whole pixels: at this size two draws may coincide.
+    assert len(drawn) > 16
+
+
+def test_a_batch_may_hold_more_images_than_there_are_records(tmp_path):
+    records = make_set(tmp_path, [make_record(0), make_record(1)])
+    batches = arrays(train(records, batch_size=5).take(2))
+    indices = np.concatenate([batch["record_index"] for batch in batches]).reshape(5, 2)
+    assert (np.sort(indices, axis=1) == [0, 1]).all()
+    assert all(batch["valid"].all() for batch in batches)
+
+
+def test_a_batch_of_bad_records_only_is_invalid_but_there(tmp_path):
+    broken = [make_record(i, encoded=b"no image") for i in range(2)]
+    records = make_set(tmp_path, broken)
+    (batch,) = arrays(train(records, batch_size=2).take(1))
+    assert not batch["valid"].any()
+    assert (batch["classes"] == -1).all()
+
+
+# ------------------------------------------------------------------------------ refusals
+
+
+def test_one_bad_record_more_than_allowed_ends_the_run(all_kinds):
+    problems = Told().problems(all_kinds, max_bad_records=1)
+    with pytest.raises(tf.errors.OpError, match="record .* cannot be used.*max_bad_records"):
+        arrays(evaluate(all_kinds, problems))
+    assert len(problems.bad_records) == 2
+
+
+def test_too_many_boxes_can_be_an_error(all_kinds):
+    problems = Told().problems(all_kinds, on_overflow="error")
+    with pytest.raises(tf.errors.OpError, match="image_id=id 6 has 5 boxes.*on_overflow=truncate"):
+        arrays(evaluate(all_kinds, problems))
+
+
+def test_an_unknown_category_ends_the_run(tmp_path):
+    records = make_set(tmp_path, [make_record(0), make_record(1, category_ids=[55])])
+    with pytest.raises(tf.errors.OpError, match="image_id=id 1 .* category id 55"):
+        arrays(train(records).take(1))
+
+
+def some_problems(**changes):
+    records = reader.RecordSet(("a", "b"), (3, 300))
+    told = Told()
+    return told.problems(records, **changes), told
+
+
+def test_a_bad_record_is_counted_once():
+    problems, told = some_problems(max_bad_records=1)
+    problems.bad_record(4, "worn out")
+    problems.bad_record(4, "worn out")
+    assert told == ["file b, record 1 is left out: worn out (bad records so far: 1)"]
+    with pytest.raises(BadInputError, match="file a, record 2 cannot be used: torn.*allowed: 1"):
+        problems.bad_record(2, "torn")
+
+
+def test_many_problems_are_not_all_spoken_of():
+    problems, told = some_problems(max_bad_records=1000)
+    for index in range(300):
+        problems.bad_record(index, "worn out")
+    assert 3 <= len(told) <= 30
+    assert problems.summary() == "300 bad records left out"
+    assert some_problems()[0].summary() == ""
+
+
+def test_problems_refuse_an_unknown_policy():
+    with pytest.raises(ValueError, match="'truncate' or 'error', got 'shrug'"):
+        some_problems(on_overflow="shrug")
+
+
+# ------------------------------------------------------------------------------ frames
+
+
+def test_the_canvas_is_a_quarter_larger_than_the_network():
+    frames = make_frames((512, 640), resize_on_host=False)
+    assert frames == Frames((512, 640), (640, 800), False)
+
+
+def test_the_canvas_is_no_larger_than_the_largest_image():
+    frames = make_frames((512, 512), resize_on_host=False, largest_image=(480, 700))
+    assert frames.canvas_size == (480, 640)
+    frames = make_frames((64, 64), resize_on_host=False, canvas_size=(70, 72))
+    assert frames.canvas_size == (70, 72)
+    frames = make_frames((64, 96), resize_on_host=True, canvas_size=(70, 72))
+    assert frames == Frames((64, 96), (64, 96), True)
