@@ -41,7 +41,7 @@ class _Detector(tf.Module):
         ]
         self._category_ids = tf.constant([*ids, -1], tf.int32)
 
-    @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8)])
+    @tf.function(autograph=False, input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8)])
     def __call__(self, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
         """Returns boxes [b, k, 4], scores [b, k], classes [b, k] int32 and count [b] int32.
 

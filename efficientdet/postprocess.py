@@ -1,14 +1,12 @@
 """From the heads' outputs to detections in the original image, on the device, in fixed shapes.
 
 The candidates are the best (anchor, class) pairs by logit. Sorting all pairs (4.4 million per image
-for D0) is the costly way to them. Here a group of pairs is looked at only if its best member is
-among the k best of all groups. The result is exact: those k members are k pairs at least as good as
-any pair outside their groups.
+for D0) is the costly way to them: here anchors are chosen by their best class, then pairs among
+theirs (see `object_detection.top_k` for why that is exact).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import tensorflow as tf
@@ -18,9 +16,7 @@ from object_detection.box_coder import decode_boxes
 from object_detection.box_ops import at_least_float32
 from object_detection.detections import Detections
 from object_detection.nms import batched_nms
-
-# Rows shorter than this many times k are sorted as they are.
-_MIN_GROUPING_RATIO = 16
+from object_detection.top_k import exact_top_k
 
 
 def postprocess(
@@ -126,34 +122,6 @@ def select_candidates(
     values, pair_index = exact_top_k(pairs, min(max_candidates, num_pairs))
     anchor_index = tf.gather(best_anchors, pair_index // num_classes, batch_dims=1)
     return values, pair_index % num_classes, anchor_index
-
-
-def exact_top_k(values: tf.Tensor, k: int) -> tuple[tf.Tensor, tf.Tensor]:
-    """Finds the k largest of long rows, exactly, by sorting groups of about sqrt(n / k) first.
-
-    Two sorts of about sqrt(n * k) values replace one of n: on accelerators XLA's sort of 450,000
-    values is a bitonic one of 190 passes.
-
-    Args:
-      values: [B, n] float32, n known and at least k.
-      k: values wanted.
-
-    Returns:
-      (values, indices), each [B, k], descending.
-    """
-    num_values = values.shape[1]
-    if num_values < _MIN_GROUPING_RATIO * k:
-        return tf.math.top_k(values, k)
-    group_size = round(math.sqrt(num_values / k))
-    num_groups = -(-num_values // group_size)
-    missing = num_groups * group_size - num_values
-    padded = tf.pad(values, [[0, 0], [0, missing]], constant_values=float("-inf"))
-    groups = tf.reshape(padded, [-1, num_groups, group_size])
-    _, group_index = tf.math.top_k(tf.reduce_max(groups, axis=-1), k)
-    members = tf.reshape(tf.gather(groups, group_index, batch_dims=1), [-1, k * group_size])
-    top_values, member_index = tf.math.top_k(members, k)
-    group_of_member = tf.gather(group_index, member_index // group_size, batch_dims=1)
-    return top_values, group_of_member * group_size + member_index % group_size
 
 
 def _anchor_rows(outputs: Sequence[tf.Tensor], values_per_anchor: int) -> list[tf.Tensor]:

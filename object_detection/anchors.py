@@ -95,3 +95,96 @@ def _level_anchors(
     low = grid[:, :, np.newaxis, :] - half_sizes
     high = grid[:, :, np.newaxis, :] + half_sizes
     return np.concatenate([low, high], axis=-1).reshape(-1, 4)
+
+
+def anchor_shapes(size: float, *, aspect_ratios: Sequence[tuple[float, float]]) -> np.ndarray:
+    """Scales aspects to one anchor size.
+
+    Args:
+      size: side of the square anchor, pixels.
+      aspect_ratios: (width factor, height factor) pairs.
+
+    Returns:
+      [n, 2] float64, (height, width), pixels.
+    """
+    return np.array([(size * height, size * width) for width, height in aspect_ratios], np.float64)
+
+
+def detectron_anchor_shapes(
+    stride: int, *, sizes: Sequence[float], ratios: Sequence[float]
+) -> np.ndarray:
+    """Makes the anchor shapes of Detectron, rounded to whole pixels before they are scaled.
+
+    A cell of `stride` by `stride` pixels is brought to ratio `r` by
+    `width = round(sqrt(stride^2 / r))`, `height = round(width * r)`, halves to even, and scaled by
+    `size / stride`.
+
+    Args:
+      stride: of the level, pixels.
+      sizes: of the level, pixels.
+      ratios: height over width.
+
+    Returns:
+      [len(ratios) * len(sizes), 2] float64, (height, width), pixels; sizes innermost.
+    """
+    shapes = []
+    for ratio in ratios:
+        width = np.round(np.sqrt(stride * stride / ratio))
+        height = np.round(width * ratio)
+        shapes += [(height * size / stride, width * size / stride) for size in sizes]
+    return np.array(shapes, np.float64)
+
+
+def torchvision_anchor_shapes(*, sizes: Sequence[float], ratios: Sequence[float]) -> np.ndarray:
+    """Makes the anchor shapes of torchvision: half sides rounded to whole pixels.
+
+    Args:
+      sizes: root of the area, pixels.
+      ratios: height over width.
+
+    Returns:
+      [len(ratios) * len(sizes), 2] float64, (height, width), pixels; sizes innermost.
+    """
+    roots = np.sqrt(np.asarray(ratios, np.float64))[:, np.newaxis]
+    sides = np.stack([roots * np.asarray(sizes), np.asarray(sizes) / roots], axis=-1)
+    return 2.0 * np.round(sides.reshape(-1, 2) / 2.0)
+
+
+def generate_grid_anchors(
+    map_sizes: Sequence[tuple[int, int]],
+    *,
+    strides: Sequence[int],
+    shapes: Sequence[np.ndarray],
+    center: float = 0.5,
+    pixel_offset: float = 0.0,
+) -> np.ndarray:
+    """Lays anchors of given shapes over maps of given strides (Faster R-CNN, section 3.1.1).
+
+    Unlike `generate_anchors` the stride is exact where a map is larger than the image over the
+    stride. Anchors are centred at `(i + center) * stride`.
+
+    Args:
+      map_sizes: (height, width) of each level, finest first.
+      strides: pixels per cell of each level.
+      shapes: [n, 2] (height, width) of each level's anchors, pixels.
+      center: place of the anchors within their cell; 0.0 is torchvision's.
+      pixel_offset: taken off the far corners; 1.0 gives Detectron's boxes, whose far corner is the
+        last pixel that they contain.
+
+    Returns:
+      [A, 4] float32, (y1, x1, y2, x2), input pixels; the order is level, row, column, shape.
+
+    Raises:
+      ValueError: if the levels of the arguments differ in number.
+    """
+    if not len(map_sizes) == len(strides) == len(shapes):
+        raise ValueError(
+            "expected as many strides and shapes as maps, got "
+            f"{len(map_sizes)} maps, {len(strides)} strides, {len(shapes)} shapes"
+        )
+    levels = []
+    for (height, width), stride, level_shapes in zip(map_sizes, strides, shapes):
+        image_size = (height * stride, width * stride)
+        anchors = _level_anchors(image_size, (height, width), level_shapes / stride)
+        levels.append(anchors + (center - 0.5) * stride)
+    return (np.concatenate(levels) - [0.0, 0.0, pixel_offset, pixel_offset]).astype(np.float32)

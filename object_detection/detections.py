@@ -1,4 +1,4 @@
-"""The one form in which detections leave a model."""
+"""The forms in which detections leave a model: with masks or without."""
 
 from typing import NamedTuple
 
@@ -19,3 +19,21 @@ class Detections(NamedTuple):
     scores: tf.Tensor
     classes: tf.Tensor
     num_valid: tf.Tensor
+
+
+class MaskDetections(NamedTuple):
+    """Detections with masks: the fields of `Detections` and one more.
+
+    Attributes:
+      boxes: as of `Detections`.
+      scores: as of `Detections`.
+      classes: as of `Detections`.
+      num_valid: as of `Detections`.
+      masks: [B, K, s, s] float32, probabilities within each box, see `mask_paste`; 0 in padding.
+    """
+
+    boxes: tf.Tensor
+    scores: tf.Tensor
+    classes: tf.Tensor
+    num_valid: tf.Tensor
+    masks: tf.Tensor

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from efficientdet.postprocess import exact_top_k, postprocess, select_candidates
+from efficientdet.postprocess import postprocess, select_candidates
 from object_detection import geometry as geometry_lib
 from object_detection.anchors import generate_anchors
 
@@ -128,26 +128,6 @@ def test_every_anchor_with_its_best_class():
     all_pairs = run(logits, deltas, whole_image(2), max_nms_inputs=10_000, class_agnostic=True)
     for one, other in zip(every, all_pairs):
         np.testing.assert_allclose(one, other, rtol=1e-6)
-
-
-@pytest.mark.parametrize(("length", "k"), [(1000, 5), (997, 3), (100, 30), (64, 4), (40, 40)])
-def test_exact_top_k_equals_sorting(length, k):
-    rng = np.random.default_rng(length)
-    values = rng.normal(size=(3, length)).astype(np.float32)
-    top, index = exact_top_k(tf.constant(values), k)
-    np.testing.assert_array_equal(top, -np.sort(-values, axis=1)[:, :k])
-    np.testing.assert_array_equal(np.take_along_axis(values, index.numpy(), axis=1), top)
-
-
-def test_exact_top_k_with_many_ties_and_minus_infinity():
-    rng = np.random.default_rng(0)
-    values = rng.integers(0, 4, (3, 999)).astype(np.float32)
-    values[1] = -np.inf
-    values[1, 500:502] = 1.0
-    top, index = exact_top_k(tf.constant(values), 7)
-    np.testing.assert_array_equal(top, -np.sort(-values, axis=1)[:, :7])
-    np.testing.assert_array_equal(np.take_along_axis(values, index.numpy(), axis=1), top)
-    assert all(len(set(row)) == 7 for row in index.numpy())
 
 
 @pytest.mark.parametrize("max_candidates", [4, 60, 100_000])

@@ -5,7 +5,14 @@ import math
 import numpy as np
 import pytest
 
-from object_detection.anchors import generate_anchors, level_sizes
+from object_detection.anchors import (
+    anchor_shapes,
+    detectron_anchor_shapes,
+    generate_anchors,
+    generate_grid_anchors,
+    level_sizes,
+    torchvision_anchor_shapes,
+)
 
 ASPECTS = [(1.0, 1.0), (1.4, 0.7), (0.7, 1.4)]
 D0 = {
@@ -78,3 +85,72 @@ def test_every_anchor_follows_the_formula(image_size):
                         yc, xc = (row + 0.5) * stride_y, (column + 0.5) * stride_x
                         expected.append((yc - half_h, xc - half_w, yc + half_h, xc + half_w))
     np.testing.assert_allclose(anchors, np.array(expected), rtol=1e-5, atol=1e-4)
+
+
+# Cell anchors of Detectron's FPN, (x1, y1, x2, y2) with the last pixel included, around cell 0.
+DETECTRON_CORNERS = {
+    (4, 32): [(-22, -10, 25, 13), (-14, -14, 17, 17), (-10, -22, 13, 25)],
+    (8, 64): [(-40, -20, 47, 27), (-28, -28, 35, 35), (-20, -44, 27, 51)],
+    (16, 128): [(-84, -40, 99, 55), (-56, -56, 71, 71), (-36, -80, 51, 95)],
+    (32, 256): [(-164, -72, 195, 103), (-112, -112, 143, 143), (-76, -168, 107, 199)],
+    (64, 512): [(-332, -152, 395, 215), (-224, -224, 287, 287), (-148, -328, 211, 391)],
+}
+
+
+def test_detectron_anchors_equal_the_table():
+    for (stride, size), corners in DETECTRON_CORNERS.items():
+        shapes = detectron_anchor_shapes(stride, sizes=[size], ratios=[0.5, 1.0, 2.0])
+        anchors = generate_grid_anchors([(2, 3)], strides=[stride], shapes=[shapes], pixel_offset=1)
+        assert anchors.shape == (18, 4) and anchors.dtype == np.float32
+        expected = np.array(corners)[:, [1, 0, 3, 2]]
+        np.testing.assert_array_equal(anchors[:3], expected)
+        # Second row, third column: moved by one and two strides.
+        moved = expected + np.array([1, 2, 1, 2]) * stride
+        np.testing.assert_array_equal(anchors[15:], moved)
+
+
+def test_detectron_anchors_of_one_level_go_by_ratio_then_size():
+    shapes = detectron_anchor_shapes(16, sizes=[32, 64, 128], ratios=[0.5, 1.0, 2.0])
+    assert shapes.shape == (9, 2)
+    np.testing.assert_array_equal(shapes[:4], [[24, 46], [48, 92], [96, 184], [32, 32]])
+
+
+def test_torchvision_anchors_are_rounded_around_the_corner_of_their_cell():
+    # 32 * sqrt(1/2) = 22.63, 32 * sqrt(2) = 45.25: halves 11.31 and 22.63.
+    shapes = torchvision_anchor_shapes(sizes=[32], ratios=[0.5, 1.0, 2.0])
+    anchors = generate_grid_anchors([(2, 2)], strides=[4], shapes=[shapes], center=0.0)
+    expected = np.array([[-11, -23, 11, 23], [-16, -16, 16, 16], [-23, -11, 23, 11]])
+    np.testing.assert_array_equal(anchors[:3], expected)
+    np.testing.assert_array_equal(anchors[3:6], expected + [0, 4, 0, 4])
+
+
+def test_grid_anchors_of_mask_rcnn_on_its_canvas():
+    strides = (4, 8, 16, 32, 64)
+    sizes = [(832 // stride, 1344 // stride) for stride in strides]
+    shapes = [anchor_shapes(8.0 * stride, aspect_ratios=ASPECTS) for stride in strides]
+    anchors = generate_grid_anchors(sizes, strides=strides, shapes=shapes)
+    assert anchors.shape == (279_279, 4)
+    # Divisible by all strides, so that both generators agree.
+    same = generate_anchors(
+        (832, 1344),
+        min_level=2,
+        max_level=6,
+        num_scales=1,
+        aspect_ratios=ASPECTS,
+        anchor_scale=8.0,
+    )
+    np.testing.assert_allclose(anchors, same, atol=1e-4)
+    np.testing.assert_allclose(anchors[1], [2 - 11.2, 2 - 22.4, 2 + 11.2, 2 + 22.4], rtol=1e-6)
+
+
+def test_grid_anchors_keep_their_stride_on_maps_larger_than_the_image():
+    # 800 pixels: 25 cells of 32, 13 of 64, which reach to 832.
+    shapes = [anchor_shapes(512.0, aspect_ratios=[(1.0, 1.0)])]
+    anchors = generate_grid_anchors([(13, 13)], strides=[64], shapes=shapes)
+    centers = (anchors[:13, 1] + anchors[:13, 3]) / 2
+    np.testing.assert_array_equal(centers, 32 + 64 * np.arange(13))
+
+
+def test_grid_anchors_refuse_levels_that_do_not_match():
+    with pytest.raises(ValueError, match="2 maps, 1 strides"):
+        generate_grid_anchors([(2, 2), (1, 1)], strides=[4], shapes=[np.ones((1, 2))] * 2)

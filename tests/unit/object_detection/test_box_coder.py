@@ -95,3 +95,12 @@ def test_compiled_equals_eager():
     np.testing.assert_allclose(
         compiled_decode(deltas, anchors), decode_boxes(deltas, anchors), rtol=1e-5, atol=1e-4
     )
+
+
+def test_pixel_offset_counts_the_last_pixel():
+    # 10 x 20 and 20 x 10 pixels, as in the hand case, far corners being pixels of the box.
+    anchor, box = [[10.0, 10.0, 19.0, 29.0]], [[10.0, 5.0, 29.0, 14.0]]
+    expected = np.array([[0.5, -0.5, math.log(2), -math.log(2)]])
+    deltas = encode_boxes(box, anchor, pixel_offset=1.0)
+    np.testing.assert_allclose(deltas, expected, rtol=1e-6)
+    np.testing.assert_allclose(decode_boxes(deltas, anchor, pixel_offset=1.0), box, rtol=1e-6)

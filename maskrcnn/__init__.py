@@ -1,0 +1,1 @@
+"""Mask R-CNN: model, losses, targets, input pipeline and configuration."""

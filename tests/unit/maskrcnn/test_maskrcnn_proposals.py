@@ -1,0 +1,154 @@
+"""Proposals: the whole procedure against NumPy, clipping, sizes, padding and conventions."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from maskrcnn.proposals import propose_regions
+
+SIZES = [(8, 12), (4, 6)]
+STRIDES = (8, 16)
+IMAGE_SIZES = np.array([[64, 96], [50, 70]], np.float32)
+SETTINGS = {"num_pre_nms": 60, "num_post_nms": 30, "num_proposals": 40}
+
+
+def make_anchors():
+    rows = []
+    for (height, width), stride in zip(SIZES, STRIDES):
+        y, x = np.meshgrid(
+            (np.arange(height) + 0.5) * stride, (np.arange(width) + 0.5) * stride, indexing="ij"
+        )
+        for half_height, half_width in ((2, 2), (1, 3), (3, 1)):
+            scale = np.array([half_height, half_width]) * stride
+            center = np.stack([y, x], -1)
+            rows.append((height * width, np.concatenate([center - scale, center + scale], -1)))
+    levels = [rows[:3], rows[3:]]
+    return np.concatenate(
+        [np.stack([r.reshape(-1, 4) for _, r in level], axis=1).reshape(-1, 4) for level in levels]
+    ).astype(np.float32)
+
+
+ANCHORS = make_anchors()
+
+
+def outputs(seed=0):
+    rng = np.random.default_rng(seed)
+    logits = [rng.normal(size=(2, *size, 3)).astype(np.float32) for size in SIZES]
+    deltas = [0.3 * rng.normal(size=(2, *size, 12)).astype(np.float32) for size in SIZES]
+    return logits, deltas
+
+
+def numpy_decode(deltas, anchors, offset):
+    size = anchors[:, 2:] - anchors[:, :2] + offset
+    center = anchors[:, :2] + size / 2
+    center, size = center + deltas[:, :2] * size, size * np.exp(deltas[:, 2:])
+    return np.concatenate([center - size / 2, center + size / 2 - offset], -1)
+
+
+def numpy_overlap(a, b, offset):
+    sides = np.minimum(a[2:], b[:, 2:]) - np.maximum(a[:2], b[:, :2]) + offset
+    inter = np.prod(np.maximum(sides, 0), axis=-1)
+    areas = np.prod(b[:, 2:] - b[:, :2] + offset, axis=-1)
+    return inter / (np.prod(a[2:] - a[:2] + offset) + areas - inter)
+
+
+def numpy_proposals(logits, deltas, image, *, min_size=0.0, coding=0.0, iou=0.0):
+    boxes, scores, start = [], [], 0
+    for level_logits, level_deltas in zip(logits, deltas):
+        flat = level_logits[image].ravel().astype(np.float64)
+        end = start + len(flat)
+        order = np.argsort(-flat, kind="stable")[: SETTINGS["num_pre_nms"]]
+        decoded = numpy_decode(
+            level_deltas[image].reshape(-1, 4)[order].astype(np.float64),
+            ANCHORS[start:end][order].astype(np.float64),
+            coding,
+        )
+        limits = np.tile(IMAGE_SIZES[image] - coding, 2)
+        decoded = np.clip(decoded, 0, limits)
+        sides = (decoded[:, 2:] - decoded[:, :2] + coding).min(axis=1)
+        alive = (sides >= min_size) & (sides > 0)
+        kept = []
+        for i in np.flatnonzero(alive):
+            if not kept or numpy_overlap(decoded[i], decoded[kept], iou).max() <= 0.7:
+                kept.append(i)
+        kept = kept[: SETTINGS["num_post_nms"]]
+        boxes.append(decoded[kept])
+        scores.append(flat[order][kept])
+        start = end
+    boxes, scores = np.concatenate(boxes), np.concatenate(scores)
+    order = np.argsort(-scores, kind="stable")[: SETTINGS["num_proposals"]]
+    return boxes[order], 1 / (1 + np.exp(-scores[order]))
+
+
+@pytest.mark.parametrize(
+    ("min_size", "coding", "iou"), [(0.0, 0.0, 0.0), (9.0, 0.0, 0.0), (0.0, 1.0, 1.0)]
+)
+def test_equals_numpy(min_size, coding, iou):
+    logits, deltas = outputs()
+    proposals = propose_regions(
+        logits,
+        deltas,
+        ANCHORS,
+        IMAGE_SIZES,
+        min_size=min_size,
+        coding_offset=coding,
+        iou_offset=iou,
+        **SETTINGS,
+    )
+    for image in range(2):
+        boxes, scores = numpy_proposals(
+            logits, deltas, image, min_size=min_size, coding=coding, iou=iou
+        )
+        count = len(boxes)
+        np.testing.assert_array_equal(proposals.is_valid[image], np.arange(40) < count)
+        np.testing.assert_allclose(proposals.scores[image, :count], scores, rtol=1e-5)
+        np.testing.assert_allclose(proposals.boxes[image, :count], boxes, atol=1e-3)
+        assert not proposals.boxes[image, count:].numpy().any()
+
+
+def test_compiled_equals_eager_and_float16_is_decoded_in_float32():
+    logits, deltas = outputs(seed=1)
+    logits, deltas = ([tf.cast(x, tf.float16) for x in part] for part in (logits, deltas))
+
+    def run(logits, deltas):
+        return propose_regions(logits, deltas, ANCHORS, tf.constant(IMAGE_SIZES), **SETTINGS)
+
+    eager = run(logits, deltas)
+    assert eager.boxes.dtype == eager.scores.dtype == tf.float32
+    compiled = tf.function(run, jit_compile=True)(logits, deltas)
+    for plain, xla in zip(eager, compiled):
+        np.testing.assert_allclose(plain, xla, rtol=1e-4, atol=1e-3)
+
+
+def test_outputs_that_are_not_numbers_give_no_proposals():
+    logits, deltas = outputs()
+    logits[0][0, 0, 0, 0], deltas[1][0, 1, 1, :4] = np.nan, np.nan
+    logits[1][0, 1, 1, 0] = 50.0
+    logits[0][1] = np.nan
+    logits[1][1] = np.nan
+    proposals = propose_regions(logits, deltas, ANCHORS, IMAGE_SIZES, **SETTINGS)
+    assert np.isfinite(proposals.boxes).all() and np.isfinite(proposals.scores).all()
+    assert proposals.is_valid[0].numpy().any() and not proposals.is_valid[1].numpy().any()
+    assert proposals.scores.numpy().max() < 1.0 - 1e-6
+
+
+def test_more_wanted_than_there_are():
+    logits, deltas = outputs()
+    settings = {"num_pre_nms": 10_000, "num_post_nms": 10_000, "num_proposals": 1000}
+    proposals = propose_regions(logits, deltas, ANCHORS, IMAGE_SIZES, **settings)
+    assert proposals.boxes.shape == (2, 1000, 4)
+    valid = proposals.is_valid.numpy()
+    assert 20 < valid[0].sum() < 360
+    boxes = proposals.boxes.numpy()[0][valid[0]]
+    assert (boxes[:, 2:] > boxes[:, :2]).all()
+    assert boxes.min() >= 0 and boxes[:, 2].max() <= 64 and boxes[:, 3].max() <= 96
+
+
+def test_no_gradient_leaves_the_proposals():
+    logits, deltas = ([tf.constant(x) for x in part] for part in outputs())
+    with tf.GradientTape() as tape:
+        tape.watch([logits, deltas])
+        proposals = propose_regions(logits, deltas, ANCHORS, IMAGE_SIZES, **SETTINGS)
+        total = tf.reduce_sum(proposals.boxes) + tf.reduce_sum(proposals.scores)
+    gradients = tape.gradient(total, [*logits, *deltas])
+    assert all(gradient is None for gradient in gradients)

@@ -1,0 +1,135 @@
+"""Suppression of thousands of boxes: equal to the greedy loop, box for box."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from object_detection.large_nms import pick_many_boxes, suppress_sorted
+from object_detection.nms import pick_boxes
+
+
+def random_boxes(rng, batch, count, *, clusters=8):
+    """Boxes in heaps, so that many overlap; corners on a grid, so that some are equal."""
+    centers = rng.uniform(0, 200, (batch, clusters, 2))
+    chosen = rng.integers(0, clusters, (batch, count, 1))
+    low = np.take_along_axis(centers, chosen, axis=1) + rng.normal(0, 10, (batch, count, 2))
+    boxes = np.concatenate([low, low + rng.uniform(5, 60, (batch, count, 2))], -1)
+    return np.round(boxes).astype(np.float32)
+
+
+def numpy_greedy(boxes, is_candidate, threshold, offset=0.0):
+    """Brute force in score order, in float32 like the code under test."""
+    kept = np.zeros(len(boxes), bool)
+    areas = np.prod(np.maximum(boxes[:, 2:] - boxes[:, :2] + offset, 0), axis=1)
+    for i in np.flatnonzero(is_candidate):
+        others = np.flatnonzero(kept)
+        low = np.maximum(boxes[others, :2], boxes[i, :2])
+        high = np.minimum(boxes[others, 2:], boxes[i, 2:])
+        inter = np.prod(np.maximum(high - low + np.float32(offset), 0), axis=1)
+        union = areas[others] + areas[i] - inter
+        kept[i] = not (inter / np.maximum(union, np.float32(1e-12)) > np.float32(threshold)).any()
+    return kept
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(
+    st.integers(0, 2**31 - 1),
+    st.integers(1, 70),
+    st.floats(0.05, 0.95),
+    st.sampled_from([0.0, 1.0]),
+    st.sampled_from([1, 7, 16, 256]),
+)
+def test_equals_brute_force(seed, count, threshold, offset, tile_size):
+    rng = np.random.default_rng(seed)
+    boxes = random_boxes(rng, 2, count, clusters=3)
+    is_candidate = rng.uniform(size=(2, count)) < 0.9
+    kept = suppress_sorted(
+        tf.constant(boxes),
+        tf.constant(is_candidate),
+        iou_threshold=threshold,
+        pixel_offset=offset,
+        tile_size=tile_size,
+    ).numpy()
+    for image in range(2):
+        expected = numpy_greedy(boxes[image], is_candidate[image], threshold, offset)
+        np.testing.assert_array_equal(kept[image], expected)
+
+
+@pytest.mark.parametrize("jit", [False, True])
+def test_equals_the_greedy_loop_on_many_boxes(jit):
+    rng = np.random.default_rng(1)
+    boxes = tf.constant(random_boxes(rng, 2, 700, clusters=40))
+    # Scores with ties, unsorted, and candidates that are none.
+    scores = tf.constant(rng.integers(1, 300, (2, 700)).astype(np.float32) / 300)
+    is_candidate = tf.constant(rng.uniform(size=(2, 700)) < 0.95)
+
+    @tf.function(jit_compile=jit or None)
+    def both(boxes, scores, is_candidate):
+        many = pick_many_boxes(
+            boxes, scores, is_candidate, max_output_size=150, iou_threshold=0.6, tile_size=128
+        )
+        greedy = pick_boxes(
+            boxes,
+            scores,
+            tf.where(is_candidate, 0, -1),
+            max_output_size=150,
+            method="hard",
+            iou_threshold=0.6,
+            sigma=0.5,
+            score_threshold=0.0,
+        )
+        return many, greedy
+
+    many, greedy = both(boxes, scores, is_candidate)
+    assert many.num_valid.numpy().min() == 150
+    for field, expected in zip(many, greedy):
+        np.testing.assert_array_equal(field, expected)
+
+
+def test_a_chain_of_suppression_longer_than_any_round():
+    """Box i touches only its neighbours: every second one stays, whatever the tiles."""
+    count = 300
+    low = np.arange(count, dtype=np.float32) * 4
+    zeros, ones = np.zeros_like(low), np.full_like(low, 10)
+    boxes = np.stack([low, zeros, low + 7, ones], axis=-1)[np.newaxis]
+    for tile_size in (64, 512):
+        kept = suppress_sorted(
+            tf.constant(boxes), tf.ones([1, count], bool), iou_threshold=0.2, tile_size=tile_size
+        )
+        np.testing.assert_array_equal(kept[0], np.arange(count) % 2 == 0)
+
+
+def test_leaves_out_later_tiles_once_every_image_has_enough():
+    low = np.arange(64, dtype=np.float32) * 20
+    apart = np.stack([low, low, low + 10, low + 10], axis=-1)
+    boxes = tf.constant(np.stack([apart, apart]))
+    is_candidate = tf.constant(np.stack([np.ones(64, bool), np.arange(64) >= 20]))
+    kept = suppress_sorted(boxes, is_candidate, iou_threshold=0.5, max_kept=10, tile_size=8).numpy()
+    # The second image has its tenth box in the fourth tile; both stop after it.
+    np.testing.assert_array_equal(kept[0], np.arange(64) < 32)
+    np.testing.assert_array_equal(kept[1], (np.arange(64) >= 20) & (np.arange(64) < 32))
+
+
+def test_nothing_to_pick_and_nan():
+    boxes = tf.constant(random_boxes(np.random.default_rng(0), 1, 5))
+    scores = tf.constant([[0.5, np.nan, 0.9, 0.1, np.nan]])
+    options = {"max_output_size": 4, "iou_threshold": 1.0}
+    picks = pick_many_boxes(boxes, scores, tf.zeros([1, 5], bool), **options)
+    np.testing.assert_array_equal(picks.indices, [[-1] * 4])
+    np.testing.assert_array_equal(picks.num_valid, [0])
+    picks = pick_many_boxes(boxes, scores, tf.ones([1, 5], bool), **options)
+    np.testing.assert_array_equal(picks.indices, [[2, 0, 3, -1]])
+    np.testing.assert_array_equal(picks.scores, np.float32([[0.9, 0.5, 0.1, 0]]))
+
+
+def test_the_overlap_that_suppresses_is_above_the_threshold():
+    boxes = tf.constant([[[0.0, 0, 10, 10], [0, 0, 5, 10]]])
+    candidates = tf.ones([1, 2], bool)
+    np.testing.assert_array_equal(
+        suppress_sorted(boxes, candidates, iou_threshold=0.5), [[True, True]]
+    )
+    np.testing.assert_array_equal(
+        suppress_sorted(boxes, candidates, iou_threshold=0.49), [[True, False]]
+    )

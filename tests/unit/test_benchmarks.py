@@ -1,0 +1,120 @@
+"""Benchmarks at small size: JSON on the last line, a row that names its circumstances."""
+
+import csv
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from benchmarks.evaluation import synthetic_set
+from benchmarks.export_step import aliases
+from benchmarks.postprocess import synthetic_outputs
+from object_detection.anchors import generate_anchors
+from object_detection.metrics.coco import CocoEvaluator
+
+TINY_MODEL = (
+    "--model_name=efficientdet-lite0",
+    "--hparams=image_size=64,fpn_cell_repeats=1,box_class_repeats=1,fpn_num_filters=8",
+)
+
+
+@pytest.fixture
+def run(repository, tmp_path):
+    """Runs a benchmark; returns the JSON of its last line and its CSV row."""
+
+    def run(name, *flags):
+        rows = tmp_path / "rows.csv"
+        command = [sys.executable, "-m", f"benchmarks.{name}", *flags, f"--results={rows}"]
+        result = subprocess.run(
+            command, cwd=repository, capture_output=True, text=True, timeout=600, check=False
+        )
+        assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-3000:]
+        with rows.open() as file:
+            (row,) = csv.DictReader(file)
+        assert row["command"].startswith(f"python -m benchmarks.{name} ")
+        assert row["commit"] and row["machine"] and row["date"]
+        return json.loads(result.stdout.splitlines()[-1]), row
+
+    return run
+
+
+def test_scorers_agree(run):
+    said, row = run("evaluation", "--images=20", "--detections=10", "--num_classes=5")
+    assert said["pycocotools_s"] > 0
+    assert 0.05 < said["AP"] < 1
+    assert row["detections"] == "200"
+
+
+def test_synthetic_detections_of_objects_are_found():
+    dataset, rows = synthetic_set(images=10, objects=3, detections=5, num_classes=4)
+    assert rows.shape == (50, 7)
+    first = rows.reshape(10, 5, 7)[:, :3].reshape(-1, 7)
+    metrics = CocoEvaluator(dataset).evaluate(first)
+    assert metrics["AP50"] > 0.5
+    classes = [a["category_id"] - 1 for a in dataset["annotations"]]
+    np.testing.assert_array_equal(first[:, 6], classes)
+
+
+@pytest.mark.slow
+def test_our_suppression_picks_what_tensorflow_s_does(run):
+    said, row = run(
+        "postprocess", *TINY_MODEL, "--batch_size=2", "--num_classes=4", "--runs=2", "--nouse_xla"
+    )
+    assert said["score_difference"] < 1e-6
+    assert float(row["whole_hard_p90_ms"]) >= said["whole_hard_median_ms"] > 0
+
+
+def test_synthetic_objects_stand_out():
+    anchors = generate_anchors(
+        (64, 64),
+        min_level=3,
+        max_level=7,
+        num_scales=3,
+        aspect_ratios=((1.0, 1.0), (1.4, 0.7)),
+        anchor_scale=4.0,
+    )
+    logits, deltas = synthetic_outputs(anchors, batch_size=2, num_classes=3, objects=2)
+    assert logits.shape == (2, len(anchors), 3) and deltas.shape == (2, len(anchors), 4)
+    strong = (logits > 0).any(axis=2).sum(axis=1)
+    assert ((strong >= 2) & (strong < len(anchors) / 2)).all()
+
+
+@pytest.mark.slow
+def test_reductions_are_timed(run):
+    said, row = run("allreduce", *TINY_MODEL, "--runs=2", "--num_classes=4")
+    assert set(said) == {f"{n}_median_ms" for n in ("flat", "flat_half", "grouped", "single")}
+    assert row["ranks"] == "1"
+    assert float(row["megabytes"]) > 10
+
+
+def test_aliases_are_read_from_the_header():
+    header = (
+        "HloModule m, input_output_alias={ {2}: (3, {}, may-alias), {13}: (5, {}, may-alias) }, "
+        "entry_computation_layout={(f32[3]{0}, s32[])->(f32[], f32[3]{0})}\nbody {7}: (8, {}"
+    )
+    assert aliases(header) == {2: 3, 13: 5}
+    assert aliases("HloModule m, entry_computation_layout={()->()}\n") == {}
+
+
+@pytest.mark.slow
+def test_exported_step_has_its_arguments(repository, tmp_path):
+    command = [sys.executable, "-m", "benchmarks.export_step", *TINY_MODEL, "--noamp"]
+    command += ["--batch_size=2", "--num_classes=4", "--check", f"--output_dir={tmp_path}"]
+    result = subprocess.run(
+        command, cwd=repository, capture_output=True, text=True, timeout=600, check=False
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    program = json.loads((tmp_path / "program.json").read_text())
+    assert (tmp_path / "program.hlo").stat().st_size > 100_000
+    with np.load(tmp_path / "arguments.npz") as stored:
+        arguments = [stored[name] for name in sorted(stored.files)]
+    assert [list(a.shape) for a in arguments] == [a["shape"] for a in program["arguments"]]
+    assert [str(a.dtype) for a in arguments] == [a["dtype"] for a in program["arguments"]]
+    replaced = program["replaced_arguments"].values()
+    assert len(set(replaced)) == len(replaced) > 100
+    with np.load(tmp_path / "expected.npz") as stored:
+        numbers = dict(zip(program["outputs"], stored["arr_0"]))
+    assert np.isfinite(list(numbers.values())).all()
+    assert numbers["loss"] > numbers["reg_l2_loss"] > 0 and numbers["skipped"] == 0
