@@ -1,0 +1,113 @@
+#!/usr/bin/env bash
+# Starts one documented run on as many ranks as asked for. The scripts in scripts/D0/ and slurm/ are calls of this one.
+#
+# Here is the order of things; the parts are in scripts/launch/: what a kind of run is (one file for each family), the
+# variables of the ranks, the choice of the launcher, containers, starting and stopping.
+set -euo pipefail
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
+readonly root
+
+usage() {
+  cat <<'USAGE'
+Usage: scripts/launch.sh FAMILY KIND [options] [-- FLAGS]
+
+  FAMILY          efficientdet
+  KIND            convergence, evaluate, training-benchmark, inference-benchmark, inference
+  --name NAME     name of the run and of its folder
+  --recipe NAME   settings: a name in the family's configs/, or a YAML file
+  --gpus N        ranks, one for each GPU, where NGPU does not say otherwise (default 1)
+  --nodes N       for Slurm: the nodes that the run is documented for; outside an allocation this is an error
+  FLAGS           go to the program; they win over everything
+
+Variables: NGPU, BS, AMP, CKPT, MODEL_DIR, training_mode, datadir, checkpointdir (of the reference), DATA_DIR,
+BACKBONE_CKPT, RESULTS_DIR, IMAGE_PATH, PRESET (what is read and written), DRY_RUN=1 (print the command, start
+nothing), LAUNCHER (auto, srun, mpirun, horovodrun, plain), HOSTS (a:8,b:8), PREFLIGHT (auto, 1, 0, only),
+BIND (auto, cores, none), CONTAINER_IMAGE, REQUEUE, CHAIN, PYTHON. docs/runs.md explains each.
+
+Exit code: that of the run; 75 means stopped by a signal after a save. If ranks fail, that of the first one to fail.
+USAGE
+}
+
+say() { printf 'launch.sh: %s\n' "$*" >&2; }
+
+fail() {
+  say "ERROR: $*"
+  exit 2
+}
+
+# The argument's text if it is a positive whole number; ends the launcher otherwise.
+number() {
+  [[ $2 =~ ^[1-9][0-9]*$ ]] || fail "$1=$2: expected a number of at least 1"
+  printf '%s' "$2"
+}
+
+name='' recipe='' gpus=1 documented_nodes=''
+case ${1:-} in
+  -h | --help)
+    usage
+    exit 0
+    ;;
+esac
+[ $# -ge 2 ] || fail "expected FAMILY KIND (--help explains)"
+family=$1 kind=$2
+shift 2
+while [ $# -gt 0 ]; do
+  case $1 in
+    --name | --recipe | --gpus | --nodes)
+      [ $# -ge 2 ] || fail "$1 needs a value"
+      case $1 in
+        --name) name=$2 ;;
+        --recipe) recipe=$2 ;;
+        --gpus) gpus=$(number --gpus "$2") ;;
+        --nodes) documented_nodes=$(number --nodes "$2") ;;
+      esac
+      shift 2
+      ;;
+    --)
+      shift
+      break
+      ;;
+    *) fail "unknown option '$1' (--help lists them; flags of the program go after --)" ;;
+  esac
+done
+name=${name:-$kind}
+flags=("$@")
+
+[ -f "$root/scripts/launch/family_$family.sh" ] || fail "unknown family '$family'"
+# shellcheck source=launch/variables.sh
+source "$root/scripts/launch/variables.sh"
+# shellcheck source=launch/launchers.sh
+source "$root/scripts/launch/launchers.sh"
+# shellcheck source=launch/containers.sh
+source "$root/scripts/launch/containers.sh"
+# shellcheck source=launch/ranks.sh
+source "$root/scripts/launch/ranks.sh"
+# shellcheck source=launch/slurm.sh
+source "$root/scripts/launch/slurm.sh"
+# shellcheck source=launch/family_efficientdet.sh
+source "$root/scripts/launch/family_$family.sh"
+
+main() {
+  find_place
+  compose_program
+  set_rank_variables
+  choose_launcher
+  if [ "${DRY_RUN:-0}" = 1 ]; then
+    describe_start
+    return
+  fi
+  mkdir -p "$output" 2>/dev/null || fail "$output cannot be made: name another folder with MODEL_DIR or RESULTS_DIR"
+  [ -z "$in_slurm" ] || probe_srun
+  prepare_container
+  if wants_preflight; then
+    compose_preflight
+    run_ranks preflight "${preflight[@]}"
+    [ "$run_code" = 0 ] || leave "$run_code"
+    [ "${PREFLIGHT:-auto}" != only ] || return 0
+  fi
+  run_ranks run "${program[@]}"
+  leave "$run_code"
+}
+
+main

@@ -1,0 +1,159 @@
+# shellcheck shell=bash disable=SC2034,SC2154
+# Starts the ranks, passes signals on, waits, and says how they ended. Sourced by scripts/launch.sh.
+#
+# The ranks are in a session of their own, so that a terminal's Ctrl-C reaches this script alone; it asks them to save.
+# Open MPI 5 answers SIGTERM and SIGINT by killing its ranks after 0.2 s, and passes SIGUSR1 on: that is what is sent.
+
+is_batch=''
+[ -z "${SLURM_JOB_ID:-}" ] || [ -n "${SLURM_STEP_ID:-}" ] || is_batch=1
+first_signal='' signals=0 ended_by_limit=0 started='' interrupted=0
+
+# Sets command: all words, from the launcher to the program's flags.
+compose_command() {
+  local purpose=$1
+  shift
+  rank_logs=$output/logs/$(date '+%Y-%m-%d-%H-%M-%S')${SLURM_JOB_ID:+-job-$SLURM_JOB_ID}
+  [ "$purpose" = run ] || rank_logs=$rank_logs-$purpose
+  export RINGDET_RANK_LOGS=$rank_logs RINGDET_RANKS_PER_NODE=$ranks_per_node RINGDET_BIND=${BIND:-auto}
+  export RINGDET_LAUNCHER=$launcher RINGDET_STOPS_ORDERLY=$stops_orderly RINGDET_ROOT=$root
+  export RINGDET_SIGNALS_REACH_ALL=0
+  if [ -n "$in_slurm" ] && slurm_signals_all; then RINGDET_SIGNALS_REACH_ALL=1; fi
+  compose_start
+  add_container
+  command=("${start[@]}" "$root/scripts/launch/rank.sh" "$python" "$@")
+}
+
+# A preflight takes some seconds; where GPUs or several nodes are about to be used they are well spent.
+wants_preflight() {
+  [ "$is_parallel" = 1 ] || return 1
+  case ${PREFLIGHT:-auto} in
+    1 | only) return 0 ;;
+    0) return 1 ;;
+    auto) [ "$nodes" -gt 1 ] || { command -v nvidia-smi >/dev/null && nvidia-smi -L >/dev/null 2>&1; } ;;
+    *) fail "PREFLIGHT=$PREFLIGHT: expected auto, 0, 1 or only" ;;
+  esac
+}
+
+compose_preflight() {
+  preflight=(-m engine.rank_checks "--reduced_mb=$reduced_mb" "--output_dir=$output" "${program[@]:1}")
+}
+
+# Runs the words after the interpreter on all ranks. Sets run_code: 0, 75, or the code of the first rank that failed.
+run_ranks() {
+  local status
+  compose_command "$@"
+  mkdir -p "$rank_logs"
+  say "$launcher, $ranks rank(s) on $nodes node(s); logs of all ranks: $rank_logs"
+  cd "$root" || exit 1
+  trap 'on_signal INT' INT
+  trap 'on_signal TERM' TERM
+  trap 'on_signal USR1' USR1
+  setsid "${command[@]}" </dev/null &
+  started=$!
+  while :; do
+    interrupted=0 status=0
+    wait "$started" || status=$?
+    [ "$interrupted" = 1 ] || break
+  done
+  started=
+  judge "$status"
+}
+
+on_signal() {
+  interrupted=1
+  signals=$((signals + 1))
+  [ -n "$first_signal" ] || first_signal=$1
+  [ -n "$started" ] || return 0
+  if [ "$signals" -gt 1 ] || [ "$stops_orderly" = 0 ]; then
+    say "$1: ending the ranks"
+    end_ranks
+  elif [ -n "$in_slurm" ] && [ "$1" = TERM ] && [ "$launcher" = srun ]; then
+    say "TERM: Slurm has told the ranks too; they save and leave"
+  else
+    say "$1: the ranks are asked to finish their step, save and leave; a second signal ends them at once"
+    if [ -n "$in_slurm" ] && [ "$1" = USR1 ] && is_at_time_limit; then ended_by_limit=1; fi
+    ask_ranks_to_stop
+  fi
+}
+
+ask_ranks_to_stop() {
+  local rank host pid
+  case $launcher in
+    srun | mpirun) kill -USR1 "$started" ;;
+    *)
+      # horovodrun passes nothing on: the ranks of this host are told directly.
+      for record in "$rank_logs"/*.start; do
+        read -r rank host pid <"$record"
+        [ "$host" != "$(uname -n)" ] || kill -USR1 "$pid" 2>/dev/null || true
+      done
+      ;;
+  esac
+}
+
+end_ranks() {
+  local pid=$started
+  kill -TERM -- "-$pid" 2>/dev/null || true
+  (
+    sleep 10
+    kill -KILL -- "-$pid" 2>/dev/null || true
+  ) &
+}
+
+# Reads what the ranks left: NAME.start (rank host pid) and NAME.end (rank host code time).
+judge() {
+  local status=$1 ends worst
+  ends=$(cat "$rank_logs"/*.end 2>/dev/null) || true
+  # The earliest failure is the cause, the others follow from it.
+  worst=$(awk '$3 != 0 && $3 != 75' <<<"$ends" | sort -k4,4n | head -n 1)
+  if [ -n "$worst" ]; then
+    # shellcheck disable=SC2086  # four words
+    tell_failure $worst
+  elif awk '$3 == 75 {found = 1} END {exit !found}' <<<"$ends"; then
+    run_code=75
+  elif [ "$status" = 0 ]; then
+    run_code=0
+  else
+    tell_lost "$status"
+  fi
+}
+
+tell_failure() {
+  local rank=$1 host=$2 code=$3 file reason
+  run_code=$code
+  reason="ended with code $code"
+  if [ "$code" -gt 128 ]; then
+    reason="was killed by signal $((code - 128)) ($(kill -l $((code - 128)) 2>/dev/null || echo unknown))"
+    [ "$code" != 137 ] || reason="$reason; the kernel does that when memory runs out (see dmesg on $host)"
+  fi
+  file=$(printf '%s/rank-%05d.log' "$rank_logs" "$rank")
+  say "rank $rank on $host $reason. Its last lines, from $file:"
+  tail -n "${FAILURE_LINES:-20}" "$file" 2>/dev/null | sed 's/^/  | /' >&2
+}
+
+# No rank said that it failed: the launcher itself, or a whole node with its ranks.
+tell_lost() {
+  local file base lost='' rank host pid
+  run_code=$1
+  for file in "$rank_logs"/*.start; do
+    [ -e "$file" ] || continue
+    base=${file%.start}
+    if [ ! -e "$base.end" ]; then
+      read -r rank host pid <"$file"
+      lost="$lost rank $rank on $host;"
+    fi
+  done
+  if [ -n "$lost" ]; then
+    say "$launcher ended with code $1, and these ranks vanished without a word:$lost their logs are in $rank_logs"
+  else
+    say "$launcher ended with code $1 before any rank had started; its message is above"
+  fi
+}
+
+# Ends the launcher with the code of the run.
+leave() {
+  if [ "$1" = 75 ]; then
+    say "stopped after a save (code 75): the same command continues"
+    queue_again
+  fi
+  exit "$1"
+}

@@ -1,0 +1,52 @@
+# shellcheck shell=bash disable=SC2034,SC2154
+# What only a Slurm job needs: is its PMIx usable, how does it signal, shall it be queued again. Sourced by
+# scripts/launch.sh.
+
+# srun lists pmix even where the nodes lack its library. One empty task on every node tells, and that the nodes answer.
+probe_srun() {
+  [ "$launcher" = srun ] || return 0
+  local said
+  if ! said=$(timeout 120 srun "--mpi=$mpi_kind" "--nodes=$nodes" "--ntasks=$nodes" --ntasks-per-node=1 true 2>&1); then
+    said=$(grep -m 1 -i 'error' <<<"$said" || true)
+    if [ -n "${CONTAINER_IMAGE:-}" ] || ! command -v mpirun >/dev/null; then
+      fail "srun --mpi=$mpi_kind starts no task on every node: $said"
+    fi
+    say "srun --mpi=$mpi_kind does not work here ($said): mpirun starts the ranks"
+    launcher=mpirun
+  fi
+}
+
+# proctrack/linuxproc signals all processes of a task, the others only its first one.
+slurm_signals_all() {
+  [ "$launcher" = srun ] && scontrol show config 2>/dev/null | grep -q '^ProctrackType *= *proctrack/linuxproc'
+}
+
+# Seconds of a time as Slurm prints it: [days-][hours:]minutes:seconds.
+slurm_seconds() {
+  [[ $1 =~ ^(([0-9]+)-)?(([0-9]+):)?([0-9]+):([0-9]+)$ ]] || return 1
+  echo $((10#${BASH_REMATCH[6]} + 60 * (10#${BASH_REMATCH[5]} + 60 * (10#${BASH_REMATCH[4]:-0} + 24 * 10#${BASH_REMATCH[2]:-0}))))
+}
+
+# True if so little of the job's time is left that it is the time limit that ends it; preemption comes at any time, and
+# leaves the limit (but not the job's end time) as it was.
+is_at_time_limit() {
+  local limit used
+  read -r limit used < <(squeue -h -j "$SLURM_JOB_ID" -o '%l %M' 2>/dev/null) || return 1
+  limit=$(slurm_seconds "$limit") && used=$(slurm_seconds "$used") || return 1
+  [ $((limit - used)) -le "${TIME_LIMIT_MARGIN:-300}" ]
+}
+
+# After an orderly stop: the same job once more, from its checkpoint. Only for USR1, which --signal and preemption send to
+# the batch script: a job that was cancelled stays cancelled, and what Slurm itself preempts it queues itself.
+queue_again() {
+  [ -n "$in_slurm" ] && [ "$first_signal" = USR1 ] && [ -n "$is_batch" ] || return 0
+  if [ "${REQUEUE:-1}" = 0 ]; then
+    say "REQUEUE=0: submit the same job again to continue"
+  elif [ "$ended_by_limit" = 1 ] && [ "${CHAIN:-0}" != 1 ]; then
+    say "the time limit ended the job: submit the same job again to continue, or CHAIN=1 to have that done"
+  elif scontrol requeue "$SLURM_JOB_ID"; then
+    say "job $SLURM_JOB_ID is in the queue again and will continue"
+  else
+    say "scontrol requeue refused: submit the same job again to continue"
+  fi
+}
