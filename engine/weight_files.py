@@ -16,18 +16,24 @@ from typing import Any
 
 import numpy as np
 
+from engine.numpy_pickle import read_numpy_pickle
 from engine.restricted_pickle import read_torch_file
 
 _OBJECT_GRAPH_KEY = "_CHECKPOINTABLE_OBJECT_GRAPH"
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
+# The number that PyTorch's older container begins with; other pickles are Detectron's.
+_LEGACY_TORCH_HEAD = b"\x80\x02\x8a\x0a"
 # Where training programs keep the state dict of the model inside a PyTorch file.
 _STATE_DICT_KEYS = ("state_dict", "model", "model_state_dict")
+# Where Detectron keeps its arrays inside a pickle.
+_BLOB_KEYS = ("blobs", "model")
 
 TF_NAME_BASED = "tf_name_based"
 TF_OBJECT_BASED = "tf_object_based"
 SAVED_MODEL = "saved_model"
 KERAS_H5 = "keras_h5"
 TORCH = "torch"
+NUMPY_PICKLE = "numpy_pickle"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +56,7 @@ def read_weight_file(path: str | Path) -> WeightFile:
     Args:
       path: prefix of a TensorFlow checkpoint (name-based or object-based; its `.index` file may be
         named too), a folder with checkpoints (the latest is read), a SavedModel folder, a Keras
-        `.h5` file, or a PyTorch state dict.
+        `.h5` file, a PyTorch state dict, or a pickle of NumPy arrays (Detectron's `.pkl`).
 
     Returns:
       The arrays by name. Text and non-numeric entries are left out.
@@ -119,8 +125,11 @@ def _read_single_file(path: Path) -> WeightFile:
     elif not head.startswith(b"\x80"):
         raise ValueError(
             f"{path}: not a weight file. Expected a TensorFlow checkpoint prefix, a SavedModel "
-            f"folder, a Keras .h5 file or a PyTorch state dict; the file begins with {head!r}."
+            f"folder, a Keras .h5 file, a PyTorch state dict or a pickle of arrays; the file "
+            f"begins with {head!r}."
         )
+    elif not head.startswith(_LEGACY_TORCH_HEAD):
+        return _read_numpy_pickle(path)
     return _read_torch(path)
 
 
@@ -215,3 +224,14 @@ def _read_torch(path: Path) -> WeightFile:
         if isinstance(value, np.ndarray)
     }
     return WeightFile(str(path), TORCH, arrays, metadata)
+
+
+def _read_numpy_pickle(path: Path) -> WeightFile:
+    content = read_numpy_pickle(path)
+    for key in _BLOB_KEYS:
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected a dict of arrays, got a {type(content).__name__}.")
+    arrays = {str(k): value for k, value in content.items() if isinstance(value, np.ndarray)}
+    return WeightFile(str(path), NUMPY_PICKLE, arrays)

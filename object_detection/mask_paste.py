@@ -117,8 +117,8 @@ def run_lengths(top: int, left: int, region: np.ndarray, *, height: int, width: 
     """
     columns = np.zeros((region.shape[1], height), np.uint8)
     columns[:, top : top + region.shape[0]] = region.T
-    values = np.concatenate([[0], columns.ravel(), [0]]).astype(np.int8)
-    changes = np.flatnonzero(np.diff(values)) + left * height
+    values = np.pad(columns.ravel(), 1)
+    changes = np.flatnonzero(values[1:] != values[:-1]) + left * height
     edges = np.concatenate([[0], changes, [height * width]])
     runs = np.diff(edges).tolist()
     # A run of zeros that would be empty at the end is not written; the one at the start is.

@@ -22,6 +22,9 @@ _BOXES_PER_ROUND = 8
 
 _UNFORCED = -1
 
+# Overlaps of one box closer to its best than this share of it are ties: equal but for rounding.
+_TIE_TOLERANCE = 1e-6
+
 
 class Matches(NamedTuple):
     """What each anchor stands for.
@@ -44,6 +47,7 @@ def match_anchors(
     positive_threshold: float,
     negative_threshold: float,
     force_match: bool,
+    force_ties: bool = False,
 ) -> Matches:
     """Matches every anchor to at most one box.
 
@@ -51,7 +55,9 @@ def match_anchors(
     `positive_threshold` of IoU on, negative below `negative_threshold`, ignored in between. With
     `force_match` each box also takes the anchor that overlaps it most (the first on ties) whatever
     the IoU, which overrides the former; an anchor wanted by several boxes goes to the first of
-    them. A box that no anchor overlaps forces nothing.
+    them. A box that no anchor overlaps forces nothing. With `force_ties` a box makes all anchors
+    positive that share its largest IoU, and each of them keeps the box that it overlaps most
+    (Detectron; a small box inside dozens of anchors has as many positives).
 
     Args:
       anchors: [A, 4], (y1, x1, y2, x2), pixels.
@@ -61,6 +67,7 @@ def match_anchors(
       positive_threshold: least IoU of a positive anchor, above 0.
       negative_threshold: IoU below which an anchor is background.
       force_match: whether each box keeps its best anchor.
+      force_ties: whether it makes all its best anchors positive.
 
     Returns:
       `Matches` for all B * A anchors. Without boxes all are negative.
@@ -83,7 +90,9 @@ def match_anchors(
     ) -> tuple[tf.Tensor, ...]:
         # [B, _BOXES_PER_ROUND, 1] each, against the anchors' [A].
         boxes = [corner[index][..., tf.newaxis] for corner in box_corners]
-        if force_match:
+        if force_ties:
+            highest = tf.reduce_max(corner_iou(boxes, anchor_corners), axis=-1)
+        elif force_match:
             wanted = _best_anchors(corner_iou(boxes, anchor_corners))
         # One box after another, elementwise over [B, A]: exact tie order, and no reduction.
         for slot in range(_BOXES_PER_ROUND):
@@ -92,7 +101,11 @@ def match_anchors(
             is_better = overlaps > best_iou
             best_iou = tf.where(is_better, overlaps, best_iou)
             best_box = tf.where(is_better, box, best_box)
-            if force_match:
+            if force_ties:
+                highest_here = highest[:, slot, tf.newaxis]
+                is_tied = overlaps >= highest_here * (1.0 - _TIE_TOLERANCE)
+                forcing_box = tf.where(is_tied & (highest_here > 0.0), box, forcing_box)
+            elif force_match:
                 is_wanted = tf.range(num_anchors) == wanted[:, slot, tf.newaxis]
                 is_first = forcing_box == _UNFORCED
                 forcing_box = tf.where(is_wanted & is_first, box, forcing_box)
@@ -112,7 +125,8 @@ def match_anchors(
     is_forced = forcing_box != _UNFORCED
     labels = tf.where(best_iou < negative_threshold, NEGATIVE, IGNORED)
     labels = tf.where((best_iou >= positive_threshold) | is_forced, POSITIVE, labels)
-    return Matches(gt_index=tf.where(is_forced, forcing_box, best_box), labels=labels)
+    gt_index = best_box if force_ties else tf.where(is_forced, forcing_box, best_box)
+    return Matches(gt_index=gt_index, labels=labels)
 
 
 def _arrange_in_rounds(

@@ -21,7 +21,7 @@ stands for [i, i + 1) and its value for the middle. Older implementations leave 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -59,12 +59,12 @@ CONVENTIONS = {
 
 
 class _Axis(NamedTuple):
-    """What places samples along one axis: start, bin size and map length, float32 [B, R, 1]."""
+    """What places samples along one axis; each float32 [B, R, 1], lengths in cells."""
 
     start: tf.Tensor
     bin_size: tf.Tensor
-    length: tf.Tensor
-    num_samples: tf.Tensor
+    length: tf.Tensor  # of the map
+    num_samples: tf.Tensor  # of a bin
 
 
 def roi_align(
@@ -97,17 +97,17 @@ def roi_align(
       [B, R, o, o, C] of the features' dtype.
 
     Raises:
-      ValueError: if the convention is unknown, or without features.
+      ValueError: if the convention is unknown or levels are missing.
     """
     if convention not in CONVENTIONS:
         raise ValueError(
             f"unknown RoIAlign convention {convention!r}, expected one of {sorted(CONVENTIONS)}"
         )
-    if not features:
-        raise ValueError("expected features of at least one level, got none")
+    levels = sorted(features)
+    if not levels or levels[-1] - levels[0] + 1 != len(levels):
+        raise ValueError(f"expected features of one level or of levels in a row, got {levels}")
     rule = CONVENTIONS[convention]
     boxes = tf.stop_gradient(boxes)
-    levels = sorted(features)
     level_of_box = assign_levels(
         boxes,
         min_level=levels[0],
@@ -117,16 +117,17 @@ def roi_align(
         pixel_offset=pixel_offset,
     )
     shapes = [tuple(features[level].shape[1:3]) for level in levels]
+    limits = [_max_samples(shapes, axis, output_size, sampling_ratio) for axis in (0, 1)]
     rows, columns, bases, widths = _place_boxes(
         boxes,
         level_of_box,
         levels=levels,
         shapes=shapes,
         output_size=output_size,
-        sampling_ratio=sampling_ratio,
+        max_samples=limits,
+        is_adaptive=sampling_ratio == 0,
         rule=rule,
     )
-    limits = [_max_samples(shapes, axis, output_size, sampling_ratio) for axis in (0, 1)]
 
     def corners_of_sample(index: tf.Tensor | int) -> list[tuple[tf.Tensor, tf.Tensor]]:
         """Positions int32 and weights of the four cells of a sample: each [B, R, o, o]."""
@@ -194,7 +195,8 @@ def _place_boxes(
     levels: list[int],
     shapes: list[tuple[int, int]],
     output_size: int,
-    sampling_ratio: int,
+    max_samples: Sequence[int],
+    is_adaptive: bool,
     rule: Convention,
 ) -> tuple[_Axis, _Axis, tf.Tensor, tf.Tensor]:
     """Maps boxes onto their levels.
@@ -212,15 +214,18 @@ def _place_boxes(
     cells_per_pixel = tf.gather(tf.constant([2.0**-level for level in levels]), slots)
     y1, x1, y2, x2 = (corner * cells_per_pixel for corner in split_corners(boxes))
 
-    def axis(low: tf.Tensor, high: tf.Tensor, length: tf.Tensor) -> _Axis:
+    def axis(low: tf.Tensor, high: tf.Tensor, length: tf.Tensor, most: int) -> _Axis:
         bin_size = tf.maximum(high - low, rule.min_size) / output_size
-        count = tf.math.ceil(bin_size) if sampling_ratio == 0 else float(sampling_ratio)
-        columns = (low - rule.shift, bin_size, tf.cast(length, tf.float32))
-        counts = tf.maximum(count * tf.ones_like(low), 1.0)
-        return _Axis(*(values[..., tf.newaxis] for values in (*columns, counts)))
+        counts = tf.fill(tf.shape(low), float(most))
+        if is_adaptive:
+            counts = tf.minimum(tf.maximum(tf.math.ceil(bin_size), 1.0), counts)
+        columns = (low - rule.shift, bin_size, tf.cast(length, tf.float32), counts)
+        return _Axis(*(values[..., tf.newaxis] for values in columns))
 
+    rows = axis(y1, y2, heights, max_samples[0])
+    columns = axis(x1, x2, widths, max_samples[1])
     expand = (..., tf.newaxis, tf.newaxis)
-    return axis(y1, y2, heights), axis(x1, x2, widths), bases[expand], widths[expand]
+    return rows, columns, bases[expand], widths[expand]
 
 
 def _max_samples(

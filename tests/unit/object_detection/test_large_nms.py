@@ -1,7 +1,6 @@
 """Suppression of thousands of boxes: equal to the greedy loop, box for box."""
 
 import numpy as np
-import pytest
 import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -33,7 +32,7 @@ def numpy_greedy(boxes, is_candidate, threshold, offset=0.0):
     return kept
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=25, deadline=None, derandomize=True)
 @given(
     st.integers(0, 2**31 - 1),
     st.integers(1, 70),
@@ -57,15 +56,14 @@ def test_equals_brute_force(seed, count, threshold, offset, tile_size):
         np.testing.assert_array_equal(kept[image], expected)
 
 
-@pytest.mark.parametrize("jit", [False, True])
-def test_equals_the_greedy_loop_on_many_boxes(jit):
+def test_equals_the_greedy_loop_on_many_boxes():
     rng = np.random.default_rng(1)
     boxes = tf.constant(random_boxes(rng, 2, 700, clusters=40))
     # Scores with ties, unsorted, and candidates that are none.
     scores = tf.constant(rng.integers(1, 300, (2, 700)).astype(np.float32) / 300)
     is_candidate = tf.constant(rng.uniform(size=(2, 700)) < 0.95)
 
-    @tf.function(jit_compile=jit or None)
+    @tf.function(jit_compile=True)
     def both(boxes, scores, is_candidate):
         many = pick_many_boxes(
             boxes, scores, is_candidate, max_output_size=150, iou_threshold=0.6, tile_size=128

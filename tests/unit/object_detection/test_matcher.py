@@ -85,6 +85,33 @@ def test_tied_anchors_give_the_first():
     np.testing.assert_array_equal(labels, [0, 1, 0, 0, 0])
 
 
+def test_forced_ties_make_all_best_anchors_positive():
+    def run(gt_boxes, gt_valid):
+        matches = match_anchors(
+            ANCHORS,
+            np.array([gt_boxes], np.float32),
+            np.array([gt_valid]),
+            positive_threshold=0.7,
+            negative_threshold=0.3,
+            force_match=True,
+            force_ties=True,
+        )
+        return matches.gt_index[0], matches.labels[0]
+
+    for match_ties in (run, tf.function(run, jit_compile=True)):
+        # Straddles anchors 1 and 2 evenly.
+        _, labels = match_ties([[0, 15, 10, 25], [50, 50, 60, 60]], [True, True])
+        np.testing.assert_array_equal(labels, [0, 1, 1, 0, 0])
+        # Anchor 0 is the best of box 1 but keeps box 0, which it overlaps more.
+        gt_index, labels = match_ties([[0, 0, 10, 8], [0, 0, 2, 10]], [True, True])
+        np.testing.assert_array_equal(labels, [1, 0, 0, 0, 0])
+        assert gt_index[0] == 0
+        gt_index, labels = match_ties([[0, 0, 2, 10], [0, 0, 10, 8]], [True, True])
+        assert labels[0] == 1 and gt_index[0] == 1
+        _, labels = match_ties([[0, 15, 10, 25], [0, 0, 0, 0]], [False, True])
+        np.testing.assert_array_equal(labels, 0)
+
+
 def test_box_that_overlaps_nothing_forces_nothing():
     _, labels = match([[50, 50, 60, 60]])
     np.testing.assert_array_equal(labels, 0)

@@ -133,8 +133,9 @@ def test_shapes_are_static_with_an_unknown_batch():
     assert run(tf.zeros([2, 8, 8, 3]), tf.zeros([2, 5, 4])).shape == (2, 5, 7, 7, 3)
 
 
-def test_unknown_convention_and_missing_features_are_refused():
+def test_unknown_convention_and_missing_levels_are_refused():
     with pytest.raises(ValueError, match=r"'half'.*aligned"):
         roi_align(pyramid(), np.zeros((2, 1, 4), np.float32), convention="half", **SETTINGS)
-    with pytest.raises(ValueError, match="got none"):
-        roi_align({}, np.zeros((2, 1, 4), np.float32), **SETTINGS)
+    for features in ({}, {2: pyramid()[2], 4: pyramid()[4]}):
+        with pytest.raises(ValueError, match="in a row"):
+            roi_align(features, np.zeros((2, 1, 4), np.float32), **SETTINGS)

@@ -1,0 +1,298 @@
+"""Configuration of Mask R-CNN: the network section and the table of named models.
+
+Everything that shapes variables, anchors or RoI features is here; what is sampled, lost and kept at
+test time is in `settings`. What surprises a newcomer: four fields (`padding`, `stride_in`,
+`mean_rgb`, `stddev_rgb`) are empty by default, because pretrained weights only work with the
+convention they were trained with. `with_conventions` fills them, and a filled configuration is what
+the network is built from and what a checkpoint records.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from typing import NamedTuple
+
+from engine.config import setting
+
+IMAGENET_MEAN_RGB = (0.485 * 255, 0.456 * 255, 0.406 * 255)
+IMAGENET_STDDEV_RGB = (0.229 * 255, 0.224 * 255, 0.225 * 255)
+
+BODIES = ("fpn", "c4", "c5")
+NORMS = ("frozen_bn", "batch_norm", "group_norm")
+HEAD_NORMS = ("", "batch_norm", "group_norm")
+BOX_HEADS = ("mlp", "conv", "res5")
+MASK_HEADS = ("fcn", "res5")
+PADDINGS = ("", "symmetric", "same")
+STRIDE_PLACES = ("", "3x3", "1x1")
+ANCHOR_CONVENTIONS = ("continuous", "detectron", "torchvision")
+ROI_ALIGN_CONVENTIONS = ("aligned", "legacy", "crop")
+BACKBONES = ("resnet50", "resnet101", "resnext101_32x8d")
+
+_BODY_STRIDES = {"fpn": (4, 8, 16, 32, 64), "c4": (16,), "c5": (32,)}
+_SQUARE_SHARE = 0.75  # the square canvas has about this share of the landscape canvas' pixels
+
+
+class Conventions(NamedTuple):
+    """What weights demand of the network and its input beside shapes."""
+
+    padding: str  # of strided convolutions and the pooling: symmetric (PyTorch, Caffe2) or same
+    stride_in: str  # which convolution of a bottleneck has the stride: 1x1 or 3x3
+    mean_rgb: tuple[float, float, float]  # of pixel values 0..255
+    stddev_rgb: tuple[float, float, float]
+
+
+OUR_CONVENTIONS = Conventions("symmetric", "3x3", IMAGENET_MEAN_RGB, IMAGENET_STDDEV_RGB)
+"""For weights that are trained from scratch; those of torchvision."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """Shape of one network with its anchors and RoI features."""
+
+    name: str
+    backbone_name: str = "resnet50"
+    body: str = "fpn"  # fpn: P2..P6; c4, c5: the one map of that stage
+    image_size: tuple[int, int] = setting(
+        (832, 1344),
+        "Limits of the resized image's short and long side, pixels: 832,1344 or 800,1333.",
+    )
+    canvases: tuple[tuple[int, int], ...] = ()  # (height, width) of network inputs; (): derived
+    padding: str = ""  # symmetric, same; '': by the weights
+    stride_in: str = ""  # 3x3, 1x1; '': by the weights
+    mean_rgb: tuple[float, ...] = ()  # of uint8 pixel values; (): by the weights
+    stddev_rgb: tuple[float, ...] = ()
+    norm: str = "frozen_bn"  # of the backbone: frozen_bn, batch_norm, group_norm
+    finetune_bn: bool = setting(
+        False, "Train batch norm where the model says frozen_bn; not that of frozen stages."
+    )
+    freeze_at: int = 2  # 0: nothing, 1: stem, 2: and the first residual stage, up to 5
+    bn_momentum: float = 0.9
+    bn_epsilon: float = 1e-5
+    num_norm_groups: int = 32  # of group norm
+    gn_epsilon: float = 1e-5
+    res5_dilation: int = 1  # 2: stage 5 of a c5 body keeps stride 16
+    fpn_num_filters: int = 256
+    fpn_norm: str = ""  # '', batch_norm, group_norm
+    fpn_relu: bool = False  # ReLU after the norm of the FPN's convolutions
+    anchor_sizes: tuple[float, ...] = (32.0, 64.0, 128.0, 256.0, 512.0)  # side of square, pixels
+    aspect_ratios: tuple[tuple[float, float], ...] = ((1.4, 0.7), (1.0, 1.0), (0.7, 1.4))  # (w, h)
+    anchor_convention: str = "continuous"
+    coding_offset: float = 0.0  # added to widths and heights in box coding; 1: the references
+    iou_offset: float = 0.0  # added to lengths in overlaps; 1: the PyTorch reference
+    rpn_only: bool = False  # no box and mask heads
+    include_mask: bool = True  # False: Faster R-CNN
+    box_head: str = "mlp"  # mlp: 2 dense layers; conv: 4 convolutions, 1 dense; res5: stage 5
+    box_resolution: int = 7  # RoI feature cells per side
+    box_mlp_dim: int = 1024
+    box_conv_dim: int = 256
+    box_num_convs: int = 4
+    box_head_norm: str = ""
+    mask_head: str = "fcn"  # fcn: convolutions of its own; res5: on the box head's stage 5
+    mask_resolution: int = 14  # RoI feature cells per side; res5: box_resolution is used
+    mask_conv_dims: tuple[int, ...] = (256, 256, 256, 256)
+    mask_deconv_dim: int = 256
+    mask_head_norm: str = ""
+    roi_sampling_ratio: int = 2  # samples per RoI cell and axis; 0: ceil(cell size)
+    roi_align_convention: str = "aligned"  # aligned, legacy (PyTorch reference), crop (TF2's)
+    roi_max_level: int = 5  # coarsest level that RoIs are read from, with an FPN
+
+    def __post_init__(self) -> None:
+        """Rejects values that could only fail later, inside the model."""
+        for key, allowed in (
+            ("backbone_name", BACKBONES),
+            ("body", BODIES),
+            ("padding", PADDINGS),
+            ("stride_in", STRIDE_PLACES),
+            ("norm", NORMS),
+            ("fpn_norm", HEAD_NORMS),
+            ("box_head_norm", HEAD_NORMS),
+            ("mask_head_norm", HEAD_NORMS),
+            ("box_head", BOX_HEADS),
+            ("mask_head", MASK_HEADS),
+            ("anchor_convention", ANCHOR_CONVENTIONS),
+            ("roi_align_convention", ROI_ALIGN_CONVENTIONS),
+        ):
+            value = getattr(self, key)
+            if value not in allowed:
+                near = difflib.get_close_matches(str(value), allowed, n=1, cutoff=0.0)
+                raise ValueError(
+                    f"{key}={value!r}: expected one of {allowed}; did you mean {near[0]!r}?"
+                )
+        if not 0 <= self.freeze_at <= 5:
+            raise ValueError(f"freeze_at={self.freeze_at}: expected 0 (nothing) to 5 (all stages)")
+        for key in ("mean_rgb", "stddev_rgb"):
+            if len(getattr(self, key)) not in (0, 3):
+                raise ValueError(f"{key}={getattr(self, key)}: expected three numbers (R, G, B)")
+
+    @property
+    def anchor_strides(self) -> tuple[int, ...]:
+        """Pixels per cell of the maps that carry anchors, finest first."""
+        return (16,) if self.is_dilated else _BODY_STRIDES[self.body]
+
+    @property
+    def map_levels(self) -> tuple[int, ...]:
+        """Level (log2 of the stride) of each map that carries anchors."""
+        return tuple(stride.bit_length() - 1 for stride in self.anchor_strides)
+
+    @property
+    def roi_levels(self) -> tuple[int, ...]:
+        """Levels that RoI features are read from."""
+        if self.body != "fpn":
+            return self.map_levels
+        return tuple(level for level in self.map_levels if level <= self.roi_max_level)
+
+    @property
+    def is_dilated(self) -> bool:
+        """Whether stage 5 of the body keeps the stride of stage 4."""
+        return self.body == "c5" and self.res5_dilation > 1
+
+    @property
+    def num_anchors_per_cell(self) -> int:
+        """Anchors at one position: with an FPN one size per level, else all sizes."""
+        sizes = 1 if self.body == "fpn" else len(self.anchor_sizes)
+        return sizes * len(self.aspect_ratios)
+
+    @property
+    def mask_size(self) -> int:
+        """Side of a predicted mask: twice that of the features before the deconvolution."""
+        if self.mask_head == "res5":
+            return 2 * -(-self.box_resolution // 2)  # stage 5 halves, the deconvolution doubles
+        return 2 * self.mask_resolution
+
+    @property
+    def backbone_norm(self) -> str:
+        """The norm of stages that are not frozen."""
+        return "batch_norm" if self.norm == "frozen_bn" and self.finetune_bn else self.norm
+
+    @property
+    def size_divisor(self) -> int:
+        """What sides of network inputs must be divisible by, so that maps meet."""
+        return 16 if self.body == "c4" or self.is_dilated else 32
+
+    @property
+    def canvas_sizes(self) -> tuple[tuple[int, int], ...]:
+        """(height, width) of every network input; see `derived_canvases`."""
+        return self.canvases or derived_canvases(self.image_size, divisor=self.size_divisor)
+
+
+def derived_canvases(image_size: tuple[int, int], *, divisor: int) -> tuple[tuple[int, int], ...]:
+    """Chooses landscape, portrait and square network inputs for a pair of side limits.
+
+    An image is scaled until its short or its long side reaches its limit, and goes to the smallest
+    canvas that holds it. The square one saves work for images near 1:1.
+
+    Args:
+      image_size: limits of (short, long) side, in any order, pixels.
+      divisor: what the canvases' sides are rounded up to a multiple of.
+
+    Returns:
+      (height, width) without repetitions; one canvas if the limits are equal.
+    """
+    short, long = sorted(-(-side // divisor) * divisor for side in image_size)
+    square = math.ceil(math.sqrt(_SQUARE_SHARE * short * long) / divisor) * divisor
+    sizes = [(short, long), (long, short)]
+    if short <= square and square * square < short * long:
+        sizes.append((square, square))
+    return tuple(dict.fromkeys(sizes))
+
+
+def conventions_of(config: ModelConfig) -> Conventions:
+    """Returns the conventions of a configuration, ours where it leaves them open."""
+    given = (getattr(config, name) for name in Conventions._fields)
+    return Conventions(*(value or ours for value, ours in zip(given, OUR_CONVENTIONS)))
+
+
+def with_conventions(config: ModelConfig, demanded: Conventions, *, source: str) -> ModelConfig:
+    """Fills the open conventions of a configuration with those that weights demand.
+
+    Args:
+      config: the network's configuration.
+      demanded: of the weights; `OUR_CONVENTIONS` where there are none.
+      source: where the weights come from, for messages.
+
+    Returns:
+      The configuration with all four conventions set.
+
+    Raises:
+      ValueError: the configuration already says something else; names field, values and remedy.
+    """
+    changes = {}
+    for name, value in demanded._asdict().items():
+        given = getattr(config, name)
+        if not given:
+            changes[name] = value
+        elif not _is_equal(given, value):
+            raise ValueError(
+                f"model.{name}={given!r}, but {source} was trained with {value!r}: leave "
+                f"model.{name} unset before the model is built, or choose weights or a preset of "
+                "the same convention"
+            )
+    return dataclasses.replace(config, **changes)
+
+
+def _is_equal(given: object, value: object) -> bool:
+    if isinstance(value, str):
+        return given == value
+    return all(math.isclose(a, b, rel_tol=1e-3) for a, b in zip(given, value))
+
+
+_FPN_GN = {
+    "norm": "group_norm",
+    "fpn_norm": "group_norm",
+    "box_head_norm": "group_norm",
+    "mask_head_norm": "group_norm",
+}
+_C4 = {
+    "body": "c4",
+    "box_head": "res5",
+    "mask_head": "res5",
+    "box_resolution": 14,
+    "roi_sampling_ratio": 0,
+}
+_C5 = {"body": "c5"}
+_ROWS: dict[str, dict[str, object]] = {
+    "r50-fpn": {},
+    "r101-fpn": {"backbone_name": "resnet101"},
+    "r50-c4": _C4,
+    "r101-c4": {"backbone_name": "resnet101", **_C4},
+    "r50-c5": _C5,
+    "r101-c5": {"backbone_name": "resnet101", **_C5},
+    "x101-32x8d-fpn": {"backbone_name": "resnext101_32x8d"},
+    "r50-fpn-gn": _FPN_GN,
+    "r101-fpn-gn": {"backbone_name": "resnet101", **_FPN_GN},
+    "r50-fpn-4conv1fc-gn": {"box_head": "conv", **_FPN_GN},
+    "r101-fpn-4conv1fc-gn": {"backbone_name": "resnet101", "box_head": "conv", **_FPN_GN},
+}
+_FAMILIES: dict[str, dict[str, object]] = {
+    "maskrcnn": {},
+    "fasterrcnn": {"include_mask": False},
+    "rpn": {"include_mask": False, "rpn_only": True},
+}
+
+MODEL_TABLE: dict[str, ModelConfig] = {
+    f"{family}-{row}": ModelConfig(**{"name": f"{family}-{row}", **fields, **changes})
+    for family, changes in _FAMILIES.items()
+    for row, fields in _ROWS.items()
+}
+
+
+def model_config(name: str) -> ModelConfig:
+    """Looks a model up by its name.
+
+    Args:
+      name: for example `maskrcnn-r50-fpn`, `fasterrcnn-r50-c4` or `maskrcnn-r50-fpn-gn`.
+
+    Returns:
+      The configuration of that row; change it with `dataclasses.replace`.
+
+    Raises:
+      ValueError: the name is not in the table; the message names the nearest one.
+    """
+    if name in MODEL_TABLE:
+        return MODEL_TABLE[name]
+    near = difflib.get_close_matches(name, MODEL_TABLE, n=1, cutoff=0.0)[0]
+    raise ValueError(
+        f"Unknown model {name!r}; did you mean {near!r}? Known models: {', '.join(MODEL_TABLE)}."
+    )

@@ -1,0 +1,198 @@
+"""Pieces that backbone, neck and heads share: norms, padded convolutions, initialisers.
+
+What surprises a newcomer: frozen batch norm is a layer of its own and not batch norm with
+`trainable = False`. Its four vectors are constants of the graph, so no activation has to be kept
+for their gradients, and nothing that a surrounding model or optimizer does can move them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from maskrcnn.config import ModelConfig
+
+BatchNormFactory = Callable[..., tf.keras.layers.Layer]
+
+_PREFIXES = {"frozen_bn": "bn", "batch_norm": "bn", "group_norm": "gn"}
+
+
+class FrozenBatchNorm(tf.keras.layers.Layer):
+    """Batch normalisation by stored statistics, as one multiply-add per channel.
+
+    Variables: gamma, beta, moving_mean, moving_variance, [channels] float32, none trainable.
+    """
+
+    def __init__(self, *, epsilon: float, name: str) -> None:
+        """Takes what is added to the variance."""
+        super().__init__(name=name, trainable=False)
+        self.epsilon = epsilon
+
+    def build(self, input_shape: tf.TensorShape) -> None:
+        """Creates the constants."""
+        for name, value in (
+            ("gamma", "ones"),
+            ("beta", "zeros"),
+            ("moving_mean", "zeros"),
+            ("moving_variance", "ones"),
+        ):
+            weight = self.add_weight(
+                name,
+                [input_shape[-1]],
+                dtype=tf.float32,
+                initializer=value,
+                trainable=False,
+                experimental_autocast=False,
+            )
+            setattr(self, name, weight)
+        super().build(input_shape)
+
+    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+        """Normalises [..., channels] in float32; the result has the inputs' dtype."""
+        del training
+        scale = self.gamma * tf.math.rsqrt(self.moving_variance + self.epsilon)
+        shift = self.beta - self.moving_mean * scale
+        return tf.cast(tf.cast(inputs, tf.float32) * scale + shift, inputs.dtype)
+
+
+class GroupNorm(tf.keras.layers.Layer):
+    """Group normalisation (arXiv 1803.08494, section 3.1) over positions and a group's channels.
+
+    Variables: gamma, beta, [channels] float32. Statistics are float32 whatever the inputs are.
+    """
+
+    def __init__(self, *, num_groups: int, epsilon: float, name: str) -> None:
+        """Takes the number of groups and what is added to the variance."""
+        super().__init__(name=name)
+        self.num_groups = num_groups
+        self.epsilon = epsilon
+
+    def build(self, input_shape: tf.TensorShape) -> None:
+        """Creates scale and shift."""
+        channels = input_shape[-1]
+        if channels % self.num_groups:
+            raise ValueError(
+                f"{self.name}: {channels} channels do not divide into {self.num_groups} groups; "
+                "set num_norm_groups to a divisor"
+            )
+        for name, value in (("gamma", "ones"), ("beta", "zeros")):
+            weight = self.add_weight(
+                name,
+                [channels],
+                dtype=tf.float32,
+                initializer=value,
+                experimental_autocast=False,
+            )
+            setattr(self, name, weight)
+        super().build(input_shape)
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        """Normalises [batch, ..., channels]; each example by itself."""
+        channels = inputs.shape[-1]
+        shape = tf.shape(inputs)
+        groups = [shape[0], -1, self.num_groups, channels // self.num_groups]
+        values = tf.reshape(tf.cast(inputs, tf.float32), groups)
+        mean, variance = tf.nn.moments(values, [1, 3], keepdims=True)
+        per_group = [self.num_groups, channels // self.num_groups]
+        scale = tf.reshape(self.gamma, per_group) * tf.math.rsqrt(variance + self.epsilon)
+        shift = tf.reshape(self.beta, per_group) - mean * scale
+        return tf.cast(tf.reshape(values * scale + shift, shape), inputs.dtype)
+
+
+class PaddedConv2D(tf.keras.layers.Conv2D):
+    """Convolution with equal padding on both sides, as PyTorch and Caffe2 have it.
+
+    TensorFlow's SAME pads an even side of a strided convolution more at its end.
+    """
+
+    def convolution_op(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+        """Convolves [batch, h, w, channels]; the result has ceil(h / stride) rows."""
+        height, width = (
+            rate * (size - 1) // 2 for rate, size in zip(self.dilation_rate, self.kernel_size)
+        )
+        return tf.nn.conv2d(
+            inputs,
+            kernel,
+            self.strides,
+            [[0, 0], [height, height], [width, width], [0, 0]],
+            dilations=self.dilation_rate,
+        )
+
+
+def kaiming_uniform() -> tf.keras.initializers.Initializer:
+    """Makes a new initialiser with bound sqrt(3 / fan_in) (Kaiming uniform with a = 1)."""
+    return tf.keras.initializers.VarianceScaling(1.0, mode="fan_in", distribution="uniform")
+
+
+def kaiming_normal_fan_out() -> tf.keras.initializers.Initializer:
+    """Makes a new initialiser with deviation sqrt(2 / fan_out) (arXiv 1502.01852, section 2.2)."""
+    return tf.keras.initializers.VarianceScaling(
+        2.0, mode="fan_out", distribution="untruncated_normal"
+    )
+
+
+def normal(stddev: float) -> tf.keras.initializers.Initializer:
+    """Makes a new normal initialiser; layers sharing one object would get equal values."""
+    return tf.keras.initializers.RandomNormal(stddev=stddev)
+
+
+@dataclasses.dataclass(frozen=True)
+class NormMaker:
+    """Makes the norm layers of one part of the network.
+
+    kind: frozen_bn, batch_norm, group_norm, or '' for none.
+    """
+
+    kind: str
+    batch_norm: BatchNormFactory
+    bn_momentum: float
+    bn_epsilon: float
+    num_groups: int
+    gn_epsilon: float
+
+    @classmethod
+    def of(
+        cls, config: ModelConfig, kind: str, *, batch_norm: BatchNormFactory | None
+    ) -> NormMaker:
+        """Takes the numbers from a configuration.
+
+        Args:
+          config: the network's configuration.
+          kind: which norm this part has.
+          batch_norm: called with name, momentum and epsilon; None is the plain Keras layer.
+        """
+        return cls(
+            kind=kind,
+            batch_norm=batch_norm or tf.keras.layers.BatchNormalization,
+            bn_momentum=config.bn_momentum,
+            bn_epsilon=config.bn_epsilon,
+            num_groups=config.num_norm_groups,
+            gn_epsilon=config.gn_epsilon,
+        )
+
+    def frozen(self) -> NormMaker:
+        """Returns the maker for a frozen stage, where batch norm never uses batch statistics."""
+        kind = "frozen_bn" if self.kind == "batch_norm" else self.kind
+        return dataclasses.replace(self, kind=kind)
+
+    def __call__(self, suffix: str | int) -> tf.keras.layers.Layer:
+        """Makes a layer named `bn<suffix>` or `gn<suffix>`."""
+        name = f"{_PREFIXES[self.kind]}{suffix}"
+        return self.named(name)
+
+    def named(self, name: str) -> tf.keras.layers.Layer:
+        """Makes a layer of a given name."""
+        if self.kind == "frozen_bn":
+            return FrozenBatchNorm(epsilon=self.bn_epsilon, name=name)
+        if self.kind == "batch_norm":
+            return self.batch_norm(name=name, momentum=self.bn_momentum, epsilon=self.bn_epsilon)
+        return GroupNorm(num_groups=self.num_groups, epsilon=self.gn_epsilon, name=name)
+
+    def after(self, x: tf.Tensor, name: str) -> tf.Tensor:
+        """Applies a norm to the output of the layer `name` while a network is built.
+
+        The norm of `fpn/inner2` is named `fpn/inner2_gn`; without norm the tensor passes.
+        """
+        return self.named(f"{name}_{_PREFIXES[self.kind]}")(x) if self.kind else x

@@ -1,0 +1,220 @@
+"""The whole configuration of a Mask R-CNN run: shared settings, sampling, losses, test.
+
+Presets are here too; rules between settings are in `validation`, the arguments of NVIDIA's
+TensorFlow 2 program in `tf2_arguments`. TensorFlow is not imported. A newcomer's trap: the learning
+rate is per image of the global batch, 0.00125, whatever the number of ranks.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from engine.config import ConfigError, nearest
+from engine.settings import DataConfig, EvalConfig, OptimConfig, RuntimeConfig, TrainConfig
+from maskrcnn.config import (
+    IMAGENET_MEAN_RGB,
+    IMAGENET_STDDEV_RGB,
+    MODEL_TABLE,
+    ModelConfig,
+    model_config,
+)
+
+LEARNING_RATE_PER_IMAGE = 0.00125
+
+
+@dataclasses.dataclass(frozen=True)
+class RpnConfig:
+    """What the RPN is trained on and which proposals it makes; names of the TF2 reference."""
+
+    rpn_positive_overlap: float = 0.7  # IoU from which an anchor is positive
+    rpn_negative_overlap: float = 0.3  # IoU below which it is negative
+    rpn_batch_size_per_im: int = 256  # anchors sampled per image
+    rpn_fg_fraction: float = 0.5  # most positives among them
+    rpn_straddle_thresh: float = -1.0  # pixels an anchor may reach out of the image; < 0: any
+    rpn_min_size: float = 0.0  # least side of a proposal, pixels
+    train_rpn_pre_nms_topn: int = 2000  # per level
+    train_rpn_post_nms_topn: int = 1000  # per image, over all levels
+    train_rpn_nms_threshold: float = 0.7
+    test_rpn_pre_nms_topn: int = 1000
+    test_rpn_post_nms_topn: int = 1000
+    test_rpn_nms_thresh: float = 0.7
+
+
+@dataclasses.dataclass(frozen=True)
+class RoiConfig:
+    """Which proposals the heads are trained on; names of the TF2 reference."""
+
+    batch_size_per_im: int = 512  # RoIs sampled per image
+    fg_fraction: float = 0.25  # most positives among them; that many go through the mask head
+    fg_thresh: float = 0.5  # IoU from which a RoI is positive
+    bg_thresh_hi: float = 0.5  # IoU below which a RoI is background
+    bg_thresh_lo: float = 0.0  # and from which
+    bbox_reg_weights: tuple[float, float, float, float] = (10.0, 10.0, 5.0, 5.0)  # (y, x, h, w)
+
+
+@dataclasses.dataclass(frozen=True)
+class LossConfig:
+    """Five losses, each a mean, weighted and added."""
+
+    rpn_box_loss_weight: float = 1.0
+    fast_rcnn_box_loss_weight: float = 1.0
+    mrcnn_weight_loss_mask: float = 1.0
+    rpn_box_beta: float = 1.0 / 9.0  # where smooth L1 turns linear, in encoded units
+    box_beta: float = 1.0
+    # fixed: by the number of samples asked for; batch: by those drawn in a rank's batch; levels,
+    # positives, image: see `losses`.
+    rpn_score_normalizer: str = "fixed"
+    rpn_box_normalizer: str = "fixed"
+    class_normalizer: str = "fixed"
+    box_normalizer: str = "fixed"
+    mask_normalizer: str = "image"
+
+
+@dataclasses.dataclass(frozen=True)
+class DetectionConfig:
+    """What is kept of an image's detections."""
+
+    test_score_thresh: float = 0.05  # least class probability
+    test_nms: float = 0.5  # IoU above which the lower box of a class is suppressed
+    test_detections_per_image: int = 100
+    mask_threshold: float = 0.5  # probability from which a pixel belongs to the object
+    mask_paste_convention: str = "continuous"  # continuous or detectron
+
+
+@dataclasses.dataclass(frozen=True)
+class SolverConfig:
+    """Rules of the optimizer by kind of variable, beside the shared settings."""
+
+    bias_lr_factor: float = 1.0  # learning rate of biases; 2: the PyTorch reference
+    decay_norm_scale: bool = False  # weight decay on the scale of trained norms as well
+
+
+def _optim() -> OptimConfig:
+    """The 12-epoch recipe that both references share, per image (arXiv 1706.02677, 2.1)."""
+    return OptimConfig(
+        learning_rate=LEARNING_RATE_PER_IMAGE,
+        lr_batch_size=1,
+        lr_warmup_init=0.0,
+        lr_warmup_epoch=0.3,
+        lr_decay_method="stepwise",
+        lr_step_epochs=(8.0, 10.0),
+        clip_gradients_norm=0.0,
+        weight_decay=1e-4,
+        moving_average_decay=None,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskRcnnConfig:
+    """Everything that a run of this family is told."""
+
+    model: ModelConfig = dataclasses.field(default_factory=lambda: model_config("maskrcnn-r50-fpn"))
+    data: DataConfig = dataclasses.field(
+        default_factory=lambda: DataConfig(jitter_min=1.0, jitter_max=1.0)
+    )
+    rpn: RpnConfig = dataclasses.field(default_factory=RpnConfig)
+    roi: RoiConfig = dataclasses.field(default_factory=RoiConfig)
+    loss: LossConfig = dataclasses.field(default_factory=LossConfig)
+    test: DetectionConfig = dataclasses.field(default_factory=DetectionConfig)
+    optim: OptimConfig = dataclasses.field(default_factory=_optim)
+    solver: SolverConfig = dataclasses.field(default_factory=SolverConfig)
+    train: TrainConfig = dataclasses.field(
+        default_factory=lambda: TrainConfig(batch_size=4, num_epochs=12, checkpoint_period=1)
+    )
+    eval: EvalConfig = dataclasses.field(default_factory=lambda: EvalConfig(eval_batch_size=8))
+    runtime: RuntimeConfig = dataclasses.field(default_factory=RuntimeConfig)
+
+
+# The sections whose change makes a resumed run another run.
+COMPARED_SECTIONS = ("model", "rpn", "roi", "loss", "optim", "solver")
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "": {},
+    "nvidia_tf2": {
+        "model.image_size": (832, 1344),
+        "model.canvases": ((832, 1344),),
+        "model.padding": "same",
+        "model.stride_in": "3x3",
+        "model.mean_rgb": IMAGENET_MEAN_RGB,
+        "model.stddev_rgb": IMAGENET_STDDEV_RGB,
+        "model.aspect_ratios": ((1.0, 1.0), (1.4, 0.7), (0.7, 1.4)),
+        "model.coding_offset": 1.0,
+        "model.roi_sampling_ratio": 1,
+        "model.roi_align_convention": "crop",
+        "model.roi_max_level": 6,
+        "data.num_classes": 90,
+        "data.class_ids": "category_id",
+        "loss.rpn_box_normalizer": "levels",
+        "loss.box_normalizer": "positives",
+        "loss.mask_normalizer": "batch",
+        "test.test_score_thresh": 0.0,
+        "test.mask_paste_convention": "detectron",
+    },
+    "nvidia_pytorch": {
+        "model.image_size": (800, 1333),
+        "model.padding": "symmetric",
+        "model.mean_rgb": (122.7717, 115.9465, 102.9801),
+        "model.stddev_rgb": (1.0, 1.0, 1.0),
+        "model.anchor_convention": "detectron",
+        "model.coding_offset": 1.0,
+        "model.iou_offset": 1.0,
+        "model.roi_align_convention": "legacy",
+        "rpn.rpn_straddle_thresh": 0.0,
+        "loss.rpn_score_normalizer": "batch",
+        "loss.rpn_box_normalizer": "batch",
+        "loss.class_normalizer": "batch",
+        "loss.box_normalizer": "batch",
+        "loss.mask_normalizer": "batch",
+        "optim.lr_warmup_epoch": 0.0683,  # 500 of 7329 steps at 16 images per step
+        "test.mask_paste_convention": "detectron",
+        "solver.bias_lr_factor": 2.0,
+        "solver.decay_norm_scale": True,
+    },
+}
+
+
+def preset(name: str, *, model_name: str = "maskrcnn-r50-fpn") -> dict[str, Any]:
+    """Returns the overrides of a preset.
+
+    Args:
+      name: '', `nvidia_tf2` or `nvidia_pytorch`.
+      model_name: decides where the stride is in the PyTorch reference: in the 1x1 convolution of
+        its ResNets, in the 3x3 of ResNeXt and of networks with group norm.
+
+    Raises:
+      ConfigError: unknown name, with the nearest; or a model that the reference does not have.
+    """
+    if name not in PRESETS:
+        raise ConfigError(f"preset={name!r} is unknown{nearest(name, [p for p in PRESETS if p])}")
+    overrides = dict(PRESETS[name])
+    model = base_config(model_name).model
+    if name == "nvidia_tf2" and (
+        (model.body, model.backbone_name, model.norm) != ("fpn", "resnet50", "frozen_bn")
+    ):
+        raise ConfigError(
+            f"preset=nvidia_tf2 is a ResNet-50 with FPN, model_name={model_name} is not: choose "
+            "maskrcnn-r50-fpn or fasterrcnn-r50-fpn, or leave the preset out"
+        )
+    if name == "nvidia_pytorch":
+        is_msra = model.norm != "group_norm" and not model.backbone_name.startswith("resnext")
+        overrides["model.stride_in"] = "1x1" if is_msra else "3x3"
+        overrides["model.roi_sampling_ratio"] = 2 if model.body == "fpn" else 0
+    return overrides
+
+
+def base_config(model_name: str) -> MaskRcnnConfig:
+    """Returns the defaults with the row of `model_name`.
+
+    Raises:
+      ConfigError: unknown name, with the nearest.
+    """
+    if model_name not in MODEL_TABLE:
+        raise ConfigError(f"model_name={model_name!r} is unknown{nearest(model_name, MODEL_TABLE)}")
+    model = model_config(model_name)
+    rpn = RpnConfig()
+    if model.body != "fpn":  # one map with many anchors: Detectron's numbers
+        rpn = RpnConfig(
+            train_rpn_pre_nms_topn=12000, train_rpn_post_nms_topn=2000, test_rpn_pre_nms_topn=6000
+        )
+    return MaskRcnnConfig(model=model, rpn=rpn)

@@ -1,0 +1,163 @@
+"""Rules between settings of a Mask R-CNN run, checked before any accelerator is touched.
+
+What a single section can know is checked there, when it is made. TensorFlow is not imported.
+"""
+
+from __future__ import annotations
+
+from engine.config import ConfigError, nearest
+from maskrcnn.config import ModelConfig
+from maskrcnn.settings import MaskRcnnConfig
+
+
+def validate(config: MaskRcnnConfig) -> None:
+    """Checks what the engine cannot check, before any accelerator is touched.
+
+    Raises:
+      ConfigError: says what was expected, what came and what to do.
+    """
+    from object_detection.metrics.scorer import SCORERS  # brings NumPy; --help does without
+
+    for section, name, allowed in (
+        (config.data, "on_overflow", ("truncate", "error")),
+        (config.data, "on_bad_record", ("skip", "error")),
+        (config.data, "class_ids", ("contiguous", "category_id")),
+        (config.data, "resize_on", ("auto", "host", "device")),
+        (config.loss, "rpn_score_normalizer", ("fixed", "batch")),
+        (config.loss, "rpn_box_normalizer", ("fixed", "batch", "levels")),
+        (config.loss, "class_normalizer", ("fixed", "batch")),
+        (config.loss, "box_normalizer", ("fixed", "batch", "positives")),
+        (config.loss, "mask_normalizer", ("image", "batch")),
+        (config.test, "mask_paste_convention", ("continuous", "detectron")),
+        (config.eval, "coco_scorer", ("auto", *SCORERS)),
+    ):
+        value = getattr(section, name)
+        if value not in allowed:
+            raise ConfigError(
+                f"{name}={value!r}: expected one of {allowed}{nearest(value, allowed)}"
+            )
+    _check_parts(config.model)
+    _check_canvases(config.model)
+    _check_anchors(config.model)
+    _check_sampling(config)
+    if config.eval.eval_batch_size < 1:
+        raise ConfigError(f"eval_batch_size={config.eval.eval_batch_size}: expected at least 1")
+
+
+def _check_parts(model: ModelConfig) -> None:
+    """Raises ConfigError for bodies and heads that cannot be put together."""
+    if model.rpn_only:
+        if model.include_mask:
+            raise ConfigError("rpn_only=true has no heads: set include_mask=false as well")
+        return
+    if model.box_head == "res5" and model.body != "c4":
+        raise ConfigError(
+            f"box_head=res5 runs stage 5 on the features of stage 4, but body={model.body} "
+            f"{'ends in stage 5 already' if model.body == 'c5' else 'gives pyramid features'}: "
+            "use box_head=mlp, or body=c4"
+        )
+    if model.include_mask and model.mask_head == "res5" and model.box_head != "res5":
+        raise ConfigError(
+            f"mask_head=res5 takes the features of box_head=res5, but box_head={model.box_head}: "
+            "use mask_head=fcn"
+        )
+    if model.res5_dilation not in (1, 2) or (model.res5_dilation == 2 and model.body != "c5"):
+        raise ConfigError(
+            f"res5_dilation={model.res5_dilation} with body={model.body}: expected 1, or 2 with "
+            "body=c5"
+        )
+    if not 2 <= model.roi_max_level <= 6:
+        raise ConfigError(f"roi_max_level={model.roi_max_level}: expected 2 to 6")
+    if model.roi_sampling_ratio < 0:
+        raise ConfigError(f"roi_sampling_ratio={model.roi_sampling_ratio}: expected 0 or more")
+    for name, least in (("box_resolution", 2), ("mask_resolution", 2), ("num_norm_groups", 1)):
+        if getattr(model, name) < least:
+            raise ConfigError(f"{name}={getattr(model, name)}: expected at least {least}")
+
+
+def _check_canvases(model: ModelConfig) -> None:
+    divisor = model.size_divisor
+    if min(model.image_size) < divisor:
+        raise ConfigError(f"image_size={model.image_size}: expected at least {divisor} per side")
+    for canvas in model.canvases:
+        for side in canvas:
+            if side % divisor or side < divisor:
+                low = max(side // divisor, 1) * divisor
+                raise ConfigError(
+                    f"canvases: {canvas} has a side that is not divisible by the largest stride "
+                    f"{divisor} of body={model.body}: use {low} or {low + divisor}"
+                )
+
+
+def _check_anchors(model: ModelConfig) -> None:
+    levels = len(model.anchor_strides)
+    if model.body == "fpn" and len(model.anchor_sizes) != levels:
+        raise ConfigError(
+            f"anchor_sizes={model.anchor_sizes}: expected {levels} sizes, one for each level of "
+            f"body=fpn (strides {model.anchor_strides})"
+        )
+    if not model.anchor_sizes or not model.aspect_ratios:
+        raise ConfigError("anchor_sizes and aspect_ratios: expected at least one of each")
+    if min(*model.anchor_sizes, *(side for pair in model.aspect_ratios for side in pair), 1) <= 0:
+        raise ConfigError("anchor_sizes and aspect_ratios: expected numbers above 0")
+
+
+def _check_sampling(config: MaskRcnnConfig) -> None:
+    rpn, roi = config.rpn, config.roi
+    for section, name in (
+        (rpn, "rpn_batch_size_per_im"),
+        (rpn, "train_rpn_pre_nms_topn"),
+        (rpn, "train_rpn_post_nms_topn"),
+        (rpn, "test_rpn_pre_nms_topn"),
+        (rpn, "test_rpn_post_nms_topn"),
+        (roi, "batch_size_per_im"),
+        (config.test, "test_detections_per_image"),
+    ):
+        if getattr(section, name) < 1:
+            raise ConfigError(f"{name}={getattr(section, name)}: expected at least 1")
+    for section, name in (
+        (rpn, "rpn_fg_fraction"),
+        (rpn, "train_rpn_nms_threshold"),
+        (rpn, "test_rpn_nms_thresh"),
+        (roi, "fg_fraction"),
+        (config.test, "test_nms"),
+        (config.test, "test_score_thresh"),
+        (config.test, "mask_threshold"),
+    ):
+        if not 0.0 <= getattr(section, name) <= 1.0:
+            raise ConfigError(f"{name}={getattr(section, name)}: expected 0 to 1")
+    for low, high, names in (
+        (
+            rpn.rpn_negative_overlap,
+            rpn.rpn_positive_overlap,
+            "rpn_negative_overlap <= rpn_positive_overlap",
+        ),
+        (roi.bg_thresh_lo, roi.bg_thresh_hi, "bg_thresh_lo <= bg_thresh_hi"),
+        (roi.bg_thresh_hi, roi.fg_thresh, "bg_thresh_hi <= fg_thresh"),
+    ):
+        if not 0.0 <= low <= high <= 1.0:
+            raise ConfigError(f"expected 0 <= {names} <= 1, got {low} and {high}")
+    if config.model.include_mask and roi.batch_size_per_im * roi.fg_fraction < 1:
+        raise ConfigError(
+            f"batch_size_per_im={roi.batch_size_per_im} with fg_fraction={roi.fg_fraction} leaves "
+            "no RoI for the mask head: raise one of them"
+        )
+
+
+def initialisation_problem(config: MaskRcnnConfig) -> str:
+    """Says why a run from step 0 cannot learn as it is initialised; '' if nothing is wrong."""
+    model, train = config.model, config.train
+    if train.backbone_init or train.pretrained_ckpt or train.benchmark or train.use_fake_data:
+        return ""
+    if model.backbone_norm == "frozen_bn":
+        return (
+            "norm=frozen_bn normalises by the statistics of pretrained weights, and there are "
+            "none: name some with --backbone_init, or train from scratch with "
+            "--hparams=norm=group_norm,freeze_at=0 (or norm=batch_norm)"
+        )
+    if model.freeze_at:
+        return (
+            f"freeze_at={model.freeze_at} freezes stages that hold random values: name weights "
+            "with --backbone_init or set freeze_at=0"
+        )
+    return ""

@@ -1,0 +1,179 @@
+"""A trained run put to use: detections drawn on files, and exports that need TensorFlow only."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+from commands import run_from_scratch
+from PIL import Image
+
+LEAST_SCORE = 0.05
+# Runs without the repository: reads an export and writes what it finds on the given images.
+PLAIN_TENSORFLOW = """
+import importlib.util, json, sys
+import numpy as np, tensorflow as tf
+from PIL import Image
+assert importlib.util.find_spec("efficientdet") is None
+assert importlib.util.find_spec("engine") is None
+folder, output, *paths = sys.argv[1:]
+model = tf.saved_model.load(folder)
+names = {c["category_id"]: c["name"] for c in json.load(open(f"{folder}/assets/labels.json"))}
+found = {}
+for path in paths:
+    # As infer.py decodes: JPEG decoders differ in the last bits.
+    image = np.asarray(Image.open(path).convert("RGB"))
+    boxes, scores, classes, count = (t.numpy() for t in model(np.stack([image, image])))
+    for one in (boxes, scores, classes, count):
+        np.testing.assert_allclose(one[0], one[1], atol=1e-4)
+    n = int(count[0])
+    assert (classes[0, n:] == -1).all()
+    assert {names[c] for c in classes[0, :n].tolist()}
+    found[path] = np.column_stack([classes[0, :n], scores[0, :n], boxes[0, :n]]).tolist()
+json.dump(found, open(output, "w"))
+"""
+
+
+def as_rows(detections):
+    """Returns [n, 6] (category id, score, y1, x1, y2, x2) of one image of detections.json."""
+    rows = [
+        (d["category_id"], d["score"], y, x, y + height, x + width)
+        for d in detections
+        for x, y, width, height in [d["bbox"]]
+    ]
+    return np.reshape(rows, [-1, 6])
+
+
+def assert_same_detections(ours, theirs):
+    """Compares rows whatever their order: near ties are sorted by the last digit of the score."""
+    for some, others in ((ours, theirs), (theirs, ours)):
+        for row in some[some[:, 1] > LEAST_SCORE + 1e-3]:
+            differences = np.abs(others - row)
+            same = (differences <= (0, 1e-4, 0.01, 0.01, 0.01, 0.01)).all(axis=1)
+            assert same.any(), f"{row} is missing in\n{others}"
+
+
+@pytest.fixture(scope="module")
+def pictures(tiny_set):
+    """The first four pictures."""
+    return sorted(tiny_set.images.glob("*.jpg"))[:4]
+
+
+@pytest.fixture(scope="module")
+def drawn(commands, tiny_set, trained_run, pictures, tmp_path_factory):
+    """The folder that infer.py writes for a list of pictures."""
+    folder = tmp_path_factory.mktemp("drawn")
+    chosen = folder / "list.txt"
+    chosen.write_text("\n".join(map(str, pictures)) + "\n")
+    commands.run(
+        "infer.py",
+        f"--image_list={chosen}",
+        f"--model_dir={trained_run.folder}",
+        f"--output_dir={folder / 'out'}",
+        f"--annotations={tiny_set.annotations}",
+        f"--min_score_thresh={LEAST_SCORE}",
+    ).require_success()
+    return folder / "out"
+
+
+@pytest.fixture(scope="module")
+def exported(commands, trained_run, tmp_path_factory):
+    """The folder that export.py writes."""
+    folder = tmp_path_factory.mktemp("exported") / "model"
+    result = commands.run(
+        "export.py", f"--model_dir={trained_run.folder}", f"--saved_model_dir={folder}"
+    ).require_success()
+    assert "checked against the checkpoint" in result.output
+    return folder
+
+
+def test_infer_writes_pictures_and_detections(tiny_set, pictures, drawn):
+    names = {f"{p.stem}-detections.png" for p in pictures}
+    assert {p.name for p in drawn.iterdir()} == names | {"detections.json", "contact-sheet.png"}
+    found = json.loads((drawn / "detections.json").read_text())
+    assert list(found) == [str(p) for p in pictures]
+    categories = json.loads(tiny_set.annotations.read_text())["categories"]
+    categories = {category["id"]: category["name"] for category in categories}
+    assert sum(map(len, found.values())) > 4
+    for path, detections in found.items():
+        with Image.open(path) as image:
+            width, height = image.size
+        for detection in detections:
+            assert detection["name"] == categories[detection["category_id"]]
+            assert LEAST_SCORE <= detection["score"] < 1
+            x, y, w, h = detection["bbox"]
+            assert 0 <= x and x + w <= width + 1e-3 and 0 <= y and y + h <= height + 1e-3
+
+
+def test_ground_truth_stands_beside_the_detections(pictures, drawn):
+    for path in pictures:
+        with Image.open(path) as image, Image.open(drawn / f"{path.stem}-detections.png") as pair:
+            assert pair.size[0] >= 2 * image.size[0]
+
+
+def test_infer_on_a_glob_with_an_export_finds_the_same(
+    commands, trained_run, pictures, drawn, tmp_path
+):
+    pattern = pictures[0].parent / f"*{pictures[0].name[-7:]}"
+    commands.run(
+        "infer.py",
+        f"--image_path={pattern}",
+        f"--saved_model_dir={trained_run.folder / 'emackpt-final'}",
+        f"--output_dir={tmp_path}",
+        f"--min_score_thresh={LEAST_SCORE}",
+    ).require_success()
+    ours = json.loads((tmp_path / "detections.json").read_text())
+    theirs = json.loads((drawn / "detections.json").read_text())
+    path = str(pictures[0])
+    assert list(ours) == [path]
+    assert_same_detections(as_rows(ours[path]), as_rows(theirs[path]))
+    assert len(ours[path]) > 0
+    with (
+        Image.open(path) as image,
+        Image.open(tmp_path / f"{pictures[0].stem}-detections.png") as p,
+    ):
+        assert p.size == image.size
+
+
+def test_infer_on_a_folder_takes_all_its_pictures(commands, trained_run, pictures, tmp_path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (photos / "notes.txt").write_text("not a picture")
+    with Image.open(pictures[0]) as image:
+        image.convert("L").save(photos / "gray.png")
+        image.resize((300, 80)).save(photos / "wide.jpg")
+    commands.run(
+        "infer.py",
+        f"--image_path={photos}",
+        f"--model_dir={trained_run.folder}/ema_weights/emackpt-best",
+        f"--output_dir={tmp_path / 'out'}",
+    ).require_success()
+    found = json.loads((tmp_path / "out" / "detections.json").read_text())
+    assert list(found) == [str(photos / "gray.png"), str(photos / "wide.jpg")]
+    assert all(d["score"] >= 0.4 for detections in found.values() for d in detections)
+
+
+@pytest.mark.parametrize("made_by", ["export.py", "train.py"])
+def test_export_runs_in_plain_tensorflow(made_by, exported, trained_run, pictures, drawn, tmp_path):
+    folder = exported if made_by == "export.py" else trained_run.folder / "emackpt-final"
+    output = tmp_path / "found.json"
+    # -I: neither this folder nor PYTHONPATH.
+    command = [sys.executable, "-I", "-c", PLAIN_TENSORFLOW, folder, output, *pictures]
+    run_from_scratch(command, cwd=tmp_path).require_success()
+    found = json.loads(output.read_text())
+    for path, detections in json.loads((drawn / "detections.json").read_text()).items():
+        exported_rows = np.reshape(found[path], [-1, 6])
+        kept = exported_rows[:, 1] >= LEAST_SCORE
+        assert_same_detections(exported_rows[kept], as_rows(detections))
+
+
+def test_export_replaces_an_earlier_one_as_a_whole(commands, trained_run, exported):
+    (exported / "left-over").write_text("of another export")
+    commands.run(
+        "export.py",
+        f"--model_dir={trained_run.folder}/ema_weights/emackpt-04",
+        f"--saved_model_dir={exported}",
+    ).require_success()
+    assert (exported / "saved_model.pb").is_file()
+    assert not (exported / "left-over").exists()
+    assert [p.name for p in exported.parent.iterdir()] == ["model"]

@@ -1,0 +1,328 @@
+"""State dicts of other programs, files of them, and what those programs compute from them.
+
+One set of values is written under the names of each program. The forward pass is in their layout,
+[batch, channels, height, width], and knows nothing of ours.
+"""
+
+import re
+import struct
+import zipfile
+
+import numpy as np
+
+
+def detector_shapes(*, repeats, classes, filters=256, hidden=1024, anchors=3, masks=True):
+    """Names and shapes of torchvision's maskrcnn_resnet50_fpn; classes include the background."""
+    shapes = {"backbone.body.conv1.weight": (64, 3, 7, 7)}
+
+    def norm(name, channels):
+        for variable in ("weight", "bias", "running_mean", "running_var"):
+            shapes[f"{name}.{variable}"] = (channels,)
+
+    def layer(name, *shape, bias=None):
+        shapes[f"{name}.weight"] = shape
+        shapes[f"{name}.bias"] = (bias or shape[0],)
+
+    norm("backbone.body.bn1", 64)
+    channels = 64
+    for stage, count in enumerate(repeats):
+        mid = 64 << stage
+        for block in range(count):
+            name = f"backbone.body.layer{stage + 1}.{block}"
+            for index, shape in enumerate(
+                ((mid, channels, 1, 1), (mid, mid, 3, 3), (4 * mid, mid, 1, 1)), start=1
+            ):
+                shapes[f"{name}.conv{index}.weight"] = shape
+                norm(f"{name}.bn{index}", shape[0])
+            if block == 0:
+                shapes[f"{name}.downsample.0.weight"] = (4 * mid, channels, 1, 1)
+                norm(f"{name}.downsample.1", 4 * mid)
+            channels = 4 * mid
+    for index in range(4):
+        layer(f"backbone.fpn.inner_blocks.{index}.0", filters, 256 << index, 1, 1)
+        layer(f"backbone.fpn.layer_blocks.{index}.0", filters, filters, 3, 3)
+    layer("rpn.head.conv.0.0", filters, filters, 3, 3)
+    layer("rpn.head.cls_logits", anchors, filters, 1, 1)
+    layer("rpn.head.bbox_pred", 4 * anchors, filters, 1, 1)
+    layer("roi_heads.box_head.fc6", hidden, filters * 49)
+    layer("roi_heads.box_head.fc7", hidden, hidden)
+    layer("roi_heads.box_predictor.cls_score", classes, hidden)
+    layer("roi_heads.box_predictor.bbox_pred", 4 * classes, hidden)
+    if masks:
+        for index in range(4):
+            layer(f"roi_heads.mask_head.{index}.0", filters, filters, 3, 3)
+        layer("roi_heads.mask_predictor.conv5_mask", filters, filters, 2, 2)
+        layer("roi_heads.mask_predictor.mask_fcn_logits", classes, filters, 1, 1)
+    return shapes
+
+
+def random_values(shapes, *, seed=0):
+    rng = np.random.default_rng(seed)
+    values = {}
+    for name, shape in shapes.items():
+        if name.endswith("running_var") or (len(shape) == 1 and name.endswith("weight")):
+            value = rng.uniform(0.5, 1.5, shape)
+        elif len(shape) > 1:
+            value = rng.normal(0.0, 1.0 / np.sqrt(np.prod(shape[1:])), shape)
+        else:
+            value = rng.normal(0.0, 0.2, shape)
+        values[name] = value.astype(np.float32)
+    return values
+
+
+# --- names of the other programs ------------------------------------------------------------------
+
+
+def _renamed(values, rules):
+    result = {}
+    for name, value in values.items():
+        for pattern, new in rules:
+            name = re.sub(pattern, new, name)
+        result[name] = value
+    return result
+
+
+def to_old_torchvision(values):
+    """Names of the files that torchvision published."""
+    return _renamed(
+        values,
+        [
+            (r"(inner|layer)_blocks\.(\d)\.0\.", r"\1_blocks.\2."),
+            (r"rpn\.head\.conv\.0\.0", "rpn.head.conv"),
+            (r"mask_head\.(\d)\.0", lambda m: f"mask_head.mask_fcn{int(m[1]) + 1}"),
+        ],
+    )
+
+
+def to_benchmark(values):
+    """Names of maskrcnn-benchmark, as saved from several GPUs."""
+    values = _renamed(
+        values,
+        [
+            (r"^backbone\.body\.(conv1|bn1)", r"backbone.body.stem.\1"),
+            (r"fpn\.(\w+)_blocks\.(\d)\.0", lambda m: f"fpn.fpn_{m[1]}{int(m[2]) + 1}"),
+            (r"rpn\.head\.conv\.0\.0", "rpn.head.conv"),
+            (r"roi_heads\.box_head", "roi_heads.box.feature_extractor"),
+            (r"roi_heads\.(box|mask)_predictor", r"roi_heads.\1.predictor"),
+            (
+                r"roi_heads\.mask_head\.(\d)\.0",
+                lambda m: f"roi_heads.mask.feature_extractor.mask_fcn{int(m[1]) + 1}",
+            ),
+        ],
+    )
+    return {f"module.{name}": value for name, value in values.items()}
+
+
+def to_detectron(values):
+    """Blobs of Caffe2; values must have mean 0 and variance 1."""
+    blobs = {}
+    for name, value in values.items():
+        if name.endswith(("running_mean", "running_var")):
+            continue
+        layer, _, variable = name.rpartition(".")
+        is_norm = re.search(r"(bn\d|downsample\.1)$", layer)
+        suffix = {"weight": "s" if is_norm else "w", "bias": "b"}[variable]
+        blobs[f"{_blob_of(layer)}_{suffix}"] = value
+    return blobs
+
+
+def _blob_of(layer):
+    if match := re.match(r"backbone\.body\.(conv1|bn1)$", layer):
+        return {"conv1": "conv1", "bn1": "res_conv1_bn"}[match[1]]
+    if match := re.match(r"backbone\.body\.layer(\d)\.(\d+)\.(.+)$", layer):
+        place = f"res{int(match[1]) + 1}_{match[2]}"
+        if match[3].startswith("downsample"):
+            return f"{place}_branch1" + ("_bn" if match[3].endswith("1") else "")
+        kind, number = match[3][:-1], int(match[3][-1])
+        return f"{place}_branch2{'abc'[number - 1]}" + ("_bn" if kind == "bn" else "")
+    if match := re.match(r"backbone\.fpn\.(inner|layer)_blocks\.(\d)", layer):
+        level = int(match[2]) + 2
+        place = f"res{level}_{(2, 3, 5, 2)[level - 2]}_sum"
+        if match[1] == "layer":
+            return f"fpn_{place}"
+        return f"fpn_inner_{place}" + ("" if level == 5 else "_lateral")
+    if match := re.match(r"rpn\.head\.(conv|cls_logits|bbox_pred)", layer):
+        return {"conv": "conv_rpn"}.get(match[1], f"rpn_{match[1]}") + "_fpn2"
+    if match := re.match(r"roi_heads\.mask_head\.(\d)", layer):
+        return f"_[mask]_fcn{int(match[1]) + 1}"
+    return layer.split(".")[-1]
+
+
+def to_ngc(values):
+    """Variables of NVIDIA's ResNet-50 for TensorFlow; kernels there are [h, w, in, out]."""
+    variables = {}
+    kinds = {"bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
+    for name, value in values.items():
+        layer, _, variable = name.removeprefix("backbone.body.").rpartition(".")
+        match = re.match(r"layer(\d)\.(\d+)\.(.+)$", layer)
+        place = "conv2d"
+        if match and match[3].startswith("downsample"):
+            place = f"btlnck_block_{int(match[1]) - 1}_{match[2]}/shortcut/conv2d"
+        elif match:
+            place = f"btlnck_block_{int(match[1]) - 1}_{match[2]}/bottleneck_{match[3][-1]}"
+        if value.ndim == 4:
+            variables[f"resnet50/{place}/conv2d/kernel"] = value.transpose(2, 3, 1, 0)
+        else:
+            variables[f"resnet50/{place}/BatchNorm/{kinds.get(variable, 'gamma')}"] = value
+    return variables
+
+
+# --- files ----------------------------------------------------------------------------------------
+
+
+def _text(value):
+    data = value.encode()
+    return b"X" + struct.pack("<i", len(data)) + data
+
+
+def _number(value):
+    return b"J" + struct.pack("<i", value)
+
+
+def _tuple(*values):
+    return b"(" + b"".join(values) + b"t"
+
+
+def write_torch(path, values, *, wrapped_in=None):
+    """Writes a state dict as PyTorch's zip container, pickle by hand."""
+    body = b""
+    for key, (name, value) in enumerate(values.items()):
+        kind = b"ctorch\nFloatStorage\n"
+        storage = _tuple(_text("storage"), kind, _text(str(key)), _text("cpu"), _number(value.size))
+        strides = [s // value.itemsize for s in np.ascontiguousarray(value).strides]
+        arguments = _tuple(
+            storage + b"Q",
+            _number(0),
+            _tuple(*map(_number, value.shape)),
+            _tuple(*map(_number, strides)),
+            b"\x89",
+            b"ccollections\nOrderedDict\n)R",
+        )
+        body += _text(name) + b"ctorch._utils\n_rebuild_tensor_v2\n" + arguments + b"R"
+    content = b"}(" + body + b"u"
+    if wrapped_in:
+        content = b"}(" + _text(wrapped_in) + content + b"u"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", b"\x80\x02" + content + b".")
+        for key, value in enumerate(values.values()):
+            archive.writestr(f"archive/data/{key}", np.ascontiguousarray(value).tobytes())
+    return path
+
+
+def write_detectron(path, blobs):
+    """Writes blobs as Python 2 pickles them."""
+
+    def text(value):
+        data = value if isinstance(value, bytes) else value.encode()
+        return b"T" + struct.pack("<i", len(data)) + data
+
+    body = b""
+    for name, value in blobs.items():
+        dtype = b"cnumpy\ndtype\n" + text("f4") + b"K\x00K\x01\x87R(K\x03" + text("<")
+        dtype += b"NNN" + 2 * _number(-1) + b"K\x00tb"
+        shape = _tuple(*map(_number, value.shape))
+        body += text(name) + b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85"
+        body += text("b") + b"\x87R(K\x01" + shape + dtype + b"\x89"
+        body += text(np.ascontiguousarray(value).tobytes()) + b"tb"
+    blobs_item = text("blobs") + b"}(" + body + b"u"
+    path.write_bytes(b"\x80\x02}(" + blobs_item + text("cfg") + text("MODEL: {}") + b"u.")
+    return path
+
+
+# --- what they compute ----------------------------------------------------------------------------
+
+
+class ForeignNetwork:
+    """The forward pass of torchvision and Detectron with one block per stage, in NumPy.
+
+    values: under torchvision's names. stride_in_1x1 and epsilon are Detectron's and torchvision's.
+    """
+
+    def __init__(self, values, *, stride_in_1x1, epsilon):
+        self.values = {name: value.astype(np.float64) for name, value in values.items()}
+        self.first, self.epsilon = stride_in_1x1, epsilon
+
+    def conv(self, x, name, *, stride=1):
+        kernel = self.values[f"{name}.weight"]
+        pad = kernel.shape[2] // 2
+        x = np.pad(x, [(0, 0), (0, 0), (pad, pad), (pad, pad)])
+        rows, columns = ((x.shape[axis] - kernel.shape[2]) // stride + 1 for axis in (2, 3))
+        result = 0.0
+        for i in range(kernel.shape[2]):
+            for j in range(kernel.shape[3]):
+                part = x[:, :, i : i + rows * stride : stride, j : j + columns * stride : stride]
+                result = result + np.einsum(
+                    "oc,bchw->bohw", kernel[:, :, i, j], part, optimize=True
+                )
+        bias = self.values.get(f"{name}.bias")
+        return result if bias is None else result + bias[:, None, None]
+
+    def norm(self, x, name):
+        gamma, beta, mean, variance = (
+            self.values[f"{name}.{v}"][:, None, None]
+            for v in ("weight", "bias", "running_mean", "running_var")
+        )
+        return (x - mean) / np.sqrt(variance + self.epsilon) * gamma + beta
+
+    def body(self, images):
+        """images: [batch, 3, h, w] in the order of colours that the weights are for."""
+        x = self.conv(images, "backbone.body.conv1", stride=2)
+        x = np.maximum(self.norm(x, "backbone.body.bn1"), 0.0)
+        x = np.pad(x, [(0, 0), (0, 0), (1, 1), (1, 1)])
+        rows, columns = ((n - 3) // 2 + 1 for n in x.shape[2:])
+        windows = [
+            x[:, :, i : i + 2 * rows : 2, j : j + 2 * columns : 2]
+            for i in range(3)
+            for j in range(3)
+        ]
+        x = np.max([w[:, :, :rows, :columns] for w in windows], axis=0)
+        levels = []
+        for stage in range(1, 5):
+            x = self.block(x, f"backbone.body.layer{stage}.0", stride=1 if stage == 1 else 2)
+            levels.append(x)
+        return levels
+
+    def block(self, x, name, *, stride):
+        y = self.conv(x, f"{name}.conv1", stride=stride if self.first else 1)
+        y = np.maximum(self.norm(y, f"{name}.bn1"), 0.0)
+        y = self.conv(y, f"{name}.conv2", stride=1 if self.first else stride)
+        y = np.maximum(self.norm(y, f"{name}.bn2"), 0.0)
+        y = self.norm(self.conv(y, f"{name}.conv3"), f"{name}.bn3")
+        x = self.norm(self.conv(x, f"{name}.downsample.0", stride=stride), f"{name}.downsample.1")
+        return np.maximum(x + y, 0.0)
+
+    def pyramid(self, levels):
+        above, maps = None, []
+        for index in (3, 2, 1, 0):
+            lateral = self.conv(levels[index], f"backbone.fpn.inner_blocks.{index}.0")
+            if above is not None:
+                lateral = lateral + above.repeat(2, axis=2).repeat(2, axis=3)
+            above = lateral
+            maps.insert(0, self.conv(lateral, f"backbone.fpn.layer_blocks.{index}.0"))
+        return maps
+
+    def rpn(self, x):
+        hidden = np.maximum(self.conv(x, "rpn.head.conv.0.0"), 0.0)
+        return self.conv(hidden, "rpn.head.cls_logits"), self.conv(hidden, "rpn.head.bbox_pred")
+
+    def dense(self, x, name):
+        return x @ self.values[f"{name}.weight"].T + self.values[f"{name}.bias"]
+
+    def boxes(self, rois):
+        """rois: [n, c, 7, 7]; returns class logits [n, K + 1] and deltas [n, 4 * (K + 1)]."""
+        x = np.maximum(self.dense(rois.reshape(len(rois), -1), "roi_heads.box_head.fc6"), 0.0)
+        x = np.maximum(self.dense(x, "roi_heads.box_head.fc7"), 0.0)
+        return tuple(
+            self.dense(x, f"roi_heads.box_predictor.{name}") for name in ("cls_score", "bbox_pred")
+        )
+
+    def masks(self, rois):
+        """rois: [n, c, h, w]; returns [n, K + 1, 2 h, 2 w]."""
+        x = rois
+        for index in range(4):
+            x = np.maximum(self.conv(x, f"roi_heads.mask_head.{index}.0"), 0.0)
+        kernel = self.values["roi_heads.mask_predictor.conv5_mask.weight"]  # [in, out, 2, 2]
+        bias = self.values["roi_heads.mask_predictor.conv5_mask.bias"]
+        blocks = np.einsum("bchw,cdij->bdhiwj", x, kernel, optimize=True)
+        x = blocks.reshape(len(x), -1, 2 * x.shape[2], 2 * x.shape[3]) + bias[:, None, None]
+        return self.conv(np.maximum(x, 0.0), "roi_heads.mask_predictor.mask_fcn_logits")

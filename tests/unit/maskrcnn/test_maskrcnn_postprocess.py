@@ -1,0 +1,168 @@
+"""Detections: the whole procedure against NumPy, thresholds, padding, masks, original frame."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from maskrcnn.postprocess import detect_boxes, mask_probabilities, to_original
+from object_detection import geometry as geometry_lib
+from object_detection.detections import Detections, MaskDetections
+
+NUM_CLASSES, NUM_PROPOSALS = 4, 30
+IMAGE_SIZES = np.array([[64, 96], [80, 60]], np.float32)
+
+
+def example(seed=0):
+    rng = np.random.default_rng(seed)
+    logits = 2 * rng.normal(size=(2, NUM_PROPOSALS, NUM_CLASSES + 1)).astype(np.float32)
+    deltas = rng.normal(size=(2, NUM_PROPOSALS, NUM_CLASSES, 4)).astype(np.float32)
+    low = rng.uniform(0, 50, (2, NUM_PROPOSALS, 2))
+    proposals = np.concatenate([low, low + rng.uniform(8, 30, low.shape)], -1).astype(np.float32)
+    valid = np.arange(NUM_PROPOSALS) < np.array([[30], [22]])
+    return logits, deltas, proposals, valid
+
+
+def detect(logits, deltas, proposals, valid, **changes):
+    detections = detect_boxes(
+        tf.constant(logits),
+        tf.constant(deltas),
+        tf.constant(proposals),
+        tf.constant(valid),
+        tf.constant(IMAGE_SIZES),
+        **changes,
+    )
+    return [field.numpy() for field in detections]
+
+
+def numpy_decode(deltas, boxes, offset):
+    deltas = deltas.astype(np.float64) / [10, 10, 5, 5]
+    size = boxes[:, 2:] - boxes[:, :2] + offset
+    center = boxes[:, :2] + size / 2 + deltas[:, :2] * size
+    size = size * np.exp(np.minimum(deltas[:, 2:], np.log(1000 / 16)))
+    return np.concatenate([center - size / 2, center + size / 2 - offset], -1)
+
+
+def numpy_iou(box, boxes, offset):
+    sides = np.minimum(box[2:], boxes[:, 2:]) - np.maximum(box[:2], boxes[:, :2]) + offset
+    inter = np.prod(np.maximum(sides, 0), axis=1)
+    areas = np.prod(boxes[:, 2:] - boxes[:, :2] + offset, axis=1)
+    return inter / (np.prod(box[2:] - box[:2] + offset) + areas - inter)
+
+
+def numpy_detect(logits, deltas, proposals, valid, image, *, floor, count, coding, iou):
+    """Class by class, then the best of all."""
+    exponents = np.exp(logits[image].astype(np.float64))
+    scores = exponents / exponents.sum(-1, keepdims=True)
+    rows = []
+    for class_id in range(NUM_CLASSES):
+        boxes = numpy_decode(deltas[image, :, class_id], proposals[image], coding)
+        boxes = np.clip(boxes, 0, np.tile(IMAGE_SIZES[image] - coding, 2))
+        kept = []
+        for i in np.argsort(-scores[:, class_id]):
+            has_area = (boxes[i, 2:] + coding > boxes[i, :2]).all()
+            if not valid[image, i] or scores[i, class_id] < floor or not has_area:
+                continue
+            if not kept or numpy_iou(boxes[i], boxes[kept], iou).max() <= 0.5:
+                kept.append(i)
+        rows += [(scores[i, class_id], class_id, boxes[i]) for i in kept]
+    return sorted(rows, key=lambda row: -row[0])[:count]
+
+
+@pytest.mark.parametrize(
+    ("floor", "coding", "iou"), [(0.05, 0.0, 0.0), (0.0, 0.0, 0.0), (0.05, 1.0, 1.0)]
+)
+def test_equals_numpy(floor, coding, iou):
+    arrays = example()
+    boxes, scores, classes, num_valid = detect(
+        *arrays,
+        score_threshold=floor,
+        max_output_size=40,
+        coding_offset=coding,
+        iou_offset=iou,
+    )
+    for image in range(2):
+        rows = numpy_detect(*arrays, image, floor=floor, count=40, coding=coding, iou=iou)
+        count = len(rows)
+        assert num_valid[image] == count > 15
+        np.testing.assert_allclose(scores[image, :count], [row[0] for row in rows], rtol=1e-5)
+        np.testing.assert_array_equal(classes[image, :count], [row[1] for row in rows])
+        np.testing.assert_allclose(boxes[image, :count], [row[2] for row in rows], atol=1e-3)
+        assert not boxes[image, count:].any() and not scores[image, count:].any()
+        assert (classes[image, count:] == -1).all()
+
+
+def test_flat_outputs_and_few_candidates():
+    logits, deltas, proposals, valid = example(1)
+    separate = detect(logits, deltas, proposals, valid, max_output_size=10)
+    flat = detect(
+        logits.reshape(-1, NUM_CLASSES + 1),
+        deltas.reshape(-1, NUM_CLASSES, 4),
+        proposals,
+        valid,
+        max_output_size=10,
+    )
+    for a, b in zip(separate, flat):
+        np.testing.assert_array_equal(a, b)
+    few = detect(logits, deltas, proposals, valid, max_output_size=10, max_nms_inputs=3)
+    assert few[3].max() <= 3
+    np.testing.assert_allclose(few[1][:, 0], separate[1][:, 0])
+
+
+def test_nothing_to_detect_and_values_that_are_not_numbers():
+    logits, deltas, proposals, valid = example(2)
+    logits[0, :, -1] = 50.0  # all background
+    logits[1, :5] = np.nan
+    boxes, scores, classes, num_valid = detect(logits, deltas, proposals, valid, max_output_size=9)
+    assert num_valid[0] == 0 and not boxes[0].any() and (classes[0] == -1).all()
+    assert num_valid[1] == 9 and np.isfinite(scores).all() and np.isfinite(boxes).all()
+
+
+def test_compiled_equals_eager_with_half_precision_outputs():
+    logits, deltas, proposals, valid = example(3)
+    logits, deltas = tf.cast(logits, tf.float16), tf.cast(deltas, tf.float16)
+
+    def run(logits, deltas, proposals, valid):
+        return detect_boxes(
+            logits, deltas, proposals, valid, tf.constant(IMAGE_SIZES), max_output_size=20
+        )
+
+    eager = run(logits, deltas, proposals, valid)
+    assert eager.boxes.dtype == eager.scores.dtype == tf.float32
+    compiled = tf.function(run, jit_compile=True)(logits, deltas, proposals, valid)
+    for plain, xla in zip(eager, compiled):
+        np.testing.assert_allclose(plain, xla, rtol=1e-4, atol=1e-3)
+
+
+def test_masks_of_the_detected_classes():
+    rng = np.random.default_rng(4)
+    logits = rng.normal(size=(2, 3, 5, 5, NUM_CLASSES)).astype(np.float32)
+    classes = np.array([[2, 0, -1], [3, -1, -1]], np.int32)
+    masks = mask_probabilities(tf.constant(logits), tf.constant(classes)).numpy()
+    for image, slot in np.ndindex(2, 3):
+        class_id = classes[image, slot]
+        expected = 1 / (1 + np.exp(-logits[image, slot, :, :, class_id])) if class_id >= 0 else 0.0
+        np.testing.assert_allclose(masks[image, slot], np.broadcast_to(expected, (5, 5)), rtol=1e-5)
+    flat = mask_probabilities(tf.constant(logits.reshape(6, 5, 5, -1)), tf.constant(classes))
+    np.testing.assert_array_equal(flat, masks)
+
+
+def test_boxes_move_to_the_original_image():
+    sizes = tf.constant([[128.0, 192.0], [160.0, 120.0]])
+    geometry = geometry_lib.pack(geometry_lib.fit_inside(sizes, height=64, width=96))
+    detections = detect_boxes(
+        *example(5)[:3], tf.constant(example(5)[3]), tf.constant(IMAGE_SIZES), max_output_size=12
+    )
+    moved = to_original(detections, geometry, network_width=96)
+    assert isinstance(moved, Detections) and moved.boxes.shape == (2, 12, 4)
+    # The first image is halved; boxes of the second, 0.4 of the size, end at its border.
+    np.testing.assert_allclose(moved.boxes[0], detections.boxes[0] * 2, rtol=1e-5)
+    expected = np.minimum(detections.boxes[1] * 2.5, [160, 120, 160, 120])
+    np.testing.assert_allclose(moved.boxes[1], expected, rtol=1e-5, atol=1e-4)
+    with_last_pixel = to_original(detections, geometry, network_width=96, pixel_offset=1.0)
+    grown = with_last_pixel.boxes[0, 0] - moved.boxes[0, 0]
+    np.testing.assert_allclose(grown, [0, 0, 2, 2], atol=1e-4)
+    masks = tf.zeros([2, 12, 28, 28])
+    with_masks = to_original(detections, geometry, network_width=96, masks=masks)
+    assert isinstance(with_masks, MaskDetections)
+    np.testing.assert_array_equal(with_masks.boxes, moved.boxes)
+    assert with_masks.masks is masks

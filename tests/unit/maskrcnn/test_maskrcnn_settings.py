@@ -1,0 +1,205 @@
+"""Defaults, presets, rules between settings, and the arguments of the TensorFlow 2 program."""
+
+import dataclasses
+import json
+
+import pytest
+
+from engine.config import ConfigError, from_dict, override, settings, to_dict
+from engine.plan import check_settings, make_plan
+from maskrcnn.config import MODEL_TABLE
+from maskrcnn.settings import PRESETS, MaskRcnnConfig, base_config, preset
+from maskrcnn.tf2_arguments import Tf2Arguments, tf2_overrides
+from maskrcnn.validation import initialisation_problem, validate
+
+
+def changed(model_name="maskrcnn-r50-fpn", **values):
+    """Overrides `section__field=value`."""
+    values = {name.replace("__", "."): value for name, value in values.items()}
+    return override(base_config(model_name), values, source="test")
+
+
+def with_preset(name, model_name="maskrcnn-r50-fpn"):
+    return override(base_config(model_name), preset(name, model_name=model_name), source="preset")
+
+
+@pytest.mark.parametrize("model_name", MODEL_TABLE)
+def test_every_model_is_valid_and_survives_json(model_name):
+    config = base_config(model_name)
+    validate(config)
+    check_settings(config.train, config.optim, config.eval)
+    stored = json.loads(json.dumps(to_dict(config)))
+    assert from_dict(MaskRcnnConfig, stored) == config
+
+
+def test_no_two_settings_share_a_name():
+    known = settings(MaskRcnnConfig)
+    assert known["batch_size_per_im"] == ("roi", "batch_size_per_im")
+    assert known["batch_size"] == ("train", "batch_size")
+
+
+@pytest.mark.parametrize(
+    ("ranks", "batch_size", "accumulation", "rate"),
+    [(1, 4, 1, 0.005), (8, 2, 1, 0.02), (8, 4, 1, 0.04), (8, 12, 1, 0.12), (8, 2, 4, 0.08)],
+)
+def test_learning_rate_is_that_of_every_documented_recipe(ranks, batch_size, accumulation, rate):
+    config = changed(train__batch_size=batch_size, optim__gradient_accumulation=accumulation)
+    plan = make_plan(config.train, config.optim, num_examples=118287, num_ranks=ranks)
+    assert plan.learning_rate == pytest.approx(rate)
+    assert plan.warmup_steps == int(0.3 * plan.steps_per_epoch)
+    assert plan.stop_epoch == 12
+
+
+def test_one_map_gets_the_proposals_of_detectron():
+    rpn = base_config("maskrcnn-r50-c4").rpn
+    numbers = (rpn.train_rpn_pre_nms_topn, rpn.train_rpn_post_nms_topn, rpn.test_rpn_pre_nms_topn)
+    assert numbers == (12000, 2000, 6000)
+    assert base_config("maskrcnn-r50-fpn").rpn.train_rpn_pre_nms_topn == 2000
+
+
+class TestPresets:
+    def test_both_references_are_valid(self):
+        for name in PRESETS:
+            validate(with_preset(name))
+
+    def test_tf2(self):
+        config = with_preset("nvidia_tf2")
+        assert config.model.canvas_sizes == ((832, 1344),)
+        assert config.model.roi_levels == (2, 3, 4, 5, 6)
+        assert config.test.test_score_thresh == 0.0
+        assert (config.data.num_classes, config.data.class_ids) == (90, "category_id")
+        assert config.solver.bias_lr_factor == 1.0
+
+    @pytest.mark.parametrize(
+        ("model_name", "stride_in", "sampling"),
+        [
+            ("maskrcnn-r50-fpn", "1x1", 2),
+            ("maskrcnn-r50-c4", "1x1", 0),
+            ("maskrcnn-x101-32x8d-fpn", "3x3", 2),
+            ("maskrcnn-r50-fpn-gn", "3x3", 2),
+        ],
+    )
+    def test_pytorch(self, model_name, stride_in, sampling):
+        config = with_preset("nvidia_pytorch", model_name)
+        validate(config)
+        assert (config.model.stride_in, config.model.roi_sampling_ratio) == (stride_in, sampling)
+        assert config.model.canvas_sizes[0] == (800, 1344)
+        assert config.model.mean_rgb == (122.7717, 115.9465, 102.9801)
+        assert config.solver.bias_lr_factor == 2.0
+
+    def test_unknown(self):
+        with pytest.raises(ConfigError, match="did you mean 'nvidia_pytorch'"):
+            preset("pytorch")
+        with pytest.raises(ConfigError, match="did you mean 'maskrcnn-r50-fpn'"):
+            base_config("maskrcnn-r50fpn")
+
+    @pytest.mark.parametrize("model_name", ["maskrcnn-r101-fpn", "maskrcnn-r50-c4", "rpn-r50-c5"])
+    def test_tf2_has_one_network_only(self, model_name):
+        with pytest.raises(ConfigError, match="preset=nvidia_tf2 is a ResNet-50"):
+            preset("nvidia_tf2", model_name=model_name)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"model__box_head": "res5"}, "box_head=res5.*body=fpn gives pyramid.*use box_head=mlp"),
+        ({"model__body": "c5", "model__box_head": "res5"}, "ends in stage 5 already"),
+        ({"model__mask_head": "res5"}, "mask_head=res5.*box_head=mlp: use mask_head=fcn"),
+        ({"model__rpn_only": True}, "include_mask=false"),
+        ({"model__res5_dilation": 2}, "res5_dilation=2 with body=fpn"),
+        ({"model__roi_max_level": 7}, "roi_max_level=7"),
+        ({"model__canvases": [[800, 1333]]}, r"canvases.*by the largest stride 32.*1312 or 1344"),
+        ({"model__image_size": 16}, "image_size"),
+        ({"model__anchor_sizes": [32.0, 64.0]}, "expected 5 sizes"),
+        ({"model__aspect_ratios": []}, "at least one"),
+        ({"model__anchor_sizes": [0.0] * 5}, "above 0"),
+        ({"rpn__rpn_negative_overlap": 0.8}, "rpn_negative_overlap <= rpn_positive_overlap"),
+        ({"roi__fg_thresh": 0.4}, "bg_thresh_hi <= fg_thresh"),
+        ({"roi__fg_fraction": 1.5}, "fg_fraction=1.5"),
+        ({"roi__fg_fraction": 0.001}, "leaves no RoI for the mask head"),
+        ({"roi__batch_size_per_im": 0}, "batch_size_per_im=0"),
+        ({"test__test_nms": -0.1}, "test_nms=-0.1"),
+        ({"loss__box_normalizer": "level"}, "box_normalizer='level'"),
+        ({"data__class_ids": "raw"}, "class_ids='raw'"),
+        ({"eval__eval_batch_size": 0}, "eval_batch_size=0"),
+    ],
+)
+def test_rules_between_settings(values, message):
+    with pytest.raises(ConfigError, match=message):
+        validate(changed(**values))
+
+
+def test_wrong_words_and_keys_name_the_nearest():
+    with pytest.raises(ConfigError, match="norm='gn'.*did you mean"):
+        changed(model__norm="gn")
+    with pytest.raises(ConfigError, match="unknown key 'fg_fractions'; did you mean 'fg_fraction'"):
+        override(base_config("maskrcnn-r50-fpn"), {"fg_fractions": 0.5}, source="test")
+
+
+class TestInitialisation:
+    def test_frozen_norm_needs_weights(self):
+        assert "--backbone_init" in initialisation_problem(changed())
+        assert not initialisation_problem(changed(train__backbone_init="R-50.pkl"))
+        assert not initialisation_problem(changed(train__benchmark=True))
+
+    def test_from_scratch(self):
+        scratch = {"model__norm": "group_norm"}
+        assert "freeze_at=2" in initialisation_problem(changed(**scratch))
+        assert not initialisation_problem(changed(model__freeze_at=0, **scratch))
+        bn = changed(model__freeze_at=0, model__finetune_bn=True)
+        assert not initialisation_problem(bn)
+
+
+class TestTf2Arguments:
+    def apply(self, given, global_batch_size=32):
+        overrides = tf2_overrides(given, global_batch_size=global_batch_size)
+        return override(base_config("maskrcnn-r50-fpn"), overrides, source="arguments")
+
+    def test_its_defaults_are_our_schedule(self):
+        ours, defaults = base_config("maskrcnn-r50-fpn"), Tf2Arguments()
+        names = (
+            *("train_batch_size", "epochs", "learning_rate_values", "learning_rate_boundaries"),
+            *("init_learning_rate", "l2_weight_decay"),
+        )
+        config = self.apply({name: getattr(defaults, name) for name in names})
+        assert config.train == ours.train
+        assert dataclasses.replace(config.optim, lr_step_factor=0.1) == ours.optim
+        assert config.optim.lr_step_factor == pytest.approx(0.1)
+
+    def test_every_argument_arrives_somewhere(self):
+        ours = base_config("maskrcnn-r50-fpn")
+        given = {
+            "train_batch_size": 3,
+            "epochs": 7,
+            "steps_per_epoch": 10,
+            "learning_rate_values": (0.02, 0.01),
+            "learning_rate_boundaries": (0.5, 4.0),
+            "init_learning_rate": 0.001,
+            "l2_weight_decay": 1e-3,
+            "backbone_checkpoint": "weights",
+            "data_dir": "records",
+            "eval_file": "instances.json",
+            "use_synthetic_data": True,
+            "log_file": "log.json",
+            "log_every": 9,
+            "xla": True,
+            "eagerly": True,
+        }
+        assert set(given) == {field.name for field in dataclasses.fields(Tf2Arguments)}
+        for name, value in given.items():
+            assert self.apply({name: value}) != ours, name
+        config = self.apply(given)
+        assert config.train.num_examples_per_epoch == 320
+        assert config.optim.lr_warmup_init == pytest.approx(0.001 * 32 / 8)
+        assert config.optim.learning_rate == pytest.approx(0.0025)
+        assert config.optim.lr_step_factor == pytest.approx(0.5)
+        assert config.optim.lr_step_epochs == (4.0,)
+        assert config.data.training_file_pattern == "records/train*.tfrecord"
+
+    def test_schedules_we_do_not_have(self):
+        with pytest.raises(ConfigError, match="constant factor"):
+            self.apply({"learning_rate_values": (0.01, 0.001, 0.0005)})
+        with pytest.raises(ConfigError, match="equally many"):
+            self.apply(
+                {"learning_rate_values": (0.01, 0.001), "learning_rate_boundaries": (1.0, 2.0, 3.0)}
+            )

@@ -1,0 +1,296 @@
+"""Targets of RPN, box head and mask head: hand-made cases, padding, crowds, empty images."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from maskrcnn.targets import (
+    RoiTargets,
+    assign_mask_targets,
+    assign_rpn_targets,
+    crowd_cover,
+    num_mask_rois,
+    sample_rois,
+)
+from object_detection.box_coder import encode_boxes
+
+NUM_CLASSES = 3
+SEED = tf.constant([1, 2])
+BOX = [20.0, 20, 60, 60]
+
+
+def grid_anchors(step=10, half=20):
+    centers = np.stack(np.meshgrid(np.arange(5, 100, step), np.arange(5, 100, step)), -1)
+    centers = centers.reshape(-1, 2)
+    return np.concatenate([centers - half, centers + half], -1).astype(np.float32)
+
+
+ANCHORS = grid_anchors()
+
+
+def numpy_iou(a, b, offset=0.0):
+    sides = np.minimum(a[:, None, 2:], b[None, :, 2:]) - np.maximum(a[:, None, :2], b[None, :, :2])
+    inter = np.prod(np.maximum(sides + offset, 0), axis=-1)
+    areas = [np.prod(boxes[:, 2:] - boxes[:, :2] + offset, axis=-1) for boxes in (a, b)]
+    return inter / (areas[0][:, None] + areas[1][None] - inter)
+
+
+def rpn(gt_boxes, gt_classes, anchors=ANCHORS, **changes):
+    settings = {"seed": SEED, "num_samples": 16, **changes}
+    targets = assign_rpn_targets(
+        tf.constant(anchors), tf.constant(gt_boxes), tf.constant(gt_classes), **settings
+    )
+    return targets._replace(**{key: getattr(targets, key).numpy() for key in targets._fields[:3]})
+
+
+def random_gt(rng, batch, count):
+    low = rng.uniform(0, 70, (batch, count, 2))
+    boxes = np.concatenate([low, low + rng.uniform(8, 40, (batch, count, 2))], -1)
+    return boxes.astype(np.float32)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1.0])
+def test_rpn_labels_and_box_targets_equal_numpy(offset):
+    rng = np.random.default_rng(0)
+    gt_boxes = random_gt(rng, 2, 6)
+    gt_classes = np.array([[0, 2, -1, 1, 0, -1], [1, -1, -1, -1, -1, -1]], np.int32)
+    targets = rpn(gt_boxes, gt_classes, num_samples=64, iou_offset=offset, coding_offset=offset)
+    for image in range(2):
+        valid = np.flatnonzero(gt_classes[image] >= 0)
+        overlaps = numpy_iou(ANCHORS, gt_boxes[image, valid], offset)
+        best, owner = overlaps.max(axis=1), valid[overlaps.argmax(axis=1)]
+        is_positive = best >= 0.7
+        for box, column in zip(valid[::-1], overlaps.T[::-1]):
+            is_positive[column.argmax()], owner[column.argmax()] = True, box
+        is_negative = (best < 0.3) & ~is_positive
+        indices, labels = targets.indices[image], targets.labels[image]
+        assert (labels == 1).sum() == min(is_positive.sum(), 32) > 0
+        assert (labels == 0).sum() == min(is_negative.sum(), 64 - (labels == 1).sum())
+        assert is_positive[indices[labels == 1]].all() and is_negative[indices[labels == 0]].all()
+        chosen = indices[labels == 1]
+        np.testing.assert_allclose(
+            targets.box_targets[image][labels == 1],
+            encode_boxes(gt_boxes[image, owner[chosen]], ANCHORS[chosen], pixel_offset=offset),
+            rtol=1e-4,
+            atol=1e-5,
+        )
+        assert not targets.box_targets[image][labels != 1].any()
+
+
+def test_rpn_without_boxes_samples_background_only():
+    targets = rpn(np.zeros((1, 3, 4), np.float32), np.full((1, 3), -1, np.int32))
+    np.testing.assert_array_equal(targets.labels, np.zeros((1, 16)))
+    assert not targets.box_targets.any()
+
+
+def test_rpn_pads_where_too_few_anchors_are_background():
+    gt_boxes = np.array([[BOX]], np.float32)
+    anchors = np.array([BOX, [0, 0, 5, 5], [25, 20, 60, 60]], np.float32)
+    targets = rpn(gt_boxes, np.zeros((1, 1), np.int32), anchors=anchors)
+    np.testing.assert_array_equal(targets.labels[0], [1, 1, 0] + [-1] * 13)
+    assert set(targets.indices[0, :2]) == {0, 2} and targets.indices[0, 2] == 1
+
+
+def test_anchors_that_leave_the_image_are_not_sampled_if_asked():
+    gt_boxes = np.array([[[0, 0, 22, 22]]] * 2, np.float32)
+    gt_classes = np.zeros((2, 1), np.int32)
+    image_sizes = tf.constant([[100.0, 100.0], [60.0, 80.0]])
+    everywhere = rpn(gt_boxes, gt_classes, num_samples=80)
+    assert (ANCHORS[everywhere.indices].min(axis=-1) < 0).any()
+    inside = rpn(gt_boxes, gt_classes, num_samples=80, image_sizes=image_sizes)
+    for image, (height, width) in enumerate(image_sizes.numpy()):
+        used = ANCHORS[inside.indices[image][inside.labels[image] >= 0]]
+        assert len(used) and used.min() >= 0
+        assert used[:, 2].max() <= height and used[:, 3].max() <= width
+    # The box at the corner is matched best by an anchor outside: ignored, and nobody else's.
+    assert (inside.labels == 1).sum() == 0
+    loose = rpn(
+        gt_boxes, gt_classes, num_samples=80, image_sizes=image_sizes, straddle_threshold=16.0
+    )
+    assert (loose.labels == 1).sum() == 2
+
+
+def test_background_anchors_on_a_crowd_are_taken_back():
+    gt_boxes, gt_classes = np.zeros((1, 2, 4), np.float32), np.full((1, 2), -1, np.int32)
+    crowd = np.array([[[0, 0, 60, 130], [0, 0, 0, 0]]], np.float32)
+    targets = rpn(gt_boxes, gt_classes, num_samples=90, crowd_boxes=tf.constant(crowd))
+    cover = crowd_cover(tf.constant(ANCHORS)[tf.newaxis], tf.constant(crowd)).numpy()[0]
+    used = targets.indices[0][targets.labels[0] == 0]
+    assert 10 < len(used) < 90
+    assert (cover[used] < 0.7).all()
+
+
+def rois(proposals, valid, gt_boxes, gt_classes, **changes):
+    settings = {"num_classes": NUM_CLASSES, "seed": SEED, "num_samples": 8, **changes}
+    targets = sample_rois(
+        tf.constant(proposals, tf.float32),
+        tf.constant(valid),
+        tf.constant(gt_boxes, tf.float32),
+        tf.constant(gt_classes, tf.int32),
+        **settings,
+    )
+    return RoiTargets(*(field.numpy() for field in targets))
+
+
+def test_rois_by_overlap_with_ground_truth_among_them():
+    proposals = [[[20, 20, 60, 50], [20, 20, 40, 38], [80, 80, 90, 90], [0, 0, 0, 0]]]
+    valid = [[True, True, True, False]]
+    gt_boxes, gt_classes = [[BOX, [0, 0, 0, 0]]], [[2, -1]]
+    targets = rois(proposals, valid, gt_boxes, gt_classes, positive_fraction=0.5)
+    # IoU 0.75 and the box itself are objects, 0.225 and 0 background; the padding is neither.
+    assert {tuple(box) for box in targets.boxes[0, :2]} == {(20, 20, 60, 50), tuple(BOX)}
+    assert {tuple(box) for box in targets.boxes[0, 2:4]} == {(20, 20, 40, 38), (80, 80, 90, 90)}
+    np.testing.assert_array_equal(targets.class_targets[0], [2, 2, 3, 3, -1, -1, -1, -1])
+    np.testing.assert_array_equal(targets.is_positive[0], [True] * 2 + [False] * 6)
+    np.testing.assert_array_equal(targets.gt_index[0, :2], [0, 0])
+    assert not targets.boxes[0, 4:].any() and not targets.box_targets[0, 2:].any()
+    # The box itself has nothing to correct; the other is 30 of 40 wide, its middle 5 px left.
+    by_box = {tuple(box): row for box, row in zip(targets.boxes[0, :2], targets.box_targets[0])}
+    np.testing.assert_allclose(by_box[tuple(BOX)], [0, 0, 0, 0], atol=1e-6)
+    expected = [0, 10 * 5 / 30, 0, 5 * np.log(40 / 30)]
+    np.testing.assert_allclose(by_box[20, 20, 60, 50], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_rois_without_ground_truth_among_them():
+    proposals = [[[20, 20, 60, 50], [80, 80, 90, 90]]]
+    targets = rois(proposals, [[True, True]], [[BOX]], [[1]], add_gt=False, positive_fraction=0.5)
+    np.testing.assert_array_equal(targets.class_targets[0], [1, 3] + [-1] * 6)
+
+
+def test_roi_thresholds():
+    # IoU with BOX: 0.5 exactly, 0.45, 0.05 and 0.
+    proposals = [[[20, 20, 60, 40], [20, 20, 60, 38], [20, 20, 60, 22], [80, 80, 90, 90]]]
+    valid = [[True] * 4]
+    targets = rois(proposals, valid, [[BOX]], [[0]], add_gt=False, positive_fraction=0.5)
+    np.testing.assert_array_equal(targets.class_targets[0], [0, 3, 3, 3] + [-1] * 4)
+    settings = {"negative_threshold": 0.4, "lowest_negative": 0.01, "positive_fraction": 0.5}
+    targets = rois(proposals, valid, [[BOX]], [[0]], add_gt=False, **settings)
+    np.testing.assert_array_equal(targets.class_targets[0], [0, 3] + [-1] * 6)
+    np.testing.assert_array_equal(targets.boxes[0, 1], [20, 20, 60, 22])
+
+
+def test_image_without_boxes_has_background_only():
+    proposals = np.random.default_rng(0).uniform(0, 40, (1, 20, 4))
+    proposals[..., 2:] += 45
+    targets = rois(proposals, np.ones((1, 20), bool), np.zeros((1, 2, 4)), [[-1, -1]])
+    np.testing.assert_array_equal(targets.class_targets, np.full((1, 8), NUM_CLASSES))
+
+
+def test_regions_on_a_crowd_are_no_background():
+    proposals = [[[20, 20, 60, 50], [70, 70, 90, 90], [0, 70, 20, 90]]]
+    crowd = tf.constant([[[60.0, 60, 100, 100], [0, 0, 0, 0]]])
+    targets = rois(proposals, [[True] * 3], [[BOX]], [[0]], crowd_boxes=crowd)
+    used = {tuple(box) for box in targets.boxes[0][targets.class_targets[0] == NUM_CLASSES]}
+    assert used == {(0, 70, 20, 90)}
+
+
+def test_bad_proposals_are_never_sampled():
+    proposals = np.array([[[np.nan, 0, 10, 10], [70, 70, 90, 90]]], np.float32)
+    targets = rois(proposals, [[True, True]], [[BOX]], [[0]])
+    assert np.isfinite(targets.boxes).all() and np.isfinite(targets.box_targets).all()
+    assert (targets.class_targets >= 0).sum() == 2
+
+
+def half_masks():
+    """Two crops of 112 x 112: left half and top half; and one unknown."""
+    bits = np.zeros((3, 112, 112), np.uint8)
+    bits[0, :, :56], bits[1, :56] = 1, 1
+    return np.packbits(bits.reshape(3, -1), axis=1)
+
+
+def test_masks_of_the_sampled_objects():
+    gt_boxes = np.array([[[0, 0, 40, 40], [50, 50, 90, 90], [0, 60, 30, 90]]], np.float32)
+    rois_ = RoiTargets(
+        boxes=tf.constant([[gt_boxes[0, 1], [0, 0, 40, 20], gt_boxes[0, 2], [9.0, 9, 19, 19]]]),
+        class_targets=tf.constant([[1, 2, 0, NUM_CLASSES]]),
+        box_targets=tf.zeros([1, 4, 4]),
+        is_positive=tf.constant([[True, True, True, False]]),
+        gt_index=tf.constant([[1, 0, 2, 0]]),
+    )
+    targets = assign_mask_targets(
+        rois_,
+        tf.constant(half_masks()[np.newaxis]),
+        tf.constant(gt_boxes),
+        num_rois=4,
+        mask_size=8,
+    )
+    assert targets.masks.shape == (1, 4, 8, 8)
+    # Unknown mask and background do not count.
+    np.testing.assert_array_equal(targets.classes, [[1, 2, -1, -1]])
+    np.testing.assert_array_equal(targets.masks[0, 0], np.repeat([[1], [0]], 4, 0) * np.ones(8))
+    np.testing.assert_array_equal(targets.masks[0, 1], np.ones((8, 8)))
+    assert not targets.masks[0, 2:].numpy().any()
+    mirrored = assign_mask_targets(
+        rois_,
+        tf.constant(half_masks()[np.newaxis]),
+        tf.constant(gt_boxes),
+        num_rois=2,
+        mask_size=8,
+        is_mirrored=tf.constant([True]),
+    )
+    # In the mirrored image the left half of the box is the right half of its mask.
+    np.testing.assert_array_equal(mirrored.masks[0, 1], np.zeros((8, 8)))
+
+
+def test_number_of_mask_regions_holds_every_object():
+    assert num_mask_rois(512, 0.25) == 128
+    assert num_mask_rois(2, 0.1) == 1
+
+
+def mixed_batch(rng):
+    """Images with some objects, without, with crowds only, and with 300 objects."""
+    gt_boxes = random_gt(rng, 4, 300)
+    gt_classes = np.full((4, 300), -1, np.int32)
+    gt_classes[0, :5] = [0, 1, 2, 1, 0]
+    gt_classes[3] = rng.integers(0, NUM_CLASSES, 300)
+    crowd_boxes = np.zeros((4, 300, 4), np.float32)
+    crowd_boxes[2, :2] = [[0, 0, 50, 100], [50, 0, 100, 50]]
+    gt_boxes[1:3] = 0
+    return gt_boxes, gt_classes, crowd_boxes
+
+
+def test_all_targets_compile_and_agree_with_the_plain_ones():
+    rng = np.random.default_rng(5)
+    gt_boxes, gt_classes, crowd_boxes = (tf.constant(part) for part in mixed_batch(rng))
+    packed = tf.constant(rng.integers(0, 256, (4, 300, 1568), dtype=np.uint8))
+    proposals = tf.constant(random_gt(rng, 4, 200))
+    valid = tf.constant(np.arange(200) < np.array([[200], [50], [200], [200]]))
+    image_sizes = tf.constant([[100.0, 70], [70, 100], [100, 100], [100, 100]])
+
+    def run(gt_boxes, gt_classes, crowd_boxes, packed, proposals, valid):
+        anchors = assign_rpn_targets(
+            ANCHORS,
+            gt_boxes,
+            gt_classes,
+            seed=SEED,
+            num_samples=64,
+            image_sizes=image_sizes,
+            crowd_boxes=crowd_boxes,
+        )
+        regions = sample_rois(
+            proposals,
+            valid,
+            gt_boxes,
+            gt_classes,
+            num_classes=NUM_CLASSES,
+            seed=SEED + 1,
+            num_samples=32,
+            crowd_boxes=crowd_boxes,
+        )
+        masks = assign_mask_targets(regions, packed, gt_boxes, num_rois=8, mask_size=14)
+        return anchors, regions, masks
+
+    arguments = (gt_boxes, gt_classes, crowd_boxes, packed, proposals, valid)
+    graph = tf.function(run, autograph=False)(*arguments)
+    compiled = tf.function(run, autograph=False, jit_compile=True)(*arguments)
+    for anchors, regions, masks in (graph, compiled):
+        for part in (anchors.box_targets, regions.boxes, regions.box_targets, masks.masks):
+            assert np.isfinite(part).all()
+        np.testing.assert_array_equal((regions.is_positive.numpy()).sum(1)[1:], [0, 0, 8])
+        assert (regions.class_targets.numpy() >= 0).sum(1).min() == 32
+        np.testing.assert_array_equal(
+            masks.classes, np.where(regions.is_positive, regions.class_targets, -1)[:, :8]
+        )
+    for plain, xla in zip(graph[0].matches, compiled[0].matches):
+        np.testing.assert_array_equal(plain, xla)
+    np.testing.assert_array_equal(graph[1].is_positive, compiled[1].is_positive)

@@ -1,0 +1,472 @@
+"""Loading: files of each program give that program's outputs; conventions, classes, refusals."""
+
+import dataclasses
+import json
+
+import foreign_weights as foreign
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from engine import checkpoint, weight_files
+from maskrcnn import backbone
+from maskrcnn.config import OUR_CONVENTIONS, Conventions, model_config, with_conventions
+from maskrcnn.model import build_model
+from maskrcnn.weight_names import anchor_order, foreign_name, layout_of
+from maskrcnn.weights import WeightSource, load_backbone, load_detector, read_source
+
+MSRA = Conventions("symmetric", "1x1", (122.7717, 115.9465, 102.9801), (1.0, 1.0, 1.0))
+SHAPES = foreign.detector_shapes(repeats=(1, 1, 1, 1), classes=4, filters=8, hidden=6)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shallow():
+    """One block per stage in all models of this module, but where a test restores the depth."""
+    depth = backbone.DEPTHS["resnet50"]
+    backbone.DEPTHS["resnet50"] = backbone.Depth((1, 1, 1, 1))
+    yield depth
+    backbone.DEPTHS["resnet50"] = depth
+
+
+def small(name="maskrcnn-r50-fpn", **changes):
+    changes = {
+        "fpn_num_filters": 8,
+        "box_mlp_dim": 6,
+        "mask_conv_dims": (8,) * 4,
+        "mask_deconv_dim": 8,
+    } | changes
+    return dataclasses.replace(model_config(name), **changes)
+
+
+def small_model(*, num_classes=3, conventions=OUR_CONVENTIONS, **changes):
+    config = with_conventions(small(**changes), conventions, source="test")
+    return build_model(config, num_classes=num_classes)
+
+
+@pytest.fixture(scope="module")
+def torchvision_model():
+    return small_model()
+
+
+@pytest.fixture(scope="module")
+def detectron_model():
+    return small_model(conventions=MSRA)
+
+
+@pytest.fixture(scope="module")
+def values():
+    return foreign.random_values(SHAPES)
+
+
+@pytest.fixture(scope="module")
+def folded(values):
+    """The same with batch norm folded into scale and shift."""
+    constants = {"running_mean": 0.0, "running_var": 1.0}
+    return {
+        name: np.full_like(value, constants[name.rpartition(".")[2]])
+        if name.endswith(tuple(constants))
+        else value
+        for name, value in values.items()
+    }
+
+
+def values_of(model):
+    return {v.name.removesuffix(":0"): v.numpy() for v in model.variables}
+
+
+def nchw(x):
+    return np.asarray(x).transpose(0, 3, 1, 2)
+
+
+def nhwc(x):
+    return np.asarray(x).transpose(0, 2, 3, 1)
+
+
+def assert_computes(model, network, *, swaps_colours):
+    """Compares all parts of a model with those of another program on the same inputs."""
+
+    def equal(ours, theirs):
+        np.testing.assert_allclose(ours, theirs, rtol=2e-3, atol=2e-3 * np.abs(theirs).max())
+
+    def our_deltas(deltas, boxes):
+        return deltas.reshape(*deltas.shape[:-1], boxes, 4)[..., [1, 0, 3, 2]]
+
+    rng = np.random.default_rng(5)
+    images = rng.normal(size=(1, 32, 64, 3)).astype(np.float32)
+    theirs = nchw(images)[:, ::-1] if swaps_colours else nchw(images)
+    maps = network.pyramid(network.body(theirs))
+    outputs = model(images)
+    for level, expected in zip((2, 3, 4, 5), maps):
+        equal(outputs.features[level], nhwc(expected))
+    logits, deltas = (nhwc(x) for x in network.rpn(maps[0]))
+    order = anchor_order(model.config)
+    equal(outputs.rpn_logits[0], logits[..., order])
+    own = outputs.rpn_deltas[0].numpy().reshape(*deltas.shape[:3], 3, 4)
+    equal(own, our_deltas(deltas, 3)[..., order, :])
+    rois = rng.normal(size=(2, 7, 7, 8)).astype(np.float32)
+    classes, deltas = network.boxes(nchw(rois))
+    boxes = model.boxes(rois)
+    equal(boxes.class_logits, classes[:, [1, 2, 3, 0]])
+    equal(boxes.box_deltas, our_deltas(deltas, 4)[:, 1:])
+    rois = rng.normal(size=(2, 14, 14, 8)).astype(np.float32)
+    equal(model.masks(rois), nhwc(network.masks(nchw(rois)))[..., 1:])
+
+
+class TestOutputsOfOtherPrograms:
+    @pytest.mark.parametrize(
+        ("rename", "wrapped_in"), [(dict, None), (foreign.to_old_torchvision, "model")]
+    )
+    def test_torchvision(self, torchvision_model, values, tmp_path, rename, wrapped_in):
+        path = foreign.write_torch(tmp_path / "m.pth", rename(values), wrapped_in=wrapped_in)
+        report = load_detector(torchvision_model, path)
+        assert (report.layout, report.conventions) == ("torchvision", OUR_CONVENTIONS)
+        assert not report.missing and len(report.loaded) == len(torchvision_model.variables)
+        network = foreign.ForeignNetwork(values, stride_in_1x1=False, epsilon=0.0)
+        assert_computes(torchvision_model, network, swaps_colours=False)
+
+    def test_maskrcnn_benchmark(self, detectron_model, values, tmp_path):
+        path = foreign.write_torch(tmp_path / "m.pth", foreign.to_benchmark(values))
+        report = load_detector(detectron_model, path)
+        assert (report.layout, report.conventions) == ("benchmark", MSRA)
+        network = foreign.ForeignNetwork(values, stride_in_1x1=True, epsilon=0.0)
+        assert_computes(detectron_model, network, swaps_colours=True)
+
+    def test_detectron(self, detectron_model, folded, tmp_path):
+        blobs = foreign.to_detectron(folded)
+        blobs |= {f"{name}_momentum": value for name, value in list(blobs.items())[:3]}
+        path = foreign.write_detectron(tmp_path / "model_final.pkl", blobs)
+        report = load_detector(detectron_model, path)
+        assert (report.layout, report.kind) == ("detectron", weight_files.NUMPY_PICKLE)
+        assert report.conventions == MSRA and not report.missing
+        assert report.skipped["conv1_w_momentum"] == "training state"
+        network = foreign.ForeignNetwork(folded, stride_in_1x1=True, epsilon=0.0)
+        assert_computes(detectron_model, network, swaps_colours=True)
+
+    def test_anchors_in_the_order_of_the_tf2_reference(self, values, tmp_path):
+        aspects = ((1.0, 1.0), (1.4, 0.7), (0.7, 1.4))
+        model = small_model(aspect_ratios=aspects)
+        assert anchor_order(model.config) == [1, 0, 2]
+        load_detector(model, foreign.write_torch(tmp_path / "m.pth", values))
+        network = foreign.ForeignNetwork(values, stride_in_1x1=False, epsilon=0.0)
+        assert_computes(model, network, swaps_colours=False)
+
+    def test_backbone_epsilon_of_torchvision(self, torchvision_model, values, tmp_path):
+        """A classifier's file; a tiny variance makes the epsilon matter."""
+        body = {n.removeprefix("backbone.body."): v for n, v in values.items() if ".body." in n}
+        body["bn1.running_var"] = np.full(64, 1e-4, np.float32)
+        body |= {"fc.weight": np.zeros([10, 2048], np.float32), "fc.bias": np.zeros(10, np.float32)}
+        path = foreign.write_torch(tmp_path / "resnet50.pth", body)
+        report = load_backbone(torchvision_model, path)
+        assert report.skipped == {
+            n: "not a variable of this network" for n in ("fc.weight", "fc.bias")
+        }
+        assert {name.split("/")[0] for name in report.loaded} == {"backbone"}
+        full = values | {f"backbone.body.{name}": value for name, value in body.items()}
+        network = foreign.ForeignNetwork(full, stride_in_1x1=False, epsilon=1e-5)
+        images = np.random.default_rng(5).normal(size=(1, 32, 32, 3)).astype(np.float32)
+        layer = torchvision_model.trunk.get_layer("backbone/layer4/0")
+        features = tf.keras.Model(torchvision_model.trunk.input, layer.output)(images)
+        expected = nhwc(network.body(nchw(images))[3])
+        np.testing.assert_allclose(features, expected, rtol=2e-3, atol=1e-3 * expected.max())
+
+
+class TestPublishedShapes:
+    @pytest.fixture
+    def full_depth(self, shallow, monkeypatch):
+        monkeypatch.setitem(backbone.DEPTHS, "resnet50", shallow)
+
+    def test_torchvision_detector(self, full_depth):
+        shapes = foreign.detector_shapes(repeats=(3, 4, 6, 3), classes=91)
+        elements = sum(int(np.prod(s)) for n, s in shapes.items() if len(s) > 1 or "bias" in n)
+        norms = {n for n in shapes if ".bn" in n or "downsample.1" in n}
+        elements -= sum(int(np.prod(shapes[n])) for n in norms if "bias" in n)
+        assert elements == 44401393  # torchvision's own count
+        arrays = {n: np.broadcast_to(np.float32(0.5), s) for n, s in shapes.items()}
+        file = weight_files.WeightFile("state_dict.pth", weight_files.TORCH, arrays)
+        source = WeightSource(file, layout_of(arrays), OUR_CONVENTIONS)
+        report = load_detector(
+            build_model(model_config("maskrcnn-r50-fpn"), num_classes=90), source
+        )
+        assert len(report.loaded) == len(arrays) == 307 and not report.missing
+
+    def test_ngc_checkpoint(self, full_depth, tmp_path):
+        """All 265 tensors, through a checkpoint; stage 5 goes where a c4 body has it."""
+        shapes = foreign.detector_shapes(repeats=(3, 4, 6, 3), classes=2)
+        shapes = {name: shape for name, shape in shapes.items() if ".body." in name}
+        values = foreign.random_values(shapes)
+        variables = foreign.to_ngc(values)
+        assert len(variables) == 265
+        others = {
+            "resnet50/output/conv2d/kernel": np.zeros([1, 1, 2048, 10], np.float32),
+            "resnet50/conv2d/conv2d/kernel/Momentum": np.zeros([7, 7, 3, 64], np.float32),
+            "global_step": np.int64(1),
+        }
+        prefix = save_tensors(tmp_path / "nvidia_rn50_tf_amp", variables | others)
+        source = read_source(prefix)
+        assert source.conventions[:2] == ("same", "3x3")
+        config = small("fasterrcnn-r50-c4", box_resolution=2)
+        model = build_model(
+            with_conventions(config, source.conventions, source=prefix), num_classes=1
+        )
+        report = load_backbone(model, source)
+        assert len(report.loaded) == 265 and not report.missing
+        assert set(report.skipped) == set(others)
+        loaded = values_of(model)
+        for name, theirs in (
+            ("backbone/conv1/kernel", "conv1.weight"),
+            ("backbone/layer3/5/conv2/kernel", "layer3.5.conv2.weight"),
+            ("box_head/layer4/0/downsample_conv/kernel", "layer4.0.downsample.0.weight"),
+        ):
+            expected = values[f"backbone.body.{theirs}"].transpose(2, 3, 1, 0)
+            np.testing.assert_array_equal(loaded[name], expected)
+        for name, theirs in (
+            ("backbone/bn1/gamma", "bn1.weight"),
+            ("box_head/layer4/2/bn3/moving_variance", "layer4.2.bn3.running_var"),
+        ):
+            np.testing.assert_array_equal(loaded[name], values[f"backbone.body.{theirs}"])
+        del variables["resnet50/btlnck_block_2_5/bottleneck_2/conv2d/kernel"]
+        before = values_of(model)
+        with pytest.raises(ValueError, match=r"264 of 265.*layer3/5/conv2/kernel is not in"):
+            load_backbone(model, save_tensors(tmp_path / "partial", variables))
+        np.testing.assert_array_equal(
+            before["backbone/conv1/kernel"], values_of(model)["backbone/conv1/kernel"]
+        )
+
+
+def save_tensors(path, tensors):
+    tf.raw_ops.SaveV2(
+        prefix=str(path),
+        tensor_names=list(tensors),
+        shape_and_slices=[""] * len(tensors),
+        tensors=[tf.convert_to_tensor(value) for value in tensors.values()],
+    )
+    return str(path)
+
+
+class TestDetectronBackbones:
+    def blobs(self, *, norm="bn", width=64, groups=1):
+        blobs = {"conv1_w": np.ones([64, 3, 7, 7]), "pred_w": np.ones([9, 9])}
+        stem = "res_conv1_bn" if norm == "bn" else "conv1_gn"
+        blobs |= {f"{stem}_{v}": np.ones(64) for v in "sb"}
+        channels = 64
+        for stage in range(4):
+            mid, out = width << stage, 256 << stage
+            name = f"res{stage + 2}_0_branch"
+            for branch, shape in (
+                ("2a", (mid, channels, 1, 1)),
+                ("2b", (mid, mid // groups, 3, 3)),
+                ("2c", (out, mid, 1, 1)),
+                ("1", (out, channels, 1, 1)),
+            ):
+                blobs[f"{name}{branch}_w"] = np.ones(shape)
+                blobs |= {f"{name}{branch}_{norm}_{v}": np.ones(shape[0]) for v in "sb"}
+            channels = out
+        return {name: value.astype(np.float32) for name, value in blobs.items()}
+
+    @pytest.mark.parametrize(
+        ("model_name", "options", "stride_in"),
+        [
+            ("rpn-r50-c5", {}, "1x1"),
+            ("rpn-r50-fpn-gn", {"norm": "gn"}, "3x3"),
+            ("rpn-x101-32x8d-fpn", {"width": 256, "groups": 32}, "3x3"),
+        ],
+    )
+    def test_each_kind(self, tmp_path, monkeypatch, model_name, options, stride_in):
+        monkeypatch.setitem(
+            backbone.DEPTHS, "resnext101_32x8d", backbone.Depth((1, 1, 1, 1), 32, 8)
+        )
+        path = foreign.write_detectron(tmp_path / "R.pkl", self.blobs(**options))
+        source = read_source(path)
+        assert source.conventions == MSRA._replace(stride_in=stride_in)
+        config = with_conventions(
+            small(model_name, num_norm_groups=2), source.conventions, source="R"
+        )
+        report = load_backbone(build_model(config, num_classes=1), source)
+        assert not report.missing and report.skipped["pred_w"] == "not a variable of this network"
+
+    def test_group_norm_does_not_fit_batch_norm(self, tmp_path):
+        path = foreign.write_detectron(tmp_path / "R-50-GN.pkl", self.blobs(norm="gn"))
+        model = small_model(conventions=MSRA._replace(stride_in="3x3"))
+        with pytest.raises(ValueError, match=r"another network.*backbone/bn1/gamma is not in"):
+            load_backbone(model, path)
+
+
+class TestNames:
+    @pytest.mark.parametrize(
+        ("name", "ours"),
+        [
+            ("fpn_inner_res5_2_sum_w", "fpn/inner5/kernel"),
+            ("fpn_inner_res4_22_sum_lateral_b", "fpn/inner4/bias"),
+            ("fpn_res4_22_sum_w", "fpn/layer4/kernel"),
+            ("conv_rpn_w", "rpn/conv/kernel"),
+            ("rpn_bbox_pred_b", "rpn/bbox_pred/bias"),
+            ("_[mask]_fcn4_w", "mask_head/mask_fcn4/kernel"),
+            ("conv1_gn_s", "backbone/gn1/gamma"),
+            ("res5_0_branch1_gn_b", "backbone/layer4/0/downsample_gn/beta"),
+            ("fc1000_w", None),
+            ("conv1_b", None),
+        ],
+    )
+    def test_detectron(self, name, ours):
+        assert foreign_name("detectron", name) == ours
+
+    @pytest.mark.parametrize(
+        ("name", "ours"),
+        [
+            ("backbone.body.stem.bn1.bias", "backbone/gn1/beta"),
+            ("backbone.body.layer2.0.downsample.1.weight", "backbone/layer2/0/downsample_gn/gamma"),
+            ("backbone.fpn.fpn_inner1.0.weight", "fpn/inner2/kernel"),
+            ("backbone.fpn.fpn_layer4.1.bias", "fpn/layer5_gn/beta"),
+            ("roi_heads.box.feature_extractor.fc6.1.weight", "box_head/fc6_gn/gamma"),
+            ("roi_heads.box.feature_extractor.xconvs.3.weight", "box_head/conv2/kernel"),
+            ("roi_heads.box.feature_extractor.xconvs.4.weight", "box_head/conv2_gn/gamma"),
+            (
+                "roi_heads.box.feature_extractor.head.layer4.0.conv1.weight",
+                "box_head/layer4/0/conv1/kernel",
+            ),
+            ("roi_heads.mask.feature_extractor.mask_fcn2.1.bias", "mask_head/mask_fcn2_gn/beta"),
+            ("roi_heads.mask.feature_extractor.head.layer4.0.conv1.weight", None),
+            ("rpn.anchor_generator.cell_anchors.0", None),
+        ],
+    )
+    def test_benchmark_with_group_norm(self, name, ours):
+        assert foreign_name("benchmark", name, has_group_norm=True) == ours
+
+    def test_batch_counter_is_left_out(self):
+        assert foreign_name("torchvision", "bn1.num_batches_tracked") is None
+
+    def test_anchors_of_one_map(self):
+        order = anchor_order(small("maskrcnn-r50-c4"))
+        assert order == [ratio * 5 + size for size in range(5) for ratio in range(3)]
+
+    def test_other_aspects_are_refused(self):
+        with pytest.raises(ValueError, match="aspect_ratios"):
+            anchor_order(small(aspect_ratios=((1.0, 1.0), (2.0, 1.0), (1.0, 4.0))))
+
+
+class TestConventions:
+    def test_a_model_built_otherwise_is_refused(self, torchvision_model, folded, tmp_path):
+        path = foreign.write_detectron(tmp_path / "R-50.pkl", foreign.to_detectron(folded))
+        before = values_of(torchvision_model)
+        with pytest.raises(ValueError, match=r"model\.stride_in='3x3', but .*R-50\.pkl.*'1x1'"):
+            load_backbone(torchvision_model, path)
+        for name, value in values_of(torchvision_model).items():
+            np.testing.assert_array_equal(value, before[name])
+
+
+class TestClassCounts:
+    def load(self, values, tmp_path, **kwargs):
+        model = small_model(num_classes=2)
+        before = values_of(model)
+        path = foreign.write_torch(tmp_path / "m.pth", values)
+        return model, before, load_detector(model, path, **kwargs)
+
+    def test_only_the_predictors_are_dropped(self, values, tmp_path):
+        model, before, report = self.load(values, tmp_path)
+        assert set(report.missing) == {
+            f"{layer}/{kind}"
+            for layer in ("box_head/cls_score", "box_head/bbox_pred", "mask_head/mask_fcn_logits")
+            for kind in ("kernel", "bias")
+        }
+        assert set(report.missing.values()) == {"2 classes here, 3 in the file"}
+        after = values_of(model)
+        np.testing.assert_array_equal(after["box_head/cls_score/bias"], 0.0)
+        assert np.any(after["box_head/fc7/kernel"] != before["box_head/fc7/kernel"])
+        assert "kept as initialised: 6" in report.format_table()
+
+    def test_classes_are_picked(self, values, tmp_path):
+        model, _, report = self.load(values, tmp_path, class_channels=[2, 0])
+        assert not report.missing
+        ours = values_of(model)
+        picks = [3, 1]  # torchvision's background is class 0
+        scores = values["roi_heads.box_predictor.cls_score.bias"]
+        np.testing.assert_array_equal(ours["box_head/cls_score/bias"], scores[[*picks, 0]])
+        deltas = values["roi_heads.box_predictor.bbox_pred.weight"].reshape(4, 4, 6)
+        expected = deltas[picks][:, [1, 0, 3, 2]].reshape(8, 6).T
+        np.testing.assert_array_equal(ours["box_head/bbox_pred/kernel"], expected)
+        masks = values["roi_heads.mask_predictor.mask_fcn_logits.bias"]
+        np.testing.assert_array_equal(ours["mask_head/mask_fcn_logits/bias"], masks[picks])
+
+    @pytest.mark.parametrize("channels", [[0], [0, 3], [-1, 0]])
+    def test_wrong_channels(self, values, tmp_path, channels):
+        with pytest.raises(ValueError, match="class_channels"):
+            self.load(values, tmp_path, class_channels=channels)
+
+
+class TestOurCheckpoints:
+    def tensors(self, model, seed):
+        rng = np.random.default_rng(seed)
+        return {n: rng.normal(size=v.shape).astype(np.float32) for n, v in values_of(model).items()}
+
+    def test_averages_and_conventions(self, detectron_model, tmp_path):
+        raw, averaged = (self.tensors(detectron_model, seed) for seed in (1, 2))
+        tensors = {f"model/{name}": tf.constant(value) for name, value in raw.items()}
+        tensors |= {f"ema/{name}": tf.constant(value) for name, value in averaged.items()}
+        tensors |= {"momentum": tf.zeros([4]), "state/step": tf.constant(3)}
+        model = dataclasses.asdict(detectron_model.config)
+        prefix = checkpoint.save(tmp_path / "ckpt-1", tensors, {"config": {"model": model}})
+        source = read_source(prefix)
+        assert source.conventions == MSRA
+        report = load_detector(detectron_model, source)
+        assert report.num_averaged == len(report.loaded) == len(averaged)
+        assert report.skipped["state/step"] == "training state"
+        for name, value in values_of(detectron_model).items():
+            np.testing.assert_array_equal(value, averaged[name])
+        load_detector(detectron_model, prefix, prefer_average=False)
+        for name, value in values_of(detectron_model).items():
+            np.testing.assert_array_equal(value, raw[name])
+        with pytest.raises(ValueError, match=r"stride_in='3x3', but .*ckpt-1"):
+            load_detector(small_model(), prefix)
+
+    def test_without_description_nothing_is_demanded(self, torchvision_model, tmp_path):
+        expected = self.tensors(torchvision_model, 3)
+        prefix = save_tensors(tmp_path / "weights", expected)
+        report = load_detector(torchvision_model, prefix)
+        assert report.conventions is None and not report.missing
+        (tmp_path / "weights.json").write_text(json.dumps({"config": {"model": {}}}))
+        assert read_source(prefix).conventions is None
+
+
+class TestRefusals:
+    def refuse(self, model, path, match, load=load_detector):
+        before = values_of(model)
+        with pytest.raises(ValueError, match=match):
+            load(model, path)
+        for name, value in values_of(model).items():
+            np.testing.assert_array_equal(value, before[name])
+
+    def test_nothing_matches(self, torchvision_model, tmp_path):
+        path = save_tensors(tmp_path / "ckpt", {"stem_conv2d/kernel": np.zeros([7, 7])})
+        self.refuse(torchvision_model, path, r"none of its 1 arrays fits.*found.*stem_conv2d")
+
+    def test_deeper_network(self, torchvision_model, values, tmp_path):
+        extra = foreign.random_values(
+            foreign.detector_shapes(repeats=(2, 1, 1, 1), classes=4, filters=8, hidden=6)
+        )
+        path = foreign.write_torch(tmp_path / "m.pth", extra)
+        self.refuse(
+            torchvision_model, path, r"another network.*layer1\.1\.conv1\.weight has no place"
+        )
+
+    def test_missing_part(self, torchvision_model, values, tmp_path):
+        body = {name: value for name, value in values.items() if "mask" not in name}
+        path = foreign.write_torch(tmp_path / "m.pth", body)
+        self.refuse(torchvision_model, path, "mask_head/mask_fcn1/kernel is not in the file")
+        report = load_detector(torchvision_model, path, allow_partial=True)
+        assert {name.split("/")[0] for name in report.missing} == {"mask_head"}
+
+    def test_non_finite(self, torchvision_model, values, tmp_path):
+        broken = dict(values)
+        broken["rpn.head.cls_logits.bias"] = np.full(3, np.nan, np.float32)
+        path = foreign.write_torch(tmp_path / "m.pth", broken)
+        self.refuse(torchvision_model, path, "rpn.head.cls_logits.bias holds non-finite")
+
+
+def test_report_is_a_table(detectron_model, folded, tmp_path):
+    path = foreign.write_detectron(tmp_path / "R-50.pkl", foreign.to_detectron(folded))
+    table = load_backbone(detectron_model, path).format_table()
+    assert "R-50.pkl (numpy_pickle, layout detectron, 0 averaged values)" in table
+    assert "padding symmetric, stride in 1x1, mean 122.8 115.9 103, deviation 1 1 1" in table
+    rows = {line.split()[0]: line.split()[1:] for line in table.splitlines() if line.strip()}
+    assert rows["backbone"] == ["85", "0"]
+    assert "not part of the backbone" in table
