@@ -83,7 +83,7 @@ child=$!
 set +m
 while :; do
   interrupted=0
-  wait "$child"
+  wait "$child" 2>/dev/null
   code=$?
   [ "$interrupted" = 1 ] || break
 done

@@ -91,12 +91,16 @@ ask_ranks_to_stop() {
 }
 
 end_ranks() {
-  local pid=$started
-  kill -TERM -- "-$pid" 2>/dev/null || true
+  local group=$started
+  kill -TERM -- "-$group" 2>/dev/null || true
+  # Those that do not listen are killed after ten seconds.
   (
-    sleep 10
-    kill -KILL -- "-$pid" 2>/dev/null || true
-  ) &
+    for _ in {1..50}; do
+      kill -0 -- "-$group" 2>/dev/null || exit 0
+      sleep 0.2
+    done
+    kill -KILL -- "-$group" 2>/dev/null || true
+  ) >/dev/null 2>&1 &
 }
 
 # Reads what the ranks left: NAME.start (rank host pid) and NAME.end (rank host code time).

@@ -1,0 +1,427 @@
+"""The launcher: its commands, by dry runs on machines of stubs, and starts of harmless ranks."""
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+D0 = ROOT / "scripts" / "D0"
+SCRIPTS = sorted(path.name for path in D0.iterdir())
+CONFIGS = ROOT / "efficientdet" / "configs"
+TOOLS = (
+    "awk basename bash cat cut date dirname env getconf grep head id lscpu mkdir nproc paste "
+    "printf sed seq setpriv setsid sleep sort tail taskset tee tr true uname wc"
+).split()
+
+
+class Machine:
+    """A PATH of stubs and the few tools that the launcher needs."""
+
+    def __init__(self, folder: Path):
+        self.bin, self.results = folder / "bin", folder / "results"
+        self.bin.mkdir()
+        for name in TOOLS:
+            path = next(p for p in (f"/usr/bin/{name}", f"/bin/{name}") if os.path.exists(p))
+            (self.bin / name).symlink_to(path)
+
+    def add(self, name: str, script: str = "exit 0") -> None:
+        """Puts a shell script into PATH."""
+        (self.bin / name).write_text(f"#!/bin/bash\n{script}\n")
+        (self.bin / name).chmod(0o755)
+
+    def add_slurm(self, *, mpi: str = "pmix", options: str = "") -> None:
+        """Adds srun and scontrol of a cluster."""
+        self.add(
+            "srun",
+            f'[ "$1" = --mpi=list ] && echo "MPI plugin types are... {mpi}"; echo "{options}"',
+        )
+        self.add("scontrol", '[ "$2" = hostnames ] && printf "a1\\na2\\n"; true')
+
+    def environment(self, **variables: str) -> dict:
+        """Returns the environment of a start."""
+        return {
+            "PATH": str(self.bin),
+            "HOME": str(self.results),
+            "RINGDET_VENV": "/nowhere",
+            "RESULTS_DIR": str(self.results),
+            **variables,
+        }
+
+    def run(self, script: str, *flags: str, **variables: str) -> subprocess.CompletedProcess:
+        """Runs a script of scripts/D0/ or another one of the repository."""
+        path = D0 / script if "/" not in script else ROOT / script
+        return subprocess.run(
+            ["/bin/bash", str(path), *flags],
+            env=self.environment(**variables),
+            cwd=self.bin.parent,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    def dry(self, script: str, *flags: str, **variables: str) -> list:
+        """Returns the words of the command that a script would run."""
+        result = self.run(script, *flags, DRY_RUN="1", **variables)
+        assert result.returncode == 0, result.stderr
+        return shlex.split(result.stdout.splitlines()[-1])
+
+
+@pytest.fixture
+def machine(tmp_path):
+    """One host with Open MPI and 8 GPUs."""
+    machine = Machine(tmp_path)
+    machine.add("mpirun")
+    machine.add("nvidia-smi", 'for i in 0 1 2 3 4 5 6 7; do echo "GPU $i: x"; done')
+    return machine
+
+
+def in_job(nodes=2, tasks=8):
+    """Returns the variables of a batch job."""
+    return {
+        "SLURM_JOB_ID": "7",
+        "SLURM_JOB_NUM_NODES": str(nodes),
+        "SLURM_NTASKS_PER_NODE": str(tasks),
+        "SLURM_JOB_NODELIST": "a[1-2]",
+        "SLURM_SUBMIT_DIR": str(ROOT),
+    }
+
+
+def flags_of(command):
+    """Returns flag -> value of a command's `--flag=value` words; the last one counts."""
+    return dict(word[2:].split("=", 1) for word in command if re.match(r"--\w+=", word))
+
+
+# -------------------------------------------------------------------------- which scripts there are
+
+
+def test_the_documented_scripts_are_there():
+    hardware = ("AMP-8xA100-80G", "TF32-8xA100-80G", "AMP-8xV100-32G", "FP32-8xV100-32G")
+    expected = {f"{kind}-{h}.sh" for kind in ("convergence", "evaluate") for h in hardware}
+    for precision in ("AMP", "FP32"):
+        expected |= {
+            f"evaluate-{precision}-32xV100-32G.sh",
+            f"convergence-{precision}-32xV100-32G.sub",
+        }
+        expected |= {f"training-benchmark-{precision}-V100-32G.sh"}
+    for precision in ("AMP", "TF32"):
+        expected |= {f"training-benchmark-{precision}-{g}A100-80G.sh" for g in ("", "1x")}
+    expected |= {"inference-benchmark.sh", "inference.sh"}
+    assert expected <= set(SCRIPTS)
+    ours = set(SCRIPTS) - expected
+    assert all(re.search("H100|H200", name) for name in ours)
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_script_is_a_header_and_a_handful_of_lines(name):
+    lines = (D0 / name).read_text().splitlines()
+    code = [line for line in lines if line and not line.startswith("#")]
+    assert lines[0] == "#!/usr/bin/env bash" and lines[1].startswith("# ")
+    assert len(code) <= 6, code
+    assert '"$@"' in code[-1]
+    text = "\n".join(line for line in lines if line.startswith("#"))
+    assert "The reference" in text or "Ours, not from" in text or name == "inference.sh"
+    assert not re.search(r"--(lr|momentum|num_epochs|warmup)", "\n".join(code))
+    assert os.access(D0 / name, os.X_OK)
+
+
+def test_the_reference_s_path_of_a_submission_leads_to_ours():
+    for path in D0.glob("*.sub"):
+        assert path.is_symlink() and path.resolve() == ROOT / "slurm" / path.name
+
+
+def test_shellcheck():
+    shellcheck = Path(sys.executable).with_name("shellcheck")
+    if not shellcheck.exists():
+        pytest.skip("shellcheck comes with scripts/setup_env.sh --extra dev")
+    scripts = [*D0.iterdir(), *(ROOT / "slurm").glob("*.sub"), *(ROOT / "docker").glob("*.sh")]
+    scripts += [ROOT / "scripts/launch.sh", *(ROOT / "scripts/launch").iterdir()]
+    result = subprocess.run([shellcheck, *scripts], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout
+
+
+# ---------------------------------------------------------------------------- the commands
+
+
+@pytest.mark.parametrize("name", [n for n in SCRIPTS if n.startswith("convergence") and ".sh" in n])
+def test_convergence(machine, name):
+    command = machine.dry(name, "--lr=9")
+    given = flags_of(command)
+    assert command[:3] == ["mpirun", "-np", "8"] and "train.py" in command
+    assert command[-1] == "--lr=9"
+    recipe = Path(given["recipe"])
+    assert recipe.parent == CONFIGS
+    precision, hardware = name.removesuffix(".sh").split("-", 2)[1:]
+    assert recipe.stem == f"d0_coco_{hardware.split('-')[0].lower()}_{precision.lower()}"
+    assert given["model_dir"] == f"{machine.results}/{name.removesuffix('.sh')}"
+    assert given["training_file_pattern"] == "/workspace/coco/train-*"
+    assert given["val_file_pattern"] == "/workspace/coco/val-*"
+    assert given["val_json_file"] == "/workspace/coco/annotations/instances_val2017.json"
+    assert given["backbone_init"] == "/workspace/checkpoints/efficientnet-b0-joc"
+    assert given["preset"] == ("" if "H" in hardware else "nvidia")
+
+
+@pytest.mark.parametrize("name", [n for n in SCRIPTS if n.startswith("evaluate")])
+def test_evaluate_uses_the_batch_and_precision_of_the_recipe(machine, name):
+    command = machine.dry(name, CKPT="/runs/emackpt-300", NGPU="8")
+    given = flags_of(command)
+    precision, hardware = name.removesuffix(".sh").split("-", 2)[1:]
+    recipe = f"d0_coco_{hardware.split('-')[0].lower()}_{precision.lower()}"
+    settings = yaml.safe_load((CONFIGS / f"{recipe}.yaml").read_text())
+    assert "eval.py" in command and given["ckpt_path"] == "/runs/emackpt-300"
+    assert int(given["batch_size"]) == settings["train"]["batch_size"]
+    assert ("--amp" in command) == settings["runtime"]["amp"] == (precision == "AMP")
+    assert ("--noamp" in command) != settings["runtime"]["amp"]
+
+
+@pytest.mark.parametrize("name", [n for n in SCRIPTS if n.startswith("training-benchmark")])
+def test_training_benchmark(machine, name):
+    command = machine.dry(name, NGPU="2")
+    given = flags_of(command)
+    assert given["benchmark_steps"] == "500" and given["num_epochs"] == "1"
+    assert "--benchmark" in command
+    assert "backbone_init" not in given, "there is none here, and speed does not need one"
+    if "-1x" in name:
+        assert command[0].endswith("rank.sh"), "one process, whatever NGPU says"
+        assert given["enable_map_parallelization"] == "False"
+    else:
+        assert command[:3] == ["mpirun", "-np", "2"]
+
+
+def test_inference_benchmark(machine):
+    command = machine.dry("inference-benchmark.sh", "--bm_runs=3", BS="16", AMP="False")
+    given = flags_of(command)
+    assert given["batch_size"] == "16" and "--noamp" in command
+    assert "benchmarks.inference" in command and command[-1] == "--bm_runs=3"
+    assert flags_of(machine.dry("inference-benchmark.sh"))["batch_size"] == "8"
+    assert "--amp" in machine.dry("inference-benchmark.sh")
+
+
+def test_inference(machine):
+    command = machine.dry("inference.sh", MODEL_DIR="/runs/a", IMAGE_PATH="/photos")
+    given = flags_of(command)
+    assert given["model_dir"] == "/runs/a" and given["image_path"] == "/photos"
+    assert flags_of(machine.dry("inference.sh", MODEL_DIR="/a"))["image_path"] == (
+        f"{ROOT}/testdata/img1.jpg"
+    )
+
+
+def test_variables_of_the_reference(machine):
+    name = "convergence-AMP-8xV100-32G.sh"
+    variables = {
+        "MODEL_DIR": "/m",
+        "DATA_DIR": "/d",
+        "BACKBONE_CKPT": "/b",
+        "training_mode": "train",
+    }
+    command = machine.dry(name, NGPU="4", BS="16", AMP="False", PRESET="", **variables)
+    given = flags_of(command)
+    assert command[:3] == ["mpirun", "-np", "4"]
+    assert given["model_dir"] == "/m" and given["backbone_init"] == "/b"
+    assert given["training_file_pattern"] == "/d/train-*"
+    assert given["training_mode"] == "train" and given["batch_size"] == "16"
+    assert "--noamp" in command and given["preset"] == ""
+
+
+@pytest.mark.parametrize(
+    ("script", "variables", "words"),
+    [
+        ("evaluate-AMP-8xA100-80G.sh", {}, "CKPT is not set"),
+        ("inference.sh", {}, "MODEL_DIR is not set"),
+        ("inference-benchmark.sh", {"AMP": "maybe"}, "AMP=maybe: expected True or False"),
+        ("convergence-AMP-8xA100-80G.sh", {"NGPU": "0"}, "NGPU=0: expected a number"),
+        ("convergence-AMP-8xA100-80G.sh", {"NGPU": "9"}, "9 GPUs wanted, 8 here: set NGPU=8"),
+        ("convergence-AMP-8xA100-80G.sh", {"LAUNCHER": "ssh"}, "LAUNCHER=ssh: expected auto"),
+        ("convergence-AMP-8xA100-80G.sh", {"CONTAINER_IMAGE": "x"}, "docker/interactive.sh"),
+        ("evaluate-AMP-32xV100-32G.sh", {"CKPT": "x"}, "32 GPUs wanted, 8 here"),
+    ],
+)  # fmt: skip
+def test_what_is_missing_or_wrong_is_said(machine, script, variables, words):
+    result = machine.run(script, DRY_RUN="1", **variables)
+    assert result.returncode == 2
+    assert words in result.stderr and "ERROR" in result.stderr
+
+
+def test_a_submission_outside_slurm_says_how_to_submit(machine):
+    result = machine.run("slurm/convergence-AMP-32xV100-32G.sub", RINGDET_ROOT=str(ROOT))
+    assert result.returncode == 2
+    assert "sbatch -N 4 slurm/convergence-AMP-32xV100-32G.sub" in result.stderr
+
+
+# ---------------------------------------------------------------------------- how ranks are started
+
+
+def test_without_mpirun_horovodrun_starts_the_ranks(machine):
+    (machine.bin / "mpirun").unlink()
+    machine.add("horovodrun")
+    command = machine.dry("convergence-AMP-8xA100-80G.sh")
+    assert command[:5] == ["horovodrun", "--gloo", "--disable-cache", "-np", "8"]
+    (machine.bin / "horovodrun").unlink()
+    result = machine.run("convergence-AMP-8xA100-80G.sh", DRY_RUN="1")
+    assert result.returncode == 2 and "neither is in PATH" in result.stderr
+    assert machine.dry("convergence-AMP-8xA100-80G.sh", NGPU="1")[0].endswith("rank.sh")
+
+
+def test_several_hosts_get_the_variables(machine):
+    command = machine.dry("convergence-AMP-8xA100-80G.sh", HOSTS="h1:8,h2:8", NCCL_ALGO="Ring")
+    assert command[1:3] == ["-np", "16"] and command[command.index("-H") + 1] == "h1:8,h2:8"
+    exported = [command[i + 1] for i, word in enumerate(command) if word == "-x"]
+    assert {"PATH", "NCCL_ALGO", "RINGDET_RANK_LOGS", "HOROVOD_STALL_CHECK_TIME_SECONDS"} <= set(
+        exported
+    )
+
+
+@pytest.mark.parametrize(
+    ("offered", "expected"), [("pmix pmi2", "pmix"), ("none\n\tpmix_v3,pmi2", "pmix_v3")]
+)
+def test_in_an_allocation_srun_starts_the_ranks(machine, offered, expected):
+    machine.add_slurm(mpi=offered)
+    result = machine.run("slurm/convergence-AMP-32xV100-32G.sub", DRY_RUN="1", **in_job())
+    command = shlex.split(result.stdout.splitlines()[-1])
+    assert command[:2] == ["srun", f"--mpi={expected}"]
+    assert {"--kill-on-bad-exit=1", "--nodes=2", "--ntasks=16", "--ntasks-per-node=8"} <= set(
+        command
+    )
+    assert "# node a1: ranks 0-7\n# node a2: ranks 8-15" in result.stdout
+    assert "the learning rate follows" in result.stderr
+
+
+def test_without_pmix_mpirun_uses_the_allocation(machine):
+    machine.add_slurm(mpi="none pmi2")
+    command = machine.dry("slurm/convergence-AMP-32xV100-32G.sub", **in_job())
+    assert command[0] == "mpirun" and command[command.index("-H") + 1] == "a1:8,a2:8"
+
+
+def test_container_by_pyxis(machine):
+    machine.add_slurm(options="--container-image=[USER@]")
+    variables = {"CONTAINER_IMAGE": "nvcr.io#x", "datadir": "/data", "checkpointdir": "/ckpt"}
+    command = machine.dry("slurm/convergence-AMP-32xV100-32G.sub", **in_job(), **variables)
+    mounts = flags_of(word.replace("container-", "container_") for word in command)
+    mounts = mounts["container_mounts"].split(",")
+    assert "--container-image=nvcr.io#x" in command and "--no-container-entrypoint" in command
+    assert {"/data:/workspace/coco:ro", "/ckpt:/workspace/checkpoints:ro"} <= set(mounts)
+    assert f"{ROOT}:{ROOT}" in mounts and f"{machine.results}:{machine.results}" in mounts
+    assert command[command.index(f"{ROOT}/scripts/launch/rank.sh") + 1] == "python3"
+    assert flags_of(command)["training_file_pattern"] == "/workspace/coco/train-*"
+
+
+def test_container_by_enroot_alone(machine):
+    machine.add_slurm()
+    machine.add("enroot")
+    variables = {"CONTAINER_IMAGE": "/img.sqsh", "datadir": "/data", "checkpointdir": "/ckpt"}
+    command = machine.dry("slurm/convergence-AMP-32xV100-32G.sub", **in_job(), **variables)
+    start = command.index("enroot")
+    assert command[start + 1] == "start" and "ringdet-7" in command
+    assert "/data:/workspace/coco:ro" in command
+
+
+def test_a_container_needs_its_folders(machine):
+    machine.add_slurm(options="--container-image")
+    result = machine.run(
+        "slurm/convergence-AMP-32xV100-32G.sub", DRY_RUN="1", CONTAINER_IMAGE="x", **in_job()
+    )
+    assert result.returncode == 2 and "datadir is not set" in result.stderr
+
+
+def test_what_the_user_has_set_stays(machine):
+    result = machine.run("convergence-AMP-8xA100-80G.sh", DRY_RUN="1", NCCL_DEBUG="INFO")
+    assert "export NCCL_DEBUG=INFO" in result.stdout
+    assert "export HOROVOD_STALL_SHUTDOWN_TIME_SECONDS=1800" in result.stdout
+
+
+# ------------------------------------------------------------------------- one rank, really started
+
+# PYTHON names it: it stands for the interpreter and gets `train.py` and all flags.
+RANK = """#!/bin/bash
+echo "rank speaks: $1"
+{body}
+"""
+
+
+def start(machine, tmp_path, body, **variables):
+    """Starts the convergence script with a stand-in for Python; returns the process."""
+    stand_in = tmp_path / "python"
+    stand_in.write_text(RANK.format(body=body))
+    stand_in.chmod(0o755)
+    environment = machine.environment(PYTHON=str(stand_in), NGPU="1", PREFLIGHT="0", **variables)
+    return subprocess.Popen(
+        ["/bin/bash", str(D0 / "convergence-AMP-8xA100-80G.sh")],
+        env=environment, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def wait_for(path_pattern, folder, seconds=20):
+    """Waits for a file; returns it."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        found = list(folder.glob(path_pattern))
+        if found:
+            return found[0]
+        time.sleep(0.05)
+    raise AssertionError(f"no {path_pattern} in {folder}")
+
+
+@pytest.mark.parametrize("code", [0, 1, 75, 7])
+def test_exit_codes_are_kept(machine, tmp_path, code):
+    process = start(machine, tmp_path, f"exit {code}")
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == code, errors
+    assert "rank speaks: train.py" in output
+    log = next(machine.results.glob("*/logs/*/rank-00000.log"))
+    assert "rank speaks: train.py" in log.read_text()
+    assert ("ended with code" in errors) == (code in (1, 7))
+
+
+def test_a_failing_rank_is_told_with_its_last_lines(machine, tmp_path):
+    process = start(machine, tmp_path, 'echo "ERROR: disk full" >&2; exit 3')
+    errors = process.communicate(timeout=60)[1]
+    host = os.uname().nodename
+    assert f"rank 0 on {host} ended with code 3" in errors and "  | ERROR: disk full" in errors
+
+
+def test_a_killed_rank_is_told(machine, tmp_path):
+    process = start(machine, tmp_path, "kill -KILL $$")
+    errors = process.communicate(timeout=60)[1]
+    assert process.returncode == 137
+    assert "was killed by signal 9 (KILL)" in errors and "memory runs out" in errors
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_signals_become_one_request_to_stop(machine, tmp_path, number):
+    body = (
+        f"trap 'echo asked; exit 75' USR1; trap 'exit 99' TERM INT; : >{tmp_path}/ready\n"
+        "while :; do sleep 0.1; done"
+    )
+    process = start(machine, tmp_path, body)
+    wait_for("ready", tmp_path)
+    process.send_signal(number)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 75, errors
+    assert "asked" in output and "the same command continues" in errors
+
+
+def test_a_signal_before_the_rank_can_answer_means_start_again(machine, tmp_path):
+    process = start(machine, tmp_path, f": >{tmp_path}/ready; exec sleep 30")
+    wait_for("ready", tmp_path)
+    process.send_signal(signal.SIGUSR1)
+    process.communicate(timeout=60)
+    assert process.returncode == 75
+
+
+def test_a_second_signal_ends_the_ranks(machine, tmp_path):
+    body = f"trap 'echo asked' USR1; : >{tmp_path}/ready; while :; do sleep 0.1; done"
+    process = start(machine, tmp_path, body)
+    wait_for("ready", tmp_path)
+    process.send_signal(signal.SIGTERM)
+    time.sleep(1)
+    assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 137
