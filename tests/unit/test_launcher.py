@@ -397,7 +397,7 @@ def test_a_killed_rank_is_told(machine, tmp_path):
 def test_signals_become_one_request_to_stop(machine, tmp_path, number):
     body = (
         f"trap 'echo asked; exit 75' USR1; trap 'exit 99' TERM INT; : >{tmp_path}/ready\n"
-        "while :; do sleep 0.1; done"
+        "for ((i = 0; i < 600; i++)); do sleep 0.1; done"
     )
     process = start(machine, tmp_path, body)
     wait_for("ready", tmp_path)
@@ -416,7 +416,10 @@ def test_a_signal_before_the_rank_can_answer_means_start_again(machine, tmp_path
 
 
 def test_a_second_signal_ends_the_ranks(machine, tmp_path):
-    body = f"trap 'echo asked' USR1; : >{tmp_path}/ready; while :; do sleep 0.1; done"
+    body = (
+        f"trap 'echo asked' USR1; : >{tmp_path}/ready\n"
+        "for ((i = 0; i < 600; i++)); do sleep 0.1; done"
+    )
     process = start(machine, tmp_path, body)
     wait_for("ready", tmp_path)
     process.send_signal(signal.SIGTERM)

