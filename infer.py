@@ -94,7 +94,7 @@ def main(argv: list[str]) -> int:
     for problem in unreadable:
         print(f"WARNING: left out: {problem}", flush=True)
     if not sheet:
-        raise ValueError(f"none of the {len(paths)} images could be read")
+        raise ValueError(f"none of the {len(paths)} images could be read: {unreadable[0]}")
     shown = sheet[:_SHEET_IMAGES]
     Image.fromarray(contact_sheet(shown, 2 if truth else 4)).save(output / "contact-sheet.png")
     print(f"{len(sheet)} images; detections.json and contact-sheet.png are in {output}")

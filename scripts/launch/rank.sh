@@ -25,7 +25,7 @@ if [ "$RINGDET_LAUNCHER" = plain ]; then rank=0 local_rank=0; fi
 host=$(uname -n)
 base=$RINGDET_RANK_LOGS/$(printf 'rank-%05d' "$rank")
 
-if ! { mkdir -p "$RINGDET_RANK_LOGS" && echo "$rank $host $$" >"$base.start"; }; then
+if ! { mkdir -p "$RINGDET_RANK_LOGS" && echo "$rank $host $$ ${SLURMD_NODENAME:-$host}" >"$base.start"; }; then
   echo "ERROR (rank $rank on $host): $RINGDET_RANK_LOGS cannot be written here: name a folder that all nodes share with MODEL_DIR or RESULTS_DIR" >&2
   exit 1
 fi

@@ -41,6 +41,11 @@ compose_preflight() {
 # Runs the words after the interpreter on all ranks. Sets run_code: 0, 75, or the code of the first rank that failed.
 run_ranks() {
   local status
+  # Told to stop between the preflight and the run.
+  if [ "$signals" -gt 0 ]; then
+    run_code=75
+    return
+  fi
   compose_command "$@"
   mkdir -p "$rank_logs"
   say "$launcher, $ranks rank(s) on $nodes node(s); logs of all ranks: $rank_logs"
@@ -77,13 +82,13 @@ on_signal() {
 }
 
 ask_ranks_to_stop() {
-  local rank host pid
+  local record rank host pid node
   case $launcher in
     srun | mpirun) kill -USR1 "$started" ;;
     *)
       # horovodrun passes nothing on: the ranks of this host are told directly.
       for record in "$rank_logs"/*.start; do
-        read -r rank host pid <"$record"
+        read -r rank host pid node <"$record"
         [ "$host" != "$(uname -n)" ] || kill -USR1 "$pid" 2>/dev/null || true
       done
       ;;
@@ -103,7 +108,7 @@ end_ranks() {
   ) >/dev/null 2>&1 &
 }
 
-# Reads what the ranks left: NAME.start (rank host pid) and NAME.end (rank host code time).
+# Reads what the ranks left: NAME.start (rank host pid node) and NAME.end (rank host code time).
 judge() {
   local status=$1 ends worst
   ends=$(cat "$rank_logs"/*.end 2>/dev/null) || true
@@ -136,13 +141,13 @@ tell_failure() {
 
 # No rank said that it failed: the launcher itself, or a whole node with its ranks.
 tell_lost() {
-  local file base lost='' rank host pid
+  local file base lost='' rank host pid node
   run_code=$1
   for file in "$rank_logs"/*.start; do
     [ -e "$file" ] || continue
     base=${file%.start}
     if [ ! -e "$base.end" ]; then
-      read -r rank host pid <"$file"
+      read -r rank host pid node <"$file"
       lost="$lost rank $rank on $host;"
     fi
   done
@@ -158,6 +163,8 @@ leave() {
   if [ "$1" = 75 ]; then
     say "stopped after a save (code 75): the same command continues"
     queue_again
+  elif [ "$1" != 0 ]; then
+    wait_for_replacement
   fi
   exit "$1"
 }

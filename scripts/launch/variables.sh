@@ -68,10 +68,9 @@ set_rank_variables() {
   default OMP_NUM_THREADS 1
   default TF_CPP_MIN_LOG_LEVEL 2
   default PYTHONUNBUFFERED 1
+  # The driver's cache of compiled kernels outlives the run; its 256 MB are too few for a network. XLA's own cache on disk
+  # (--tf_xla_persistent_cache_directory) ends compilation with an error in TensorFlow 2.15, tried on a CPU.
   default CUDA_CACHE_MAXSIZE 2147483648
-  if [ -n "${XLA_CACHE_DIR:-}" ]; then
-    default TF_XLA_FLAGS "--tf_xla_persistent_cache_directory=$XLA_CACHE_DIR"
-  fi
   [ -z "${TF_GPU_HOST_MEM_LIMIT_IN_MB:-}" ] || shown_variables+=(TF_GPU_HOST_MEM_LIMIT_IN_MB)
 }
 

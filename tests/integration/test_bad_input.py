@@ -182,7 +182,10 @@ def test_more_bad_images_than_allowed_end_the_run(train, records):
             shard, lambda index, f: f[schema.ENCODED].bytes_list.value.__setitem__(0, b"")
         )
     train(
-        f"--training_file_pattern={records}/train-*", "--max_bad_records=3", *ONE_STEP
+        f"--training_file_pattern={records}/train-*",
+        "--max_bad_records=3",
+        "--benchmark",
+        "--benchmark_steps=5",
     ).require_explained_failure("Bad records so far: 4", "allowed: 3", "max_bad_records")
 
 

@@ -19,9 +19,13 @@ DEFECTS = {
     **{"DATA": 16, "MODEL": 6, "LOSS": 5, "DIST": 9, "TRAIN": 13},
     **{"CKPT": 9, "EVAL": 10, "INF": 5, "SCR": 8},
 }
-PAGES = ("architecture", "data", "departures", "inference", "performance", "training")
+PAGES = ("architecture", "data", "departures", "inference", "performance", "runs", "training")
 
-BENCHMARKS = ("inference", "input_pipeline", "train_step")
+BENCHMARKS = tuple(
+    path.stem
+    for path in sorted((ROOT / "benchmarks").glob("*.py"))
+    if "define_flags()" in path.read_text()
+)
 
 # Programs whose flags come out of the configuration: told by --helpfull.
 CONFIGURED = ("train.py", "eval.py")
@@ -36,6 +40,7 @@ SOURCES = {
     "quickstart.sh": ("quickstart.sh", "scripts/quickstart.py"),
     "dataset.embedded_set": ("dataset/embedded_set.py",),
     **{f"benchmarks.{n}": (f"benchmarks/{n}.py",) for n in BENCHMARKS},
+    "benchmarks/run_exported.py": ("benchmarks/run_exported.py",),
 }
 PROGRAMS = (*CONFIGURED, *SOURCES)
 # Flags of other programs that the running text mentions.
@@ -75,6 +80,8 @@ def flags_of(program: str) -> frozenset[str]:
         text = text_of(ROOT / path)
         if path.endswith(".sh"):
             found.update(FLAG.findall(text))
+        if "define_results_flag(" in text:
+            found.add("results")
         found.update(re.findall(r'(?:DEFINE_\w+\(\s*"|add_argument\(\s*"--)(\w+)"', text))
         found.update(f"no{name}" for name in re.findall(r'DEFINE_bool\(\s*"(\w+)"', text))
     return frozenset(found)
