@@ -9,7 +9,7 @@ from typing import Any
 
 from absl import flags
 
-from efficientdet.settings import EfficientDetConfig
+import families
 from engine import cli
 from engine.config import ConfigError
 
@@ -17,7 +17,9 @@ flags.DEFINE_string(
     "model_name", "efficientdet-d0", "Model; where the checkpoint says it, it must agree."
 )
 flags.DEFINE_string(
-    "preset", "", "Conventions of a reference for checkpoints without a description: nvidia."
+    "preset",
+    "",
+    "Conventions of a reference for checkpoints without a description, as in train.py.",
 )
 flags.DEFINE_string("hparams", "", "Comma-separated key=value pairs, or a YAML file.")
 flags.DEFINE_string("ckpt_path", "", "Checkpoint prefix, or a folder: then its newest checkpoint.")
@@ -27,7 +29,7 @@ flags.DEFINE_integer(
     "only_this_epoch", 0, "Evaluate emackpt-N of this epoch in the folder ckpt_path; 0: the newest."
 )
 cli.define_flags(
-    [EfficientDetConfig],
+    families.CONFIG_CLASSES,
     only=(
         *("val_file_pattern", "val_json_file", "eval_samples", "testdev_dir", "coco_scorer"),
         *("class_ids", "label_map", "max_instances_per_image", "on_overflow", "on_bad_record"),
@@ -45,17 +47,17 @@ def main(argv: list[str]) -> int:
         raise ConfigError(
             "--ckpt_path is required: a checkpoint prefix, or a folder that holds one"
         )
-    from efficientdet import family
     from engine import checkpoint
     from engine.run import run_evaluation
 
     def find_checkpoint() -> str:
         if FLAGS.only_this_epoch:
-            return family.averaged_checkpoint(FLAGS.ckpt_path, FLAGS.only_this_epoch)
+            return checkpoint.averaged(FLAGS.ckpt_path, FLAGS.only_this_epoch)
         return checkpoint.find(FLAGS.ckpt_path)
 
-    def configure(stored: Mapping[str, Any]) -> EfficientDetConfig:
-        return family.config_of_description(
+    def configure(stored: Mapping[str, Any]) -> Any:
+        name = stored["config"]["model"]["name"] if stored else FLAGS.model_name
+        return families.load(name).config_of_description(
             stored,
             model_name=FLAGS.model_name,
             preset_name=FLAGS.preset,
@@ -65,7 +67,7 @@ def main(argv: list[str]) -> int:
 
     return run_evaluation(
         configure,
-        family,
+        lambda config: families.load(config.model.name),
         find_checkpoint=find_checkpoint,
         output_dir=FLAGS.output_dir,
         set_num_threads=FLAGS.set_num_threads,

@@ -1,19 +1,22 @@
 """Exports a checkpoint as a SavedModel with pre- and post-processing inside.
 
-Its interface stands in efficientdet/export.py.
+Its interface stands in object_detection/saved_model.py.
 
 python export.py --model_dir=RUN --saved_model_dir=OUT
 """
 
+from pathlib import Path
+
 from absl import flags
 
+import families
 from engine import cli
 from engine.config import ConfigError
 
 flags.DEFINE_string("model_dir", "", "Checkpoint prefix, or the folder of a run.")
 flags.DEFINE_string("saved_model_dir", "", "Folder to write; replaced if it is there.")
 flags.DEFINE_string("model_name", "efficientdet-d0", "Model of a checkpoint without a description.")
-flags.DEFINE_string("preset", "", "Conventions of a checkpoint without a description: nvidia.")
+flags.DEFINE_string("preset", "", "Conventions of a checkpoint without a description.")
 flags.DEFINE_string("hparams", "", "Comma-separated key=value pairs, or a YAML file.")
 FLAGS = flags.FLAGS
 
@@ -24,16 +27,13 @@ def main(argv: list[str]) -> int:
     for name in ("model_dir", "saved_model_dir"):
         if not FLAGS[name].value:
             raise ConfigError(f"--{name} is required")
-    from efficientdet import family, predict
-    from efficientdet.export import export_saved_model
-
-    config = family.config_of_checkpoint(
+    task = families.load_task(
         FLAGS.model_dir,
         model_name=FLAGS.model_name,
         preset_name=FLAGS.preset,
         hparams=FLAGS.hparams,
     )
-    export_saved_model(predict.load_task(FLAGS.model_dir, config=config), FLAGS.saved_model_dir)
+    families.load(task.config.model.name).export(task, Path(FLAGS.saved_model_dir))
     print(f"exported to {FLAGS.saved_model_dir}; checked against the checkpoint")
     return 0
 

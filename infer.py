@@ -1,4 +1,4 @@
-"""Draws a trained detector's detections on images and writes them as JSON.
+"""Draws what a trained detector finds on images, boxes or masks, and writes it as JSON.
 
 python infer.py --image_path=PHOTOS --model_dir=RUN --output_dir=OUT
 """
@@ -8,6 +8,7 @@ from pathlib import Path
 
 from absl import flags
 
+import families
 from engine import cli
 from engine.config import ConfigError
 
@@ -24,10 +25,18 @@ flags.DEFINE_string(
     "saved_model_dir", "", "Exported model to use; with --model_dir it is exported there first."
 )
 flags.DEFINE_string("model_name", "efficientdet-d0", "Model of a checkpoint without a description.")
-flags.DEFINE_string("preset", "", "Conventions of a checkpoint without a description: nvidia.")
+flags.DEFINE_string("preset", "", "Conventions of a checkpoint without a description.")
 flags.DEFINE_string("hparams", "", "Comma-separated key=value pairs, or a YAML file.")
 flags.DEFINE_float("min_score_thresh", 0.4, "Least score drawn and written.")
-flags.DEFINE_integer("max_boxes_to_draw", 100, "Most boxes drawn on an image.")
+flags.DEFINE_integer("max_boxes_to_draw", 100, "Most objects drawn on an image.")
+flags.DEFINE_bool("draw_boxes", True, "Draw boxes around masks too.")
+flags.DEFINE_enum(
+    "heat_map",
+    "none",
+    ["none", "probability", "score"],
+    "Draw NAME-heat.png too, of models with masks: score times probability of the mask, or the "
+    "score inside the mask.",
+)
 flags.DEFINE_bool("debug", False, "Run eagerly.")
 FLAGS = flags.FLAGS
 
@@ -49,47 +58,64 @@ def main(argv: list[str]) -> int:
     import tensorflow as tf
     from PIL import Image
 
-    from efficientdet import family, predict
-    from efficientdet.export import export_saved_model
+    from object_detection import image_files, inference
     from object_detection.visualize import contact_sheet
 
     tf.config.run_functions_eagerly(FLAGS.debug)
     if FLAGS.image_list:
-        paths = predict.read_image_list(FLAGS.image_list)
+        paths = image_files.read_image_list(FLAGS.image_list)
     else:
-        paths = predict.find_images(FLAGS.image_path)
-    truth = predict.GroundTruth(FLAGS.annotations) if FLAGS.annotations else None
+        paths = image_files.find_images(FLAGS.image_path)
+    truth = inference.GroundTruth(FLAGS.annotations) if FLAGS.annotations else None
+    mask_rule = inference.MaskRule()
     if FLAGS.model_dir:
-        config = family.config_of_checkpoint(
+        task = families.load_task(
             FLAGS.model_dir,
             model_name=FLAGS.model_name,
             preset_name=FLAGS.preset,
             hparams=FLAGS.hparams,
         )
-        task = predict.load_task(FLAGS.model_dir, config=config)
-        detector, class_map = predict.detector_of(task), task.class_map
+        detector, class_map = inference.detector_of(task.detect_images), task.class_map
+        if getattr(task, "has_masks", False):
+            test = task.config.test
+            mask_rule = inference.MaskRule(test.mask_threshold, test.mask_paste_convention)
         if FLAGS.saved_model_dir:
-            export_saved_model(task, FLAGS.saved_model_dir)
+            families.load(task.config.model.name).export(task, Path(FLAGS.saved_model_dir))
     if FLAGS.saved_model_dir:
-        detector, class_map = predict.saved_model_detector(FLAGS.saved_model_dir)
+        detector, class_map = inference.saved_model_detector(FLAGS.saved_model_dir)
     output = Path(FLAGS.output_dir)
     output.mkdir(parents=True, exist_ok=True)
     written, sheet, unreadable, names = {}, [], [], set()
-    for path, image, detections in predict.predict_files(
-        detector, class_map, paths, min_score=FLAGS.min_score_thresh, unreadable=unreadable
+    for found in inference.predict_files(
+        detector,
+        class_map,
+        paths,
+        min_score=FLAGS.min_score_thresh,
+        unreadable=unreadable,
+        mask_rule=mask_rule,
     ):
         # Images of equal names in several folders: cat, cat-2, ...
-        stem = Path(path).stem
+        stem = Path(found.path).stem
         name = next(n for n in (stem, *(f"{stem}-{i}" for i in range(2, 10**6))) if n not in names)
         names.add(name)
         target = output / f"{name}-detections.png"
-        drawn = predict.draw(image, detections, class_map, max_boxes=FLAGS.max_boxes_to_draw)
+        drawn = inference.draw(
+            found.image,
+            found.objects,
+            class_map,
+            with_masks=found.masks is not None,
+            max_objects=FLAGS.max_boxes_to_draw,
+            with_boxes=FLAGS.draw_boxes,
+        )
         if truth:
-            drawn = truth.beside(path, image, drawn, class_map)
+            drawn = truth.beside(found, drawn, class_map, with_boxes=FLAGS.draw_boxes)
         Image.fromarray(drawn).save(target)
+        if FLAGS.heat_map != "none":
+            heat = inference.draw_heat(found, weigh_by=FLAGS.heat_map)
+            Image.fromarray(heat).save(output / f"{name}-heat.png")
         sheet.append(drawn)
-        written[path] = detections
-        print(f"{path}: {len(detections)} objects -> {target}", flush=True)
+        written[found.path] = found.objects
+        print(f"{found.path}: {len(found.objects)} objects -> {target}", flush=True)
     (output / "detections.json").write_text(json.dumps(written, indent=1))
     for problem in unreadable:
         print(f"WARNING: left out: {problem}", flush=True)

@@ -26,4 +26,13 @@ fi
 
 "$root/scripts/setup_env.sh" --extra dev --extra eval
 cd "$root"
-exec "${RINGDET_VENV:-$root/.venv}/bin/python" -m pytest --durations=15 "$@"
+python=${RINGDET_VENV:-$root/.venv}/bin/python
+if [ $# -gt 0 ]; then
+  exec "$python" -m pytest --durations=15 "$@"
+fi
+# The small tests side by side; those that start ranks and clusters after them, one by one.
+cores=$(nproc)
+status=0
+"$python" -m pytest --durations=15 -n "$((cores < 8 ? cores : 8))" tests/unit tests/reference || status=$?
+"$python" -m pytest --durations=15 tests/integration || status=$?
+exit "$status"

@@ -13,6 +13,7 @@ import time
 import numpy as np
 from absl import flags
 
+import families
 from benchmarks.record import define_results_flag, finish
 from engine import cli
 from engine.config import ConfigError
@@ -25,7 +26,7 @@ PERCENTILES = (50, 90, 95, 99)
 def define_flags() -> None:
     """Defines the flags; when run only, as other benchmarks have flags of the same names."""
     flags.DEFINE_string("model_name", "efficientdet-d0", "Model, where no checkpoint says it.")
-    flags.DEFINE_string("preset", "", "Conventions of a checkpoint without a description: nvidia.")
+    flags.DEFINE_string("preset", "", "Conventions of a reference, as in train.py.")
     flags.DEFINE_string(
         "model_dir", "", "Checkpoint prefix or folder of a run; '': random weights."
     )
@@ -55,7 +56,7 @@ def make_batches(paths: list[str], *, size: tuple[int, int], batch_size: int) ->
     """Returns uint8 [batch_size, height, width, 3] batches of images scaled to fit the network."""
     from PIL import Image
 
-    from efficientdet.predict import read_image
+    from object_detection.image_files import read_image
 
     height, width = size
     if not paths:
@@ -79,29 +80,31 @@ def main(argv: list[str]) -> int:
         raise ConfigError(f"unexpected argument {argv[1]!r}")
     import tensorflow as tf
 
-    from efficientdet import family, predict
-    from efficientdet.settings import base_config, preset
-    from efficientdet.task import EfficientDetTask
     from engine.config import override
     from engine.hparams import parse_hparams
+    from object_detection.image_files import find_images
 
     tf.keras.mixed_precision.set_global_policy("mixed_float16" if FLAGS.amp else "float32")
     if FLAGS.model_dir:
-        config = family.config_of_checkpoint(
+        task = families.load_task(
             FLAGS.model_dir,
             model_name=FLAGS.model_name,
             preset_name=FLAGS.preset,
             hparams=FLAGS.hparams,
         )
-        task = predict.load_task(FLAGS.model_dir, config=config)
+        config = task.config
     else:
-        config = override(base_config(FLAGS.model_name), preset(FLAGS.preset), source="preset")
+        config = override(
+            families.base_config(FLAGS.model_name),
+            families.preset(FLAGS.preset, model_name=FLAGS.model_name),
+            source="preset",
+        )
         config = override(config, parse_hparams(FLAGS.hparams), source="--hparams")
-        task = EfficientDetTask(config, predict.coco_class_map(config))
+        task = families.new_task(config)
     use_xla = FLAGS.use_xla
     if use_xla is None:
         use_xla = bool(tf.config.list_physical_devices("GPU"))
-    paths = predict.find_images(FLAGS.image_path) if FLAGS.image_path else []
+    paths = find_images(FLAGS.image_path) if FLAGS.image_path else []
     batches = make_batches(paths, size=config.model.image_size, batch_size=FLAGS.batch_size)
     detect = tf.function(task.detect_images, autograph=False, jit_compile=use_xla or None)
 
@@ -110,7 +113,8 @@ def main(argv: list[str]) -> int:
         start = time.perf_counter()
         detections = detect(images)
         kept = int(np.sum(detections.scores.numpy() > 0.4))
-        detections.boxes.numpy()
+        for tensor in detections:  # masks too
+            tensor.numpy()
         return time.perf_counter() - start, kept / FLAGS.batch_size
 
     start = time.perf_counter()

@@ -167,7 +167,8 @@ def measure(pattern: str, settings: Settings) -> dict[str, Any]:
 
 def make_pipeline(records, card, settings: Settings):
     """Returns (endless batches of HostExamples, `Frames`)."""
-    from object_detection.data.host_batches import Augmentation, collect_batches, make_frames
+    from object_detection.data.canvas_choice import make_frames
+    from object_detection.data.host_batches import Augmentation, collect_batches
     from object_detection.data.input_datasets import training_batches, with_threads
     from object_detection.data.input_problems import InputProblems
 

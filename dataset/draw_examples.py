@@ -1,4 +1,6 @@
-r"""Draws what training sees: examples after the host's and the device's processing, with boxes.
+r"""Draws what training sees: examples after the host's and the device's processing.
+
+With the masks where the records hold packed ones, else with boxes.
 
 Example:
   python dataset/draw_examples.py --records='data/train-*' --output_dir=examples
@@ -24,14 +26,19 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
+from object_detection import geometry as geometry_lib
 from object_detection.data import crop_decode, schema
+from object_detection.data.canvas_choice import Frames, make_frames
 from object_detection.data.card import DataCard
 from object_detection.data.card_builder import find_or_scan_card
-from object_detection.data.host_batches import Augmentation, Frames, make_frames
+from object_detection.data.host_batches import Augmentation
 from object_detection.data.input_datasets import evaluation_batches, training_batches
 from object_detection.data.input_problems import InputProblems
 from object_detection.data.reader import RecordSet, record_set
 from object_detection.data.tfrecord_file import record_files
+from object_detection.draw_masks import draw_masks
+from object_detection.mask_ops import unpack_masks
+from object_detection.mask_paste import paste_mask
 from object_detection.preprocess import ground_truth_in_network_frame, to_network_input
 from object_detection.visualize import contact_sheet, draw_boxes
 
@@ -110,6 +117,7 @@ def draw_stream(
         "class_of_category": {c.category_id: c.class_id for c in card.categories},
         "max_instances": _MAX_INSTANCES,
         "problems": InputProblems(records, max_bad_records=100, max_instances=_MAX_INSTANCES),
+        "with_masks": _reads_masks(card),
     }
     if training:
         jitter = (_JITTER_MIN.value, _JITTER_MAX.value)
@@ -166,7 +174,8 @@ def read_example(
     jitter: tuple[float, float],
 ) -> dict[str, tf.Tensor]:
     """Reads one record with chosen instead of random numbers; a batch of one."""
-    parsed = schema.parse_record(serialized)
+    mask_format = card.mask_format if _reads_masks(card) else None
+    parsed = schema.parse_record(serialized, mask_format=mask_format)
     image = crop_decode.open_image(parsed["encoded"])
     crop = crop_decode.sample_crop(
         tf.constant(uniforms, tf.float32),
@@ -192,6 +201,8 @@ def read_example(
         "classes": tf.constant(classes, tf.int32),
         "is_crowd": parsed["is_crowd"],
     }
+    if mask_format:
+        example["masks"] = tf.io.decode_raw(parsed["masks"], tf.uint8)
     return {name: value[tf.newaxis] for name, value in example.items()}
 
 
@@ -203,7 +214,7 @@ def draw_batch(
     strength: float = 0.0,
     seed: int = 0,
 ) -> list[np.ndarray]:
-    """Runs the device's part and draws the boxes; crowd regions have a broken line.
+    """Runs the device's part; draws masks, boxes where there are none, crowds striped or dashed.
 
     Returns:
       uint8 [height, width, 3] of each example.
@@ -231,12 +242,41 @@ def draw_batch(
         drop_crowd=False,
     )
     pixels = np.round(images.numpy()).astype(np.uint8)
+    columns = [boxes.numpy(), classes.numpy(), batch["is_crowd"].numpy()]
+    if "masks" not in batch:
+        return [
+            draw_boxes(image, b, c, names=card.class_names, dashed=crowd)
+            for image, b, c, crowd in zip(pixels, *columns)
+        ]
+    masks = paste_masks(batch, height=height, width=width)
     return [
-        draw_boxes(image, b, c, names=card.class_names, dashed=crowd)
-        for image, b, c, crowd in zip(
-            pixels, boxes.numpy(), classes.numpy(), batch["is_crowd"].numpy()
-        )
+        draw_masks(image, m, c, names=card.class_names, boxes=b, all_boxes=False, hatched=crowd)
+        for image, m, b, c, crowd in zip(pixels, masks, *columns)
     ]
+
+
+def paste_masks(batch: Mapping[str, tf.Tensor], *, height: int, width: int) -> list[np.ndarray]:
+    """Returns bool [max_instances, height, width] of each example: its masks as the network sees.
+
+    A crop belongs to the whole box, so it moves with the box before this is clipped.
+    """
+    geometry = geometry_lib.unpack(batch["geometry"])
+    boxes = geometry_lib.original_to_network(batch["boxes"], geometry, network_width=width)
+    examples = []
+    for masks, places, is_mirrored in zip(
+        unpack_masks(batch["masks"]).numpy(), boxes.numpy(), geometry.flip.numpy() > 0
+    ):
+        masks = masks[..., ::-1] if is_mirrored else masks
+        pasted = [
+            paste_mask(mask, box, height=height, width=width) for mask, box in zip(masks, places)
+        ]
+        examples.append(np.array(pasted, bool).reshape(-1, height, width))
+    return examples
+
+
+def _reads_masks(card: DataCard) -> bool:
+    """Whether the records hold masks in the form that training reads."""
+    return card.mask_format == "bitpacked"
 
 
 def _uniform_for(scale: float, jitter: tuple[float, float]) -> float:

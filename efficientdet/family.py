@@ -7,14 +7,12 @@ results are.
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from absl import flags
 
 from efficientdet import weights
 from efficientdet.export import export_saved_model
@@ -27,15 +25,15 @@ from efficientdet.settings import (
 )
 from efficientdet.task import EfficientDetTask
 from engine import checkpoint, cli, distributed
-from engine.config import ConfigError, from_dict, override
-from engine.hparams import parse_hparams, read_yaml
-from object_detection.class_map import LABEL_MAPS, ClassMap, make_class_map
+from engine.config import ConfigError, override
+from engine.weight_files import weights_path
+from object_detection.class_map import class_map_of_run
 from object_detection.data.card import DataCard
 from object_detection.data.card_builder import find_or_scan_card
 from object_detection.metrics.detection_rows import write_detections_json
 from object_detection.metrics.report import csv_line, format_metrics_table
 
-__all__ = ["COMPARED_SECTIONS", "validate"]
+__all__ = ["COMPARED_SECTIONS", "validate", "weights_path"]
 
 _TESTDEV_FILE = "detections_test-dev2017_test_results.json"
 
@@ -53,18 +51,14 @@ def make_task(
     eval_card = _card(config.eval.val_file_pattern)
     if train_card:
         train_card.require_boxes()
-    card = train_card or eval_card
-    if description:
-        class_map = ClassMap.from_dict(description["task"]["class_map"])
-        _require_same_classes(config, class_map, train_card)
-    elif card is None:
-        raise ConfigError("--val_file_pattern is required: the classes are read from its records")
-    else:
-        class_map = make_class_map(
-            card, class_ids=config.data.class_ids, num_classes=config.data.num_classes
-        )
-    if config.data.label_map:
-        class_map = class_map.renamed(label_map_names(config.data.label_map))
+    class_map = class_map_of_run(
+        train_card,
+        eval_card,
+        stored=description["task"]["class_map"] if description else None,
+        class_ids=config.data.class_ids,
+        num_classes=config.data.num_classes,
+        label_map=config.data.label_map,
+    )
     return EfficientDetTask(
         config,
         class_map,
@@ -78,44 +72,6 @@ def make_task(
 def _card(pattern: str) -> DataCard | None:
     """Returns the card of records; rank 0 reads, as records without a card are all read for it."""
     return distributed.on_main(lambda: find_or_scan_card(pattern)) if pattern else None
-
-
-def _require_same_classes(
-    config: EfficientDetConfig, class_map: ClassMap, card: DataCard | None
-) -> None:
-    asked = config.data.num_classes
-    if asked is not None and asked != class_map.num_classes:
-        raise ConfigError(
-            f"num_classes={asked} but the checkpoint has {class_map.num_classes} classes: leave "
-            "num_classes unset; to train on other classes use --pretrained_ckpt and a new "
-            "--model_dir"
-        )
-    ids = [c.category_id for c in card.categories] if card else []
-    unknown = sorted(set(ids) - set(class_map.category_to_class))
-    if unknown:
-        raise ConfigError(
-            f"the training records have category ids {unknown[:5]} that the checkpoint does not "
-            "know: to train on other classes use --pretrained_ckpt and a new --model_dir"
-        )
-
-
-def label_map_names(label_map: str) -> dict[int, str]:
-    """Returns category_id -> name of `--label_map`: a name known here or a YAML file.
-
-    Raises:
-      ConfigError: the file holds something else.
-      FileNotFoundError: neither a known name nor a file.
-    """
-    if label_map in LABEL_MAPS:
-        return LABEL_MAPS[label_map]
-    if not Path(label_map).is_file():
-        raise FileNotFoundError(
-            f"label_map={label_map!r}: expected {', '.join(LABEL_MAPS)} or a YAML file"
-        )
-    try:
-        return {int(key): str(name) for key, name in read_yaml(label_map).items()}
-    except ValueError as error:
-        raise ConfigError(f"{label_map}: expected category id: name ({error})") from error
 
 
 def describe(task: EfficientDetTask) -> dict[str, Any]:
@@ -134,42 +90,11 @@ def load_initial_weights(config: EfficientDetConfig, task: EfficientDetTask) -> 
         report = weights.load_backbone(task.model, weights_path(config.train.backbone_init))
         lines += report.format_table().splitlines()
     if config.train.pretrained_ckpt:
-        report = weights.load_detector(task.model, _weights_of(config.train.pretrained_ckpt))
+        report = weights.load_detector(
+            task.model, checkpoint.newest_or_path(config.train.pretrained_ckpt)
+        )
         lines += report.format_table().splitlines()
     return lines
-
-
-def _weights_of(path: str) -> str:
-    """Returns the newest checkpoint of a run's folder; any other path as it is."""
-    try:
-        return checkpoint.find(path)
-    except FileNotFoundError:
-        return path
-
-
-def weights_path(text: str) -> str:
-    """Returns the file that `--backbone_init` names.
-
-    `pip:NAME` is the weight file that an installed package carries.
-
-    Raises:
-      FileNotFoundError: the package is not installed or holds no weight file.
-    """
-    if not text.startswith("pip:"):
-        return text
-    package = text.removeprefix("pip:")
-    try:
-        files = importlib.metadata.files(package) or []
-    except importlib.metadata.PackageNotFoundError as error:
-        raise FileNotFoundError(
-            f"--backbone_init={text}: install it with pip install {package}"
-        ) from error
-    found = [f for f in files if f.suffix in (".pth", ".pt", ".h5")]
-    if not found:
-        raise FileNotFoundError(
-            f"--backbone_init={text}: the package holds no .pth, .pt or .h5 file"
-        )
-    return str(found[0].locate())
 
 
 def load_weights(task: EfficientDetTask, prefix: str) -> list[str]:
@@ -251,32 +176,11 @@ def config_of_description(
     Raises:
       ConfigError: unknown names or keys, or the checkpoint is of another model.
     """
-    if stored:
-        config = from_dict(EfficientDetConfig, stored["config"])
-        given = "model_name" in flags.FLAGS and flags.FLAGS["model_name"].present
-        if given and model_name != config.model.name:
-            raise ConfigError(
-                f"--model_name={model_name}, but the checkpoint is {config.model.name}"
-            )
-    else:
-        config = override(base_config(model_name), preset(preset_name), source="preset")
-    config = override(config, parse_hparams(hparams), source="--hparams")
-    given_flags = cli.given_flags(EfficientDetConfig)
-    # --batch_size of a program that does not train is that of evaluation.
-    given_flags.pop("train.batch_size", None)
-    return override(config, {**given_flags, "eval.eval_batch_size": batch_size}, source="flag")
-
-
-def averaged_checkpoint(folder: str, epoch: int) -> str:
-    """Returns the averaged checkpoint of an epoch in a run's folder.
-
-    Raises:
-      FileNotFoundError: it is not there; lists those that are.
-    """
-    for base in (Path(folder) / "ema_weights", Path(folder)):
-        if checkpoint.exists(base / f"emackpt-{epoch:02d}"):
-            return str(base / f"emackpt-{epoch:02d}")
-    found = [Path(p).name for p in checkpoint.numbered(Path(folder) / "ema_weights", "emackpt-")]
-    raise FileNotFoundError(
-        f"no emackpt-{epoch:02d} in {folder}; there are: {', '.join(found) or 'none'}"
+    return cli.config_of_description(
+        EfficientDetConfig,
+        stored,
+        model_name=model_name,
+        base=lambda: override(base_config(model_name), preset(preset_name), source="preset"),
+        hparams=hparams,
+        batch_size=batch_size,
     )

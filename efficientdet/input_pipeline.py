@@ -7,22 +7,23 @@ flip on the host (`object_detection.data.crop_decode`), colour on the device
 
 from __future__ import annotations
 
-import os
-
 import tensorflow as tf
 
 from efficientdet.settings import EfficientDetConfig
 from engine import env
 from object_detection.class_map import ClassMap
-from object_detection.data import tfrecord_file
+from object_detection.data.canvas_choice import Frames, make_frames
 from object_detection.data.card import DataCard
-from object_detection.data.host_batches import Augmentation, Frames, make_frames
-from object_detection.data.input_datasets import evaluation_batches, training_batches
+from object_detection.data.host_batches import Augmentation, resizes_on_host
+from object_detection.data.input_datasets import (
+    bytes_to_cache,
+    evaluation_batches,
+    records_of_card,
+    training_batches,
+    with_map_parallelization,
+)
 from object_detection.data.input_problems import InputProblems
-from object_detection.data.reader import RecordSet, Shard, record_set
-
-# Sets up to this size are held in memory unless the settings say otherwise.
-_CACHE_BYTES = 1 << 30
+from object_detection.data.reader import RecordSet, Shard
 
 
 def train_dataset(
@@ -47,8 +48,7 @@ def train_dataset(
       local_ranks: ranks that share this host's cores.
     """
     data = config.data
-    records = _records(data.training_file_pattern, card)
-    cache = {None: _CACHE_BYTES, True: 1 << 62, False: 0}[data.cache_records]
+    records = records_of_card(data.training_file_pattern, card)
     batches = training_batches(
         records,
         batch_size=config.train.batch_size,
@@ -66,12 +66,12 @@ def train_dataset(
         max_instances=data.max_instances_per_image,
         drop_crowd=data.skip_crowd_during_training,
         shuffle_buffer=data.shuffle_buffer,
-        cache_below_bytes=cache,
+        cache_below_bytes=bytes_to_cache(data.cache_records),
         threads=data.input_threads or env.cores_per_rank(local_ranks),
         prefetch_batches=data.prefetch_batches,
         repeat_first_batch=config.train.use_fake_data,
     )
-    return _with_graph_options(batches, config)
+    return with_map_parallelization(batches, config.runtime.enable_map_parallelization)
 
 
 def eval_dataset(
@@ -91,7 +91,7 @@ def eval_dataset(
       shard: this rank of how many.
       local_ranks: ranks that share this host's cores.
     """
-    records = _records(config.eval.val_file_pattern, card)
+    records = records_of_card(config.eval.val_file_pattern, card)
     batches = evaluation_batches(
         records,
         batch_size=config.eval.eval_batch_size,
@@ -104,7 +104,7 @@ def eval_dataset(
         threads=config.data.input_threads or env.cores_per_rank(local_ranks),
         prefetch_batches=config.data.prefetch_batches,
     )
-    return _with_graph_options(batches, config)
+    return with_map_parallelization(batches, config.runtime.enable_map_parallelization)
 
 
 def frames(config: EfficientDetConfig, card: DataCard | None = None) -> Frames:
@@ -117,30 +117,10 @@ def frames(config: EfficientDetConfig, card: DataCard | None = None) -> Frames:
     side = config.data.canvas_size
     return make_frames(
         config.model.image_size,
-        resize_on_host=resizes_on_host(config),
+        resize_on_host=resizes_on_host(config.data.resize_on),
         canvas_size=(side, side) if side else None,
         largest_image=(card.max_height, card.max_width) if card else None,
     )
-
-
-def resizes_on_host(config: EfficientDetConfig) -> bool:
-    """Returns whether images are resampled on the host.
-
-    `auto` means: on the accelerator if there is one. Without, both are the same cores, and the
-    host's way is the cheaper one: about 7 against 40 CPU ms per image for 640 to 512 pixels,
-    measured on 2 cores, 2026-11-22.
-    """
-    if config.data.resize_on == "auto":
-        return not tf.config.get_visible_devices("GPU")
-    return config.data.resize_on == "host"
-
-
-def _records(pattern: str, card: DataCard) -> RecordSet:
-    files = tfrecord_file.record_files(pattern)
-    counts = {shard.file: shard.num_records for shard in card.shards}
-    names = [os.path.basename(file) for file in files]
-    known = all(name in counts for name in names) and len(set(names)) == len(names)
-    return record_set(files, [counts[name] for name in names] if known else None)
 
 
 def _problems(config: EfficientDetConfig, records: RecordSet) -> InputProblems:
@@ -151,11 +131,3 @@ def _problems(config: EfficientDetConfig, records: RecordSet) -> InputProblems:
         max_instances=data.max_instances_per_image,
         on_overflow=data.on_overflow,
     )
-
-
-def _with_graph_options(batches: tf.data.Dataset, config: EfficientDetConfig) -> tf.data.Dataset:
-    """Passes on --enable_map_parallelization; the maps that cost time are parallel in any case."""
-    options = tf.data.Options()
-    parallel = config.runtime.enable_map_parallelization
-    options.experimental_optimization.map_parallelization = parallel
-    return batches.with_options(options)

@@ -9,8 +9,6 @@ rank's own).
 
 from __future__ import annotations
 
-import functools
-import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,17 +29,15 @@ from object_detection.anchors import generate_anchors
 from object_detection.class_map import ClassMap
 from object_detection.data.card import DataCard
 from object_detection.data.example import HOST_ONLY
+from object_detection.data.host_batches import resizes_on_host
 from object_detection.detections import Detections
 from object_detection.metrics.coco import CocoEvaluator
-from object_detection.metrics.detection_rows import detections_to_array, empty_rows
-from object_detection.metrics.ground_truth import load_annotations
-from object_detection.metrics.ground_truth_check import check_ground_truth
+from object_detection.metrics.set_scores import SetScores
 from object_detection.preprocess import ground_truth_in_network_frame, to_network_input
 
 # A typical number of positives per image: brings the weights of ranks near 1, where float16 is
 # at ease.
 _POSITIVES_PER_IMAGE = 32.0
-_LOG = logging.getLogger(__name__)
 
 
 class EfficientDetTask:
@@ -86,7 +82,14 @@ class EfficientDetTask:
             anchor_scale=model.anchor_scale,
         )
         self.compute_dtype = tf.keras.mixed_precision.global_policy().compute_dtype
-        self._evaluator: CocoEvaluator | None = None
+        self._scores = SetScores(
+            config.eval.val_json_file,
+            class_map,
+            records=config.eval.val_file_pattern,
+            card=eval_card,
+            scorer=config.eval.coco_scorer,
+            is_submission=bool(config.eval.testdev_dir),
+        )
 
     # ------------------------------------------------------------------ data
 
@@ -140,7 +143,7 @@ class EfficientDetTask:
     ) -> tf.Tensor:
         """Turns uint8 canvases into normalised network input in the compute dtype."""
         if resized_on_host is None:
-            resized_on_host = input_pipeline.resizes_on_host(self.config)
+            resized_on_host = resizes_on_host(self.config.data.resize_on)
         model, data = self.config.model, self.config.data
         height, width = model.image_size
         return to_network_input(
@@ -257,108 +260,31 @@ class EfficientDetTask:
     @property
     def evaluator(self) -> CocoEvaluator:
         """The ground truth, parsed at first use."""
-        if self._evaluator is None:
-            self._evaluator = CocoEvaluator(
-                self.config.eval.val_json_file,
-                self.class_map.categories,
-                scorer=self.config.eval.coco_scorer,
-            )
-        return self._evaluator
+        return self._scores.evaluator
 
     def check_ground_truth(self) -> None:
-        """Scores the ground truth against itself: as the JSON has it, and as the records have it.
+        """Scores the ground truth against itself; see `SetScores.check`."""
+        self._scores.check(self._first_batch)
 
-        Raises:
-          ValueError: ids, classes or units of JSON, records and model do not meet; says which.
-        """
-        if self._is_testdev:
-            return
-        self._require_all_images()
-        annotations = self.config.eval.val_json_file
-        categories = self.class_map.categories
-        scorer = self.config.eval.coco_scorer
-        check_ground_truth(annotations, categories=categories, scorer=scorer)
-        rows = self._ground_truth_of_first_batch()
-        if len(rows):
-            check_ground_truth(annotations, categories=categories, rows=rows, scorer=scorer)
-
-    def _require_all_images(self) -> None:
-        """Raises ValueError if the JSON has images that are neither in the records nor left out."""
-        card, expected = self._eval_card, self.evaluator.num_images
-        if card.num_images + len(card.skipped_source_ids) != expected:
-            raise ValueError(
-                f"{self.config.eval.val_file_pattern} holds {card.num_images} images but "
-                f"{self.config.eval.val_json_file} lists {expected}, of which "
-                f"{len(card.skipped_source_ids)} were left out in conversion: convert the "
-                "validation set again, all of it and nothing else"
-            )
-
-    def _ground_truth_of_first_batch(self) -> np.ndarray:
-        """The objects of some images as the input pipeline delivers them, as rows of score 1."""
+    def _first_batch(self) -> dict[str, np.ndarray] | None:
         batch = next(iter(self.eval_dataset(shard=Shard(0, 1))), None)
-        if batch is None:
-            return empty_rows()
-        batch = {name: value.numpy() for name, value in batch.items()}
-        valid = batch["valid"]
-        indices = np.zeros(len(valid), np.int64)
-        indices[valid] = self.evaluator.image_indices(batch["source_id"][valid])
-        # An image whose rows are all taken may have lost some of its boxes.
-        complete = (batch["classes"] < 0).any(axis=1)
-        return detections_to_array(
-            indices,
-            batch["boxes"],
-            scores=np.ones(batch["classes"].shape),
-            classes=np.where(batch["is_crowd"], -1, batch["classes"]),
-            valid=valid & complete,
-        )
-
-    @functools.cached_property
-    def _is_testdev(self) -> bool:
-        """True where detections are only to be written: a test split, whose JSON is a mere list."""
-        evaluation = self.config.eval
-        return bool(evaluation.testdev_dir) and not load_annotations(evaluation.val_json_file)[
-            1
-        ].get("annotations")
+        return batch and {name: value.numpy() for name, value in batch.items()}
 
     def detection_rows(
         self, batch: Mapping[str, tf.Tensor], detections: Detections
     ) -> tuple[np.ndarray, np.ndarray]:
         """Rows for the scorer, see `detections_to_array`; indices of the images without padding."""
-        valid = batch["valid"].numpy()
-        indices = np.zeros(len(valid), np.int64)
-        indices[valid] = self.evaluator.image_indices(batch["source_id"].numpy()[valid])
-        rows = detections_to_array(
-            indices,
-            detections.boxes.numpy(),
-            scores=detections.scores.numpy(),
-            classes=detections.classes.numpy(),
-            num_valid=detections.num_valid.numpy(),
-            valid=valid,
-        )
-        return rows[self.class_map.is_known(rows[:, 6])], indices[valid]
+        known = {name: batch[name].numpy() for name in ("valid", "source_id")}
+        fields = {name: value.numpy() for name, value in detections._asdict().items()}
+        rows, images, _ = self._scores.rows(known, **fields)
+        return rows, images
 
     def score(self, rows: np.ndarray, images: np.ndarray) -> dict[str, float]:
-        """COCO's numbers over all images of the JSON, or those seen if `eval_samples` is less.
-
-        Images that conversion or reading had to leave out count as images without detections.
-        """
-        if self._is_testdev:
-            return {}
-        evaluator, data = self.evaluator, self.config.data
-        coverage = evaluator.coverage(images)
-        limited = self.num_eval_examples < self._eval_card.num_images
-        allowed = len(self._eval_card.skipped_source_ids)
-        if data.on_bad_record == "skip":
-            allowed += data.max_bad_records
-        missing = [] if limited else coverage.missing
-        if coverage.repeated or len(missing) > allowed:
-            raise ValueError(
-                f"{self.config.eval.val_json_file} and {self.config.eval.val_file_pattern} differ: "
-                f"{coverage.describe()}. Each image must be in the records exactly once: convert "
-                "the validation set again"
-            )
-        if missing:
-            _LOG.warning("%s; the others count as images without detections", coverage.describe())
-        return evaluator.evaluate(
-            rows, image_indices=sorted(set(images.tolist())) if limited else None
+        """COCO's numbers; see `SetScores.score`."""
+        data = self.config.data
+        return self._scores.score(
+            rows,
+            images,
+            is_limited=self.num_eval_examples < self._eval_card.num_images,
+            most_bad_records=data.max_bad_records if data.on_bad_record == "skip" else 0,
         )

@@ -173,6 +173,29 @@ def find(path: str | Path) -> str:
     )
 
 
+def newest_or_path(path: str) -> str:
+    """Returns the newest checkpoint of a run's folder; any other path as it is."""
+    try:
+        return find(path)
+    except FileNotFoundError:
+        return path
+
+
+def averaged(folder: str, epoch: int) -> str:
+    """Returns the averaged checkpoint of an epoch in a run's folder.
+
+    Raises:
+      FileNotFoundError: it is not there; lists those that are.
+    """
+    for base in (Path(folder) / "ema_weights", Path(folder)):
+        if exists(base / f"emackpt-{epoch:02d}"):
+            return str(base / f"emackpt-{epoch:02d}")
+    found = [Path(p).name for p in numbered(Path(folder) / "ema_weights", "emackpt-")]
+    raise FileNotFoundError(
+        f"no emackpt-{epoch:02d} in {folder}; there are: {', '.join(found) or 'none'}"
+    )
+
+
 def latest_resumable(folder: str | Path) -> str | None:
     """Returns the newest `ckpt-<step>` of a run's folder, or None."""
     found = numbered(folder, "ckpt-")

@@ -123,6 +123,45 @@ def resolve(
     return config_lib.override(config, given, source="flag")
 
 
+def config_of_description(
+    config_class: type,
+    stored: Mapping[str, Any],
+    *,
+    model_name: str,
+    base: Callable[[], Any],
+    hparams: str,
+    batch_size: int,
+) -> Any:
+    """Returns the configuration for evaluating or running a checkpoint.
+
+    Args:
+      config_class: of the model's family.
+      stored: the checkpoint's description; {} where it has none.
+      model_name: as `--model_name`; must agree with the description if it was given.
+      base: makes the configuration where there is no description.
+      hparams: as `--hparams`; overrides either, as do flags.
+      batch_size: images per rank and step.
+
+    Raises:
+      ConfigError: unknown keys, or the checkpoint is of another model.
+    """
+    if stored:
+        config = config_lib.from_dict(config_class, stored["config"])
+        given = "model_name" in flags.FLAGS and flags.FLAGS["model_name"].present
+        if given and model_name != config.model.name:
+            raise config_lib.ConfigError(
+                f"--model_name={model_name}, but the checkpoint is {config.model.name}"
+            )
+    else:
+        config = base()
+    config = config_lib.override(config, hparams_lib.parse_hparams(hparams), source="--hparams")
+    overrides = given_flags(config_class)
+    # --batch_size of a program that does not train is that of evaluation.
+    overrides.pop("train.batch_size", None)
+    overrides["eval.eval_batch_size"] = batch_size
+    return config_lib.override(config, overrides, source="flag")
+
+
 def refuse_arguments(argv: Sequence[str]) -> None:
     """Raises ConfigError if there is anything besides flags after the program's name."""
     if len(argv) > 1:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -12,9 +14,11 @@ from engine import distributed
 from engine.batches import iterate
 from engine.metrics import format_duration
 from engine.run_log import RunLog
-from engine.task import Shard, Task
+from engine.task import MaskedRows, Shard, Task
 
 _PROGRESS_SECONDS = 10
+# Batches whose detections may wait to be turned into rows.
+_MOST_WAITING = 2
 
 
 class Evaluator:
@@ -30,24 +34,38 @@ class Evaluator:
         self._task, self._log = task, log
         self._predict = tf.function(task.predict, autograph=False, jit_compile=use_xla or None)
 
-    def __call__(self) -> tuple[dict[str, float], np.ndarray | None]:
+    def __call__(self) -> tuple[dict[str, float], Any]:
         """Returns (metrics on every rank, all detection rows on rank 0)."""
         start = last_said = time.monotonic()
-        rows, images = [np.zeros([0, 7])], [np.zeros([0], np.int64)]
+        found: list[tuple[Any, np.ndarray]] = []
+        waiting: list[Future] = []
         shard = Shard(distributed.rank(), distributed.size())
-        for batch in iterate(self._task.eval_dataset(shard=shard)):
-            detections = self._predict(self._task.device_batch(batch))
-            new_rows, new_images = self._task.detection_rows(batch, detections)
-            rows.append(new_rows)
-            images.append(new_images)
-            if time.monotonic() - last_said > _PROGRESS_SECONDS:
-                last_said = time.monotonic()
-                self._say_progress(sum(map(len, images)), last_said - start)
-        all_rows = distributed.gather_rows(np.concatenate(rows))
-        all_images = distributed.gather_rows(np.concatenate(images))
-        metrics = distributed.on_main(lambda: self._task.score(all_rows, all_images))
+        # One thread makes rows (and pastes masks) while the next batch is predicted.
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            for batch in iterate(self._task.eval_dataset(shard=shard)):
+                detections = self._predict(self._task.device_batch(batch))
+                waiting.append(pool.submit(self._task.detection_rows, batch, detections))
+                if len(waiting) > _MOST_WAITING:
+                    found.append(waiting.pop(0).result())
+                if time.monotonic() - last_said > _PROGRESS_SECONDS:
+                    last_said = time.monotonic()
+                    self._say_progress(sum(len(i) for _, i in found), last_said - start)
+            found += [future.result() for future in waiting]
+        rows = self._gather([rows for rows, _ in found])
+        images = distributed.gather_rows(
+            np.concatenate([np.zeros([0], np.int64), *(i for _, i in found)])
+        )
+        metrics = distributed.on_main(lambda: self._task.score(rows, images))
         self._log.info(f"evaluation took {format_duration(time.monotonic() - start)}")
-        return metrics, all_rows
+        return metrics, rows
+
+    def _gather(self, found: Sequence[Any]) -> Any:
+        """Joins the rows of this rank's batches and of all ranks; on rank 0."""
+        if not getattr(self._task, "has_masks", False):
+            return distributed.gather_rows(np.concatenate([np.zeros([0, 7]), *found]))
+        rows = distributed.gather_rows(np.concatenate([np.zeros([0, 7]), *(f.rows for f in found)]))
+        masks = gather_bytes([mask for f in found for mask in f.masks])
+        return MaskedRows(rows, masks)
 
     def _say_progress(self, done: int, seconds: float) -> None:
         total = -(-self._task.num_eval_examples // distributed.size())
@@ -56,6 +74,16 @@ class Evaluator:
             f"evaluating: {done} of {total} images of this rank, {done / seconds:.1f} images/s, "
             f"ETA {eta}"
         )
+
+
+def gather_bytes(values: Sequence[bytes]) -> list[bytes]:
+    """Joins every rank's byte strings on rank 0, in rank order; [] on the other ranks."""
+    lengths = distributed.gather_rows(np.array([len(value) for value in values], np.int64))
+    joined = distributed.gather_rows(np.frombuffer(b"".join(values), np.uint8))
+    if lengths is None or joined is None:
+        return []
+    text, ends = joined.tobytes(), np.cumsum(lengths)
+    return [text[end - length : end] for length, end in zip(lengths, ends)]
 
 
 class Validator:

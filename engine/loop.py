@@ -35,6 +35,7 @@ from engine.train_state import TrainState
 EXIT_DONE, EXIT_STOPPED = 0, 75
 # Steps between the small allreduce by which ranks agree to stop or save.
 _AGREE_STEPS = 4
+_SAID_METRICS = ("AP", "AP50", "mask_AP", "mask_AP50")
 # Steps before the speed is known well enough to fit a schedule to a time.
 _STEPS_TO_KNOW_SPEED = 8
 
@@ -246,15 +247,18 @@ class Trainer:
             return False
         self._log.dll([], {"epoch": epoch, "validation_accuracy_mAP": percent(metrics, "AP")})
         self._log.numbers("evaluation", {"epoch": epoch, "step": step, **metrics})
-        shown = {f"eval/{k}": v for k, v in metrics.items() if not k.startswith("AP_/")}
+        shown = {f"eval/{k}": v for k, v in metrics.items() if "AP_/" not in k}
         self._log.scalars(epoch, shown)
-        self._log.info(f"epoch {epoch}: AP {metrics['AP']:.4f} AP50 {metrics['AP50']:.4f}")
+        said = [f"{k} {metrics[k]:.4f}" for k in _SAID_METRICS if k in metrics]
+        self._log.info(f"epoch {epoch}: {' '.join(said)}")
         if self._best is None or metrics["AP"] > self._best:
             self._best = metrics["AP"]
             self._files.save_best(self._progress(step) | {"epoch": epoch})
-        target = self._evaluation.target_ap
-        if target and metrics["AP"] >= target:
-            self._log.info(f"target AP {target} reached at epoch {epoch}")
+        targets = {"AP": self._evaluation.target_ap, **getattr(self._task, "more_targets", {})}
+        targets = {name: least for name, least in targets.items() if least}
+        if targets and all(metrics[name] >= least for name, least in targets.items()):
+            reached = ", ".join(f"{name} {least}" for name, least in targets.items())
+            self._log.info(f"target {reached} reached at epoch {epoch}")
             return True
         return False
 

@@ -109,6 +109,8 @@ def run_training(config: Any, family: Family) -> int:
     task = family.make_task(
         config, description=stored, training=True, batch_norm=batch_norm, seed=seed
     )
+    # As a checkpoint records it: with what only the weights could tell filled in.
+    config = getattr(task, "config", config)
     plan = make_plan(
         train, config.optim, num_examples=task.num_train_examples, num_ranks=place.size
     )
@@ -261,7 +263,7 @@ def _sync_batch_norm() -> Any:
 
 def run_evaluation(
     configure: Callable[[Mapping[str, Any]], Any],
-    family: Family,
+    family: Family | Callable[[Any], Family],
     *,
     find_checkpoint: Callable[[], str],
     output_dir: str,
@@ -271,7 +273,7 @@ def run_evaluation(
 
     Args:
       configure: the checkpoint's description -> configuration of this evaluation.
-      family: the model family.
+      family: the model family, or what tells it from the configuration.
       find_checkpoint: returns the checkpoint's prefix; called on rank 0 only, as the other hosts
         need not see it.
       output_dir: where detections and metrics are written; '': beside the checkpoint.
@@ -288,6 +290,7 @@ def run_evaluation(
 
     prefix, stored = distributed.on_main(read)
     config = configure(stored)
+    family = family(config) if callable(family) else family
     preflight.require(config, "eval.val_file_pattern", "eval.val_json_file")
     family.validate(config)
     set_precision(config)

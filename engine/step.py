@@ -121,7 +121,8 @@ class TrainStep:
         is_sgd = config.optimizer == "sgd"
         weight = numbers[-1]
         means = numbers[:-1] / weight
-        decayed = tf.constant([float(optimizers.is_decayed(v)) for v in state.trained])
+        is_decayed = getattr(self._task, "is_decayed", optimizers.is_decayed)
+        decayed = tf.constant([float(is_decayed(v)) for v in state.trained])
         decay = layout.spread(decayed) * config.weight_decay
         gradient = gradient / (state.loss_scale.value * weight)
         # Decoupled decay is no part of the loss.
@@ -137,7 +138,9 @@ class TrainStep:
         def apply() -> tf.Tensor:
             if not is_sgd:
                 state.weights.assign_sub(rate * decay * state.weights)
-            clipped = gradient * layout.spread(clip_factors(norms, config.clip_gradients_norm))
+            clipped = gradient * layout.spread(
+                self._rate_factors() * clip_factors(norms, config.clip_gradients_norm)
+            )
             state.optimizer.apply_gradients(
                 [(clipped, state.weights)], experimental_aggregate_gradients=False
             )
@@ -152,6 +155,11 @@ class TrainStep:
         state.step.assign_add(1)
         last = [means[-1] + penalty, penalty, norm, rate, scale_used, skipped]
         return tf.concat([means[:-1], tf.stack(last)], axis=0)
+
+    def _rate_factors(self) -> tf.Tensor:
+        """Returns [n], by what each variable's learning rate differs; of SGD only."""
+        factor_of = getattr(self._task, "learning_rate_factor", lambda variable: 1.0)
+        return tf.constant([float(factor_of(v)) for v in self.state.trained])
 
 
 def clip_factors(norms: tf.Tensor, limit: float) -> tf.Tensor:

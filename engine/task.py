@@ -31,8 +31,28 @@ class Losses(NamedTuple):
     weight: tf.Tensor
 
 
+class MaskedRows(NamedTuple):
+    """Detections with masks.
+
+    rows: float64 [n, 7] as of `Task.detection_rows`.
+    masks: what the family made of each row's mask, as bytes.
+    """
+
+    rows: np.ndarray
+    masks: Sequence[bytes]
+
+
 class Task(Protocol):
-    """A model family bound to a configuration and its data."""
+    """A model family bound to a configuration and its data.
+
+    A task may also have
+      config: the run's configuration, with what only data or weights could tell filled in; a
+        checkpoint records it;
+      is_decayed(variable): whether weight decay acts on it; else `optimizers.is_decayed`;
+      learning_rate_factor(variable): of SGD, else 1;
+      has_masks = True: its rows are `MaskedRows`, which `score` takes;
+      more_targets: metric -> least value, what else must be reached for target_ap to end a run.
+    """
 
     model: tf.keras.Model
     loss_names: Sequence[str]
@@ -74,18 +94,18 @@ class Task(Protocol):
 
     def detection_rows(
         self, batch: Mapping[str, tf.Tensor], detections: Any
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Turns detections into what is gathered over ranks and scored.
+    ) -> tuple[Any, np.ndarray]:
+        """Turns detections into what is gathered over ranks and scored; in a thread of its own.
 
         Returns:
-          float64 [n, 7] rows: image index, x, y, width, height, score, class id; and the int64
-          indices of the batch's images without padding.
+          float64 [n, 7] rows: image index, x, y, width, height, score, class id, with masks as
+          `MaskedRows`; and the int64 indices of the batch's images without padding.
         """
 
     def check_ground_truth(self) -> None:
         """Raises ValueError when annotations, records and class map do not meet; rank 0 only."""
 
-    def score(self, rows: np.ndarray, images: np.ndarray) -> dict[str, float]:
+    def score(self, rows: Any, images: np.ndarray) -> dict[str, float]:
         """Metrics of all rows over the given image indices; rank 0 only.
 
         {} where there is nothing to score against (a test split without annotations).

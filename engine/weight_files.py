@@ -9,6 +9,7 @@ Python attributes; the names used here are the variables' own, which it also rec
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
 import itertools
 import zipfile
 from pathlib import Path
@@ -76,6 +77,31 @@ def read_weight_file(path: str | Path) -> WeightFile:
     if not content.arrays:
         raise ValueError(f"{path}: a {content.kind} file without a single array.")
     return content
+
+
+def weights_path(text: str) -> str:
+    """Returns the file that `--backbone_init` names.
+
+    `pip:NAME` is the weight file that an installed package carries.
+
+    Raises:
+      FileNotFoundError: the package is not installed or holds no weight file.
+    """
+    if not text.startswith("pip:"):
+        return text
+    package = text.removeprefix("pip:")
+    try:
+        files = importlib.metadata.files(package) or []
+    except importlib.metadata.PackageNotFoundError as error:
+        raise FileNotFoundError(
+            f"--backbone_init={text}: install it with pip install {package}"
+        ) from error
+    found = [f for f in files if f.suffix in (".pth", ".pt", ".h5")]
+    if not found:
+        raise FileNotFoundError(
+            f"--backbone_init={text}: the package holds no .pth, .pt or .h5 file"
+        )
+    return str(found[0].locate())
 
 
 def _checkpoint_prefix(path: Path) -> Path:

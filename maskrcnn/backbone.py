@@ -17,8 +17,8 @@ import tensorflow as tf
 from maskrcnn.config import ModelConfig, conventions_of
 from maskrcnn.layers import BatchNormFactory, NormMaker, PaddedConv2D, kaiming_uniform
 
-_STEM_CHANNELS = 64
 _EXPANSION = 4
+_PUBLISHED_WIDTH = 64
 
 
 class Depth(NamedTuple):
@@ -63,11 +63,12 @@ def stage_blocks(
     """
     depth = DEPTHS[config.backbone_name]
     conventions = conventions_of(config)
+    width = depth.width_per_group * config.backbone_width // _PUBLISHED_WIDTH
     return [
         Block(
             name=f"{prefix}/layer{stage}/{index}",
-            mid_channels=depth.num_groups * depth.width_per_group * 2 ** (stage - 1),
-            out_channels=_STEM_CHANNELS * _EXPANSION * 2 ** (stage - 1),
+            mid_channels=depth.num_groups * width * 2 ** (stage - 1),
+            out_channels=config.backbone_width * _EXPANSION * 2 ** (stage - 1),
             num_groups=depth.num_groups,
             stride=2 if index == 0 and stage > 1 and dilation == 1 else 1,
             dilation=dilation,
@@ -229,7 +230,8 @@ def residual_stage(
       remat: recompute each block in the backward pass.
 
     Returns:
-      [batch, h', w', 256 * 2**(stage - 1)]; h' is ceil(h / 2) for stages 2..4 without dilation.
+      [batch, h', w', 4 * backbone_width * 2**(stage - 1)]; h' is ceil(h / 2) for stages 2..4
+      without dilation.
     """
     maker = norm.frozen() if is_frozen else norm
     for block in stage_blocks(config, stage, prefix=prefix, dilation=dilation):
@@ -257,12 +259,12 @@ def build_backbone(
 
     Returns:
       {level: features}: levels 2..5, of a c4 body 2..4; [batch, ceil(h / 2**level),
-      ceil(w / 2**level), 64 * 2**level]. With dilation level 5 has the size of level 4.
+      ceil(w / 2**level), backbone_width * 2**level]. With dilation level 5 has the size of level 4.
     """
     padding = conventions_of(config).padding
     norm = NormMaker.of(config, config.backbone_norm, batch_norm=batch_norm)
     is_frozen = config.freeze_at >= 1
-    stem = _conv("backbone/conv1", _STEM_CHANNELS, kernel_size=7, stride=2, padding=padding)
+    stem = _conv("backbone/conv1", config.backbone_width, kernel_size=7, stride=2, padding=padding)
     stem_maker = norm.frozen() if is_frozen else norm
     stem_norm = stem_maker.named("backbone/" + stem_maker(1).name)
     stem.trainable = stem_norm.trainable = not is_frozen

@@ -10,6 +10,8 @@ and masks for foreground classes only. Deltas are (ty, tx, th, tw), anchor- or c
 
 from __future__ import annotations
 
+import math
+
 import tensorflow as tf
 
 from maskrcnn.backbone import residual_stage
@@ -21,6 +23,10 @@ from maskrcnn.layers import (
     kaiming_uniform,
     normal,
 )
+
+# The references draw the mask predictor with deviation sqrt(2 / classes), which was meant for
+# these: with one or two classes the first losses would be ten times those of a coin.
+_COCO_CLASSES = 80
 
 
 def build_rpn_head(
@@ -191,7 +197,7 @@ def build_mask_head(
     logits = tf.keras.layers.Conv2D(
         num_classes,
         1,
-        kernel_initializer=kaiming_normal_fan_out(),
+        kernel_initializer=normal(math.sqrt(2.0 / max(num_classes, _COCO_CLASSES))),
         name="mask_head/mask_fcn_logits",
     )(x)
     return tf.keras.Model(rois, logits, name="mask_head")

@@ -59,6 +59,9 @@ class MaskRCNN(tf.keras.Model):
         self.roi_stage = roi_stage
         self.box_head = box_head
         self.mask_head = mask_head
+        if mask_head is not None:
+            self._mask_predictor = mask_head.get_layer("mask_head/mask_fcn_logits")
+            self._mask_trunk = tf.keras.Model(mask_head.input, self._mask_predictor.input)
         self.built = True  # so are its parts
 
     def call(self, images: tf.Tensor, training: bool | None = None) -> TrunkOutputs:
@@ -106,6 +109,27 @@ class MaskRCNN(tf.keras.Model):
           [num_rois, mask_size, mask_size, num_classes] logits.
         """
         return self.mask_head(features, training=training)
+
+    def masks_of_classes(
+        self, features: tf.Tensor, classes: tf.Tensor, training: bool | None = None
+    ) -> tf.Tensor:
+        """Predicts one mask per RoI, that of its class, without those of all other classes.
+
+        Args:
+          features: as of `masks`.
+          classes: int32 [num_rois], class_id; for -1 and others out of range the result is finite
+            and without meaning.
+          training: as of `call`.
+
+        Returns:
+          [num_rois, mask_size, mask_size] logits.
+        """
+        x = self._mask_trunk(features, training=training)
+        classes = tf.clip_by_value(classes, 0, self.num_classes - 1)
+        kernel = tf.transpose(tf.cast(self._mask_predictor.kernel[0, 0], x.dtype))
+        bias = tf.gather(tf.cast(self._mask_predictor.bias, x.dtype), classes)
+        logits = tf.einsum("rhwc,rc->rhw", x, tf.gather(kernel, classes))
+        return logits + bias[:, tf.newaxis, tf.newaxis]
 
 
 def build_model(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from engine.config import ConfigError, nearest
+from engine.config import ConfigError, nearest, setting
 from engine.settings import DataConfig, EvalConfig, OptimConfig, RuntimeConfig, TrainConfig
 from maskrcnn.config import (
     IMAGENET_MEAN_RGB,
@@ -80,6 +80,9 @@ class DetectionConfig:
     test_detections_per_image: int = 100
     mask_threshold: float = 0.5  # probability from which a pixel belongs to the object
     mask_paste_convention: str = "continuous"  # continuous or detectron
+    target_mask_ap: float = setting(
+        0.0, "With target_ap: stop when mask AP (0..1) reaches this as well; 0: off."
+    )
 
 
 @dataclasses.dataclass(frozen=True)

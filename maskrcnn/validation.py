@@ -40,6 +40,11 @@ def validate(config: MaskRcnnConfig) -> None:
     _check_canvases(config.model)
     _check_anchors(config.model)
     _check_sampling(config)
+    if config.solver.bias_lr_factor != 1.0 and config.optim.optimizer != "sgd":
+        raise ConfigError(
+            f"bias_lr_factor={config.solver.bias_lr_factor} acts on SGD only, but optimizer="
+            f"{config.optim.optimizer}: set it to 1 or use optimizer=sgd"
+        )
     if config.eval.eval_batch_size < 1:
         raise ConfigError(f"eval_batch_size={config.eval.eval_batch_size}: expected at least 1")
 

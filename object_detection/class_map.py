@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
 from object_detection.data.card import DataCard
 from object_detection.data.coco_categories import COCO_CATEGORIES
@@ -119,3 +121,88 @@ def make_class_map(
             "num_classes unset or raise it"
         )
     return ClassMap(total, categories)
+
+
+def class_map_of_run(
+    train_card: DataCard | None,
+    eval_card: DataCard | None,
+    *,
+    stored: Mapping[str, Any] | None,
+    class_ids: str,
+    num_classes: int | None,
+    label_map: str = "",
+) -> ClassMap:
+    """Returns the map of a run: that of its checkpoint, else that of its data.
+
+    Args:
+      train_card: of the training records, None where nothing is trained.
+      eval_card: of the validation records, if there are any.
+      stored: `ClassMap.to_dict` of the checkpoint that is continued or evaluated; None: a new run.
+      class_ids: see `make_class_map`.
+      num_classes: see `make_class_map`.
+      label_map: see `read_label_map`; '': names are the card's.
+
+    Raises:
+      ValueError: the classes asked for, of the data and of the checkpoint do not meet.
+    """
+    card = train_card or eval_card
+    if stored:
+        class_map = ClassMap.from_dict(stored)
+        _require_same_classes(class_map, train_card, num_classes)
+    elif card is None:
+        raise ValueError("--val_file_pattern is required: the classes are read from its records")
+    else:
+        class_map = make_class_map(card, class_ids=class_ids, num_classes=num_classes)
+    return class_map.renamed(read_label_map(label_map)) if label_map else class_map
+
+
+def _require_same_classes(
+    class_map: ClassMap, card: DataCard | None, num_classes: int | None
+) -> None:
+    if num_classes is not None and num_classes != class_map.num_classes:
+        raise ValueError(
+            f"num_classes={num_classes} but the checkpoint has {class_map.num_classes} classes: "
+            "leave num_classes unset; to train on other classes use --pretrained_ckpt and a new "
+            "--model_dir"
+        )
+    ids = [c.category_id for c in card.categories] if card else []
+    unknown = sorted(set(ids) - set(class_map.category_to_class))
+    if unknown:
+        raise ValueError(
+            f"the training records have category ids {unknown[:5]} that the checkpoint does not "
+            "know: to train on other classes use --pretrained_ckpt and a new --model_dir"
+        )
+
+
+def read_label_map(label_map: str) -> dict[int, str]:
+    """Returns category_id -> name of `--label_map`: a name known here or a YAML file.
+
+    Raises:
+      ValueError: the file holds something else.
+      FileNotFoundError: neither a known name nor a file.
+    """
+    if label_map in LABEL_MAPS:
+        return LABEL_MAPS[label_map]
+    if not Path(label_map).is_file():
+        raise FileNotFoundError(
+            f"label_map={label_map!r}: expected {', '.join(LABEL_MAPS)} or a YAML file"
+        )
+    try:
+        names = yaml.safe_load(Path(label_map).read_text(encoding="utf-8"))
+        return {int(key): str(name) for key, name in names.items()}
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{label_map}: expected category id: name ({error})") from error
+
+
+def coco_class_map(*, class_ids: str, num_classes: int | None) -> ClassMap:
+    """Returns COCO's classes, for checkpoints without a description.
+
+    Args:
+      class_ids: `contiguous` or `category_id`, see the module's docstring.
+      num_classes: channels; none: as many as the categories need.
+    """
+    if class_ids == "category_id":
+        categories = {i - 1: (i, name) for i, name in COCO_CATEGORIES.items()}
+        return ClassMap(num_classes or 90, categories)
+    categories = {k: (i, name) for k, (i, name) in enumerate(COCO_CATEGORIES.items())}
+    return ClassMap(num_classes or len(categories), categories)

@@ -58,6 +58,7 @@ def draw_masks(
     opacity: float = 0.45,
     labels: bool = True,
     boxes: np.ndarray | None = None,
+    all_boxes: bool = True,
     hatched: np.ndarray | None = None,
     color_by: str = "auto",
 ) -> np.ndarray:
@@ -75,6 +76,8 @@ def draw_masks(
       opacity: of the fill, 0 to 1.
       labels: False draws none.
       boxes: [n, 4], (y1, x1, y2, x2), pixels of the image, to draw thinly as well; none by default.
+        An object whose mask is empty is then drawn as its box.
+      all_boxes: False draws the boxes of such objects only.
       hatched: bool [n], masks to fill with stripes (crowd regions).
       color_by: 'class', 'instance', or 'auto': by instance where `names` holds one class.
 
@@ -91,7 +94,12 @@ def draw_masks(
     require_rows(len(masks), classes=classes, scores=scores, boxes=boxes, hatched=hatched)
     canvas = zoomed(image, zoom)
     stretch = np.tile(np.array(canvas.shape[:2]) / np.array(image.shape[:2]), 2)
-    extents = np.array([mask_box(mask) for mask in masks], np.float64).reshape(-1, 4) * stretch
+    extents = np.array([mask_box(mask) for mask in masks], np.float64).reshape(-1, 4)
+    is_empty = extents[:, 2] <= extents[:, 0]
+    extents *= stretch
+    if boxes is not None:
+        boxes = np.asarray(boxes, np.float64).reshape(-1, 4) * stretch
+        extents[is_empty] = boxes[is_empty]
     order = drawing_order(extents, classes, scores=scores, min_score=min_score)[:max_masks]
     style = style_for(*canvas.shape[:2], num_boxes=len(order))
     has_one_class = names is not None and len(names) == 1
@@ -107,8 +115,8 @@ def draw_masks(
     if boxes is not None:
         thin = style._replace(line=max(1.0, 0.5 * style.line))
         for i in by_size:
-            box = np.asarray(boxes[i], np.float64) * stretch
-            draw_outline(canvas, box, colors[i], style=thin, dashed=i in striped)
+            if all_boxes or is_empty[i]:
+                draw_outline(canvas, boxes[i], colors[i], style=thin, dashed=i in striped)
     if labels:
         is_few = len(order) <= _CROWDED
         shown = [i for i in order if is_few or box_area(extents[i]) > (3 * style.font) ** 2]
@@ -261,6 +269,8 @@ def _mask_label(
 def _label_anchor(mask: np.ndarray, extent: np.ndarray, stretch: np.ndarray) -> np.ndarray:
     """Returns the extent from where the top of the mask begins: there the label is near it."""
     top, _, bottom, _ = np.round(extent / stretch).astype(int)
-    band = mask[top : top + max(1, (bottom - top) // 12)]
-    left = int(np.nonzero(band.any(axis=0))[0][0]) * stretch[1]
-    return np.array([extent[0], left, extent[2], extent[3]])
+    band = mask[max(top, 0) : top + max(1, (bottom - top) // 12)]
+    columns = np.flatnonzero(band.any(axis=0))
+    if not len(columns):
+        return extent
+    return np.array([extent[0], columns[0] * stretch[1], extent[2], extent[3]])

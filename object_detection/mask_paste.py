@@ -125,6 +125,46 @@ def run_lengths(top: int, left: int, region: np.ndarray, *, height: int, width: 
     return runs if runs[-1] or len(runs) == 1 else runs[:-1]
 
 
+def paste_probabilities(
+    mask: np.ndarray,
+    box: np.ndarray,
+    *,
+    height: int,
+    width: int,
+    convention: str = "continuous",
+) -> tuple[int, int, np.ndarray]:
+    """Resamples a mask over the pixels of its box, without deciding what belongs to the object.
+
+    Args:
+      mask: [s, s], probabilities.
+      box: [4], (y1, x1, y2, x2), pixels of the image; may reach over its border.
+      height: of the image, pixels.
+      width: of the image, pixels.
+      convention: see `paste_mask`.
+
+    Returns:
+      Row and column of the first pixel, and float32 [h, w], inside the image and possibly empty.
+
+    Raises:
+      ValueError: if the convention is unknown.
+    """
+    if convention not in CONVENTIONS:
+        raise ValueError(f"unknown convention {convention!r}, expected one of {CONVENTIONS}")
+    if not np.isfinite(box).all():
+        return 0, 0, np.zeros((0, 0), np.float32)
+    mask = np.asarray(mask, np.float32)
+    box = np.asarray(box, np.float64)
+    if convention == "continuous":
+        top, rows = _continuous_axis(box[0], box[2], len(mask), height)
+        left, columns = _continuous_axis(box[1], box[3], len(mask), width)
+        return top, left, rows @ mask @ columns.T
+    padded = np.pad(mask, 1)
+    grown = _grow(box, len(padded) / len(mask))
+    top, rows = _whole_pixel_axis(grown[0], grown[2], len(padded), height)
+    left, columns = _whole_pixel_axis(grown[1], grown[3], len(padded), width)
+    return top, left, rows @ padded @ columns.T
+
+
 def _paste_region(
     mask: np.ndarray,
     box: np.ndarray,
@@ -134,26 +174,12 @@ def _paste_region(
     threshold: float,
     convention: str,
 ) -> tuple[int, int, np.ndarray]:
-    """Resamples a mask over the pixels of its box.
-
-    Returns:
-      Row and column of the first pixel, and uint8 [h, w], inside the image and possibly empty.
-    """
-    if convention not in CONVENTIONS:
-        raise ValueError(f"unknown convention {convention!r}, expected one of {CONVENTIONS}")
-    if not np.isfinite(box).all():
-        return 0, 0, np.zeros((0, 0), np.uint8)
-    mask = np.asarray(mask, np.float32)
-    box = np.asarray(box, np.float64)
-    if convention == "continuous":
-        top, rows = _continuous_axis(box[0], box[2], len(mask), height)
-        left, columns = _continuous_axis(box[1], box[3], len(mask), width)
-        return top, left, (rows @ mask @ columns.T >= threshold).astype(np.uint8)
-    padded = np.pad(mask, 1)
-    grown = _grow(box, len(padded) / len(mask))
-    top, rows = _whole_pixel_axis(grown[0], grown[2], len(padded), height)
-    left, columns = _whole_pixel_axis(grown[1], grown[3], len(padded), width)
-    return top, left, (rows @ padded @ columns.T > threshold).astype(np.uint8)
+    """As `paste_probabilities`, but uint8 [h, w]: 1 where the pixel belongs to the object."""
+    top, left, region = paste_probabilities(
+        mask, box, height=height, width=width, convention=convention
+    )
+    is_set = region >= threshold if convention == "continuous" else region > threshold
+    return top, left, is_set.astype(np.uint8)
 
 
 def _continuous_axis(low: float, high: float, size: int, limit: int) -> tuple[int, np.ndarray]:

@@ -1,4 +1,4 @@
-"""The strokes pictures are made of: outlines, mask fills and label chips, in place on an image.
+"""The strokes pictures are made of: outlines of boxes and label chips, in place on an image.
 
 Coverage of each pixel is computed from its distance to the shape, so edges are smooth at any
 position. Nothing here knows classes or scores; `visualize.py` decides what is drawn where.
@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from PIL import Image, ImageDraw, ImageFont
 
 from object_detection.palette import DARK, Color, text_color_on
 
-_HALO = 0.45
+HALO = 0.45
 """Opacity of the dark seam around lines, which keeps them visible on any background."""
 
 
@@ -82,7 +82,7 @@ def draw_outline(
             ink = ink * np.clip(1.2 * style.line - np.abs(along % period - period / 2) + 0.5, 0, 1)
         region = canvas[rows, columns]
         seam = np.clip(half + 1.3 - distance, 0, 1) * (ink if dashed else 1.0)
-        _blend(region, DARK, _HALO * seam)
+        _blend(region, DARK, HALO * seam)
         _blend(region, color, ink)
 
 
@@ -96,38 +96,6 @@ def _rounded_box_distance(
     return (
         np.hypot(np.maximum(dy, 0), np.maximum(dx, 0)) + np.minimum(np.maximum(dy, dx), 0) - radius
     )
-
-
-def draw_mask(
-    canvas: np.ndarray, mask: np.ndarray, color: Color, *, line: float, opacity: float
-) -> None:
-    """Fills a mask and draws its contour, smoothed over about the width of the line."""
-    height, width = canvas.shape[:2]
-    scale_y, scale_x = height / mask.shape[0], width / mask.shape[1]
-    y1, x1, y2, x2 = mask_box(mask)
-    margin = math.ceil(3 * line / min(scale_y, scale_x)) + 2
-    top, left = max(int(y1) - margin, 0), max(int(x1) - margin, 0)
-    part = mask[top : int(y2) + margin, left : int(x2) + margin]
-    rows = slice(round(top * scale_y), round((top + part.shape[0]) * scale_y))
-    columns = slice(round(left * scale_x), round((left + part.shape[1]) * scale_x))
-    region = canvas[rows, columns]
-    if not region.size:
-        return
-    # Padding by the edge value keeps the contour from closing along the image border.
-    pad = math.ceil(3 * line + 4)
-    picture = Image.fromarray(part.astype(np.uint8) * 255).resize(
-        (region.shape[1], region.shape[0]), Image.Resampling.BILINEAR
-    )
-    padded = Image.fromarray(np.pad(np.asarray(picture), pad, mode="edge"))
-    # Wide enough to tell the distance as far as line and seam reach.
-    sigma = max(line, 0.4 * line + 1.2)
-    blurred = padded.filter(ImageFilter.GaussianBlur(sigma))
-    soft = np.asarray(blurred, np.float64)[pad:-pad, pad:-pad] / 255.0
-    # Across an edge blurred with sigma s the value is about 0.5 + distance / (s sqrt(2 pi)).
-    distance = (soft - 0.5) * sigma * math.sqrt(2 * math.pi)
-    _blend(region, color, opacity * np.clip(distance + 0.5, 0, 1))
-    _blend(region, DARK, _HALO * np.clip(line / 2 + 1.3 - np.abs(distance), 0, 1))
-    _blend(region, color, np.clip(line / 2 + 0.5 - np.abs(distance), 0, 1))
 
 
 def draw_labels(
@@ -207,7 +175,7 @@ def _draw_chip(
 
 
 def _blend(region: np.ndarray, color: Color, alpha: np.ndarray) -> None:
-    """Mixes a colour into a uint8 view in place; alpha [h, w], 0 to 1."""
+    """Mixes a colour into a uint8 view [h, w, 3] in place; alpha [h, w], 0 to 1."""
     mixed = region + (np.array(color, np.float64) - region) * alpha[..., None]
     region[...] = np.round(mixed).astype(np.uint8)
 
@@ -228,11 +196,3 @@ def _shared(a: Sequence[float], b: Sequence[float] | np.ndarray) -> float:
 def font_of(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     """Returns Pillow's own TrueType font, so that no system font is needed."""
     return ImageFont.load_default(size)
-
-
-def mask_box(mask: np.ndarray) -> tuple[float, float, float, float]:
-    """Returns (y1, x1, y2, x2) around the set pixels, zeros for an empty mask."""
-    rows, columns = np.nonzero(mask.any(axis=1))[0], np.nonzero(mask.any(axis=0))[0]
-    if not len(rows):
-        return 0.0, 0.0, 0.0, 0.0
-    return float(rows[0]), float(columns[0]), float(rows[-1] + 1), float(columns[-1] + 1)

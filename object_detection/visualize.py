@@ -1,4 +1,4 @@
-"""Draws boxes, masks and labels on images, and lays images out on a sheet.
+"""Draws boxes and labels on images, and lays images out on a sheet; masks: `draw_masks`.
 
 NumPy in, NumPy out: uint8 RGB. Lines are computed as the share of each pixel that they cover, so
 boxes at fractional positions look as smooth as text.
@@ -21,10 +21,8 @@ from object_detection.palette import Color, class_color
 from object_detection.strokes import (
     box_area,
     draw_labels,
-    draw_mask,
     draw_outline,
     font_of,
-    mask_box,
     style_for,
 )
 
@@ -77,60 +75,20 @@ def draw_boxes(
     """
     boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
     classes = np.asarray(classes).reshape(-1)
-    _require_rows(len(boxes), classes=classes, scores=scores, dashed=dashed)
-    canvas = _zoomed(image, zoom)
+    require_rows(len(boxes), classes=classes, scores=scores, dashed=dashed)
+    canvas = zoomed(image, zoom)
     stretch = np.array(canvas.shape[:2]) / np.array(image.shape[:2])
     boxes = boxes * np.tile(stretch, 2)
-    order = _ranked(boxes, classes, scores=scores, min_score=min_score)[:max_boxes]
+    order = drawing_order(boxes, classes, scores=scores, min_score=min_score)[:max_boxes]
     style = style_for(*canvas.shape[:2], num_boxes=len(order))
     # Small boxes last, so that a large one never covers them.
     for i in sorted(order, key=lambda i: -box_area(boxes[i])):
         is_dashed = dashed is not None and bool(dashed[i])
         draw_outline(canvas, boxes[i], class_color(classes[i]), style=style, dashed=is_dashed)
     if labels:
-        texts = [_label(names, classes[i], None if scores is None else scores[i]) for i in order]
-        colors = [class_color(classes[i]) for i in order]
-        draw_labels(canvas, boxes[order], texts, colors=colors, style=style)
-    return canvas
-
-
-def draw_masks(
-    image: np.ndarray,
-    masks: np.ndarray,
-    classes: np.ndarray,
-    *,
-    scores: np.ndarray | None = None,
-    names: Names = None,
-    min_score: float = 0.0,
-    max_masks: int = 100,
-    zoom: float = 1.0,
-    opacity: float = 0.42,
-    labels: bool = True,
-) -> np.ndarray:
-    """Draws instance masks with a translucent fill, a contour and a label.
-
-    Args:
-      image: uint8 [h, w, 3].
-      masks: bool [n, h, w], whole-image masks.
-      classes, scores, names, min_score, zoom, labels: as in `draw_boxes`.
-      max_masks: the best so many are drawn; the largest, without scores.
-      opacity: of the fill, 0 to 1.
-
-    Returns:
-      uint8 [round(h * zoom), round(w * zoom), 3]; the input is left as it is.
-    """
-    masks = np.asarray(masks, bool).reshape(-1, *image.shape[:2])
-    classes = np.asarray(classes).reshape(-1)
-    _require_rows(len(masks), classes=classes, scores=scores)
-    canvas = _zoomed(image, zoom)
-    stretch = np.tile(np.array(canvas.shape[:2]) / np.array(image.shape[:2]), 2)
-    boxes = np.array([mask_box(mask) for mask in masks], np.float64).reshape(-1, 4) * stretch
-    order = _ranked(boxes, classes, scores=scores, min_score=min_score)[:max_masks]
-    style = style_for(*canvas.shape[:2], num_boxes=len(order))
-    for i in sorted(order, key=lambda i: -box_area(boxes[i])):
-        draw_mask(canvas, masks[i], class_color(classes[i]), line=style.line, opacity=opacity)
-    if labels:
-        texts = [_label(names, classes[i], None if scores is None else scores[i]) for i in order]
+        texts = [
+            label_text(names, classes[i], None if scores is None else scores[i]) for i in order
+        ]
         colors = [class_color(classes[i]) for i in order]
         draw_labels(canvas, boxes[order], texts, colors=colors, style=style)
     return canvas
@@ -237,10 +195,10 @@ def contact_sheet(
     return np.asarray(sheet)
 
 
-def _ranked(
+def drawing_order(
     boxes: np.ndarray, classes: np.ndarray, *, scores: np.ndarray | None, min_score: float
 ) -> list[int]:
-    """Returns indices of what is to be drawn, best (or largest) first."""
+    """Returns indices of what is to be drawn, best (or largest) first; arguments: `draw_boxes`."""
     area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     drawable = (classes >= 0) & (area > 0) & np.isfinite(boxes).all(axis=1)
     if scores is not None:
@@ -250,14 +208,15 @@ def _ranked(
     return [int(i) for i in order if drawable[i]]
 
 
-def _label(names: Names, class_id: int, score: float | None) -> str:
+def label_text(names: Names, class_id: int, score: float | None) -> str:
+    """Returns what a label says: `name 87%`, or the name where there is no score."""
     text = class_name(names, class_id)
     # Not rounded: 100% is for certainty. The small term undoes float32's 0.29 -> 0.28999999.
     return text if score is None else f"{text} {math.floor(100 * float(score) + 1e-4)}%"
 
 
-def _zoomed(image: np.ndarray, zoom: float) -> np.ndarray:
-    """Returns a writable copy of the image at its output size."""
+def zoomed(image: np.ndarray, zoom: float) -> np.ndarray:
+    """Returns a writable copy of a uint8 image [h, w, 3] at its output size."""
     image = np.asarray(image)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(f"expected a uint8 image [h, w, 3], got {image.dtype} {image.shape}")
@@ -267,7 +226,8 @@ def _zoomed(image: np.ndarray, zoom: float) -> np.ndarray:
     return np.array(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))
 
 
-def _require_rows(count: int, **columns: np.ndarray | None) -> None:
+def require_rows(count: int, **columns: np.ndarray | None) -> None:
+    """Raises ValueError, naming the column, if one has not `count` rows."""
     for name, values in columns.items():
         if values is not None and len(values) != count:
             raise ValueError(f"{len(values)} {name} for {count} boxes or masks")

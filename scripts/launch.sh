@@ -77,6 +77,8 @@ flags=("$@")
 [ -f "$root/scripts/launch/family_$family.sh" ] || fail "unknown family '$family'"
 # shellcheck source=launch/variables.sh
 source "$root/scripts/launch/variables.sh"
+# shellcheck source=launch/recipes.sh
+source "$root/scripts/launch/recipes.sh"
 # shellcheck source=launch/launchers.sh
 source "$root/scripts/launch/launchers.sh"
 # shellcheck source=launch/containers.sh
@@ -91,6 +93,8 @@ source "$root/scripts/launch/family_$family.sh"
 main() {
   find_place
   compose_program
+  case ${program[0]} in *.py) program[0]=$root/${program[0]} ;; esac
+  case $output in /*) ;; *) output=$PWD/$output ;; esac
   set_rank_variables
   choose_launcher
   if [ "${DRY_RUN:-0}" = 1 ]; then

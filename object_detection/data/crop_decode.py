@@ -43,6 +43,7 @@ def sample_crop(
     network_size: tuple[int, int],
     jitter: tuple[float, float],
     flip_probability: float,
+    fit_size: tf.Tensor | None = None,
 ) -> Crop:
     """Draws scale, crop offset and flip for training.
 
@@ -56,10 +57,13 @@ def sample_crop(
       network_size: (height, width), pixels.
       jitter: least and largest `s`.
       flip_probability: of mirroring the image left to right before it is cropped.
+      fit_size: float32 [2] (height, width), what the image is scaled to fit into at s = 1; none:
+        the network size.
     """
     network = tf.constant(network_size, tf.float32)
     size_factor = jitter[0] + uniforms[:1] * (jitter[1] - jitter[0])
-    scaled = geometry_lib.scaled_size_within(original_size, tf.floor(size_factor * network))
+    target = tf.floor(size_factor * network) if fit_size is None else size_factor * fit_size
+    scaled = geometry_lib.scaled_size_within(original_size, target)
     excess = scaled - network
     offset = tf.floor(tf.maximum(excess, 0.0) * uniforms[1:3])
     flip = tf.cast(uniforms[3:] < [0.0, flip_probability], tf.float32)  # (never, x)
@@ -68,14 +72,20 @@ def sample_crop(
     return Crop(scaled_size=scaled, offset=offset + flip * (excess - 2.0 * offset), flip=flip[1])
 
 
-def whole_image(original_size: tf.Tensor, *, network_size: tuple[int, int]) -> Crop:
+def whole_image(
+    original_size: tf.Tensor,
+    *,
+    network_size: tuple[int, int],
+    fit_size: tf.Tensor | None = None,
+) -> Crop:
     """Scales the image to fit, at the top left, neither cropped nor mirrored: evaluation.
 
     Args:
       original_size: float32 [2] (height, width), pixels.
       network_size: (height, width), pixels.
+      fit_size: as of `sample_crop`.
     """
-    network = tf.constant(network_size, tf.float32)
+    network = tf.constant(network_size, tf.float32) if fit_size is None else fit_size
     scaled = geometry_lib.scaled_size_within(original_size, network)
     return Crop(scaled_size=scaled, offset=tf.zeros([2]), flip=tf.zeros([]))
 

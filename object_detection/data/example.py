@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from object_detection.data.schema import MASK_BYTES
 from object_detection.geometry import GEOMETRY_SIZE
 
 HOST_ONLY = ("source_id",)
@@ -20,9 +21,19 @@ HOST_ONLY = ("source_id",)
 
 
 def host_example_spec(
-    batch_size: int, *, canvas_size: tuple[int, int], max_instances: int
+    batch_size: int,
+    *,
+    canvas_size: tuple[int, int],
+    max_instances: int,
+    with_masks: bool = False,
 ) -> dict[str, tf.TensorSpec]:
     """Returns the specification of one batch.
+
+    Args:
+      batch_size: number of examples.
+      canvas_size: (height, width), pixels.
+      max_instances: rows for objects.
+      with_masks: whether there is a field `masks`.
 
     Fields:
       image: uint8 [batch, canvas_height, canvas_width, 3], the decoded region at the top left,
@@ -34,12 +45,15 @@ def host_example_spec(
         between others.
       is_crowd: bool [batch, max_instances].
       areas: [batch, max_instances], square original pixels; of the mask where the data set has it.
+      masks: uint8 [batch, max_instances, 1568], bit-packed crop within the box as stored (not
+        clipped, not mirrored), see `mask_ops`; all zero where unknown.
       valid: bool [batch], False for padding examples of the last evaluation batches.
       record_index: int64 [batch], position of the record in the set; -1 for padding examples.
       source_id: string [batch], the data set's image id as text.
     """
     rows = (batch_size, max_instances)
-    return {
+    masks = {"masks": tf.TensorSpec((*rows, MASK_BYTES), tf.uint8)} if with_masks else {}
+    return masks | {
         "image": tf.TensorSpec((batch_size, *canvas_size, 3), tf.uint8),
         "geometry": tf.TensorSpec((batch_size, GEOMETRY_SIZE), tf.float32),
         "boxes": tf.TensorSpec((*rows, 4), tf.float32),
@@ -52,7 +66,7 @@ def host_example_spec(
     }
 
 
-_PADDING = {tf.float32: 0.0, tf.int32: -1, tf.bool: False}
+_PADDING = {tf.float32: 0.0, tf.int32: -1, tf.bool: False, tf.string: ""}
 
 
 COLUMN_PADDING = {
@@ -60,6 +74,7 @@ COLUMN_PADDING = {
     "category_ids": tf.int64.min,
     "is_crowd": 0,
     "areas": -1.0,
+    "masks": "",
 }
 """What fills up the columns of records with fewer objects than others, or without the column."""
 
@@ -71,6 +86,7 @@ class ObjectRows(NamedTuple):
     classes: tf.Tensor  # int32 [batch, max_instances]
     is_crowd: tf.Tensor  # bool [batch, max_instances]
     areas: tf.Tensor  # [batch, max_instances]
+    masks: tf.Tensor  # uint8 [batch, max_instances, 1568], or 0 in place of 1568
     num_usable: tf.Tensor  # int64 [batch] boxes that asked for a row
     num_unusable: tf.Tensor  # int64 [batch] boxes not finite or without area inside the image
     unknown_category: tf.Tensor  # int64 [batch] a category id without class, or the least int64
@@ -92,7 +108,8 @@ def object_rows(
     Args:
       columns: of the records, padded with COLUMN_PADDING to their longest in the batch:
         boxes_norm [batch, n, 4], (y1, x1, y2, x2), fractions of the image; category_ids int64
-        [batch, m]; is_crowd int64 [batch, k]; areas [batch, l], square pixels, -1 for "as the box".
+        [batch, m]; is_crowd int64 [batch, k]; areas [batch, l], square pixels, -1 for "as the box";
+        and, if asked for, masks string [batch, j], 1568 bytes or none each.
       original_size: [batch, 2] (height, width), pixels.
       class_of_category: the data set's category_id -> class_id.
       max_instances: number of rows.
@@ -123,9 +140,18 @@ def object_rows(
         is_usable & is_crowd,
         tf.where(is_usable, tf.where(areas < 0.0, box_areas, areas), 0.0),
     )
+    if "masks" in columns:
+        masks = _with_columns(columns["masks"], num_columns, COLUMN_PADDING["masks"])
+        rows += (tf.where(is_usable, masks, ""),)
     unknown = tf.where(is_object & ~is_known, category_ids, tf.int64.min)
+    fixed = _fixed_rows(rows, priority, max_instances)
+    if "masks" in columns:
+        masks = tf.io.decode_raw(fixed[4], tf.uint8, fixed_length=MASK_BYTES)
+    else:
+        masks = tf.zeros(tf.concat([tf.shape(fixed[1]), [0]], axis=0), tf.uint8)
     return ObjectRows(
-        *_fixed_rows(rows, priority, max_instances),
+        *fixed[:4],
+        masks=masks,
         num_usable=tf.reduce_sum(tf.cast(is_usable, tf.int64), axis=-1),
         num_unusable=tf.reduce_sum(tf.cast(is_object & ~is_sound, tf.int64), axis=-1),
         unknown_category=tf.reduce_max(unknown, axis=-1),

@@ -6,20 +6,47 @@ own defaults and names of settings.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 
 import tensorflow as tf
 
-from object_detection.data.host_batches import Augmentation, Frames, collect_batches
+from object_detection.data import tfrecord_file
+from object_detection.data.canvas_choice import Frames
+from object_detection.data.card import DataCard
+from object_detection.data.host_batches import Augmentation, collect_batches
 from object_detection.data.input_problems import InputProblems
-from object_detection.data.reader import RecordSet, Shard, ordered_records, record_stream
+from object_detection.data.reader import (
+    RecordSet,
+    Shard,
+    ordered_records,
+    record_set,
+    record_stream,
+)
+
+# Sets up to this size are held in memory unless the settings say otherwise.
+_CACHE_BYTES = 1 << 30
+
+
+def records_of_card(pattern: str, card: DataCard) -> RecordSet:
+    """Finds the record files of a pattern; their counts are the card's if it knows the files."""
+    files = tfrecord_file.record_files(pattern)
+    counts = {shard.file: shard.num_records for shard in card.shards}
+    names = [os.path.basename(file) for file in files]
+    known = all(name in counts for name in names) and len(set(names)) == len(names)
+    return record_set(files, [counts[name] for name in names] if known else None)
+
+
+def bytes_to_cache(cache_records: bool | None) -> int:
+    """Returns up to which size a set is held in memory; none: 1 GB."""
+    return {None: _CACHE_BYTES, True: 1 << 62, False: 0}[cache_records]
 
 
 def training_batches(
     records: RecordSet,
     *,
     batch_size: int,
-    frames: Frames,
+    frames: Frames | Sequence[Frames],
     augmentation: Augmentation,
     class_of_category: Mapping[int, int],
     problems: InputProblems,
@@ -33,13 +60,14 @@ def training_batches(
     threads: int = 2,
     prefetch_batches: int = 2,
     repeat_first_batch: bool = False,
+    with_masks: bool = False,
 ) -> tf.data.Dataset:
     """Streams augmented batches for ever; see `record_stream` for their order.
 
     Args:
       records: the training set.
       batch_size: images per batch of this rank; may exceed the number of records.
-      frames: sizes and where images are resampled.
+      frames: sizes and where images are resampled; of several each image takes its best.
       augmentation: what is random.
       class_of_category: category_id -> class_id.
       problems: takes what is wrong with the records.
@@ -53,15 +81,18 @@ def training_batches(
       threads: cores for this rank's input.
       prefetch_batches: batches prepared ahead.
       repeat_first_batch: the first batch for ever, to measure everything but the input.
+      with_masks: read the packed masks.
 
     Returns:
       Batches as in `example.host_example_spec`.
     """
+    # Which records a batch holds then depends on all before it: they are read, but not decoded.
+    is_grouped = not isinstance(frames, Frames) and len(frames) > 1
     stream = record_stream(
         records,
         shard=shard,
         seed=seed,
-        start_position=start_position,
+        start_position=0 if is_grouped else start_position,
         shuffle_buffer=shuffle_buffer,
         cache_below_bytes=cache_below_bytes,
     )
@@ -75,6 +106,8 @@ def training_batches(
         drop_crowd=drop_crowd,
         problems=problems,
         threads=threads,
+        skip_batches=start_position // batch_size if is_grouped else 0,
+        with_masks=with_masks,
     )
     if repeat_first_batch:
         batches = batches.take(1).cache().repeat()
@@ -85,7 +118,7 @@ def evaluation_batches(
     records: RecordSet,
     *,
     batch_size: int,
-    frames: Frames,
+    frames: Frames | Sequence[Frames],
     class_of_category: Mapping[int, int],
     problems: InputProblems,
     shard: Shard = Shard(),  # noqa: B008  an immutable tuple
@@ -93,16 +126,17 @@ def evaluation_batches(
     max_instances: int = 100,
     threads: int = 2,
     prefetch_batches: int = 2,
+    with_masks: bool = False,
 ) -> tf.data.Dataset:
     """Gives each record once over all ranks, whole images, crowds kept, in stored order.
 
-    Every rank gets the same number of batches; examples that fill up the last ones have
-    `valid=False`. An undecodable image is invalid too, and counted.
+    With one frame every rank gets the same number of batches; examples that fill up the last ones
+    have `valid=False`. An undecodable image is invalid too, and counted.
 
     Args:
       records: the evaluation set.
       batch_size: images per batch of this rank.
-      frames: sizes and where images are resampled.
+      frames: sizes and where images are resampled; of several each image takes its best.
       class_of_category: category_id -> class_id.
       problems: takes what is wrong with the records.
       shard: which rank of how many.
@@ -110,10 +144,12 @@ def evaluation_batches(
       max_instances: rows for boxes.
       threads: cores for this rank's input.
       prefetch_batches: batches prepared ahead.
+      with_masks: read the packed masks.
 
     Returns:
       Batches as in `example.host_example_spec`.
     """
+    is_grouped = not isinstance(frames, Frames) and len(frames) > 1
     num_records = min(records.num_records, most_records or records.num_records)
     most_per_rank = -(-num_records // shard.size)
     batches = collect_batches(
@@ -126,7 +162,8 @@ def evaluation_batches(
         drop_crowd=False,
         problems=problems,
         threads=threads,
-        num_batches=-(-most_per_rank // batch_size),
+        num_batches=None if is_grouped else -(-most_per_rank // batch_size),
+        with_masks=with_masks,
     )
     return with_threads(batches.prefetch(prefetch_batches), threads)
 
@@ -141,4 +178,11 @@ def with_threads(dataset: tf.data.Dataset, threads: int) -> tf.data.Dataset:
     options.threading.private_threadpool_size = threads
     options.autotune.enabled = False
     options.deterministic = True
+    return dataset.with_options(options)
+
+
+def with_map_parallelization(dataset: tf.data.Dataset, enabled: bool) -> tf.data.Dataset:
+    """Passes the graph option on; the maps that cost time are parallel in any case."""
+    options = tf.data.Options()
+    options.experimental_optimization.map_parallelization = enabled
     return dataset.with_options(options)

@@ -56,7 +56,6 @@ own_cores() {
 
 cores=$(own_cores)
 [ -z "$cores" ] || taskset -pc "$cores" $$ >/dev/null || echo "rank $rank on $host: not bound to cores $cores"
-if [ "${RINGDET_ROOT:-}" ] && [ -d "$RINGDET_ROOT" ]; then cd "$RINGDET_ROOT" || exit 1; fi
 
 told='' interrupted=0
 # shellcheck disable=SC2329  # the traps call it

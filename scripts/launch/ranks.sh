@@ -15,7 +15,7 @@ compose_command() {
   rank_logs=$output/logs/$(date '+%Y-%m-%d-%H-%M-%S')${SLURM_JOB_ID:+-job-$SLURM_JOB_ID}
   [ "$purpose" = run ] || rank_logs=$rank_logs-$purpose
   export RINGDET_RANK_LOGS=$rank_logs RINGDET_RANKS_PER_NODE=$ranks_per_node RINGDET_BIND=${BIND:-auto}
-  export RINGDET_LAUNCHER=$launcher RINGDET_STOPS_ORDERLY=$stops_orderly RINGDET_ROOT=$root
+  export RINGDET_LAUNCHER=$launcher RINGDET_STOPS_ORDERLY=$stops_orderly
   export RINGDET_SIGNALS_REACH_ALL=0
   if [ -n "$in_slurm" ] && slurm_signals_all; then RINGDET_SIGNALS_REACH_ALL=1; fi
   compose_start
@@ -49,7 +49,6 @@ run_ranks() {
   compose_command "$@"
   mkdir -p "$rank_logs"
   say "$launcher, $ranks rank(s) on $nodes node(s); logs of all ranks: $rank_logs"
-  cd "$root" || exit 1
   trap 'on_signal INT' INT
   trap 'on_signal TERM' TERM
   trap 'on_signal USR1' USR1

@@ -53,7 +53,9 @@ default() {
 }
 
 set_rank_variables() {
-  shown_variables=()
+  shown_variables=(PYTHONPATH)
+  # For programs that are modules of the repository; paths in flags stay relative to where the script was called.
+  export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
   # Gradients go through NCCL. MPI carries only Horovod's negotiation, for which plain TCP serves and verbs hang on some
   # fabrics; as in the reference (-mca pml ob1 -mca btl ^openib).
   default NCCL_DEBUG WARN

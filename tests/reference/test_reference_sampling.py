@@ -16,7 +16,8 @@ from PIL import Image
 from object_detection import geometry as geometry_lib
 from object_detection import preprocess
 from object_detection.data import crop_decode, reader, schema
-from object_detection.data.host_batches import Augmentation, Frames
+from object_detection.data.canvas_choice import Frames
+from object_detection.data.host_batches import Augmentation
 from object_detection.data.input_datasets import training_batches
 from object_detection.data.input_problems import InputProblems
 from object_detection.data.tfrecord_file import write_records

@@ -19,7 +19,11 @@ DEFECTS = {
     **{"DATA": 16, "MODEL": 6, "LOSS": 5, "DIST": 9, "TRAIN": 13},
     **{"CKPT": 9, "EVAL": 10, "INF": 5, "SCR": 8},
 }
-PAGES = ("architecture", "data", "departures", "inference", "performance", "runs", "training")
+MASK_DEFECTS = {"T": 35, "P": 31}
+PAGES = (
+    *("architecture", "data", "departures", "inference"),
+    *("maskrcnn", "performance", "runs", "training"),
+)
 
 BENCHMARKS = tuple(
     path.stem
@@ -50,7 +54,7 @@ LINK = re.compile(r"\]\(([^)#\s]+)\)")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 FLAG = re.compile(r"(?<![\w-])--([A-Za-z][\w-]*)")
 FOLDERS = (
-    *("benchmarks", "dataset", "docs", "efficientdet", "engine"),
+    *("benchmarks", "dataset", "docs", "efficientdet", "engine", "maskrcnn"),
     *("object_detection", "requirements", "scripts", "tests"),
 )
 PATH = re.compile(
@@ -197,9 +201,10 @@ def test_commands_parse(path):
 
 
 def test_every_defect_has_its_line():
-    row = re.compile(r"^\| ([A-Z]+-\d+) \|.*\| (.+) \|$", re.MULTILINE)
+    row = re.compile(r"^\| ((?:[A-Z]+-|[TP])\d+) \|.*\| (.+) \|$", re.MULTILINE)
     rows = row.findall(text_of(ROOT / "docs/departures.md"))
     expected = [f"{area}-{i}" for area, count in DEFECTS.items() for i in range(1, count + 1)]
+    expected += [f"{area}{i}" for area, n in MASK_DEFECTS.items() for i in range(1, n + 1)]
     assert [name for name, _ in rows] == expected
 
 

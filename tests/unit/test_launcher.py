@@ -34,6 +34,7 @@ class Machine:
 
     def add(self, name: str, script: str = "exit 0") -> None:
         """Puts a shell script into PATH."""
+        (self.bin / name).unlink(missing_ok=True)  # never write through a link
         (self.bin / name).write_text(f"#!/bin/bash\n{script}\n")
         (self.bin / name).chmod(0o755)
 
@@ -154,7 +155,7 @@ def test_shellcheck():
 def test_convergence(machine, name):
     command = machine.dry(name, "--lr=9")
     given = flags_of(command)
-    assert command[:3] == ["mpirun", "-np", "8"] and "train.py" in command
+    assert command[:3] == ["mpirun", "-np", "8"] and f"{ROOT}/train.py" in command
     assert command[-1] == "--lr=9"
     recipe = Path(given["recipe"])
     assert recipe.parent == CONFIGS
@@ -175,7 +176,7 @@ def test_evaluate_uses_the_batch_and_precision_of_the_recipe(machine, name):
     precision, hardware = name.removesuffix(".sh").split("-", 2)[1:]
     recipe = f"d0_coco_{hardware.split('-')[0].lower()}_{precision.lower()}"
     settings = yaml.safe_load((CONFIGS / f"{recipe}.yaml").read_text())
-    assert "eval.py" in command and given["ckpt_path"] == "/runs/emackpt-300"
+    assert f"{ROOT}/eval.py" in command and given["ckpt_path"] == "/runs/emackpt-300"
     assert int(given["batch_size"]) == settings["train"]["batch_size"]
     assert ("--amp" in command) == settings["runtime"]["amp"] == (precision == "AMP")
     assert ("--noamp" in command) != settings["runtime"]["amp"]
@@ -345,12 +346,24 @@ echo "rank speaks: $1"
 """
 
 
+# Starts two ranks as Open MPI does, and has one speak for their failure.
+MPIRUN = """
+while [ "${1##*/}" != rank.sh ]; do shift; done
+for rank in 0 1; do OMPI_COMM_WORLD_RANK=$rank OMPI_COMM_WORLD_LOCAL_RANK=$rank "$@" & done
+code=0
+wait -n || code=$?
+wait -n || code=$?
+exit $code
+"""
+
+
 def start(machine, tmp_path, body, **variables):
     """Starts the convergence script with a stand-in for Python; returns the process."""
     stand_in = tmp_path / "python"
     stand_in.write_text(RANK.format(body=body))
     stand_in.chmod(0o755)
-    environment = machine.environment(PYTHON=str(stand_in), NGPU="1", PREFLIGHT="0", **variables)
+    variables = {"PYTHON": str(stand_in), "NGPU": "1", "PREFLIGHT": "0", **variables}
+    environment = machine.environment(**variables)
     return subprocess.Popen(
         ["/bin/bash", str(D0 / "convergence-AMP-8xA100-80G.sh")],
         env=environment, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -373,9 +386,9 @@ def test_exit_codes_are_kept(machine, tmp_path, code):
     process = start(machine, tmp_path, f"exit {code}")
     output, errors = process.communicate(timeout=60)
     assert process.returncode == code, errors
-    assert "rank speaks: train.py" in output
+    assert f"rank speaks: {ROOT}/train.py" in output
     log = next(machine.results.glob("*/logs/*/rank-00000.log"))
-    assert "rank speaks: train.py" in log.read_text()
+    assert f"rank speaks: {ROOT}/train.py" in log.read_text()
     assert ("ended with code" in errors) == (code in (1, 7))
 
 
@@ -428,3 +441,71 @@ def test_a_second_signal_ends_the_ranks(machine, tmp_path):
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=60)
     assert process.returncode == 137
+
+
+def test_the_first_rank_to_fail_is_the_one_that_is_told(machine, tmp_path):
+    machine.add("mpirun", MPIRUN)
+    body = "[ $OMPI_COMM_WORLD_RANK = 1 ] && { echo 'disk full'; exit 4; }; sleep 0.5; exit 5"
+    process = start(machine, tmp_path, body, NGPU="2")
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 4
+    assert "rank 1 on" in errors and "| disk full" in errors and "rank 0 on" not in errors
+    assert "disk full" not in output, "only rank 0 speaks on the console"
+
+
+def test_ranks_that_stopped_in_order_do_not_look_like_failures_to_mpirun(machine, tmp_path):
+    machine.add("mpirun", MPIRUN.replace("exit $code", 'echo "mpirun saw $code"; exit $code'))
+    process = start(machine, tmp_path, "exit 75", NGPU="2")
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode == 75 and "mpirun saw 0" in output
+
+
+def test_a_launcher_that_starts_nothing_is_told(machine, tmp_path):
+    machine.add("mpirun", "echo 'no slots' >&2; exit 213")
+    process = start(machine, tmp_path, "exit 0", NGPU="2")
+    errors = process.communicate(timeout=60)[1]
+    assert process.returncode == 213
+    assert "mpirun ended with code 213 before any rank had started" in errors
+
+
+@pytest.mark.parametrize(
+    ("nproc", "bind", "expected"),
+    [
+        (8, "auto", ["0,4,1,5", "2,6,3,7"]),
+        (8, "none", ["", ""]),
+        (4, "auto", ["", ""]),  # the launcher has bound the ranks already
+    ],
+)
+def test_ranks_share_the_cores(machine, tmp_path, nproc, bind, expected):
+    machine.add("mpirun", MPIRUN)
+    machine.add("nproc", f"echo {nproc}")
+    machine.add("getconf", "echo 8")
+    # Two NUMA nodes of two cores with two threads each, numbered as Linux does.
+    table = "0,0,0 0,1,1 1,2,2 1,3,3 0,0,4 0,1,5 1,2,6 1,3,7".replace(" ", "\\n")
+    machine.add("lscpu", f"printf '# NODE,CORE,CPU\\n{table}\\n'")
+    machine.add("taskset", f"echo $2 >{tmp_path}/bound-$OMPI_COMM_WORLD_RANK")
+    process = start(machine, tmp_path, "exit 0", NGPU="2", BIND=bind)
+    errors = process.communicate(timeout=60)[1]
+    assert process.returncode == 0, errors
+    files = [tmp_path / f"bound-{rank}" for rank in (0, 1)]
+    assert [f.read_text().strip() if f.exists() else "" for f in files] == expected
+
+
+def test_ranks_of_horovodrun_are_asked_to_stop_one_by_one(machine, tmp_path):
+    machine.add("horovodrun", MPIRUN.replace("OMPI_COMM_WORLD_", "HOROVOD_"))
+    body = f"trap 'exit 75' USR1; : >{tmp_path}/ready-$HOROVOD_RANK\nwhile :; do sleep 0.1; done"
+    process = start(machine, tmp_path, body, NGPU="2", LAUNCHER="horovodrun")
+    for rank in (0, 1):
+        wait_for(f"ready-{rank}", tmp_path)
+    process.send_signal(signal.SIGINT)
+    errors = process.communicate(timeout=60)[1]
+    assert process.returncode == 75, errors
+    ends = sorted(p.read_text().split()[2] for p in machine.results.glob("*/logs/*/*.end"))
+    assert ends == ["75", "75"]
+
+
+def test_a_relative_folder_is_that_of_the_caller(machine, tmp_path):
+    command = machine.dry("convergence-AMP-8xA100-80G.sh", "--model_dir=mine")
+    assert command[-1] == "--model_dir=mine"
+    result = machine.run("convergence-AMP-8xA100-80G.sh", "--model_dir=mine", DRY_RUN="1")
+    assert f"results in {tmp_path}/mine\n" in result.stdout

@@ -14,8 +14,10 @@ from object_detection.data.tfrecord_file import write_records
 SHEETS = {"train", "eval", "flip", "scale", "crop", "color"}
 
 
-def write_set(folder):
-    """Three images of noise with a box each."""
+def write_set(folder, *, with_masks=False):
+    """Three images of noise with a box each, and a mask that fills its left half."""
+    mask = np.zeros((schema.MASK_SIZE, schema.MASK_SIZE), np.uint8)
+    mask[:, : schema.MASK_SIZE // 2] = 1
     records = []
     for i in range(3):
         buffer = io.BytesIO()
@@ -33,6 +35,7 @@ def write_set(folder):
             category_names=["thing"],
             is_crowd=[0],
             areas=[1250.0],
+            masks=[np.packbits(mask).tobytes()] if with_masks else None,
         )
         records.append(record)
     write_records(folder / "set-00000-of-00001.tfrecord", records)
@@ -43,22 +46,45 @@ def run(repository, *arguments):
     return subprocess.run(command, capture_output=True, text=True)
 
 
-@pytest.mark.slow
-def test_all_sheets_are_written(repository, tmp_path):
-    write_set(tmp_path)
+def sheets_of(repository, folder):
     done = run(
         repository,
-        f"--records={tmp_path}/set-*",
-        f"--output_dir={tmp_path}/sheets",
+        f"--records={folder}/set-*",
+        f"--output_dir={folder}/sheets",
         "--image_size=64",
         "--num_rows=1",
     )
     assert done.returncode == 0, done.stderr
-    sheets = {path.stem: np.asarray(Image.open(path)) for path in (tmp_path / "sheets").iterdir()}
+    return {path.stem: np.asarray(Image.open(path)) for path in (folder / "sheets").iterdir()}
+
+
+@pytest.mark.slow
+def test_all_sheets_are_written(repository, tmp_path):
+    write_set(tmp_path)
+    sheets = sheets_of(repository, tmp_path)
     assert set(sheets) == SHEETS
     for name, sheet in sheets.items():
         assert sheet.std() > 10, name
-        assert str(tmp_path / "sheets" / f"{name}.png") in done.stdout
+
+
+@pytest.mark.slow
+def test_masks_are_drawn_and_mirrored_with_the_image(repository, tmp_path):
+    write_set(tmp_path, with_masks=True)
+    sheets = sheets_of(repository, tmp_path)
+    assert set(sheets) == SHEETS
+    flip = sheets["flip"].astype(float)
+    # Two pictures of 320 pixels side by side: the tint moves from the left to the right half of
+    # the box, x 10..60 of 72, and takes most of the noise's contrast.
+    top = flip.shape[0] - 320 - 40
+    rows = slice(top + 60, top + 100)
+    stored, mirrored = flip[rows, 12:332], flip[rows, 344:664]
+
+    def contrast(picture, x):
+        centre = round(x * 320 / 72)
+        return picture[:, centre - 20 : centre + 20].std(axis=(0, 1)).mean()
+
+    assert contrast(stored, 22) < 0.75 * contrast(stored, 48)
+    assert contrast(mirrored, 72 - 22) < 0.75 * contrast(mirrored, 72 - 48)
 
 
 @pytest.mark.slow

@@ -19,6 +19,7 @@ from object_detection.class_map import ClassMap
 from object_detection.data import schema
 from object_detection.data.card_builder import find_or_scan_card
 from object_detection.data.example import host_example_spec
+from object_detection.data.host_batches import resizes_on_host
 from object_detection.data.reader import Shard
 from object_detection.data.tfrecord_file import write_records
 from object_detection.preprocess import ground_truth_in_network_frame, to_network_input
@@ -384,10 +385,10 @@ def test_a_card_of_other_records_is_found_out(ten):
 
 
 def test_images_are_resampled_on_the_host_where_there_is_no_accelerator(ten):
-    assert input_pipeline.resizes_on_host(ten.config(resize_on="host"))
-    assert not input_pipeline.resizes_on_host(ten.config(resize_on="device"))
+    assert resizes_on_host("host")
+    assert not resizes_on_host("device")
     has_gpu = bool(tf.config.get_visible_devices("GPU"))
-    assert input_pipeline.resizes_on_host(ten.config(resize_on="auto")) is not has_gpu
+    assert resizes_on_host("auto") is not has_gpu
 
 
 @pytest.mark.parametrize(

@@ -201,6 +201,30 @@ def test_frozen_variables_stay_and_do_not_decay():
     assert numbers[0]["reg_l2_loss"] == pytest.approx(penalty, rel=1e-5)
 
 
+def test_a_family_may_give_variables_rates_and_decay_of_their_own():
+    class Ruled(TinyTask):
+        def learning_rate_factor(self, variable):
+            return 2.0 if variable.name.startswith("out/") else 1.0
+
+        def is_decayed(self, variable):
+            return variable.name.startswith("out/bias")
+
+    config = dataclasses.replace(CONFIG, clip_gradients_norm=0.0)
+    changes = []
+    for task in (TinyTask(), Ruled()):
+        step = make_step(dataclasses.replace(config, weight_decay=0.0), task=task)
+        before = weights_of(step)
+        run(step, task, 1)
+        changes.append({name: value - before[name] for name, value in weights_of(step).items()})
+    for name, change in changes[0].items():
+        factor = 2.0 if name.startswith("out/") else 1.0
+        np.testing.assert_allclose(changes[1][name], factor * change, rtol=1e-5, atol=1e-7)
+    step = make_step(config, task=Ruled())
+    bias = weights_of(step)["out/bias"]
+    numbers = run(step, step._task, 1)
+    assert numbers[0]["reg_l2_loss"] == pytest.approx(0.5 * 0.03 * np.square(bias).sum(), rel=1e-5)
+
+
 @pytest.mark.parametrize(
     ("expression", "words"),
     [

@@ -198,6 +198,29 @@ def test_xla_gives_the_same_gradients(shallow):
         np.testing.assert_allclose(result, plain, rtol=1e-2, atol=1e-3 * scale, err_msg=name)
 
 
+def test_masks_of_one_class_and_their_gradients_are_those_of_all_classes(r50_fpn):
+    rng = np.random.default_rng(0)
+    rois = tf.constant(rng.normal(size=(3, 14, 14, 256)), tf.float32)
+    classes = tf.constant([5, -1, 89])
+    factors = tf.constant(rng.normal(size=(3, 28, 28)), tf.float32)
+    variables = r50_fpn.mask_head.trainable_variables
+    results = []
+    for predict in (
+        lambda: tf.gather(r50_fpn.masks(rois), tf.maximum(classes, 0), axis=-1, batch_dims=0),
+        lambda: r50_fpn.masks_of_classes(rois, classes),
+    ):
+        with tf.GradientTape() as tape:
+            logits = predict()
+            if logits.shape.rank == 4:  # every RoI with every class: take the diagonal
+                logits = tf.stack([logits[i, ..., i] for i in range(3)])
+            loss = tf.reduce_sum((logits * factors)[::2])  # -1 is padding
+        gradients = tape.gradient(loss, variables)
+        results.append([logits[::2], *(tf.convert_to_tensor(g) for g in gradients)])
+    for all_classes, own in zip(*results):
+        np.testing.assert_allclose(own, all_classes, rtol=1e-3, atol=1e-3)
+    assert len(r50_fpn.variables) == 265 + 42
+
+
 def test_half_precision_network_with_float32_variables(shallow):
     try:
         tf.keras.mixed_precision.set_global_policy("mixed_float16")
@@ -208,4 +231,7 @@ def test_half_precision_network_with_float32_variables(shallow):
     assert {x.dtype for x in (*outputs.rpn_logits, *outputs.features.values())} == {tf.float16}
     assert {v.dtype for v in model.variables} == {tf.float32}
     masks = model.masks(tf.ones([1, 7, 7, 32], tf.float16))
+    chosen = model.masks_of_classes(tf.ones([1, 7, 7, 32], tf.float16), tf.constant([2]))
+    assert chosen.dtype == tf.float16
+    np.testing.assert_allclose(chosen, masks[..., 2], rtol=1e-2, atol=1e-2)
     assert masks.dtype == tf.float16 and np.all(np.isfinite(masks))

@@ -11,8 +11,9 @@ import tensorflow as tf
 from engine import checkpoint, weight_files
 from maskrcnn import backbone
 from maskrcnn.config import OUR_CONVENTIONS, Conventions, model_config, with_conventions
+from maskrcnn.foreign_names import foreign_name
 from maskrcnn.model import build_model
-from maskrcnn.weight_names import anchor_order, foreign_name, layout_of
+from maskrcnn.weight_names import anchor_order, layout_of
 from maskrcnn.weights import WeightSource, load_backbone, load_detector, read_source
 
 MSRA = Conventions("symmetric", "1x1", (122.7717, 115.9465, 102.9801), (1.0, 1.0, 1.0))

@@ -9,7 +9,8 @@ from PIL import Image
 
 from object_detection import geometry as geometry_lib
 from object_detection.data import example, reader, schema
-from object_detection.data.host_batches import Augmentation, Frames, make_frames
+from object_detection.data.canvas_choice import Frames, make_frames
+from object_detection.data.host_batches import Augmentation
 from object_detection.data.input_datasets import evaluation_batches, training_batches
 from object_detection.data.input_problems import BadInputError, InputProblems
 from object_detection.data.reader import Shard
@@ -514,3 +515,62 @@ def test_the_canvas_is_no_larger_than_the_largest_image():
     assert frames.canvas_size == (70, 72)
     frames = make_frames((64, 96), resize_on_host=True, canvas_size=(70, 72))
     assert frames == Frames((64, 96), (64, 96), True)
+
+
+# ------------------------------------------------------------------------------ masks
+
+
+def crops(*values):
+    """Packed masks, each of one repeated byte."""
+    return [bytes([value]) * schema.MASK_BYTES for value in values]
+
+
+TWO_BOXES = ((4, 6, 20, 30), (1, 1, 10, 10))
+
+
+def test_masks_come_in_the_rows_of_their_boxes(tmp_path):
+    contents = [
+        make_record(0, boxes=TWO_BOXES, masks=crops(3, 5)),
+        make_record(1, masks=crops(9)),
+        make_record(2, boxes=()),
+        make_record(3, boxes=TWO_BOXES, masks=crops(7, 8), is_crowd=[True, False]),
+    ]
+    records = make_set(tmp_path, contents)
+    (batch,) = arrays(evaluate(records, with_masks=True))
+    spec = example.host_example_spec(4, canvas_size=(40, 60), max_instances=ROWS, with_masks=True)
+    assert set(batch) == set(spec)
+    assert batch["masks"].shape == tuple(spec["masks"].shape)
+    assert batch["masks"][:, :, 0].tolist() == [[3, 5, 0], [9, 0, 0], [0, 0, 0], [7, 8, 0]]
+    assert (batch["masks"] == batch["masks"][:, :, :1]).all()
+    (batch,) = arrays(train(records, with_masks=True).take(1))
+    for row in np.argwhere(batch["record_index"] == 3)[:, 0]:
+        assert batch["masks"][row, :, 0].tolist() == [0, 8, 0]  # the crowd's row is empty
+        assert batch["classes"][row].tolist() == [-1, 0, -1]
+
+
+def test_with_too_many_boxes_masks_are_left_out_with_them(tmp_path):
+    boxes = [(0, 0, 5, 5), (0, 0, 30, 30), (0, 0, 2, 2), (0, 0, 20, 20)]
+    records = make_set(tmp_path, [make_record(0, boxes=boxes, masks=crops(1, 2, 3, 4))] * 2)
+    (batch,) = arrays(evaluate(records, with_masks=True, batch_size=2))
+    assert batch["masks"][0, :, 0].tolist() == [1, 2, 4]
+
+
+def test_a_record_without_masks_has_unknown_ones(tmp_path):
+    records = make_set(tmp_path, [make_record(0, boxes=TWO_BOXES), make_record(1)])
+    (batch,) = arrays(evaluate(records, with_masks=True, batch_size=2))
+    assert batch["classes"].tolist() == [[0, 0, -1], [0, -1, -1]]
+    assert not batch["masks"].any()
+
+
+def test_masks_that_are_not_asked_for_are_not_there(tmp_path):
+    records = make_set(tmp_path, [make_record(0, masks=crops(1)), make_record(1)])
+    assert "masks" not in arrays(evaluate(records, batch_size=2))[0]
+
+
+def test_masks_of_another_size_make_a_bad_record(tmp_path):
+    told = Told()
+    contents = [make_record(0, masks=crops(1)), make_record(1, masks=[b"short"])]
+    records = make_set(tmp_path, contents)
+    (batch,) = arrays(evaluate(records, told.problems(records), with_masks=True, batch_size=2))
+    assert batch["valid"].tolist() == [True, False]
+    assert "1568 bytes" in told[0]

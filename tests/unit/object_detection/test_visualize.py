@@ -140,41 +140,6 @@ def test_crowd_regions_have_a_broken_line():
     assert 0.3 < share < 0.8
 
 
-def test_masks_are_filled_with_a_contour():
-    mask = np.zeros((1, 120, 160), bool)
-    mask[0, 30:90, 40:120] = True
-    picture = visualize.draw_masks(GREY, mask, np.array([0]), labels=False, opacity=0.5)
-    color = np.array(colors.class_color(0), float)
-    assert np.allclose(picture[60, 80], (128 + color) / 2, atol=2)
-    large = visualize.draw_masks(GREY, mask, np.array([0]), labels=False, zoom=4)
-    assert np.abs(large[240, 150:170].astype(float) - color).sum(axis=1).min() < 40
-    assert not changed(picture)[:24].any() and not changed(picture)[:, 128:].any()
-
-
-def test_contour_does_not_run_along_the_image_border():
-    mask = np.zeros((1, 120, 160), bool)
-    mask[0, :60, :80] = True
-    picture = visualize.draw_masks(GREY, mask, np.array([0]), labels=False)
-    assert np.array_equal(picture[0, 20], picture[30, 20])
-    assert not np.array_equal(picture[59, 20], picture[30, 20])
-
-
-def test_masks_scale_with_zoom_and_empty_ones_are_skipped():
-    masks = np.zeros((2, 120, 160), bool)
-    masks[0, 30:90, 40:120] = True
-    picture = visualize.draw_masks(
-        GREY, masks, np.array([0, 1]), zoom=2, names=NAMES, scores=np.array([0.9, 0.8])
-    )
-    assert picture.shape == (240, 320, 3)
-    one = visualize.draw_masks(
-        GREY, masks[:1], np.array([0]), zoom=2, names=NAMES, scores=np.array([0.9])
-    )
-    assert np.array_equal(picture, one)
-    assert np.array_equal(
-        visualize.draw_masks(GREY, np.zeros((0, 120, 160), bool), np.zeros(0, int)), GREY
-    )
-
-
 def test_wrong_input_is_named():
     with pytest.raises(ValueError, match="uint8 image"):
         visualize.draw_boxes(GREY.astype(np.float32), np.zeros((0, 4)), np.zeros(0))

@@ -1,0 +1,145 @@
+"""Mask R-CNN's input: the settings of a run turned into `object_detection`'s data sets.
+
+Nothing is read or decoded here. An image keeps its aspect and goes to the canvas that suits its
+shape; it is mirrored at random and, if the jitter says so, scaled at random. A newcomer's trap:
+batches of several canvases come in shapes of their own, so that every canvas has a compiled step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import tensorflow as tf
+
+from engine import env
+from maskrcnn.settings import MaskRcnnConfig
+from object_detection.class_map import ClassMap
+from object_detection.data.canvas_choice import Frames, frames_of_networks
+from object_detection.data.card import DataCard
+from object_detection.data.host_batches import Augmentation, resizes_on_host
+from object_detection.data.input_datasets import (
+    bytes_to_cache,
+    evaluation_batches,
+    records_of_card,
+    training_batches,
+    with_map_parallelization,
+)
+from object_detection.data.input_problems import InputProblems
+from object_detection.data.reader import RecordSet, Shard
+
+
+def train_dataset(
+    config: MaskRcnnConfig,
+    card: DataCard,
+    class_map: ClassMap,
+    *,
+    frames: Sequence[Frames],
+    shard: Shard,
+    seed: int,
+    start_position: int = 0,
+    local_ranks: int = 1,
+) -> tf.data.Dataset:
+    """Streams training batches for ever; see `input_datasets.training_batches`.
+
+    Args:
+      config: of the run.
+      card: of the training records.
+      class_map: channels of the model.
+      frames: of `frames_of`.
+      shard: this rank of how many.
+      seed: of order and augmentation, the same on every rank; ranks differ by their records.
+      start_position: examples that this rank has consumed already.
+      local_ranks: ranks that share this host's cores.
+    """
+    data = config.data
+    records = records_of_card(data.training_file_pattern, card)
+    batches = training_batches(
+        records,
+        batch_size=config.train.batch_size,
+        frames=frames,
+        augmentation=Augmentation(
+            jitter=(data.jitter_min, data.jitter_max),
+            flip_probability=0.5 if data.input_rand_hflip else 0.0,
+            seed=seed,
+        ),
+        class_of_category=class_map.category_to_class,
+        problems=_problems(config, records),
+        shard=Shard(*shard),
+        seed=seed,
+        start_position=start_position,
+        max_instances=data.max_instances_per_image,
+        drop_crowd=data.skip_crowd_during_training,
+        shuffle_buffer=data.shuffle_buffer,
+        cache_below_bytes=bytes_to_cache(data.cache_records),
+        threads=data.input_threads or env.cores_per_rank(local_ranks),
+        prefetch_batches=data.prefetch_batches,
+        repeat_first_batch=config.train.use_fake_data,
+        with_masks=config.model.include_mask,
+    )
+    return with_map_parallelization(batches, config.runtime.enable_map_parallelization)
+
+
+def eval_dataset(
+    config: MaskRcnnConfig,
+    card: DataCard,
+    class_map: ClassMap,
+    *,
+    frames: Sequence[Frames],
+    shard: Shard,
+    local_ranks: int = 1,
+) -> tf.data.Dataset:
+    """Gives each validation image once over all ranks; see `input_datasets.evaluation_batches`.
+
+    Args:
+      config: of the run.
+      card: of the validation records.
+      class_map: channels of the model.
+      frames: of `frames_of`.
+      shard: this rank of how many.
+      local_ranks: ranks that share this host's cores.
+    """
+    records = records_of_card(config.eval.val_file_pattern, card)
+    batches = evaluation_batches(
+        records,
+        batch_size=config.eval.eval_batch_size,
+        frames=frames,
+        class_of_category=class_map.category_to_class,
+        problems=_problems(config, records),
+        shard=Shard(*shard),
+        most_records=config.eval.eval_samples,
+        max_instances=config.data.max_instances_per_image,
+        threads=config.data.input_threads or env.cores_per_rank(local_ranks),
+        prefetch_batches=config.data.prefetch_batches,
+        # Only the validation losses need them.
+        with_masks=config.model.include_mask and config.train.validate,
+    )
+    return with_map_parallelization(batches, config.runtime.enable_map_parallelization)
+
+
+def frames_of(config: MaskRcnnConfig, cards: Sequence[DataCard | None]) -> tuple[Frames, ...]:
+    """Returns the sizes of networks and canvases, and where images are resampled.
+
+    Args:
+      config: of the run.
+      cards: of all records that are read; the largest image bounds the canvases.
+    """
+    known = [card for card in cards if card]
+    largest = (max(c.max_height for c in known), max(c.max_width for c in known)) if known else None
+    side = config.data.canvas_size
+    return frames_of_networks(
+        config.model.canvas_sizes,
+        side_limits=config.model.image_size,
+        resize_on_host=resizes_on_host(config.data.resize_on),
+        canvas_size=(side, side) if side else None,
+        largest_image=largest,
+    )
+
+
+def _problems(config: MaskRcnnConfig, records: RecordSet) -> InputProblems:
+    data = config.data
+    return InputProblems(
+        records,
+        max_bad_records=data.max_bad_records if data.on_bad_record == "skip" else 0,
+        max_instances=data.max_instances_per_image,
+        on_overflow=data.on_overflow,
+    )

@@ -1,0 +1,216 @@
+"""Scores of one evaluation set: what its records, its JSON and a model's classes must agree on.
+
+Here the parts meet that every detector needs around `CocoEvaluator`: batches of the input pipeline
+become rows, their images are counted, and masks are scored beside boxes where a model has them.
+Names of mask metrics start with `mask_`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from object_detection.class_map import ClassMap
+from object_detection.data.card import DataCard
+from object_detection.metrics.coco import CocoEvaluator
+from object_detection.metrics.detection_rows import detections_to_array, empty_rows
+from object_detection.metrics.ground_truth import load_annotations
+from object_detection.metrics.ground_truth_check import check_ground_truth
+from object_detection.metrics.mask_rows import with_masks
+
+_LOG = logging.getLogger(__name__)
+
+MASK_PREFIX = "mask_"
+
+
+@dataclasses.dataclass
+class SetScores:
+    """Scores detections on one set of records.
+
+    annotations: path of the instances JSON.
+    class_map: channels of the model.
+    records: the pattern of the record files, for messages.
+    card: of the records; None where nothing is scored.
+    scorer: as of `CocoEvaluator`.
+    is_submission: detections may be for a test server: a JSON without annotations is then no error.
+    has_masks: score masks too.
+    """
+
+    annotations: str
+    class_map: ClassMap
+    records: str
+    card: DataCard | None
+    scorer: str = "auto"
+    is_submission: bool = False
+    has_masks: bool = False
+
+    @functools.cached_property
+    def _dataset(self) -> Mapping[str, Any]:
+        return load_annotations(self.annotations)[1]
+
+    @functools.cached_property
+    def evaluator(self) -> CocoEvaluator:
+        """The ground truth, parsed at first use."""
+        return CocoEvaluator(self.annotations, self.class_map.categories, scorer=self.scorer)
+
+    @functools.cached_property
+    def _mask_evaluator(self) -> CocoEvaluator:
+        return CocoEvaluator(
+            self._dataset, self.class_map.categories, iou_type="segm", scorer=self.scorer
+        )
+
+    @functools.cached_property
+    def is_unlabelled(self) -> bool:
+        """True where detections are only to be written: a test split, whose JSON is a mere list."""
+        return self.is_submission and not self._dataset.get("annotations")
+
+    def check(self, first_batch: Callable[[], Mapping[str, np.ndarray] | None]) -> None:
+        """Scores the ground truth against itself: as the JSON has it, and as the records have it.
+
+        Args:
+          first_batch: makes the first batch of the input pipeline, fields of a HostExample.
+
+        Raises:
+          ValueError: ids, classes or units of JSON, records and model do not meet; says which.
+        """
+        if self.is_unlabelled:
+            return
+        self._require_all_images()
+        if self.has_masks:
+            self._require_masks()
+        options = {"categories": self.class_map.categories, "scorer": self.scorer}
+        check_ground_truth(self.annotations, **options)
+        rows = self._ground_truth_rows(first_batch())
+        if len(rows):
+            check_ground_truth(self.annotations, rows=rows, **options)
+
+    def _require_all_images(self) -> None:
+        """Raises ValueError if the JSON has images that are neither in the records nor left out."""
+        card, expected = self.card, self.evaluator.num_images
+        if card.num_images + len(card.skipped_source_ids) != expected:
+            raise ValueError(
+                f"{self.records} holds {card.num_images} images but "
+                f"{self.annotations} lists {expected}, of which "
+                f"{len(card.skipped_source_ids)} were left out in conversion: convert the "
+                "validation set again, all of it and nothing else"
+            )
+
+    def _require_masks(self) -> None:
+        """Raises ValueError if an object of the JSON has no mask or an image no size."""
+        for annotation in self._dataset["annotations"]:
+            if not annotation.get("segmentation"):
+                raise ValueError(
+                    f"{self.annotations}: annotation {annotation.get('id')} has no segmentation, "
+                    "but the model has masks to be scored: use a JSON with masks, or a model "
+                    "without (fasterrcnn-*)"
+                )
+        for image in self._dataset["images"]:
+            if not (image.get("height") and image.get("width")):
+                raise ValueError(
+                    f"{self.annotations}: image {image.get('id')} has no height and width, which "
+                    "masks cannot do without"
+                )
+
+    def _ground_truth_rows(self, batch: Mapping[str, np.ndarray] | None) -> np.ndarray:
+        """The objects of some images as the input pipeline delivers them, as rows of score 1."""
+        if batch is None:
+            return empty_rows()
+        valid = batch["valid"]
+        # An image whose rows are all taken may have lost some of its boxes.
+        complete = (batch["classes"] < 0).any(axis=1)
+        return detections_to_array(
+            self._indices(batch)[0],
+            batch["boxes"],
+            scores=np.ones(batch["classes"].shape),
+            classes=np.where(batch["is_crowd"], -1, batch["classes"]),
+            valid=valid & complete,
+        )
+
+    def _indices(self, batch: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Returns image indices int64 [batch], 0 for padding, and those without padding."""
+        valid = batch["valid"]
+        indices = np.zeros(len(valid), np.int64)
+        indices[valid] = self.evaluator.image_indices(batch["source_id"][valid])
+        return indices, indices[valid]
+
+    def rows(
+        self,
+        batch: Mapping[str, np.ndarray],
+        *,
+        boxes: np.ndarray,
+        scores: np.ndarray,
+        classes: np.ndarray,
+        num_valid: np.ndarray,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Turns a batch of detections into rows.
+
+        Args:
+          batch: `valid` and `source_id` of the images.
+          boxes: [batch, k, 4], (y1, x1, y2, x2), original pixels.
+          scores: [batch, k].
+          classes: int [batch, k], class_id; -1 for padding.
+          num_valid: int [batch].
+
+        Returns:
+          float64 [n, 7] rows, see `detections_to_array`; int64 indices of the images without
+          padding; and int64 [n, 2], where each row comes from: (example, slot) of the batch.
+        """
+        indices, known_indices = self._indices(batch)
+        keep = self.class_map.is_known(classes) & batch["valid"][:, np.newaxis]
+        keep &= np.arange(classes.shape[1]) < num_valid[:, np.newaxis]
+        rows = detections_to_array(
+            indices, boxes, scores=scores, classes=np.where(keep, classes, -1)
+        )
+        return rows, known_indices, np.argwhere(keep)
+
+    def score(
+        self,
+        rows: np.ndarray,
+        images: np.ndarray,
+        *,
+        masks: Sequence[bytes] | None = None,
+        is_limited: bool,
+        most_bad_records: int,
+    ) -> dict[str, float]:
+        """COCO's numbers over all images of the JSON, or those seen if the set `is_limited`.
+
+        Images that conversion or reading had to leave out count as images without detections.
+
+        Args:
+          rows: of all ranks.
+          images: indices of the images evaluated, over all ranks.
+          masks: packed masks, one for each row; required if `has_masks`.
+          is_limited: only a part of the set was evaluated.
+          most_bad_records: images that reading may leave out.
+
+        Returns:
+          {} where there is nothing to score against.
+
+        Raises:
+          ValueError: images are missing or were evaluated twice.
+        """
+        if self.is_unlabelled:
+            return {}
+        coverage = self.evaluator.coverage(images)
+        allowed = len(self.card.skipped_source_ids) + most_bad_records
+        missing = [] if is_limited else coverage.missing
+        if coverage.repeated or len(missing) > allowed:
+            raise ValueError(
+                f"{self.annotations} and {self.records} differ: "
+                f"{coverage.describe()}. Each image must be in the records exactly once: convert "
+                "the validation set again"
+            )
+        if missing:
+            _LOG.warning("%s; the others count as images without detections", coverage.describe())
+        chosen = sorted(set(images.tolist())) if is_limited else None
+        metrics = self.evaluator.evaluate(rows, image_indices=chosen)
+        if self.has_masks:
+            results = with_masks(self.evaluator.to_detections(rows), masks)
+            of_masks = self._mask_evaluator.evaluate(results, image_indices=chosen)
+            metrics |= {MASK_PREFIX + name: value for name, value in of_masks.items()}
+        return metrics

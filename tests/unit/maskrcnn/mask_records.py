@@ -1,0 +1,93 @@
+"""Records of coloured ellipses with masks, and a network small enough for unit tests."""
+
+import io
+
+import numpy as np
+from PIL import Image
+
+from engine.config import override
+from maskrcnn.settings import MaskRcnnConfig, base_config
+from object_detection.data import schema
+from object_detection.data.card_builder import find_or_scan_card
+from object_detection.data.masks import cell_coverage
+from object_detection.data.tfrecord_file import write_records
+
+CATEGORY_IDS = (3, 8)  # two classes, with a gap
+_COLORS = ((230, 40, 30), (40, 60, 220))
+
+TINY = {
+    "model.image_size": [64, 96],
+    "model.canvases": [[64, 96], [96, 64]],
+    "model.backbone_width": 8,
+    "model.norm": "batch_norm",
+    "model.freeze_at": 0,
+    "model.fpn_num_filters": 16,
+    "model.anchor_sizes": [12, 24, 48, 64, 96],
+    "model.box_mlp_dim": 32,
+    "model.mask_conv_dims": [8],
+    "model.mask_deconv_dim": 8,
+    "rpn.rpn_batch_size_per_im": 32,
+    "rpn.train_rpn_pre_nms_topn": 64,
+    "rpn.train_rpn_post_nms_topn": 32,
+    "rpn.test_rpn_pre_nms_topn": 64,
+    "rpn.test_rpn_post_nms_topn": 24,
+    "roi.batch_size_per_im": 16,
+    "test.test_detections_per_image": 8,
+    "test.test_score_thresh": 0.0,
+    "data.max_instances_per_image": 4,
+    "data.resize_on": "host",
+    "data.input_threads": 1,
+    "train.batch_size": 2,
+    "eval.eval_batch_size": 2,
+    "runtime.amp": False,
+}
+
+
+def tiny_config(model_name: str = "maskrcnn-r50-fpn", **changes) -> MaskRcnnConfig:
+    """A configuration with the smallest network; `section__field=value` changes it."""
+    named = {name.replace("__", "."): value for name, value in changes.items()}
+    return override(base_config(model_name), {**TINY, **named}, source="test")
+
+
+def ellipse(height: int, width: int, box: tuple[float, float, float, float]) -> np.ndarray:
+    """Returns the uint8 [height, width] ellipse inside a box (y1, x1, y2, x2)."""
+    y1, x1, y2, x2 = box
+    rows = (np.arange(height)[:, None] + 0.5 - (y1 + y2) / 2) / ((y2 - y1) / 2)
+    columns = (np.arange(width)[None, :] + 0.5 - (x1 + x2) / 2) / ((x2 - x1) / 2)
+    return (rows**2 + columns**2 <= 1.0).astype(np.uint8)
+
+
+def mask_record(
+    index: int, *, size=(64, 96), objects=(((8, 10, 40, 60), 0),), is_crowd=None, with_masks=True
+) -> bytes:
+    """A grey image with ellipses: (box, class) each; its source_id is `index + 1`."""
+    pixels = np.full((*size, 3), 110, np.uint8)
+    masks = []
+    for box, kind in objects:
+        mask = ellipse(*size, box)
+        pixels[mask > 0] = _COLORS[kind]
+        masks.append(np.packbits(cell_coverage(mask, np.array(box, float)) >= 0.5).tobytes())
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    boxes = np.array([box for box, _ in objects], np.float64).reshape(-1, 4)
+    return schema.encode_record(
+        buffer.getvalue(),
+        image_format="png",
+        height=size[0],
+        width=size[1],
+        source_id=str(index + 1),
+        file_name=f"{index + 1}.png",
+        boxes=boxes,
+        category_ids=[CATEGORY_IDS[kind] for _, kind in objects],
+        category_names=["red" if kind == 0 else "blue" for _, kind in objects],
+        is_crowd=is_crowd or [False] * len(boxes),
+        areas=[1.0] * len(boxes),
+        masks=masks if with_masks else None,
+    )
+
+
+def write_set(folder, records):
+    """Writes records to one file; returns (pattern, card)."""
+    write_records(str(folder / "set-00000-of-00001.tfrecord"), records)
+    pattern = str(folder / "set-*")
+    return pattern, find_or_scan_card(pattern)

@@ -1,0 +1,194 @@
+"""Mask R-CNN as train.py and eval.py see it: conventions, checks, files of an evaluation."""
+
+import dataclasses
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from mask_records import mask_record, tiny_config, write_set
+from pycocotools import mask as mask_api
+
+import families
+from engine.config import ConfigError, to_dict
+from engine.task import MaskedRows
+from maskrcnn import family
+from maskrcnn.config import OUR_CONVENTIONS, Conventions, conventions_of
+from maskrcnn.settings import base_config
+from object_detection.class_map import ClassMap
+from object_detection.metrics.coco import METRIC_NAMES
+from object_detection.metrics.detection_rows import rows_to_detections
+from object_detection.metrics.mask_rows import pack_mask
+
+MSRA = Conventions("symmetric", "1x1", (122.8, 115.9, 103.0), (1.0, 1.0, 1.0))
+
+
+# ------------------------------------------------------------------------------ conventions
+
+
+def known(config, description=None):
+    return conventions_of(family._with_known_conventions(config, description or {}))
+
+
+@pytest.fixture
+def msra_file(monkeypatch):
+    """Any weight file demands the conventions of MSRA's ResNets."""
+    source = SimpleNamespace(conventions=MSRA)
+    monkeypatch.setattr(family.weights, "read_source", lambda path: source)
+    return tiny_config(train__backbone_init="R-50.pkl")
+
+
+def test_conventions_are_ours_without_weights():
+    assert known(tiny_config()) == OUR_CONVENTIONS
+
+
+def test_weights_decide_the_conventions(msra_file):
+    assert known(msra_file) == MSRA
+
+
+def test_weights_of_another_convention_than_asked_for_are_refused(msra_file):
+    config = dataclasses.replace(
+        msra_file, model=dataclasses.replace(msra_file.model, stride_in="3x3")
+    )
+    with pytest.raises(ConfigError, match=r"stride_in.*R-50\.pkl was trained with '1x1'"):
+        known(config)
+
+
+def test_a_checkpoint_keeps_its_conventions(msra_file):
+    model = dataclasses.replace(msra_file.model, **MSRA._asdict())
+    stored = {"config": to_dict(dataclasses.replace(msra_file, model=model))}
+    assert known(tiny_config(), stored) == MSRA
+
+
+# ------------------------------------------------------------------------------ data
+
+
+@pytest.mark.parametrize(
+    ("mask_format", "words"), [(None, "holds no masks"), ("png", "holds masks as PNG images")]
+)
+def test_records_without_packed_masks_are_refused_for_a_mask_model(tmp_path, mask_format, words):
+    pattern, card = write_set(tmp_path, [mask_record(0, with_masks=False)])
+    assert not card.has_masks
+    config = tiny_config(data__training_file_pattern=pattern)
+    card = dataclasses.replace(card, mask_format=mask_format)
+    with pytest.raises(ConfigError, match=f"{words}.*--include_masks.*fasterrcnn"):
+        family._require_masks(config, card)
+
+
+def test_the_check_is_made_before_a_model_is_built(tmp_path):
+    pattern, _ = write_set(tmp_path, [mask_record(0, with_masks=False)])
+    config = tiny_config(data__training_file_pattern=pattern)
+    with pytest.raises(ConfigError, match="no masks"):
+        family.make_task(config, description={}, training=True, batch_norm=None, seed=0)
+
+
+# ------------------------------------------------------------------------------ results
+
+CATEGORIES = {0: (3, "red"), 1: (8, "blue")}
+
+
+def fake_task(*, has_masks, testdev_dir=""):
+    config = tiny_config(eval__testdev_dir=testdev_dir)
+    to_detections = lambda rows: rows_to_detections(rows, [11, 12], CATEGORIES)  # noqa: E731
+    return SimpleNamespace(
+        config=config, has_masks=has_masks, evaluator=SimpleNamespace(to_detections=to_detections)
+    )
+
+
+def metrics(prefix="", value=0.5):
+    names = (*METRIC_NAMES, "AP_/red")
+    return {f"{prefix}{name}": value for name in names}
+
+
+def masked_rows():
+    mask = np.zeros((20, 30), np.uint8, order="F")
+    mask[2:10, 3:20] = 1
+    rows = np.array([[1.0, 3.25, 2.0, 17.0, 8.0, 0.75, 1.0]])
+    return MaskedRows(rows, [pack_mask(mask_api.encode(mask))]), mask
+
+
+def test_an_evaluation_leaves_boxes_masks_and_metrics(tmp_path):
+    found, mask = masked_rows()
+    both = metrics(value=0.25) | metrics("mask_", 0.125)
+    task = fake_task(has_masks=True, testdev_dir=str(tmp_path / "testdev"))
+    lines = family.write_evaluation(task, found, both, folder=tmp_path / "out", epoch=7)
+
+    def read(name):
+        return json.loads((tmp_path / "out" / name).read_text())
+
+    box = {"image_id": 12, "category_id": 8, "bbox": [3.25, 2.0, 17.0, 8.0], "score": 0.75}
+    assert read("bbox.json") == [box]
+    (segm,) = read("segm.json")
+    assert set(segm) == {"image_id", "category_id", "score", "segmentation"}
+    np.testing.assert_array_equal(mask_api.decode(segm["segmentation"]), mask)
+    assert read("detections.json") == [box | segm]
+    assert read("metrics.json") == {"epoch": 7, **both}
+    text = "\n".join(lines)
+    assert "epoch 7, boxes" in text and "epoch 7, masks" in text
+    assert "7,25.00,25.00" in text and "7,12.50,12.50" in text
+    assert list((tmp_path / "testdev").iterdir())
+
+
+def test_without_masks_there_is_no_mask_file(tmp_path):
+    rows = masked_rows()[0].rows
+    lines = family.write_evaluation(
+        fake_task(has_masks=False), rows, metrics(), folder=tmp_path, epoch=1
+    )
+    assert sorted(f.name for f in tmp_path.iterdir()) == [
+        "bbox.json",
+        "detections.json",
+        "metrics.json",
+    ]
+    assert not any("mask_" in line for line in lines)
+
+
+def test_a_test_split_has_files_but_no_table(tmp_path):
+    found, _ = masked_rows()
+    lines = family.write_evaluation(fake_task(has_masks=True), found, {}, folder=tmp_path, epoch=1)
+    assert lines == [f"detections and metrics are in {tmp_path}"]
+
+
+# ------------------------------------------------------------------------------ names
+
+
+def test_coco_channels_of_torchvision_are_category_ids_less_one():
+    coco = ClassMap(2, {0: (1, "person"), 1: (90, "toothbrush")})
+    assert family._coco_channels(coco) == [0, 89]
+    assert family._coco_channels(ClassMap(1, {0: (1, "nucleus")})) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "package"),
+    [
+        ("efficientdet-d3", "efficientdet"),
+        ("maskrcnn-r101-fpn", "maskrcnn"),
+        ("fasterrcnn-r50-c4", "maskrcnn"),
+        ("rpn-r50-fpn", "maskrcnn"),
+    ],
+)
+def test_a_model_name_tells_its_family(name, package):
+    assert families.package_of(name) == package
+    assert families.base_config(name).model.name == name
+    assert families.load(name).__name__ == f"{package}.family"
+
+
+def test_an_unknown_model_is_told_its_nearest():
+    with pytest.raises(ConfigError, match="did you mean 'maskrcnn-r50-fpn'"):
+        families.package_of("maskrcnn-r50fpn")
+
+
+def test_presets_are_those_of_the_family():
+    tf2 = families.preset("nvidia_tf2", model_name="maskrcnn-r50-fpn")
+    assert tf2["model.padding"] == "same"
+    assert families.preset("nvidia", model_name="efficientdet-d0")["data.num_classes"] == 91
+    with pytest.raises(ConfigError, match="nvidia_tf2"):
+        families.preset("nvidia", model_name="maskrcnn-r50-fpn")
+
+
+def test_a_stored_configuration_is_rebuilt(monkeypatch):
+    stored = {"config": json.loads(json.dumps(to_dict(base_config("maskrcnn-r50-c4"))))}
+    config = family.config_of_description(
+        stored, model_name="", preset_name="", hparams="test_nms=0.4", batch_size=3
+    )
+    assert config.model == base_config("maskrcnn-r50-c4").model
+    assert config.test.test_nms == 0.4 and config.eval.eval_batch_size == 3

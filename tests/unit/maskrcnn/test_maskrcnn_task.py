@@ -1,0 +1,247 @@
+"""The whole task at the smallest size: losses and gradients, detections, rows with masks."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from mask_records import mask_record, tiny_config, write_set
+from pycocotools import mask as mask_api
+
+from engine.task import MaskedRows, Shard
+from maskrcnn import forward
+from maskrcnn.family import make_task
+from object_detection import geometry as geometry_lib
+from object_detection.detections import Detections, MaskDetections
+from object_detection.metrics.mask_rows import unpack_mask
+
+OBJECTS = (((8, 10, 40, 60), 0), ((30, 30, 62, 50), 1))
+LOSSES = ("rpn_score_loss", "rpn_box_loss", "fast_rcnn_class_loss", "fast_rcnn_box_loss")
+
+
+def annotations():
+    """The JSON of the records below, as a dictionary."""
+    images = [{"id": i + 1, "height": 64, "width": 96, "file_name": f"{i}"} for i in range(3)]
+    categories = [{"id": 3, "name": "red"}, {"id": 8, "name": "blue"}]
+    return {"images": images, "categories": categories, "annotations": []}
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory):
+    made = [mask_record(i, objects=OBJECTS) for i in range(2)]
+    made.append(mask_record(2, objects=()))
+    return write_set(tmp_path_factory.mktemp("set"), made)
+
+
+def build(records, model_name="maskrcnn-r50-fpn", **changes):
+    config = tiny_config(
+        model_name,
+        data__training_file_pattern=records[0],
+        eval__val_file_pattern=records[0],
+        **changes,
+    )
+    tf.keras.utils.set_random_seed(7)
+    task = make_task(config, description={}, training=True, batch_norm=None, seed=5)
+    task._scores.annotations = annotations()
+    return task
+
+
+@pytest.fixture(scope="module")
+def task(records):
+    return build(records)
+
+
+@pytest.fixture(scope="module")
+def batch(task):
+    dataset = task.train_dataset(shard=Shard(0, 1), start_step=0)
+    return task.device_batch(next(iter(dataset)))
+
+
+SEED = (3, 4)
+
+
+def losses_of(task, batch, seed=SEED, *, training=True):
+    result = task.losses(batch, training=training, seed=tf.constant(seed))
+    return float(result.loss), {k: float(v) for k, v in result.parts.items()}, float(result.weight)
+
+
+def test_losses_are_named_finite_and_add_up(task, batch):
+    assert task.loss_names == (*LOSSES, "mask_loss")
+    loss, parts, weight = losses_of(task, batch)
+    assert tuple(parts) == task.loss_names and weight == 1.0
+    assert np.isfinite(list(parts.values())).all() and min(parts.values()) > 0.0
+    assert loss == pytest.approx(sum(parts.values()), rel=1e-6)
+
+
+def test_every_trained_variable_gets_a_gradient(task, batch):
+    @tf.function(autograph=False)
+    def gradients(seed):
+        with tf.GradientTape() as tape:
+            loss = task.losses(batch, training=True, seed=seed).loss
+        return loss, tape.gradient(loss, task.model.trainable_variables)
+
+    loss, found = gradients(tf.constant(SEED))
+    names = [v.name for v, g in zip(task.model.trainable_variables, found) if g is None]
+    assert names == []
+    assert all(np.isfinite(g.numpy()).all() for g in found)
+    by_part = {v.name.split("/")[0]: 0.0 for v in task.model.trainable_variables}
+    for variable, gradient in zip(task.model.trainable_variables, found):
+        by_part[variable.name.split("/")[0]] += float(tf.reduce_sum(tf.abs(gradient)))
+    assert set(by_part) == {"backbone", "fpn", "rpn", "box_head", "mask_head"}
+    assert min(by_part.values()) > 0.0
+    assert float(loss) == pytest.approx(losses_of(task, batch)[0], rel=1e-3)
+
+
+def test_sampling_follows_the_seed(task, batch):
+    first = losses_of(task, batch, training=False)[1]
+    assert losses_of(task, batch, training=False)[1] == first
+    other = losses_of(task, batch, (3, 5), training=False)[1]
+    assert other["rpn_score_loss"] != first["rpn_score_loss"]
+
+
+def test_images_that_only_fill_up_count_for_nothing(task, batch):
+    whole = losses_of(task, batch, training=False)
+    half = losses_of(task, {**batch, "valid": tf.constant([True, False])}, training=False)
+    changed = {**batch, "valid": tf.constant([True, False])}
+    other_box = batch["boxes"].numpy().copy()
+    other_box[1] = [1, 1, 60, 90]
+    changed["boxes"] = tf.constant(other_box)
+    assert half[2] == 0.5 and whole[2] == 1.0
+    assert losses_of(task, changed, training=False)[1] == half[1] != whole[1]
+
+
+def test_all_crops_unknown_leave_no_mask_loss(task, batch):
+    unknown = {**batch, "masks": tf.zeros_like(batch["masks"])}
+    assert losses_of(task, unknown)[1]["mask_loss"] == 0.0
+
+
+def test_a_batch_without_objects_trains(task, batch):
+    empty = {
+        **batch,
+        "boxes": tf.zeros_like(batch["boxes"]),
+        "classes": tf.fill(batch["classes"].shape, -1),
+        "masks": tf.zeros_like(batch["masks"]),
+    }
+    parts = losses_of(task, empty)[1]
+    assert parts["rpn_box_loss"] == parts["fast_rcnn_box_loss"] == parts["mask_loss"] == 0.0
+    assert parts["rpn_score_loss"] > 0.0 and parts["fast_rcnn_class_loss"] > 0.0
+
+
+def test_crowds_are_no_objects_and_where_they_count_no_background(records, batch):
+    crowd = {**batch, "is_crowd": batch["classes"] >= 0}
+    task = build(records, data__skip_crowd_during_training=False)
+    truth = task._ground_truth(crowd, (64, 96))
+    assert not (truth.classes.numpy() >= 0).any() and truth.crowds.numpy().any()
+    np.testing.assert_array_equal(truth.boxes, np.zeros_like(truth.boxes))
+
+
+def test_ground_truth_moves_with_a_mirrored_image(task):
+    places = geometry_lib.fit_inside(tf.constant([[64.0, 96.0]]), height=64, width=96)
+    packed = geometry_lib.pack(places._replace(flip=tf.constant([1.0])))
+    made = {
+        "boxes": tf.constant([[[8.0, 10.0, 40.0, 60.0]]]),
+        "classes": tf.constant([[0]]),
+        "is_crowd": tf.constant([[False]]),
+        "geometry": packed,
+        "valid": tf.constant([True]),
+    }
+    truth = task._ground_truth(made, (64, 96))
+    np.testing.assert_allclose(truth.boxes[0, 0], [8, 36, 40, 86], atol=1e-4)
+    np.testing.assert_allclose(truth.mask_frames, truth.boxes, atol=1e-4)
+    assert truth.is_mirrored.numpy().tolist() == [True]
+    np.testing.assert_allclose(truth.image_sizes, [[64, 96]])
+
+
+def test_valid_sizes_are_those_of_the_scaled_image():
+    sizes = forward.valid_sizes(
+        tf.constant([[50.0, 100.0], [200.0, 100.0]]),
+        tf.constant([[0.96, 0.96], [0.48, 0.48]]),
+        (64, 96),
+    )
+    np.testing.assert_allclose(sizes, [[48, 96], [64, 48]])
+
+
+# ------------------------------------------------------------------------------ detections
+
+
+@pytest.fixture(scope="module")
+def eval_batch(task):
+    return next(iter(task.eval_dataset(shard=Shard(0, 1))))
+
+
+@pytest.fixture(scope="module")
+def found(task, eval_batch):
+    predict = tf.function(task.predict, autograph=False)
+    return predict(task.device_batch(eval_batch))
+
+
+def test_detections_have_masks_and_lie_in_the_image(found):
+    assert isinstance(found, MaskDetections)
+    assert found.boxes.shape == (2, 8, 4) and found.masks.shape == (2, 8, 28, 28)
+    boxes, masks = found.boxes.numpy(), found.masks.numpy()
+    assert (boxes >= 0).all() and (boxes <= [64, 96, 64, 96]).all()
+    assert (masks >= 0).all() and (masks <= 1).all()
+    assert not masks[found.classes.numpy() < 0].any()
+    assert (np.diff(found.scores.numpy(), axis=1) <= 0).all()
+
+
+def test_an_image_of_any_size_gives_what_its_canvas_gives(task, eval_batch, found):
+    # The records' images have the canvas' size, so that no resampling is between the two.
+    again = task.detect_images(eval_batch["image"])
+    np.testing.assert_allclose(again.scores, found.scores, atol=1e-4)
+    np.testing.assert_allclose(again.boxes, found.boxes, atol=0.05)
+    turned = task.detect_images(tf.zeros([1, 150, 100, 3], tf.uint8))
+    assert turned.boxes.shape == (1, 8, 4)
+
+
+def test_rows_carry_masks_pasted_into_their_images(task, eval_batch):
+    square = np.ones([2, 3, 28, 28], np.float32)
+    made = MaskDetections(
+        boxes=tf.constant([[[4.0, 8.0, 20.0, 40.0], [0.0, 0.0, 64.0, 96.0], [0.0] * 4]] * 2),
+        scores=tf.constant([[0.9, 0.8, 0.0]] * 2),
+        classes=tf.constant([[0, 1, -1]] * 2),
+        num_valid=tf.constant([2, 1]),
+        masks=tf.constant(square),
+    )
+    found, images = task.detection_rows(eval_batch, made)
+    assert isinstance(found, MaskedRows)
+    assert images.tolist() == [0, 1]
+    np.testing.assert_allclose(
+        found.rows[:, :5], [[0, 8, 4, 32, 16], [0, 0, 0, 96, 64], [1, 8, 4, 32, 16]]
+    )
+    decoded = [mask_api.decode(unpack_mask(mask)) for mask in found.masks]
+    assert decoded[0].shape == (64, 96) and decoded[0][4:20, 8:40].all()
+    # Half a cell beyond the square there is nothing: corners of the image stay out.
+    assert [int(mask.sum()) for mask in decoded] == [16 * 32, 64 * 96 - 4, 16 * 32]
+
+
+def test_a_model_without_masks_trains_and_detects(records, batch, eval_batch):
+    task = build(records, "fasterrcnn-r50-fpn")
+    assert task.loss_names == LOSSES and not task.has_masks
+    parts = losses_of(task, {k: v for k, v in batch.items() if k != "masks"})[1]
+    assert tuple(parts) == LOSSES and np.isfinite(list(parts.values())).all()
+    found = task.predict(task.device_batch(eval_batch))
+    assert isinstance(found, Detections)
+    rows, _ = task.detection_rows(eval_batch, found)
+    assert rows.shape[1] == 7
+
+
+def test_an_rpn_alone_trains(records, batch):
+    task = build(records, "rpn-r50-fpn")
+    assert task.loss_names == LOSSES[:2]
+    assert losses_of(task, batch)[0] > 0.0
+
+
+def test_the_solver_tells_biases_and_norms_apart(records):
+    task = build(records, solver__bias_lr_factor=2.0, solver__decay_norm_scale=True)
+    by_name = {v.name.removesuffix(":0"): v for v in task.model.trainable_variables}
+    kernel, bias = by_name["rpn/conv/kernel"], by_name["rpn/conv/bias"]
+    gamma = next(v for name, v in by_name.items() if name.endswith("/gamma"))
+    beta = next(v for name, v in by_name.items() if name.endswith("/beta"))
+    assert [task.learning_rate_factor(v) for v in (kernel, bias, gamma, beta)] == [1, 2, 1, 2]
+    assert [task.is_decayed(v) for v in (kernel, bias, gamma, beta)] == [True, False, True, False]
+
+
+def test_biases_and_norms_are_as_others_by_default(task):
+    variables = task.model.trainable_variables
+    assert {task.learning_rate_factor(v) for v in variables} == {1.0}
+    decayed = {v.name.removesuffix(":0").split("/")[-1] for v in variables if task.is_decayed(v)}
+    assert decayed == {"kernel"}

@@ -1,0 +1,194 @@
+"""Choice of canvas by an image's shape, and grouping of records by canvas."""
+
+import io
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from object_detection.data import canvas_choice, schema
+from object_detection.data.canvas_choice import Frames, best_frame, fit_size, frames_of_networks
+from object_detection.data.host_batches import Augmentation
+from object_detection.data.input_datasets import evaluation_batches, training_batches
+from object_detection.data.input_problems import InputProblems
+from object_detection.data.reader import Shard, record_set
+from object_detection.data.tfrecord_file import write_records
+from object_detection.geometry import unpack
+
+LIMITS = (832, 1344)
+LANDSCAPE, PORTRAIT, SQUARE = (832, 1344), (1344, 832), (928, 928)
+FRAMES = frames_of_networks([LANDSCAPE, PORTRAIT, SQUARE], side_limits=LIMITS, resize_on_host=True)
+SMALL = frames_of_networks(
+    [(32, 64), (64, 32), (40, 40)], side_limits=(32, 64), resize_on_host=True
+)
+
+
+def chosen(height, width, frames=FRAMES):
+    size = tf.constant([height, width], tf.float32)
+    frame = frames[int(best_frame(size, frames))]
+    return frame.network_size, fit_size(size, frame).numpy()
+
+
+def test_frames_are_in_order_of_size():
+    assert [frame.network_size for frame in FRAMES] == [SQUARE, LANDSCAPE, PORTRAIT]
+
+
+@pytest.mark.parametrize(
+    ("size", "network", "scaled"),
+    [
+        ((480, 640), LANDSCAPE, (832, 1109.33)),
+        ((640, 480), PORTRAIT, (1109.33, 832)),
+        ((500, 500), SQUARE, (832, 832)),  # the short side's limit, though the canvas has more
+        ((500, 540), SQUARE, (832, 898.56)),
+        ((540, 500), SQUARE, (898.56, 832)),
+        ((300, 900), LANDSCAPE, (448, 1344)),  # the long side's limit
+        ((1000, 200), PORTRAIT, (1344, 268.8)),
+    ],
+)
+def test_an_image_goes_to_the_smallest_canvas_that_holds_it(size, network, scaled):
+    found, fits = chosen(*size)
+    assert found == network
+    scale = np.min(fits / size)
+    np.testing.assert_allclose(np.array(size) * scale, scaled, atol=0.5)
+
+
+def test_with_one_canvas_a_portrait_image_shrinks_into_it():
+    frames = frames_of_networks([LANDSCAPE], side_limits=LIMITS, resize_on_host=True)
+    network, fits = chosen(640, 480, frames)
+    assert network == LANDSCAPE
+    assert np.min(fits / (640, 480)) == pytest.approx(832 / 640)
+
+
+def test_canvases_are_bounded_by_the_largest_image_but_differ():
+    sizes = [(64, 96), (96, 64)]
+    made = frames_of_networks(
+        sizes, side_limits=(64, 96), resize_on_host=False, largest_image=(100, 100)
+    )
+    assert [frame.canvas_size for frame in made] == [(80, 100), (100, 80)]
+    made = frames_of_networks(
+        sizes, side_limits=(64, 96), resize_on_host=False, largest_image=(50, 50)
+    )
+    assert [frame.canvas_size for frame in made] == [(80, 120), (120, 80)]
+
+
+def test_one_canvas_size_for_several_networks_is_refused():
+    with pytest.raises(ValueError, match="canvas_size=50"):
+        frames_of_networks(
+            [(64, 96), (96, 64)], side_limits=(64, 96), resize_on_host=False, canvas_size=(50, 50)
+        )
+
+
+def test_without_limits_an_image_fills_the_network():
+    assert fit_size(tf.constant([10.0, 20.0]), Frames((32, 32), (32, 32), True)) is None
+
+
+# ------------------------------------------------------------------------------ batches
+
+SHAPES = [(32, 64), (64, 32), (40, 40), (30, 60), (60, 30), (64, 31), (33, 64)]
+
+
+def make_record(index, shape, *, with_size=True):
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((*shape, 3), 10 * index, np.uint8)).save(buffer, "PNG")
+    return schema.encode_record(
+        buffer.getvalue(),
+        image_format="png",
+        height=shape[0] if with_size else -1,
+        width=shape[1] if with_size else -1,
+        source_id=str(index),
+        file_name=f"{index}.png",
+        boxes=np.array([[1, 2, 20, 25]]),
+        category_ids=[1],
+        category_names=["x"],
+        is_crowd=[False],
+        areas=[5.0],
+    )
+
+
+@pytest.fixture
+def records(tmp_path):
+    """Seven images of three shapes."""
+    contents = [make_record(i, shape) for i, shape in enumerate(SHAPES)]
+    write_records(str(tmp_path / "part-0"), contents)
+    return record_set([str(tmp_path / "part-0")])
+
+
+def options(records):
+    return {
+        "batch_size": 2,
+        "frames": SMALL,
+        "class_of_category": {1: 0},
+        "problems": InputProblems(records, max_bad_records=0, max_instances=3),
+        "max_instances": 3,
+        "threads": 1,
+    }
+
+
+def test_evaluation_has_each_image_once_in_batches_of_one_shape(records):
+    seen = []
+    for batch in evaluation_batches(records, **options(records)).as_numpy_iterator():
+        canvas = batch["image"].shape[1:3]
+        assert batch["image"].shape == (2, *canvas, 3)
+        for index in batch["record_index"][batch["valid"]]:
+            assert chosen(*SHAPES[index], SMALL)[0] == canvas
+            seen.append(int(index))
+    assert sorted(seen) == list(range(len(SHAPES)))
+
+
+def test_ranks_share_the_images(records):
+    seen = [
+        int(index)
+        for rank in range(2)
+        for batch in evaluation_batches(
+            records, shard=Shard(rank, 2), **options(records)
+        ).as_numpy_iterator()
+        for index in batch["record_index"][batch["valid"]]
+    ]
+    assert sorted(seen) == list(range(len(SHAPES)))
+
+
+def training(records, start_batch, count):
+    stream = training_batches(
+        records,
+        augmentation=Augmentation(jitter=(1.0, 1.0), flip_probability=0.5, seed=3),
+        seed=3,
+        start_position=start_batch * 2,
+        **options(records),
+    )
+    return list(stream.take(count).as_numpy_iterator())
+
+
+def test_training_batches_have_one_shape_and_a_resumed_stream_equals_the_unbroken_one(records):
+    unbroken, resumed = training(records, 0, 9), training(records, 4, 5)
+    shapes = {batch["image"].shape for batch in unbroken}
+    assert shapes == {(2, 32, 64, 3), (2, 64, 32, 3), (2, 40, 40, 3)}
+    for expected, found in zip(unbroken[4:], resumed):
+        for name, value in expected.items():
+            np.testing.assert_array_equal(found[name], value, err_msg=name)
+
+
+def test_images_keep_their_aspect(records):
+    for batch in training(records, 0, 6):
+        scale = np.asarray(unpack(tf.constant(batch["geometry"])).network_scale)
+        np.testing.assert_allclose(scale[:, 0], scale[:, 1], rtol=0.04)
+
+
+def test_num_batches_cannot_be_known_with_several_canvases(records):
+    from object_detection.data.host_batches import collect_batches
+    from object_detection.data.reader import ordered_records
+
+    with pytest.raises(ValueError, match="num_batches"):
+        collect_batches(
+            ordered_records(records, shard=Shard()),
+            augmentation=None,
+            drop_crowd=False,
+            num_batches=2,
+            **options(records),
+        )
+
+
+def test_a_record_without_a_size_is_asked_for_its_image(records):
+    stream = tf.data.Dataset.from_tensors(make_record(0, (64, 30), with_size=False))
+    size = next(iter(stream.map(canvas_choice._image_size)))
+    assert size.numpy().tolist() == [64, 30]

@@ -1,0 +1,176 @@
+"""Detections on files: entries of the JSON, pictures, heat maps, ground truth beside them."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+from pycocotools import mask as mask_api
+
+from object_detection import inference
+from object_detection.class_map import ClassMap
+from object_detection.detections import Detections, MaskDetections
+from object_detection.image_files import find_images, read_image_list
+
+CLASSES = ClassMap(3, {0: (7, "cat"), 2: (9, "dog")})
+BOXES = np.array([[10, 20, 50, 60], [5, 5, 25, 25], [0, 0, 9, 9], [0, 0, 0, 0]], np.float32)
+SCORES = np.array([0.9, 0.6, 0.5, 0.0], np.float32)
+# The third is of a channel that means nothing, the fourth is padding.
+KINDS = np.array([0, 2, 1, -1], np.int32)
+
+
+def detector(*, with_masks):
+    """Answers the same on every image: full masks, the first only in its upper half."""
+    masks = np.ones((4, 8, 8), np.float32)
+    masks[0, 4:] = 0.2
+
+    def detect(images):
+        fields = (BOXES[None], SCORES[None], KINDS[None], np.array([3], np.int32))
+        fields = tuple(map(tf.constant, fields))
+        if with_masks:
+            return MaskDetections(*fields, tf.constant(masks[None]))
+        return Detections(*fields)
+
+    return inference.detector_of(detect)
+
+
+@pytest.fixture
+def photo(tmp_path):
+    path = tmp_path / "photo.png"
+    Image.fromarray(np.full((80, 100, 3), 128, np.uint8)).save(path)
+    return str(path)
+
+
+def predict(path, *, with_masks, **options):
+    return list(
+        inference.predict_files(
+            detector(with_masks=with_masks),
+            CLASSES,
+            [path],
+            min_score=0.3,
+            unreadable=[],
+            **options,
+        )
+    )[0]
+
+
+def test_entries_carry_category_ids_boxes_and_names(photo):
+    found = predict(photo, with_masks=False)
+    assert found.masks is None
+    assert [(d["category_id"], d["name"], d["class_id"]) for d in found.objects] == [
+        (7, "cat", 0),
+        (9, "dog", 2),
+    ]
+    assert found.objects[0]["bbox"] == [20, 10, 40, 40]
+    assert found.objects[0]["score"] == pytest.approx(0.9)
+    assert "segmentation" not in found.objects[0]
+
+
+def test_masks_are_run_lengths_that_json_takes(photo):
+    found = predict(photo, with_masks=True)
+    entries = json.loads(json.dumps(found.objects))
+    assert found.masks.shape == (2, 8, 8)
+    mask = mask_api.decode(entries[0]["segmentation"])
+    assert mask.shape == (80, 100)
+    rows, columns = np.nonzero(mask)
+    assert (rows.min(), columns.min(), columns.max() + 1) == (10, 20, 60)
+    assert abs(rows.max() + 1 - 30) <= 1
+    # Less the corners, where the square of probabilities fades.
+    assert mask_api.area(entries[1]["segmentation"]) == pytest.approx(400, abs=8)
+
+
+def test_the_rule_of_the_model_decides_the_mask(photo):
+    rule = inference.MaskRule(threshold=0.1)
+    found = predict(photo, with_masks=True, mask_rule=rule)
+    assert mask_api.area(found.objects[0]["segmentation"]) > 1500
+
+
+def test_masks_are_drawn_boxes_without_them(photo):
+    masked = predict(photo, with_masks=True)
+    options = {"with_masks": True, "with_boxes": False}
+    picture = inference.draw(masked.image, masked.objects, CLASSES, **options)
+    assert picture.shape == (320, 400, 3), "enlarged"
+    assert (picture[80, 160] != 128).any()
+    assert (picture[190, 160] == 128).all(), "below the mask"
+    boxed = inference.draw(masked.image, masked.objects, CLASSES, with_masks=True)
+    assert (boxed[190, 79] != 128).any()
+    plain = inference.draw(masked.image, masked.objects, CLASSES, with_masks=False)
+    assert (plain[20, 40] == 128).all()
+
+
+def test_heat_map(photo):
+    found = predict(photo, with_masks=True)
+    for weigh_by in ("probability", "score"):
+        picture = inference.draw_heat(found, weigh_by=weigh_by).astype(int)
+        assert picture[80, 160].sum() > picture[280, 360].sum() + 200
+        assert np.ptp(picture[280, 360]) == 0
+    with pytest.raises(ValueError, match="needs masks"):
+        inference.draw_heat(predict(photo, with_masks=False))
+
+
+def test_ground_truth_is_drawn_as_the_model_draws(photo, tmp_path):
+    annotation = {
+        "id": 1,
+        "image_id": 1,
+        "category_id": 9,
+        "bbox": [30, 20, 40, 40],
+        "segmentation": [[30, 20, 70, 20, 70, 40, 30, 40]],
+    }
+    content = {
+        "images": [{"id": 1, "file_name": "photo.png", "height": 80, "width": 100}],
+        "categories": [{"id": 7, "name": "cat"}, {"id": 9, "name": "dog"}],
+        "annotations": [annotation],
+    }
+    path = tmp_path / "truth.json"
+    path.write_text(json.dumps(content))
+    truth = inference.GroundTruth(str(path))
+    sheets = []
+    for with_masks in (True, False):
+        found = predict(photo, with_masks=with_masks)
+        drawn = inference.draw(found.image, found.objects, CLASSES, with_masks=with_masks)
+        sheets.append(truth.beside(found, drawn, CLASSES, with_boxes=True))
+    # Left half of the sheet: inside the polygon.
+    assert not np.array_equal(*(sheet[150:190, 220:280] for sheet in sheets))
+    assert (sheets[1][150:190, 220:280] == 128).all()
+
+
+def test_unreadable_files_are_named_and_left_out(photo, tmp_path):
+    bad = tmp_path / "bad.jpg"
+    bad.write_text("not an image")
+    unreadable = []
+    found = list(
+        inference.predict_files(
+            detector(with_masks=True),
+            CLASSES,
+            [str(bad), photo],
+            min_score=0.95,
+            unreadable=unreadable,
+        )
+    )
+    assert [f.path for f in found] == [photo]
+    assert found[0].objects == [] and found[0].masks.shape == (0, 8, 8)
+    assert str(bad) in unreadable[0]
+    for with_masks, shape in ((True, (320, 400, 3)), (False, (80, 100, 3))):
+        drawn = inference.draw(found[0].image, [], CLASSES, with_masks=with_masks)
+        assert drawn.shape == shape
+    assert inference.draw_heat(found[0]).shape == (320, 400, 3)
+
+
+def test_image_arguments(photo, tmp_path):
+    assert find_images(str(tmp_path)) == find_images(f"{tmp_path}/*.png") == [photo]
+    with pytest.raises(FileNotFoundError, match="no image at"):
+        find_images(f"{tmp_path}/*.bmp")
+    chosen = tmp_path / "list.txt"
+    chosen.write_text("a.png\n\nb.png\n")
+    assert read_image_list(str(chosen)) == ["a.png", "b.png"]
+    chosen.write_text("\n")
+    with pytest.raises(ValueError, match="found none"):
+        read_image_list(str(chosen))
+
+
+def test_a_folder_without_an_export_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no SavedModel"):
+        inference.saved_model_detector(str(tmp_path))

@@ -1,0 +1,166 @@
+"""Scores of a record set: rows of batches, coverage, masks beside boxes."""
+
+import json
+
+import numpy as np
+import pytest
+from pycocotools import mask as mask_api
+
+from object_detection.class_map import ClassMap
+from object_detection.data.card import Category, DataCard, Shard
+from object_detection.metrics.mask_rows import pack_mask
+from object_detection.metrics.set_scores import SetScores
+
+HEIGHT, WIDTH = 60, 80
+BOXES = [[10, 10, 20, 30], [40, 20, 15, 15]]  # x, y, w, h
+CLASSES = ClassMap(2, {0: (7, "cell")})  # channel 1 stands for no category
+
+
+def mask_of(box):
+    mask = np.zeros((HEIGHT, WIDTH), np.uint8, order="F")
+    x, y, w, h = box
+    mask[y : y + h, x : x + w] = 1
+    return mask_api.encode(mask)
+
+
+def annotations(*, with_masks=True, num_images=2):
+    entries = []
+    for image in range(num_images):
+        for box in BOXES:
+            rle = mask_of(box)
+            entry = {
+                "id": len(entries) + 1,
+                "image_id": 11 + image,
+                "category_id": 7,
+                "bbox": box,
+                "area": box[2] * box[3],
+                "iscrowd": 0,
+            }
+            if with_masks:
+                entry["segmentation"] = {"size": rle["size"], "counts": rle["counts"].decode()}
+            entries.append(entry)
+    return {
+        "images": [
+            {"id": 11 + i, "file_name": f"{i}.jpg", "height": HEIGHT, "width": WIDTH}
+            for i in range(num_images)
+        ],
+        "categories": [{"id": 7, "name": "cell"}],
+        "annotations": entries,
+    }
+
+
+def card(num_images=2):
+    return DataCard(
+        split="val",
+        num_images=num_images,
+        num_instances=2 * num_images,
+        num_crowd=0,
+        num_images_without_boxes=0,
+        categories=(Category(0, 7, "cell"),),
+        max_boxes_per_image=2,
+        max_boxes_source_id="11",
+        min_height=HEIGHT,
+        max_height=HEIGHT,
+        min_width=WIDTH,
+        max_width=WIDTH,
+        shards=(Shard("val", num_images),),
+        box_statistics={},
+        dropped={},
+        corrected={},
+        skipped_source_ids=(),
+        mask_format="bitpacked",
+        annotations_file="",
+        annotations_sha256="",
+        fingerprint="",
+    )
+
+
+@pytest.fixture
+def scores(tmp_path):
+    def make(*, has_masks=True, **changes):
+        path = tmp_path / "val.json"
+        path.write_text(json.dumps(annotations(**changes)))
+        return SetScores(str(path), CLASSES, "val-*", card(), "pycocotools", has_masks=has_masks)
+
+    return make
+
+
+def batch(ids=(b"11", b"12", b""), valid=(True, True, False)):
+    return {"valid": np.array(valid), "source_id": np.array(ids)}
+
+
+def detections(num_images=3):
+    """The two boxes on each image, a channel without category, and padding."""
+    yxyx = [[y, x, y + h, x + w] for x, y, w, h in BOXES]
+    boxes = np.array([[*yxyx, [0, 0, 9, 9], [0, 0, 0, 0]]] * num_images, np.float32)
+    return {
+        "boxes": boxes,
+        "scores": np.array([[0.9, 0.8, 0.7, 0.0]] * num_images, np.float32),
+        "classes": np.array([[0, 0, 1, -1]] * num_images),
+        "num_valid": np.array([3] * num_images),
+    }
+
+
+def test_rows_are_those_of_known_classes_on_real_images(scores):
+    rows, images, origins = scores().rows(batch(), **detections())
+    assert images.tolist() == [0, 1]
+    assert rows[:, 0].tolist() == [0, 0, 1, 1]
+    np.testing.assert_allclose(rows[:2, 1:5], BOXES)
+    assert origins.tolist() == [[0, 0], [0, 1], [1, 0], [1, 1]]
+
+
+def test_num_valid_limits_the_rows(scores):
+    found = detections()
+    found["num_valid"][:] = 1
+    rows, _, origins = scores().rows(batch(), **found)
+    assert len(rows) == 2 and origins.tolist() == [[0, 0], [1, 0]]
+
+
+def score(scores, masks, **changes):
+    rows, images, _ = scores.rows(batch(), **detections())
+    options = {"is_limited": False, "most_bad_records": 0, **changes}
+    return scores.score(rows, images, masks=masks, **options)
+
+
+def test_boxes_and_masks_are_scored_apart(scores):
+    right = [pack_mask(mask_of(box)) for box in BOXES * 2]
+    metrics = score(scores(), right)
+    assert metrics["AP"] == metrics["mask_AP"] == metrics["mask_AP_/cell"] == pytest.approx(1.0)
+    swapped = [pack_mask(mask_of(box)) for box in BOXES[::-1] * 2]
+    empty = [pack_mask(mask_of([0, 0, 0, 0]))] * 4
+    assert score(scores(), empty)["mask_AP"] == 0.0
+    assert score(scores(), empty)["AP"] == pytest.approx(1.0)
+    # Each mask is right for the other object: matching is by mask, not by box.
+    assert score(scores(), swapped)["mask_AP50"] == pytest.approx(1.0)
+
+
+def test_without_masks_there_are_box_metrics_only(scores):
+    metrics = score(scores(has_masks=False, with_masks=False), None)
+    assert metrics["AP"] == pytest.approx(1.0)
+    assert not [name for name in metrics if name.startswith("mask_")]
+
+
+def test_missing_and_repeated_images_are_errors(scores):
+    made = scores()
+    rows = np.zeros((0, 7))
+    options = {"masks": [], "is_limited": False}
+    with pytest.raises(ValueError, match="1 of 2 images evaluated; 1 missing: 12"):
+        made.score(rows, np.array([0]), most_bad_records=0, **options)
+    with pytest.raises(ValueError, match="more than once: 11"):
+        made.score(rows, np.array([0, 0, 1]), most_bad_records=5, **options)
+    metrics = made.score(rows, np.array([0]), most_bad_records=1, **options)
+    assert metrics["AP"] == metrics["mask_AP"] == 0.0
+
+
+def test_a_limited_evaluation_scores_what_was_seen(scores):
+    made = scores()
+    rows, _, _ = made.rows(batch(valid=(True, False, False)), **detections())
+    masks = [pack_mask(mask_of(box)) for box in BOXES]
+    metrics = made.score(rows, np.array([0]), masks=masks, is_limited=True, most_bad_records=0)
+    assert metrics["AP"] == metrics["mask_AP"] == pytest.approx(1.0)
+
+
+def test_a_json_without_masks_is_refused_for_a_mask_model(scores):
+    with pytest.raises(ValueError, match="annotation 1 has no segmentation"):
+        scores(with_masks=False).check(lambda: None)
+    scores(with_masks=False, has_masks=False).check(lambda: None)
