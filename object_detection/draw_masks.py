@@ -118,8 +118,6 @@ def draw_masks(
             if all_boxes or is_empty[i]:
                 draw_outline(canvas, boxes[i], colors[i], style=thin, dashed=i in striped)
     if labels:
-        is_few = len(order) <= _CROWDED
-        shown = [i for i in order if is_few or box_area(extents[i]) > (3 * style.font) ** 2]
         texts = {
             i: _mask_label(
                 names,
@@ -128,8 +126,10 @@ def draw_masks(
                 is_crowd=i in striped,
                 with_name=not has_one_class,
             )
-            for i in shown
+            for i in order
         }
+        is_few = len(order) <= _CROWDED
+        shown = [i for i in order if is_few or box_area(extents[i]) > (3 * style.font) ** 2]
         shown = [i for i in shown if texts[i]]
         anchors = [_label_anchor(masks[i], extents[i], stretch) for i in shown]
         draw_labels(
