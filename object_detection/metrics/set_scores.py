@@ -116,6 +116,20 @@ class SetScores:
                     "masks cannot do without"
                 )
 
+    def _require_sizes(self, results: Sequence[Mapping[str, Any]]) -> None:
+        """Raises ValueError for a mask of another size than the JSON's image: none would match."""
+        sizes = {
+            image["id"]: [image["height"], image["width"]] for image in self._dataset["images"]
+        }
+        for entry in results:
+            found, expected = entry["segmentation"]["size"], sizes[entry["image_id"]]
+            if found != expected:
+                raise ValueError(
+                    f"image {entry['image_id']} is {found[1]}x{found[0]} pixels in {self.records}, "
+                    f"but {expected[1]}x{expected[0]} in {self.annotations}: masks cannot be "
+                    "compared; convert the validation set from the images of this JSON"
+                )
+
     def _ground_truth_rows(self, batch: Mapping[str, np.ndarray] | None) -> np.ndarray:
         """The objects of some images as the input pipeline delivers them, as rows of score 1."""
         if batch is None:
@@ -211,6 +225,7 @@ class SetScores:
         metrics = self.evaluator.evaluate(rows, image_indices=chosen)
         if self.has_masks:
             results = with_masks(self.evaluator.to_detections(rows), masks)
+            self._require_sizes(results)
             of_masks = self._mask_evaluator.evaluate(results, image_indices=chosen)
             metrics |= {MASK_PREFIX + name: value for name, value in of_masks.items()}
         return metrics

@@ -74,14 +74,20 @@ def run(tmp_path_factory, flags):
     return folder
 
 
-def test_a_run_ends_with_scores_of_boxes_and_masks(run):
+def test_a_run_ends_with_scores_of_boxes_and_masks(run, flags):
     metrics = json.loads((run / "evaluation" / "metrics.json").read_text())
     assert metrics["epoch"] == 2
     assert {"AP", "AP50", "mask_AP", "mask_AP50"} <= set(metrics)
     assert sum(name.startswith("mask_AP_/") for name in metrics) > 1
-    (segm,) = json.loads((run / "evaluation" / "segm.json").read_text())[:1]
-    assert segm["segmentation"]["size"] == [96, 96]
-    assert mask_api.decode(segm["segmentation"]).shape == (96, 96)
+    annotations = flags["eval"][1].partition("=")[2]
+    with open(annotations) as file:
+        images = {image["id"]: image for image in json.load(file)["images"]}
+    results = json.loads((run / "evaluation" / "segm.json").read_text())
+    assert len(results) > 0
+    for result in results:
+        image = images[result["image_id"]]
+        shape = (image["height"], image["width"])
+        assert mask_api.decode(result["segmentation"]).shape == shape
 
 
 def test_the_export_gives_masks_without_this_repository(run):

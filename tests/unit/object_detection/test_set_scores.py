@@ -134,6 +134,12 @@ def test_boxes_and_masks_are_scored_apart(scores):
     assert score(scores(), swapped)["mask_AP50"] == pytest.approx(1.0)
 
 
+def test_masks_of_another_size_than_the_json_are_refused(scores):
+    other = pack_mask(mask_api.encode(np.ones((HEIGHT, WIDTH + 1), np.uint8, order="F")))
+    with pytest.raises(ValueError, match=r"image 11 is 81x60 pixels in val-\*, but 80x60 in"):
+        score(scores(), [other] * 4)
+
+
 def test_without_masks_there_are_box_metrics_only(scores):
     metrics = score(scores(has_masks=False, with_masks=False), None)
     assert metrics["AP"] == pytest.approx(1.0)
