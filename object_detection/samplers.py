@@ -49,7 +49,7 @@ def sample_balanced(
         are never sampled.
       num_samples: S.
       positive_fraction: largest share of positives, 0..1.
-      seed: int32 [2]; equal seeds sample equally.
+      seed: int32 [2]; equal seeds sample equally, but under XLA otherwise than without it.
 
     Returns:
       `Samples`, without gradient.
