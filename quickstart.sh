@@ -14,9 +14,10 @@ Without options: a small generated data set and at most 10 minutes on 2 CPU core
 Run it again and it reuses what is there.
 
   --data DIR         train on this COCO-format folder (images and annotations/instances_*.json) instead
-  --minutes N        length of the training (default 7, with --data 25)
-  --model NAME       the model, for instance efficientdet-lite0 (default) or efficientdet-d0
-  --output DIR       where the results go (default: quickstart/<name of the data>)
+  --model NAME       the model: efficientdet-lite0 (default), maskrcnn, or any other that train.py knows
+  --minutes N        length of the training (default 7, with --data 25; Mask R-CNN, from scratch: 25, with --data 60)
+  --output DIR       where the results go (default: quickstart/<name of the data>-<model>)
+  --generate N M     pictures of the generated set to train on and to hold out (default 400 80)
   --image_size N     network input in pixels       --batch_size N   images per rank and step
   --ranks N          Horovod ranks                 --pictures N     held-out images to draw
   --train_split S, --eval_split S                  --seed N

