@@ -15,7 +15,7 @@ Run it again and it reuses what is there.
 
   --data DIR         train on this COCO-format folder (images and annotations/instances_*.json) instead
   --model NAME       the model: efficientdet-lite0 (default), maskrcnn, or any other that train.py knows
-  --minutes N        length of the training (default 7, with --data 25; Mask R-CNN, from scratch: 25, with --data 60)
+  --minutes N        length of the training (default 7; with --data, or Mask R-CNN from scratch, 25)
   --output DIR       where the results go (default: quickstart/<name of the data>-<model>)
   --generate N M     pictures of the generated set to train on and to hold out (default 400 80)
   --image_size N     network input in pixels       --batch_size N   images per rank and step

