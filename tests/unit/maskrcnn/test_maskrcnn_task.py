@@ -7,7 +7,7 @@ from mask_records import mask_record, tiny_config, write_set
 from pycocotools import mask as mask_api
 
 from engine.task import MaskedRows, Shard
-from maskrcnn import forward
+from maskrcnn import backbone, forward
 from maskrcnn.family import make_task
 from object_detection import geometry as geometry_lib
 from object_detection.detections import Detections, MaskDetections
@@ -245,3 +245,69 @@ def test_biases_and_norms_are_as_others_by_default(task):
     assert {task.learning_rate_factor(v) for v in variables} == {1.0}
     decayed = {v.name.removesuffix(":0").split("/")[-1] for v in variables if task.is_decayed(v)}
     assert decayed == {"kernel"}
+
+
+# Every model is one of these but for depth and left-out heads: test_maskrcnn_model.py.
+NETWORKS = {
+    "maskrcnn-r50-c4": {},
+    "maskrcnn-r50-c5": {},
+    "maskrcnn-x101-32x8d-fpn": {},
+    "maskrcnn-r50-fpn-gn": {"model__norm": "group_norm"},
+    "maskrcnn-r50-fpn-4conv1fc-gn": {"model__norm": "group_norm"},
+    "fasterrcnn-r50-c4": {},
+    "rpn-r50-c5": {},
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_each_network_takes_a_step_that_lowers_its_loss(records, batch, monkeypatch, name):
+    for kind, depth in list(backbone.DEPTHS.items()):
+        monkeypatch.setitem(backbone.DEPTHS, kind, depth._replace(repeats=(1, 1, 1, 1)))
+    small = {"model__num_norm_groups": 4, "model__box_conv_dim": 16, "model__backbone_width": 32}
+    task = build(records, name, **small, **NETWORKS[name])
+    variables = task.model.trainable_variables
+    with tf.GradientTape() as tape:
+        loss = task.losses(batch, training=True, seed=tf.constant(SEED)).loss
+    gradients = tape.gradient(loss, variables)
+    assert [v.name for v, g in zip(variables, gradients) if g is None] == []
+    norm = float(tf.linalg.global_norm(gradients))
+    assert 0.0 < norm < np.inf
+    for variable, gradient in zip(variables, gradients):
+        variable.assign_sub(gradient * (0.02 * float(loss) / norm**2))
+    after = task.losses(batch, training=True, seed=tf.constant(SEED)).loss
+    assert float(after) < float(loss)
+
+
+def test_images_of_all_kinds_share_a_batch(tmp_path):
+    """A portrait, a landscape, an empty, a crowd-only image, and one of 300 objects."""
+    many = tuple(
+        ((4.0 * (i // 20), 4.0 * (i % 20), 4.0 * (i // 20) + 3, 4.0 * (i % 20) + 3), i % 2)
+        for i in range(300)
+    )
+    made = [
+        mask_record(0, size=(96, 48), objects=(((8, 10, 60, 40), 0),)),
+        mask_record(1, size=(48, 96), objects=OBJECTS[:1]),
+        mask_record(2, objects=()),
+        mask_record(3, objects=OBJECTS, is_crowd=[1, 1]),
+        mask_record(4, size=(80, 80), objects=many),
+    ]
+    task = build(
+        write_set(tmp_path, made),
+        model__image_size=[96, 96],
+        model__canvases=[[96, 96]],
+        data__max_instances_per_image=300,
+        train__batch_size=5,
+        eval__eval_batch_size=5,
+    )
+    train = next(iter(task.train_dataset(shard=Shard(0, 1), start_step=0)))
+    counts = (train["classes"].numpy() >= 0).sum(axis=1)
+    assert sorted(counts) == [0, 0, 1, 1, 300]
+    _, parts, weight = losses_of(task, task.device_batch(train))
+    assert weight == 1.0 and np.isfinite(list(parts.values())).all()
+    batch = next(iter(task.eval_dataset(shard=Shard(0, 1))))
+    found = task.predict(task.device_batch(batch))
+    sizes = geometry_lib.unpack(batch["geometry"]).original_size.numpy()
+    assert len({tuple(size) for size in sizes}) == 4
+    boxes = found.boxes.numpy()
+    assert np.isfinite(found.masks).all() and (boxes >= 0.0).all()
+    assert (boxes[..., 2:] <= sizes[:, None] + 1e-3).all()
