@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Starts one documented run on as many ranks as asked for. The scripts in scripts/D0/ and slurm/ are calls of this one.
+# Starts one documented run on as many ranks as asked for. The scripts in scripts/D0/, scripts/maskrcnn/ and
+# slurm/ are calls of this one.
 #
-# Here is the order of things; the parts are in scripts/launch/: what a kind of run is (one file for each family), the
+# Here is the order of things; the parts are in scripts/launch/: what a kind of run is, what is a family's own, the
 # variables of the ranks, the choice of the launcher, containers, starting and stopping.
 set -euo pipefail
 
@@ -12,7 +13,7 @@ usage() {
   cat <<'USAGE'
 Usage: scripts/launch.sh FAMILY KIND [options] [-- FLAGS]
 
-  FAMILY          efficientdet
+  FAMILY          efficientdet or maskrcnn
   KIND            convergence, evaluate, training-benchmark, inference-benchmark, inference
   --name NAME     name of the run and of its folder
   --recipe NAME   settings: a name in the family's configs/, or a YAML file
@@ -79,6 +80,8 @@ flags=("$@")
 source "$root/scripts/launch/variables.sh"
 # shellcheck source=launch/recipes.sh
 source "$root/scripts/launch/recipes.sh"
+# shellcheck source=launch/kinds.sh
+source "$root/scripts/launch/kinds.sh"
 # shellcheck source=launch/launchers.sh
 source "$root/scripts/launch/launchers.sh"
 # shellcheck source=launch/containers.sh
@@ -92,6 +95,7 @@ source "$root/scripts/launch/family_$family.sh"
 
 main() {
   find_place
+  set_family
   compose_program
   case ${program[0]} in *.py) program[0]=$root/${program[0]} ;; esac
   case $output in /*) ;; *) output=$PWD/$output ;; esac

@@ -11,7 +11,7 @@ has_pyxis() { srun --help 2>/dev/null | grep -q -- --container-image; }
 compose_mounts() {
   local data=${datadir:-${DATA_DIR:-}} checkpoints=${checkpointdir:-}
   [ -n "$data" ] || fail "datadir is not set: the folder with the records (train-*, val-*, annotations/)"
-  [ -n "$checkpoints" ] || fail "checkpointdir is not set: the folder that holds efficientnet-b0-joc"
+  [ -n "$checkpoints" ] || fail "checkpointdir is not set: the folder that holds $backbone_name"
   mounts=$root:$root,$results_dir:$results_dir,$data:/workspace/coco:ro,$checkpoints:/workspace/checkpoints:ro
   case $output/ in "$results_dir"/*) ;; *) mounts=$mounts,$output:$output ;; esac
   [ -z "${CONTAINER_MOUNTS:-}" ] || mounts=$mounts,$CONTAINER_MOUNTS

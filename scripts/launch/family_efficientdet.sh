@@ -1,96 +1,22 @@
 # shellcheck shell=bash disable=SC2034,SC2154
-# What each kind of EfficientDet run is: its program, its flags, where it writes. Sourced by scripts/launch.sh.
-#
-# Hyperparameters are in efficientdet/configs/; here are only paths and what the reference's variables mean.
+# What EfficientDet's runs have of their own. Sourced by scripts/launch.sh; kinds.sh asks for these names.
 
-# Sets program (words after the interpreter), output (the folder of results), is_parallel, stops_orderly (signals are
-# answered by a save) and reduced_mb (bytes of one gradient, MB).
-compose_program() {
-  is_parallel=1 stops_orderly=0 reduced_mb=16
-  case $kind in
-    convergence) compose_training ;;
-    training-benchmark) compose_training_benchmark ;;
-    evaluate) compose_evaluation ;;
-    inference-benchmark) compose_inference_benchmark ;;
-    inference) compose_inference ;;
-    *) fail "unknown kind '$kind' of the family efficientdet" ;;
-  esac
-  program+=("${flags[@]}")
-  # A folder told by a flag is where logs go too.
-  local flag
-  for flag in "${flags[@]}"; do
-    case $kind:$flag in
-      convergence:--model_dir=* | training-benchmark:--model_dir=*) output=${flag#*=} ;;
-      evaluate:--output_dir=* | inference:--output_dir=*) output=${flag#*=} ;;
-    esac
-  done
+# reduced_mb: bytes of one gradient, MB. example_run: a run that can be drawn with. model_flags: the model of a
+# checkpoint that does not say it.
+set_family() {
+  reduced_mb=16
+  benchmark_flags=(--benchmark_steps=500)
+  preset=${PRESET-nvidia}
+  model_flags=()
+  inference_benchmark_flags=(--model_name=efficientdet-d0)
+  example_run=convergence-AMP-8xA100-80G
+  find_backbone efficientnet-b0-joc
 }
 
-validation_flags() {
-  validation=(
-    "--val_file_pattern=$data_dir/val-*"
-    "--val_json_file=$data_dir/annotations/instances_val2017.json"
-  )
+# Sets recipe_flags: what train.py is told of the recipe.
+read_recipe() {
+  recipe_flags=("--recipe=$recipe_file")
 }
 
-compose_training() {
-  find_recipe
-  validation_flags
-  output=${MODEL_DIR:-$results_dir/$name}
-  stops_orderly=1
-  program=(
-    train.py "--recipe=$recipe_file" "--preset=$preset" "--model_dir=$output"
-    "--training_file_pattern=$data_dir/train-*" "${validation[@]}"
-  )
-  [ -z "${training_mode:-}" ] || program+=("--training_mode=$training_mode")
-  [ -z "${BS:-}" ] || program+=("--batch_size=$BS")
-  [ -z "${AMP:-}" ] || program+=("$(precision_flag "$AMP")")
-  [ "$kind" != convergence ] || program+=("--backbone_init=$backbone")
-}
-
-# Speed does not depend on the weights: without a backbone they are random.
-compose_training_benchmark() {
-  compose_training
-  if [ -e "$backbone" ]; then program+=("--backbone_init=$backbone"); fi
-  program+=(--benchmark --benchmark_steps=500 --num_epochs=1)
-}
-
-compose_evaluation() {
-  find_recipe
-  validation_flags
-  local batch amp
-  batch=${BS:-$(recipe_value batch_size)}
-  amp=$(precision_flag "${AMP:-$(recipe_value amp)}")
-  if [ -z "${CKPT:-}" ] && [[ " ${flags[*]:-} " != *" --ckpt_path="* ]]; then
-    fail "CKPT is not set: name a checkpoint, for example CKPT=$results_dir/${name/evaluate/convergence}/ema_weights/emackpt-300, \
-or the folder of a run"
-  fi
-  output=$results_dir/$name
-  program=(
-    eval.py "--ckpt_path=${CKPT:-}" "--preset=$preset" "--output_dir=$output" "${validation[@]}"
-    "--batch_size=$batch" "$amp"
-  )
-}
-
-compose_inference_benchmark() {
-  is_parallel=0
-  output=$results_dir/$name
-  program=(
-    -m benchmarks.inference --model_name=efficientdet-d0 "--batch_size=${BS:-8}" "$(precision_flag "${AMP:-True}")" --use_xla
-    "--results=$output/inference.csv" "--dllogger_path=$output/infer-benchmark.log"
-  )
-  [ -z "${CKPT:-}" ] || program+=("--model_dir=$CKPT")
-}
-
-compose_inference() {
-  is_parallel=0
-  output=$results_dir/$name
-  if [ -z "${MODEL_DIR:-}" ] && [[ " ${flags[*]:-} " != *" --model_dir="* ]]; then
-    fail "MODEL_DIR is not set: name a checkpoint or the folder of a run, for example \
-MODEL_DIR=$results_dir/convergence-AMP-8xA100-80G"
-  fi
-  program=(
-    infer.py "--image_path=${IMAGE_PATH:-$root/testdata/img1.jpg}" "--output_dir=$output" "--preset=$preset"
-    "--model_dir=${MODEL_DIR:-}"
-  )
-}
+# The reference evaluates with the batch of the training.
+evaluation_batch() { recipe_value batch_size; }

@@ -11,11 +11,13 @@ find_recipe() {
   [ -f "$recipe_file" ] || fail "no recipe $recipe_file; there are: $(cd "$root/$family/configs" && echo *.yaml)"
 }
 
-# One value of the recipe; these files keep one key on each line.
+# One value of the recipe, as in: recipe_value batch_size train. Without a section the key stands in one section only.
+# These files keep one key on each line.
 recipe_value() {
-  local value
-  value=$(sed -n "s/^ *$1: *\([^ #]*\).*/\1/p" "$recipe_file")
-  [ -n "$value" ] || fail "$recipe_file has no $1"
+  local value lines=/./
+  [ -z "${2:-}" ] || lines="/^$2:/,/^[^ #]/"
+  value=$(sed -n "${lines}s/^ *$1: *\([^ #]*\).*/\1/p" "$recipe_file")
+  [ -n "$value" ] || fail "$recipe_file has no ${2:+$2.}$1"
   printf '%s' "$value"
 }
 

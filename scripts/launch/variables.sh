@@ -3,7 +3,7 @@
 #
 # Nothing that the user has set is changed.
 
-# Sets python, data_dir, backbone, results_dir, preset, in_slurm, in_container.
+# Sets python, data_dir, checkpoints, results_dir, in_slurm, in_container.
 find_place() {
   python=${PYTHON:-}
   if [ -z "$python" ]; then
@@ -14,7 +14,6 @@ find_place() {
   in_slurm=${SLURM_JOB_ID:-}
   in_container=
   if [ -e /.dockerenv ] || [ -e /run/.containerenv ] || [ -n "${ENROOT_ROOTFS:-}" ]; then in_container=1; fi
-  preset=${PRESET-nvidia}
   find_data
   find_results
 }
@@ -22,10 +21,18 @@ find_place() {
 # Inside a container of Slurm the two documented folders are mounted at the documented places.
 find_data() {
   data_dir=${DATA_DIR:-${datadir:-/workspace/coco}}
-  backbone=${BACKBONE_CKPT:-${checkpointdir:-/workspace/checkpoints}/efficientnet-b0-joc}
+  checkpoints=${checkpointdir:-/workspace/checkpoints}
+  mounted=
   if [ -n "${CONTAINER_IMAGE:-}" ] && [ -n "$in_slurm$documented_nodes" ]; then
-    data_dir=/workspace/coco backbone=/workspace/checkpoints/efficientnet-b0-joc
+    mounted=1 data_dir=/workspace/coco checkpoints=/workspace/checkpoints
   fi
+}
+
+# Sets backbone: BACKBONE_CKPT, or what has this name among the checkpoints.
+find_backbone() {
+  backbone_name=$1
+  backbone=$checkpoints/$1
+  if [ -z "$mounted" ]; then backbone=${BACKBONE_CKPT:-$backbone}; fi
 }
 
 # /tmp is the documented place. It is lost with a container and not shared between nodes, so it is the last choice.

@@ -6,13 +6,18 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from commands import ROOT, run_from_scratch
 
+from object_detection.data.coco_json import read_annotations
+from object_detection.data.convert import convert
+
 RUNS = (ROOT / "docs" / "runs.md").read_text()
-ROW = re.compile(r"^\| `((?:scripts/D0|slurm)/[\w.-]+)` \|(.*)\|$", re.MULTILINE)
+ROW = re.compile(r"^\| `((?:scripts/(?:D0|maskrcnn)|slurm)/[\w.-]+)` \|(.*)\|$", re.MULTILINE)
+SPEEDS = re.compile(r"(\d+)(?:\*\*)?: ([\d.]+), ([\d.-]+), ([\d.]+)")
 ROWS = {path: [cell.strip() for cell in cells.split("|")] for path, cells in ROW.findall(RUNS)}
 
 # As small as a detector can be, with a backbone that is left alone.
@@ -28,6 +33,23 @@ TINY = (
     "--num_examples_per_epoch=0",
     "--backbone_init=",
 )
+# The same of Mask R-CNN, from scratch.
+TINY_MASK_MODEL = (
+    "--hparams=image_size=96x128,canvases=[[96,128]],backbone_width=8,norm=batch_norm,freeze_at=0,"
+    "fpn_num_filters=16,box_mlp_dim=32,mask_conv_dims=[8],mask_deconv_dim=8,"
+    "anchor_sizes=[12,24,48,96,128],train_rpn_pre_nms_topn=100,train_rpn_post_nms_topn=50,"
+    "test_rpn_pre_nms_topn=100,test_rpn_post_nms_topn=50,roi.batch_size_per_im=16,"
+    "test_detections_per_image=10,rpn_batch_size_per_im=64",
+    "--nouse_xla",
+)
+TINY_MASK = (*TINY_MASK_MODEL, "--noamp", "--batch_size=2", "--backbone_init=", "--seed=5")
+
+NO_RUNS = {f"scripts/maskrcnn/{name}.py" for name in ("download_weights", "tf2_command_line")}
+# What a script of a table has to be told besides variables.
+NEEDED = {
+    "scripts/maskrcnn/benchmark_training.py": ("--batch_size=2",),
+    "scripts/maskrcnn/benchmark_inference.py": ("--batch_size=2",),
+}
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +64,24 @@ def folder(tmp_path_factory, tiny_set) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def masks(tmp_path_factory, tiny_set) -> Path:
+    """The same folder with records that hold masks."""
+    folder = tmp_path_factory.mktemp("mask_scripts")
+    (folder / "results").mkdir()
+    (folder / "coco" / "annotations").mkdir(parents=True)
+    shutil.copy(tiny_set.annotations, folder / "coco/annotations/instances_val2017.json")
+    for split in ("train", "val"):
+        convert(
+            read_annotations(tiny_set.annotations),
+            tiny_set.images,
+            folder / "coco" / split,
+            num_shards=2,
+            mask_format="bitpacked",
+        )
+    return folder
+
+
 def start(folder, script, *flags, **variables):
     """Runs a script as a user does; returns how it ended."""
     environment = {
@@ -51,7 +91,8 @@ def start(folder, script, *flags, **variables):
         "checkpointdir": str(folder),
         **variables,
     }
-    command = ["bash", ROOT / script, *flags]
+    interpreter = sys.executable if script.endswith(".py") else "bash"
+    command = [interpreter, ROOT / script, *flags]
     return run_from_scratch(command, environment=environment, timeout=900)
 
 
@@ -60,18 +101,20 @@ def start(folder, script, *flags, **variables):
 
 def test_the_table_names_every_script_and_no_other():
     there = {f"scripts/D0/{p.name}" for p in (ROOT / "scripts/D0").glob("*.sh")}
+    there |= {f"scripts/maskrcnn/{p.name}" for p in (ROOT / "scripts/maskrcnn").glob("*.??")}
     there |= {f"slurm/{p.name}" for p in (ROOT / "slurm").glob("*.sub")}
-    assert set(ROWS) == there
+    assert set(ROWS) == there - NO_RUNS
 
 
 @pytest.mark.parametrize("script", ROWS)
 def test_every_script_of_the_table_composes_its_command(folder, script):
     variables = {"DRY_RUN": "1", "CKPT": "/run", "MODEL_DIR": "/run", "NGPU": "8"}
-    result = start(folder, script, "--lr=0.5", **variables).require_success()
+    flags = (*NEEDED.get(script, ()), "--lr=0.5")
+    result = start(folder, script, *flags, **variables).require_success()
     command = shlex.split(result.output.splitlines()[-1])
-    assert command[-1] == "--lr=0.5"
-    recipes = [word for word in command if word.startswith("--recipe=")]
-    if recipes:
+    assert "--lr=0.5" in command[-2:], "a stability script puts the seed behind it"
+    recipes = [w for w in command if w.startswith(("--recipe=", "--config_file="))]
+    if recipes and "stability" not in script and not script.endswith(".py"):
         assert Path(recipes[0]).stem == ROWS[script][0], "the table names another recipe"
 
 
@@ -81,19 +124,21 @@ def test_the_head_of_a_script_and_the_table_report_the_same():
         for number in re.findall(r"AP (0\.3\d+)", head):
             assert number in cells, script
         if "convergence" in script and "ours" not in cells:
-            assert f"{cells[2]} hours" in head, script
+            assert f"{cells[-2]} hours" in head, script
+        # Of Mask R-CNN: images per GPU -> images/s on 1, 4 and 8 GPUs.
+        for batch, *speeds in SPEEDS.findall(" ".join(cells)):
+            shown = [f"{speed} on {n}" for n, speed in zip((1, 4, 8), speeds) if speed != "-"]
+            assert f"BS={batch}: {', '.join(shown)}\n" in head, script
 
 
-def test_a_run_of_each_kind_is_marked_as_run():
-    for kind in (
-        "convergence",
-        "evaluate",
-        "training-benchmark",
-        "inference-benchmark",
-        "inference.",
-    ):
-        marks = [cells[-1] for path, cells in ROWS.items() if path.split("/")[-1].startswith(kind)]
-        assert any(mark.startswith("run") for mark in marks), kind
+@pytest.mark.parametrize("family", ["D0", "maskrcnn"])
+@pytest.mark.parametrize(
+    "kind",
+    ["convergence", "evaluate", "training-benchmark", "inference-benchmark", "inference."],
+)
+def test_a_run_of_each_kind_is_marked_as_run(family, kind):
+    marks = [cells[-1] for path, cells in ROWS.items() if f"scripts/{family}/{kind}" in path]
+    assert any(mark.startswith("run") for mark in marks)
 
 
 # ---------------------------------------------------------------------------- one of each kind
@@ -159,6 +204,111 @@ def test_inference_benchmark_gives_percentiles(folder):
     results = folder / "results" / "inference-benchmark"
     assert "latency_ms_p99" in (results / "inference.csv").read_text()
     assert "inference_fps" in (results / "infer-benchmark.log").read_text()
+
+
+# ---------------------------------------------------------------------- the same of Mask R-CNN
+
+
+@pytest.fixture(scope="module")
+def trained_with_masks(masks):
+    """The run of a TF2 recipe's convergence script on two CPU ranks."""
+    flags = (*TINY_MASK, "--eval_batch_size=4", "--num_epochs=1")
+    script = "scripts/maskrcnn/convergence-AMP-8xA100-80G-tf2.sh"
+    return start(masks, script, *flags, NGPU="2").require_success()
+
+
+@pytest.fixture(scope="module")
+def mask_run(masks, trained_with_masks) -> Path:
+    """Its folder."""
+    return masks / "results" / "maskrcnn-convergence-AMP-8xA100-80G-tf2"
+
+
+@pytest.mark.slow
+@pytest.mark.multi
+def test_convergence_of_a_tf2_recipe_runs_on_cpu_ranks(mask_run, trained_with_masks):
+    # 0.04 for the documented 32 images; here the global batch is 4.
+    assert "learning rate 0.005 (0.04 per 32 images)" in trained_with_masks.output
+    assert (mask_run / "ckpt-final.index").exists()
+    metrics = json.loads((mask_run / "evaluation" / "metrics.json").read_text())
+    assert metrics["epoch"] == 1 and {"AP", "mask_AP"} <= set(metrics)
+
+
+@pytest.mark.slow
+@pytest.mark.multi
+def test_evaluate_gives_the_mask_score_of_the_training(masks, mask_run):
+    script = "scripts/maskrcnn/evaluate-AMP-8xA100-80G-tf2.sh"
+    flags = ("--noamp", "--nouse_xla", "--batch_size=4")
+    start(masks, script, *flags, CKPT=str(mask_run), NGPU="2").require_success()
+    ours = masks / "results" / "maskrcnn-evaluate-AMP-8xA100-80G-tf2" / "metrics.json"
+    theirs = mask_run / "evaluation" / "metrics.json"
+    assert json.loads(ours.read_text()) == pytest.approx(json.loads(theirs.read_text()), abs=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.multi
+def test_convergence_of_a_pytorch_recipe_runs_on_cpu_ranks(masks):
+    script = "scripts/maskrcnn/convergence-FP32-8xV100-16G-pytorch.sh"
+    flags = (*TINY_MASK, "--num_epochs=1", "--num_examples_per_epoch=0")
+    result = start(masks, script, *flags, "--eval_start=1", "--eval_period=1", NGPU="2")
+    result.require_success()
+    assert "learning rate 0.005 (0.04 per 32 images)" in result.output
+    run = masks / "results" / "maskrcnn-convergence-FP32-8xV100-16G-pytorch"
+    metrics = json.loads((run / "evaluation" / "metrics.json").read_text())
+    assert {"AP", "mask_AP"} <= set(metrics)
+
+
+@pytest.mark.slow
+def test_training_benchmark_with_masks_gives_the_throughput(masks):
+    script = "scripts/maskrcnn/training-benchmark-AMP-A100-80G-tf2.sh"
+    flags = (*TINY_MASK, "--benchmark_steps=4", "--log_warmup_steps=2")
+    result = start(masks, script, *flags, NGPU="1").require_success()
+    assert "done: 4 steps" in result.output
+    log = masks / "results" / "maskrcnn-training-benchmark-AMP-A100-80G-tf2" / "time_log.txt"
+    assert "avg_fps_training" in log.read_text().splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_inference_with_masks_draws(masks, mask_run):
+    start(masks, "scripts/maskrcnn/inference.sh", MODEL_DIR=str(mask_run)).require_success()
+    results = masks / "results" / "maskrcnn-inference"
+    assert (results / "img1-detections.png").exists()
+    assert (results / "detections.json").exists()
+
+
+@pytest.mark.slow
+def test_inference_of_the_set_writes_masks_without_scores(masks, mask_run):
+    script = "scripts/maskrcnn/inference-val2017.sh"
+    flags = ("--noamp", "--nouse_xla", "--batch_size=4")
+    start(masks, script, *flags, CKPT=str(mask_run)).require_success()
+    results = masks / "results" / "maskrcnn-inference-val2017"
+    found = json.loads((results / "segm.json").read_text())
+    assert found and all("segmentation" in entry for entry in found)
+    written = results / "metrics.json"
+    assert not written.exists() or "AP" not in json.loads(written.read_text())
+
+
+@pytest.mark.slow
+def test_inference_benchmark_with_masks_gives_percentiles(masks):
+    flags = (*TINY_MASK_MODEL, "--bm_runs=2", "--warmup_runs=1")
+    script = "scripts/maskrcnn/inference-benchmark-tf2.sh"
+    start(masks, script, *flags, BS="2", AMP="False").require_success()
+    results = masks / "results" / "maskrcnn-inference-benchmark-tf2"
+    assert "latency_ms_p99" in (results / "inference.csv").read_text()
+    assert "latency_90" in (results / "infer-benchmark.log").read_text()
+
+
+@pytest.mark.slow
+def test_train_py_takes_the_arguments_of_the_tf2_program(masks):
+    run = masks / "results" / "as-the-reference"
+    flags = (
+        *("--gpus", "1", "--batch_size", "2", "--no_xla", "--no_eval"),
+        *("--data_dir", masks / "coco", "--model_dir", run),
+        *("--epochs", "1", "--log_every", "2", "--seed", "5"),
+        *(TINY_MASK_MODEL[0], "--backbone_init="),
+    )
+    result = start(masks, "scripts/maskrcnn/train.py", *flags).require_success()
+    assert "learning rate 0.0025 (0.04 per 32 images)" in result.output
+    assert (run / "ckpt-final.index").exists() and not (run / "evaluation").exists()
 
 
 # ---------------------------------------------------------------------------- docker

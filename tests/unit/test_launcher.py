@@ -11,68 +11,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from launcher_machine import Machine, flags_of, in_job
 
 ROOT = Path(__file__).resolve().parents[2]
 D0 = ROOT / "scripts" / "D0"
 SCRIPTS = sorted(path.name for path in D0.iterdir())
 CONFIGS = ROOT / "efficientdet" / "configs"
-TOOLS = (
-    "awk basename bash cat cut date dirname env getconf grep head id lscpu mkdir nproc paste "
-    "printf sed seq setpriv setsid sleep sort tail taskset tee tr true uname wc"
-).split()
-
-
-class Machine:
-    """A PATH of stubs and the few tools that the launcher needs."""
-
-    def __init__(self, folder: Path):
-        self.bin, self.results = folder / "bin", folder / "results"
-        self.bin.mkdir()
-        for name in TOOLS:
-            path = next(p for p in (f"/usr/bin/{name}", f"/bin/{name}") if os.path.exists(p))
-            (self.bin / name).symlink_to(path)
-
-    def add(self, name: str, script: str = "exit 0") -> None:
-        """Puts a shell script into PATH."""
-        (self.bin / name).unlink(missing_ok=True)  # never write through a link
-        (self.bin / name).write_text(f"#!/bin/bash\n{script}\n")
-        (self.bin / name).chmod(0o755)
-
-    def add_slurm(self, *, mpi: str = "pmix", options: str = "") -> None:
-        """Adds srun and scontrol of a cluster."""
-        self.add(
-            "srun",
-            f'[ "$1" = --mpi=list ] && echo "MPI plugin types are... {mpi}"; echo "{options}"',
-        )
-        self.add("scontrol", '[ "$2" = hostnames ] && printf "a1\\na2\\n"; true')
-
-    def environment(self, **variables: str) -> dict:
-        """Returns the environment of a start."""
-        return {
-            "PATH": str(self.bin),
-            "HOME": str(self.results),
-            "RINGDET_VENV": "/nowhere",
-            "RESULTS_DIR": str(self.results),
-            **variables,
-        }
-
-    def run(self, script: str, *flags: str, **variables: str) -> subprocess.CompletedProcess:
-        """Runs a script of scripts/D0/ or another one of the repository."""
-        path = D0 / script if "/" not in script else ROOT / script
-        return subprocess.run(
-            ["/bin/bash", str(path), *flags],
-            env=self.environment(**variables),
-            cwd=self.bin.parent,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-
-    def dry(self, script: str, *flags: str, **variables: str) -> list:
-        """Returns the words of the command that a script would run."""
-        result = self.run(script, *flags, DRY_RUN="1", **variables)
-        assert result.returncode == 0, result.stderr
-        return shlex.split(result.stdout.splitlines()[-1])
 
 
 @pytest.fixture
@@ -82,22 +26,6 @@ def machine(tmp_path):
     machine.add("mpirun")
     machine.add("nvidia-smi", 'for i in 0 1 2 3 4 5 6 7; do echo "GPU $i: x"; done')
     return machine
-
-
-def in_job(nodes=2, tasks=8):
-    """Returns the variables of a batch job."""
-    return {
-        "SLURM_JOB_ID": "7",
-        "SLURM_JOB_NUM_NODES": str(nodes),
-        "SLURM_NTASKS_PER_NODE": str(tasks),
-        "SLURM_JOB_NODELIST": "a[1-2]",
-        "SLURM_SUBMIT_DIR": str(ROOT),
-    }
-
-
-def flags_of(command):
-    """Returns flag -> value of a command's `--flag=value` words; the last one counts."""
-    return dict(word[2:].split("=", 1) for word in command if re.match(r"--\w+=", word))
 
 
 # -------------------------------------------------------------------------- which scripts there are
@@ -143,7 +71,8 @@ def test_shellcheck():
     if not shellcheck.exists():
         pytest.skip("shellcheck comes with scripts/setup_env.sh --extra dev")
     scripts = [*D0.iterdir(), *(ROOT / "slurm").glob("*.sub"), *(ROOT / "docker").glob("*.sh")]
-    scripts += [ROOT / "scripts/launch.sh", *(ROOT / "scripts/launch").iterdir()]
+    scripts += [*(ROOT / "scripts/maskrcnn").glob("*.sh"), *(ROOT / "scripts/launch").iterdir()]
+    scripts += [ROOT / "scripts/launch.sh", ROOT / "scripts/stability.sh"]
     result = subprocess.run([shellcheck, *scripts], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout
 

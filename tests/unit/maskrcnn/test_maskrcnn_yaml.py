@@ -24,6 +24,7 @@ MAIN = CONFIGS / "e2e_mask_rcnn_R_50_FPN_1x.yaml"
 # Of each recipe: model, images per step, rate, iterations of drops and end, warm-up.
 RECIPES = {
     "e2e_mask_rcnn_R_50_FPN_1x": ("r50-fpn", 96, 0.12, (12000, 16000), 16667, 800),
+    "e2e_mask_rcnn_R_50_FPN_1x_2019": ("r50-fpn", 32, 0.04, (36000, 48000), 50000, 500),
     "e2e_mask_rcnn_R_50_FPN_1x_bs32": ("r50-fpn", 32, 0.04, (33000, 44000), 50000, 500),
     "e2e_mask_rcnn_R_50_FPN_1x_bs64": ("r50-fpn", 64, 0.08, (18000, 24000), 27500, 800),
     "e2e_mask_rcnn_R_50_FPN_1x_1GPU": ("r50-fpn", 4, 0.005, (240000, 320000), 360000, 500),
@@ -72,13 +73,13 @@ def test_every_shipped_file_is_valid(name):
 
 def test_nothing_documented_is_missing():
     stems = [Path(name).with_suffix("") for name in SHIPPED]
-    assert len(stems) == 42
+    assert len(stems) == 43
     assert {f"{path}" for path in stems} >= set(RECIPES)
     folders = {}
     for path in stems:
         folders.setdefault(str(path.parent), []).append(path.name)
     assert {folder: len(names) for folder, names in folders.items()} == {
-        ".": 11,
+        ".": 12,
         "caffe2": 8,
         "ci": 2,
         "cityscapes": 2,
@@ -216,7 +217,7 @@ def test_other_aspects_and_sizes():
         (("MODEL.RESNETS.TRANS_FUNC", "BottleneckWithGN"), "same norm in both"),
         (("MODEL.RPN.ANCHOR_STRIDE", "(16,)"), r"ANCHOR_STRIDE=\(16,\): expected \(4, 8, 16"),
         (("MODEL.ROI_MASK_HEAD.RESOLUTION", "14"), "RESOLUTION=14: expected 28"),
-        (("SOLVER.WARMUP_METHOD", "constant"), "WARMUP_METHOD='constant'"),
+        (("SOLVER.WARMUP_METHOD", "konstant"), "WARMUP_METHOD='konstant'.*mean 'constant'"),
         (("SOLVER.IMS_PER_BATCH", "12"), "IMS_PER_BATCH=12: expected a multiple of the 8 ranks"),
         (("MODEL.WEIGHT", "https://x/R-50.pkl"), "download the file"),
         (("MODEL.WEIGHT", "catalog://ImageNetPretrained/MSRA/R-51"), "did you mean 'MSRA/R-50'"),

@@ -1,0 +1,102 @@
+# shellcheck shell=bash disable=SC2034,SC2154
+# What each kind of run is: its program, its flags, where it writes. Sourced by scripts/launch.sh.
+#
+# Hyperparameters are in the recipes (FAMILY/configs/); here are only paths and what the references' variables mean. What
+# differs between families is in family_FAMILY.sh.
+
+# Sets program (words after the interpreter), output (the folder of results), is_parallel and stops_orderly (signals are
+# answered by a save).
+compose_program() {
+  is_parallel=1 stops_orderly=0
+  case $kind in
+    convergence) compose_convergence ;;
+    training-benchmark) compose_training_benchmark ;;
+    evaluate) compose_evaluation ;;
+    inference-benchmark) compose_inference_benchmark ;;
+    inference) compose_inference ;;
+    *) fail "unknown kind '$kind' of run" ;;
+  esac
+  program+=("${flags[@]}")
+  # A folder told by a flag is where logs go too.
+  local flag
+  for flag in "${flags[@]}"; do
+    case $kind:$flag in
+      convergence:--model_dir=* | training-benchmark:--model_dir=*) output=${flag#*=} ;;
+      evaluate:--output_dir=* | inference:--output_dir=*) output=${flag#*=} ;;
+    esac
+  done
+}
+
+validation_flags() {
+  validation=(
+    "--val_file_pattern=$data_dir/val-*"
+    "--val_json_file=$data_dir/annotations/instances_val2017.json"
+  )
+}
+
+compose_training() {
+  find_recipe
+  read_recipe
+  validation_flags
+  output=${MODEL_DIR:-$results_dir/$name}
+  stops_orderly=1
+  program=(
+    train.py "${recipe_flags[@]}" "--preset=$preset" "--model_dir=$output"
+    "--training_file_pattern=$data_dir/train-*" "${validation[@]}"
+  )
+  [ -z "${training_mode:-}" ] || program+=("--training_mode=$training_mode")
+  [ -z "${BS:-}" ] || program+=("--batch_size=$BS")
+  [ -z "${AMP:-}" ] || program+=("$(precision_flag "$AMP")")
+}
+
+compose_convergence() {
+  compose_training
+  program+=("--backbone_init=$backbone")
+}
+
+# Speed does not depend on the weights: without a backbone they are random.
+compose_training_benchmark() {
+  compose_training
+  if [ -e "$backbone" ] || [ -e "$backbone.index" ]; then program+=("--backbone_init=$backbone"); fi
+  program+=(--benchmark "${benchmark_flags[@]}" --num_epochs=1)
+}
+
+compose_evaluation() {
+  find_recipe
+  read_recipe
+  validation_flags
+  local batch amp
+  batch=${BS:-$(evaluation_batch)}
+  amp=$(precision_flag "${AMP:-$(recipe_value amp)}")
+  if [ -z "${CKPT:-}" ] && [[ " ${flags[*]:-} " != *" --ckpt_path="* ]]; then
+    fail "CKPT is not set: name a checkpoint or the folder of a run, for example CKPT=$results_dir/${name/evaluate/convergence}"
+  fi
+  output=$results_dir/$name
+  program=(
+    eval.py "${model_flags[@]}" "--ckpt_path=${CKPT:-}" "--preset=$preset" "--output_dir=$output" "${validation[@]}"
+    "--batch_size=$batch" "$amp"
+  )
+}
+
+compose_inference_benchmark() {
+  is_parallel=0
+  output=$results_dir/$name
+  program=(
+    -m benchmarks.inference "--batch_size=${BS:-8}" "$(precision_flag "${AMP:-True}")" --use_xla
+    "${inference_benchmark_flags[@]}" "--results=$output/inference.csv" "--dllogger_path=$output/infer-benchmark.log"
+  )
+  [ -z "${CKPT:-}" ] || program+=("--model_dir=$CKPT")
+  [ -z "${IMAGE_PATH:-}" ] || program+=("--image_path=$IMAGE_PATH")
+}
+
+compose_inference() {
+  is_parallel=0
+  output=$results_dir/$name
+  if [ -z "${MODEL_DIR:-}" ] && [[ " ${flags[*]:-} " != *" --model_dir="* ]]; then
+    fail "MODEL_DIR is not set: name a checkpoint or the folder of a run, for example MODEL_DIR=$results_dir/$example_run"
+  fi
+  program=(
+    infer.py "${model_flags[@]}" "--image_path=${IMAGE_PATH:-$root/testdata/img1.jpg}" "--output_dir=$output"
+    "--preset=$preset" "--model_dir=${MODEL_DIR:-}"
+  )
+}

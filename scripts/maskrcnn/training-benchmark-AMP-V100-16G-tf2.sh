@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# Times 200 training steps of Mask R-CNN on NGPU (8) V100 16 GB, mixed precision, BS (4) images per GPU.
+# The TF2 reference reports in images/s, by number of GPUs:
+#   BS=2: 14.47 on 1, 53.40 on 8
+#   BS=4: 19.35 on 1, 58.33 on 8
+set -euo pipefail
+exec "$(dirname "${BASH_SOURCE[0]}")/../launch.sh" maskrcnn training-benchmark \
+  --name maskrcnn-training-benchmark-AMP-V100-16G-tf2 --recipe tf2_coco_8xv100_amp --gpus 8 \
+  -- "$@"

@@ -1,0 +1,84 @@
+"""A machine for the launcher: a PATH of stubs, and dry runs of scripts on it."""
+
+import os
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+TOOLS = (
+    "awk basename bash cat cut date dirname env getconf grep head id lscpu mkdir nproc paste "
+    "printf sed seq setpriv setsid sleep sort tail taskset tee tr true uname wc"
+).split()
+
+
+class Machine:
+    """A PATH of stubs and the few tools that the launcher needs."""
+
+    folder = "scripts/D0"
+
+    def __init__(self, folder: Path):
+        self.bin, self.results = folder / "bin", folder / "results"
+        self.bin.mkdir()
+        for name in TOOLS:
+            path = next(p for p in (f"/usr/bin/{name}", f"/bin/{name}") if os.path.exists(p))
+            (self.bin / name).symlink_to(path)
+
+    def add(self, name: str, script: str = "exit 0") -> None:
+        """Puts a shell script into PATH."""
+        (self.bin / name).unlink(missing_ok=True)  # never write through a link
+        (self.bin / name).write_text(f"#!/bin/bash\n{script}\n")
+        (self.bin / name).chmod(0o755)
+
+    def add_slurm(self, *, mpi: str = "pmix", options: str = "") -> None:
+        """Adds srun and scontrol of a cluster."""
+        self.add(
+            "srun",
+            f'[ "$1" = --mpi=list ] && echo "MPI plugin types are... {mpi}"; echo "{options}"',
+        )
+        self.add("scontrol", '[ "$2" = hostnames ] && printf "a1\\na2\\n"; true')
+
+    def environment(self, **variables: str) -> dict:
+        """Returns the environment of a start."""
+        return {
+            "PATH": str(self.bin),
+            "HOME": str(self.results),
+            "RINGDET_VENV": "/nowhere",
+            "RESULTS_DIR": str(self.results),
+            **variables,
+        }
+
+    def run(self, script: str, *flags: str, **variables: str) -> subprocess.CompletedProcess:
+        """Runs a script of `folder`, or any of the repository if its path is given."""
+        path = ROOT / (script if "/" in script else f"{self.folder}/{script}")
+        return subprocess.run(
+            ["/bin/bash", str(path), *flags],
+            env=self.environment(**variables),
+            cwd=self.bin.parent,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    def dry(self, script: str, *flags: str, **variables: str) -> list:
+        """Returns the words of the command that a script would run."""
+        result = self.run(script, *flags, DRY_RUN="1", **variables)
+        assert result.returncode == 0, result.stderr
+        return shlex.split(result.stdout.splitlines()[-1])
+
+
+def in_job(nodes=2, tasks=8):
+    """Returns the variables of a batch job."""
+    return {
+        "SLURM_JOB_ID": "7",
+        "SLURM_JOB_NUM_NODES": str(nodes),
+        "SLURM_NTASKS_PER_NODE": str(tasks),
+        "SLURM_JOB_NODELIST": "a[1-2]",
+        "SLURM_SUBMIT_DIR": str(ROOT),
+    }
+
+
+def flags_of(command):
+    """Returns flag -> value of a command's `--flag=value` words; the last one counts."""
+    return dict(word[2:].split("=", 1) for word in command if re.match(r"--\w+=", word))
