@@ -87,24 +87,20 @@ def main(argv: list[str]) -> int:
         raise ConfigError("--output_dir is required")
     import tensorflow as tf
 
+    import families
     from benchmarks.record import circumstances
-    from benchmarks.synthetic import numbered_class_map, synthetic_batch
-    from efficientdet.settings import base_config
-    from efficientdet.task import EfficientDetTask
-    from engine.config import override
-    from engine.hparams import parse_hparams
+    from benchmarks.synthetic import benchmark_config, numbered_class_map, synthetic_batch
     from engine.plan import make_plan
     from engine.run import set_precision
     from engine.step import TrainStep
     from engine.train_state import TrainState
 
-    config = override(base_config(FLAGS.model_name), parse_hparams(FLAGS.hparams), source="hparams")
     given = {"batch_size": FLAGS.batch_size, "amp": FLAGS.amp}
-    config = override(config, given, source="flag")
+    config = benchmark_config(FLAGS.model_name, hparams=FLAGS.hparams, given=given)
     set_precision(config)
     tf.keras.utils.set_random_seed(0)
     start = time.perf_counter()
-    task = EfficientDetTask(config, numbered_class_map(FLAGS.num_classes))
+    task = families.new_task(config, class_map=numbered_class_map(FLAGS.num_classes))
     batch = synthetic_batch(
         task, batch_size=FLAGS.batch_size, boxes_per_image=FLAGS.boxes_per_image
     )
@@ -119,6 +115,7 @@ def main(argv: list[str]) -> int:
 
     else:
         outputs, arguments = ["boxes", "scores", "classes", "num_valid"], (batch,)
+        outputs += ["masks"] * getattr(task, "has_masks", False)
 
         def program(batch: dict) -> tuple:
             return tuple(task.predict(batch))

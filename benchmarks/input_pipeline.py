@@ -2,6 +2,7 @@
 
 python -m benchmarks.input_pipeline --data_dir=COCO
 python -m benchmarks.input_pipeline --data_dir=COCO --mode=eval
+python -m benchmarks.input_pipeline --data_dir=COCO --model_name=maskrcnn-r50-fpn --batch_size=4
 python -m benchmarks.input_pipeline --records='DATA/train-*' --batch_size=200
 
 The floor is the same records, read, parsed and decoded whole, in the same process. Both take turns,
@@ -49,16 +50,18 @@ class Turn(NamedTuple):
 class Settings:
     """What is measured; each field is a flag.
 
+    model_name: whose input; its sizes, canvases and augmentation, with masks where it learns them.
     mode: train or eval.
-    image_size: side of the network input, pixels.
+    image_size: side of the network input, pixels; 0: the model's own size.
     images_per_round: images timed in each turn, rounded up to whole batches.
     threads: of each pipeline; 0: the cores of this process.
     resize_on: device or host.
     cache: hold the encoded records in memory.
     """
 
+    model_name: str = "efficientdet-d0"
     mode: str = "train"
-    image_size: int = 512
+    image_size: int = 0
     batch_size: int = 64
     rounds: int = 7
     images_per_round: int = 512
@@ -75,8 +78,9 @@ def define_flags() -> None:
     )
     flags.DEFINE_string("split", "", "Split of --data_dir; '': the one that --mode suggests.")
     flags.DEFINE_string("records", "", "Glob of record files, instead of --data_dir.")
+    flags.DEFINE_string("model_name", default.model_name, "Model whose input is measured.")
     flags.DEFINE_enum("mode", default.mode, ["train", "eval"], "Training or evaluation input.")
-    flags.DEFINE_integer("image_size", default.image_size, "Side of the network input, pixels.")
+    flags.DEFINE_integer("image_size", default.image_size, "Side of the input; 0: the model's.")
     flags.DEFINE_integer("batch_size", default.batch_size, "Images in a batch.")
     flags.DEFINE_integer("rounds", default.rounds, "Turns of each pipeline.")
     flags.DEFINE_integer("images_per_round", default.images_per_round, "Images in each turn.")
@@ -97,7 +101,11 @@ def main(argv: list[str]) -> int:
     settings = Settings(**{f.name: FLAGS[f.name].value for f in dataclasses.fields(Settings)})
     with tempfile.TemporaryDirectory() as folder:
         pattern = FLAGS.records or convert_records(
-            FLAGS.data_dir, split=FLAGS.split, mode=settings.mode, folder=folder
+            FLAGS.data_dir,
+            split=FLAGS.split,
+            mode=settings.mode,
+            folder=folder,
+            with_masks=learns_masks(settings),
         )
         figures = measure(pattern, settings)
     finish({"data": FLAGS.data_dir or FLAGS.records, **figures}, results=FLAGS.results)
@@ -106,7 +114,14 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def convert_records(data_dir: str, *, split: str, mode: str, folder: str) -> str:
+def learns_masks(settings: Settings) -> bool:
+    """Returns whether training of the model reads masks; evaluation never does."""
+    return settings.mode == "train" and settings.model_name.startswith("maskrcnn-")
+
+
+def convert_records(
+    data_dir: str, *, split: str, mode: str, folder: str, with_masks: bool = False
+) -> str:
     """Converts a split of a COCO directory to records in `folder`; returns their pattern.
 
     Raises:
@@ -126,7 +141,14 @@ def convert_records(data_dir: str, *, split: str, mode: str, folder: str) -> str
     images = Path(data_dir) / wanted[0]
     images = images if images.is_dir() else Path(data_dir) / "images"
     annotations = read_annotations(found[splits.index(wanted[0])])
-    convert(annotations, images, f"{folder}/{wanted[0]}", num_shards=4, num_workers=1)
+    convert(
+        annotations,
+        images,
+        f"{folder}/{wanted[0]}",
+        num_shards=4,
+        num_workers=1,
+        mask_format="bitpacked" if with_masks else None,
+    )
     return f"{folder}/{wanted[0]}-*"
 
 
@@ -151,7 +173,7 @@ def measure(pattern: str, settings: Settings) -> dict[str, Any]:
     floor, ours = turns["floor"], turns["pipeline"]
     return {
         **dataclasses.asdict(settings),
-        "canvas": "x".join(map(str, frames.canvas_size)),
+        "canvas": " ".join("x".join(map(str, frame.canvas_size)) for frame in frames),
         "allocator": "bfc" if os.environ.get("TF_CPU_ALLOCATOR_USE_BFC") == "1" else "malloc",
         "images": records.num_records,
         "kb_per_image": records.num_bytes / records.num_records / 1e3,
@@ -166,14 +188,21 @@ def measure(pattern: str, settings: Settings) -> dict[str, Any]:
 
 
 def make_pipeline(records, card, settings: Settings):
-    """Returns (endless batches of HostExamples, `Frames`)."""
-    from object_detection.data.canvas_choice import make_frames
+    """Returns (endless batches of HostExamples, tuple of `Frames`)."""
+    from benchmarks.synthetic import benchmark_config
+    from object_detection.data.canvas_choice import frames_of_networks
     from object_detection.data.host_batches import Augmentation, collect_batches
     from object_detection.data.input_datasets import training_batches, with_threads
     from object_detection.data.input_problems import InputProblems
 
-    frames = make_frames(
-        (settings.image_size, settings.image_size),
+    side = settings.image_size
+    given = {"model.image_size": (side, side)} if side else {}
+    config = benchmark_config(settings.model_name, hparams="", given=given)
+    size = config.model.image_size
+    has_canvases = hasattr(config.model, "canvas_sizes")
+    frames = frames_of_networks(
+        config.model.canvas_sizes if has_canvases else (size,),
+        side_limits=size if has_canvases else None,
         resize_on_host=settings.resize_on == "host",
         largest_image=(card.max_height, card.max_width),
     )
@@ -184,9 +213,12 @@ def make_pipeline(records, card, settings: Settings):
         "max_instances": 100,
         "problems": InputProblems(records, max_bad_records=100, max_instances=100),
         "threads": settings.threads,
+        "with_masks": learns_masks(settings),
     }
     if settings.mode == "train":
-        augmentation = Augmentation(jitter=(0.1, 2.0), flip_probability=0.5, seed=0)
+        augmentation = Augmentation(
+            jitter=(config.data.jitter_min, config.data.jitter_max), flip_probability=0.5, seed=0
+        )
         batches = training_batches(
             records, augmentation=augmentation, cache_below_bytes=_cache_bytes(settings), **common
         )

@@ -1,12 +1,40 @@
-"""Synthetic input for timing: batches of noise with boxes, and classes without a data set."""
+"""Synthetic input for timing: models of both families, batches of noise with boxes and masks."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+import families
+from engine.config import override
+from engine.hparams import parse_hparams
 from object_detection import geometry
 from object_detection.class_map import ClassMap
+from object_detection.data.schema import MASK_SIZE
+
+
+def benchmark_config(
+    model_name: str, *, preset: str = "", hparams: str, given: Mapping[str, Any]
+) -> Any:
+    """Returns the configuration that a benchmark's flags ask for.
+
+    Args:
+      model_name: of either family.
+      preset: as `--preset` of train.py.
+      hparams: as `--hparams` of train.py.
+      given: flags of the benchmark, which win.
+
+    Raises:
+      ConfigError: an unknown name or key, with the nearest.
+    """
+    config = families.base_config(model_name)
+    overrides = families.preset(preset, model_name=model_name)
+    config = override(config, overrides, source=f"--preset={preset}")
+    config = override(config, parse_hparams(hparams), source="--hparams")
+    return override(config, {"data.resize_on": "host", **given}, source="flag")
 
 
 def numbered_class_map(num_classes: int) -> ClassMap:
@@ -15,7 +43,10 @@ def numbered_class_map(num_classes: int) -> ClassMap:
 
 
 def synthetic_batch(task: object, *, batch_size: int, boxes_per_image: int) -> dict:
-    """Returns a device batch of noise with random boxes, in the layout of HostExamples."""
+    """Returns a device batch of noise with random boxes, in the layout of HostExamples.
+
+    Images have the network's size. Masks are discs.
+    """
     height, width = task.config.model.image_size
     rows = task.config.data.max_instances_per_image
     rng = np.random.default_rng(0)
@@ -26,7 +57,7 @@ def synthetic_batch(task: object, *, batch_size: int, boxes_per_image: int) -> d
     boxes = np.concatenate([corners, corners + sizes], axis=-1) * has_box[:, None]
     size = tf.constant([[height, width]] * batch_size, tf.float32)
     noise = rng.integers(0, 256, [batch_size, height, width, 3])
-    return {
+    batch = {
         "image": tf.constant(noise, tf.uint8),
         "geometry": geometry.pack(geometry.fit_inside(size, height=height, width=width)),
         "boxes": tf.constant(boxes, tf.float32),
@@ -36,3 +67,11 @@ def synthetic_batch(task: object, *, batch_size: int, boxes_per_image: int) -> d
         "valid": tf.ones([batch_size], tf.bool),
         "record_index": tf.range(batch_size, dtype=tf.int64),
     }
+    if getattr(task, "has_masks", False):
+        place = (np.arange(MASK_SIZE) + 0.5) / MASK_SIZE - 0.5
+        disc = place[:, None] ** 2 + place[None, :] ** 2 <= 0.25
+        batch["masks"] = tf.constant(
+            np.where(has_box[:, None], np.packbits(disc), np.uint8(0))
+            * np.ones([batch_size, 1, 1], np.uint8)
+        )
+    return batch

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import resource
 import time
 from collections.abc import Callable
 
 import numpy as np
+import tensorflow as tf
 
 
 def timed(action: Callable[[], object], *, steps: int) -> tuple[float, np.ndarray]:
@@ -29,3 +31,10 @@ def percentiles_ms(name: str, seconds: np.ndarray) -> dict[str, float]:
     """Returns `<name>_{p10,median,p90}_ms` of calls that took `seconds`, float [n]."""
     wanted = (("p10", 10), ("median", 50), ("p90", 90))
     return {f"{name}_{q}_ms": 1000.0 * float(np.percentile(seconds, p)) for q, p in wanted}
+
+
+def peak_memory_gb() -> float:
+    """Returns the most memory that was in use so far, GB: of the first GPU, else of the process."""
+    if tf.config.list_physical_devices("GPU"):
+        return tf.config.experimental.get_memory_info("GPU:0")["peak"] / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9

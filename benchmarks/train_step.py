@@ -1,6 +1,7 @@
 """Times the training step on synthetic batches: forward+backward, reduction, update, and the whole.
 
 python -m benchmarks.train_step --model_name=efficientdet-d0 --batch_size=8
+python -m benchmarks.train_step --model_name=maskrcnn-r50-fpn --batch_size=1 --noamp
 mpirun -np 2 python -m benchmarks.train_step ...     # the reduction over two ranks
 
 Every part is waited for, so the parts may add up to more than the whole; `update` includes the
@@ -17,12 +18,14 @@ from engine import cli
 
 FLAGS = flags.FLAGS
 
+_SUMMARY = ("images_per_s", "whole_median_ms", "whole_cpu_s", "peak_memory_gb")
 PARTS = ("forward_backward", "reduce", "update", "whole")
 
 
 def define_flags() -> None:
     """Defines the flags; when run only, as other benchmarks have flags of the same names."""
     flags.DEFINE_string("model_name", "efficientdet-d0", "Model.")
+    flags.DEFINE_string("preset", "", "Conventions of a reference, as in train.py.")
     flags.DEFINE_string("hparams", "", "Comma-separated key=value pairs, or a YAML file.")
     flags.DEFINE_integer("batch_size", 8, "Images per rank.")
     flags.DEFINE_integer("num_classes", 80, "Class channels.")
@@ -38,26 +41,24 @@ def main(argv: list[str]) -> int:
     cli.refuse_arguments(argv)
     import tensorflow as tf
 
-    from benchmarks.synthetic import numbered_class_map, synthetic_batch
-    from benchmarks.timing import percentiles_ms, timed
-    from efficientdet.settings import base_config
-    from efficientdet.task import EfficientDetTask
+    import families
+    from benchmarks.synthetic import benchmark_config, numbered_class_map, synthetic_batch
+    from benchmarks.timing import peak_memory_gb, percentiles_ms, timed
     from engine import distributed
-    from engine.config import override
-    from engine.hparams import parse_hparams
     from engine.plan import make_plan
     from engine.run import chooses_xla, join_ranks, set_precision
     from engine.step import TrainStep
     from engine.train_state import TrainState
 
-    config = override(base_config(FLAGS.model_name), parse_hparams(FLAGS.hparams), source="hparams")
     given = {"batch_size": FLAGS.batch_size, "amp": FLAGS.amp, "use_xla": FLAGS.use_xla}
-    config = override(config, given, source="flag")
+    config = benchmark_config(
+        FLAGS.model_name, preset=FLAGS.preset, hparams=FLAGS.hparams, given=given
+    )
     place = join_ranks(set_num_threads=True)
     set_precision(config)
     use_xla = chooses_xla(config)
     build_start = time.perf_counter()
-    task = EfficientDetTask(config, numbered_class_map(FLAGS.num_classes))
+    task = families.new_task(config, class_map=numbered_class_map(FLAGS.num_classes))
     build_seconds = time.perf_counter() - build_start
     plan = make_plan(config.train, config.optim, num_examples=120000, num_ranks=place.size)
     state = TrainState(task, config.optim, plan, dynamic_loss_scale=FLAGS.amp)
@@ -92,11 +93,15 @@ def main(argv: list[str]) -> int:
     for part in PARTS:
         row[f"{part}_first_s"], seconds = timed(actions[part], steps=FLAGS.steps)
         row |= percentiles_ms(part, seconds)
+    before = time.process_time()
+    timed(actions["whole"], steps=FLAGS.steps - 1)
+    row["whole_cpu_s"] = (time.process_time() - before) / FLAGS.steps
+    row["peak_memory_gb"] = peak_memory_gb()
     images = FLAGS.batch_size * place.size
     row["images_per_s"] = 1000.0 * images / row["whole_median_ms"]
     if distributed.is_main():
         finish(row, results=FLAGS.results)
-        print(json.dumps({k: row[k] for k in ("images_per_s", "whole_median_ms")}))
+        print(json.dumps({k: row[k] for k in _SUMMARY}))
     return 0
 
 

@@ -30,8 +30,9 @@ def load_task(path: str, *, config: EfficientDetConfig) -> EfficientDetTask:
     return task
 
 
-def new_task(config: EfficientDetConfig) -> EfficientDetTask:
-    """Builds a model of COCO's classes with random weights."""
+def new_task(config: EfficientDetConfig, *, class_map: ClassMap | None = None) -> EfficientDetTask:
+    """Builds a model with random weights, of COCO's classes unless others are given."""
     data = config.data
-    class_map = coco_class_map(class_ids=data.class_ids, num_classes=data.num_classes)
+    if class_map is None:
+        class_map = coco_class_map(class_ids=data.class_ids, num_classes=data.num_classes)
     return EfficientDetTask(config, class_map)

@@ -40,10 +40,11 @@ def load_task(path: str, *, config: MaskRcnnConfig) -> MaskRcnnTask:
     return task
 
 
-def new_task(config: MaskRcnnConfig) -> MaskRcnnTask:
-    """Builds a model of COCO's classes with random weights."""
+def new_task(config: MaskRcnnConfig, *, class_map: ClassMap | None = None) -> MaskRcnnTask:
+    """Builds a model with random weights, of COCO's classes unless others are given."""
     data = config.data
-    class_map = coco_class_map(class_ids=data.class_ids, num_classes=data.num_classes)
+    if class_map is None:
+        class_map = coco_class_map(class_ids=data.class_ids, num_classes=data.num_classes)
     return MaskRcnnTask(_with_conventions(config, None, ""), class_map)
 
 

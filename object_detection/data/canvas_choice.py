@@ -16,6 +16,8 @@ from object_detection.data import crop_decode, schema
 
 # Scales that differ by less than this share count as equal: the smaller canvas is taken.
 _SAME_SCALE = 1e-4
+# Pixels between canvases that would else be of one size.
+_TOLD_APART = 8
 
 
 class Frames(NamedTuple):
@@ -62,7 +64,7 @@ def make_frames(
 def frames_of_networks(
     network_sizes: Sequence[tuple[int, int]],
     *,
-    side_limits: tuple[int, int],
+    side_limits: tuple[int, int] | None,
     resize_on_host: bool,
     canvas_size: tuple[int, int] | None = None,
     largest_image: tuple[int, int] | None = None,
@@ -86,21 +88,22 @@ def frames_of_networks(
             f"canvas_size={canvas_size[0]}: expected 0 with several canvases {network_sizes}"
         )
 
-    def made(largest: tuple[int, int] | None) -> tuple[Frames, ...]:
-        ordered = sorted(network_sizes, key=lambda size: (size[0] * size[1], size))
-        return tuple(
-            make_frames(
-                tuple(size),
-                resize_on_host=resize_on_host,
-                canvas_size=canvas_size,
-                largest_image=largest,
-                side_limits=side_limits,
-            )
-            for size in ordered
+    frames: list[Frames] = []
+    for size in sorted(network_sizes, key=lambda size: (size[0] * size[1], size)):
+        frame = make_frames(
+            tuple(size),
+            resize_on_host=resize_on_host,
+            canvas_size=canvas_size,
+            largest_image=largest_image,
+            side_limits=side_limits,
         )
-
-    bounded = made(largest_image)
-    return bounded if len({f.canvas_size for f in bounded}) == len(bounded) else made(None)
+        height, width = frame.canvas_size
+        while any((height, width) == other.canvas_size for other in frames):
+            # Bounded by the same largest image: a few columns, or rows, tell them apart.
+            is_tall = size[0] > size[1]
+            height, width = height + _TOLD_APART * is_tall, width + _TOLD_APART * (not is_tall)
+        frames.append(frame._replace(canvas_size=(height, width)))
+    return tuple(frames)
 
 
 def fit_size(original_size: tf.Tensor, frames: Frames) -> tf.Tensor | None:

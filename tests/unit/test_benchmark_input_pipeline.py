@@ -32,6 +32,7 @@ def coco_directory(tmp_path_factory):
             "id": i,
             "image_id": i,
             "category_id": 7,
+            "segmentation": [[8, 8, 28, 8, 28, 38, 8, 38]],
             "bbox": [8, 8, 20, 30],
             "area": 600,
             "iscrowd": 0,
@@ -62,6 +63,15 @@ def test_both_modes_are_timed_against_the_floor(mode, coco_directory, tmp_path):
     ratio = figures["cpu_ms_per_image"] / figures["floor_cpu_ms_per_image"]
     assert figures["ratio_to_floor"] == pytest.approx(ratio)
     assert figures["images_per_s"] > 0
+
+
+def test_mask_r_cnn_is_measured_with_its_masks(coco_directory, tmp_path):
+    settings = dataclasses.replace(SMALL, model_name="maskrcnn-r50-fpn")
+    pattern = benchmark.convert_records(
+        str(coco_directory), split="", mode="train", folder=str(tmp_path), with_masks=True
+    )
+    figures = benchmark.measure(pattern, settings)
+    assert figures["canvas"] == "64x64" and figures["images_per_s"] > 0
 
 
 @pytest.mark.slow

@@ -69,7 +69,7 @@ def test_canvases_are_bounded_by_the_largest_image_but_differ():
     made = frames_of_networks(
         sizes, side_limits=(64, 96), resize_on_host=False, largest_image=(50, 50)
     )
-    assert [frame.canvas_size for frame in made] == [(80, 120), (120, 80)]
+    assert [frame.canvas_size for frame in made] == [(50, 50), (58, 50)]
 
 
 def test_one_canvas_size_for_several_networks_is_refused():
