@@ -256,28 +256,49 @@ class Forward:
     ) -> tf.Tensor:
         """Computes the mask loss of the sampled objects, which stand first among the regions."""
         model, roi = self._config.model, self._config.roi
-        count = num_mask_rois(roi.batch_size_per_im, roi.fg_fraction)
-        targets = assign_mask_targets(
-            rois,
-            truth.packed_masks,
-            truth.mask_frames,
-            num_rois=count,
-            mask_size=model.mask_size,
-            is_mirrored=truth.is_mirrored,
-        )
-        if model.mask_head == "res5":
-            shape = box_features.shape[1:]
-            by_image = tf.reshape(box_features, [-1, rois.boxes.shape[1], *shape])
-            features = tf.reshape(by_image[:, :count], [-1, *shape])
-        else:
-            features = self._pool(trunk, targets.boxes, model.mask_resolution)
-        logits = self._model.masks(features, training=training)
-        return mask_loss(
-            logits,
-            targets,
-            is_counted=truth.is_counted,
-            normalizer=self._config.loss.mask_normalizer,
-        )
+
+        def loss_of_first(count: int) -> tf.Tensor:
+            targets = assign_mask_targets(
+                rois,
+                truth.packed_masks,
+                truth.mask_frames,
+                num_rois=count,
+                mask_size=model.mask_size,
+                is_mirrored=truth.is_mirrored,
+            )
+            if model.mask_head == "res5":
+                shape = box_features.shape[1:]
+                by_image = tf.reshape(box_features, [-1, rois.boxes.shape[1], *shape])
+                features = tf.reshape(by_image[:, :count], [-1, *shape])
+            else:
+                features = self._pool(trunk, targets.boxes, model.mask_resolution)
+            logits = self._model.masks(features, training=training)
+            return mask_loss(
+                logits,
+                targets,
+                is_counted=truth.is_counted,
+                normalizer=self._config.loss.mask_normalizer,
+            )
+
+        most = num_mask_rois(roi.batch_size_per_im, roi.fg_fraction)
+        if not self._skips_unused_mask_rois:
+            return loss_of_first(most)
+        counts = sorted({-(-most // 4), -(-most // 2), most})
+        needed = tf.reduce_max(tf.reduce_sum(tf.cast(rois.is_positive, tf.int32), axis=1))
+        branch = tf.reduce_sum(tf.cast(needed > tf.constant(counts[:-1], tf.int32), tf.int32))
+        return tf.switch_case(branch, [functools.partial(loss_of_first, n) for n in counts])
+
+    @property
+    def _skips_unused_mask_rois(self) -> bool:
+        """Whether the mask head is run on as few RoIs as hold the positives.
+
+        Not where batch norm looks at all of them, and not where they share the box head's work.
+        The choice of a branch makes the host wait for an accelerator once in each step.
+        """
+        model, asked = self._config.model, self._config.roi.mask_rois
+        if model.mask_head == "res5" or model.mask_head_norm == "batch_norm":
+            return False
+        return asked == "needed" or (asked == "auto" and not tf.config.list_physical_devices("GPU"))
 
     def _box_features(self, trunk: TrunkOutputs, boxes: tf.Tensor, *, training: bool) -> tf.Tensor:
         """Returns what the box head takes of [B, R, 4] boxes, [B * R, ...]."""

@@ -51,6 +51,9 @@ class RoiConfig:
     bg_thresh_hi: float = 0.5  # IoU below which a RoI is background
     bg_thresh_lo: float = 0.0  # and from which
     bbox_reg_weights: tuple[float, float, float, float] = (10.0, 10.0, 5.0, 5.0)  # (y, x, h, w)
+    # RoIs that go through the mask head: all that may be positive; or needed: a quarter, half or
+    # all of them, whatever holds the batch's positives. auto: needed, but all on an accelerator.
+    mask_rois: str = "auto"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -28,6 +28,7 @@ def validate(config: MaskRcnnConfig) -> None:
         (config.loss, "class_normalizer", ("fixed", "batch")),
         (config.loss, "box_normalizer", ("fixed", "batch", "positives")),
         (config.loss, "mask_normalizer", ("image", "batch")),
+        (config.roi, "mask_rois", ("auto", "all", "needed")),
         (config.test, "mask_paste_convention", ("continuous", "detectron")),
         (config.eval, "coco_scorer", ("auto", *SCORERS)),
     ):

@@ -97,3 +97,12 @@ def test_the_canvas_is_bounded_by_the_largest_image_of_all_records(records):
     assert frame.canvas_size == (80, 96) and frame.network_size == (64, 96)
     (frame,) = input_pipeline.frames_of(config, [None])
     assert frame.canvas_size == (80, 120)
+
+
+def test_a_batch_may_be_larger_than_the_images_of_a_shape(records):
+    """Images of a rare shape wait for those of later epochs; all are seen equally often."""
+    batches = read(records, 12, training=True, train__batch_size=4)
+    assert {batch["image"].shape for batch in batches} == {(4, 64, 96, 3), (4, 96, 64, 3)}
+    counts = np.bincount(np.concatenate([batch["record_index"] for batch in batches]), minlength=6)
+    # 48 images are eight epochs of six.
+    assert np.abs(counts - 8).max() <= 2, counts

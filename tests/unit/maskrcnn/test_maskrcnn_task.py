@@ -113,6 +113,30 @@ def test_all_crops_unknown_leave_no_mask_loss(task, batch):
     assert losses_of(task, unknown)[1]["mask_loss"] == 0.0
 
 
+@pytest.mark.parametrize(("share", "jit_compile"), [(1.0, None), (1.0, True), (0.25, None)])
+def test_the_mask_head_needs_the_positive_rois_only(records, batch, share, jit_compile):
+    found = {}
+    for mask_rois in ("needed", "all"):
+        task = build(records, roi__mask_rois=mask_rois, roi__fg_fraction=share)
+        kernels = [
+            v for v in task.model.trainable_variables if v.name.startswith(("mask_head", "fpn"))
+        ]
+
+        @tf.function(autograph=False, jit_compile=jit_compile)
+        def step(seed, task=task, kernels=kernels):
+            with tf.GradientTape() as tape:
+                loss = task.losses(batch, training=False, seed=seed).parts["mask_loss"]
+            return [loss, *tape.gradient(loss, kernels)]
+
+        found[mask_rois] = [value.numpy() for value in step(tf.constant(SEED))]
+        operations = {
+            op.type for op in step.get_concrete_function(tf.constant(SEED)).graph.get_operations()
+        }
+        assert ("Case" in "".join(operations)) == (mask_rois == "needed")
+    for needed, whole in zip(found["needed"], found["all"]):
+        np.testing.assert_allclose(needed, whole, rtol=1e-4, atol=1e-6)
+
+
 def test_a_batch_without_objects_trains(task, batch):
     empty = {
         **batch,
