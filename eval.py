@@ -2,7 +2,12 @@
 
 python eval.py --ckpt_path=RUN/ema_weights/emackpt-300 --val_file_pattern='DATA/val-*'
 --val_json_file=DATA/annotations/instances_val2017.json
+
+Mask R-CNN, sets and settings of testing from a YAML file of NVIDIA's PyTorch program:
+python eval.py --config_file=FILE.yaml --ckpt_path=RUN --data_dir=DATA KEY VALUE ...
 """
+
+from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +16,7 @@ from absl import flags
 
 import families
 from engine import cli
-from engine.config import ConfigError
+from engine.config import ConfigError, override
 
 flags.DEFINE_string(
     "model_name", "efficientdet-d0", "Model; where the checkpoint says it, it must agree."
@@ -25,6 +30,7 @@ flags.DEFINE_string("hparams", "", "Comma-separated key=value pairs, or a YAML f
 flags.DEFINE_string("ckpt_path", "", "Checkpoint prefix, or a folder: then its newest checkpoint.")
 flags.DEFINE_string("output_dir", "", "Folder for detections and metrics; '': CKPT-evaluation.")
 flags.DEFINE_integer("batch_size", 8, "Images per rank and step.")
+flags.DEFINE_bool("skip_eval", False, "Write the detections and compute no metrics.")
 flags.DEFINE_integer(
     "only_this_epoch", 0, "Evaluate emackpt-N of this epoch in the folder ckpt_path; 0: the newest."
 )
@@ -37,33 +43,47 @@ cli.define_flags(
         *("amp", "precision", "use_xla", "set_num_threads", "enable_map_parallelization"),
     ),
 )
+families.define_flags(training=False)
 FLAGS = flags.FLAGS
 
 
 def main(argv: list[str]) -> int:
     """Evaluates; returns the exit code."""
-    cli.refuse_arguments(argv)
-    if not FLAGS.ckpt_path:
+    from engine import checkpoint, distributed
+    from engine.run import run_evaluation
+
+    request = families.evaluation_request(
+        argv[1:],
+        preset_name=FLAGS.preset,
+        batch_size=FLAGS.batch_size if FLAGS["batch_size"].present else None,
+        num_ranks=distributed.launched_size(),
+    )
+    places = [FLAGS.ckpt_path] if FLAGS.ckpt_path else request.checkpoint_places()
+    if not places:
         raise ConfigError(
             "--ckpt_path is required: a checkpoint prefix, or a folder that holds one"
         )
-    from engine import checkpoint
-    from engine.run import run_evaluation
 
     def find_checkpoint() -> str:
         if FLAGS.only_this_epoch:
-            return checkpoint.averaged(FLAGS.ckpt_path, FLAGS.only_this_epoch)
-        return checkpoint.find(FLAGS.ckpt_path)
+            return checkpoint.averaged(places[0], FLAGS.only_this_epoch)
+        return checkpoint.find_any(places)
 
     def configure(stored: Mapping[str, Any]) -> Any:
-        name = stored["config"]["model"]["name"] if stored else FLAGS.model_name
-        return families.load(name).config_of_description(
-            stored,
+        described = request.description(stored)
+        name = described["config"]["model"]["name"] if described else FLAGS.model_name
+        families.refuse_references(name)
+        config = families.load(name).config_of_description(
+            described,
             model_name=FLAGS.model_name,
             preset_name=FLAGS.preset,
             hparams=FLAGS.hparams,
-            batch_size=FLAGS.batch_size,
+            batch_size=request.config.eval.eval_batch_size if request.config else FLAGS.batch_size,
         )
+        more = {"eval.skip_eval": FLAGS.skip_eval}
+        if not stored:  # weights of others, which demand conventions of their own
+            more["train.pretrained_ckpt"] = places[-1]
+        return override(config, more, source="flag")
 
     return run_evaluation(
         configure,
@@ -71,6 +91,9 @@ def main(argv: list[str]) -> int:
         find_checkpoint=find_checkpoint,
         output_dir=FLAGS.output_dir,
         set_num_threads=FLAGS.set_num_threads,
+        sets=request.test_sets or None,
+        notes=request.notes,
+        conclude=request.conclude,
     )
 
 

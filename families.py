@@ -7,11 +7,20 @@ answers at once.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from typing import Any
+
+from absl import flags
 
 import efficientdet.settings
 import maskrcnn.settings
+from engine import cli
 from engine.config import ConfigError, nearest
+from maskrcnn import command_line
+from maskrcnn.command_line import Request
+
+# The flags defined here belong to the program that asks for them.
+flags.disclaim_key_flags()
 
 CONFIG_CLASSES = (efficientdet.settings.EfficientDetConfig, maskrcnn.settings.MaskRcnnConfig)
 """The configurations of all families, for `cli.define_flags`."""
@@ -55,6 +64,85 @@ def preset(name: str, *, model_name: str) -> dict[str, Any]:
     return efficientdet.settings.preset(name)
 
 
+def define_flags(*, training: bool) -> None:
+    """Defines the flags of all families' settings for train.py, and the references' arguments."""
+    if training:
+        cli.define_flags(CONFIG_CLASSES)
+    command_line.define_flags(training=training)
+
+
+def training_request(
+    pairs: Sequence[str], *, preset_name: str, recipe: str, hparams: str, num_ranks: int
+) -> Request:
+    """Returns what train.py's command line asks for.
+
+    Args:
+      pairs: what follows the flags.
+      preset_name: as `--preset`.
+      recipe: as `--recipe`.
+      hparams: as `--hparams`.
+      num_ranks: processes that will train.
+
+    Raises:
+      ConfigError, ValueError, FileNotFoundError: what was expected, what came, what to do.
+    """
+    name = flags.FLAGS["model_name"]
+    has_file = bool(flags.FLAGS.config_file)
+    if has_file or package_of(name.value) == "maskrcnn":
+        return command_line.training_request(
+            pairs,
+            model_name=name.value if name.present or not has_file else None,
+            preset_name=preset_name,
+            recipe=recipe,
+            hparams=hparams,
+            num_ranks=num_ranks,
+        )
+    refuse_references(name.value)
+    cli.refuse_arguments(["", *pairs])
+    overrides = preset(preset_name, model_name=name.value)
+    config = cli.resolve(base_config(name.value), preset=overrides, recipe=recipe, hparams=hparams)
+    return Request(config)
+
+
+def evaluation_request(
+    pairs: Sequence[str], *, preset_name: str, batch_size: int | None, num_ranks: int
+) -> Request:
+    """Returns what eval.py's command line asks for beside the checkpoint's own description.
+
+    Args:
+      pairs: what follows the flags.
+      preset_name: as `--preset`.
+      batch_size: images per rank and step; None: the default.
+      num_ranks: processes that will evaluate.
+
+    Raises:
+      ConfigError, ValueError, FileNotFoundError: what was expected, what came, what to do.
+    """
+    if not command_line.given_arguments():
+        cli.refuse_arguments(["", *pairs])
+        return Request(None)
+    name = flags.FLAGS["model_name"]
+    if name.present:
+        refuse_references(name.value)
+    return command_line.evaluation_request(
+        pairs,
+        model_name=name.value if name.present else maskrcnn.settings.MaskRcnnConfig().model.name,
+        preset_name=preset_name,
+        batch_size=batch_size,
+        num_ranks=num_ranks,
+    )
+
+
+def refuse_references(model_name: str) -> None:
+    """Raises ConfigError if the model is no Mask R-CNN and a reference's argument was given."""
+    given = command_line.given_arguments()
+    if given and package_of(model_name) != "maskrcnn":
+        raise ConfigError(
+            f"--{given[0]} is for Mask R-CNN, but model_name={model_name}: name a model such as "
+            f"--model_name=maskrcnn-r50-fpn, or use the flags of EfficientDet (docs/training.md)"
+        )
+
+
 def load(model_name: str) -> Any:
     """Imports the family of a model: what `engine.run` takes as such."""
     return importlib.import_module(f"{package_of(model_name)}.family")
@@ -83,9 +171,9 @@ def load_task(path: str, *, model_name: str, preset_name: str, hparams: str) -> 
     return _predict(name).load_task(path, config=config)
 
 
-def new_task(config: Any) -> Any:
-    """Builds a model of COCO's classes with random weights, to time it."""
-    return _predict(config.model.name).new_task(config)
+def new_task(config: Any, *, class_map: Any = None) -> Any:
+    """Builds a model with random weights, of COCO's classes unless others are given, to time it."""
+    return _predict(config.model.name).new_task(config, class_map=class_map)
 
 
 def _predict(model_name: str) -> Any:

@@ -4,12 +4,13 @@ python train.py --model_name=efficientdet-d0 --model_dir=RUN
 --training_file_pattern='DATA/train-*' --val_file_pattern='DATA/val-*'
 --val_json_file=DATA/annotations/instances_val2017.json
 
-Mask R-CNN: --model_name=maskrcnn-r50-fpn, with records that hold masks.
+Mask R-CNN: --model_name=maskrcnn-r50-fpn, with records that hold masks; or a configuration of
+NVIDIA's PyTorch program: --config_file=FILE.yaml --model_dir=RUN --data_dir=DATA KEY VALUE ...
 """
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
 
 from absl import flags
 
@@ -29,28 +30,58 @@ flags.DEFINE_string("recipe", "", "YAML file of settings that differ from the de
 flags.DEFINE_string(
     "hparams", "", "Comma-separated key=value pairs, or a YAML file; overrides the recipe."
 )
-cli.define_flags(families.CONFIG_CLASSES)
+families.define_flags(training=True)
 FLAGS = flags.FLAGS
 
 
-def resolve_config() -> Any:
-    """Returns the configuration that the command line asks for."""
-    return cli.resolve(
-        families.base_config(FLAGS.model_name),
-        preset=families.preset(FLAGS.preset, model_name=FLAGS.model_name),
+def resolve_request(argv: list[str]) -> families.Request:
+    """Returns what the command line asks for."""
+    from engine import distributed  # brings TensorFlow, which --help does not wait for
+
+    return families.training_request(
+        argv[1:],
+        preset_name=FLAGS.preset,
         recipe=FLAGS.recipe,
         hparams=FLAGS.hparams,
+        num_ranks=distributed.launched_size(),
     )
 
 
 def main(argv: list[str]) -> int:
     """Trains; returns the exit code."""
-    cli.refuse_arguments(argv)
-    config = resolve_config()
+    request = resolve_request(argv)
+    config = request.config
     family = families.load(config.model.name)
     from engine.run import run_training
 
-    return run_training(config, family)
+    code = run_training(config, family, notes=request.notes, conclude=request.conclude)
+    # The first set was evaluated while training.
+    others = dict(list(request.test_sets.items())[1:])
+    if code == 0 and others and not (config.train.skip_test or config.train.benchmark):
+        evaluate_others(request, others)
+    return code
+
+
+def evaluate_others(request: families.Request, sets: dict[str, dict]) -> None:
+    """Evaluates the end of a run on further data sets, one by one."""
+    from engine import checkpoint
+    from engine.run import evaluate_checkpoint
+
+    folder = request.config.train.model_dir
+    evaluate_checkpoint(
+        lambda stored: families.load(request.config.model.name).config_of_description(
+            stored,
+            model_name=request.config.model.name,
+            preset_name="",
+            hparams="",
+            batch_size=request.config.eval.eval_batch_size,
+        ),
+        families.load(request.config.model.name),
+        find_checkpoint=lambda: checkpoint.find(folder),
+        output_dir=str(Path(folder) / "evaluation"),
+        sets=sets,
+        conclude=request.conclude,
+    )
 
 
 if __name__ == "__main__":

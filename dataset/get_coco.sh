@@ -52,33 +52,8 @@ if [[ -z "${PYTHON:-}" ]]; then
   [[ -x "$PYTHON" ]] || PYTHON=python3
 fi
 
-say() { printf '%s get_coco: %s\n' "$(date +%H:%M:%S)" "$*" >&2; }
-die() {
-  say "error: $*"
-  exit 1
-}
-
-is_true() { [[ "$1" == 1 || "$1" == true || "$1" == True || "$1" == yes ]]; }
-
-# complete_splits: which of train and val have a card, all of its shards, and masks if asked for.
-complete_splits() {
-  local masks=""
-  if is_true "$INCLUDE_MASKS"; then masks=masks; fi
-  PYTHONPATH="$repository${PYTHONPATH:+:$PYTHONPATH}" "$PYTHON" - "$DATA_DIR" "$masks" <<'EOF'
-import sys
-
-from object_detection.data.card import find_card
-
-folder, masks = sys.argv[1:]
-for split in ("train", "val"):
-    try:
-        card = find_card(f"{folder}/{split}-*.tfrecord")
-    except (FileNotFoundError, ValueError):
-        continue
-    if card is not None and (card.has_masks or not masks):
-        print(split)
-EOF
-}
+# shellcheck source=dataset/coco_files.sh
+source "$repository/dataset/coco_files.sh"
 
 annotations_complete() {
   [[ -s "$DATA_DIR/annotations/instances_train2017.json" &&
@@ -96,83 +71,12 @@ gigabytes_needed() {
   echo "$needed"
 }
 
-check_disk_space() {
-  local needed="${MIN_FREE_GB:-$(gigabytes_needed)}" free
-  free="$(df -Pk "$DATA_DIR" | awk 'NR == 2 { print int($4 / 1048576) }')"
-  [[ "$free" -ge "$needed" ]] ||
-    die "$DATA_DIR has $free GB free, $needed GB are needed: free some space, choose another" \
-      "DATA_DIR, or set MIN_FREE_GB if you know better"
-}
-
-md5_matches() { [[ "$(md5sum <"$1" | cut -d ' ' -f 1)" == "$2" ]]; }
-
-# transfer URL FILE: goes on where FILE ends.
-transfer() {
-  if command -v curl >/dev/null; then
-    local quiet=(--silent --show-error)
-    [[ -t 2 ]] && quiet=(--progress-bar)
-    curl --fail --location --retry 5 --retry-delay 3 "${quiet[@]}" --continue-at - \
-      --output "$2" "$1"
-  elif command -v wget >/dev/null; then
-    wget --continue --tries=5 --no-verbose --output-document="$2" "$1"
-  else
-    die "neither curl nor wget is installed"
-  fi
-}
-
-# fetch NAME PATH_BELOW_COCO_URL MD5: leaves a checked $DATA_DIR/NAME. An archive carries its final
-# name only once its checksum was right.
-fetch() {
-  local archive="$DATA_DIR/$1" url="$COCO_URL/$2" md5="$3" status=0
-  if [[ -f "$archive" ]]; then
-    say "checking $archive"
-    md5_matches "$archive" "$md5" && return
-    die "$archive is not the file expected (md5 $md5): remove it and run again"
-  fi
-  say "downloading $url"
-  transfer "$url" "$archive.partial" || status=$?
-  # A server that cannot resume (curl 33) or a file already whole (HTTP 416) also end in an error.
-  if [[ "$status" -ne 0 && -s "$archive.partial" ]] && ! md5_matches "$archive.partial" "$md5"; then
-    if [[ "$status" -eq 33 ]]; then
-      say "the server cannot resume: starting $1 from the beginning"
-      rm -f "$archive.partial"
-      status=0
-      transfer "$url" "$archive.partial" || status=$?
-    fi
-    [[ "$status" -eq 0 ]] || die "download of $url stopped (status $status): run again to resume"
-  fi
-  [[ -s "$archive.partial" ]] || die "download of $url failed (status $status): check COCO_URL"
-  if ! md5_matches "$archive.partial" "$md5"; then
-    rm -f "$archive.partial"
-    die "$url arrived with a wrong checksum (expected md5 $md5) and was removed: run again"
-  fi
-  mv "$archive.partial" "$archive"
-}
-
-# unpack ARCHIVE FOLDER: $DATA_DIR/FOLDER appears when all of it is unpacked. In a folder that was
-# there already (annotations of your own) files of the archive are added or replaced.
-unpack() {
-  local staging="$DATA_DIR/.unpack-$2"
-  rm -rf "$staging"
-  say "unpacking $1"
-  "$PYTHON" -m zipfile -e "$DATA_DIR/$1" "$staging"
-  [[ -d "$staging/$2" ]] || die "$DATA_DIR/$1 holds no folder $2"
-  if [[ -d "$DATA_DIR/$2" ]]; then
-    cp -a "$staging/$2/." "$DATA_DIR/$2/"
-  else
-    touch "$staging/$2/.from_get_coco"
-    mv "$staging/$2" "$DATA_DIR/$2"
-  fi
-  rm -rf "$staging"
-  is_true "$KEEP_ZIPS" || rm -f "${DATA_DIR:?}/$1"
-}
-
 # make_records SPLIT YEAR_FOLDER NUM_SHARDS MD5 [flags ...]
 make_records() {
   local split="$1" folder="$2" num_shards="$3" md5="$4"
   shift 4
   if [[ ! -d "$DATA_DIR/$folder" ]]; then
-    fetch "$folder.zip" "zips/$folder.zip" "$md5"
+    fetch "$folder.zip" "$COCO_URL/zips/$folder.zip" "$md5"
     unpack "$folder.zip" "$folder"
   fi
   "$PYTHON" "$repository/dataset/create_coco_tfrecord.py" \
@@ -193,7 +97,7 @@ converter_flags+=("$@")
 
 mkdir -p "$DATA_DIR"
 [[ -w "$DATA_DIR" ]] || die "$DATA_DIR cannot be written: choose another DATA_DIR"
-complete="$(complete_splits)"
+complete="$(complete_sets train val)"
 train_complete=false
 val_complete=false
 if [[ "$complete" == *train* ]]; then train_complete=true; fi
@@ -203,10 +107,11 @@ if annotations_complete && "$train_complete" && "$val_complete"; then
   say "nothing to do: $DATA_DIR is complete"
   exit 0
 fi
-check_disk_space
+check_disk_space "$(gigabytes_needed)"
 
 if ! annotations_complete; then
-  fetch annotations_trainval2017.zip annotations/annotations_trainval2017.zip "$MD5_ANNOTATIONS"
+  fetch annotations_trainval2017.zip "$COCO_URL/annotations/annotations_trainval2017.zip" \
+    "$MD5_ANNOTATIONS"
   unpack annotations_trainval2017.zip annotations
 fi
 # The small split first, so that whatever is wrong shows early.

@@ -89,6 +89,7 @@ class EfficientDetTask:
             card=eval_card,
             scorer=config.eval.coco_scorer,
             is_submission=bool(config.eval.testdev_dir),
+            is_scored=not config.eval.skip_eval,
         )
 
     # ------------------------------------------------------------------ data

@@ -5,6 +5,7 @@
     model_dir/ema_weights/emackpt-NN.*                         averaged weights of epoch NN
     model_dir/ema_weights/emackpt-best.*                       those of the best AP
     model_dir/ckpt-best.*                                      the same of a run without averages
+    model_dir/{checkpoint,last_checkpoint}                     names of the newest
 
 Tensor names are `model/...`, `ema/...`, `momentum/...`, `state/...`; averaged weights are stored
 under `model/...`. Loading reads tensors and JSON, never code. The index file is renamed last: a
@@ -28,6 +29,7 @@ import tensorflow as tf
 from engine.config import ConfigError
 
 _DATA, _INDEX, _META = ".data-00000-of-00001", ".index", ".json"
+_TF_POINTER, _POINTER = "checkpoint", "last_checkpoint"
 _NUMBERED = re.compile(r"^(?P<stem>.*-)(?P<number>\d+)$")
 # Files being written, and files being replaced: an interrupted save is cleared up or undone.
 _ASIDE, _REPLACED = ".writing-", ".replaced-"
@@ -141,15 +143,18 @@ def numbered(folder: str | Path, stem: str) -> list[str]:
 
 
 def find(path: str | Path) -> str:
-    """Returns the checkpoint prefix that `path` means: a prefix, or a folder's newest.
+    """Returns the checkpoint prefix that `path` means: a prefix, a folder's newest, a pointer's.
 
     In a folder the order is: averaged weights of the highest epoch, then resumable checkpoints,
-    then ckpt-final, then the best by AP, then what TensorFlow's `checkpoint` file points to.
+    then ckpt-final, then the best by AP, then what TensorFlow's `checkpoint` file points to. The
+    path of a file `last_checkpoint` means what it names.
 
     Raises:
       FileNotFoundError: nothing complete there; names what was looked for.
     """
     path = Path(str(path).removesuffix(_INDEX))
+    if path.name == _POINTER and path.is_file():
+        path = path.parent / path.read_text(encoding="utf-8").strip()
     if exists(path):
         return str(path)
     if not path.is_dir():
@@ -171,6 +176,23 @@ def find(path: str | Path) -> str:
         f"no complete checkpoint in {path} (looked for ema_weights/emackpt-N, emackpt-N, ckpt-N, "
         "ckpt-final, emackpt-best, ckpt-best and a file named checkpoint)"
     )
+
+
+def find_any(paths: Sequence[str]) -> str:
+    """Returns what the first of some paths means: a checkpoint as of `find`, or any other file.
+
+    Raises:
+      FileNotFoundError: none of them is there; says what was looked for.
+    """
+    problems = []
+    for path in paths:
+        try:
+            return find(path)
+        except FileNotFoundError as error:
+            if Path(path).is_file():  # weights of others
+                return path
+            problems.append(str(error))
+    raise FileNotFoundError("; ".join(problems))
 
 
 def newest_or_path(path: str) -> str:
@@ -279,8 +301,14 @@ def prune(prefixes: Sequence[str], keep: int) -> None:
 
 
 def write_pointer(folder: str | Path, prefix: str) -> None:
-    """Writes TensorFlow's `checkpoint` file, so that its tools find the newest one too."""
-    aside = Path(folder) / f"{_ASIDE}{os.getpid()}-checkpoint"
+    """Names the newest checkpoint of a folder in two files, so that other tools find it too.
+
+    `checkpoint` is TensorFlow's, `last_checkpoint` that of the PyTorch reference: one line, here
+    relative to the folder, which may be moved.
+    """
     name = Path(prefix).name
-    aside.write_text(f'model_checkpoint_path: "{name}"\nall_model_checkpoint_paths: "{name}"\n')
-    os.replace(aside, Path(folder) / "checkpoint")
+    paths = f'model_checkpoint_path: "{name}"\nall_model_checkpoint_paths: "{name}"\n'
+    for file, text in ((_TF_POINTER, paths), (_POINTER, f"{name}\n")):
+        aside = Path(folder) / f"{_ASIDE}{os.getpid()}-{file}"
+        aside.write_text(text, encoding="utf-8")
+        os.replace(aside, Path(folder) / file)

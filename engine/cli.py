@@ -38,13 +38,23 @@ def define_flags(
     """
     for config_class in config_classes:
         for _, section in config_lib.sections(config_class):
-            hints = typing.get_type_hints(section)
-            for field in dataclasses.fields(section):
-                name = flag_name(field)
-                if name is None or name in flag_values:
-                    continue
-                if only is None or name in only:
-                    _define(name, field, hint=hints[field.name], flag_values=flag_values)
+            define_fields(section, only=only, flag_values=flag_values)
+
+
+def define_fields(
+    section: type,
+    *,
+    only: Container[str] | None = None,
+    flag_values: flags.FlagValues = flags.FLAGS,
+) -> None:
+    """Defines one flag per setting of one dataclass; see `define_flags`."""
+    hints = typing.get_type_hints(section)
+    for field in dataclasses.fields(section):
+        name = flag_name(field)
+        if name is None or name in flag_values:
+            continue
+        if only is None or name in only:
+            _define(name, field, hint=hints[field.name], flag_values=flag_values)
 
 
 def flag_name(field: dataclasses.Field) -> str | None:
@@ -81,15 +91,23 @@ def given_flags(
     config_class: type, *, flag_values: flags.FlagValues = flags.FLAGS
 ) -> dict[str, Any]:
     """Returns `section.field` -> value of the flags that were given on the command line."""
+    return {
+        f"{section}.{name}": value
+        for section, section_class in config_lib.sections(config_class)
+        for name, value in given_fields(section_class, flag_values=flag_values).items()
+    }
+
+
+def given_fields(section: type, *, flag_values: flags.FlagValues = flags.FLAGS) -> dict[str, Any]:
+    """Returns field -> value of the flags of one dataclass that were given."""
     values: dict[str, Any] = {}
-    for section, section_class in config_lib.sections(config_class):
-        for field in dataclasses.fields(section_class):
-            name = flag_name(field)
-            if name is not None and name in flag_values and flag_values[name].present:
-                value = flag_values[name].value
-                if isinstance(value, list):
-                    value = [hparams_lib.literal(v) for v in value]
-                values[f"{section}.{field.name}"] = value
+    for field in dataclasses.fields(section):
+        name = flag_name(field)
+        if name is not None and name in flag_values and flag_values[name].present:
+            value = flag_values[name].value
+            if isinstance(value, list):
+                value = [hparams_lib.literal(v) for v in value]
+            values[field.name] = value
     return values
 
 
@@ -173,11 +191,14 @@ def refuse_arguments(argv: Sequence[str]) -> None:
 def parse_flags(argv: Sequence[str], *, flag_values: flags.FlagValues = flags.FLAGS) -> list[str]:
     """Parses the command line; ends the process after --help (status 0) or a wrong flag (2).
 
+    The references' spellings are understood: hyphens in the names of flags (--config-file), and
+    lists of numbers separated by spaces (--learning_rate_values 0.01 0.001).
+
     Returns:
       The program's name and what is no flag.
     """
     try:
-        return flag_values(argv)
+        return flag_values(_in_our_spelling(argv, flag_values))
     except SystemExit:  # --help was answered; absl would end with status 1
         sys.exit(0)
     except flags.UnrecognizedFlagError as error:
@@ -187,6 +208,42 @@ def parse_flags(argv: Sequence[str], *, flag_values: flags.FlagValues = flags.FL
         message = str(error)
     print(f"ERROR: {message}\nAll flags: python {argv[0]} --help", file=sys.stderr)
     sys.exit(2)
+
+
+def _in_our_spelling(argv: Sequence[str], flag_values: flags.FlagValues) -> list[str]:
+    """Writes hyphens in names of flags as underscores, numbers after a list flag as one list.
+
+    What is no flag, negative numbers among it, comes last.
+    """
+    spelled, plain, rest = [argv[0]], [], list(argv[1:])
+    while rest:
+        if not rest[0].startswith("-") or _is_number(rest[0]):
+            plain.append(rest.pop(0))
+            continue
+        if rest[0] == "--":
+            plain += rest[1:]
+            break
+        name, equals, value = rest.pop(0).partition("=")
+        if name.startswith("--"):
+            name = f"--{name[2:].replace('-', '_')}"
+        flag = flag_values[name[2:]] if name[2:] in flag_values else None
+        if equals or flag is None or flag.boolean:
+            spelled.append(f"{name}{equals}{value}")
+            continue
+        values = [rest.pop(0)] if rest else []
+        if isinstance(flag.parser, flags.ListParser):
+            while values and rest and _is_number(rest[0]):
+                values.append(rest.pop(0))
+        spelled += [f"{name}={','.join(values)}"] if values else [name]
+    return [*spelled, "--", *plain] if plain else spelled
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def run_app(main: Callable[[list[str]], int]) -> None:

@@ -25,15 +25,18 @@ class StepPlan(NamedTuple):
     warmup_steps: int
     stop_epoch: int
 
-    def describe(self, config: OptimConfig) -> str:
+    def describe(self, config: OptimConfig, *, train_minutes: float = 0.0) -> str:
         """One line for the log."""
         how = f"{config.learning_rate:g} as given"
         if config.lr_batch_size:
             how = f"{config.learning_rate:g} per {config.lr_batch_size} images"
+        length = f"over {self.total_steps} steps, stop after epoch {self.stop_epoch}"
+        if train_minutes:
+            length = f"fitted to {train_minutes:g} minutes"
         return (
             f"global batch {self.global_batch_size}, learning rate {self.learning_rate:g} ({how}), "
-            f"{self.steps_per_epoch} steps per epoch, warm-up {self.warmup_steps} steps, schedule "
-            f"over {self.total_steps} steps, stop after epoch {self.stop_epoch}"
+            f"{self.steps_per_epoch} steps per epoch, warm-up {self.warmup_steps} steps, "
+            f"schedule {length}"
         )
 
 
@@ -46,6 +49,7 @@ def check_settings(train: TrainConfig, optim: OptimConfig, evaluation: EvalConfi
     for name, value, known in (
         ("training_mode", train.training_mode, MODES),
         ("optimizer", optim.optimizer, OPTIMIZERS),
+        ("lr_warmup_method", optim.lr_warmup_method, schedules.WARMUP_METHODS),
         ("lr_decay_method", optim.lr_decay_method, schedules.METHODS),
     ):
         if value not in known:
@@ -57,6 +61,7 @@ def check_settings(train: TrainConfig, optim: OptimConfig, evaluation: EvalConfi
         ("num_epochs", train.num_epochs, 1),
         ("checkpoint_period", train.checkpoint_period, 1),
         ("log_steps", train.log_steps, 1),
+        ("log_warmup_steps", train.log_warmup_steps, 0),
         ("benchmark_steps", train.benchmark_steps, 1),
         ("gradient_accumulation", optim.gradient_accumulation, 1),
         ("stop_epoch", train.stop_epoch, 0),
@@ -73,6 +78,11 @@ def check_settings(train: TrainConfig, optim: OptimConfig, evaluation: EvalConfi
     ):
         if not number >= least:
             raise ConfigError(f"{name}={number}: expected at least {least}")
+    if train.skip_test and evaluation.target_ap:
+        raise ConfigError(
+            f"--skip_test with target_ap={evaluation.target_ap:g}: a run that never evaluates "
+            "cannot reach a target; leave one of them out"
+        )
     if not 0 <= (optim.moving_average_decay or 0) < 1:
         raise ConfigError(f"moving_average_decay={optim.moving_average_decay}: expected 0 to 1")
 
@@ -132,7 +142,9 @@ def stop_epoch(train: TrainConfig) -> int:
 
 def evaluates_after(epoch: int, train: TrainConfig, evaluation: EvalConfig) -> bool:
     """True if an evaluation follows `epoch` (1-based) during training."""
-    if train.benchmark or (train.training_mode != "traineval" and not evaluation.eval_start):
+    if train.benchmark or train.skip_test:
+        return False
+    if train.training_mode != "traineval" and not evaluation.eval_start:
         return False
     period = evaluation.eval_period or train.checkpoint_period
     start = evaluation.eval_start or (_EVAL_START if stop_epoch(train) >= _EVAL_START else 1)
@@ -141,7 +153,7 @@ def evaluates_after(epoch: int, train: TrainConfig, evaluation: EvalConfig) -> b
 
 def evaluates_at_end(train: TrainConfig) -> bool:
     """True if an evaluation follows the last epoch, should that epoch have had none."""
-    return not train.benchmark and (
+    return not (train.benchmark or train.skip_test) and (
         train.training_mode != "train300" or train.num_epochs < _EVAL_START
     )
 

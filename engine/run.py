@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import random
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,9 +19,9 @@ import tensorflow as tf
 import yaml
 
 from engine import checkpoint, distributed, env, preflight
-from engine.config import to_dict
+from engine.config import override, to_dict
 from engine.evaluation import Evaluator
-from engine.loop import Trainer
+from engine.loop import EXIT_DONE, Trainer
 from engine.metrics import Stopwatch
 from engine.plan import check_settings, make_plan, needs_evaluation_data
 from engine.precision import policy_name
@@ -74,8 +74,26 @@ class Family(Protocol):
         """Writes detections and metrics; returns lines for the log. Rank 0 only."""
 
 
-def run_training(config: Any, family: Family) -> int:
+def _nothing(metrics: Mapping[str, float]) -> list[str]:
+    """Says nothing of the metrics."""
+    del metrics
+    return []
+
+
+def run_training(
+    config: Any,
+    family: Family,
+    *,
+    notes: Sequence[str] = (),
+    conclude: Callable[[Mapping[str, float]], Sequence[str]] = _nothing,
+) -> int:
     """Trains; returns the exit code (see `engine.loop`).
+
+    Args:
+      config: what the run is told.
+      family: the model family.
+      notes: lines for the log's beginning.
+      conclude: the metrics of the last evaluation -> lines for the log's end.
 
     Raises:
       ConfigError, FileNotFoundError, ValueError, OSError: before any training step, naming the
@@ -100,6 +118,8 @@ def run_training(config: Any, family: Family) -> int:
     xla = "on" if use_xla else "off"
     log.info(f"{place.size} rank(s), {place.device}, precision {policy}, XLA {xla}")
     log.info(f"training_mode: {train.training_mode}")
+    for note in notes:
+        log.info(note)
     preflight.check_ranks_agree(config)
 
     latest, stored = distributed.on_main(lambda: _resumable(config))
@@ -172,7 +192,7 @@ def run_training(config: Any, family: Family) -> int:
         accumulation=config.optim.gradient_accumulation,
         use_xla=use_xla,
         log=log,
-        plan_line=plan.describe(config.optim),
+        plan_line=plan.describe(config.optim, train_minutes=train.train_minutes),
         description=description,
         export=lambda path: family.export(task, path),
         write_evaluation=lambda rows, metrics, epoch: family.write_evaluation(
@@ -181,7 +201,11 @@ def run_training(config: Any, family: Family) -> int:
         resumed=stored,
         clock=clock,
     )
-    return trainer.run().exit_code
+    result = trainer.run()
+    if result.exit_code == EXIT_DONE and result.metrics:
+        for line in conclude(result.metrics):
+            log.info(line)
+    return result.exit_code
 
 
 def join_ranks(*, set_num_threads: bool, debug: bool = False) -> distributed.Placement:
@@ -268,8 +292,32 @@ def run_evaluation(
     find_checkpoint: Callable[[], str],
     output_dir: str,
     set_num_threads: bool,
+    **options: Any,
 ) -> int:
-    """Evaluates a checkpoint; returns the exit code.
+    """Joins the ranks and evaluates a checkpoint; returns the exit code.
+
+    Args:
+      configure, family, find_checkpoint, output_dir, options: see `evaluate_checkpoint`.
+      set_num_threads: share the host's cores among its ranks.
+    """
+    join_ranks(set_num_threads=set_num_threads)
+    evaluate_checkpoint(
+        configure, family, find_checkpoint=find_checkpoint, output_dir=output_dir, **options
+    )
+    return EXIT_DONE
+
+
+def evaluate_checkpoint(
+    configure: Callable[[Mapping[str, Any]], Any],
+    family: Family | Callable[[Any], Family],
+    *,
+    find_checkpoint: Callable[[], str],
+    output_dir: str,
+    sets: Mapping[str, Mapping[str, Any]] | None = None,
+    notes: Sequence[str] = (),
+    conclude: Callable[[Mapping[str, float]], Sequence[str]] = _nothing,
+) -> None:
+    """Evaluates a checkpoint on one or several sets, one after the other; the ranks are joined.
 
     Args:
       configure: the checkpoint's description -> configuration of this evaluation.
@@ -277,26 +325,54 @@ def run_evaluation(
       find_checkpoint: returns the checkpoint's prefix; called on rank 0 only, as the other hosts
         need not see it.
       output_dir: where detections and metrics are written; '': beside the checkpoint.
-      set_num_threads: share the host's cores among its ranks.
+      sets: name -> overrides of the configuration; each set's results go to a folder of its name.
+        None: one set, as the configuration says.
+      notes: lines for the log's beginning.
+      conclude: metrics of a set -> lines for the log.
 
     Raises:
       FileNotFoundError: no checkpoint there; random weights are never evaluated.
     """
-    join_ranks(set_num_threads=set_num_threads)
 
     def read() -> tuple[str, dict[str, Any]]:
         found = find_checkpoint()
         return found, checkpoint.read_metadata(found)
 
     prefix, stored = distributed.on_main(read)
-    config = configure(stored)
-    family = family(config) if callable(family) else family
+    base = configure(stored)
+    family = family(base) if callable(family) else family
+    set_precision(base)
+    folder, log = Path(output_dir or f"{prefix}-evaluation"), RunLog()
+    for note in notes:
+        log.info(note)
+    for name, values in ({"": {}} if sets is None else sets).items():
+        if name:
+            log.info(f"data set {name}")
+            tf.keras.backend.clear_session()  # of the set before
+        metrics = _evaluate_set(
+            override(base, values, source=name or "evaluation"),
+            family,
+            checkpoint_of=(prefix, stored),
+            folder=folder / name,
+            log=log,
+        )
+        for line in conclude(metrics) if metrics else ():
+            log.info(f"{name}: {line}" if name else line)
+
+
+def _evaluate_set(
+    config: Any,
+    family: Family,
+    *,
+    checkpoint_of: tuple[str, Mapping[str, Any]],
+    folder: Path,
+    log: RunLog,
+) -> Mapping[str, float]:
+    """Evaluates a checkpoint, given as (prefix, description), on one set; returns the metrics."""
+    prefix, stored = checkpoint_of
     preflight.require(config, "eval.val_file_pattern", "eval.val_json_file")
     family.validate(config)
-    set_precision(config)
-    folder = Path(output_dir or f"{prefix}-evaluation")
     distributed.on_main(lambda: preflight.prepare_folder(folder, min_free_gb=_SPACE_FOR_RESULTS_GB))
-    log = RunLog()
     task = family.make_task(config, description=stored, training=False, batch_norm=None, seed=0)
     distributed.on_main(task.check_ground_truth)
     for line in distributed.on_main(lambda: family.load_weights(task, prefix)):
@@ -308,4 +384,4 @@ def run_evaluation(
         lambda: family.write_evaluation(task, rows, metrics, folder=folder, epoch=epoch)
     ):
         log.info(line)
-    return 0
+    return metrics

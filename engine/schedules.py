@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 METHODS = ("cosine", "stepwise", "polynomial")
+WARMUP_METHODS = ("linear", "constant")
 
 
 def learning_rate_at(
@@ -20,6 +21,7 @@ def learning_rate_at(
     base: float,
     warmup_init: float,
     warmup_steps: tf.Tensor,
+    warmup_method: str = "linear",
     drop_shares: Sequence[float] = (),
     drop_factor: float = 0.1,
     power: float = 0.9,
@@ -32,7 +34,8 @@ def learning_rate_at(
       method: one of `METHODS`.
       base: rate at the end of the warm-up.
       warmup_init: rate at step 0.
-      warmup_steps: length of the linear warm-up.
+      warmup_steps: length of the warm-up.
+      warmup_method: one of `WARMUP_METHODS`; constant: warmup_init up to the end of the warm-up.
       drop_shares: 'stepwise': shares of total_steps (0..1) where the rate is multiplied by
         drop_factor.
       drop_factor: 'stepwise': the factor.
@@ -42,12 +45,15 @@ def learning_rate_at(
       float32 scalar.
 
     Raises:
-      ValueError: unknown method.
+      ValueError: unknown method, of warm-up or decay.
     """
     step = tf.cast(step, tf.float32)
     total = tf.cast(total_steps, tf.float32)
     warm = tf.cast(warmup_steps, tf.float32)
-    warmup = warmup_init + step / tf.maximum(warm, 1.0) * (base - warmup_init)
+    if warmup_method not in WARMUP_METHODS:
+        raise ValueError(f"lr_warmup_method: expected {WARMUP_METHODS}, got {warmup_method!r}")
+    climb = step / tf.maximum(warm, 1.0) if warmup_method == "linear" else 0.0
+    warmup = warmup_init + climb * (base - warmup_init)
     progress = tf.clip_by_value((step - warm) / tf.maximum(total - warm, 1.0), 0.0, 1.0)
     if method == "cosine":
         decayed = 0.5 * base * (1.0 + tf.cos(math.pi * progress))

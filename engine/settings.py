@@ -68,8 +68,9 @@ class OptimConfig:
         "0: use the rate as it is (also when --lr is given without this flag).",
     )
     lr_warmup_init: float = setting(1e-4, "Learning rate at step 0.", flag="warmup_value")
-    lr_warmup_epoch: float = setting(
-        1.0, "Length of the linear warm-up, epochs.", flag="warmup_epochs"
+    lr_warmup_epoch: float = setting(1.0, "Length of the warm-up, epochs.", flag="warmup_epochs")
+    lr_warmup_method: str = setting(
+        "linear", "linear: from warmup_value to the rate; constant: warmup_value all along."
     )
     lr_decay_method: str = setting("cosine", "cosine, stepwise or polynomial.")
     lr_step_epochs: tuple[float, ...] = setting(
@@ -135,12 +136,14 @@ class TrainConfig:
     use_fake_data: bool = setting(False, "Repeat the first batch for ever.")
     log_filename: str = setting("time_log.txt", "DLLogger file inside model_dir.")
     log_steps: int = setting(1, "Steps between records in the log files.")
+    log_warmup_steps: int = setting(1, "First steps left out of the average speed.")
     console_seconds: float = setting(5.0, "Least seconds between console lines.")
     lr_tb: bool = setting(False, "Write the learning rate of every logged step to TensorBoard.")
     time_history: bool = setting(
         True, "Write throughput records: DLLogger's PARAMETER lines and TensorBoard's examples/sec."
     )
     validate: bool = setting(False, "Compute the validation losses after every epoch.")
+    skip_test: bool = setting(False, "Never evaluate; a target AP is then an error.")
     debug: bool = setting(
         False,
         "Run eagerly, stop at the first operation whose result is not finite, log where each runs, "
@@ -156,6 +159,9 @@ class EvalConfig:
     val_json_file: str = setting("", "COCO annotations of the validation images.")
     eval_batch_size: int = setting(64, "Images per rank and evaluation step.")
     eval_samples: int = setting(5000, "Most images evaluated.")
+    skip_eval: bool = setting(
+        False, "Write the detections and compute no metrics (eval.py).", flag=None
+    )
     eval_start: int = setting(0, "First epoch with an evaluation; 0: by training_mode.")
     eval_period: int = setting(0, "Epochs between evaluations; 0: checkpoint_period.")
     target_ap: float = setting(0.0, "Stop when AP (0..1) reaches this; 0: off.")

@@ -68,6 +68,7 @@ class TrainState:
             base=plan.learning_rate,
             warmup_init=config.lr_warmup_init,
             warmup_steps=self.warmup_steps,
+            warmup_method=config.lr_warmup_method,
             drop_shares=[
                 e * plan.steps_per_epoch / plan.total_steps for e in config.lr_step_epochs
             ],

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ from object_detection.metrics.set_scores import MASK_PREFIX
 
 __all__ = ["COMPARED_SECTIONS", "validate"]
 
+_LOG = logging.getLogger(__name__)
 _TESTDEV_FILE = "detections_test-dev2017_test_results.json"
 
 
@@ -81,14 +83,21 @@ def _card(pattern: str) -> DataCard | None:
 
 
 def _require_masks(config: MaskRcnnConfig, card: DataCard) -> None:
-    if card.mask_format == "bitpacked":
-        return
-    found = "masks as PNG images" if card.mask_format else "no masks"
-    raise ConfigError(
-        f"{config.data.training_file_pattern} holds {found}, but {config.model.name} is trained on "
-        "packed masks (image/object/mask_112): convert it again with create_coco_tfrecord.py "
-        "--include_masks, or train a model without masks (fasterrcnn-*)"
-    )
+    """Raises ConfigError for records without masks; warns of slow ones."""
+    if card.mask_format is None:
+        raise ConfigError(
+            f"{config.data.training_file_pattern} holds no masks, but {config.model.name} is "
+            "trained on masks (image/object/mask_112): convert it again with "
+            "create_coco_tfrecord.py --include_masks, or train a model without masks "
+            "(fasterrcnn-*)"
+        )
+    if card.mask_format == "png" and distributed.is_main():
+        _LOG.warning(
+            "%s holds masks as PNG images of the whole picture: every one is decoded for every "
+            "step, which is slow. Convert the set again with create_coco_tfrecord.py "
+            "--include_masks (packed masks, image/object/mask_112)",
+            config.data.training_file_pattern,
+        )
 
 
 def _with_known_conventions(config: MaskRcnnConfig, description: Mapping[str, Any]) -> ModelConfig:
@@ -140,15 +149,20 @@ def load_initial_weights(config: MaskRcnnConfig, task: MaskRcnnTask) -> list[str
     if backbone:
         reports.append(weights.load_backbone(task.model, backbone))
     if detector:
-        source = weights.read_source(detector)
-        channels = _coco_channels(task.class_map) if source.layout == TORCHVISION else None
-        reports.append(weights.load_detector(task.model, source, class_channels=channels))
+        reports.append(_load_detector(task, detector))
     if not reports and task.config.model.norm == "frozen_bn" and not task.config.model.finetune_bn:
         return [
             "no initial weights, and batch norm that is never trained: from scratch a network "
             "learns with norm=group_norm or norm=batch_norm and freeze_at=0"
         ]
     return [line for report in reports for line in report.format_table().splitlines()]
+
+
+def _load_detector(task: MaskRcnnTask, path: str) -> weights.LoadReport:
+    """Loads a detector of ours or of others."""
+    source = weights.read_source(path)
+    channels = _coco_channels(task.class_map) if source.layout == TORCHVISION else None
+    return weights.load_detector(task.model, source, class_channels=channels)
 
 
 def _coco_channels(class_map: ClassMap) -> Sequence[int] | None:
@@ -162,7 +176,7 @@ def _coco_channels(class_map: ClassMap) -> Sequence[int] | None:
 
 def load_weights(task: MaskRcnnTask, prefix: str) -> list[str]:
     """Loads a checkpoint completely, averages where it holds both; nothing may be missing."""
-    report = weights.load_detector(task.model, prefix)
+    report = _load_detector(task, prefix)
     if report.missing:
         raise ConfigError(
             f"{prefix} lacks {len(report.missing)} of the model's weights, for example "

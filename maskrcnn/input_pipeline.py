@@ -75,6 +75,7 @@ def train_dataset(
         prefetch_batches=data.prefetch_batches,
         repeat_first_batch=config.train.use_fake_data,
         with_masks=config.model.include_mask,
+        png_masks=card.mask_format == "png",
     )
     return with_map_parallelization(batches, config.runtime.enable_map_parallelization)
 
@@ -112,6 +113,7 @@ def eval_dataset(
         prefetch_batches=config.data.prefetch_batches,
         # Only the validation losses need them.
         with_masks=config.model.include_mask and config.train.validate,
+        png_masks=card.mask_format == "png",
     )
     return with_map_parallelization(batches, config.runtime.enable_map_parallelization)
 

@@ -83,6 +83,7 @@ class MaskRcnnTask:
             card=eval_card,
             scorer=config.eval.coco_scorer,
             is_submission=bool(config.eval.testdev_dir),
+            is_scored=not config.eval.skip_eval,
             has_masks=self.has_masks,
         )
 

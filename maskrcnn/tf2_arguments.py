@@ -1,9 +1,10 @@
 """Arguments of NVIDIA's Mask R-CNN for TensorFlow 2, translated into our settings.
 
-Only those whose names differ from ours; `--finetune_bn`, `--momentum`, `--seed`, `--amp` and others
-are settings of the same name. A newcomer's trap: that program multiplies its learning rates by the
-batch of one rank, which is right for eight ranks only; here the rate of eight ranks is kept for any
-number.
+`Tf2Arguments` has those whose names differ from ours, `REFUSED` those that are refused and why;
+`--finetune_bn`, `--momentum`, `--seed`, `--amp` and others are settings of the same name. All of
+them are listed in docs/maskrcnn_arguments.md. A newcomer's trap: that program multiplies its
+learning rates by the batch of one rank, which is right for eight ranks only; here the rate of eight
+ranks is kept for any number.
 """
 
 from __future__ import annotations
@@ -35,13 +36,28 @@ class Tf2Arguments:
     init_learning_rate: float = setting(0.0, "Rate at step 0, scaled as the values.")
     l2_weight_decay: float = setting(1e-4, "--weight_decay.")
     backbone_checkpoint: str = setting("", "--backbone_init.")
-    data_dir: str = setting("", "Folder with train*.tfrecord and val*.tfrecord.")
+    data_dir: str = setting(
+        "",
+        "Folder with train*.tfrecord and val*.tfrecord; with named data sets: the folder that the "
+        "catalog's paths are relative to.",
+    )
     eval_file: str = setting("", "--val_json_file.")
     use_synthetic_data: bool = setting(False, "--use_fake_data.")
     log_file: str = setting("mrcnn-dlll.json", "--log_filename.")
     log_every: int = setting(100, "--log_steps.")
     xla: bool = setting(False, "--use_xla.")
     eagerly: bool = setting(False, "--debug.")
+
+
+@dataclasses.dataclass(frozen=True)
+class RefusedTf2Arguments:
+    """Arguments that are refused; the help text is the reason."""
+
+    log_graph: bool = setting(False, "Refused: it does nothing in that program either.")
+    log_tensorboard: str = setting(
+        "", "Refused: TensorBoard's files are always written, into --model_dir."
+    )
+    verbose: bool = setting(False, "Refused: there is no more to say; --debug checks numbers.")
 
 
 _RENAMED = {
@@ -107,3 +123,24 @@ def _tf2_schedule(given: Mapping[str, Any], *, global_batch_size: int) -> dict[s
         init = given["init_learning_rate"] * global_batch_size / _RANKS
         overrides["optim.lr_warmup_init"] = init
     return overrides
+
+
+def learning_rate_note(*, rate_per_image: float, batch_size: int, num_ranks: int) -> str:
+    """Says how the learning rate differs from that program's.
+
+    Args:
+      rate_per_image: our rate for one image of the global batch.
+      batch_size: images per rank and step.
+      num_ranks: processes that train.
+    """
+    ours = rate_per_image * batch_size * num_ranks
+    theirs = rate_per_image * _RANKS * batch_size
+    compared = "the same"
+    if num_ranks != _RANKS:
+        times = max(theirs, ours) / min(theirs, ours)
+        compared = f"{times:g} times too {'high' if theirs > ours else 'low'}"
+    return (
+        f"learning rate {ours:g}: {rate_per_image:g} per image of the global batch of "
+        f"{batch_size * num_ranks}. NVIDIA's program multiplies by the {batch_size} images of one "
+        f"rank, whatever their number: {theirs:g}, {compared} on {num_ranks} rank(s)"
+    )

@@ -18,6 +18,7 @@ from typing import Any
 
 from engine.config import ConfigError, nearest
 from engine.hparams import read_yaml
+from maskrcnn import expected_results
 from maskrcnn.settings import MaskRcnnConfig, base_config
 from maskrcnn.yaml_keys import KEYS, YamlValues
 
@@ -43,6 +44,8 @@ _BODIES = {
 _DTYPES = {"float32": "float32", "tf32": "float32", "float16": "mixed_float16"}
 _DTYPES["bfloat16"] = "mixed_bfloat16"
 _NORMS = {"FixedBatchNorm": "frozen_bn", "GN": "group_norm"}
+# How files of whole detectors begin: that program's, torchvision's, ours.
+_DETECTORS = ("model_", "maskrcnn_", "fasterrcnn_", "ckpt-", "emackpt-", "last_checkpoint")
 # catalog://ImageNetPretrained/<key>, and ids of whole detectors below catalog://Caffe2Detectron.
 _CATALOG = "catalog://"
 CATALOG_FILES: dict[str, str] = {
@@ -78,6 +81,7 @@ def read_run(
     num_ranks: int,
     weights_dir: str = "weights",
     num_examples: int = _COCO_TRAIN_IMAGES,
+    is_training: bool = True,
 ) -> YamlRun:
     """Reads a YAML file and KEY VALUE pairs, which win over it.
 
@@ -87,6 +91,7 @@ def read_run(
       num_ranks: processes that share `SOLVER.IMS_PER_BATCH`.
       weights_dir: folder with the files of `catalog://` weights.
       num_examples: training images, which only `PER_EPOCH_EVAL` needs.
+      is_training: False: `SOLVER.IMS_PER_BATCH` is not shared and need not be divisible.
 
     Raises:
       ConfigError: an unknown key (names the nearest), a value of another type, or something that
@@ -103,10 +108,12 @@ def read_run(
     model_name, overrides = _network(values)
     overrides |= {key.target: values[name] for name, key in KEYS.items() if key.target is not None}
     overrides |= _input(values) | _proposals(values, is_fpn=overrides["model.body"] == "fpn")
-    overrides |= _solver(values, num_ranks=num_ranks, num_examples=num_examples)
+    shared = _require_shares(values, num_ranks, is_training=is_training)
+    overrides |= _solver(values, shared=shared, num_examples=num_examples)
     overrides |= _weights(values["MODEL.WEIGHT"], weights_dir)
     if values.is_given("OUTPUT_DIR"):
         overrides["train.model_dir"] = values["OUTPUT_DIR"]
+    expected_results.check_form(values["TEST.EXPECTED_RESULTS"])
     return YamlRun(
         model_name=model_name,
         overrides=overrides,
@@ -270,23 +277,32 @@ def _proposals(values: YamlValues, *, is_fpn: bool) -> dict[str, Any]:
     }
 
 
-def _solver(values: YamlValues, *, num_ranks: int, num_examples: int) -> dict[str, Any]:
-    batch, total = values["SOLVER.IMS_PER_BATCH"], values["SOLVER.MAX_ITER"]
-    for key in ("SOLVER.IMS_PER_BATCH", "TEST.IMS_PER_BATCH"):
-        if values[key] < 1 or values[key] % num_ranks:
+def _require_shares(values: YamlValues, num_ranks: int, *, is_training: bool) -> dict[str, int]:
+    """Returns the images of one rank, by section of the batch."""
+    shares = {}
+    for section in ("SOLVER", "TEST"):
+        key = f"{section}.IMS_PER_BATCH"
+        sharing = num_ranks if is_training or section == "TEST" else 1
+        if values[key] < 1 or values[key] % sharing:
             raise ConfigError(
                 f"{key}={values[key]}: expected a multiple of the {num_ranks} ranks that share it"
             )
+        shares[section] = values[key] // sharing
+    return shares
+
+
+def _solver(values: YamlValues, *, shared: Mapping[str, int], num_examples: int) -> dict[str, Any]:
+    batch, total = values["SOLVER.IMS_PER_BATCH"], values["SOLVER.MAX_ITER"]
     if total < 1:
         raise ConfigError(f"SOLVER.MAX_ITER={total}: expected at least 1")
     accumulated = values["SOLVER.ACCUMULATE_STEPS"] if values["SOLVER.ACCUMULATE_GRAD"] else 1
     rate, warmup = values["SOLVER.BASE_LR"], values["SOLVER.WARMUP_ITERS"]
     overrides = {
-        "train.batch_size": batch // num_ranks,
-        "eval.eval_batch_size": values["TEST.IMS_PER_BATCH"] // num_ranks,
+        "train.batch_size": shared["SOLVER"],
+        "eval.eval_batch_size": shared["TEST"],
         "optim.gradient_accumulation": accumulated,
         "optim.lr_batch_size": batch * accumulated,
-        "optim.lr_warmup_init": _warmup_start(values, rate=rate, warmup=warmup),
+        **_warmup(values, rate=rate, warmup=warmup),
         "optim.lr_decay_method": "stepwise",
         "solver.decay_norm_scale": True,
     }
@@ -316,17 +332,20 @@ def _solver(values: YamlValues, *, num_ranks: int, num_examples: int) -> dict[st
     }
 
 
-def _warmup_start(values: YamlValues, *, rate: float, warmup: int) -> float:
-    """Returns the rate at iteration 0."""
-    method, factor = values["SOLVER.WARMUP_METHOD"], values["SOLVER.WARMUP_FACTOR"]
-    if method == "linear":
-        return rate * factor
-    if method == "mlperf_linear":  # a slope per iteration, which may not start below 0
-        return max(rate - warmup * factor, 0.0)
-    raise ConfigError(
-        f"SOLVER.WARMUP_METHOD={method!r}: expected 'linear' or 'mlperf_linear'"
-        f"{nearest(method, ('linear', 'mlperf_linear'))}"
-    )
+def _warmup(values: YamlValues, *, rate: float, warmup: int) -> dict[str, Any]:
+    """Returns the rate at iteration 0, and how it goes on."""
+    factor = values["SOLVER.WARMUP_FACTOR"]
+    starts = {
+        "linear": rate * factor,
+        "constant": rate * factor,
+        # A slope per iteration, which may not start below 0.
+        "mlperf_linear": max(rate - warmup * factor, 0.0),
+    }
+    is_constant = values["SOLVER.WARMUP_METHOD"] == "constant"
+    return {
+        "optim.lr_warmup_init": _chosen(values, "SOLVER.WARMUP_METHOD", starts),
+        "optim.lr_warmup_method": "constant" if is_constant else "linear",
+    }
 
 
 def _stretches(total: int, *, period: int) -> int:
@@ -343,7 +362,7 @@ def _weights(weight: str, folder: str) -> dict[str, Any]:
     if weight.startswith(("http://", "https://")):
         raise ConfigError(f"MODEL.WEIGHT={weight}: download the file and name its path")
     if not weight.startswith(_CATALOG):
-        is_detector = Path(weight).name.startswith(("model_", "maskrcnn_", "fasterrcnn_"))
+        is_detector = Path(weight).name.startswith(_DETECTORS)
         return {"train.pretrained_ckpt" if is_detector else "train.backbone_init": weight}
     place = weight.removeprefix(_CATALOG)
     if place.startswith("Caffe2Detectron/"):

@@ -17,6 +17,7 @@ from PIL import Image
 
 from object_detection.data import schema
 from object_detection.data.card import Category, DataCard, Shard, find_card, make_fingerprint
+from object_detection.data.card_merge import merge_cards
 from object_detection.data.coco_categories import COCO_CATEGORIES
 from object_detection.data.example_proto import decode_example
 from object_detection.data.tfrecord_file import iterate_records, record_files, shard_prefix
@@ -167,9 +168,24 @@ def build_card(
 def find_or_scan_card(
     file_pattern: str, *, progress: Callable[[int, int], None] | None = None
 ) -> DataCard:
-    """Returns the card beside the record files of a pattern, or one made by reading them all."""
-    return find_card(file_pattern) or card_from_records(
-        record_files(file_pattern), progress=progress
+    """Returns the card beside the record files of a pattern, or one made by reading them all.
+
+    Patterns separated by commas that mean shards of different sets give one card of them all.
+
+    Raises:
+      ValueError: the sets of several patterns do not go together, see `merge_cards`.
+    """
+    patterns = [part.strip() for part in file_pattern.split(",") if part.strip()]
+    prefixes = [{shard_prefix(file) for file in record_files(part)} for part in patterns]
+    if len(patterns) < 2 or all(found == prefixes[0] for found in prefixes):
+        return find_card(file_pattern) or card_from_records(
+            record_files(file_pattern), progress=progress
+        )
+    return merge_cards(
+        {
+            part: (record_files(part), find_or_scan_card(part, progress=progress))
+            for part in patterns
+        }
     )
 
 

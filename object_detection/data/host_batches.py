@@ -29,6 +29,7 @@ from object_detection.data import canvas_choice, crop_decode, schema, tfrecord_f
 from object_detection.data.canvas_choice import Frames
 from object_detection.data.example import COLUMN_PADDING, object_rows
 from object_detection.data.input_problems import InputProblems
+from object_detection.data.png_masks import packed_from_png
 from object_detection.geometry import GEOMETRY_SIZE
 
 _Fields = dict[str, tf.Tensor]
@@ -90,6 +91,7 @@ def collect_batches(
     num_batches: int | None = None,
     skip_batches: int = 0,
     with_masks: bool = False,
+    png_masks: bool = False,
 ) -> tf.data.Dataset:
     """Makes batches of HostExamples from records.
 
@@ -109,6 +111,7 @@ def collect_batches(
         Not with several frames, whose groups cannot be counted beforehand.
       skip_batches: leave out so many of the first ones, without decoding them.
       with_masks: read the packed masks.
+      png_masks: with them, make packed masks from PNG ones where a record has no others; slow.
 
     Returns:
       A dataset of dicts as in `example.host_example_spec`, in the order of the stream.
@@ -128,7 +131,13 @@ def collect_batches(
     groups = groups.skip(skip_batches) if skip_batches else groups
     canvas_sizes = tf.constant([(*choice.canvas_size, 3) for choice in choices], tf.int64)
     read_as = [
-        functools.partial(_read_record, frames=choice, fields=fields, augmentation=augmentation)
+        functools.partial(
+            _read_record,
+            frames=choice,
+            fields=fields,
+            augmentation=augmentation,
+            png_masks=png_masks,
+        )
         for choice in choices
     ]
 
@@ -156,7 +165,11 @@ def collect_batches(
         )
 
     read_whole = functools.partial(
-        _read_record, frames=choices[0], fields=fields, augmentation=None
+        _read_record,
+        frames=choices[0],
+        fields=fields,
+        augmentation=None,
+        png_masks=png_masks,
     )
 
     def complete(batch):
@@ -186,6 +199,7 @@ def _read_record(
     frames: Frames,
     fields: Mapping[str, tuple],
     augmentation: Augmentation | None,
+    png_masks: bool,
 ) -> _Fields:
     """Parses and decodes one record; everything random in it comes from seed, epoch and index.
 
@@ -194,6 +208,9 @@ def _read_record(
     with_masks = "masks" in fields
     spec = schema.parse_spec(mask_format="bitpacked" if with_masks else None)
     parsed_fields = (*_PARSED, schema.MASK_112) if with_masks else _PARSED
+    if with_masks and png_masks:
+        spec |= schema.parse_spec(mask_format="png")
+        parsed_fields += (schema.MASK_PNG,)
     fields = tf.io.parse_single_example(serialized, {name: spec[name] for name in parsed_fields})
     image = crop_decode.open_image(fields[schema.ENCODED])
     fit_size = canvas_choice.fit_size(image.size, frames)
@@ -219,6 +236,8 @@ def _read_record(
         canvas_size=frames.canvas_size,
         resize_on_host=frames.resize_on_host,
     )
+    if with_masks and png_masks:
+        fields[schema.MASK_112] = packed_from_png(fields, image.size)
     masks = {"masks": _checked_masks(fields)} if with_masks else {}
     return masks | {
         "place": place,

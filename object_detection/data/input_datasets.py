@@ -61,6 +61,7 @@ def training_batches(
     prefetch_batches: int = 2,
     repeat_first_batch: bool = False,
     with_masks: bool = False,
+    png_masks: bool = False,
 ) -> tf.data.Dataset:
     """Streams augmented batches for ever; see `record_stream` for their order.
 
@@ -82,6 +83,7 @@ def training_batches(
       prefetch_batches: batches prepared ahead.
       repeat_first_batch: the first batch for ever, to measure everything but the input.
       with_masks: read the packed masks.
+      png_masks: see `collect_batches`.
 
     Returns:
       Batches as in `example.host_example_spec`.
@@ -108,6 +110,7 @@ def training_batches(
         threads=threads,
         skip_batches=start_position // batch_size if is_grouped else 0,
         with_masks=with_masks,
+        png_masks=png_masks,
     )
     if repeat_first_batch:
         batches = batches.take(1).cache().repeat()
@@ -127,6 +130,7 @@ def evaluation_batches(
     threads: int = 2,
     prefetch_batches: int = 2,
     with_masks: bool = False,
+    png_masks: bool = False,
 ) -> tf.data.Dataset:
     """Gives each record once over all ranks, whole images, crowds kept, in stored order.
 
@@ -145,6 +149,7 @@ def evaluation_batches(
       threads: cores for this rank's input.
       prefetch_batches: batches prepared ahead.
       with_masks: read the packed masks.
+      png_masks: see `collect_batches`.
 
     Returns:
       Batches as in `example.host_example_spec`.
@@ -164,6 +169,7 @@ def evaluation_batches(
         threads=threads,
         num_batches=None if is_grouped else -(-most_per_rank // batch_size),
         with_masks=with_masks,
+        png_masks=png_masks,
     )
     return with_threads(batches.prefetch(prefetch_batches), threads)
 

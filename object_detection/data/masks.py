@@ -82,10 +82,51 @@ def crop_to_box(segmentation: Segmentation, box: np.ndarray, *, height: int, wid
         mask = decode_mask(segmentation, height, width)[top:bottom, left:right]
     else:
         mask = decode_mask(segmentation, bottom - top, right - left, origin=(top, left))
-    coverage = cell_coverage(mask, box - np.array([top, left, top, left]))
+    packed = _packed(mask, box - np.array([top, left, top, left]))
+    if not any(packed):
+        raise BadMaskError("mask does not meet its box")
+    return packed
+
+
+def crop_png(png: bytes, box: np.ndarray, *, height: int, width: int) -> bytes:
+    """Returns the packed 112x112 crop of a mask stored as a PNG of the whole image.
+
+    Args:
+      png: 8-bit grey, 0 outside of the object; b'' for none.
+      box: [4], (y1, x1, y2, x2), pixels; clipped to the image.
+      height: of the image, pixels.
+      width: of the image, pixels.
+
+    Returns:
+      1568 bytes; all zero ("unknown") where there is no mask or it does not meet the box.
+
+    Raises:
+      BadMaskError: no image, or one of another size than `height` and `width`.
+    """
+    box = np.clip(box, 0, [height, width, height, width])
+    if not png or not (box[2:] > box[:2]).all():
+        return bytes(MASK_BYTES)
+    top, left, bottom, right = *np.floor(box[:2]).astype(int), *np.ceil(box[2:]).astype(int)
+    try:
+        with Image.open(io.BytesIO(png)) as image:
+            if image.size != (width, height):
+                raise BadMaskError(
+                    f"PNG mask of {image.size[0]}x{image.size[1]} pixels in an image of "
+                    f"{width}x{height}"
+                )
+            mask = np.asarray(image.crop((left, top, right, bottom))) > 0
+    except OSError as error:
+        raise BadMaskError(f"PNG mask cannot be decoded: {error}") from error
+    mask = mask.any(axis=-1) if mask.ndim == 3 else mask
+    return _packed(mask, box - np.array([top, left, top, left]))
+
+
+def _packed(mask: np.ndarray, box: np.ndarray) -> bytes:
+    """Returns the packed cells of a box in a mask; all zero where they do not meet."""
+    coverage = cell_coverage(mask, box)
     largest = coverage.max()
     if largest <= 0:
-        raise BadMaskError("mask does not meet its box")
+        return bytes(MASK_BYTES)
     # Where a thin object covers half of no cell, its best cells stand for it.
     threshold = min(0.5, largest / 2) - 1e-4
     return np.packbits(coverage >= threshold).tobytes()

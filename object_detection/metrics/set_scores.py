@@ -39,6 +39,7 @@ class SetScores:
     scorer: as of `CocoEvaluator`.
     is_submission: detections may be for a test server: a JSON without annotations is then no error.
     has_masks: score masks too.
+    is_scored: False: detections are only to be written, as if there were no annotations.
     """
 
     annotations: str
@@ -48,6 +49,7 @@ class SetScores:
     scorer: str = "auto"
     is_submission: bool = False
     has_masks: bool = False
+    is_scored: bool = True
 
     @functools.cached_property
     def _dataset(self) -> Mapping[str, Any]:
@@ -66,8 +68,8 @@ class SetScores:
 
     @functools.cached_property
     def is_unlabelled(self) -> bool:
-        """True where detections are only to be written: a test split, whose JSON is a mere list."""
-        return self.is_submission and not self._dataset.get("annotations")
+        """True where detections are only to be written: asked for, or the JSON is a mere list."""
+        return not self.is_scored or (self.is_submission and not self._dataset.get("annotations"))
 
     def check(self, first_batch: Callable[[], Mapping[str, np.ndarray] | None]) -> None:
         """Scores the ground truth against itself: as the JSON has it, and as the records have it.

@@ -80,3 +80,19 @@ def test_second_call_reuses_data_records_and_training(quickstart):
     assert "converting" not in said
     assert quickstart.logs == sorted(p.name for p in (quickstart.output / "run").glob("*.log"))
     assert said.splitlines()[-1] == quickstart.first.output.splitlines()[-1]
+
+
+@pytest.mark.slow
+@pytest.mark.multi
+def test_mask_r_cnn_ends_with_scores_of_masks(tmp_path):
+    small = "image_size=96*96,backbone_width=8,fpn_num_filters=16,box_mlp_dim=32,mask_conv_dims=[8]"
+    command = [sys.executable, ROOT / "scripts" / "quickstart.py", "--output", tmp_path]
+    command += ["--model", "maskrcnn", "--generate", "6", "2", "--minutes", "0.05"]
+    command += ["--pictures", "1", "--", f"--hparams={small}"]
+    result = run_from_scratch(command, timeout=600).require_success()
+    last = result.output.splitlines()[-1]
+    numbers = r"AP=\d\.\d{4} AP50=\d\.\d{4} mask_AP=\d\.\d{4} mask_AP50=\d\.\d{4}"
+    assert re.search(f"model=maskrcnn-r50-fpn data=embedded {numbers} train_images=6 ", last), last
+    assert (tmp_path / "pictures" / "contact-sheet.png").exists()
+    metrics = json.loads((tmp_path / "run" / "evaluation" / "metrics.json").read_text())
+    assert f"mask_AP={metrics['mask_AP']:.4f}" in last

@@ -4,6 +4,9 @@ import numpy as np
 import pytest
 from commands import mpirun, python
 
+from object_detection.data.coco_json import read_annotations
+from object_detection.data.convert import convert
+
 PROGRAM = "tests/integration/rank_programs/one_step.py"
 # Largest relative difference of the gradient. Synchronised layers add in another order than one
 # large batch does, and then a near tie in a max-pooling window is decided differently: downstream
@@ -11,14 +14,27 @@ PROGRAM = "tests/integration/rank_programs/one_step.py"
 CASES = {"synchronised": 5e-3, "by rank": 2e-5}
 
 
+def take_steps(family, pattern, folder):
+    """Runs the program; returns number of ranks -> name -> array."""
+    python(PROGRAM, family, pattern, folder / "1.npz").require_success()
+    mpirun(2, PROGRAM, family, pattern, folder / "2.npz").require_success()
+    return {ranks: np.load(folder / f"{ranks}.npz") for ranks in (1, 2)}
+
+
 @pytest.fixture(scope="module")
 def steps(tiny_set, tmp_path_factory):
-    """Results of the program: number of ranks -> name -> array."""
-    folder = tmp_path_factory.mktemp("steps")
+    """Steps of EfficientDet."""
     pattern = f"{tiny_set.records}/train-*.tfrecord"
-    python(PROGRAM, pattern, folder / "1.npz").require_success()
-    mpirun(2, PROGRAM, pattern, folder / "2.npz").require_success()
-    return {ranks: np.load(folder / f"{ranks}.npz") for ranks in (1, 2)}
+    return take_steps("efficientdet", pattern, tmp_path_factory.mktemp("steps"))
+
+
+@pytest.fixture(scope="module")
+def mask_steps(tiny_set, tmp_path_factory):
+    """Steps of Mask R-CNN."""
+    folder = tmp_path_factory.mktemp("mask_steps")
+    annotations = read_annotations(tiny_set.annotations)
+    convert(annotations, tiny_set.images, folder / "train", num_shards=2, mask_format="bitpacked")
+    return take_steps("maskrcnn", f"{folder}/train-*.tfrecord", folder)
 
 
 def relative_difference(ours, theirs):
@@ -58,3 +74,17 @@ def test_synchronised_statistics_are_those_of_the_global_batch(steps):
 def test_gradient_that_travels_in_half_precision_is_close(steps):
     full, half = (steps[2][f"by rank/{what}"] for what in ("gradient", "half"))
     assert 0 < relative_difference(half, full) < 2e-3
+
+
+@pytest.mark.slow
+@pytest.mark.multi
+@pytest.mark.parametrize("case", ["one batch", "parts"])
+def test_mask_rcnn_takes_the_same_step_however_the_batch_is_shared_out(mask_steps, case):
+    whole = mask_steps[1]
+    for what in ("gradient", "update"):
+        expected = whole[f"one batch/{what}"]
+        assert np.linalg.norm(expected) > 1e-3
+        for ranks in (1, 2):
+            assert relative_difference(mask_steps[ranks][f"{case}/{what}"], expected) < 1e-4
+    numbers = mask_steps[2][f"{case}/numbers"]
+    np.testing.assert_allclose(numbers, whole["one batch/numbers"], rtol=1e-4)

@@ -39,7 +39,7 @@ TINY = (
     "--seed=3",
     "--training_mode=train300",
     "--num_epochs=300",
-    "--stop_epoch=60",
+    "--stop_epoch=25",
     "--checkpoint_period=300",
     "--console_seconds=0",
 )
@@ -322,7 +322,7 @@ def test_training_on_four_nodes_goes_on_exactly_after_a_preemption(cluster, tiny
     assert "preflight: 4 rank(s) on 4 host(s): n1, n2, n3, n4" in said
     assert "preflight: passed" in said and "GB/s" in said
     broken = cluster.submit(CONVERGENCE, *data, nodes=4)
-    broken.wait_until_said(" step 20/", seconds=600)
+    broken.wait_until_said(" step 10/", seconds=600)
     cluster.call("scancel", "--batch", "--signal=USR1", broken.number)
     said = broken.wait("COMPLETED", seconds=900)
     assert broken.field("Restarts") == "1"

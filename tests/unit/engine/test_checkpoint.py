@@ -176,6 +176,23 @@ class TestFind:
         assert checkpoint.find(tmp_path) == prefix
         assert tf.train.latest_checkpoint(str(tmp_path)) == prefix
 
+    def test_last_checkpoint_names_the_newest_and_moves_with_its_folder(self, tmp_path):
+        folder = tmp_path / "run"
+        for step in (1, 2):
+            checkpoint.write_pointer(folder, save(folder / f"ckpt-{step}"))
+        assert (folder / "last_checkpoint").read_text() == "ckpt-2\n"
+        moved = folder.rename(tmp_path / "moved")
+        assert checkpoint.find(moved / "last_checkpoint") == str(moved / "ckpt-2")
+
+    def test_the_first_of_several_places(self, tmp_path):
+        prefix = save(tmp_path / "run" / "ckpt-1")
+        weights = tmp_path / "model.pkl"
+        weights.touch()
+        assert checkpoint.find_any([str(tmp_path / "run"), str(weights)]) == prefix
+        assert checkpoint.find_any([str(tmp_path / "none"), str(weights)]) == str(weights)
+        with pytest.raises(FileNotFoundError, match="none.*nowhere"):
+            checkpoint.find_any([str(tmp_path / "none"), str(tmp_path / "nowhere")])
+
     def test_nothing_there(self, tmp_path):
         with pytest.raises(FileNotFoundError, match="no complete checkpoint in .*emackpt-N"):
             checkpoint.find(tmp_path)

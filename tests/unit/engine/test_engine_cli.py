@@ -162,3 +162,12 @@ def test_a_wrong_name_ends_the_program_with_one_line():
     assert "ConfigError: model_name='efficientdet-dO' is unknown" in result.stderr
     assert "did you mean 'efficientdet-d0'?" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_the_references_spellings():
+    values = flags.FlagValues()
+    cli.define_flags([Config], flag_values=values)
+    argv = ["program.py", "--lr-batch-size", "8", "--steps", "5", "6.5", "--noon", "A.B", "-1"]
+    assert cli.parse_flags([*argv, "--seed=3"], flag_values=values) == ["program.py", "A.B", "-1"]
+    given = cli.given_fields(Optim, flag_values=values)
+    assert given == {"lr_batch_size": 8, "steps": [5, 6.5], "on": False, "seed": 3}

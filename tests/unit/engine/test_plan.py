@@ -59,6 +59,8 @@ def test_rate_is_scaled_once_and_said():
     assert "global batch 256" in line and "0.32 (0.08 per 64 images)" in line
     as_given = dataclasses.replace(optim, lr_batch_size=0)
     assert "0.08 as given" in plan.describe(as_given)
+    timed = plan.describe(optim, train_minutes=7.5)
+    assert "schedule fitted to 7.5 minutes" in timed and "epoch " not in timed
 
 
 def test_a_batch_larger_than_the_data_is_one_step():
@@ -170,3 +172,12 @@ def test_settings_that_cannot_work(change, words):
 def test_the_defaults_can_work():
     check_settings(TrainConfig(), OptimConfig(), EvalConfig())
     check_settings(TrainConfig(), OptimConfig(moving_average_decay=None), EvalConfig())
+
+
+def test_without_tests_nothing_is_evaluated():
+    train = TrainConfig(num_epochs=4, checkpoint_period=1, skip_test=True)
+    evaluation = EvalConfig(eval_start=1)
+    assert not any(evaluates_after(epoch, train, evaluation) for epoch in range(1, 5))
+    assert not evaluates_at_end(train) and not needs_evaluation_data(train, evaluation)
+    with pytest.raises(ConfigError, match="--skip_test with target_ap=0.3"):
+        check_settings(train, OptimConfig(), EvalConfig(target_ap=0.3))

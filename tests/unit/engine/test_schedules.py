@@ -73,3 +73,11 @@ def test_it_compiles():
     settings = {"method": "cosine", "base": 1.0, "warmup_init": 0.0}
     found = compiled(tf.constant(30), tf.constant(90), warmup_steps=tf.constant(10), **settings)
     assert float(found) == pytest.approx(rate(30, total=90, warm=10), rel=1e-6)
+
+
+def test_constant_warm_up_jumps_to_the_rate():
+    settings = {"method": "stepwise", "total": 10, "init": 0.1, "warm": 4}
+    rates = [rate(step, warmup_method="constant", **settings) for step in (0, 3, 4)]
+    assert rates == pytest.approx([0.1, 0.1, 1.0])
+    with pytest.raises(ValueError, match="lr_warmup_method"):
+        rate(0, warmup_method="none", **settings)

@@ -9,7 +9,7 @@ from engine.config import override
 from maskrcnn.settings import MaskRcnnConfig, base_config
 from object_detection.data import schema
 from object_detection.data.card_builder import find_or_scan_card
-from object_detection.data.masks import cell_coverage
+from object_detection.data.masks import cell_coverage, encode_png
 from object_detection.data.tfrecord_file import write_records
 
 CATEGORY_IDS = (3, 8)  # two classes, with a gap
@@ -58,7 +58,13 @@ def ellipse(height: int, width: int, box: tuple[float, float, float, float]) -> 
 
 
 def mask_record(
-    index: int, *, size=(64, 96), objects=(((8, 10, 40, 60), 0),), is_crowd=None, with_masks=True
+    index: int,
+    *,
+    size=(64, 96),
+    objects=(((8, 10, 40, 60), 0),),
+    is_crowd=None,
+    with_masks=True,
+    mask_format="bitpacked",
 ) -> bytes:
     """A grey image with ellipses: (box, class) each; its source_id is `index + 1`."""
     pixels = np.full((*size, 3), 110, np.uint8)
@@ -66,7 +72,8 @@ def mask_record(
     for box, kind in objects:
         mask = ellipse(*size, box)
         pixels[mask > 0] = _COLORS[kind]
-        masks.append(np.packbits(cell_coverage(mask, np.array(box, float)) >= 0.5).tobytes())
+        packed = np.packbits(cell_coverage(mask, np.array(box, float)) >= 0.5 - 1e-4).tobytes()
+        masks.append(packed if mask_format == "bitpacked" else encode_png(mask))
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
     boxes = np.array([box for box, _ in objects], np.float64).reshape(-1, 4)
@@ -83,6 +90,7 @@ def mask_record(
         is_crowd=is_crowd or [False] * len(boxes),
         areas=[1.0] * len(boxes),
         masks=masks if with_masks else None,
+        mask_format=mask_format,
     )
 
 

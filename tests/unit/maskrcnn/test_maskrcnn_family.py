@@ -11,11 +11,11 @@ from pycocotools import mask as mask_api
 
 import families
 from engine.config import ConfigError, to_dict
-from engine.task import MaskedRows
-from maskrcnn import family
+from engine.task import MaskedRows, Shard
+from maskrcnn import family, input_pipeline
 from maskrcnn.config import OUR_CONVENTIONS, Conventions, conventions_of
 from maskrcnn.settings import base_config
-from object_detection.class_map import ClassMap
+from object_detection.class_map import ClassMap, make_class_map
 from object_detection.metrics.coco import METRIC_NAMES
 from object_detection.metrics.detection_rows import rows_to_detections
 from object_detection.metrics.mask_rows import pack_mask
@@ -63,16 +63,42 @@ def test_a_checkpoint_keeps_its_conventions(msra_file):
 # ------------------------------------------------------------------------------ data
 
 
-@pytest.mark.parametrize(
-    ("mask_format", "words"), [(None, "holds no masks"), ("png", "holds masks as PNG images")]
-)
-def test_records_without_packed_masks_are_refused_for_a_mask_model(tmp_path, mask_format, words):
+def test_records_without_masks_are_refused_for_a_mask_model(tmp_path):
     pattern, card = write_set(tmp_path, [mask_record(0, with_masks=False)])
     assert not card.has_masks
     config = tiny_config(data__training_file_pattern=pattern)
-    card = dataclasses.replace(card, mask_format=mask_format)
-    with pytest.raises(ConfigError, match=f"{words}.*--include_masks.*fasterrcnn"):
+    with pytest.raises(ConfigError, match=r"holds no masks.*--include_masks.*fasterrcnn"):
         family._require_masks(config, card)
+
+
+def test_masks_as_png_are_decoded_and_the_remedy_is_said(tmp_path, caplog):
+    objects = (((8, 10, 40, 60), 0), ((30, 30, 62, 50), 1))
+    found = {}
+    for mask_format in ("bitpacked", "png"):
+        folder = tmp_path / mask_format
+        folder.mkdir()
+        record = mask_record(0, objects=objects, mask_format=mask_format)
+        pattern, card = write_set(folder, [record])
+        assert card.mask_format == mask_format
+        config = tiny_config(
+            data__training_file_pattern=pattern,
+            model__canvases=[[64, 96]],
+            data__input_rand_hflip=False,
+            train__batch_size=1,
+        )
+        family._require_masks(config, card)
+        frames = input_pipeline.frames_of(config, [card])
+        class_map = make_class_map(card, class_ids="contiguous", num_classes=None)
+        batches = input_pipeline.train_dataset(
+            config, card, class_map, frames=frames, shard=Shard(0, 1), seed=1
+        )
+        found[mask_format] = next(iter(batches))["masks"].numpy()
+    assert found["png"][0, :2].any(axis=-1).all()
+    np.testing.assert_array_equal(found["png"], found["bitpacked"])
+    assert [record.message for record in caplog.records if "PNG" in record.message] == [
+        caplog.records[-1].message
+    ]
+    assert "--include_masks" in caplog.text
 
 
 def test_the_check_is_made_before_a_model_is_built(tmp_path):

@@ -1,0 +1,112 @@
+#!/usr/bin/env bash
+# Functions of get_coco.sh and get_coco2014.sh: downloads that resume and are checked, unpacking that
+# appears whole, disk space. Not a command: it is sourced, and reads repository, DATA_DIR, PYTHON,
+# INCLUDE_MASKS, KEEP_ZIPS and MIN_FREE_GB of the script that does.
+# shellcheck disable=SC2154
+
+program="$(basename "$0" .sh)"
+
+say() { printf '%s %s: %s\n' "$(date +%H:%M:%S)" "$program" "$*" >&2; }
+die() {
+  say "error: $*"
+  exit 1
+}
+
+is_true() { [[ "$1" == 1 || "$1" == true || "$1" == True || "$1" == yes ]]; }
+
+# complete_sets PREFIX ...: those that have a card, all of its shards, and masks if asked for.
+complete_sets() {
+  local masks=""
+  if is_true "$INCLUDE_MASKS"; then masks=masks; fi
+  PYTHONPATH="$repository${PYTHONPATH:+:$PYTHONPATH}" "$PYTHON" - "$DATA_DIR" "$masks" "$@" <<'EOF'
+import sys
+
+from object_detection.data.card import find_card
+
+folder, masks, *prefixes = sys.argv[1:]
+for prefix in prefixes:
+    try:
+        card = find_card(f"{folder}/{prefix}-*.tfrecord")
+    except (FileNotFoundError, ValueError):
+        continue
+    if card is not None and (card.has_masks or not masks):
+        print(prefix)
+EOF
+}
+
+# check_disk_space GIGABYTES
+check_disk_space() {
+  local needed="${MIN_FREE_GB:-$1}" free
+  free="$(df -Pk "$DATA_DIR" | awk 'NR == 2 { print int($4 / 1048576) }')"
+  [[ "$free" -ge "$needed" ]] ||
+    die "$DATA_DIR has $free GB free, $needed GB are needed: free some space, choose another" \
+      "DATA_DIR, or set MIN_FREE_GB if you know better"
+}
+
+md5_matches() { [[ "$(md5sum <"$1" | cut -d ' ' -f 1)" == "$2" ]]; }
+
+# transfer URL FILE: goes on where FILE ends.
+transfer() {
+  if command -v curl >/dev/null; then
+    local quiet=(--silent --show-error)
+    [[ -t 2 ]] && quiet=(--progress-bar)
+    curl --fail --location --retry 5 --retry-delay 3 "${quiet[@]}" --continue-at - \
+      --output "$2" "$1"
+  elif command -v wget >/dev/null; then
+    wget --continue --tries=5 --no-verbose --output-document="$2" "$1"
+  else
+    die "neither curl nor wget is installed"
+  fi
+}
+
+# fetch NAME URL MD5: leaves a checked $DATA_DIR/NAME. An archive carries its final
+# name only once its checksum was right.
+fetch() {
+  local archive="$DATA_DIR/$1" url="$2" md5="$3" status=0
+  if [[ -f "$archive" ]]; then
+    say "checking $archive"
+    md5_matches "$archive" "$md5" && return
+    die "$archive is not the file expected (md5 $md5): remove it and run again"
+  fi
+  say "downloading $url"
+  transfer "$url" "$archive.partial" || status=$?
+  # A server that cannot resume (curl 33) or a file already whole (HTTP 416) also end in an error.
+  if [[ "$status" -ne 0 && -s "$archive.partial" ]] && ! md5_matches "$archive.partial" "$md5"; then
+    if [[ "$status" -eq 33 ]]; then
+      say "the server cannot resume: starting $1 from the beginning"
+      rm -f "$archive.partial"
+      status=0
+      transfer "$url" "$archive.partial" || status=$?
+    fi
+    [[ "$status" -eq 0 ]] || die "download of $url stopped (status $status): run again to resume"
+  fi
+  [[ -s "$archive.partial" ]] || die "download of $url failed (status $status): check ${address_variables:-COCO_URL}"
+  if ! md5_matches "$archive.partial" "$md5"; then
+    rm -f "$archive.partial"
+    die "$url arrived with a wrong checksum (expected md5 $md5) and was removed: run again"
+  fi
+  mv "$archive.partial" "$archive"
+}
+
+# unpack ARCHIVE FOLDER: $DATA_DIR/FOLDER appears when all of it is unpacked. In a folder that was
+# there already (annotations of your own) files of the archive are added or replaced.
+unpack() {
+  local staging="$DATA_DIR/.unpack-$2"
+  rm -rf "$staging"
+  say "unpacking $1"
+  if [[ "$1" == *.zip ]]; then
+    "$PYTHON" -m zipfile -e "$DATA_DIR/$1" "$staging"
+  else
+    mkdir -p "$staging"
+    tar -xf "$DATA_DIR/$1" -C "$staging"
+  fi
+  [[ -d "$staging/$2" ]] || die "$DATA_DIR/$1 holds no folder $2"
+  if [[ -d "$DATA_DIR/$2" ]]; then
+    cp -a "$staging/$2/." "$DATA_DIR/$2/"
+  else
+    touch "$staging/$2/.from_get_coco"
+    mv "$staging/$2" "$DATA_DIR/$2"
+  fi
+  rm -rf "$staging"
+  is_true "$KEEP_ZIPS" || rm -f "${DATA_DIR:?}/$1"
+}

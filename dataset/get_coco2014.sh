@@ -1,0 +1,129 @@
+#!/usr/bin/env bash
+# Fetches COCO 2014 with the minival split and converts it to record sets with masks.
+#
+# Usage: dataset/get_coco2014.sh [DATA_DIR] [flags of create_coco_tfrecord.py ...]
+#
+# Result in DATA_DIR, where the data-set catalog expects it:
+#   records/coco_2014_train-*, records/coco_2014_valminusminival-*, records/coco_2014_minival-*
+#   annotations/instances_{train,val,minival,valminusminival}2014.json and the other annotations
+#
+# The images of train and valminusminival together are those of train2017, minival is val2017. Every
+# step is skipped if its result is there; downloads resume in the middle of a file.
+#
+# Variables (default):
+#   DATA_DIR       where everything goes (/workspace/coco)
+#   INCLUDE_MASKS  0: store no instance masks (1)
+#   KEEP_IMAGES    1: keep train2014/ and val2014/ after conversion (0)
+#   KEEP_ZIPS      1: keep the downloaded archives (0)
+#   NUM_THREADS    conversion processes (one for each core)
+#   NUM_SHARDS     record files of each set (128)
+#   COCO_URL       where archives come from; http://, https:// or file:// (COCO's own server)
+#   MINIVAL_URL    the archive of the minival annotations (Detectron's server)
+#   MIN_FREE_GB    free disk space asked for at the start (42)
+#   MD5_TRAIN, MD5_VAL, MD5_ANNOTATIONS, MD5_MINIVAL   checksums of the four archives
+#   PYTHON         interpreter (.venv/bin/python of this repository, else python3)
+
+set -euo pipefail
+
+repository="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+
+if [[ "${1:-}" == "-h" || "${1:-}" == "--help" ]]; then
+  sed -n '2,/^$/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+  exit 0
+fi
+if [[ $# -gt 0 && "$1" != -* ]]; then
+  DATA_DIR="$1"
+  shift
+fi
+
+DATA_DIR="${DATA_DIR:-/workspace/coco}"
+INCLUDE_MASKS="${INCLUDE_MASKS:-1}"
+KEEP_IMAGES="${KEEP_IMAGES:-0}"
+KEEP_ZIPS="${KEEP_ZIPS:-0}"
+NUM_THREADS="${NUM_THREADS:-}"
+NUM_SHARDS="${NUM_SHARDS:-128}"
+COCO_URL="${COCO_URL:-http://images.cocodataset.org}"
+MINIVAL_URL="${MINIVAL_URL:-https://dl.fbaipublicfiles.com/detectron/coco/coco_annotations_minival.tgz}"
+MD5_TRAIN="${MD5_TRAIN:-0da8c0bd3d6becc4dcb32757491aca88}"
+MD5_VAL="${MD5_VAL:-a3d79f5ed8d289b7a7554ce06a5782b3}"
+MD5_ANNOTATIONS="${MD5_ANNOTATIONS:-0a379cfc70b0e71301e0f377548639bd}"
+MD5_MINIVAL="${MD5_MINIVAL:-2d2b9d2283adb5e3b8d25eec88e65064}"
+if [[ -z "${PYTHON:-}" ]]; then
+  PYTHON="$repository/.venv/bin/python"
+  [[ -x "$PYTHON" ]] || PYTHON=python3
+fi
+
+# shellcheck source=dataset/coco_files.sh
+source "$repository/dataset/coco_files.sh"
+
+# For the message about a download that failed.
+# shellcheck disable=SC2034
+address_variables="COCO_URL and MINIVAL_URL"
+SPLITS=(minival valminusminival train)
+
+# annotations_complete SPLIT ...
+annotations_complete() {
+  local split
+  for split in "$@"; do
+    [[ -s "$DATA_DIR/annotations/instances_${split}2014.json" ]] || return 1
+  done
+}
+
+# is_complete SPLIT: its records are there.
+is_complete() { [[ " ${complete//$'\n'/ } " == *" records/coco_2014_$1 "* ]]; }
+
+# make_records SPLIT [flags ...]
+make_records() {
+  local split="$1" images=val2014 md5="$MD5_VAL"
+  shift
+  if [[ "$split" == train ]]; then images=train2014 md5="$MD5_TRAIN"; fi
+  if [[ ! -d "$DATA_DIR/$images" ]]; then
+    fetch "$images.zip" "$COCO_URL/zips/$images.zip" "$md5"
+    unpack "$images.zip" "$images"
+  fi
+  "$PYTHON" "$repository/dataset/create_coco_tfrecord.py" --image_dir="$DATA_DIR/$images" \
+    --object_annotations_file="$DATA_DIR/annotations/instances_${split}2014.json" \
+    --output_file_prefix="$DATA_DIR/records/coco_2014_$split" --num_shards="$NUM_SHARDS" "$@"
+}
+
+# remove_images FOLDER: only if it was unpacked here.
+remove_images() {
+  if ! is_true "$KEEP_IMAGES" && [[ -f "$DATA_DIR/$1/.from_get_coco" ]]; then
+    say "removing $DATA_DIR/$1 (KEEP_IMAGES=1 keeps it)"
+    rm -rf "${DATA_DIR:?}/$1"
+  fi
+}
+
+converter_flags=()
+if is_true "$INCLUDE_MASKS"; then converter_flags+=(--include_masks); fi
+if [[ -n "$NUM_THREADS" ]]; then converter_flags+=(--num_threads="$NUM_THREADS"); fi
+converter_flags+=("$@")
+
+mkdir -p "$DATA_DIR/records"
+[[ -w "$DATA_DIR" ]] || die "$DATA_DIR cannot be written: choose another DATA_DIR"
+complete="$(complete_sets "${SPLITS[@]/#/records/coco_2014_}")"
+missing=()
+for split in "${SPLITS[@]}"; do
+  is_complete "$split" || missing+=("$split")
+done
+if annotations_complete train val minival valminusminival && [[ ${#missing[@]} -eq 0 ]]; then
+  say "nothing to do: $DATA_DIR is complete"
+  exit 0
+fi
+check_disk_space 42
+
+if ! annotations_complete train val; then
+  fetch annotations_trainval2014.zip "$COCO_URL/annotations/annotations_trainval2014.zip" \
+    "$MD5_ANNOTATIONS"
+  unpack annotations_trainval2014.zip annotations
+fi
+if ! annotations_complete minival valminusminival; then
+  fetch coco_annotations_minival.tgz "$MINIVAL_URL" "$MD5_MINIVAL"
+  unpack coco_annotations_minival.tgz annotations
+fi
+for split in ${missing[@]+"${missing[@]}"}; do
+  make_records "$split" "${converter_flags[@]}"
+done
+remove_images val2014
+remove_images train2014
+say "complete: $DATA_DIR/records/coco_2014_*, $DATA_DIR/annotations"

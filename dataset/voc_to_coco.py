@@ -1,0 +1,153 @@
+r"""Makes a COCO annotation file of a PASCAL VOC split, for create_coco_tfrecord.py and eval.py.
+
+Example:
+  python dataset/voc_to_coco.py --voc_dir=DATA/voc/VOC2007 --split=train
+writes DATA/voc/VOC2007/Annotations/pascal_train2007.json, where the data-set catalog expects it.
+
+Objects marked difficult become crowd regions: left out of training, and neither hits nor misses in
+evaluation, as VOC has it. A newcomer's trap: VOC counts pixels from 1 and includes the last one, so
+a box (xmin, ymin, xmax, ymax) covers xmin - 1 to xmax.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+import xml.etree.ElementTree
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import app, flags
+from PIL import Image
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+from object_detection.class_map import LABEL_MAPS
+
+_VOC_DIR = flags.DEFINE_string(
+    "voc_dir", None, "Folder with Annotations, ImageSets, JPEGImages.", required=True
+)
+_SPLIT = flags.DEFINE_string("split", "train", "train, val, trainval or test.")
+_IMAGE_SET = flags.DEFINE_enum(
+    "image_set",
+    "Main",
+    ["Main", "Segmentation"],
+    "Which lists of images: all with boxes, or those with masks (SegmentationObject).",
+)
+_OUTPUT_FILE = flags.DEFINE_string(
+    "output_file", "", "JSON to write; default Annotations/pascal_SPLITYEAR.json in voc_dir."
+)
+# What a segmentation marks as the border between objects.
+_BORDER = 255
+
+
+def main(argv: Sequence[str]) -> int:
+    """Writes the file that the flags describe; returns the exit status."""
+    if len(argv) > 1:
+        print(f"error: unexpected arguments {list(argv[1:])}", file=sys.stderr)
+        return 2
+    try:
+        dataset = convert(Path(_VOC_DIR.value), _SPLIT.value, image_set=_IMAGE_SET.value)
+        path = Path(_OUTPUT_FILE.value or default_output(Path(_VOC_DIR.value), _SPLIT.value))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(dataset))
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    counts = ", ".join(f"{len(dataset[key])} {key}" for key in ("images", "annotations"))
+    print(f"{path}: {counts}")
+    return 0
+
+
+def default_output(voc_dir: Path, split: str) -> Path:
+    """Returns the place of the data-set catalog, by the year in the folder's name."""
+    year = re.sub(r"\D", "", voc_dir.name)
+    return voc_dir / "Annotations" / f"pascal_{split}{year}.json"
+
+
+def convert(voc_dir: Path, split: str, *, image_set: str = "Main") -> dict[str, Any]:
+    """Returns a split as a COCO data set; category ids are 1 to 20 in VOC's order.
+
+    Args:
+      voc_dir: VOC2007 or VOC2012.
+      split: name of a list in ImageSets.
+      image_set: Main or Segmentation; the second adds masks.
+
+    Raises:
+      FileNotFoundError: no such list, or an image without its annotation file.
+      ValueError: an annotation file that is no XML of VOC; names it.
+    """
+    names = {name: number for number, name in LABEL_MAPS["voc"].items()}
+    listed = voc_dir / "ImageSets" / image_set / f"{split}.txt"
+    if not listed.is_file():
+        raise FileNotFoundError(f"no list of images at {listed}: is --voc_dir right?")
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for stem in (line.split()[0] for line in listed.read_text().splitlines() if line.strip()):
+        image, objects = _read_image(voc_dir, stem, names)
+        if image_set == "Segmentation":
+            _add_masks(objects, voc_dir / "SegmentationObject" / f"{stem}.png")
+        images.append(image)
+        for entry in objects:
+            annotations.append({"id": len(annotations) + 1, "image_id": image["id"], **entry})
+    categories = [{"id": number, "name": name} for name, number in names.items()]
+    return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def _read_image(
+    voc_dir: Path, stem: str, names: dict[str, int]
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Returns the COCO entries of an image and of its objects, in VOC's order."""
+    path = voc_dir / "Annotations" / f"{stem}.xml"
+    try:
+        root = xml.etree.ElementTree.parse(path).getroot()
+        image = {
+            "id": stem,
+            "file_name": f"{stem}.jpg",
+            "height": int(root.findtext("size/height", "")),
+            "width": int(root.findtext("size/width", "")),
+        }
+        return image, [_object(node, names) for node in root.iterfind("object")]
+    except (xml.etree.ElementTree.ParseError, KeyError, ValueError) as error:
+        raise ValueError(f"{path} is no annotation file of VOC: {error!r}") from error
+
+
+def _object(node: xml.etree.ElementTree.Element, names: dict[str, int]) -> dict[str, Any]:
+    x1, y1, x2, y2 = (
+        float(node.findtext(f"bndbox/{side}", "")) for side in ("xmin", "ymin", "xmax", "ymax")
+    )
+    width, height = x2 - x1 + 1, y2 - y1 + 1
+    corners = [x1 - 1, y1 - 1, x2, y2]
+    return {
+        "category_id": names[node.findtext("name", "").strip()],
+        "bbox": [x1 - 1, y1 - 1, width, height],
+        "area": width * height,
+        "iscrowd": int(node.findtext("difficult", "0").strip() == "1"),
+        # The box, where there is no mask: only boxes are then scored.
+        "segmentation": [[corners[i] for i in (0, 1, 2, 1, 2, 3, 0, 3)]],
+    }
+
+
+def _add_masks(objects: list[dict[str, Any]], path: Path) -> None:
+    """Puts masks in the place of boxes; object k of the annotation file has value k + 1."""
+    from dataset.instance_masks import mask_annotation  # boxes do without pycocotools
+
+    with Image.open(path) as image:
+        values = np.asarray(image)
+    present = set(np.unique(values).tolist()) - {0, _BORDER}
+    if max(present, default=0) > len(objects):
+        raise ValueError(
+            f"{path} has object {max(present)}, its annotation file only {len(objects)} objects"
+        )
+    for number, entry in enumerate(objects, start=1):
+        if number in present:
+            found = mask_annotation(values == number)
+            entry |= {key: found[key] for key in ("area", "segmentation")}
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,137 @@
+"""VOC and Cityscapes as COCO data sets, from tiny ones made here, through their commands."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as mask_api
+
+from object_detection.data.catalog import stock_catalog
+from object_detection.data.coco_json import read_annotations
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def run(script, *arguments):
+    command = [sys.executable, str(ROOT / "dataset" / script), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def pixels(segmentation):
+    return mask_api.decode(segmentation)
+
+
+# ---------------------------------------------------------------- VOC
+
+XML = (
+    """<annotation><size><width>8</width><height>6</height><depth>3</depth></size>{}</annotation>"""
+)
+OBJECT = (
+    "<object><name>{}</name><difficult>{}</difficult><bndbox><xmin>{}</xmin><ymin>{}</ymin>"
+    "<xmax>{}</xmax><ymax>{}</ymax></bndbox></object>"
+)
+
+
+@pytest.fixture
+def voc(tmp_path):
+    folder = tmp_path / "voc" / "VOC2007"
+    for name in ("Annotations", "ImageSets/Main", "ImageSets/Segmentation", "SegmentationObject"):
+        (folder / name).mkdir(parents=True)
+    objects = OBJECT.format("dog", 0, 1, 2, 4, 3) + OBJECT.format("person", 1, 5, 1, 8, 6)
+    (folder / "Annotations" / "000005.xml").write_text(XML.format(objects))
+    (folder / "Annotations" / "000007.xml").write_text(XML.format(""))
+    (folder / "ImageSets/Main/train.txt").write_text("000005\n000007\n")
+    (folder / "ImageSets/Segmentation/train.txt").write_text("000005\n")
+    values = np.zeros((6, 8), np.uint8)
+    values[1:3, :3], values[1:3, 3] = 1, 255
+    Image.fromarray(values).save(folder / "SegmentationObject" / "000005.png")
+    return folder
+
+
+def test_voc(voc):
+    done = run("voc_to_coco.py", f"--voc_dir={voc}", "--split=train")
+    assert done.returncode == 0, done.stderr
+    assert "2 images, 2 annotations" in done.stdout
+    path = stock_catalog(str(voc.parents[1]))["voc_2007_train"].annotations
+    dataset = read_annotations(path)
+    assert [image.file_name for image in dataset.images] == ["000005.jpg", "000007.jpg"]
+    assert dataset.class_names[:2] == ("aeroplane", "bicycle") and len(dataset.categories) == 20
+    dog, person = dataset.objects["000005"]
+    assert (dog["category_id"], dog["bbox"], dog["iscrowd"]) == (12, [0, 1, 4, 2], 0)
+    assert (person["category_id"], person["bbox"], person["iscrowd"]) == (15, [4, 0, 4, 6], 1)
+
+
+def test_voc_with_masks(voc, tmp_path):
+    out = tmp_path / "masks.json"
+    flags = ("--split=train", "--image_set=Segmentation", f"--output_file={out}")
+    assert run("voc_to_coco.py", f"--voc_dir={voc}", *flags).returncode == 0
+    dog, person = read_annotations(out).objects["000005"]
+    expected = np.zeros((6, 8), np.uint8)
+    expected[1:3, :3] = 1
+    np.testing.assert_array_equal(pixels(dog["segmentation"]), expected)
+    assert dog["area"] == 6 and dog["bbox"] == [0, 1, 4, 2]
+    assert isinstance(person["segmentation"], list)
+
+
+def test_voc_that_is_not_there_or_damaged(voc):
+    done = run("voc_to_coco.py", f"--voc_dir={voc}", "--split=val")
+    assert done.returncode == 1 and "no list of images at" in done.stderr
+    (voc / "Annotations" / "000007.xml").write_text("<annotation>")
+    done = run("voc_to_coco.py", f"--voc_dir={voc}")
+    assert done.returncode == 1 and "000007.xml is no annotation file of VOC" in done.stderr
+
+
+# ---------------------------------------------------------------- Cityscapes
+
+
+@pytest.fixture
+def cityscapes(tmp_path):
+    folder = tmp_path / "cityscapes"
+    for split in ("train", "test"):
+        image = folder / "leftImg8bit" / split / "aachen" / "aachen_000000_000019_leftImg8bit.png"
+        image.parent.mkdir(parents=True)
+        Image.new("RGB", (10, 6)).save(image)
+    values = np.full((6, 10), 7, np.uint16)  # road
+    values[0:2, 0:3] = 26001  # a car
+    values[4:6, 2:4] = 33000  # a bicycle
+    values[5, 9] = 24  # people
+    path = folder / "gtFine" / "train" / "aachen" / "aachen_000000_000019_gtFine_instanceIds.png"
+    path.parent.mkdir(parents=True)
+    Image.fromarray(values).save(path)
+    return folder
+
+
+def test_cityscapes(cityscapes):
+    done = run("cityscapes_to_coco.py", f"--cityscapes_dir={cityscapes}", "--split=train")
+    assert done.returncode == 0, done.stderr
+    name = "cityscapes_fine_instanceonly_seg_train_cocostyle"
+    entry = stock_catalog(str(cityscapes.parent))[name]
+    dataset = read_annotations(entry.annotations)
+    assert (Path(entry.images) / dataset.images[0].file_name).is_file()
+    assert dataset.class_names == (
+        *("person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle"),
+    )
+    people, car, bicycle = dataset.objects["aachen_000000_000019"]
+    assert (people["category_id"], people["iscrowd"], people["bbox"]) == (1, 1, [9, 5, 1, 1])
+    assert (car["category_id"], car["iscrowd"], car["bbox"]) == (3, 0, [0, 0, 3, 2])
+    assert (bicycle["category_id"], bicycle["area"]) == (8, 4)
+    assert pixels(car["segmentation"])[0:2, 0:3].sum() == 6
+
+
+def test_the_test_split_has_images_only(cityscapes):
+    assert run(
+        "cityscapes_to_coco.py", f"--cityscapes_dir={cityscapes}", "--split=test"
+    ).returncode == 0  # fmt: skip
+    path = cityscapes / "annotations" / "instancesonly_filtered_gtFine_test.json"
+    dataset = json.loads(path.read_text())
+    assert len(dataset["images"]) == 1 and dataset["annotations"] == []
+
+
+def test_cityscapes_without_instance_ids(cityscapes):
+    next(cityscapes.glob("gtFine/train/*/*.png")).unlink()
+    done = run("cityscapes_to_coco.py", f"--cityscapes_dir={cityscapes}", "--split=train")
+    assert done.returncode == 1 and "unpack gtFine_trainvaltest.zip" in done.stderr
