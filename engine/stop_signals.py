@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from types import TracebackType
 from typing import Any
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+# Ctrl-C reaches a rank twice: from the terminal, and from the launcher that passes it on.
+_SAME_REQUEST_SECONDS = 2.0
 
 
 class StopSignals:
-    """While entered: the first signal is noted in `received`, a second one ends the process."""
+    """While entered: the first signal is noted in `received`, a later one ends the process."""
 
     def __init__(self) -> None:
         self.received = ""
+        self._since = 0.0
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> StopSignals:
@@ -32,7 +36,10 @@ class StopSignals:
 
     def _handle(self, number: int, frame: Any) -> None:
         if self.received:
-            os._exit(128 + number)
+            if time.monotonic() - self._since > _SAME_REQUEST_SECONDS:
+                os._exit(128 + number)
+            return
+        self._since = time.monotonic()
         self.received = signal.Signals(number).name
         # Not through the log: the signal may have come in the middle of one of its lines.
         said = (
