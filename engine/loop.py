@@ -20,7 +20,7 @@ import tensorflow as tf
 from engine import distributed
 from engine.batches import iterate
 from engine.evaluation import Evaluator, Validator, percent
-from engine.metrics import Stopwatch, format_duration
+from engine.metrics import Stopwatch, format_duration, renamed
 from engine.plan import StepPlan, evaluates_after, evaluates_at_end
 from engine.run_files import RunFiles
 from engine.run_log import RunLog
@@ -97,6 +97,7 @@ class Trainer:
         self._evaluator = Evaluator(task, log, use_xla=use_xla)
         self._validator = Validator(task, use_xla=use_xla)
         self._files = RunFiles(state, train, log=log, description=description, export=export)
+        self._dllogger_names = getattr(task, "dllogger_names", {})
         self._steps = StepLog(
             log,
             plan,
@@ -104,6 +105,7 @@ class Trainer:
             names=step.names,
             loss_names=task.loss_names,
             dynamic_loss_scale=state.loss_scale.dynamic,
+            dllogger_names=self._dllogger_names,
         )
         self._pending: tuple[int, int, tf.Tensor, list[tf.Tensor]] | None = None
         self._metrics: dict[str, float] = dict(resumed.get("metrics", {}))
@@ -245,7 +247,8 @@ class Trainer:
             self._log.info(line)
         if "AP" not in metrics:
             return False
-        self._log.dll([], {"epoch": epoch, "validation_accuracy_mAP": percent(metrics, "AP")})
+        record = {"epoch": epoch, "validation_accuracy_mAP": percent(metrics, "AP")}
+        self._log.dll([], record | renamed(metrics, self._dllogger_names))
         self._log.numbers("evaluation", {"epoch": epoch, "step": step, **metrics})
         shown = {f"eval/{k}": v for k, v in metrics.items() if "AP_/" not in k}
         self._log.scalars(epoch, shown)
@@ -306,7 +309,7 @@ class Trainer:
             "training_loss": self._steps.last_loss,
             "e2e_training_time": self._clock.seconds(),
         }
-        self._log.dll([], averages)
+        self._log.dll([], averages | renamed(averages, self._dllogger_names))
         self._log.numbers("end", {"epoch": epoch, "step": step, **averages, **self._metrics})
         self._log.info(
             f"done: {step} steps in {format_duration(self._clock.seconds())}, "

@@ -2,6 +2,10 @@
 
 import time
 from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
 
 
 class Throughput:
@@ -43,6 +47,20 @@ class Throughput:
         """Mean time of the recent steps; 0 before the first measured one."""
         return sum(s for s, _ in self._recent) / len(self._recent) if self._recent else 0.0
 
+    def recent_summary(self) -> dict[str, float]:
+        """Returns `images_per_second` of the recent steps, `step_seconds` and its percentiles.
+
+        The percentiles are `step_seconds_p90`, `_p95` and `_p99`; `seconds` is the whole time.
+        """
+        seconds = [s for s, _ in self._recent] or [0.0]
+        summary = {f"step_seconds_p{q}": float(np.percentile(seconds, q)) for q in (90, 95, 99)}
+        return {
+            "images_per_second": self.images_per_second(),
+            "step_seconds": self.recent_step_seconds(),
+            **summary,
+            "seconds": sum(seconds),
+        }
+
     def images_per_second(self) -> float:
         """Global throughput of the recent steps."""
         seconds = self.recent_step_seconds()
@@ -65,6 +83,11 @@ class Throughput:
     def average_wait_share(self) -> float:
         """Share (0..1) of all measured time spent waiting for data."""
         return self._wait / self._seconds if self._seconds else 0.0
+
+
+def renamed(data: Mapping[str, Any], names: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """Returns what `data` and `names` have in common, under each of the other names."""
+    return {other: data[ours] for ours in names if ours in data for other in names[ours]}
 
 
 class Stopwatch:

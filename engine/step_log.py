@@ -6,6 +6,7 @@ whoever needs them to be complete (a save, the end of an epoch) must have them r
 
 import math
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from engine import distributed
-from engine.metrics import Throughput, format_duration
+from engine.metrics import Throughput, format_duration, renamed
 from engine.plan import StepPlan
 from engine.run_log import RunLog
 from engine.settings import TrainConfig
@@ -22,6 +23,8 @@ from engine.settings import TrainConfig
 _MOST_SKIPPED = 100
 _WAIT_WARNING, _WAIT_WARNING_STEPS = 0.10, 50
 _IDS_NAMED = 32
+# Steps of the median that the console shows.
+_MEDIAN_STEPS = 20
 
 
 class NonFiniteLoss(distributed.AgreedError):
@@ -51,6 +54,8 @@ class StepLog:
       names: of a step's numbers.
       loss_names: those of them that are losses, beside the total `loss`.
       dynamic_loss_scale: whether skipped steps are to be expected now and then.
+      dllogger_names: see `engine.task.Task`; what is named there is recorded by (epoch, batch),
+        losses as means of the epoch so far.
     """
 
     def __init__(
@@ -62,7 +67,9 @@ class StepLog:
         names: Sequence[str],
         loss_names: Sequence[str],
         dynamic_loss_scale: bool,
+        dllogger_names: Mapping[str, Sequence[str]],
     ):
+        self._dllogger_names = dllogger_names
         self._log, self._plan, self._train = log, plan, train
         self._names, self._dynamic = list(names), dynamic_loss_scale
         self._losses = [*loss_names, "loss"]
@@ -74,6 +81,7 @@ class StepLog:
         self._last_step = 0 if train.train_minutes else planned
         self._window: list[np.ndarray] = []
         self._epoch: list[np.ndarray] = []
+        self._recent: deque[np.ndarray] = deque(maxlen=_MEDIAN_STEPS)
         self._skipped_in_a_row = 0
         self._said_at = -math.inf
         self._warned = False
@@ -88,6 +96,7 @@ class StepLog:
         self.last_loss = named["loss"]
         self._window.append(finished.numbers)
         self._epoch.append(finished.numbers)
+        self._recent.append(finished.numbers)
         self._check_finite(finished, named)
         if finished.step % self._train.log_steps == 0:
             self._log_window(finished.step, finished.epoch)
@@ -148,6 +157,10 @@ class StepLog:
                 "examples/sec": speed,
                 "global_step/sec": 1.0 / latency if latency else 0.0,
             }
+        if self._dllogger_names:
+            batch = step - (epoch - 1) * self._plan.steps_per_epoch
+            found = {**self._means(self._epoch), **self.throughput.recent_summary()}
+            self._log.dll((epoch, batch), renamed(found, self._dllogger_names))
         if self._train.lr_tb:
             scalars["learning_rate"] = means["learning_rate"]
         self._log.scalars(step, scalars)
@@ -159,7 +172,13 @@ class StepLog:
 
     def _say(self, step: int, epoch: int, *, means: Mapping[str, float]) -> None:
         # Losses that are switched off are 0: they are in the files, not in the line.
-        parts = " ".join(f"{name} {means[name]:.4g}" for name in self._logged if means[name])
+        medians = dict(zip(self._names, np.median(self._recent, axis=0).tolist()))
+        of_epoch = self._means(self._epoch)
+        parts = " ".join(
+            f"{name} {medians[name]:.3g} ({of_epoch[name]:.3g})"
+            for name in self._logged
+            if of_epoch[name]
+        )
         if means["skipped"]:
             parts += f" skipped {means['skipped']:.0%}"
         if self._train.train_minutes:
@@ -169,6 +188,7 @@ class StepLog:
         self._log.info(
             f"{place} {parts} "
             f"lr {means['learning_rate']:.3g} {self.throughput.images_per_second():.1f} images/s "
+            f"{self.throughput.recent_step_seconds():.3g} s/step "
             f"data wait {self.throughput.wait_share():.0%}{_peak_memory()} ETA {self._eta(step)}"
         )
 

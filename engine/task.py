@@ -51,7 +51,9 @@ class Task(Protocol):
       is_decayed(variable): whether weight decay acts on it; else `optimizers.is_decayed`;
       learning_rate_factor(variable): of SGD, else 1;
       has_masks = True: its rows are `MaskedRows`, which `score` takes;
-      more_targets: metric -> least value, what else must be reached for target_ap to end a run.
+      more_targets: metric -> least value, what else must be reached for target_ap to end a run;
+      dllogger_names: number -> names under which DLLogger's file has it as well: losses, those of
+        `Throughput.recent_summary`, metrics, averages of the run.
     """
 
     model: tf.keras.Model

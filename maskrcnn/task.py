@@ -19,6 +19,7 @@ from engine import distributed
 from engine.optimizers import is_decayed
 from engine.task import Losses, MaskedRows, Shard
 from maskrcnn import input_pipeline
+from maskrcnn.dllogger_names import DLLOGGER_NAMES
 from maskrcnn.forward import Forward, GroundTruth, valid_sizes
 from maskrcnn.losses import batch_weight
 from maskrcnn.model import build_model
@@ -51,6 +52,8 @@ class MaskRcnnTask:
       batch_norm: factory of trained batch-norm layers, or None for the plain ones.
       seed: of data order and augmentation.
     """
+
+    dllogger_names = DLLOGGER_NAMES
 
     def __init__(
         self,

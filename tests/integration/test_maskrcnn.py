@@ -79,6 +79,9 @@ def test_a_run_ends_with_scores_of_boxes_and_masks(run, flags):
     assert metrics["epoch"] == 2
     assert {"AP", "AP50", "mask_AP", "mask_AP50"} <= set(metrics)
     assert sum(name.startswith("mask_AP_/") for name in metrics) > 1
+    log = (run / "time_log.txt").read_text()
+    for key in ("mask_rcnn_loss", "l2_regularization_loss", "train_latency_99", "MASK_mAP"):
+        assert f'"{key}": ' in log
     annotations = flags["eval"][1].partition("=")[2]
     with open(annotations) as file:
         images = {image["id"]: image for image in json.load(file)["images"]}

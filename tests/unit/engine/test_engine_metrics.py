@@ -1,8 +1,9 @@
 """Meters on the host."""
 
+import numpy as np
 import pytest
 
-from engine.metrics import Stopwatch, Throughput, format_duration
+from engine.metrics import Stopwatch, Throughput, format_duration, renamed
 
 
 def test_throughput_leaves_out_the_first_step():
@@ -26,6 +27,27 @@ def test_recent_figures_forget_and_averages_do_not():
     assert meter.images_per_second() == 1.0
     assert meter.wait_share() == 0.5
     assert meter.average_step_seconds() == 4.0
+
+
+def test_the_summary_of_recent_steps():
+    meter = Throughput(images_per_step=4, warmup_steps=0)
+    assert set(meter.recent_summary().values()) == {0.0}
+    seconds = np.linspace(1.0, 3.0, 21)
+    for value in seconds.tolist():
+        meter.add(value, 0.0)
+    assert meter.recent_summary() == pytest.approx(
+        {
+            "images_per_second": 2.0,
+            "step_seconds": 2.0,
+            **{f"step_seconds_p{q}": np.percentile(seconds, q) for q in (90, 95, 99)},
+            "seconds": 42.0,
+        }
+    )
+
+
+def test_renaming_keeps_what_both_know():
+    names = {"a": ("x", "y"), "b": ("z",)}
+    assert renamed({"a": 1, "c": 2}, names) == {"x": 1, "y": 1}
 
 
 @pytest.mark.parametrize(

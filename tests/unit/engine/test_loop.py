@@ -410,3 +410,29 @@ def test_the_wait_for_data_is_said_once(tmp_path, capsys):
     train = dataclasses.replace(TRAIN, benchmark=True, benchmark_steps=70)
     Run(tmp_path / "run", task=WaitingTask(), train=train)()
     assert capsys.readouterr().out.count("of the time is spent waiting for data") == 1
+
+
+def test_numbers_are_recorded_under_other_names_too(tmp_path, capsys):
+    task = TinyTask(batch_norm=tf.keras.layers.BatchNormalization, noise=0.2)
+    loss_name = task.loss_names[0]
+    task.dllogger_names = {
+        loss_name: ("their_loss",),
+        "step_seconds_p90": ("latency_90",),
+        "AP": ("AP", "BBOX_mAP"),
+        "avg_fps_training": ("train_perf_fps",),
+    }
+    run = Run(tmp_path / "run", task=task)
+    run()
+    steps = [r for r in run.dll() if isinstance(r["step"], list) and len(r["step"]) == 2]
+    assert [r["step"] for r in steps] == [[e, b] for e in (1, 2, 3) for b in range(1, 7)]
+    losses = [r[loss_name] for r in run.records("step")]
+    means = [np.mean(losses[6 * e : 6 * e + b]) for e, b in ((0, 1), (0, 6), (1, 2))]
+    told = [steps[i]["data"]["their_loss"] for i in (0, 5, 7)]
+    assert told == pytest.approx(means)
+    assert steps[-1]["data"]["latency_90"] > 0
+    whole = [r["data"] for r in run.dll() if r["step"] == []]
+    assert any(data.get("BBOX_mAP") == data.get("AP") is not None for data in whole)
+    assert whole[-1]["train_perf_fps"] == whole[-1]["avg_fps_training"]
+    # The console: median of the last 20 steps, mean of the epoch.
+    said = [line for line in capsys.readouterr().out.splitlines() if " step 8/18 " in line]
+    assert f"{loss_name} {np.median(losses[:8]):.3g} ({np.mean(losses[6:8]):.3g})" in said[0]
