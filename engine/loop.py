@@ -22,6 +22,7 @@ from engine.batches import iterate
 from engine.evaluation import Evaluator, Validator, percent
 from engine.metrics import Stopwatch, format_duration, renamed
 from engine.plan import StepPlan, evaluates_after, evaluates_at_end
+from engine.profiler import StepProfiler
 from engine.run_files import RunFiles
 from engine.run_log import RunLog
 from engine.settings import EvalConfig, TrainConfig
@@ -107,6 +108,7 @@ class Trainer:
             dynamic_loss_scale=state.loss_scale.dynamic,
             dllogger_names=self._dllogger_names,
         )
+        self._profiler = StepProfiler(train.model_dir, steps=train.profile_steps, log=log)
         self._pending: tuple[int, int, tf.Tensor, list[tf.Tensor]] | None = None
         self._metrics: dict[str, float] = dict(resumed.get("metrics", {}))
         self._best: float | None = resumed.get("best_ap")
@@ -120,7 +122,7 @@ class Trainer:
 
     def run(self) -> RunResult:
         """Trains to the end or to a request to stop."""
-        with StopSignals() as signals:
+        with StopSignals() as signals, self._profiler:
             return self._run(signals)
 
     def _run(self, signals: StopSignals) -> RunResult:
@@ -152,6 +154,7 @@ class Trainer:
         throughput = self._steps.throughput
         while step < last and not self._time_is_up(step):
             is_first = not throughput.count
+            self._profiler.before_step(throughput.count)
             if is_first:
                 self._log.info("tracing and compiling the train step; the first step takes longest")
             began = time.monotonic()

@@ -63,6 +63,7 @@ def check_settings(train: TrainConfig, optim: OptimConfig, evaluation: EvalConfi
         ("log_steps", train.log_steps, 1),
         ("log_warmup_steps", train.log_warmup_steps, 0),
         ("benchmark_steps", train.benchmark_steps, 1),
+        ("profile_steps", train.profile_steps, 0),
         ("gradient_accumulation", optim.gradient_accumulation, 1),
         ("stop_epoch", train.stop_epoch, 0),
         ("num_examples_per_epoch", train.num_examples_per_epoch, 0),

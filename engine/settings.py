@@ -142,6 +142,9 @@ class TrainConfig:
     time_history: bool = setting(
         True, "Write throughput records: DLLogger's PARAMETER lines and TensorBoard's examples/sec."
     )
+    profile_steps: int = setting(
+        0, "Record so many steps, from the 11th on, with TensorFlow's profiler; 0: none."
+    )
     validate: bool = setting(False, "Compute the validation losses after every epoch.")
     skip_test: bool = setting(False, "Never evaluate; a target AP is then an error.")
     debug: bool = setting(

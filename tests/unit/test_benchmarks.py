@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from benchmarks.evaluation import synthetic_set
 from benchmarks.export_step import aliases
@@ -79,6 +80,20 @@ def test_synthetic_objects_stand_out():
     assert logits.shape == (2, len(anchors), 3) and deltas.shape == (2, len(anchors), 4)
     strong = (logits > 0).any(axis=2).sum(axis=1)
     assert ((strong >= 2) & (strong < len(anchors) / 2)).all()
+
+
+@pytest.mark.slow
+def test_a_profile_is_summed_up_by_kind(run, tmp_path):
+    matrix = tf.random.normal([300, 300])
+    multiply = tf.function(lambda x: tf.reduce_sum(x @ x))
+    multiply(matrix)
+    tf.profiler.experimental.start(str(tmp_path / "run" / "train"))
+    for _ in range(20):
+        multiply(matrix)
+    tf.profiler.experimental.stop()
+    shares, row = run("profile_summary", f"--model_dir={tmp_path}/run")
+    assert row["largest"] == "MatMul" == max(shares, key=shares.get)
+    assert 0.5 < shares["MatMul"] <= sum(shares.values()) <= 1.0
 
 
 @pytest.mark.slow

@@ -436,3 +436,17 @@ def test_numbers_are_recorded_under_other_names_too(tmp_path, capsys):
     # The console: median of the last 20 steps, mean of the epoch.
     said = [line for line in capsys.readouterr().out.splitlines() if " step 8/18 " in line]
     assert f"{loss_name} {np.median(losses[:8]):.3g} ({np.mean(losses[6:8]):.3g})" in said[0]
+
+
+def test_steps_are_recorded_by_the_profiler(tmp_path, capsys):
+    run = Run(tmp_path / "run", train=dataclasses.replace(TRAIN, profile_steps=3))
+    assert run().exit_code == EXIT_DONE
+    (profile,) = (tmp_path / "run" / "train" / "plugins" / "profile").glob("*/*.xplane.pb")
+    assert profile.stat().st_size > 0
+    assert "recording the next 3 steps" in capsys.readouterr().out
+
+
+def test_a_recording_that_is_cut_short_is_kept(tmp_path):
+    run = Run(tmp_path / "run", train=dataclasses.replace(TRAIN, profile_steps=1000))
+    assert run().exit_code == EXIT_DONE
+    assert list((tmp_path / "run" / "train" / "plugins" / "profile").glob("*/*.xplane.pb"))

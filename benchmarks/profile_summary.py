@@ -1,0 +1,96 @@
+"""Sums up a profile of training steps by kind of operation: where the time went.
+
+python train.py ... --profile_steps=40
+python -m benchmarks.profile_summary --model_dir=RUN
+
+Of a GPU its kernels are counted; without one the operations of the host. Times of threads that work
+at once add up, so they are compared with their own sum and not with the clock. With XLA on a CPU a
+compiled unit is one operation.
+"""
+
+from __future__ import annotations
+
+import collections
+import json
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from benchmarks.record import define_results_flag, finish
+from engine import cli
+from engine.config import ConfigError
+
+FLAGS = flags.FLAGS
+
+
+def define_flags() -> None:
+    """Defines the flags; when run only, as other benchmarks have flags of the same names."""
+    flags.DEFINE_string("model_dir", "", "Folder of a run with --profile_steps.")
+    flags.DEFINE_integer("rows", 20, "Kinds of operation to show.")
+    define_results_flag("profile_summary")
+
+
+def newest_profile(model_dir: str) -> Path:
+    """Returns the newest profile of a run.
+
+    Raises:
+      FileNotFoundError: it has none.
+    """
+    folder = Path(model_dir) / "train" / "plugins" / "profile"
+    found = sorted(folder.glob("*/*.xplane.pb"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise FileNotFoundError(f"no profile in {folder}: train with --profile_steps=40")
+    return found[-1]
+
+
+def time_by_kind(space: Any) -> dict[str, float]:
+    """Sums durations by kind of operation.
+
+    Args:
+      space: an XSpace message.
+
+    Returns:
+      Kind -> milliseconds, longest first.
+    """
+    gpus = [plane for plane in space.planes if plane.name.startswith("/device:GPU")]
+    total: collections.Counter[str] = collections.Counter()
+    for plane in gpus or space.planes:
+        for line in plane.lines:
+            for event in line.events:
+                name = plane.event_metadata[event.metadata_id].name
+                # On the host an operation is NAME:KIND; all else there are calls around them.
+                scope, colon, kind = name.rpartition(":")
+                if gpus or (colon and scope and not scope.endswith(":") and " " not in name):
+                    total[name if gpus else kind] += event.duration_ps / 1e9
+    return dict(total.most_common())
+
+
+def main(argv: list[str]) -> int:
+    """Prints the table; returns the exit code."""
+    cli.refuse_arguments(argv)
+    if not FLAGS.model_dir:
+        raise ConfigError("--model_dir is required: the folder of a run with --profile_steps")
+    from tensorflow.tsl.profiler.protobuf import xplane_pb2
+
+    path = newest_profile(FLAGS.model_dir)
+    space = xplane_pb2.XSpace()
+    space.ParseFromString(path.read_bytes())
+    milliseconds = time_by_kind(space)
+    if not milliseconds:
+        raise ValueError(f"{path} holds no operation: record more steps")
+    whole = sum(milliseconds.values())
+    print(f"{whole:.0f} ms of operations in {path}")
+    for kind, spent in list(milliseconds.items())[: FLAGS.rows]:
+        print(f"  {spent / whole:6.1%}  {spent:10.1f} ms  {kind[:80]}")
+    largest = next(iter(milliseconds))
+    row = {"profile": str(path), "operations_ms": whole, "largest": largest}
+    finish(row, results=FLAGS.results)
+    shares = {kind: round(ms / whole, 4) for kind, ms in list(milliseconds.items())[: FLAGS.rows]}
+    print(json.dumps(shares))
+    return 0
+
+
+if __name__ == "__main__":
+    define_flags()
+    cli.run_app(main)
