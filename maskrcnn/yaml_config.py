@@ -248,8 +248,14 @@ def _input(values: YamlValues) -> dict[str, Any]:
     weights = values["MODEL.ROI_HEADS.BBOX_REG_WEIGHTS"]
     if len(weights) != 4:
         raise ConfigError(f"MODEL.ROI_HEADS.BBOX_REG_WEIGHTS={weights}: expected (x, y, w, h)")
+    sides = values["INPUT.MIN_SIZE_TRAIN"]
+    if not sides or min(sides) < 1:
+        raise ConfigError(f"INPUT.MIN_SIZE_TRAIN={sides}: expected one or more sizes, pixels")
+    # Several short sides: images are scaled to any size between, within the largest's canvas.
+    jitter = {"data.jitter_min": min(sides) / max(sides)} if len(set(sides)) > 1 else {}
     return {
-        "model.image_size": (values["INPUT.MIN_SIZE_TRAIN"], values["INPUT.MAX_SIZE_TRAIN"]),
+        **jitter,
+        "model.image_size": (max(sides), values["INPUT.MAX_SIZE_TRAIN"]),
         "model.mean_rgb": tuple(mean[::-1]),
         "model.stddev_rgb": tuple(stddev[::-1]),
         "roi.bbox_reg_weights": tuple(weights[index] for index in (1, 0, 3, 2)),
@@ -376,10 +382,11 @@ def _weights(weight: str, folder: str) -> dict[str, Any]:
 def _notes(values: YamlValues) -> list[str]:
     """Says what a run does differently from that program."""
     notes = []
-    train, test = (
-        (values[f"INPUT.MIN_SIZE_{mode}"], values[f"INPUT.MAX_SIZE_{mode}"])
-        for mode in ("TRAIN", "TEST")
-    )
+    sides = values["INPUT.MIN_SIZE_TRAIN"]
+    train = (max(sides), values["INPUT.MAX_SIZE_TRAIN"])
+    test = (values["INPUT.MIN_SIZE_TEST"], values["INPUT.MAX_SIZE_TEST"])
+    if len(set(sides)) > 1:
+        notes.append(f"short sides are drawn from {min(sides)} to {max(sides)}, not from a list")
     if train != test:
         notes.append(f"images are tested at the training size {train}, not at {test}")
     if values.is_given("MODEL.RPN.FPN_POST_NMS_TOP_N_TRAIN"):

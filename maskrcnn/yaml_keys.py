@@ -88,7 +88,7 @@ KEYS: dict[str, Key] = {
     "MODEL.ROI_MASK_HEAD.SHARE_BOX_FEATURE_EXTRACTOR": Key(True),
     "MODEL.ROI_MASK_HEAD.USE_GN": Key(False),
     "MODEL.ROI_MASK_HEAD.POSTPROCESS_MASKS_THRESHOLD": Key(0.5, "test.mask_threshold"),
-    "INPUT.MIN_SIZE_TRAIN": Key(800),
+    "INPUT.MIN_SIZE_TRAIN": Key((800,)),
     "INPUT.MAX_SIZE_TRAIN": Key(1333),
     "INPUT.MIN_SIZE_TEST": Key(800),
     "INPUT.MAX_SIZE_TEST": Key(1333),
@@ -164,6 +164,9 @@ def _typed(value: Any, default: Any, *, where: str) -> Any:
     """Returns the value in the default's type; text is read as a Python literal first."""
     if isinstance(value, str) and not isinstance(default, str):
         value = literal(value)
+    # Written as a number or as a tuple, in training of several sizes.
+    if where.endswith("MIN_SIZE_TRAIN") and isinstance(value, int):
+        value = (value,)
     if isinstance(default, tuple):
         if isinstance(value, list):
             value = tuple(value)
@@ -171,9 +174,9 @@ def _typed(value: Any, default: Any, *, where: str) -> Any:
             numbers = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in value)
             if not numbers:
                 raise ConfigError(f"{where}: expected numbers as in {default}, got {value!r}")
-    is_size = where.endswith(("MIN_SIZE_TRAIN", "MIN_SIZE_TEST"))
+    is_size = where.endswith("MIN_SIZE_TEST")
     if is_size and isinstance(value, (list, tuple)) and len(set(value)) == 1:
-        value = value[0]  # written as a tuple where several sizes may stand
+        value = value[0]
     if isinstance(default, bool) or not isinstance(default, (int, float)):
         fits = isinstance(value, type(default))
     else:  # an int may stand for a float, and 0.0001 for the 0 of WEIGHT_DECAY_BIAS

@@ -201,6 +201,16 @@ def test_other_aspects_and_sizes():
     assert config.model.image_size == (600, 1333)
 
 
+@pytest.mark.parametrize("sides", ["(640, 672, 800)", "[800, 640]"])
+def test_several_training_sizes_are_multi_scale_training(sides):
+    pairs = ("INPUT.MIN_SIZE_TRAIN", sides)
+    config = configured(MAIN, *pairs)
+    assert config.model.image_size == (800, 1333)
+    assert (config.data.jitter_min, config.data.jitter_max) == (0.8, 1.0)
+    assert any("from 640 to 800" in note for note in read_run(MAIN, pairs, num_ranks=1).notes)
+    assert configured(MAIN).data.jitter_min == 1.0
+
+
 @pytest.mark.parametrize(
     ("pairs", "message"),
     [
@@ -210,7 +220,8 @@ def test_other_aspects_and_sizes():
         (("MODEL.MASK_ON", "1"), "MODEL.MASK_ON: expected bool"),
         (("DATASETS.TRAIN", "coco_2014_train"), "DATASETS.TRAIN: expected tuple"),
         (("SOLVER.STEPS", "('a',)"), "SOLVER.STEPS: expected numbers"),
-        (("INPUT.MIN_SIZE_TRAIN", "(640, 800)"), "INPUT.MIN_SIZE_TRAIN: expected int"),
+        (("INPUT.MIN_SIZE_TRAIN", "()"), "INPUT.MIN_SIZE_TRAIN=.*expected one or more"),
+        (("INPUT.MIN_SIZE_TRAIN", "('s',)"), "INPUT.MIN_SIZE_TRAIN: expected numbers"),
         (("DTYPE", "fp16"), "DTYPE='fp16'.*did you mean 'float16'"),
         (("MODEL.BACKBONE.CONV_BODY", "R-152-FPN"), "CONV_BODY='R-152-FPN'"),
         (("MODEL.RESNETS.NUM_GROUPS", "64"), r"NUM_GROUPS, WIDTH_PER_GROUP=\(64, 64\)"),
