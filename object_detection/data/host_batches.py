@@ -305,8 +305,10 @@ def _mend(batch: _Fields, *, read: Callable, is_training: bool, problems: InputP
         bad_places = set(range(len(group))) - set(good_places.numpy().tolist())
         for place in sorted(bad_places):
             record_index = int(group[place])
-            if record_index not in problems.bad_records:
-                problems.bad_record(record_index, _why_unreadable(read, problems, record_index))
+            reason = problems.bad_records.get(record_index)
+            if reason is None:
+                reason = _why_unreadable(read, problems, record_index)
+            problems.bad_record(record_index, reason)
         return np.int32(len(bad_places))
 
     def mended():

@@ -59,34 +59,37 @@ class InputProblems:
         """Counts a record that cannot be parsed or decoded.
 
         Raises:
-          BadInputError: too many.
+          BadInputError: too many; for each batch anew, as of batches that are made at the same
+            time the first to complain may never be used.
         """
-        if self._is_new(self.bad_records, record_index, reason):
-            place = self._place(record_index)
-            count = len(self.bad_records)
-            if count > self._max_bad_records:
-                raise BadInputError(
-                    f"{place} cannot be used: {reason}. Bad records so far: {count}, allowed: "
-                    f"{self._max_bad_records}. Mend or leave out these records, or set "
-                    "on_bad_record=skip and raise max_bad_records"
-                )
+        is_new = self._is_new(self.bad_records, record_index, reason)
+        place = self._place(record_index)
+        count = len(self.bad_records)
+        if count > self._max_bad_records:
+            raise BadInputError(
+                f"{place} cannot be used: {reason}. Bad records so far: {count}, allowed: "
+                f"{self._max_bad_records}. Mend or leave out these records, or set "
+                "on_bad_record=skip and raise max_bad_records"
+            )
+        if is_new:
             self._speak(count, f"{place} is left out: {reason} (bad records so far: {count})")
 
     def too_many_boxes(self, record_index: int, source_id: str, num_boxes: int) -> None:
         """Counts an image with more boxes than rows.
 
         Raises:
-          BadInputError: by policy.
+          BadInputError: by policy; for each batch anew.
         """
-        if self._is_new(self.images_over_limit, record_index, num_boxes):
-            fact = (
-                f"max_instances_per_image={self._max_instances} but image_id={source_id} has "
-                f"{num_boxes} boxes ({self._place(record_index)})"
+        is_new = self._is_new(self.images_over_limit, record_index, num_boxes)
+        fact = (
+            f"max_instances_per_image={self._max_instances} but image_id={source_id} has "
+            f"{num_boxes} boxes ({self._place(record_index)})"
+        )
+        if self._on_overflow == "error":
+            raise BadInputError(
+                f"{fact}: raise data.max_instances_per_image or set data.on_overflow=truncate"
             )
-            if self._on_overflow == "error":
-                raise BadInputError(
-                    f"{fact}: raise data.max_instances_per_image or set data.on_overflow=truncate"
-                )
+        if is_new:
             self._speak(len(self.images_over_limit), f"{fact}: its smallest boxes are left out")
 
     def unusable_boxes(self, record_index: int, source_id: str, num_boxes: int) -> None:

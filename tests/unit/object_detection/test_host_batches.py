@@ -486,6 +486,24 @@ def test_a_bad_record_is_counted_once():
         problems.bad_record(2, "torn")
 
 
+def test_what_ends_the_run_does_so_in_every_batch():
+    """Of batches that are made at the same time the first to complain may never be used."""
+    problems, _ = some_problems(max_bad_records=0, on_overflow="error")
+    for _ in range(2):
+        with pytest.raises(BadInputError, match="record 1 cannot be used: worn out"):
+            problems.bad_record(4, "worn out")
+        with pytest.raises(BadInputError, match="image_id=x has 900 boxes"):
+            problems.too_many_boxes(4, "x", 900)
+
+
+def test_each_batch_with_a_bad_record_is_an_error(tmp_path):
+    records = make_set(tmp_path, [make_record(0), make_record(1, encoded=b"no picture")])
+    problems = Told().problems(records, max_bad_records=0)
+    for _ in range(2):
+        with pytest.raises(tf.errors.OpError, match="cannot be used"):
+            arrays(evaluate(records, problems))
+
+
 def test_many_problems_are_not_all_spoken_of():
     problems, told = some_problems(max_bad_records=1000)
     for index in range(300):
