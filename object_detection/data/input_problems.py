@@ -67,8 +67,8 @@ class InputProblems:
         count = len(self.bad_records)
         if count > self._max_bad_records:
             raise BadInputError(
-                f"{place} cannot be used: {reason}. Bad records so far: {count}, allowed: "
-                f"{self._max_bad_records}. Mend or leave out these records, or set "
+                f"{place} cannot be used: {reason}. More records are bad than the "
+                f"{self._max_bad_records} allowed. Mend or leave out these records, or set "
                 "on_bad_record=skip and raise max_bad_records"
             )
         if is_new:
