@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from maskrcnn.config import ModelConfig
+from maskrcnn.config import ModelConfig, with_our_conventions
 from object_detection.anchors import (
     anchor_shapes,
     detectron_anchor_shapes,
@@ -23,6 +23,7 @@ def model_anchors(config: ModelConfig, network_size: tuple[int, int]) -> np.ndar
     Returns:
       [A, 4] float32, (y1, x1, y2, x2), network pixels, in the order of the RPN's outputs.
     """
+    config = with_our_conventions(config)
     strides = config.anchor_strides
     sizes = [(size,) for size in config.anchor_sizes]
     if config.body != "fpn":

@@ -1,10 +1,10 @@
 """Configuration of Mask R-CNN: the network section and the table of named models.
 
 Everything that shapes variables, anchors or RoI features is here; what is sampled, lost and kept at
-test time is in `settings`. What surprises a newcomer: four fields (`padding`, `stride_in`,
-`mean_rgb`, `stddev_rgb`) are empty by default, because pretrained weights only work with the
-convention they were trained with. `with_conventions` fills them, and a filled configuration is what
-the network is built from and what a checkpoint records.
+test time is in `settings`. What surprises a newcomer: the fields of `Conventions` are empty by
+default, because pretrained weights only work with the convention they were trained with.
+`with_conventions` and `with_our_conventions` fill them, and a filled configuration is what the
+network is built from and what a checkpoint records.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
-from typing import NamedTuple
+from typing import NamedTuple, Optional
 
 from engine.config import setting
 
@@ -26,11 +26,12 @@ BOX_HEADS = ("mlp", "conv", "res5")
 MASK_HEADS = ("fcn", "res5")
 PADDINGS = ("", "symmetric", "same")
 STRIDE_PLACES = ("", "3x3", "1x1")
-ANCHOR_CONVENTIONS = ("continuous", "detectron", "torchvision")
-ROI_ALIGN_CONVENTIONS = ("aligned", "legacy", "crop")
+ANCHOR_CONVENTIONS = ("", "continuous", "detectron", "torchvision")
+ROI_ALIGN_CONVENTIONS = ("", "aligned", "legacy", "crop")
 BACKBONES = ("resnet50", "resnet101", "resnext101_32x8d")
 
 _BODY_STRIDES = {"fpn": (4, 8, 16, 32, 64), "c4": (16,), "c5": (32,)}
+_OPEN = ("", (), None)
 _SQUARE_SHARE = 0.75  # the square canvas has about this share of the landscape canvas' pixels
 
 
@@ -41,10 +42,21 @@ class Conventions(NamedTuple):
     stride_in: str  # which convolution of a bottleneck has the stride: 1x1 or 3x3
     mean_rgb: tuple[float, float, float]  # of pixel values 0..255
     stddev_rgb: tuple[float, float, float]
+    # Demanded by whole detectors only; None elsewhere.
+    anchor_convention: str | None = None
+    coding_offset: float | None = None
+    iou_offset: float | None = None
+    roi_align_convention: str | None = None
+
+    def of_backbone(self) -> Conventions:
+        """Leaves out what only whole detectors demand."""
+        return Conventions(*self[:4])
 
 
-OUR_CONVENTIONS = Conventions("symmetric", "3x3", IMAGENET_MEAN_RGB, IMAGENET_STDDEV_RGB)
-"""For weights that are trained from scratch; those of torchvision."""
+OUR_CONVENTIONS = Conventions(
+    "symmetric", "3x3", IMAGENET_MEAN_RGB, IMAGENET_STDDEV_RGB, "continuous", 0.0, 0.0, "aligned"
+)
+"""For weights that are trained from scratch."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,9 +91,11 @@ class ModelConfig:
     fpn_relu: bool = False  # ReLU after the norm of the FPN's convolutions
     anchor_sizes: tuple[float, ...] = (32.0, 64.0, 128.0, 256.0, 512.0)  # side of square, pixels
     aspect_ratios: tuple[tuple[float, float], ...] = ((1.4, 0.7), (1.0, 1.0), (0.7, 1.4))  # (w, h)
-    anchor_convention: str = "continuous"
-    coding_offset: float = 0.0  # added to widths and heights in box coding; 1: the references
-    iou_offset: float = 0.0  # added to lengths in overlaps; 1: the PyTorch reference
+    anchor_convention: str = ""  # continuous, detectron, torchvision; '': by the weights
+    # Added to widths and heights in box coding (1: the references), to lengths in overlaps (1: the
+    # PyTorch reference); None: by the weights.
+    coding_offset: Optional[float] = None
+    iou_offset: Optional[float] = None
     rpn_only: bool = False  # no box and mask heads
     include_mask: bool = True  # False: Faster R-CNN
     box_head: str = "mlp"  # mlp: 2 dense layers; conv: 4 convolutions, 1 dense; res5: stage 5
@@ -96,7 +110,7 @@ class ModelConfig:
     mask_deconv_dim: int = 256
     mask_head_norm: str = ""
     roi_sampling_ratio: int = 2  # samples per RoI cell and axis; 0: ceil(cell size)
-    roi_align_convention: str = "aligned"  # aligned, legacy (PyTorch reference), crop (TF2's)
+    roi_align_convention: str = ""  # aligned, legacy (PyTorch reference), crop (TF2's)
     roi_max_level: int = 5  # coarsest level that RoIs are read from, with an FPN
 
     def __post_init__(self) -> None:
@@ -204,7 +218,14 @@ def derived_canvases(image_size: tuple[int, int], *, divisor: int) -> tuple[tupl
 def conventions_of(config: ModelConfig) -> Conventions:
     """Returns the conventions of a configuration, ours where it leaves them open."""
     given = (getattr(config, name) for name in Conventions._fields)
-    return Conventions(*(value or ours for value, ours in zip(given, OUR_CONVENTIONS)))
+    return Conventions(
+        *(ours if value in _OPEN else value for value, ours in zip(given, OUR_CONVENTIONS))
+    )
+
+
+def with_our_conventions(config: ModelConfig) -> ModelConfig:
+    """Fills the conventions that a configuration leaves open with ours."""
+    return dataclasses.replace(config, **conventions_of(config)._asdict())
 
 
 def with_conventions(config: ModelConfig, demanded: Conventions, *, source: str) -> ModelConfig:
@@ -212,11 +233,11 @@ def with_conventions(config: ModelConfig, demanded: Conventions, *, source: str)
 
     Args:
       config: the network's configuration.
-      demanded: of the weights; `OUR_CONVENTIONS` where there are none.
+      demanded: of the weights; None where they demand nothing.
       source: where the weights come from, for messages.
 
     Returns:
-      The configuration with all four conventions set.
+      The configuration with all that is demanded.
 
     Raises:
       ValueError: the configuration already says something else; names field, values and remedy.
@@ -224,7 +245,9 @@ def with_conventions(config: ModelConfig, demanded: Conventions, *, source: str)
     changes = {}
     for name, value in demanded._asdict().items():
         given = getattr(config, name)
-        if not given:
+        if value is None:
+            continue
+        if given in _OPEN:
             changes[name] = value
         elif not _is_equal(given, value):
             raise ValueError(
@@ -236,7 +259,7 @@ def with_conventions(config: ModelConfig, demanded: Conventions, *, source: str)
 
 
 def _is_equal(given: object, value: object) -> bool:
-    if isinstance(value, str):
+    if not isinstance(value, tuple):
         return given == value
     return all(math.isclose(a, b, rel_tol=1e-3) for a, b in zip(given, value))
 

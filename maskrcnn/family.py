@@ -21,7 +21,13 @@ from engine.config import ConfigError, from_dict, override
 from engine.task import MaskedRows
 from engine.weight_files import weights_path
 from maskrcnn import weights
-from maskrcnn.config import Conventions, ModelConfig, conventions_of, with_conventions
+from maskrcnn.config import (
+    Conventions,
+    ModelConfig,
+    conventions_of,
+    with_conventions,
+    with_our_conventions,
+)
 from maskrcnn.export import export_saved_model
 from maskrcnn.settings import COMPARED_SECTIONS, MaskRcnnConfig, base_config, preset
 from maskrcnn.task import MaskRcnnTask
@@ -112,16 +118,17 @@ def _with_known_conventions(config: MaskRcnnConfig, description: Mapping[str, An
                 model = with_conventions(model, demanded, source=path)
             except ValueError as error:
                 raise ConfigError(str(error)) from error
-    return dataclasses.replace(model, **conventions_of(model)._asdict())
+    return with_our_conventions(model)
 
 
 def _demanded_conventions(config: MaskRcnnConfig) -> list[tuple[str, Conventions]]:
     """Returns (path, conventions) of the initial weights that have some. Rank 0 only."""
+    backbone, detector = _initial_weights(config)
     demanded = []
-    for path in _initial_weights(config):
-        conventions = weights.read_source(path).conventions if path else None
+    for path in filter(None, (backbone, detector)):
+        conventions = weights.read_source(path).conventions
         if conventions:
-            demanded.append((path, conventions))
+            demanded.append((path, conventions.of_backbone() if path == backbone else conventions))
     return demanded
 
 

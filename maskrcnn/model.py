@@ -13,7 +13,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from maskrcnn.backbone import build_backbone
-from maskrcnn.config import ModelConfig
+from maskrcnn.config import ModelConfig, with_our_conventions
 from maskrcnn.heads import build_box_head, build_mask_head, build_roi_stage, build_rpn_head
 from maskrcnn.layers import BatchNormFactory
 from maskrcnn.neck import build_neck
@@ -153,6 +153,7 @@ def build_model(
     """
     if num_classes < 1:
         raise ValueError(f"Expected num_classes >= 1, got {num_classes}.")
+    config = with_our_conventions(config)
     trunk = _build_trunk(config, batch_norm=batch_norm, remat=remat)
     channels = trunk.output[0][0].shape[-1]
     roi_stage = box_head = mask_head = None

@@ -11,7 +11,7 @@ import dataclasses
 from engine import checkpoint
 from engine.config import ConfigError
 from maskrcnn import family, weights
-from maskrcnn.config import Conventions, conventions_of, with_conventions
+from maskrcnn.config import Conventions, with_conventions, with_our_conventions
 from maskrcnn.settings import MaskRcnnConfig
 from maskrcnn.task import MaskRcnnTask
 from object_detection.class_map import ClassMap, coco_class_map
@@ -58,5 +58,4 @@ def _with_conventions(
             model = with_conventions(model, demanded, source=source)
         except ValueError as error:
             raise ConfigError(str(error)) from error
-    model = dataclasses.replace(model, **conventions_of(model)._asdict())
-    return dataclasses.replace(config, model=model)
+    return dataclasses.replace(config, model=with_our_conventions(model))

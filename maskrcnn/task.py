@@ -8,6 +8,7 @@ are means over images (`losses`) to those of the whole global batch.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Mapping
 from typing import Any
@@ -19,6 +20,7 @@ from engine import distributed
 from engine.optimizers import is_decayed
 from engine.task import Losses, MaskedRows, Shard
 from maskrcnn import input_pipeline
+from maskrcnn.config import with_our_conventions
 from maskrcnn.dllogger_names import DLLOGGER_NAMES
 from maskrcnn.forward import Forward, GroundTruth, valid_sizes
 from maskrcnn.losses import batch_weight
@@ -65,6 +67,7 @@ class MaskRcnnTask:
         batch_norm: Any = None,
         seed: int = 0,
     ):
+        config = dataclasses.replace(config, model=with_our_conventions(config.model))
         self.config, self.class_map = config, class_map
         self.train_card, self._eval_card, self._seed = train_card, eval_card, seed
         self.model = build_model(

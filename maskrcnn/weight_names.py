@@ -63,12 +63,16 @@ def conventions_of_layout(layout: str, arrays: Mapping[str, np.ndarray]) -> Conv
     """Returns what the weights of another program demand; None for ours.
 
     Detectron's ResNets come from MSRA's, with the stride in the 1x1 convolution; its ResNeXt and
-    its networks with group norm have it in the 3x3.
+    its networks with group norm have it in the 3x3. Whole detectors also demand the anchors, the
+    box coding and the RoIAlign that they were trained with.
     """
     if layout == NGC:
         return Conventions("same", "3x3", IMAGENET_MEAN_RGB, IMAGENET_STDDEV_RGB)
     if layout == TORCHVISION:
-        return OUR_CONVENTIONS
+        demanded = OUR_CONVENTIONS.of_backbone()
+        if not _is_detector(arrays):
+            return demanded
+        return Conventions(*demanded[:4], "torchvision", 0.0, 0.0, "legacy")
     if layout not in (BENCHMARK, DETECTRON):
         return None
     is_grouped = any(
@@ -78,29 +82,16 @@ def conventions_of_layout(layout: str, arrays: Mapping[str, np.ndarray]) -> Conv
         for name, array in arrays.items()
     )
     in_first = not is_grouped and not _has_group_norm(layout, arrays)
-    return Conventions("symmetric", "1x1" if in_first else "3x3", _MSRA_MEAN_RGB, (1.0, 1.0, 1.0))
+    stride_in = "1x1" if in_first else "3x3"
+    demanded = Conventions("symmetric", stride_in, _MSRA_MEAN_RGB, (1.0, 1.0, 1.0))
+    if not _is_detector(arrays):
+        return demanded
+    return Conventions(*demanded[:4], "detectron", 1.0, 1.0, "legacy")
 
 
-def detector_options(layout: str, body: str) -> dict[str, object]:
-    """Returns the settings of `ModelConfig` with which the detectors of a program were trained.
-
-    Networks that are trained on need none of them; to use a detector as it is takes all.
-
-    Args:
-      layout: of `layout_of`.
-      body: of our network.
-    """
-    if layout == TORCHVISION:
-        return {"anchor_convention": "torchvision", "roi_align_convention": "legacy"}
-    if layout not in (BENCHMARK, DETECTRON):
-        return {}
-    return {
-        "anchor_convention": "detectron",
-        "coding_offset": 1.0,
-        "iou_offset": 1.0,
-        "roi_align_convention": "legacy",
-        "roi_sampling_ratio": 2 if body == "fpn" else 0,
-    }
+def _is_detector(names: Iterable[str]) -> bool:
+    """Whether a file of another program holds more than a classifier: all detectors have an RPN."""
+    return any(re.search(r"(^|[._])rpn[._]", name) for name in names)
 
 
 def _has_group_norm(layout: str, names: Iterable[str]) -> bool:

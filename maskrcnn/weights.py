@@ -3,8 +3,9 @@
 A load either succeeds as a whole or changes nothing. Three things may differ from file to model
 without being an error: the number of classes (the predictors then keep their values), the order of
 anchors, and where stage 5 stands (in the body, or on RoI features). Conventions may not: weights
-demand a padding, a place of the stride and pixel statistics, which `read_source` tells before a
-model is built. Kinds of file are the matter of `engine.weight_files`, names that of `weight_names`.
+demand a padding, a place of the stride and pixel statistics, those of a detector also its anchors,
+box coding and RoIAlign, which `read_source` tells before a model is built. Kinds of file are the
+matter of `engine.weight_files`, names that of `weight_names`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,12 @@ import tensorflow as tf
 
 from engine import checkpoint
 from engine.weight_files import WeightFile, read_weight_file
-from maskrcnn.config import Conventions, conventions_of, with_conventions
+from maskrcnn.config import (
+    OUR_CONVENTIONS,
+    Conventions,
+    with_conventions,
+    with_our_conventions,
+)
 from maskrcnn.model import MaskRCNN
 from maskrcnn.weight_names import (
     CLASS_PREDICTORS,
@@ -64,11 +70,17 @@ class LoadReport:
             f"{self.num_averaged} averaged values)"
         ]
         if self.conventions:
-            padding, stride_in, mean, stddev = self.conventions
+            padding, stride_in, mean, stddev, *of_detector = self.conventions
             rows.append(
                 f"  convention: padding {padding}, stride in {stride_in}, mean {_numbers(mean)}, "
                 f"deviation {_numbers(stddev)} of RGB 0..255"
             )
+            if None not in of_detector:
+                anchors, coding, iou, roi_align = of_detector
+                rows.append(
+                    f"  convention: anchors {anchors}, coding offset {coding:g}, IoU offset "
+                    f"{iou:g}, RoIAlign {roi_align}"
+                )
         rows.append(f"  {'part':<12}{'loaded':>8}{'missing':>9}")
         for part in dict.fromkeys(_part_of(name) for name in (*self.loaded, *self.missing)):
             loaded = sum(_part_of(name) == part for name in self.loaded)
@@ -123,7 +135,7 @@ def _stored_conventions(metadata: Mapping[str, Any]) -> Conventions | None:
     """Returns the conventions that one of our checkpoints records, if it does."""
     model = metadata.get("config", {}).get("model", {})
     values = [model.get(name) for name in Conventions._fields]
-    if not all(values):
+    if not all(values[: len(OUR_CONVENTIONS.of_backbone())]):
         return None
     return Conventions(*(tuple(v) if isinstance(v, list) else v for v in values))
 
@@ -225,7 +237,7 @@ def _load(
     file = source.file
     if not source.layout:
         raise ValueError(_nothing_matched(file, wanted))
-    _require_conventions(model, source)
+    _require_conventions(model, source, is_backbone=is_backbone)
     found, skipped = translate(
         source.layout, file.arrays, model.config, prefer_average=prefer_average
     )
@@ -270,12 +282,12 @@ def _load(
     )
 
 
-def _require_conventions(model: MaskRCNN, source: WeightSource) -> None:
+def _require_conventions(model: MaskRCNN, source: WeightSource, *, is_backbone: bool) -> None:
     """Raises ValueError if the model was built for other conventions than the weights demand."""
     if source.conventions is None:
         return
-    built = dataclasses.replace(model.config, **conventions_of(model.config)._asdict())
-    with_conventions(built, source.conventions, source=source.file.path)
+    demanded = source.conventions.of_backbone() if is_backbone else source.conventions
+    with_conventions(with_our_conventions(model.config), demanded, source=source.file.path)
 
 
 def _compare(

@@ -16,6 +16,7 @@ from maskrcnn.config import (
     derived_canvases,
     model_config,
     with_conventions,
+    with_our_conventions,
 )
 
 MSRA = Conventions("symmetric", "1x1", (122.7717, 115.9465, 102.9801), (1.0, 1.0, 1.0))
@@ -111,8 +112,22 @@ def test_square_canvas_saves_pixels_and_holds_square_images():
 class TestConventions:
     def test_open_fields_are_filled(self):
         filled = with_conventions(model_config("maskrcnn-r50-fpn"), MSRA, source="R-50.pkl")
-        assert conventions_of(filled) == MSRA
+        assert conventions_of(filled) == Conventions(*MSRA[:4], *OUR_CONVENTIONS[4:])
         assert conventions_of(model_config("maskrcnn-r50-fpn")) == OUR_CONVENTIONS
+
+    def test_a_detector_also_decides_anchors_and_box_coding(self):
+        detector = Conventions(*MSRA[:4], "detectron", 1.0, 1.0, "legacy")
+        filled = with_conventions(model_config("maskrcnn-r50-fpn"), detector, source="model.pkl")
+        assert conventions_of(filled) == detector
+        assert with_our_conventions(filled) == filled
+        # Weights that demand nothing of the kind leave them as they are.
+        assert with_conventions(filled, MSRA, source="R-50.pkl") == filled
+
+    def test_zero_is_a_choice(self):
+        config = dataclasses.replace(model_config("maskrcnn-r50-fpn"), coding_offset=0.0)
+        detector = Conventions(*MSRA[:4], "detectron", 1.0, 1.0, "legacy")
+        with pytest.raises(ValueError, match=r"model\.coding_offset=0\.0.*model\.pkl.*1\.0"):
+            with_conventions(config, detector, source="model.pkl")
 
     def test_equal_values_pass(self):
         config = dataclasses.replace(

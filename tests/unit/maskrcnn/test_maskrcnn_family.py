@@ -21,6 +21,7 @@ from object_detection.metrics.detection_rows import rows_to_detections
 from object_detection.metrics.mask_rows import pack_mask
 
 MSRA = Conventions("symmetric", "1x1", (122.8, 115.9, 103.0), (1.0, 1.0, 1.0))
+BOXES_OF_DETECTRON = ("detectron", 1.0, 1.0, "legacy")
 
 
 # ------------------------------------------------------------------------------ conventions
@@ -32,8 +33,8 @@ def known(config, description=None):
 
 @pytest.fixture
 def msra_file(monkeypatch):
-    """Any weight file demands the conventions of MSRA's ResNets."""
-    source = SimpleNamespace(conventions=MSRA)
+    """Any weight file is a detector on one of MSRA's ResNets."""
+    source = SimpleNamespace(conventions=Conventions(*MSRA[:4], *BOXES_OF_DETECTRON))
     monkeypatch.setattr(family.weights, "read_source", lambda path: source)
     return tiny_config(train__backbone_init="R-50.pkl")
 
@@ -43,7 +44,12 @@ def test_conventions_are_ours_without_weights():
 
 
 def test_weights_decide_the_conventions(msra_file):
-    assert known(msra_file) == MSRA
+    assert known(msra_file) == Conventions(*MSRA[:4], *OUR_CONVENTIONS[4:])
+
+
+def test_a_detector_also_decides_anchors_and_box_coding(msra_file):
+    config = tiny_config(train__pretrained_ckpt="model_final.pkl")
+    assert known(config) == Conventions(*MSRA[:4], *BOXES_OF_DETECTRON)
 
 
 def test_weights_of_another_convention_than_asked_for_are_refused(msra_file):
@@ -55,9 +61,10 @@ def test_weights_of_another_convention_than_asked_for_are_refused(msra_file):
 
 
 def test_a_checkpoint_keeps_its_conventions(msra_file):
-    model = dataclasses.replace(msra_file.model, **MSRA._asdict())
+    conventions = Conventions(*MSRA[:4], *BOXES_OF_DETECTRON)
+    model = dataclasses.replace(msra_file.model, **conventions._asdict())
     stored = {"config": to_dict(dataclasses.replace(msra_file, model=model))}
-    assert known(tiny_config(), stored) == MSRA
+    assert known(tiny_config(), stored) == conventions
 
 
 # ------------------------------------------------------------------------------ data

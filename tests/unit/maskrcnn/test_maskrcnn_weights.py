@@ -17,6 +17,8 @@ from maskrcnn.weight_names import anchor_order, layout_of
 from maskrcnn.weights import WeightSource, load_backbone, load_detector, read_source
 
 MSRA = Conventions("symmetric", "1x1", (122.7717, 115.9465, 102.9801), (1.0, 1.0, 1.0))
+DETECTRON = Conventions(*MSRA[:4], "detectron", 1.0, 1.0, "legacy")
+TORCHVISION = Conventions(*OUR_CONVENTIONS[:4], "torchvision", 0.0, 0.0, "legacy")
 SHAPES = foreign.detector_shapes(repeats=(1, 1, 1, 1), classes=4, filters=8, hidden=6)
 
 
@@ -39,7 +41,7 @@ def small(name="maskrcnn-r50-fpn", **changes):
     return dataclasses.replace(model_config(name), **changes)
 
 
-def small_model(*, num_classes=3, conventions=OUR_CONVENTIONS, **changes):
+def small_model(*, num_classes=3, conventions=TORCHVISION, **changes):
     config = with_conventions(small(**changes), conventions, source="test")
     return build_model(config, num_classes=num_classes)
 
@@ -51,7 +53,7 @@ def torchvision_model():
 
 @pytest.fixture(scope="module")
 def detectron_model():
-    return small_model(conventions=MSRA)
+    return small_model(conventions=DETECTRON)
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +122,7 @@ class TestOutputsOfOtherPrograms:
     def test_torchvision(self, torchvision_model, values, tmp_path, rename, wrapped_in):
         path = foreign.write_torch(tmp_path / "m.pth", rename(values), wrapped_in=wrapped_in)
         report = load_detector(torchvision_model, path)
-        assert (report.layout, report.conventions) == ("torchvision", OUR_CONVENTIONS)
+        assert (report.layout, report.conventions) == ("torchvision", TORCHVISION)
         assert not report.missing and len(report.loaded) == len(torchvision_model.variables)
         network = foreign.ForeignNetwork(values, stride_in_1x1=False, epsilon=0.0)
         assert_computes(torchvision_model, network, swaps_colours=False)
@@ -128,7 +130,7 @@ class TestOutputsOfOtherPrograms:
     def test_maskrcnn_benchmark(self, detectron_model, values, tmp_path):
         path = foreign.write_torch(tmp_path / "m.pth", foreign.to_benchmark(values))
         report = load_detector(detectron_model, path)
-        assert (report.layout, report.conventions) == ("benchmark", MSRA)
+        assert (report.layout, report.conventions) == ("benchmark", DETECTRON)
         network = foreign.ForeignNetwork(values, stride_in_1x1=True, epsilon=0.0)
         assert_computes(detectron_model, network, swaps_colours=True)
 
@@ -138,7 +140,7 @@ class TestOutputsOfOtherPrograms:
         path = foreign.write_detectron(tmp_path / "model_final.pkl", blobs)
         report = load_detector(detectron_model, path)
         assert (report.layout, report.kind) == ("detectron", weight_files.NUMPY_PICKLE)
-        assert report.conventions == MSRA and not report.missing
+        assert report.conventions == DETECTRON and not report.missing
         assert report.skipped["conv1_w_momentum"] == "training state"
         network = foreign.ForeignNetwork(folded, stride_in_1x1=True, epsilon=0.0)
         assert_computes(detectron_model, network, swaps_colours=True)
@@ -407,7 +409,7 @@ class TestOurCheckpoints:
         model = dataclasses.asdict(detectron_model.config)
         prefix = checkpoint.save(tmp_path / "ckpt-1", tensors, {"config": {"model": model}})
         source = read_source(prefix)
-        assert source.conventions == MSRA
+        assert source.conventions == DETECTRON
         report = load_detector(detectron_model, source)
         assert report.num_averaged == len(report.loaded) == len(averaged)
         assert report.skipped["state/step"] == "training state"
