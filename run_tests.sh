@@ -30,9 +30,9 @@ python=${RINGDET_VENV:-$root/.venv}/bin/python
 if [ $# -gt 0 ]; then
   exec "$python" -m pytest --durations=15 "$@"
 fi
-# The small tests side by side; those that start ranks and clusters after them, one by one.
+# Those that start ranks and clusters come second, two files at a time: each takes two cores by itself.
 cores=$(nproc)
 status=0
 "$python" -m pytest --durations=15 -n "$((cores < 8 ? cores : 8))" tests/unit tests/reference || status=$?
-"$python" -m pytest --durations=15 tests/integration || status=$?
+"$python" -m pytest --durations=15 -n 2 --dist loadfile --no-loadscope-reorder tests/integration || status=$?
 exit "$status"

