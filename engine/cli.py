@@ -253,6 +253,8 @@ def run_app(main: Callable[[list[str]], int]) -> None:
       main: takes the program's name and what is no flag, returns the exit code.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # TensorFlow turns them on by itself on some CPUs only.
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
     def guarded(argv: list[str]) -> None:
         # TensorFlow speaks of its own file formats through absl.

@@ -117,6 +117,11 @@ class TrainStep:
         Returns:
           The step's numbers, float32, in the order of `names`.
         """
+        # Else what it makes of the weights alone is made, and kept, from the step's beginning.
+        with tf.control_dependencies([gradient]):
+            return self._update(gradient, numbers)
+
+    def _update(self, gradient: tf.Tensor, numbers: tf.Tensor) -> tf.Tensor:
         state, config, layout = self.state, self._config, self.state.layout
         is_sgd = config.optimizer == "sgd"
         weight = numbers[-1]

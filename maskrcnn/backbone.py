@@ -15,6 +15,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from maskrcnn.config import ModelConfig, conventions_of
+from maskrcnn.convolution import Conv2D
 from maskrcnn.layers import BatchNormFactory, NormMaker, PaddedConv2D, kaiming_uniform
 
 _EXPANSION = 4
@@ -91,7 +92,7 @@ def _conv(
     groups: int = 1,
 ) -> tf.keras.layers.Layer:
     is_padded = padding == "symmetric" and stride > 1 and kernel_size > 1
-    return (PaddedConv2D if is_padded else tf.keras.layers.Conv2D)(
+    return (PaddedConv2D if is_padded else Conv2D)(
         filters,
         kernel_size,
         stride,

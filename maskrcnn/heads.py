@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from maskrcnn.backbone import residual_stage
 from maskrcnn.config import ModelConfig
+from maskrcnn.convolution import Conv2D
 from maskrcnn.layers import (
     BatchNormFactory,
     NormMaker,
@@ -44,7 +45,7 @@ def build_rpn_head(
     """
     num_anchors = config.num_anchors_per_cell
     layers = [
-        tf.keras.layers.Conv2D(
+        Conv2D(
             filters,
             size,
             padding="same",
@@ -71,7 +72,7 @@ def _conv_norm_relu(
     norm: NormMaker,
     initializer: tf.keras.initializers.Initializer,
 ) -> tf.Tensor:
-    x = tf.keras.layers.Conv2D(
+    x = Conv2D(
         filters,
         3,
         padding="same",
@@ -194,7 +195,7 @@ def build_mask_head(
         kernel_initializer=kaiming_normal_fan_out(),
         name="mask_head/conv5_mask",
     )(x)
-    logits = tf.keras.layers.Conv2D(
+    logits = Conv2D(
         num_classes,
         1,
         kernel_initializer=normal(math.sqrt(2.0 / max(num_classes, _COCO_CLASSES))),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import tensorflow as tf
 
 from maskrcnn.config import ModelConfig
+from maskrcnn.convolution import Conv2D
 from maskrcnn.layers import BatchNormFactory, NormMaker, kaiming_uniform
 
 _LEVELS = (2, 3, 4, 5)
@@ -56,7 +57,7 @@ def build_neck(
     norm = NormMaker.of(config, config.fpn_norm, batch_norm=batch_norm)
 
     def convolve(x: tf.Tensor, name: str, *, kernel_size: int) -> tf.Tensor:
-        x = tf.keras.layers.Conv2D(
+        x = Conv2D(
             config.fpn_num_filters,
             kernel_size,
             padding="same",

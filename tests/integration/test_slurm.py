@@ -71,9 +71,14 @@ class Job:
         self._wait(lambda: text in self.said(), f"never said {text!r}", seconds)
 
     def field(self, name: str) -> str:
-        """Returns a field of `scontrol show job`."""
-        shown = self.cluster.call("scontrol", "show", "job", self.number).stdout
-        return re.search(rf"\b{name}=(\S*)", shown)[1]
+        """Returns a field of `scontrol show job`; a controller that is busy is asked again."""
+        for _ in range(10):
+            shown = self.cluster.call("scontrol", "show", "job", self.number)
+            found = re.search(rf"\b{name}=(\S*)", shown.stdout)
+            if found:
+                return found[1]
+            time.sleep(3)
+        raise AssertionError(f"scontrol tells no {name}: {shown.stdout}{shown.stderr}")
 
     def wait(self, state: str, *, seconds: float = 300) -> str:
         """Waits for a state of the job; returns all that it said."""

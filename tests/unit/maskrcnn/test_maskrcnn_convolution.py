@@ -1,0 +1,125 @@
+"""The weight gradient by matrix products: against NumPy, TensorFlow's own, and where it is used."""
+
+import os
+
+# LLVM's optimiser takes most of XLA's compile time on the CPU and changes no result here.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+
+import network_in_numpy as reference
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from maskrcnn.convolution import LEAST_POSITIONS, Conv2D, weight_gradient
+
+LARGE = (2, 32, LEAST_POSITIONS // 32, 3)
+no_gpu = pytest.mark.skipif(
+    bool(tf.config.list_physical_devices("GPU")), reason="accelerators use their own gradient"
+)
+
+
+def random(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    batch=st.integers(1, 3),
+    height=st.integers(1, 6),
+    width=st.integers(1, 6),
+    kernel=st.sampled_from([(1, 1), (3, 3), (5, 5), (1, 3), (5, 3)]),
+)
+def test_gradient_is_the_linear_response_of_the_convolution(batch, height, width, kernel):
+    """Linear in the kernel: <gradient, change> is exactly the change of <result, upstream>."""
+    inputs = random(batch, height, width, 2).astype(np.float64)
+    upstream = random(batch, height, width, 4, seed=1).astype(np.float64)
+    change = random(*kernel, 2, 4, seed=2).astype(np.float64)
+    gradient = weight_gradient(tf.constant(inputs), tf.constant(upstream), kernel_size=kernel)
+    assert gradient.shape == change.shape
+    expected = np.sum(reference.conv2d(inputs, change) * upstream)
+    np.testing.assert_allclose(np.sum(gradient.numpy() * change), expected, rtol=1e-9, atol=1e-9)
+
+
+def gradients(layer, **kwargs):
+    @tf.function(autograph=False, **kwargs)
+    def run(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = layer(x)
+            loss = tf.reduce_sum(y**2)
+        return y, *tape.gradient(loss, [x, *layer.trainable_variables])
+
+    return run
+
+
+def product_count(function, inputs):
+    graph = function.get_concrete_function(tf.constant(inputs)).graph.as_graph_def()
+    nodes = [*graph.node, *(n for f in graph.library.function for n in f.node_def)]
+    return sum(node.op == "MatMul" for node in nodes)
+
+
+@no_gpu
+@pytest.mark.parametrize("use_bias", [False, True])
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_a_large_map_has_the_gradients_of_keras(use_bias, jit_compile):
+    inputs = random(*LARGE)
+    ours, theirs = (
+        kind(4, 3, padding="same", use_bias=use_bias) for kind in (Conv2D, tf.keras.layers.Conv2D)
+    )
+    for layer in (ours, theirs):
+        layer.build(inputs.shape)
+    theirs.set_weights(ours.get_weights())
+    run = gradients(ours, jit_compile=jit_compile)
+    results = run(tf.constant(inputs))
+    for result, expected in zip(results, gradients(theirs)(tf.constant(inputs))):
+        scale = np.abs(expected).max()
+        np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-5 * scale)
+    assert product_count(run, inputs) == 9
+
+
+@no_gpu
+@pytest.mark.parametrize(
+    ("shape", "options"),
+    [
+        ((2, 16, 16, 3), {"kernel_size": 3}),
+        (LARGE, {"kernel_size": 1}),
+        (LARGE, {"kernel_size": 2}),
+        (LARGE, {"kernel_size": 3, "strides": 2}),
+        (LARGE, {"kernel_size": 3, "dilation_rate": 2}),
+        (LARGE, {"kernel_size": 3, "padding": "valid"}),
+        (LARGE, {"kernel_size": 3, "dtype": "mixed_float16"}),
+    ],
+)
+def test_others_are_left_to_tensorflow(shape, options):
+    layer = Conv2D(4, **{"padding": "same", **options})
+    layer.build(shape)
+    assert product_count(gradients(layer), random(*shape)) == 0
+
+
+@no_gpu
+def test_groups_are_left_to_tensorflow():
+    layer = Conv2D(6, 3, padding="same", groups=3)
+    layer.build(LARGE)
+    run = gradients(layer, jit_compile=True)  # no CPU kernel but XLA's
+    assert product_count(run, random(*LARGE)) == 0
+
+
+@no_gpu
+def test_the_gradient_survives_recomputation():
+    layer = Conv2D(4, 3, padding="same")
+    layer.build(LARGE)
+    inputs = tf.constant(random(*LARGE))
+    kernel = layer.kernel
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(layer(inputs) ** 2)
+    expected = tape.gradient(loss, kernel)
+
+    @tf.function(autograph=False)
+    def recomputed():
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(tf.recompute_grad(layer)(inputs) ** 2)
+        return tape.gradient(loss, kernel)
+
+    np.testing.assert_allclose(recomputed(), expected, rtol=1e-4, atol=1e-3)
