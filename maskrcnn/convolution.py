@@ -47,6 +47,7 @@ def _convolve(
 
     def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         of_inputs = tf.nn.conv2d_transpose(upstream, kernel, tf.shape(inputs), 1, "SAME")
+        of_inputs.set_shape(inputs.shape)
         return of_inputs, weight_gradient(inputs, upstream, kernel_size=kernel.shape[:2])
 
     return tf.nn.conv2d(inputs, kernel, 1, "SAME"), gradient

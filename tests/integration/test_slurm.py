@@ -187,8 +187,9 @@ def expected_total(ranks: int, last_step: int) -> int:
 # ------------------------------------------------------------------------------ counting ranks
 
 
-def test_four_nodes_count_together(cluster, counting):
-    job = cluster.submit(CONVERGENCE, nodes=4, **counting, STEP_SECONDS="0.02")
+@pytest.mark.parametrize("script", [CONVERGENCE, "slurm/maskrcnn-convergence-AMP-32xV100-32G.sub"])
+def test_four_nodes_count_together(cluster, counting, script):
+    job = cluster.submit(script, nodes=4, **counting, STEP_SECONDS="0.02")
     said = job.wait("COMPLETED")
     assert job.count() == {
         "step": 60,

@@ -99,6 +99,17 @@ def test_others_are_left_to_tensorflow(shape, options):
 
 
 @no_gpu
+def test_convolutions_follow_one_another():
+    layers = [Conv2D(filters, 3, padding="same") for filters in (4, 5, 2)]
+    model = tf.keras.Sequential([tf.keras.Input((None, None, 3)), *layers])
+    run = gradients(model)
+    assert product_count(run, random(*LARGE)) == 27
+    _, of_inputs, *of_weights = run(tf.constant(random(*LARGE)))
+    assert of_inputs.shape == LARGE
+    assert [g.shape for g in of_weights] == [v.shape for v in model.trainable_variables]
+
+
+@no_gpu
 def test_groups_are_left_to_tensorflow():
     layer = Conv2D(6, 3, padding="same", groups=3)
     layer.build(LARGE)
