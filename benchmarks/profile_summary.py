@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import collections
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from engine import cli
 from engine.config import ConfigError
 
 FLAGS = flags.FLAGS
+
+_ONEDNN = re.compile("^_Mkl(Native)?")  # oneDNN's form of the operation named after it
 
 
 def define_flags() -> None:
@@ -62,7 +65,7 @@ def time_by_kind(space: Any) -> dict[str, float]:
                 # On the host an operation is NAME:KIND; all else there are calls around them.
                 scope, colon, kind = name.rpartition(":")
                 if gpus or (colon and scope and not scope.endswith(":") and " " not in name):
-                    total[name if gpus else kind] += event.duration_ps / 1e9
+                    total[name if gpus else _ONEDNN.sub("", kind)] += event.duration_ps / 1e9
     return dict(total.most_common())
 
 

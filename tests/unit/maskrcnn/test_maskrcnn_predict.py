@@ -13,13 +13,15 @@ import families
 from engine import checkpoint
 from engine.config import ConfigError, to_dict
 from maskrcnn import backbone, predict, weights
-from maskrcnn.config import Conventions, model_config
+from maskrcnn.config import Conventions, conventions_of, model_config
 from maskrcnn.settings import MaskRcnnConfig
 from object_detection import inference, saved_model
 from object_detection.class_map import ClassMap
 
 CLASSES = ClassMap(2, {0: (3, "cat"), 1: (8, "dog")})
-THEIRS = Conventions("symmetric", "1x1", (120.0, 110.0, 100.0), (1.0, 1.0, 1.0))
+THEIRS = Conventions(
+    "symmetric", "1x1", (120.0, 110.0, 100.0), (1.0, 1.0, 1.0), "detectron", 1.0, 1.0, "legacy"
+)
 
 
 def tiny_config(**model):
@@ -87,6 +89,7 @@ def test_the_checkpoint_says_family_classes_and_conventions(task, saved):
     assert dict(task.class_map.categories) == dict(CLASSES.categories)
     assert task.config.model.stride_in == "1x1"
     assert tuple(task.config.model.mean_rgb) == THEIRS.mean_rgb
+    assert task.config.model.anchor_convention == "detectron"
     stored = weights.read_source(saved).file.arrays
     for variable in task.model.variables[:5]:
         name = variable.name.removesuffix(":0")
@@ -104,7 +107,7 @@ def test_a_checkpoint_that_lacks_weights_is_refused(tmp_path):
 
 def test_conventions_of_a_foreign_file_win_over_nothing_and_clash_with_others():
     filled = predict._with_conventions(tiny_config(), THEIRS, "weights.pkl").model
-    assert (filled.stride_in, tuple(filled.mean_rgb)) == ("1x1", THEIRS.mean_rgb)
+    assert conventions_of(filled) == THEIRS
     with pytest.raises(ConfigError, match="weights.pkl"):
         predict._with_conventions(tiny_config(stride_in="3x3"), THEIRS, "weights.pkl")
 
