@@ -289,8 +289,9 @@ def _resample(
     def resample(flat: tf.Tensor):
         def add_sample(index: tf.Tensor | int, total: tf.Tensor) -> tf.Tensor:
             for positions, weights in corners_of_sample(index):
-                cells = tf.cast(tf.gather(flat, positions), tf.float32)
-                total += cells * weights[..., tf.newaxis]
+                with tf.control_dependencies([total]):  # one corner's cells in memory at a time
+                    cells = tf.cast(tf.gather(flat, positions), tf.float32)
+                    total += cells * weights[..., tf.newaxis]
             return total
 
         def gradient(upstream: tf.Tensor) -> tf.Tensor:
@@ -298,9 +299,10 @@ def _resample(
 
             def scatter_sample(index: tf.Tensor | int, total: tf.Tensor) -> tf.Tensor:
                 for positions, weights in corners_of_sample(index):
-                    total = tf.tensor_scatter_nd_add(
-                        total, positions[..., tf.newaxis], upstream * weights[..., tf.newaxis]
-                    )
+                    with tf.control_dependencies([total]):
+                        total = tf.tensor_scatter_nd_add(
+                            total, positions[..., tf.newaxis], upstream * weights[..., tf.newaxis]
+                        )
                 return total
 
             zeros = tf.zeros(tf.shape(flat), tf.float32)
@@ -323,5 +325,6 @@ def _repeat(body: Callable, total: tf.Tensor, count: int) -> tf.Tensor:
         lambda index, _: index < count,
         lambda index, total: (index + 1, body(index, total)),
         (tf.constant(0), total),
+        parallel_iterations=1,
     )
     return total
