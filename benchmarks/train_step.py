@@ -1,14 +1,17 @@
-"""Times the training step on synthetic batches: forward+backward, reduction, update, and the whole.
+"""Times the training step and its parts: forward+backward, reduction, update.
 
 python -m benchmarks.train_step --model_name=efficientdet-d0 --batch_size=8
 python -m benchmarks.train_step --model_name=maskrcnn-r50-fpn --batch_size=1 --noamp
+python -m benchmarks.train_step --training_file_pattern='records/train-*'   # real input
 mpirun -np 2 python -m benchmarks.train_step ...     # the reduction over two ranks
 
+Batches are noise, the same each time, or come from records; the whole then waits for its input too.
 The whole comes first, and the peak of memory is taken after it: its parts are programs of their
 own. Every part is waited for, so the parts may add up to more than the whole; `update` includes the
 reduction. First calls, which trace and compile, are reported apart.
 """
 
+import itertools
 import json
 import time
 
@@ -29,7 +32,8 @@ def define_flags() -> None:
     flags.DEFINE_string("preset", "", "Conventions of a reference, as in train.py.")
     flags.DEFINE_string("hparams", "", "Comma-separated key=value pairs, or a YAML file.")
     flags.DEFINE_integer("batch_size", 8, "Images per rank.")
-    flags.DEFINE_integer("num_classes", 80, "Class channels.")
+    flags.DEFINE_string("training_file_pattern", "", "Records to train on; '': synthetic batches.")
+    flags.DEFINE_integer("num_classes", 80, "Class channels, with synthetic batches.")
     flags.DEFINE_integer("boxes_per_image", 7, "Boxes in each synthetic image (COCO's mean is 7).")
     flags.DEFINE_integer("steps", 20, "Timed repetitions of each part.")
     flags.DEFINE_bool("whole_only", False, "Leave out the parts.")
@@ -50,9 +54,13 @@ def main(argv: list[str]) -> int:
     from engine.plan import make_plan
     from engine.run import chooses_xla, join_ranks, set_precision
     from engine.step import TrainStep
+    from engine.task import Shard
     from engine.train_state import TrainState
 
+    records = FLAGS.training_file_pattern
     given = {"batch_size": FLAGS.batch_size, "amp": FLAGS.amp, "use_xla": FLAGS.use_xla}
+    if records:
+        given |= {"training_file_pattern": records, "resize_on": "auto"}
     config = benchmark_config(
         FLAGS.model_name, preset=FLAGS.preset, hparams=FLAGS.hparams, given=given
     )
@@ -60,14 +68,25 @@ def main(argv: list[str]) -> int:
     set_precision(config)
     use_xla = chooses_xla(config)
     build_start = time.perf_counter()
-    task = families.new_task(config, class_map=numbered_class_map(FLAGS.num_classes))
+    if records:
+        task = families.load(config.model.name).make_task(
+            config, description={}, training=True, batch_norm=None, seed=0
+        )
+    else:
+        task = families.new_task(config, class_map=numbered_class_map(FLAGS.num_classes))
     build_seconds = time.perf_counter() - build_start
     plan = make_plan(config.train, config.optim, num_examples=120000, num_ranks=place.size)
     state = TrainState(task, config.optim, plan, dynamic_loss_scale=FLAGS.amp)
     step = TrainStep(task, state, config.optim, use_xla=use_xla, half_gradients=FLAGS.amp)
-    batch = synthetic_batch(
-        task, batch_size=FLAGS.batch_size, boxes_per_image=FLAGS.boxes_per_image
-    )
+    if records:
+        shard = Shard(place.rank, place.size)
+        stream = map(task.device_batch, task.train_dataset(shard=shard, start_step=0))
+    else:
+        batch = synthetic_batch(
+            task, batch_size=FLAGS.batch_size, boxes_per_image=FLAGS.boxes_per_image
+        )
+        stream = itertools.repeat(batch)
+    batch = next(stream)
     seed = tf.constant([0, 0])
     parts: list = []
 
@@ -79,7 +98,7 @@ def main(argv: list[str]) -> int:
         "forward_backward": forward_backward,
         "reduce": lambda: step.reduce(parts),
         "update": lambda: step.compiled_update(*step.reduce(parts)),
-        "whole": lambda: step([batch]),
+        "whole": lambda: step([next(stream)]),
     }
     row = {
         "model": config.model.name,
@@ -88,7 +107,7 @@ def main(argv: list[str]) -> int:
         "batch_size": FLAGS.batch_size,
         "precision": "mixed_float16" if FLAGS.amp else "float32",
         "xla": use_xla,
-        "data": "synthetic",
+        "data": records or "synthetic",
         "steps": FLAGS.steps,
         "build_s": build_seconds,
     }

@@ -12,7 +12,10 @@ import tensorflow as tf
 from benchmarks.evaluation import synthetic_set
 from benchmarks.export_step import aliases
 from benchmarks.postprocess import synthetic_outputs
+from dataset.embedded_set import write_embedded_set
 from object_detection.anchors import generate_anchors
+from object_detection.data.coco_json import read_annotations
+from object_detection.data.convert import convert
 from object_detection.metrics.coco import CocoEvaluator
 
 TINY_MODEL = (
@@ -65,6 +68,25 @@ def test_our_suppression_picks_what_tensorflow_s_does(run):
     )
     assert said["score_difference"] < 1e-6
     assert float(row["whole_hard_p90_ms"]) >= said["whole_hard_median_ms"] > 0
+
+
+@pytest.mark.slow
+def test_step_on_synthetic_and_on_real_input(run, tmp_path):
+    write_embedded_set(tmp_path / "coco", num_train=6, num_eval=2, seed=1)
+    convert(
+        read_annotations(tmp_path / "coco" / "annotations" / "instances_train.json"),
+        tmp_path / "coco" / "train",
+        tmp_path / "train",
+    )
+    flags = ("train_step", *TINY_MODEL, "--batch_size=2", "--steps=2", "--noamp", "--nouse_xla")
+    said, row = run(*flags)
+    assert said["images_per_s"] > 0 and said["whole_cpu_s"] > 0 and said["peak_memory_gb"] > 0.1
+    assert row["data"] == "synthetic" and float(row["update_median_ms"]) > 0
+    records = f"{tmp_path}/train-*.tfrecord"
+    (tmp_path / "rows.csv").unlink()
+    said, row = run(*flags, "--whole_only", f"--training_file_pattern={records}")
+    assert said["images_per_s"] > 0
+    assert row["data"] == records and row["update_median_ms"] == ""
 
 
 def test_synthetic_objects_stand_out():
