@@ -129,11 +129,14 @@ class TrainStep:
         is_decayed = getattr(self._task, "is_decayed", optimizers.is_decayed)
         decayed = tf.constant([float(is_decayed(v)) for v in state.trained])
         decay = layout.spread(decayed) * config.weight_decay
-        gradient = gradient / (state.loss_scale.value * weight)
-        # Decoupled decay is no part of the loss.
-        penalty = 0.5 * tf.reduce_sum(decay * tf.square(state.weights)) if is_sgd else 0.0
+        penalty = tf.constant(0.0)
+        if is_sgd:  # decoupled decay is no part of the loss
+            penalty = 0.5 * tf.reduce_sum(decay * tf.square(state.weights))
+        with tf.control_dependencies([penalty]):  # one temporary of the weights' size at a time
+            gradient = gradient / (state.loss_scale.value * weight)
         if is_sgd:
-            gradient += decay * state.weights
+            with tf.control_dependencies([gradient]):
+                gradient += decay * state.weights
         norms = layout.norms(gradient)
         norm = tf.norm(norms)
         finite = tf.math.is_finite(norm) & tf.reduce_all(tf.math.is_finite(means))
