@@ -125,11 +125,12 @@ def _demanded_conventions(config: MaskRcnnConfig) -> list[tuple[str, Conventions
     """Returns (path, conventions) of the initial weights that have some. Rank 0 only."""
     backbone, detector = _initial_weights(config)
     demanded = []
-    for path in filter(None, (backbone, detector)):
-        conventions = weights.read_source(path).conventions
-        if conventions:
-            demanded.append((path, conventions.of_backbone() if path == backbone else conventions))
-    return demanded
+    if backbone:
+        conventions = weights.read_source(backbone).conventions
+        demanded.append((backbone, conventions and conventions.of_backbone()))
+    if detector:
+        demanded.append((detector, weights.read_source(detector).conventions))
+    return [(path, conventions) for path, conventions in demanded if conventions]
 
 
 def _initial_weights(config: MaskRcnnConfig) -> tuple[str, str]:

@@ -24,7 +24,6 @@ from maskrcnn.config import (
     OUR_CONVENTIONS,
     Conventions,
     with_conventions,
-    with_our_conventions,
 )
 from maskrcnn.model import MaskRCNN
 from maskrcnn.weight_names import (
@@ -287,7 +286,7 @@ def _require_conventions(model: MaskRCNN, source: WeightSource, *, is_backbone: 
     if source.conventions is None:
         return
     demanded = source.conventions.of_backbone() if is_backbone else source.conventions
-    with_conventions(with_our_conventions(model.config), demanded, source=source.file.path)
+    with_conventions(model.config, demanded, source=source.file.path)
 
 
 def _compare(

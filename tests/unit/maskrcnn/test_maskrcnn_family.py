@@ -47,8 +47,9 @@ def test_weights_decide_the_conventions(msra_file):
     assert known(msra_file) == Conventions(*MSRA[:4], *OUR_CONVENTIONS[4:])
 
 
-def test_a_detector_also_decides_anchors_and_box_coding(msra_file):
-    config = tiny_config(train__pretrained_ckpt="model_final.pkl")
+@pytest.mark.parametrize("backbone", ["", "R-50.pkl", "model_final.pkl"])
+def test_a_detector_also_decides_anchors_and_box_coding(msra_file, backbone):
+    config = tiny_config(train__backbone_init=backbone, train__pretrained_ckpt="model_final.pkl")
     assert known(config) == Conventions(*MSRA[:4], *BOXES_OF_DETECTRON)
 
 
