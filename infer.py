@@ -67,7 +67,7 @@ def main(argv: list[str]) -> int:
     else:
         paths = image_files.find_images(FLAGS.image_path)
     truth = inference.GroundTruth(FLAGS.annotations) if FLAGS.annotations else None
-    mask_rule = inference.MaskRule()
+    mask_rule = None
     if FLAGS.model_dir:
         task = families.load_task(
             FLAGS.model_dir,
@@ -76,13 +76,11 @@ def main(argv: list[str]) -> int:
             hparams=FLAGS.hparams,
         )
         detector, class_map = inference.detector_of(task.detect_images), task.class_map
-        if getattr(task, "has_masks", False):
-            test = task.config.test
-            mask_rule = inference.MaskRule(test.mask_threshold, test.mask_paste_convention)
+        mask_rule = getattr(task, "mask_rule", None)
         if FLAGS.saved_model_dir:
             families.load(task.config.model.name).export(task, Path(FLAGS.saved_model_dir))
     if FLAGS.saved_model_dir:
-        detector, class_map = inference.saved_model_detector(FLAGS.saved_model_dir)
+        detector, class_map, mask_rule = inference.saved_model_detector(FLAGS.saved_model_dir)
     output = Path(FLAGS.output_dir)
     output.mkdir(parents=True, exist_ok=True)
     written, sheet, unreadable, names = {}, [], [], set()

@@ -16,4 +16,5 @@ def export_saved_model(task: MaskRcnnTask, folder: str | Path) -> None:
         folder,
         variables=task.model.variables,
         check_size=task.config.model.canvas_sizes[0],
+        mask_rule=task.mask_rule,
     )

@@ -34,7 +34,7 @@ from object_detection.data.card import DataCard
 from object_detection.data.example import HOST_ONLY
 from object_detection.data.host_batches import resizes_on_host
 from object_detection.detections import Detections, MaskDetections
-from object_detection.mask_paste import encode_masks
+from object_detection.mask_paste import MaskRule, encode_masks
 from object_detection.metrics.coco import CocoEvaluator
 from object_detection.metrics.mask_rows import pack_mask
 from object_detection.metrics.set_scores import SetScores
@@ -79,6 +79,10 @@ class MaskRcnnTask:
         self._forward = Forward(config, self.model)
         self.loss_names = self._forward.loss_names
         self.has_masks = config.model.include_mask
+        test = config.test
+        self.mask_rule = (
+            MaskRule(test.mask_threshold, test.mask_paste_convention) if self.has_masks else None
+        )
         self.more_targets = {"mask_AP": config.test.target_mask_ap} if self.has_masks else {}
         self.compute_dtype = tf.keras.mixed_precision.global_policy().compute_dtype
         self._frames = input_pipeline.frames_of(config, [train_card, eval_card])
@@ -299,8 +303,7 @@ class MaskRcnnTask:
                 fields["boxes"][example, slots],
                 height=height,
                 width=width,
-                threshold=self.config.test.mask_threshold,
-                convention=self.config.test.mask_paste_convention,
+                **self.mask_rule._asdict(),
             )
             packed += map(pack_mask, encoded)
         return MaskedRows(rows, packed), images

@@ -20,7 +20,7 @@ from object_detection.data.coco_json import read_annotations
 from object_detection.data.masks import BadMaskError, decode_mask
 from object_detection.draw_masks import draw_heat_map, draw_masks, mask_heat
 from object_detection.image_files import read_image
-from object_detection.mask_paste import encode_masks
+from object_detection.mask_paste import MaskRule, encode_masks
 from object_detection.visualize import contact_sheet, draw_boxes
 
 # Pictures with masks of smaller images are enlarged by a whole number to about this side, pixels,
@@ -32,13 +32,6 @@ _LEAST_WIDTH = 480
 # uint8 [1, h, w, 3] -> boxes [1, k, 4] original pixels, scores [1, k], class ids [1, k], count [1]
 # and, of detectors with masks, probabilities [1, k, s, s] within the boxes.
 Detector = Callable[[tf.Tensor], "tuple[tf.Tensor, ...]"]
-
-
-class MaskRule(NamedTuple):
-    """How a model's masks are pasted, see `mask_paste`."""
-
-    threshold: float = 0.5
-    convention: str = "continuous"
 
 
 class Prediction(NamedTuple):
@@ -64,8 +57,8 @@ def detector_of(detect_images: Callable[[tf.Tensor], Any]) -> Detector:
     return tf.function(detect_images, autograph=False, input_signature=signature)
 
 
-def saved_model_detector(folder: str) -> tuple[Detector, ClassMap]:
-    """Loads an exported model: its detector and classes.
+def saved_model_detector(folder: str) -> tuple[Detector, ClassMap, MaskRule | None]:
+    """Loads an exported model: its detector, its classes and how masks are pasted, if any.
 
     Raises:
       FileNotFoundError: no SavedModel there.
@@ -78,7 +71,9 @@ def saved_model_detector(folder: str) -> tuple[Detector, ClassMap]:
     categories = {label["category_id"]: (label["category_id"], label["name"]) for label in labels}
     if not categories:
         raise ValueError(f"{folder}/assets/labels.json names no class")
-    return loaded, ClassMap(max(categories) + 1, categories)
+    masks = Path(folder) / "assets" / "masks.json"
+    rule = MaskRule(**json.loads(masks.read_text())) if masks.is_file() else None
+    return loaded, ClassMap(max(categories) + 1, categories), rule
 
 
 def predict_files(
@@ -88,7 +83,7 @@ def predict_files(
     *,
     min_score: float,
     unreadable: list[str],
-    mask_rule: MaskRule = MaskRule(),  # noqa: B008  an immutable tuple
+    mask_rule: MaskRule | None = None,
 ) -> Iterator[Prediction]:
     """Runs the detector over files; what cannot be read is left out and named in `unreadable`."""
     for path in paths:
@@ -106,7 +101,7 @@ def predict_files(
         if soft is not None:
             height, width = image.shape[:2]
             encoded = encode_masks(
-                soft, boxes[kept], height=height, width=width, **mask_rule._asdict()
+                soft, boxes[kept], height=height, width=width, **(mask_rule or MaskRule())._asdict()
             )
             for entry, rle in zip(objects, encoded):
                 entry["segmentation"] = {"size": rle["size"], "counts": rle["counts"].decode()}

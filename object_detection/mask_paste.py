@@ -11,11 +11,18 @@ continuous, like the rest of the project. The other is that of Detectron and bot
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 CONVENTIONS = ("continuous", "detectron")
+
+
+class MaskRule(NamedTuple):
+    """How a model's masks are pasted, see `paste_mask`."""
+
+    threshold: float = 0.5
+    convention: str = "continuous"
 
 
 def paste_mask(

@@ -22,6 +22,7 @@ import tensorflow as tf
 
 from object_detection.class_map import ClassMap
 from object_detection.detections import Detections, MaskDetections
+from object_detection.mask_paste import MaskRule
 
 # Largest differences allowed between the export and the model it came from: pixels, score,
 # detections whose score is at the threshold, and probabilities of masks.
@@ -40,13 +41,13 @@ class _Detector(tf.Module):
         class_map: ClassMap,
         *,
         variables: Sequence[tf.Variable],
-        labels: Path,
+        assets: Sequence[Path],
     ):
         super().__init__()
         self._detect = detect
         # Not the Keras model: each of its layers would be traced and stored a second time.
         self.weights = variables
-        self.labels = tf.saved_model.Asset(str(labels))
+        self.assets = [tf.saved_model.Asset(str(path)) for path in assets]
         ids = [class_map.categories.get(i, (-1, ""))[0] for i in range(class_map.num_classes)]
         self._category_ids = tf.constant([*ids, -1], tf.int32)
 
@@ -70,6 +71,7 @@ def export_detector(
     *,
     variables: Sequence[tf.Variable],
     check_size: tuple[int, int],
+    mask_rule: MaskRule | None = None,
 ) -> None:
     """Writes the SavedModel aside, checks it on a random and a striped image, then renames it.
 
@@ -79,6 +81,7 @@ def export_detector(
       folder: replaced if it holds a SavedModel.
       variables: of the model, with its weights.
       check_size: (height, width) of the images of the check, pixels.
+      mask_rule: how its masks are to be pasted, if it has some.
 
     Raises:
       ValueError: the folder holds something else.
@@ -90,17 +93,21 @@ def export_detector(
             raise ValueError(f"{folder} holds something else than a SavedModel: choose another")
     aside = folder.with_name(f".writing-{folder.name}")
     shutil.rmtree(aside, ignore_errors=True)
-    labels = folder.with_name(f".writing-{folder.name}-labels") / "labels.json"
-    labels.parent.mkdir(parents=True, exist_ok=True)
-    labels.write_text(
-        json.dumps([{"category_id": c, "name": n} for c, n in class_map.categories.values()])
-    )
+    notes = folder.with_name(f".writing-{folder.name}-assets")
+    notes.mkdir(parents=True, exist_ok=True)
+    labels = [{"category_id": c, "name": n} for c, n in class_map.categories.values()]
+    contents = {"labels.json": labels}
+    if mask_rule:
+        contents["masks.json"] = mask_rule._asdict()
+    for name, content in contents.items():
+        (notes / name).write_text(json.dumps(content))
     try:
-        exported = _Detector(detect, class_map, variables=variables, labels=labels)
+        assets = [notes / name for name in contents]
+        exported = _Detector(detect, class_map, variables=variables, assets=assets)
         tf.saved_model.save(exported, str(aside))
         _check(detect, aside, check_size)
     finally:
-        shutil.rmtree(labels.parent, ignore_errors=True)
+        shutil.rmtree(notes, ignore_errors=True)
     shutil.rmtree(folder, ignore_errors=True)
     aside.rename(folder)
 

@@ -17,6 +17,7 @@ from maskrcnn.config import Conventions, conventions_of, model_config
 from maskrcnn.settings import MaskRcnnConfig
 from object_detection import inference, saved_model
 from object_detection.class_map import ClassMap
+from object_detection.mask_paste import MaskRule
 
 CLASSES = ClassMap(2, {0: (3, "cat"), 1: (8, "dog")})
 THEIRS = Conventions(
@@ -41,7 +42,11 @@ def tiny_config(**model):
         model=dataclasses.replace(model_config("maskrcnn-r50-fpn"), **{**narrow, **model}),
         rpn=dataclasses.replace(base.rpn, test_rpn_pre_nms_topn=40, test_rpn_post_nms_topn=40),
         test=dataclasses.replace(
-            base.test, test_score_thresh=0.0, test_detections_per_image=6, mask_threshold=0.4
+            base.test,
+            test_score_thresh=0.0,
+            test_detections_per_image=6,
+            mask_threshold=0.4,
+            mask_paste_convention="detectron",
         ),
     )
 
@@ -118,7 +123,8 @@ def test_the_export_gives_boxes_and_masks_as_the_model_does(task, tmp_path):
     families.load("maskrcnn-r50-fpn").export(task, folder)
     labels = json.loads((folder / "assets" / "labels.json").read_text())
     assert labels == [{"category_id": 3, "name": "cat"}, {"category_id": 8, "name": "dog"}]
-    detector, class_map = inference.saved_model_detector(str(folder))
+    detector, class_map, mask_rule = inference.saved_model_detector(str(folder))
+    assert mask_rule == MaskRule(0.4, "detectron")
     assert dict(class_map.categories) == {3: (3, "cat"), 8: (8, "dog")}
     for height, width in ((60, 100), (110, 70)):
         images = photos(height, width)

@@ -14,6 +14,7 @@ from object_detection import inference
 from object_detection.class_map import ClassMap
 from object_detection.detections import Detections, MaskDetections
 from object_detection.image_files import find_images, read_image_list
+from object_detection.mask_paste import MaskRule
 
 CLASSES = ClassMap(3, {0: (7, "cat"), 2: (9, "dog")})
 BOXES = np.array([[10, 20, 50, 60], [5, 5, 25, 25], [0, 0, 9, 9], [0, 0, 0, 0]], np.float32)
@@ -83,7 +84,7 @@ def test_masks_are_run_lengths_that_json_takes(photo):
 
 
 def test_the_rule_of_the_model_decides_the_mask(photo):
-    rule = inference.MaskRule(threshold=0.1)
+    rule = MaskRule(threshold=0.1)
     found = predict(photo, with_masks=True, mask_rule=rule)
     assert mask_api.area(found.objects[0]["segmentation"]) > 1500
 
