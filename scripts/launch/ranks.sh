@@ -40,6 +40,22 @@ compose_preflight() {
 
 # Runs the words after the interpreter on all ranks. Sets run_code: 0, 75, or the code of the first rank that failed.
 run_ranks() {
+  local attempt
+  for attempt in 1 2 3; do
+    start_ranks "$@"
+    if [ "$signals" -gt 0 ] || [ "$attempt" = 3 ] || ! stumbled_in_mpi; then return 0; fi
+    say "Open MPI itself failed in MPI_Init, before any rank had begun (its issue 12495): starting the ranks again"
+    sleep 1 # logs are named by the second
+  done
+}
+
+# Open MPI 5 under srun: a rank that gets a message of a faster one while it still is in MPI_Init breaks off.
+stumbled_in_mpi() {
+  [ "$run_code" != 0 ] && grep -qs 'mca_pml_ob1_recv_frag_callback_match' "$rank_logs"/rank-*.log &&
+    grep -qs 'ompi_mpi_init' "$rank_logs"/rank-*.log
+}
+
+start_ranks() {
   local status
   # Told to stop between the preflight and the run.
   if [ "$signals" -gt 0 ]; then

@@ -335,6 +335,29 @@ def test_a_killed_rank_is_told(machine, tmp_path):
     assert "was killed by signal 9 (KILL)" in errors and "memory runs out" in errors
 
 
+@pytest.mark.parametrize(("failures", "code"), [(1, 0), (9, 139)])
+def test_a_stumble_of_open_mpi_is_tried_again(machine, tmp_path, failures, code):
+    body = (
+        f"echo >>{tmp_path}/starts\n"
+        f"[ $(wc -l <{tmp_path}/starts) -gt {failures} ] && exit 0\n"
+        "echo 'libmpi.so.40(mca_pml_ob1_recv_frag_callback_match+0x95)[0x7fd9]' >&2\n"
+        "echo 'libmpi.so.40(ompi_mpi_init+0x425)[0x7fd9]' >&2\n"
+        "kill -SEGV $$"
+    )
+    process = start(machine, tmp_path, body)
+    errors = process.communicate(timeout=60)[1]
+    assert process.returncode == code, errors
+    assert errors.count("starting the ranks again") == min(failures, 2)
+    assert len((tmp_path / "starts").read_text().splitlines()) == min(failures + 1, 3)
+
+
+def test_any_other_failure_is_not_tried_again(machine, tmp_path):
+    process = start(machine, tmp_path, f"echo >>{tmp_path}/starts; kill -SEGV $$")
+    assert "starting the ranks again" not in process.communicate(timeout=60)[1]
+    assert process.returncode == 139
+    assert len((tmp_path / "starts").read_text().splitlines()) == 1
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_signals_become_one_request_to_stop(machine, tmp_path, number):
     body = (
