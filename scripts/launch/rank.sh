@@ -89,7 +89,7 @@ done
 
 # Told to stop before it could answer signals: it had nothing to save yet.
 if [ -n "$told" ] && [ "$RINGDET_STOPS_ORDERLY" = 1 ] && [ "$code" = $((128 + $(kill -l "$told"))) ]; then code=75; fi
-echo "$rank $host $code $(date +%s.%N)" >"$base.end"
+echo "$rank $host $code $(date +%s.%N) $told" >"$base.end"
 exec >&- 2>&-
 [ -z "$tee" ] || wait "$tee"
 [ "$code" != 75 ] || code=0

@@ -123,15 +123,14 @@ end_ranks() {
   ) >/dev/null 2>&1 &
 }
 
-# Reads what the ranks left: NAME.start (rank host pid node) and NAME.end (rank host code time).
+# Reads what the ranks left: NAME.start (rank host pid node) and NAME.end (rank host code time, a signal they were told).
 judge() {
-  local status=$1 ends worst
+  local status=$1 ends cause
   ends=$(cat "$rank_logs"/*.end 2>/dev/null) || true
-  # The earliest failure is the cause, the others follow from it.
-  worst=$(awk '$3 != 0 && $3 != 75' <<<"$ends" | sort -k4,4n | head -n 1)
-  if [ -n "$worst" ]; then
-    # shellcheck disable=SC2086  # four words
-    tell_failure $worst
+  cause=$(first_cause <<<"$ends")
+  if [ -n "$cause" ]; then
+    # shellcheck disable=SC2086  # three words
+    tell_failure $cause
   elif awk '$3 == 75 {found = 1} END {exit !found}' <<<"$ends"; then
     run_code=75
   elif [ "$status" = 0 ]; then
@@ -141,6 +140,25 @@ judge() {
   fi
 }
 
+# Prints rank, host and code of the failure from which the others follow; nothing if no rank failed. It is the earliest,
+# but ranks hear of a death within milliseconds and may be noted down before it. So among those of the first two seconds
+# one killed by a signal that it was not told by the launcher comes first, then one that gave a reason.
+first_cause() {
+  local rank host code time told certainty
+  while read -r rank host code time told; do
+    [ "${code:-0}" != 0 ] && [ "$code" != 75 ] || continue
+    certainty=3
+    if [ "$code" -gt 128 ] && [ -z "$told" ]; then
+      certainty=1
+    elif grep -qs '^ERROR (rank ' "$(log_of "$rank")"; then
+      certainty=2
+    fi
+    echo "$certainty $time $rank $host $code"
+  done | sort -k2,2n | awk 'NR == 1 {last = $2 + 2} $2 <= last' | sort -s -k1,1n | awk 'NR == 1 {print $3, $4, $5}'
+}
+
+log_of() { printf '%s/rank-%05d.log' "$rank_logs" "$1"; }
+
 tell_failure() {
   local rank=$1 host=$2 code=$3 file reason
   run_code=$code
@@ -149,7 +167,7 @@ tell_failure() {
     reason="was killed by signal $((code - 128)) ($(kill -l $((code - 128)) 2>/dev/null || echo unknown))"
     [ "$code" != 137 ] || reason="$reason; the kernel does that when memory runs out (see dmesg on $host)"
   fi
-  file=$(printf '%s/rank-%05d.log' "$rank_logs" "$rank")
+  file=$(log_of "$rank")
   say "rank $rank on $host $reason. Its last lines, from $file:"
   tail -n "${FAILURE_LINES:-20}" "$file" 2>/dev/null | sed 's/^/  | /' >&2
 }

@@ -405,6 +405,24 @@ def test_the_first_rank_to_fail_is_the_one_that_is_told(machine, tmp_path):
     assert "disk full" not in output, "only rank 0 speaks on the console"
 
 
+@pytest.mark.parametrize(
+    ("end", "told"),
+    [
+        ("sleep 0.5; kill -KILL $$", "rank 1 on"),
+        ("sleep 0.5; echo 'ERROR (rank 1 of 2 on a): disk full'; exit 1", "rank 1 on"),
+        ("sleep 0.5; echo 'nothing to say'; exit 1", "rank 0 on"),
+        ("sleep 3; kill -KILL $$", "rank 0 on"),
+    ],
+)
+def test_a_rank_that_heard_of_a_death_is_not_its_cause(machine, tmp_path, end, told):
+    machine.add("mpirun", MPIRUN)
+    process = start(
+        machine, tmp_path, f"[ $OMPI_COMM_WORLD_RANK = 0 ] && exit 14\n{end}", NGPU="2"
+    )
+    errors = process.communicate(timeout=60)[1]
+    assert [rank for rank in ("rank 0 on", "rank 1 on") if rank in errors] == [told], errors
+
+
 def test_ranks_that_stopped_in_order_do_not_look_like_failures_to_mpirun(machine, tmp_path):
     machine.add("mpirun", MPIRUN.replace("exit $code", 'echo "mpirun saw $code"; exit $code'))
     process = start(machine, tmp_path, "exit 75", NGPU="2")
