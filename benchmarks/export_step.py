@@ -3,26 +3,37 @@
 python -m benchmarks.export_step --kind=train --batch_size=128 --output_dir=EXPORT
 python benchmarks/run_exported.py EXPORT      # where JAX and a device are
 
-The folder then holds `program.hlo` (a serialised HloModuleProto), `arguments.npz` (its arguments,
-the synthetic batch and the initial variables) and `program.json` (what it is, its arguments, which
-outputs are the new values of which arguments). The training step is forward, losses, backward and
-update of one rank in one program. With --check the step is also run here, plainly, and its numbers
-are stored for comparison.
+The program is the one that a machine with a GPU gets: it resizes the images too. The folder then
+holds `program.hlo.gz` (a serialised HloModuleProto), `program.json` (what it is, its arguments,
+which outputs are the new values of which arguments) and `arguments.npz` (what of the arguments, a
+synthetic batch and random weights, has to be stored: see `program_arguments`). The training step is
+forward, losses, backward and update of one rank in one program. With --check the step is also run
+here, plainly, and its numbers are stored for comparison.
 """
 
+from __future__ import annotations
+
+import gzip
 import json
 import re
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from absl import flags
 
+from benchmarks.program_arguments import describe, draw_normal, join_rows
 from engine import cli
 from engine.config import ConfigError
 
 FLAGS = flags.FLAGS
 
+# Variables of fewer elements are stored as they are.
+_LEAST_NOISE = 4096
+# Images of the synthetic batch that differ.
+_DISTINCT_IMAGES = 4
 _ALIAS = re.compile(r"\{(\d+)\}: \((\d+), \{\}")
 
 
@@ -34,6 +45,9 @@ def define_flags() -> None:
     flags.DEFINE_integer("batch_size", 128, "Images.")
     flags.DEFINE_integer("num_classes", 80, "Class channels.")
     flags.DEFINE_integer("boxes_per_image", 7, "Boxes in each synthetic image.")
+    flags.DEFINE_integer(
+        "canvas_size", 640, "Side in pixels of the images that the program resizes (COCO's: 640)."
+    )
     flags.DEFINE_bool("amp", True, "mixed_float16; float32 otherwise.")
     flags.DEFINE_bool("check", False, "Run the program here and store its numbers; small sizes.")
     flags.DEFINE_string("output_dir", "", "Folder to write into; made if need be.")
@@ -47,7 +61,32 @@ def aliases(hlo_text: str) -> dict[int, int]:
     return {int(output): int(argument) for output, argument in _ALIAS.findall(listed)}
 
 
-def write_program(function: object, arguments: tuple, folder: Path, *, facts: dict) -> None:
+def randomise(variables: Sequence[Any]) -> dict[int, dict]:
+    """Gives kernels reproducible noise of the spread they have; returns id(handle) -> description.
+
+    Only what is far from constant; scales, shifts and statistics stay.
+    """
+    described: dict[int, dict] = {}
+    for seed, variable in enumerate(variables):
+        value = variable.numpy()
+        mean, deviation = float(value.mean()), float(value.std())
+        if value.size >= _LEAST_NOISE and deviation > 1e-6:
+            normal = [seed, mean, deviation]
+            variable.assign(draw_normal(value.shape, seed=seed, mean=mean, deviation=deviation))
+            described[id(variable.handle)] = {"normal": normal}
+    return described
+
+
+def write_program(
+    function: object,
+    arguments: tuple,
+    folder: Path,
+    *,
+    facts: dict,
+    described: Mapping[int, dict],
+    joined: Sequence[Sequence[Any]],
+    repeats: int,
+) -> None:
     """Writes program, arguments and description of a compiled `tf.function`.
 
     Args:
@@ -55,26 +94,46 @@ def write_program(function: object, arguments: tuple, folder: Path, *, facts: di
       arguments: of the call.
       folder: where to write.
       facts: what the description says beside the arguments.
+      described: id(handle) -> how `program_arguments` makes a variable.
+      joined: lists of variables of which flat buffers may be joined.
+      repeats: how often the rows of the arguments repeat.
     """
     import tensorflow as tf
+
+    from engine.flat import CHUNK
 
     compiler_ir = function.experimental_get_compiler_ir(*arguments)
     program = compiler_ir(stage="hlo_serialized")
     concrete = function.get_concrete_function(*arguments)
     values = [tensor.numpy() for tensor in tf.nest.flatten(arguments)]
+    num_given = len(values)
+    made: list[dict] = [{} for _ in values]
+    index_of: dict[int, int] = {}
     for captured in concrete.captured_inputs:
+        index_of[id(captured)] = len(values)
+        made.append(described.get(id(captured), {}))
         if captured.dtype == tf.resource:
             # A variable; not every one is listed in the function's `variables`.
             (held,) = captured._handle_data.shape_and_type
             captured = tf.raw_ops.ReadVariableOp(resource=captured, dtype=held.dtype)
         values.append(captured.numpy())
+    buffers = [(v, join_rows([x.numpy() for x in v], CHUNK)) for v in map(list, joined) if v]
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "program.hlo").write_bytes(program)
-    np.savez(folder / "arguments.npz", **{f"{i:05d}": value for i, value in enumerate(values)})
-    listed = [
-        {"name": tensor.name, "shape": list(value.shape), "dtype": str(value.dtype)}
-        for tensor, value in zip(concrete.inputs, values)
-    ]
+    (folder / "program.hlo.gz").write_bytes(gzip.compress(program, 6))
+    listed, stored = [], {}
+    for index, (tensor, value) in enumerate(zip(concrete.inputs, values)):
+        entry, kept = made[index], None
+        for variables, buffer in buffers:
+            indices = [index_of.get(id(v.handle)) for v in variables]
+            if None not in indices and np.array_equal(value, buffer):
+                entry = {"join": [indices, CHUNK]}
+        if not entry:
+            entry, kept = describe(value, repeats=repeats if index < num_given else 1)
+        if kept is not None:
+            stored[str(index)] = kept
+        shape = {"name": tensor.name, "shape": list(value.shape), "dtype": str(value.dtype)}
+        listed.append({**shape, **entry})
+    np.savez_compressed(folder / "arguments.npz", **stored)
     replaced = aliases(compiler_ir(stage="hlo"))
     description = {**facts, "replaced_arguments": replaced, "arguments": listed}
     (folder / "program.json").write_text(json.dumps(description, indent=1))
@@ -90,23 +149,39 @@ def main(argv: list[str]) -> int:
     import families
     from benchmarks.record import circumstances
     from benchmarks.synthetic import benchmark_config, numbered_class_map, synthetic_batch
+    from engine.config import override
     from engine.plan import make_plan
     from engine.run import set_precision
     from engine.step import TrainStep
     from engine.train_state import TrainState
+    from object_detection.accelerator import assume_accelerator
 
-    given = {"batch_size": FLAGS.batch_size, "amp": FLAGS.amp}
+    side = FLAGS.canvas_size
+    given = {"batch_size": FLAGS.batch_size, "amp": FLAGS.amp, "resize_on": "device"}
+    given["canvas_size"] = side
     config = benchmark_config(FLAGS.model_name, hparams=FLAGS.hparams, given=given)
+    if hasattr(config.model, "canvases"):  # one program, of images in landscape
+        config = override(config, {"canvases": [config.model.image_size]}, source="benchmark")
     set_precision(config)
     tf.keras.utils.set_random_seed(0)
     start = time.perf_counter()
     task = families.new_task(config, class_map=numbered_class_map(FLAGS.num_classes))
+    described = randomise(task.model.variables)
+    distinct = min(_DISTINCT_IMAGES, FLAGS.batch_size)
+    if FLAGS.batch_size % distinct:
+        distinct = 1
     batch = synthetic_batch(
-        task, batch_size=FLAGS.batch_size, boxes_per_image=FLAGS.boxes_per_image
+        task,
+        batch_size=FLAGS.batch_size,
+        boxes_per_image=FLAGS.boxes_per_image,
+        canvas_size=(side, side),
+        distinct=distinct,
     )
+    joined: list = []
     if FLAGS.kind == "train":
         plan = make_plan(config.train, config.optim, num_examples=120000, num_ranks=1)
         state = TrainState(task, config.optim, plan, dynamic_loss_scale=FLAGS.amp)
+        joined += [state.trained, state.others]
         step = TrainStep(task, state, config.optim, use_xla=False, half_gradients=False)
         outputs, arguments = list(step.names), (batch, tf.constant([0, 0]))
 
@@ -130,14 +205,22 @@ def main(argv: list[str]) -> int:
         "outputs": outputs,
     }
     folder = Path(FLAGS.output_dir)
-    compiled = tf.function(program, autograph=False, jit_compile=True)
-    write_program(compiled, arguments, folder, facts=facts)
-    print(f"traced and exported in {time.perf_counter() - start:.0f} s: {folder}")
-    if FLAGS.check:
-        results = tf.function(program, autograph=False)(*arguments)
-        results = results if isinstance(results, tuple) else (results,)
-        np.savez(folder / "expected.npz", *[result.numpy() for result in results])
-        print(f"run here for comparison: {folder / 'expected.npz'}")
+    with assume_accelerator():
+        write_program(
+            tf.function(program, autograph=False, jit_compile=True),
+            arguments,
+            folder,
+            facts=facts,
+            described=described,
+            joined=joined,
+            repeats=FLAGS.batch_size // distinct,
+        )
+        print(f"traced and exported in {time.perf_counter() - start:.0f} s: {folder}")
+        if FLAGS.check:
+            results = tf.function(program, autograph=False)(*arguments)
+            results = results if isinstance(results, tuple) else (results,)
+            np.savez(folder / "expected.npz", *[result.numpy() for result in results])
+            print(f"run here for comparison: {folder / 'expected.npz'}")
     return 0
 
 

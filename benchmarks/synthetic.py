@@ -34,7 +34,7 @@ def benchmark_config(
     overrides = families.preset(preset, model_name=model_name)
     config = override(config, overrides, source=f"--preset={preset}")
     config = override(config, parse_hparams(hparams), source="--hparams")
-    return override(config, {"data.resize_on": "host", **given}, source="flag")
+    return override(config, {"resize_on": "host", **given}, source="flag")
 
 
 def numbered_class_map(num_classes: int) -> ClassMap:
@@ -42,12 +42,33 @@ def numbered_class_map(num_classes: int) -> ClassMap:
     return ClassMap(num_classes, {i: (i + 1, f"class {i}") for i in range(num_classes)})
 
 
-def synthetic_batch(task: object, *, batch_size: int, boxes_per_image: int) -> dict:
+def synthetic_batch(
+    task: object,
+    *,
+    batch_size: int,
+    boxes_per_image: int,
+    canvas_size: tuple[int, int] | None = None,
+    distinct: int | None = None,
+) -> dict:
     """Returns a device batch of noise with random boxes, in the layout of HostExamples.
 
-    Images have the network's size. Masks are discs.
+    Masks are discs.
+
+    Args:
+      task: whose network the batch is for.
+      batch_size: images.
+      boxes_per_image: objects in each.
+      canvas_size: (height, width) of the images, pixels; none: the network's, resized already.
+      distinct: images that differ; the batch repeats them. None: all.
     """
-    height, width = task.config.model.image_size
+    if distinct and distinct < batch_size:
+        few = synthetic_batch(
+            task, batch_size=distinct, boxes_per_image=boxes_per_image, canvas_size=canvas_size
+        )
+        times = batch_size // distinct
+        return {k: tf.tile(v, [times, *[1] * (v.shape.rank - 1)]) for k, v in few.items()}
+    network = task.config.model.image_size
+    height, width = canvas_size or network
     rows = task.config.data.max_instances_per_image
     rng = np.random.default_rng(0)
     corners = rng.uniform(0, [[height * 0.7, width * 0.7]], [batch_size, rows, 2])
@@ -59,7 +80,7 @@ def synthetic_batch(task: object, *, batch_size: int, boxes_per_image: int) -> d
     noise = rng.integers(0, 256, [batch_size, height, width, 3])
     batch = {
         "image": tf.constant(noise, tf.uint8),
-        "geometry": geometry.pack(geometry.fit_inside(size, height=height, width=width)),
+        "geometry": geometry.pack(geometry.fit_inside(size, height=network[0], width=network[1])),
         "boxes": tf.constant(boxes, tf.float32),
         "classes": tf.constant(np.where(has_box, classes, -1), tf.int32),
         "is_crowd": tf.zeros([batch_size, rows], tf.bool),

@@ -12,6 +12,8 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+from object_detection.accelerator import has_accelerator
+
 LEAST_POSITIONS = 1024  # of a map; on smaller ones the padding costs what the products save
 
 
@@ -35,7 +37,7 @@ class Conv2D(tf.keras.layers.Conv2D):
             and None not in (*size, channels)
             and size[0] * size[1] >= LEAST_POSITIONS
             and inputs.dtype == tf.float32
-            and not tf.config.list_physical_devices("GPU")
+            and not has_accelerator()
         )
 
 

@@ -25,6 +25,7 @@ from maskrcnn.targets import (
     num_mask_rois,
     sample_rois,
 )
+from object_detection.accelerator import has_accelerator
 from object_detection.roi_align import roi_align
 
 # A proposal of an RPN without heads is a detection of this class.
@@ -298,7 +299,7 @@ class Forward:
         model, asked = self._config.model, self._config.roi.mask_rois
         if model.mask_head == "res5" or model.mask_head_norm == "batch_norm":
             return False
-        return asked == "needed" or (asked == "auto" and not tf.config.list_physical_devices("GPU"))
+        return asked == "needed" or (asked == "auto" and not has_accelerator())
 
     def _box_features(self, trunk: TrunkOutputs, boxes: tf.Tensor, *, training: bool) -> tf.Tensor:
         """Returns what the box head takes of [B, R, 4] boxes, [B * R, ...]."""

@@ -25,6 +25,7 @@ import numpy as np
 import tensorflow as tf
 
 from object_detection import geometry as geometry_lib
+from object_detection.accelerator import has_accelerator
 from object_detection.data import canvas_choice, crop_decode, schema, tfrecord_file
 from object_detection.data.canvas_choice import Frames
 from object_detection.data.example import COLUMN_PADDING, object_rows
@@ -73,7 +74,7 @@ def resizes_on_host(choice: str) -> bool:
     measured on 2 cores, 2026-11-22.
     """
     if choice == "auto":
-        return not tf.config.get_visible_devices("GPU")
+        return not has_accelerator()
     return choice == "host"
 
 

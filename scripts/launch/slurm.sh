@@ -44,11 +44,21 @@ queue_again() {
     say "REQUEUE=0: submit the same job again to continue"
   elif [ "$ended_by_limit" = 1 ] && [ "${CHAIN:-0}" != 1 ]; then
     say "the time limit ended the job: submit the same job again to continue, or CHAIN=1 to have that done"
-  elif scontrol requeue "$SLURM_JOB_ID"; then
+  elif requeue; then
     say "job $SLURM_JOB_ID is in the queue again and will continue"
   else
     say "scontrol requeue refused: submit the same job again to continue"
   fi
+}
+
+# A controller that is busy, or being restarted, is asked again.
+requeue() {
+  local attempt
+  for attempt in 1 2 3 4 5; do
+    if scontrol requeue "$SLURM_JOB_ID"; then return 0; fi
+    [ "$attempt" = 5 ] || sleep "${REQUEUE_RETRY_SECONDS:-10}"
+  done
+  return 1
 }
 
 # A node that dies takes its ranks along, and the others fail long before Slurm notices (SlurmdTimeout, 5 minutes by

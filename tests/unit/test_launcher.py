@@ -372,6 +372,24 @@ def test_signals_become_one_request_to_stop(machine, tmp_path, number):
     assert "asked" in output and "the same command continues" in errors
 
 
+@pytest.mark.parametrize(("refusals", "said"), [(2, "is in the queue again"), (9, "submit the")])
+def test_a_busy_controller_is_asked_again_to_requeue(machine, tmp_path, refusals, said):
+    machine.add_slurm(mpi="none")
+    machine.add(
+        "scontrol",
+        f'[ "$1" = requeue ] || exit 0; echo >>{tmp_path}/asked\n'
+        f"[ $(wc -l <{tmp_path}/asked) -gt {refusals} ]",
+    )
+    body = f"trap 'exit 75' USR1; : >{tmp_path}/ready\nwhile :; do sleep 0.1; done"
+    variables = {**in_job(nodes=1, tasks=1), "REQUEUE_RETRY_SECONDS": "0.1"}
+    process = start(machine, tmp_path, body, **variables)
+    wait_for("ready", tmp_path)
+    process.send_signal(signal.SIGUSR1)
+    errors = process.communicate(timeout=60)[1]
+    assert said in errors and process.returncode == 75, errors
+    assert len((tmp_path / "asked").read_text().splitlines()) == min(refusals + 1, 5)
+
+
 def test_a_signal_before_the_rank_can_answer_means_start_again(machine, tmp_path):
     process = start(machine, tmp_path, f": >{tmp_path}/ready; exec sleep 30")
     wait_for("ready", tmp_path)
