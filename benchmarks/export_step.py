@@ -61,6 +61,22 @@ def aliases(hlo_text: str) -> dict[int, int]:
     return {int(output): int(argument) for output, argument in _ALIAS.findall(listed)}
 
 
+def without_copies(program: bytes) -> bytes:
+    """Returns a serialised HloModuleProto whose copies are reshapes to the same shape.
+
+    XLA inserts copies of the values that variables get. JAX's way to a GPU goes through StableHLO,
+    which knows none.
+    """
+    from tensorflow.compiler.xla.service import hlo_pb2
+
+    module = hlo_pb2.HloModuleProto.FromString(program)
+    for computation in module.computations:
+        for instruction in computation.instructions:
+            if instruction.opcode == "copy":
+                instruction.opcode = "reshape"
+    return module.SerializeToString()
+
+
 def randomise(variables: Sequence[Any]) -> dict[int, dict]:
     """Gives kernels reproducible noise of the spread they have; returns id(handle) -> description.
 
@@ -103,7 +119,7 @@ def write_program(
     from engine.flat import CHUNK
 
     compiler_ir = function.experimental_get_compiler_ir(*arguments)
-    program = compiler_ir(stage="hlo_serialized")
+    program = without_copies(compiler_ir(stage="hlo_serialized"))
     concrete = function.get_concrete_function(*arguments)
     values = [tensor.numpy() for tensor in tf.nest.flatten(arguments)]
     num_given = len(values)
