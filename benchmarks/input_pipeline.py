@@ -16,7 +16,6 @@ not in the figure: on the host it would be the same cores.
 
 import dataclasses
 import json
-import os
 import resource
 import statistics
 import tempfile
@@ -96,8 +95,6 @@ def main(argv: list[str]) -> int:
         raise ConfigError(f"unexpected argument {argv[1]!r}")
     if bool(FLAGS.data_dir) == bool(FLAGS.records):
         raise ConfigError("expected either --data_dir or --records")
-    # Freed batches are kept for the next ones; 0 measures the default (docs/performance.md).
-    os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "1")
     settings = Settings(**{f.name: FLAGS[f.name].value for f in dataclasses.fields(Settings)})
     with tempfile.TemporaryDirectory() as folder:
         pattern = FLAGS.records or convert_records(
@@ -174,7 +171,6 @@ def measure(pattern: str, settings: Settings) -> dict[str, Any]:
     return {
         **dataclasses.asdict(settings),
         "canvas": " ".join("x".join(map(str, frame.canvas_size)) for frame in frames),
-        "allocator": "bfc" if os.environ.get("TF_CPU_ALLOCATOR_USE_BFC") == "1" else "malloc",
         "images": records.num_records,
         "kb_per_image": records.num_bytes / records.num_records / 1e3,
         "floor_cpu_ms_per_image": statistics.median(turn.cpu_ms_per_image for turn in floor),

@@ -26,10 +26,14 @@ FLAGS = flags.FLAGS
 
 _ONEDNN = re.compile("^_Mkl(Native)?")  # oneDNN's form of the operation named after it
 
+_NUMBER = re.compile(r"[._]\d+$")  # by which XLA tells kernels of one kind apart
+
 
 def define_flags() -> None:
     """Defines the flags; when run only, as other benchmarks have flags of the same names."""
-    flags.DEFINE_string("model_dir", "", "Folder of a run with --profile_steps.")
+    flags.DEFINE_string(
+        "model_dir", "", "Run with --profile_steps, or a --profile of run_exported."
+    )
     flags.DEFINE_integer("rows", 20, "Kinds of operation to show.")
     define_results_flag("profile_summary")
 
@@ -40,10 +44,13 @@ def newest_profile(model_dir: str) -> Path:
     Raises:
       FileNotFoundError: it has none.
     """
-    folder = Path(model_dir) / "train" / "plugins" / "profile"
-    found = sorted(folder.glob("*/*.xplane.pb"), key=lambda path: path.stat().st_mtime)
+    profiles = "plugins/profile/*/*.xplane.pb"  # run_exported.py has no train/ above it
+    found = [*Path(model_dir).glob(f"train/{profiles}"), *Path(model_dir).glob(profiles)]
+    found.sort(key=lambda path: path.stat().st_mtime)
     if not found:
-        raise FileNotFoundError(f"no profile in {folder}: train with --profile_steps=40")
+        raise FileNotFoundError(
+            f"no profile in {model_dir}/train/plugins/profile: train with --profile_steps=40"
+        )
     return found[-1]
 
 
@@ -65,7 +72,8 @@ def time_by_kind(space: Any) -> dict[str, float]:
                 # On the host an operation is NAME:KIND; all else there are calls around them.
                 scope, colon, kind = name.rpartition(":")
                 if gpus or (colon and scope and not scope.endswith(":") and " " not in name):
-                    total[name if gpus else _ONEDNN.sub("", kind)] += event.duration_ps / 1e9
+                    shown = _NUMBER.sub("", name) if gpus else _ONEDNN.sub("", kind)
+                    total[shown] += event.duration_ps / 1e9
     return dict(total.most_common())
 
 

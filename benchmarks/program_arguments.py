@@ -65,7 +65,8 @@ def rebuild(listed: Sequence[Mapping[str, Any]], stored: Mapping[str, np.ndarray
             made[index] = draw_normal(shape, seed=seed, mean=mean, deviation=deviation)
         elif "join" not in entry:
             array = stored[str(index)]
-            made[index] = np.tile(array, (entry.get("repeat", 1), *[1] * (array.ndim - 1)))
+            times = entry.get("repeat", 1)
+            made[index] = np.tile(array, (times, *[1] * (array.ndim - 1))) if times > 1 else array
     for index, entry in enumerate(listed):
         if "join" in entry:
             indices, row = entry["join"]

@@ -1,4 +1,4 @@
-"""Whether programs are made for an accelerator or for CPU cores, where the two are better off apart.
+"""Whether programs are made for an accelerator or for CPU cores, where these want different ones.
 
 What a newcomer gets wrong: a program may be traced on a machine without a GPU for one that has it
 (`benchmarks/export_step.py`), so ask here instead of TensorFlow.

@@ -83,7 +83,6 @@ class Job:
 
     def wait(self, state: str, *, seconds: float = 300) -> str:
         """Waits for a state of the job; returns all that it said."""
-
         ended = 0  # times in a row; a job that is queued again can look ended for a moment
 
         def has_come() -> bool:

@@ -1,6 +1,7 @@
 """Benchmarks at small size: JSON on the last line, a row that names its circumstances."""
 
 import csv
+import gzip
 import json
 import subprocess
 import sys
@@ -8,10 +9,12 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.compiler.xla.service import hlo_pb2
 
 from benchmarks.evaluation import synthetic_set
 from benchmarks.export_step import aliases
 from benchmarks.postprocess import synthetic_outputs
+from benchmarks.program_arguments import describe, draw_normal, rebuild
 from dataset.embedded_set import write_embedded_set
 from object_detection.anchors import generate_anchors
 from object_detection.data.coco_json import read_annotations
@@ -135,20 +138,54 @@ def test_aliases_are_read_from_the_header():
     assert aliases("HloModule m, entry_computation_layout={()->()}\n") == {}
 
 
+def test_arguments_are_made_again_from_what_is_stored_of_them():
+    rng = np.random.default_rng(0)
+    images = np.tile(rng.integers(0, 256, [2, 8, 8, 3]).astype(np.uint8), (3, 1, 1, 1))
+    noise = draw_normal([40, 30], seed=5, mean=1.0, deviation=0.5)
+    small = rng.normal(size=[7]).astype(np.float32)
+    flat = np.zeros([1 + 10, 128], np.float32)
+    flat[0, :7], flat.reshape(-1)[128 : 128 + 1200] = small, noise.reshape(-1)
+    values = [images, noise, small, np.zeros([500], np.int32), flat]
+    made = [{}, {"normal": [5, 1.0, 0.5]}, {}, {}, {"join": [[2, 1], 128]}]
+    listed, stored = [], {}
+    for index, (value, entry) in enumerate(zip(values, made)):
+        kept = None
+        if not entry:
+            entry, kept = describe(value, repeats=3 if index == 0 else 1)
+        if kept is not None:
+            stored[str(index)] = kept
+        listed.append({"shape": value.shape, "dtype": str(value.dtype), **entry})
+    assert {name: array.size for name, array in stored.items()} == {"0": images.size // 3, "2": 7}
+    for value, again in zip(values, rebuild(listed, stored)):
+        assert again.dtype == value.dtype
+        np.testing.assert_array_equal(again, value)
+    assert abs(noise.mean() - 1.0) < 0.05 and abs(noise.std() - 0.5) < 0.05
+
+
 @pytest.mark.slow
 def test_exported_step_has_its_arguments(repository, tmp_path):
     command = [sys.executable, "-m", "benchmarks.export_step", *TINY_MODEL, "--noamp"]
-    command += ["--batch_size=2", "--num_classes=4", "--check", f"--output_dir={tmp_path}"]
+    command += ["--batch_size=2", "--num_classes=4", "--canvas_size=96", "--check"]
+    command += [f"--output_dir={tmp_path}"]
     result = subprocess.run(
         command, cwd=repository, capture_output=True, text=True, timeout=600, check=False
     )
     assert result.returncode == 0, result.stderr[-3000:]
     program = json.loads((tmp_path / "program.json").read_text())
-    assert (tmp_path / "program.hlo").stat().st_size > 100_000
+    text = gzip.decompress((tmp_path / "program.hlo.gz").read_bytes())
+    module = hlo_pb2.HloModuleProto.FromString(text)
+    opcodes = {i.opcode for c in module.computations for i in c.instructions}
+    assert "convolution" in opcodes and "copy" not in opcodes
     with np.load(tmp_path / "arguments.npz") as stored:
-        arguments = [stored[name] for name in sorted(stored.files)]
+        arguments = rebuild(program["arguments"], stored)
+        assert sum(stored[name].nbytes for name in stored.files) < 1_500_000
     assert [list(a.shape) for a in arguments] == [a["shape"] for a in program["arguments"]]
     assert [str(a.dtype) for a in arguments] == [a["dtype"] for a in program["arguments"]]
+    # The flat buffer of the weights is made of the model's variables; momentum is zero.
+    joined = [arguments[i] for i, a in enumerate(program["arguments"]) if "join" in a]
+    assert any(0 < np.abs(buffer).max() < 100 for buffer in joined)
+    (images,) = (a for a in arguments if a.dtype == np.uint8)
+    assert images.shape == (2, 96, 96, 3) and len(np.unique(images)) == 256
     replaced = program["replaced_arguments"].values()
     assert len(set(replaced)) == len(replaced) > 100
     with np.load(tmp_path / "expected.npz") as stored:

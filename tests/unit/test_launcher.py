@@ -434,9 +434,7 @@ def test_the_first_rank_to_fail_is_the_one_that_is_told(machine, tmp_path):
 )
 def test_a_rank_that_heard_of_a_death_is_not_its_cause(machine, tmp_path, end, told):
     machine.add("mpirun", MPIRUN)
-    process = start(
-        machine, tmp_path, f"[ $OMPI_COMM_WORLD_RANK = 0 ] && exit 14\n{end}", NGPU="2"
-    )
+    process = start(machine, tmp_path, f"[ $OMPI_COMM_WORLD_RANK = 0 ] && exit 14\n{end}", NGPU="2")
     errors = process.communicate(timeout=60)[1]
     assert [rank for rank in ("rank 0 on", "rank 1 on") if rank in errors] == [told], errors
 
