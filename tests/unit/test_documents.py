@@ -22,7 +22,7 @@ DEFECTS = {
 MASK_DEFECTS = {"T": 35, "P": 31}
 PAGES = (
     *("architecture", "data", "departures", "inference"),
-    *("maskrcnn", "maskrcnn_arguments", "performance", "runs", "training"),
+    *("maskrcnn", "maskrcnn_arguments", "performance", "runs", "scaling", "training"),
 )
 
 BENCHMARKS = tuple(
