@@ -34,16 +34,17 @@ class LossScale:
         self.value = tf.Variable(
             initial if dynamic else 1.0, trainable=False, dtype=tf.float32, name="loss_scale"
         )
+        # Not int32: TensorFlow keeps such variables in host memory, out of a GPU program's reach.
         self.good_steps = tf.Variable(
-            0, trainable=False, dtype=tf.int32, name="loss_scale_good_steps"
+            0, trainable=False, dtype=tf.int64, name="loss_scale_good_steps"
         )
 
     def update(self, finite: tf.Tensor) -> None:
         """Halves the scale after a non-finite gradient, doubles it after 2000 good steps."""
         if not self.dynamic:
             return
-        good = tf.where(finite, self.good_steps + 1, 0)
+        good = tf.where(finite, self.good_steps + 1, tf.constant(0, tf.int64))
         grow = good >= GROWTH_STEPS
         grown = tf.where(grow, self.value * 2.0, self.value)
         self.value.assign(tf.where(finite, grown, tf.maximum(self.value * 0.5, _SMALLEST_SCALE)))
-        self.good_steps.assign(tf.where(grow, 0, good))
+        self.good_steps.assign(tf.where(grow, tf.constant(0, tf.int64), good))

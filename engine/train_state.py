@@ -133,7 +133,8 @@ class TrainState:
             pieces = [values[f"ema/{_name(v)}"] for v in self.others]
             self.others_average.assign(self.others_layout.join(pieces))
         for name, counter in self.counters().items():
-            counter.assign(values[name])
+            # A checkpoint may hold a counter in a narrower type.
+            counter.assign(np.asarray(values[name], counter.dtype.as_numpy_dtype))
         self.weights.assign(self.layout.join(self.trained))
 
     def restart_from_model(self) -> None:
