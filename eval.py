@@ -16,7 +16,7 @@ from absl import flags
 
 import families
 from engine import cli
-from engine.config import ConfigError, override
+from engine.config.fields import ConfigError, override
 
 flags.DEFINE_string(
     "model_name", "efficientdet-d0", "Model; where the checkpoint says it, it must agree."
@@ -49,7 +49,8 @@ FLAGS = flags.FLAGS
 
 def main(argv: list[str]) -> int:
     """Evaluates; returns the exit code."""
-    from engine import checkpoint, distributed
+    from engine.files import checkpoint
+    from engine.ranks import distributed
     from engine.run import run_evaluation
 
     request = families.evaluation_request(

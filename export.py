@@ -1,6 +1,6 @@
 """Exports a checkpoint as a SavedModel with pre- and post-processing inside.
 
-Its interface stands in object_detection/saved_model.py.
+Its interface stands in object_detection/serve/saved_model.py.
 
 python export.py --model_dir=RUN --saved_model_dir=OUT
 """
@@ -11,7 +11,7 @@ from absl import flags
 
 import families
 from engine import cli
-from engine.config import ConfigError
+from engine.config.fields import ConfigError
 
 flags.DEFINE_string("model_dir", "", "Checkpoint prefix, or the folder of a run.")
 flags.DEFINE_string("saved_model_dir", "", "Folder to write; replaced if it is there.")

@@ -15,9 +15,9 @@ from absl import flags
 import efficientdet.settings
 import maskrcnn.settings
 from engine import cli
-from engine.config import ConfigError, nearest
-from maskrcnn import command_line
-from maskrcnn.command_line import Request
+from engine.config.fields import ConfigError, nearest
+from maskrcnn.nvidia import command_line
+from maskrcnn.nvidia.command_line import Request
 
 # The flags defined here belong to the program that asks for them.
 flags.disclaim_key_flags()
@@ -161,7 +161,7 @@ def load_task(path: str, *, model_name: str, preset_name: str, hparams: str) -> 
       FileNotFoundError: no checkpoint there.
       ConfigError: the checkpoint and what is asked for do not fit.
     """
-    from engine import checkpoint  # with it TensorFlow
+    from engine.files import checkpoint  # with it TensorFlow
 
     stored = checkpoint.read_metadata(checkpoint.find(path))
     name = stored["config"]["model"]["name"] if stored else model_name

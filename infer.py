@@ -10,7 +10,7 @@ from absl import flags
 
 import families
 from engine import cli
-from engine.config import ConfigError
+from engine.config.fields import ConfigError
 
 flags.DEFINE_string("image_path", "", "Image file, folder or glob.")
 flags.DEFINE_string(
@@ -58,8 +58,8 @@ def main(argv: list[str]) -> int:
     import tensorflow as tf
     from PIL import Image
 
-    from object_detection import image_files, inference
-    from object_detection.visualize import contact_sheet
+    from object_detection.draw.visualize import contact_sheet
+    from object_detection.serve import image_files, inference
 
     tf.config.run_functions_eagerly(FLAGS.debug)
     if FLAGS.image_list:

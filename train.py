@@ -36,7 +36,7 @@ FLAGS = flags.FLAGS
 
 def resolve_request(argv: list[str]) -> families.Request:
     """Returns what the command line asks for."""
-    from engine import distributed  # brings TensorFlow, which --help does not wait for
+    from engine.ranks import distributed  # brings TensorFlow, which --help does not wait for
 
     return families.training_request(
         argv[1:],
@@ -64,7 +64,7 @@ def main(argv: list[str]) -> int:
 
 def evaluate_others(request: families.Request, sets: dict[str, dict]) -> None:
     """Evaluates the end of a run on further data sets, one by one."""
-    from engine import checkpoint
+    from engine.files import checkpoint
     from engine.run import evaluate_checkpoint
 
     folder = request.config.train.model_dir

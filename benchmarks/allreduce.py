@@ -35,10 +35,10 @@ def main(argv: list[str]) -> int:
     from benchmarks.timing import percentiles_ms, timed
     from efficientdet.model import build_model
     from efficientdet.settings import base_config
-    from engine import distributed
-    from engine.config import override
-    from engine.flat import FlatLayout
-    from engine.hparams import parse_hparams
+    from engine.config.fields import override
+    from engine.config.recipe_yaml import parse_hparams
+    from engine.optim.flat import FlatLayout
+    from engine.ranks import distributed
     from engine.run import join_ranks
 
     config = override(base_config(FLAGS.model_name), parse_hparams(FLAGS.hparams), source="hparams")

@@ -26,7 +26,7 @@ from absl import flags
 
 from benchmarks.program_arguments import describe, draw_normal, join_rows
 from engine import cli
-from engine.config import ConfigError
+from engine.config.fields import ConfigError
 
 FLAGS = flags.FLAGS
 
@@ -116,7 +116,7 @@ def write_program(
     """
     import tensorflow as tf
 
-    from engine.flat import CHUNK
+    from engine.optim.flat import CHUNK
 
     compiler_ir = function.experimental_get_compiler_ir(*arguments)
     program = without_copies(compiler_ir(stage="hlo_serialized"))
@@ -165,12 +165,12 @@ def main(argv: list[str]) -> int:
     import families
     from benchmarks.record import circumstances
     from benchmarks.synthetic import benchmark_config, numbered_class_map, synthetic_batch
-    from engine.config import override
-    from engine.plan import make_plan
+    from engine.config.fields import override
+    from engine.optim.plan import make_plan
     from engine.run import set_precision
     from engine.step import TrainStep
     from engine.train_state import TrainState
-    from object_detection.accelerator import assume_accelerator
+    from object_detection.input.accelerator import assume_accelerator
 
     side = FLAGS.canvas_size
     given = {"batch_size": FLAGS.batch_size, "amp": FLAGS.amp, "resize_on": "device"}

@@ -16,7 +16,7 @@ from absl import flags
 import families
 from benchmarks.record import define_results_flag, finish
 from engine import cli
-from engine.config import ConfigError
+from engine.config.fields import ConfigError
 
 FLAGS = flags.FLAGS
 
@@ -56,7 +56,7 @@ def make_batches(paths: list[str], *, size: tuple[int, int], batch_size: int) ->
     """Returns uint8 [batch_size, height, width, 3] batches of images scaled to fit the network."""
     from PIL import Image
 
-    from object_detection.image_files import read_image
+    from object_detection.serve.image_files import read_image
 
     height, width = size
     if not paths:
@@ -80,9 +80,9 @@ def main(argv: list[str]) -> int:
         raise ConfigError(f"unexpected argument {argv[1]!r}")
     import tensorflow as tf
 
-    from engine.config import override
-    from engine.hparams import parse_hparams
-    from object_detection.image_files import find_images
+    from engine.config.fields import override
+    from engine.config.recipe_yaml import parse_hparams
+    from object_detection.serve.image_files import find_images
 
     tf.keras.mixed_precision.set_global_policy("mixed_float16" if FLAGS.amp else "float32")
     if FLAGS.model_dir:
@@ -145,7 +145,7 @@ def main(argv: list[str]) -> int:
 
 
 def _write_dllogger(summary: dict[str, float]) -> None:
-    from engine.run_log import open_dllogger
+    from engine.log.run_log import open_dllogger
 
     log = open_dllogger(FLAGS.dllogger_path)
     log.log(

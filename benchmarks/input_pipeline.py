@@ -28,7 +28,7 @@ from absl import flags
 
 from benchmarks.record import define_results_flag, finish
 from engine import cli
-from engine.config import ConfigError
+from engine.config.fields import ConfigError
 
 FLAGS = flags.FLAGS
 
@@ -124,8 +124,8 @@ def convert_records(
     Raises:
       FileNotFoundError: there is no annotation file of the split.
     """
-    from object_detection.data.coco_json import read_annotations
-    from object_detection.data.convert import convert
+    from object_detection.coco.annotations import read_annotations
+    from object_detection.convert.convert import convert
 
     found = sorted(Path(data_dir).glob("annotations/instances_*.json"))
     splits = [path.stem.removeprefix("instances_") for path in found]
@@ -151,14 +151,14 @@ def convert_records(
 
 def measure(pattern: str, settings: Settings) -> dict[str, Any]:
     """Times floor and pipeline on the records of a pattern; returns the figures of a row."""
-    from engine import env
-    from object_detection.data.card_builder import find_or_scan_card
-    from object_detection.data.reader import record_set
-    from object_detection.data.tfrecord_file import record_files
+    from engine.ranks import machine
+    from object_detection.records.card_builder import find_or_scan_card
+    from object_detection.records.reader import record_set
+    from object_detection.records.tfrecord_file import record_files
 
     card = find_or_scan_card(pattern)
     records = record_set(record_files(pattern))
-    threads = settings.threads or env.available_cores()
+    threads = settings.threads or machine.available_cores()
     settings = dataclasses.replace(settings, threads=threads)
     pipeline, frames = make_pipeline(records, card, settings)
     turns = take_turns(
@@ -186,10 +186,10 @@ def measure(pattern: str, settings: Settings) -> dict[str, Any]:
 def make_pipeline(records, card, settings: Settings):
     """Returns (endless batches of HostExamples, tuple of `Frames`)."""
     from benchmarks.synthetic import benchmark_config
-    from object_detection.data.canvas_choice import frames_of_networks
-    from object_detection.data.host_batches import Augmentation, collect_batches
-    from object_detection.data.input_datasets import training_batches, with_threads
-    from object_detection.data.input_problems import InputProblems
+    from object_detection.input.canvases import frames_of_networks
+    from object_detection.input.datasets import training_batches, with_threads
+    from object_detection.input.loader import Augmentation, collect_batches
+    from object_detection.input.problems import InputProblems
 
     side = settings.image_size
     given = {"model.image_size": (side, side)} if side else {}
@@ -229,8 +229,8 @@ def make_floor(records, settings: Settings):
     """Returns endless batches of shapes of images that were parsed and decoded, nothing else."""
     import tensorflow as tf
 
-    from object_detection.data import schema
-    from object_detection.data.input_datasets import with_threads
+    from object_detection.input.datasets import with_threads
+    from object_detection.records import schema
 
     def parse_and_decode(data_epoch, record_index, serialized):
         parsed = schema.parse_record(serialized)
@@ -244,7 +244,7 @@ def make_floor(records, settings: Settings):
 
 def make_stream(records, settings: Settings):
     """Returns the serialised records for ever, as training reads them."""
-    from object_detection.data.reader import Shard, record_stream
+    from object_detection.records.reader import Shard, record_stream
 
     return record_stream(records, shard=Shard(), seed=0, cache_below_bytes=_cache_bytes(settings))
 

@@ -63,12 +63,12 @@ def main(argv: list[str]) -> int:
     from benchmarks.timing import percentiles_ms, timed
     from efficientdet.postprocess import postprocess, select_candidates
     from efficientdet.settings import base_config
-    from engine.config import override
-    from engine.hparams import parse_hparams
-    from object_detection import geometry
-    from object_detection.anchors import generate_anchors
-    from object_detection.box_coder import decode_boxes
-    from object_detection.nms import batched_nms
+    from engine.config.fields import override
+    from engine.config.recipe_yaml import parse_hparams
+    from object_detection.boxes.anchors import generate_anchors
+    from object_detection.boxes.box_coder import decode_boxes
+    from object_detection.boxes.nms import batched_nms
+    from object_detection.input import geometry
 
     config = override(base_config(FLAGS.model_name), parse_hparams(FLAGS.hparams), source="hparams")
     model, nms = config.model, config.nms_configs

@@ -20,7 +20,7 @@ from absl import flags
 
 from benchmarks.record import define_results_flag, finish
 from engine import cli
-from engine.config import ConfigError
+from engine.config.fields import ConfigError
 
 FLAGS = flags.FLAGS
 

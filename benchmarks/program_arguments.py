@@ -27,7 +27,7 @@ def draw_normal(shape: Sequence[int], *, seed: int, mean: float, deviation: floa
 
 
 def join_rows(arrays: Sequence[np.ndarray], row: int) -> np.ndarray:
-    """Joins arrays as `engine.flat.FlatLayout` does: float32 [rows, row], padded with zeros."""
+    """Joins arrays as `engine.optim.flat.FlatLayout` does: float32 [rows, row], padded by zeros."""
     flat = [np.pad(array.reshape(-1), (0, -array.size % row)) for array in arrays]
     return np.concatenate(flat).reshape(-1, row)
 

@@ -12,12 +12,12 @@ from typing import Any
 
 from absl import flags
 
-from engine import env
+from engine.ranks import machine
 
 
 def circumstances() -> dict[str, Any]:
     """Returns date, commit, command, machine and versions, as columns of a row."""
-    report = env.report()
+    report = machine.report()
     versions = report["packages"]
     tensorflow = versions.get("tensorflow") or versions.get("tensorflow-cpu", "")
     return {

@@ -16,7 +16,7 @@ from absl import flags
 
 from benchmarks.record import print_table
 from engine import cli
-from engine.config import ConfigError
+from engine.config.fields import ConfigError
 
 FLAGS = flags.FLAGS
 

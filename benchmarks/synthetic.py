@@ -9,11 +9,11 @@ import numpy as np
 import tensorflow as tf
 
 import families
-from engine.config import override
-from engine.hparams import parse_hparams
-from object_detection import geometry
-from object_detection.class_map import ClassMap
-from object_detection.data.schema import MASK_SIZE
+from engine.config.fields import override
+from engine.config.recipe_yaml import parse_hparams
+from object_detection.input import geometry
+from object_detection.records.class_map import ClassMap
+from object_detection.records.schema import MASK_SIZE
 
 
 def benchmark_config(

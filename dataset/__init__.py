@@ -1,1 +1,1 @@
-"""Command-line tools that make and inspect record sets; `object_detection.data` does the work."""
+"""Commands that make and inspect record sets; `object_detection.convert` does the work."""

@@ -7,7 +7,7 @@ DATA/cityscapes/annotations/instancesonly_filtered_gtFine_train.json, where the 
 expects it.
 
 The eight classes that have instances become categories 1 to 8. Regions that hold several objects
-(value below 1000) become crowd regions. A newcomer's trap: file names are relative to leftImg8bit,
+(value below 1000) become crowd regions. File names are relative to leftImg8bit,
 with split and city in them: that is the --image_dir of the conversion.
 """
 

@@ -21,7 +21,7 @@ complete_sets() {
   PYTHONPATH="$repository${PYTHONPATH:+:$PYTHONPATH}" "$PYTHON" - "$DATA_DIR" "$masks" "$@" <<'EOF'
 import sys
 
-from object_detection.data.card import find_card
+from object_detection.records.card import find_card
 
 folder, masks, *prefixes = sys.argv[1:]
 for prefix in prefixes:

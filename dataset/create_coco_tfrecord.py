@@ -20,9 +20,9 @@ from absl import app, flags
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from object_detection.data.coco_json import read_annotations, read_captions, read_images
-from object_detection.data.convert import Conversion, convert
-from object_detection.data.report import describe_conversion, progress_printer
+from object_detection.coco.annotations import read_annotations, read_captions, read_images
+from object_detection.convert.convert import Conversion, convert
+from object_detection.convert.report import describe_conversion, progress_printer
 
 _INCLUDE_MASKS = flags.DEFINE_bool("include_masks", False, "Store instance masks.")
 _MASK_FORMAT = flags.DEFINE_enum(

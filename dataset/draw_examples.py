@@ -26,21 +26,22 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from object_detection import geometry as geometry_lib
-from object_detection.data import crop_decode, schema
-from object_detection.data.canvas_choice import Frames, make_frames
-from object_detection.data.card import DataCard
-from object_detection.data.card_builder import find_or_scan_card
-from object_detection.data.host_batches import Augmentation
-from object_detection.data.input_datasets import evaluation_batches, training_batches
-from object_detection.data.input_problems import InputProblems
-from object_detection.data.reader import RecordSet, record_set
-from object_detection.data.tfrecord_file import record_files
-from object_detection.draw_masks import draw_masks
-from object_detection.mask_ops import unpack_masks
-from object_detection.mask_paste import paste_mask
-from object_detection.preprocess import ground_truth_in_network_frame, to_network_input
-from object_detection.visualize import contact_sheet, draw_boxes
+from object_detection.draw.draw_masks import draw_masks
+from object_detection.draw.visualize import contact_sheet, draw_boxes
+from object_detection.input import crop_decode
+from object_detection.input import geometry as geometry_lib
+from object_detection.input.canvases import Frames, make_frames
+from object_detection.input.datasets import evaluation_batches, training_batches
+from object_detection.input.loader import Augmentation
+from object_detection.input.preprocess import ground_truth_in_network_frame, to_network_input
+from object_detection.input.problems import InputProblems
+from object_detection.masks.mask_ops import unpack_masks
+from object_detection.masks.mask_paste import paste_mask
+from object_detection.records import schema
+from object_detection.records.card import DataCard
+from object_detection.records.card_builder import find_or_scan_card
+from object_detection.records.reader import RecordSet, record_set
+from object_detection.records.tfrecord_file import record_files
 
 _RECORDS = flags.DEFINE_string("records", "", "Glob of the record files.")
 _OUTPUT_DIR = flags.DEFINE_string("output_dir", "examples", "Folder for the sheets.")

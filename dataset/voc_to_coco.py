@@ -5,7 +5,7 @@ Example:
 writes DATA/voc/VOC2007/Annotations/pascal_train2007.json, where the data-set catalog expects it.
 
 Objects marked difficult become crowd regions: left out of training, and neither hits nor misses in
-evaluation, as VOC has it. A newcomer's trap: VOC counts pixels from 1 and includes the last one, so
+evaluation, as VOC has it. VOC counts pixels from 1 and includes the last one, so
 a box (xmin, ymin, xmax, ymax) covers xmin - 1 to xmax.
 """
 
@@ -26,7 +26,7 @@ from PIL import Image
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from object_detection.class_map import LABEL_MAPS
+from object_detection.records.class_map import LABEL_MAPS
 
 _VOC_DIR = flags.DEFINE_string(
     "voc_dir", None, "Folder with Annotations, ImageSets, JPEGImages.", required=True

@@ -1,11 +1,11 @@
-"""Export of EfficientDet: what `object_detection.saved_model` needs of a task."""
+"""Export of EfficientDet: what `object_detection.serve.saved_model` needs of a task."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from efficientdet.task import EfficientDetTask
-from object_detection.saved_model import export_detector
+from object_detection.serve.saved_model import export_detector
 
 
 def export_saved_model(task: EfficientDetTask, folder: str | Path) -> None:

@@ -1,8 +1,7 @@
 """EfficientDet as train.py and eval.py see it: making tasks, loading weights, writing results.
 
-The functions are those of `engine.run.Family`. A newcomer's trap: a checkpoint's own description
-(its configuration and class map) decides the model when evaluating; flags only say where data and
-results are.
+The functions are those of `engine.run.Family`. A checkpoint's own description (its configuration
+and class map) decides the model when evaluating; flags only say where data and results are.
 """
 
 from __future__ import annotations
@@ -24,14 +23,16 @@ from efficientdet.settings import (
     validate,
 )
 from efficientdet.task import EfficientDetTask
-from engine import checkpoint, cli, distributed
-from engine.config import ConfigError, override
-from engine.weight_files import weights_path
-from object_detection.class_map import class_map_of_run
-from object_detection.data.card import DataCard
-from object_detection.data.card_builder import find_or_scan_card
+from engine import cli
+from engine.config.fields import ConfigError, override
+from engine.files import checkpoint
+from engine.files.weight_files import weights_path
+from engine.ranks import distributed
 from object_detection.metrics.detection_rows import write_detections_json
 from object_detection.metrics.report import csv_line, format_metrics_table
+from object_detection.records.card import DataCard
+from object_detection.records.card_builder import find_or_scan_card
+from object_detection.records.class_map import class_map_of_run
 
 __all__ = ["COMPARED_SECTIONS", "validate", "weights_path"]
 

@@ -1,8 +1,8 @@
 """EfficientDet's input: the settings of a run turned into `object_detection`'s data sets.
 
 Nothing is read or decoded here. Augmentation as in the paper's reference code: scale, crop and
-flip on the host (`object_detection.data.crop_decode`), colour on the device
-(`object_detection.preprocess`).
+flip on the host (`object_detection.input.crop_decode`), colour on the device
+(`object_detection.input.preprocess`).
 """
 
 from __future__ import annotations
@@ -10,20 +10,20 @@ from __future__ import annotations
 import tensorflow as tf
 
 from efficientdet.settings import EfficientDetConfig
-from engine import env
-from object_detection.class_map import ClassMap
-from object_detection.data.canvas_choice import Frames, make_frames
-from object_detection.data.card import DataCard
-from object_detection.data.host_batches import Augmentation, resizes_on_host
-from object_detection.data.input_datasets import (
+from engine.ranks import machine
+from object_detection.input.canvases import Frames, make_frames
+from object_detection.input.datasets import (
     bytes_to_cache,
     evaluation_batches,
     records_of_card,
     training_batches,
     with_map_parallelization,
 )
-from object_detection.data.input_problems import InputProblems
-from object_detection.data.reader import RecordSet, Shard
+from object_detection.input.loader import Augmentation, resizes_on_host
+from object_detection.input.problems import InputProblems
+from object_detection.records.card import DataCard
+from object_detection.records.class_map import ClassMap
+from object_detection.records.reader import RecordSet, Shard
 
 
 def train_dataset(
@@ -67,7 +67,7 @@ def train_dataset(
         drop_crowd=data.skip_crowd_during_training,
         shuffle_buffer=data.shuffle_buffer,
         cache_below_bytes=bytes_to_cache(data.cache_records),
-        threads=data.input_threads or env.cores_per_rank(local_ranks),
+        threads=data.input_threads or machine.cores_per_rank(local_ranks),
         prefetch_batches=data.prefetch_batches,
         repeat_first_batch=config.train.use_fake_data,
     )
@@ -101,7 +101,7 @@ def eval_dataset(
         shard=Shard(*shard),
         most_records=config.eval.eval_samples,
         max_instances=config.data.max_instances_per_image,
-        threads=config.data.input_threads or env.cores_per_rank(local_ranks),
+        threads=config.data.input_threads or machine.cores_per_rank(local_ranks),
         prefetch_batches=config.data.prefetch_batches,
     )
     return with_map_parallelization(batches, config.runtime.enable_map_parallelization)

@@ -13,8 +13,8 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from efficientdet.targets import IGNORED_CLASS, Targets
-from object_detection import box_ops
-from object_detection.box_coder import decode_boxes
+from object_detection.boxes import box_ops
+from object_detection.boxes.box_coder import decode_boxes
 
 _IOU_MEASURES = {
     "iou": box_ops.iou,

@@ -2,7 +2,7 @@
 
 The candidates are the best (anchor, class) pairs by logit. Sorting all pairs (4.4 million per image
 for D0) is the costly way to them: here anchors are chosen by their best class, then pairs among
-theirs (see `object_detection.top_k` for why that is exact).
+theirs (see `object_detection.boxes.top_k` for why that is exact).
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from object_detection import geometry as geometry_lib
-from object_detection.box_coder import decode_boxes
-from object_detection.box_ops import at_least_float32
-from object_detection.detections import Detections
-from object_detection.nms import batched_nms
-from object_detection.top_k import exact_top_k
+from object_detection.boxes.box_coder import decode_boxes
+from object_detection.boxes.box_ops import at_least_float32
+from object_detection.boxes.nms import batched_nms
+from object_detection.boxes.top_k import exact_top_k
+from object_detection.input import geometry as geometry_lib
+from object_detection.serve.detections import Detections
 
 
 def postprocess(

@@ -1,12 +1,12 @@
-"""A checkpoint's EfficientDet, ready to detect; the rest is in `object_detection.inference`."""
+"""A checkpoint's EfficientDet, ready to detect; see `object_detection.serve.inference`."""
 
 from __future__ import annotations
 
 from efficientdet import family
 from efficientdet.settings import EfficientDetConfig
 from efficientdet.task import EfficientDetTask
-from engine import checkpoint
-from object_detection.class_map import ClassMap, coco_class_map
+from engine.files import checkpoint
+from object_detection.records.class_map import ClassMap, coco_class_map
 
 
 def load_task(path: str, *, config: EfficientDetConfig) -> EfficientDetTask:

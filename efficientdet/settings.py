@@ -9,8 +9,8 @@ import dataclasses
 from typing import Any, Optional
 
 from efficientdet.config import MODEL_TABLE, ModelConfig, model_config
-from engine.config import ConfigError, nearest, setting
-from engine.settings import DataConfig, EvalConfig, OptimConfig, RuntimeConfig, TrainConfig
+from engine.config.fields import ConfigError, nearest, setting
+from engine.config.settings import DataConfig, EvalConfig, OptimConfig, RuntimeConfig, TrainConfig
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from object_detection.box_coder import encode_boxes
-from object_detection.matcher import IGNORED, POSITIVE, match_anchors
+from object_detection.boxes.box_coder import encode_boxes
+from object_detection.boxes.matcher import IGNORED, POSITIVE, match_anchors
 
 IGNORED_CLASS = -1
 

@@ -1,10 +1,9 @@
 """EfficientDet as the engine sees it: data sets, losses, predictions, scores.
 
 Only glue: the network is in `model`, targets and losses in `targets` and `losses`, detections in
-`postprocess`, pixels in `input_pipeline` and `object_detection.preprocess`. A newcomer's trap:
-gradients are joined over ranks by weight; the weight here is the number of positive anchors, so
-that the loss is divided by the positives of the whole global batch (the reference divides by each
-rank's own).
+`postprocess`, pixels in `input_pipeline` and `object_detection.input.preprocess`. Gradients are
+joined over ranks by weight; the weight here is the number of positive anchors, so that the loss is
+divided by the positives of the whole global batch (the reference divides by each rank's own).
 """
 
 from __future__ import annotations
@@ -22,18 +21,18 @@ from efficientdet.model import build_model
 from efficientdet.postprocess import postprocess
 from efficientdet.settings import EfficientDetConfig
 from efficientdet.targets import IGNORED_CLASS, Targets, assign_targets
-from engine import distributed
+from engine.ranks import distributed
 from engine.task import Losses, Shard
-from object_detection import geometry as geometry_lib
-from object_detection.anchors import generate_anchors
-from object_detection.class_map import ClassMap
-from object_detection.data.card import DataCard
-from object_detection.data.example import HOST_ONLY
-from object_detection.data.host_batches import resizes_on_host
-from object_detection.detections import Detections
+from object_detection.boxes.anchors import generate_anchors
+from object_detection.input import geometry as geometry_lib
+from object_detection.input.example import HOST_ONLY
+from object_detection.input.loader import resizes_on_host
+from object_detection.input.preprocess import ground_truth_in_network_frame, to_network_input
 from object_detection.metrics.coco import CocoEvaluator
 from object_detection.metrics.set_scores import SetScores
-from object_detection.preprocess import ground_truth_in_network_frame, to_network_input
+from object_detection.records.card import DataCard
+from object_detection.records.class_map import ClassMap
+from object_detection.serve.detections import Detections
 
 # A typical number of positives per image: brings the weights of ranks near 1, where float16 is
 # at ease.

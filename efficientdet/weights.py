@@ -2,7 +2,7 @@
 
 A load either succeeds as a whole or changes nothing. The one thing that may differ without being an
 error is the class predictor of a detector with another number of classes. Kinds of file are the
-matter of `engine.weight_files`, names that of `efficientdet.weight_names`.
+matter of `engine.files.weight_files`, names that of `efficientdet.weight_names`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from efficientdet.heads import CLASS_PREDICTOR
 from efficientdet.weight_names import BACKBONE_PREFIXES, Translated, blocks_of, translate
-from engine.weight_files import WeightFile, read_weight_file
+from engine.files.weight_files import WeightFile, read_weight_file
 
 _VARIABLE_KINDS = (
     "kernel",
@@ -36,7 +36,7 @@ class LoadReport:
     """What one load did."""
 
     path: str
-    kind: str  # of file, see engine.weight_files
+    kind: str  # of file, see engine.files.weight_files
     num_averaged: int  # loaded values that are moving averages
     loaded: tuple[str, ...]  # variables of the model
     skipped: dict[str, str]  # name in the file -> why it was not used

@@ -1,8 +1,7 @@
 """Command-line flags made from configuration classes, and the configuration made from them.
 
-Here is only the translation; what each setting means stands at its field. A newcomer's trap: only
-flags that were really given count (`present`), so that a recipe is not overridden by another flag's
-default.
+Here is only the translation; what each setting means stands at its field. Only flags that were
+really given count (`present`), so that a recipe is not overridden by another flag's default.
 """
 
 from __future__ import annotations
@@ -16,8 +15,8 @@ from typing import Any
 
 from absl import app, flags, logging
 
-from engine import config as config_lib
-from engine import hparams as hparams_lib
+from engine.config import fields as config_lib
+from engine.config import recipe_yaml as hparams_lib
 
 # The flags defined here belong to the program that asks for them: so its --help lists them.
 flags.disclaim_key_flags()
@@ -129,7 +128,7 @@ def resolve(
       flag_values: parsed flags.
 
     Raises:
-      engine.config.ConfigError: unknown key or wrong type, naming its source.
+      engine.config.fields.ConfigError: unknown key or wrong type, naming its source.
     """
     config = config_lib.override(base, preset, source="preset")
     if recipe:
@@ -259,7 +258,7 @@ def run_app(main: Callable[[list[str]], int]) -> None:
     def guarded(argv: list[str]) -> None:
         # TensorFlow speaks of its own file formats through absl.
         logging.set_verbosity(logging.WARNING)
-        from engine import guard  # brings TensorFlow, which --help does not wait for
+        from engine.ranks import guard  # brings TensorFlow, which --help does not wait for
 
         guard.run_guarded(lambda: main(argv))
 

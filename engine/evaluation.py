@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from engine import distributed
 from engine.batches import iterate
-from engine.metrics import format_duration
-from engine.run_log import RunLog
+from engine.log.meters import format_duration
+from engine.log.run_log import RunLog
+from engine.ranks import distributed
 from engine.task import MaskedRows, Shard, Task
 
 _PROGRESS_SECONDS = 10

@@ -1,9 +1,8 @@
 """The training loop: steps, logs, saves, evaluations, stop rules, end. One loop for every family.
 
-What is random, compiled or specific to a family is elsewhere; here is the order of things. A
-newcomer's trap: whatever all ranks must agree on (stop, save, length of a timed run) is decided on
-rank 0's clock or by anyone's signal, and shared at fixed steps (`_agree`), never by each rank for
-itself.
+What is random, compiled or specific to a family is elsewhere; here is the order of things. Whatever
+all ranks must agree on (stop, save, length of a timed run) is decided on rank 0's clock or by
+anyone's signal, and shared at fixed steps (`_agree`), never by each rank for itself.
 """
 
 from __future__ import annotations
@@ -17,18 +16,18 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from engine import distributed
 from engine.batches import iterate
+from engine.config.settings import EvalConfig, TrainConfig
 from engine.evaluation import Evaluator, Validator, percent
-from engine.metrics import Stopwatch, format_duration, renamed
-from engine.plan import StepPlan, evaluates_after, evaluates_at_end
-from engine.profiler import StepProfiler
+from engine.log.meters import Stopwatch, format_duration, renamed
+from engine.log.profiler import StepProfiler
+from engine.log.run_log import RunLog
+from engine.log.step_log import FinishedStep, StepLog
+from engine.optim.plan import StepPlan, evaluates_after, evaluates_at_end
+from engine.ranks import distributed
+from engine.ranks.stop_signals import StopSignals
 from engine.run_files import RunFiles
-from engine.run_log import RunLog
-from engine.settings import EvalConfig, TrainConfig
 from engine.step import TrainStep
-from engine.step_log import FinishedStep, StepLog
-from engine.stop_signals import StopSignals
 from engine.task import Shard, Task
 from engine.train_state import TrainState
 

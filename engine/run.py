@@ -1,9 +1,8 @@
 """Assembles a run: settings -> preflight -> data -> model -> restore or initialise -> loop.
 
-`run_training` and `run_evaluation` are what train.py and eval.py call, for every family. A
-newcomer's trap: resuming (same model_dir) and starting from weights (--pretrained_ckpt,
---backbone_init) are different things; if there is something to resume, initial weights are not
-read.
+`run_training` and `run_evaluation` are what train.py and eval.py call, for every family. Resuming
+(same model_dir) and starting from weights (--pretrained_ckpt, --backbone_init) are different
+things; if there is something to resume, initial weights are not read.
 """
 
 from __future__ import annotations
@@ -18,14 +17,16 @@ from typing import Any, Protocol
 import tensorflow as tf
 import yaml
 
-from engine import checkpoint, distributed, env, preflight
-from engine.config import override, to_dict
+from engine import start_checks
+from engine.config.fields import override, to_dict
 from engine.evaluation import Evaluator
+from engine.files import checkpoint
+from engine.log.meters import Stopwatch
+from engine.log.run_log import RunLog
 from engine.loop import EXIT_DONE, Trainer
-from engine.metrics import Stopwatch
-from engine.plan import check_settings, make_plan, needs_evaluation_data
-from engine.precision import policy_name
-from engine.run_log import RunLog
+from engine.optim.plan import check_settings, make_plan, needs_evaluation_data
+from engine.optim.precision import policy_name
+from engine.ranks import distributed, machine
 from engine.step import TrainStep
 from engine.task import Task
 from engine.train_state import TrainState
@@ -101,10 +102,10 @@ def run_training(
     """
     clock = Stopwatch()
     train, runtime = config.train, config.runtime
-    preflight.require(config, "data.training_file_pattern", "train.model_dir")
+    start_checks.require(config, "data.training_file_pattern", "train.model_dir")
     evaluates = needs_evaluation_data(train, config.eval)
     if evaluates:
-        preflight.require(config, "eval.val_file_pattern", "eval.val_json_file")
+        start_checks.require(config, "eval.val_file_pattern", "eval.val_json_file")
     check_settings(train, config.optim, config.eval)
     family.validate(config)
     policy = policy_name(runtime)
@@ -113,14 +114,16 @@ def run_training(
     set_precision(config)
     use_xla = chooses_xla(config)
     folder = Path(train.model_dir)
-    distributed.on_main(lambda: preflight.prepare_folder(folder, min_free_gb=runtime.min_free_gb))
+    distributed.on_main(
+        lambda: start_checks.prepare_folder(folder, min_free_gb=runtime.min_free_gb)
+    )
     log = RunLog(folder, dll_name=train.log_filename, tensorboard=not train.benchmark)
     xla = "on" if use_xla else "off"
     log.info(f"{place.size} rank(s), {place.device}, precision {policy}, XLA {xla}")
     log.info(f"training_mode: {train.training_mode}")
     for note in notes:
         log.info(note)
-    preflight.check_ranks_agree(config)
+    start_checks.check_ranks_agree(config)
 
     latest, stored = distributed.on_main(lambda: _resumable(config))
     seed = distributed.broadcast_object(_choose_seed(config, stored))
@@ -136,7 +139,7 @@ def run_training(
     )
     described = json.loads(json.dumps(family.describe(task)))
     if stored:
-        preflight.check_same_run(
+        start_checks.check_same_run(
             config, stored, sections_compared=family.COMPARED_SECTIONS, plan=plan, task=described
         )
     if evaluates:
@@ -169,7 +172,7 @@ def run_training(
     description = {
         "config": to_dict(config),
         "task": described,
-        "environment": env.report(),
+        "environment": machine.report(),
         "global_batch_size": plan.global_batch_size,
         "total_steps": plan.total_steps,
         "warmup_steps": plan.warmup_steps,
@@ -218,7 +221,7 @@ def join_ranks(*, set_num_threads: bool, debug: bool = False) -> distributed.Pla
 
     def set_up_tensorflow(local_size: int) -> None:
         if set_num_threads:
-            threads = env.cores_per_rank(local_size)
+            threads = machine.cores_per_rank(local_size)
             tf.config.threading.set_intra_op_parallelism_threads(threads)
             tf.config.threading.set_inter_op_parallelism_threads(max(2, threads))
         if debug:
@@ -280,7 +283,7 @@ def _write_description(folder: Path, description: Mapping[str, Any]) -> None:
 
 
 def _sync_batch_norm() -> Any:
-    from engine.sync_batch_norm import SyncBatchNormalization
+    from engine.optim.sync_batch_norm import SyncBatchNormalization
 
     return SyncBatchNormalization
 
@@ -370,9 +373,11 @@ def _evaluate_set(
 ) -> Mapping[str, float]:
     """Evaluates a checkpoint, given as (prefix, description), on one set; returns the metrics."""
     prefix, stored = checkpoint_of
-    preflight.require(config, "eval.val_file_pattern", "eval.val_json_file")
+    start_checks.require(config, "eval.val_file_pattern", "eval.val_json_file")
     family.validate(config)
-    distributed.on_main(lambda: preflight.prepare_folder(folder, min_free_gb=_SPACE_FOR_RESULTS_GB))
+    distributed.on_main(
+        lambda: start_checks.prepare_folder(folder, min_free_gb=_SPACE_FOR_RESULTS_GB)
+    )
     task = family.make_task(config, description=stored, training=False, batch_norm=None, seed=0)
     distributed.on_main(task.check_ground_truth)
     for line in distributed.on_main(lambda: family.load_weights(task, prefix)):

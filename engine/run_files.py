@@ -1,7 +1,6 @@
 """What a training run writes into its folder besides its logs: checkpoints and the final model.
 
-A newcomer's trap: every method is for all ranks: statistics are made equal first, rank 0 writes,
-the others wait.
+Every method is for all ranks: statistics are made equal first, rank 0 writes, the others wait.
 """
 
 import time
@@ -9,9 +8,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from engine import checkpoint, distributed
-from engine.run_log import RunLog
-from engine.settings import TrainConfig
+from engine.config.settings import TrainConfig
+from engine.files import checkpoint
+from engine.log.run_log import RunLog
+from engine.ranks import distributed
 from engine.train_state import TrainState
 
 

@@ -2,17 +2,17 @@
 
 forward_backward and update are each one compiled unit; the reduction between them is one allreduce
 of the flat gradient (and one of the logged numbers, fused with it where dtypes agree). Finite check
-and loss scale look at the reduced gradients, so all ranks decide alike. A newcomer's trap:
-gradients leave forward_backward multiplied by the loss scale and by the batch's weight; the update
-divides by both.
+and loss scale look at the reduced gradients, so all ranks decide alike. Gradients leave
+forward_backward multiplied by the loss scale and by the batch's weight; the update divides by both.
 """
 
 from collections.abc import Mapping, Sequence
 
 import tensorflow as tf
 
-from engine import distributed, optimizers
-from engine.settings import OptimConfig
+from engine.config.settings import OptimConfig
+from engine.optim import optimizers
+from engine.ranks import distributed
 from engine.task import Task
 from engine.train_state import TrainState
 

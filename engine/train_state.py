@@ -1,7 +1,7 @@
 """Everything that the next training step depends on, and its way into checkpoints and to the ranks.
 
-A newcomer's trap: `weights` is the flat master copy of the trained weights; the update writes it
-back into the model. Whoever changes the model's variables otherwise must call `restart_from_model`.
+`weights` is the flat master copy of the trained weights; the update writes it back into the model.
+Whoever changes the model's variables otherwise must call `restart_from_model`.
 """
 
 import contextlib
@@ -10,12 +10,13 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import tensorflow as tf
 
-from engine import distributed, optimizers, schedules
-from engine.ema import AveragingOptimizer
-from engine.flat import FlatLayout
-from engine.plan import StepPlan
-from engine.precision import LossScale
-from engine.settings import OptimConfig
+from engine.config.settings import OptimConfig
+from engine.optim import optimizers, schedules
+from engine.optim.ema import AveragingOptimizer
+from engine.optim.flat import FlatLayout
+from engine.optim.plan import StepPlan
+from engine.optim.precision import LossScale
+from engine.ranks import distributed
 from engine.task import Task
 
 

@@ -14,7 +14,7 @@ import difflib
 import math
 from typing import NamedTuple, Optional
 
-from engine.config import setting
+from engine.config.fields import setting
 
 IMAGENET_MEAN_RGB = (0.485 * 255, 0.456 * 255, 0.406 * 255)
 IMAGENET_STDDEV_RGB = (0.229 * 255, 0.224 * 255, 0.225 * 255)

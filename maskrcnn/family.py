@@ -1,8 +1,8 @@
 """Mask R-CNN as train.py and eval.py see it: making tasks, loading weights, writing results.
 
-The functions are those of `engine.run.Family`. A newcomer's trap: weights demand conventions
-(padding, place of the stride, pixel statistics), so a task's configuration is fixed only once the
-weights are known; it is `task.config`, and a checkpoint records it.
+The functions are those of `engine.run.Family`. Weights demand conventions (padding, place of the
+stride, pixel statistics), so a task's configuration is fixed only once the weights are known; it is
+`task.config`, and a checkpoint records it.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from engine import checkpoint, cli, distributed
-from engine.config import ConfigError, from_dict, override
+from engine import cli
+from engine.config.fields import ConfigError, from_dict, override
+from engine.files import checkpoint
+from engine.files.weight_files import weights_path
+from engine.ranks import distributed
 from engine.task import MaskedRows
-from engine.weight_files import weights_path
-from maskrcnn import weights
 from maskrcnn.config import (
     Conventions,
     ModelConfig,
@@ -32,16 +33,17 @@ from maskrcnn.export import export_saved_model
 from maskrcnn.settings import COMPARED_SECTIONS, MaskRcnnConfig, base_config, preset
 from maskrcnn.task import MaskRcnnTask
 from maskrcnn.validation import validate
-from maskrcnn.weight_names import TORCHVISION
-from object_detection.class_map import ClassMap, class_map_of_run
-from object_detection.data.card import DataCard
-from object_detection.data.card_builder import find_or_scan_card
-from object_detection.data.coco_categories import COCO_CATEGORIES
+from maskrcnn.weights import weights
+from maskrcnn.weights.weight_names import TORCHVISION
+from object_detection.coco.categories import COCO_CATEGORIES
+from object_detection.masks.rows import with_masks
 from object_detection.metrics.coco import METRIC_NAMES
 from object_detection.metrics.detection_rows import write_detections_json
-from object_detection.metrics.mask_rows import with_masks
 from object_detection.metrics.report import csv_line, format_metrics_table
 from object_detection.metrics.set_scores import MASK_PREFIX
+from object_detection.records.card import DataCard
+from object_detection.records.card_builder import find_or_scan_card
+from object_detection.records.class_map import ClassMap, class_map_of_run
 
 __all__ = ["COMPARED_SECTIONS", "validate"]
 

@@ -1,8 +1,8 @@
 """Mask R-CNN's input: the settings of a run turned into `object_detection`'s data sets.
 
 Nothing is read or decoded here. An image keeps its aspect and goes to the canvas that suits its
-shape; it is mirrored at random and, if the jitter says so, scaled at random. A newcomer's trap:
-batches of several canvases come in shapes of their own, so that every canvas has a compiled step.
+shape; it is mirrored at random and, if the jitter says so, scaled at random. Batches of several
+canvases come in shapes of their own, so that every canvas has a compiled step.
 """
 
 from __future__ import annotations
@@ -11,21 +11,21 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from engine import env
+from engine.ranks import machine
 from maskrcnn.settings import MaskRcnnConfig
-from object_detection.class_map import ClassMap
-from object_detection.data.canvas_choice import Frames, frames_of_networks
-from object_detection.data.card import DataCard
-from object_detection.data.host_batches import Augmentation, resizes_on_host
-from object_detection.data.input_datasets import (
+from object_detection.input.canvases import Frames, frames_of_networks
+from object_detection.input.datasets import (
     bytes_to_cache,
     evaluation_batches,
     records_of_card,
     training_batches,
     with_map_parallelization,
 )
-from object_detection.data.input_problems import InputProblems
-from object_detection.data.reader import RecordSet, Shard
+from object_detection.input.loader import Augmentation, resizes_on_host
+from object_detection.input.problems import InputProblems
+from object_detection.records.card import DataCard
+from object_detection.records.class_map import ClassMap
+from object_detection.records.reader import RecordSet, Shard
 
 
 def train_dataset(
@@ -71,7 +71,7 @@ def train_dataset(
         drop_crowd=data.skip_crowd_during_training,
         shuffle_buffer=data.shuffle_buffer,
         cache_below_bytes=bytes_to_cache(data.cache_records),
-        threads=data.input_threads or env.cores_per_rank(local_ranks),
+        threads=data.input_threads or machine.cores_per_rank(local_ranks),
         prefetch_batches=data.prefetch_batches,
         repeat_first_batch=config.train.use_fake_data,
         with_masks=config.model.include_mask,
@@ -109,7 +109,7 @@ def eval_dataset(
         shard=Shard(*shard),
         most_records=config.eval.eval_samples,
         max_instances=config.data.max_instances_per_image,
-        threads=config.data.input_threads or env.cores_per_rank(local_ranks),
+        threads=config.data.input_threads or machine.cores_per_rank(local_ranks),
         prefetch_batches=config.data.prefetch_batches,
         # Only the validation losses need them.
         with_masks=config.model.include_mask and config.train.validate,

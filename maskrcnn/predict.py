@@ -1,20 +1,21 @@
-"""A checkpoint's Mask R-CNN, ready to detect; the rest is in `object_detection.inference`.
+"""A checkpoint's Mask R-CNN, ready to detect; the rest is in `object_detection.serve.inference`.
 
-A newcomer's trap: a checkpoint of another program demands conventions (padding, stride, pixel
-statistics) that only its file tells, so it is read before the network is built.
+A checkpoint of another program demands conventions (padding, stride, pixel statistics) that only
+its file tells, so it is read before the network is built.
 """
 
 from __future__ import annotations
 
 import dataclasses
 
-from engine import checkpoint
-from engine.config import ConfigError
-from maskrcnn import family, weights
+from engine.config.fields import ConfigError
+from engine.files import checkpoint
+from maskrcnn import family
 from maskrcnn.config import Conventions, with_conventions, with_our_conventions
 from maskrcnn.settings import MaskRcnnConfig
 from maskrcnn.task import MaskRcnnTask
-from object_detection.class_map import ClassMap, coco_class_map
+from maskrcnn.weights import weights
+from object_detection.records.class_map import ClassMap, coco_class_map
 
 
 def load_task(path: str, *, config: MaskRcnnConfig) -> MaskRcnnTask:

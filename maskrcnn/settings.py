@@ -1,8 +1,8 @@
 """The whole configuration of a Mask R-CNN run: shared settings, sampling, losses, test.
 
 Presets are here too; rules between settings are in `validation`, the arguments of NVIDIA's
-TensorFlow 2 program in `tf2_arguments`. TensorFlow is not imported. A newcomer's trap: the learning
-rate is per image of the global batch, 0.00125, whatever the number of ranks.
+TensorFlow 2 program in `tf2_arguments`. TensorFlow is not imported. The learning rate is per image
+of the global batch, 0.00125, whatever the number of ranks.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from engine.config import ConfigError, nearest, setting
-from engine.settings import DataConfig, EvalConfig, OptimConfig, RuntimeConfig, TrainConfig
+from engine.config.fields import ConfigError, nearest, setting
+from engine.config.settings import DataConfig, EvalConfig, OptimConfig, RuntimeConfig, TrainConfig
 from maskrcnn.config import (
     IMAGENET_MEAN_RGB,
     IMAGENET_STDDEV_RGB,

@@ -1,9 +1,9 @@
 """Mask R-CNN as the engine sees it: data sets, losses, predictions, scores.
 
 Only glue: the forward passes are in `forward`, pixels in `input_pipeline` and
-`object_detection.preprocess`, scores in `object_detection.metrics`. A newcomer's trap: gradients
-are joined over ranks by weight; the weight here is the number of images, which joins losses that
-are means over images (`losses`) to those of the whole global batch.
+`object_detection.input.preprocess`, scores in `object_detection.metrics`. Gradients are joined over
+ranks by weight; the weight here is the number of images, which joins losses that are means over
+images (`losses`) to those of the whole global batch.
 """
 
 from __future__ import annotations
@@ -16,29 +16,29 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from engine import distributed
-from engine.optimizers import is_decayed
+from engine.optim.optimizers import is_decayed
+from engine.ranks import distributed
 from engine.task import Losses, MaskedRows, Shard
 from maskrcnn import input_pipeline
 from maskrcnn.config import with_our_conventions
-from maskrcnn.dllogger_names import DLLOGGER_NAMES
-from maskrcnn.forward import Forward, GroundTruth, valid_sizes
-from maskrcnn.losses import batch_weight
-from maskrcnn.model import build_model
-from maskrcnn.postprocess import to_original
+from maskrcnn.network.model import build_model
+from maskrcnn.nvidia.dllogger_names import DLLOGGER_NAMES
+from maskrcnn.regions.forward import Forward, GroundTruth, valid_sizes
+from maskrcnn.regions.losses import batch_weight
+from maskrcnn.regions.postprocess import to_original
 from maskrcnn.settings import MaskRcnnConfig
-from object_detection import geometry as geometry_lib
-from object_detection.class_map import ClassMap
-from object_detection.data.canvas_choice import Frames, best_frame, fit_size
-from object_detection.data.card import DataCard
-from object_detection.data.example import HOST_ONLY
-from object_detection.data.host_batches import resizes_on_host
-from object_detection.detections import Detections, MaskDetections
-from object_detection.mask_paste import MaskRule, encode_masks
+from object_detection.input import geometry as geometry_lib
+from object_detection.input.canvases import Frames, best_frame, fit_size
+from object_detection.input.example import HOST_ONLY
+from object_detection.input.loader import resizes_on_host
+from object_detection.input.preprocess import ground_truth_in_network_frame, to_network_input
+from object_detection.masks.mask_paste import MaskRule, encode_masks
+from object_detection.masks.rows import pack_mask
 from object_detection.metrics.coco import CocoEvaluator
-from object_detection.metrics.mask_rows import pack_mask
 from object_detection.metrics.set_scores import SetScores
-from object_detection.preprocess import ground_truth_in_network_frame, to_network_input
+from object_detection.records.card import DataCard
+from object_detection.records.class_map import ClassMap
+from object_detection.serve.detections import Detections, MaskDetections
 
 _NO_SEED = (0, 0)
 

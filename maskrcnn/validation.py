@@ -5,7 +5,7 @@ What a single section can know is checked there, when it is made. TensorFlow is 
 
 from __future__ import annotations
 
-from engine.config import ConfigError, nearest
+from engine.config.fields import ConfigError, nearest
 from maskrcnn.config import ModelConfig
 from maskrcnn.settings import MaskRcnnConfig
 

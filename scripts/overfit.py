@@ -17,9 +17,9 @@ from typing import Any
 from quickstart import SHORT_NAMES, default_backbone, format_scores, launcher, run, say
 
 import families
-from object_detection.data.coco_json import read_annotations
-from object_detection.data.convert import convert
-from object_detection.data.splits import find_splits
+from object_detection.coco.annotations import read_annotations
+from object_detection.convert.convert import convert
+from object_detection.convert.splits import find_splits
 
 ROOT = Path(__file__).resolve().parent.parent
 _MOST_OBJECTS = 4

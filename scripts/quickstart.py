@@ -19,10 +19,10 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import families  # noqa: E402
-from object_detection.data.coco_json import read_annotations, write_annotations  # noqa: E402
-from object_detection.data.convert import convert  # noqa: E402
-from object_detection.data.report import describe_conversion, progress_printer  # noqa: E402
-from object_detection.data.splits import find_splits, make_split  # noqa: E402
+from object_detection.coco.annotations import read_annotations, write_annotations  # noqa: E402
+from object_detection.convert.convert import convert  # noqa: E402
+from object_detection.convert.report import describe_conversion, progress_printer  # noqa: E402
+from object_detection.convert.splits import find_splits, make_split  # noqa: E402
 
 # Splits by preference: trained on, and held out.
 _TRAIN_NAMES = ("train",)
@@ -130,7 +130,7 @@ def make_records(args: argparse.Namespace, output: Path) -> tuple[Path, Path]:
     if args.data:
         data = Path(args.data).resolve()
     else:
-        from dataset.embedded_set import write_embedded_set
+        from dataset.embedded.make_set import write_embedded_set
 
         say("a small data set, generated from photographs and drawings")
         data = output / "data"

@@ -4,9 +4,8 @@ Here: the evaluator that owns one ground truth and scores any number of detectio
 The matching itself is `scorer.py`, rows and files are `detection_rows.py`, the self-check is
 `ground_truth_check.py`, the text forms are `report.py`.
 
-What a newcomer gets wrong: scores are means over all images of the JSON, or over the subset that
-is named, never over the images that happen to have detections; otherwise a shard lost on the way
-would raise the score.
+Scores are means over all images of the JSON, or over the subset that is named, never over the
+images that happen to have detections; otherwise a shard lost on the way would raise the score.
 """
 
 from __future__ import annotations

@@ -4,9 +4,9 @@
 drop-ins that give the same numbers about 70 times faster on 5,000 images; `auto` takes the first
 that is importable. Everything outside this file speaks plain dictionaries and NumPy arrays.
 
-What a newcomer gets wrong: the scorers call an image, annotation or category by integers and use
-annotation id 0 as "not matched", so a ground truth with id 0 can never be found. The evaluator
-numbers images and annotations from 1 before they come here.
+The scorers call an image, annotation or category by integers and use annotation id 0 as "not
+matched", so a ground truth with id 0 can never be found. The evaluator numbers images and
+annotations from 1 before they come here.
 """
 
 from __future__ import annotations

@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from object_detection.class_map import ClassMap
-from object_detection.data.card import DataCard
+from object_detection.masks.rows import with_masks
 from object_detection.metrics.coco import CocoEvaluator
 from object_detection.metrics.detection_rows import detections_to_array, empty_rows
 from object_detection.metrics.ground_truth import load_annotations
 from object_detection.metrics.ground_truth_check import check_ground_truth
-from object_detection.metrics.mask_rows import with_masks
+from object_detection.records.card import DataCard
+from object_detection.records.class_map import ClassMap
 
 _LOG = logging.getLogger(__name__)
 

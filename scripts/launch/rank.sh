@@ -18,7 +18,7 @@ first_set() {
   printf 0
 }
 
-# Launchers in the order of engine/distributed.py: mpirun's own daemons may be started by srun.
+# Launchers in the order of engine/ranks/distributed.py: mpirun's own daemons may be started by srun.
 rank=$(first_set OMPI_COMM_WORLD_RANK HOROVOD_RANK PMI_RANK SLURM_PROCID)
 local_rank=$(first_set OMPI_COMM_WORLD_LOCAL_RANK HOROVOD_LOCAL_RANK MPI_LOCALRANKID SLURM_LOCALID)
 if [ "$RINGDET_LAUNCHER" = plain ]; then rank=0 local_rank=0; fi

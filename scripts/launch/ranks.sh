@@ -35,7 +35,7 @@ wants_preflight() {
 }
 
 compose_preflight() {
-  preflight=(-m engine.rank_checks "--reduced_mb=$reduced_mb" "--output_dir=$output" "${program[@]:1}")
+  preflight=(-m engine.ranks.preflight "--reduced_mb=$reduced_mb" "--output_dir=$output" "${program[@]:1}")
 }
 
 # Runs the words after the interpreter on all ranks. Sets run_code: 0, 75, or the code of the first rank that failed.

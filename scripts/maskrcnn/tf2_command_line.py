@@ -2,8 +2,8 @@
 
 The scripts beside this file have that program's names, arguments and defaults; each is one call of
 `scripts/launch.sh`, into which this process turns. What they do not know goes to our program, which
-takes that program's other arguments too. A newcomer's trap: `--batch_size` is for each GPU, and
-`--gpus` left out means all of them.
+takes that program's other arguments too. `--batch_size` is for each GPU, and `--gpus` left out
+means all of them.
 """
 
 from __future__ import annotations

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from commands import Commands, Result, python
 
-from dataset.embedded_set import write_embedded_set
-from object_detection.data.coco_json import read_annotations
-from object_detection.data.convert import convert
+from dataset.embedded.make_set import write_embedded_set
+from object_detection.coco.annotations import read_annotations
+from object_detection.convert.convert import convert
 
 # The smallest detector that is still made of all the parts of a real one. Its batch-norm statistics
 # move fast enough for a run of some dozen steps.

@@ -15,10 +15,10 @@ import tensorflow as tf
 from commands import ROOT, mpirun, python
 from conftest import TINY_MODEL, TINY_RUN
 
-from object_detection.data import schema
-from object_detection.data.coco_json import read_annotations
-from object_detection.data.convert import convert
-from object_detection.data.tfrecord_file import iterate_records, write_records
+from object_detection.coco.annotations import read_annotations
+from object_detection.convert.convert import convert
+from object_detection.records import schema
+from object_detection.records.tfrecord_file import iterate_records, write_records
 
 # A run that ends after one step: for what shows only when training.
 ONE_STEP = ("--benchmark", "--benchmark_steps=1")

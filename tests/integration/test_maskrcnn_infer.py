@@ -11,11 +11,11 @@ import tensorflow as tf
 from PIL import Image
 from pycocotools import mask as mask_api
 
-from engine import checkpoint
-from engine.config import to_dict
+from engine.config.fields import to_dict
+from engine.files import checkpoint
 from maskrcnn import predict
 from maskrcnn.settings import MaskRcnnConfig
-from object_detection.class_map import ClassMap
+from object_detection.records.class_map import ClassMap
 
 CLASSES = ClassMap(2, {0: (3, "cat"), 1: (8, "dog")})
 

@@ -6,9 +6,9 @@ import pytest
 from commands import python
 from test_maskrcnn import TINY
 
-from dataset.embedded_set import write_embedded_set
-from object_detection.data.coco_json import read_annotations
-from object_detection.data.convert import convert
+from dataset.embedded.make_set import write_embedded_set
+from object_detection.coco.annotations import read_annotations
+from object_detection.convert.convert import convert
 
 pytestmark = pytest.mark.slow
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from commands import mpirun, python
 
-from object_detection.data.coco_json import read_annotations
-from object_detection.data.convert import convert
+from object_detection.coco.annotations import read_annotations
+from object_detection.convert.convert import convert
 
 PROGRAM = "tests/integration/rank_programs/one_step.py"
 # Largest relative difference of the gradient. Synchronised layers add in another order than one

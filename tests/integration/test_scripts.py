@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from commands import ROOT, run_from_scratch
 
-from object_detection.data.coco_json import read_annotations
-from object_detection.data.convert import convert
+from object_detection.coco.annotations import read_annotations
+from object_detection.convert.convert import convert
 
 RUNS = (ROOT / "docs" / "runs.md").read_text()
 ROW = re.compile(r"^\| `((?:scripts/(?:D0|maskrcnn)|slurm)/[\w.-]+)` \|(.*)\|$", re.MULTILINE)

@@ -9,7 +9,7 @@ import tensorflow as tf
 import yaml
 from commands import mpirun
 
-from object_detection.data.card import load_card
+from object_detection.records.card import load_card
 
 LAST_EPOCH, LAST_STEP, STEPS_PER_EPOCH = 12, 84, 7
 LOSSES = ("cls_loss", "box_loss", "box_iou_loss", "det_loss", "reg_l2_loss", "loss")

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from efficientdet.targets import assign_targets
-from object_detection.anchors import generate_anchors
-from object_detection.matcher import match_anchors
+from object_detection.boxes.anchors import generate_anchors
+from object_detection.boxes.matcher import match_anchors
 
 NUM_CLASSES = 7
 

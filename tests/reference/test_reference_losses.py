@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from efficientdet.losses import detection_losses, huber_loss, sigmoid_focal_loss
 from efficientdet.targets import Targets
-from object_detection import box_ops
+from object_detection.boxes import box_ops
 
 NUM_CLASSES = 4
 LEVELS = [(3, 5), (2, 2), (1, 1)]

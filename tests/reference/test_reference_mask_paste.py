@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as mask_api
 
-from object_detection.mask_paste import CONVENTIONS, encode_masks, paste_mask, run_lengths
+from object_detection.masks.mask_paste import CONVENTIONS, encode_masks, paste_mask, run_lengths
 
 SIZE = 28
 HEIGHT, WIDTH = 60, 90

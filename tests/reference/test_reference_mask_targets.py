@@ -9,8 +9,8 @@ import pytest
 import tensorflow as tf
 from pycocotools import mask as mask_api
 
-from object_detection.data.masks import crop_to_box
-from object_detection.mask_ops import mask_targets
+from object_detection.masks.mask_ops import mask_targets
+from object_detection.masks.rle import crop_to_box
 
 HEIGHT, WIDTH = 240, 320
 

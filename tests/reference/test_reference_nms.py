@@ -5,9 +5,9 @@ import pytest
 import tensorflow as tf
 
 from efficientdet.postprocess import postprocess
-from object_detection import geometry as geometry_lib
-from object_detection.anchors import generate_anchors
-from object_detection.nms import batched_nms
+from object_detection.boxes.anchors import generate_anchors
+from object_detection.boxes.nms import batched_nms
+from object_detection.input import geometry as geometry_lib
 
 METHODS = ["hard", "linear", "gaussian", "diou"]
 SIGMA = 0.5

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from object_detection.roi_align import roi_align
+from object_detection.boxes.roi_align import roi_align
 
 LEVELS = {2: (16, 24), 3: (8, 12), 4: (4, 6)}
 CHANNELS = 3

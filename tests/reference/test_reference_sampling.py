@@ -13,14 +13,14 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from object_detection import geometry as geometry_lib
-from object_detection import preprocess
-from object_detection.data import crop_decode, reader, schema
-from object_detection.data.canvas_choice import Frames
-from object_detection.data.host_batches import Augmentation
-from object_detection.data.input_datasets import training_batches
-from object_detection.data.input_problems import InputProblems
-from object_detection.data.tfrecord_file import write_records
+from object_detection.input import crop_decode, preprocess
+from object_detection.input import geometry as geometry_lib
+from object_detection.input.canvases import Frames
+from object_detection.input.datasets import training_batches
+from object_detection.input.loader import Augmentation
+from object_detection.input.problems import InputProblems
+from object_detection.records import reader, schema
+from object_detection.records.tfrecord_file import write_records
 
 JITTER = (0.1, 2.0)
 MEAN, STD = (100.0, 110.0, 120.0), (50.0, 60.0, 70.0)

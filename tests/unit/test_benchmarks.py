@@ -15,10 +15,10 @@ from benchmarks.evaluation import synthetic_set
 from benchmarks.export_step import aliases
 from benchmarks.postprocess import synthetic_outputs
 from benchmarks.program_arguments import describe, draw_normal, rebuild
-from dataset.embedded_set import write_embedded_set
-from object_detection.anchors import generate_anchors
-from object_detection.data.coco_json import read_annotations
-from object_detection.data.convert import convert
+from dataset.embedded.make_set import write_embedded_set
+from object_detection.boxes.anchors import generate_anchors
+from object_detection.coco.annotations import read_annotations
+from object_detection.convert.convert import convert
 from object_detection.metrics.coco import CocoEvaluator
 
 TINY_MODEL = (

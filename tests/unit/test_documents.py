@@ -49,7 +49,7 @@ SOURCES = {
     **{name: (name,) for name in ("scripts/quickstart.py", "scripts/setup_env.sh")},
     "run_tests.sh": ("run_tests.sh",),
     "quickstart.sh": ("quickstart.sh", "scripts/quickstart.py"),
-    "dataset.embedded_set": ("dataset/embedded_set.py",),
+    "dataset.embedded.make_set": ("dataset/embedded/make_set.py",),
     **{f"benchmarks.{n}": (f"benchmarks/{n}.py",) for n in BENCHMARKS},
     "benchmarks/run_exported.py": ("benchmarks/run_exported.py",),
     **TF2_SCRIPTS,

@@ -1,4 +1,4 @@
-"""The house has two floors and imports point down: see docs/architecture.md."""
+"""Imports point down, between the folders and between their rooms: see docs/architecture.md."""
 
 import ast
 import functools
@@ -12,15 +12,28 @@ ROOT = Path(__file__).resolve().parents[2]
 
 # Package -> the packages of this repository that it may import besides itself.
 BASEMENT = {"object_detection": set(), "engine": set()}
-FAMILIES = {"efficientdet": set(BASEMENT), "maskrcnn": set(BASEMENT)}
+SHARED = {"detector": set(BASEMENT)}
+FAMILIES = {name: {*BASEMENT, *SHARED} for name in ("efficientdet", "maskrcnn")}
 TOOLS = ("dataset", "benchmarks", "scripts", "tests")
-ALLOWED = {**BASEMENT, **FAMILIES}
+ALLOWED = {**BASEMENT, **SHARED, **FAMILIES}
+
+# Package -> its rooms (folders, or single files) from the lowest up. A room imports those before it
+# and itself; "" is what lies in the package's own folder and is not named.
+ROOMS = {
+    "engine": ("config", "ranks", "files", "optim", "log", ""),
+    "object_detection": (
+        *("boxes", "coco", "records", "masks", "input", "convert", "draw", "metrics", "serve"),
+        "",
+    ),
+    "maskrcnn": ("config", "settings", "network", "weights", "nvidia", "regions", ""),
+}
+MOST_FILES_OF_A_ROOM = 10
 
 # External package -> the files that may import it (a name ending in / is a folder).
 ONLY_FROM = {
-    "horovod": {"engine/distributed.py", "scripts/setup/", "benchmarks/", "tests/"},
-    "tensorflow_addons": {"engine/ema.py", "tests/"},
-    "dllogger": {"engine/run_log.py", "tests/"},
+    "horovod": {"engine/ranks/distributed.py", "scripts/setup/", "benchmarks/", "tests/"},
+    "tensorflow_addons": {"engine/optim/ema.py", "tests/"},
+    "dllogger": {"engine/log/run_log.py", "tests/"},
 }
 NAMES_AFTER_NOTHING = {"utils", "util", "misc", "common", "helpers", "helper"}
 
@@ -79,6 +92,49 @@ def upward_edges(path: Path, imports: set[str]) -> list[str]:
     return [f"{path} imports {name}" for name in sorted(forbidden)]
 
 
+def room_of(module: str) -> str:
+    """Returns the room of a dotted name within its package."""
+    parts = module.split(".")
+    room = parts[1] if len(parts) > 1 else ""
+    return room if room in ROOMS[parts[0]] else ""
+
+
+def edges_up_the_stairs(path: Path, imports: set[str]) -> list[str]:
+    """Lists the imports of a file from a higher room of its own package."""
+    package = path.parts[0]
+    if package not in ROOMS or len(path.parts) < 2:
+        return []
+    order = ROOMS[package]
+    room = room_of(".".join(path.with_suffix("").parts))
+    inside = [name for name in imports if name.startswith(f"{package}.")]
+    return [
+        f"{path} imports {name}, but {room_of(name) or package} is above {room or package}"
+        for name in sorted(inside)
+        if order.index(room_of(name)) > order.index(room)
+    ]
+
+
+def module_of(path: Path) -> str:
+    """Returns the dotted name of a file."""
+    parts = path.parent.parts if path.name == "__init__.py" else path.with_suffix("").parts
+    return ".".join(parts)
+
+
+def circles(graph: dict[str, set[str]]) -> list[str]:
+    """Returns the nodes of a graph that can reach themselves."""
+    found = []
+    for start in graph:
+        seen, waiting = set(), list(graph[start])
+        while waiting:
+            node = waiting.pop()
+            if node not in seen:
+                seen.add(node)
+                waiting += graph.get(node, ())
+        if start in seen:
+            found.append(start)
+    return sorted(found)
+
+
 def misplaced_imports(path: Path, imports: set[str]) -> list[str]:
     """Lists the imports of external packages that belong into one module only."""
     tops = {name.split(".")[0] for name in imports}
@@ -99,6 +155,32 @@ def test_the_repository_is_found():
 
 def test_imports_point_down():
     assert [edge for path in python_files() for edge in upward_edges(path, imports_of(path))] == []
+
+
+def test_imports_point_down_between_rooms():
+    wrong = [
+        edge for path in python_files() for edge in edges_up_the_stairs(path, imports_of(path))
+    ]
+    assert wrong == []
+
+
+def test_no_modules_import_each_other():
+    files = {module_of(path): path for path in python_files() if path.parts[0] in ALLOWED}
+    graph = {name: imports_of(path) & set(files) - {name} for name, path in files.items()}
+    assert circles(graph) == []
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c"]
+
+
+def test_rooms_are_small():
+    rooms = {
+        path.parent
+        for path in python_files()
+        if path.parts[0] in ROOMS and len(path.parent.parts) > 1
+    }
+    sizes = {
+        room: len([p for p in (ROOT / room).glob("*.py") if p.stem != "__init__"]) for room in rooms
+    }
+    assert {str(room): size for room, size in sizes.items() if size > MOST_FILES_OF_A_ROOM} == {}
 
 
 def test_each_external_package_has_one_door():
@@ -134,12 +216,12 @@ def test_import_object_detection_finds_this_repository():
     ("path", "source", "expected"),
     [
         ("engine/loop.py", "from object_detection import nms", 1),
-        ("object_detection/nms.py", "def f():\n    import engine.env", 1),
+        ("object_detection/boxes/nms.py", "def f():\n    import engine.ranks.machine", 1),
         ("efficientdet/task.py", "import importlib\nimportlib.import_module('maskrcnn.task')", 1),
         ("maskrcnn/task.py", "from efficientdet.neck import bifpn", 1),
-        ("object_detection/data/card.py", "from dataset import embedded_set", 1),
+        ("object_detection/records/card.py", "from dataset import embedded_set", 1),
         ("efficientdet/task.py", "from engine import loop\nfrom object_detection import nms", 0),
-        ("engine/loop.py", "from . import env\nimport numpy", 0),
+        ("engine/loop.py", "from . import step\nimport numpy", 0),
     ],
 )
 def test_the_walk_sees_upward_edges(path, source, expected):
@@ -150,10 +232,12 @@ def test_the_walk_sees_upward_edges(path, source, expected):
 def test_the_walk_sees_misplaced_packages():
     inside_function = imported_names("def f():\n    import horovod.tensorflow as hvd")
     assert len(misplaced_imports(Path("efficientdet/task.py"), inside_function)) == 1
-    assert misplaced_imports(Path("engine/distributed.py"), inside_function) == []
+    assert misplaced_imports(Path("engine/ranks/distributed.py"), inside_function) == []
 
 
 def test_relative_imports_are_resolved():
-    assert "engine.env" in imported_names("from . import env", module="engine.loop")
+    assert "engine.step" in imported_names("from . import step", module="engine.loop")
     assert "engine" in imported_names("from .. import x", module="engine.sub.loop")
-    assert "engine.env" in imported_names("from .env import x", module="engine", is_package=True)
+    assert "engine.ranks.machine" in imported_names(
+        "from .env import x", module="engine", is_package=True
+    )

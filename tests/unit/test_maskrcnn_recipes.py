@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from engine.config import override
-from engine.hparams import read_yaml
-from engine.plan import check_settings, evaluates_after, make_plan
+from engine.config.fields import override
+from engine.config.recipe_yaml import read_yaml
+from engine.optim.plan import check_settings, evaluates_after, make_plan
+from maskrcnn.nvidia.pytorch_yaml import read_run
 from maskrcnn.settings import base_config, preset
 from maskrcnn.validation import validate
-from maskrcnn.yaml_config import read_run
 
 CONFIGS = Path(__file__).resolve().parents[2] / "maskrcnn" / "configs"
 COCO_IMAGES = 118287

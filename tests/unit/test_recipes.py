@@ -6,10 +6,10 @@ import pytest
 import tensorflow as tf
 
 from efficientdet.settings import base_config, preset, validate
-from engine import schedules
-from engine.config import override
-from engine.hparams import read_yaml
-from engine.plan import check_settings, make_plan
+from engine.config.fields import override
+from engine.config.recipe_yaml import read_yaml
+from engine.optim import schedules
+from engine.optim.plan import check_settings, make_plan
 
 CONFIGS = Path(__file__).resolve().parents[2] / "efficientdet" / "configs"
 

@@ -11,13 +11,13 @@ import tensorflow as tf
 from engine_numpy_trainer import NumpyTrainer, loss_and_gradients
 from engine_tiny_task import TinyTask
 
-from engine import distributed, guard
+from engine.config.settings import OptimConfig
 from engine.evaluation import Evaluator, Validator
-from engine.plan import StepPlan
-from engine.run_log import RunLog
-from engine.settings import OptimConfig
+from engine.log.run_log import RunLog
+from engine.optim.plan import StepPlan
+from engine.optim.sync_batch_norm import SyncBatchNormalization
+from engine.ranks import distributed, guard
 from engine.step import TrainStep
-from engine.sync_batch_norm import SyncBatchNormalization
 from engine.task import Shard
 from engine.train_state import TrainState
 

@@ -15,7 +15,7 @@ from mpi4py import MPI
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
-from engine.stop_signals import StopSignals
+from engine.ranks.stop_signals import StopSignals
 
 SAVE_STEPS = 5
 

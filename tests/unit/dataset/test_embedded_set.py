@@ -19,14 +19,14 @@ from object_detection import metrics
 
 pytest.importorskip("skimage", reason="the embedded set is made of scikit-image's photographs")
 
-from dataset import embedded_backgrounds, embedded_photos, embedded_scene
-from dataset.embedded_annotations import (
+from dataset.embedded import backgrounds, photos, scene
+from dataset.embedded.annotations import (
     annotation_of,
     outline_polygons,
     segmentation_of,
     uncompressed_rle,
 )
-from dataset.embedded_set import draw_scene, write_embedded_set
+from dataset.embedded.make_set import draw_scene, write_embedded_set
 
 NUM_TRAIN, NUM_EVAL, SIZE = 36, 6, 128
 
@@ -94,7 +94,7 @@ def test_it_has_what_real_data_has(embedded):
     place, _ = embedded
     coco = load(place.train_annotations)
     ids = sorted(coco.cats)
-    assert len(ids) == len(embedded_scene.THINGS) == 8
+    assert len(ids) == len(scene.THINGS) == 8
     assert ids != list(range(ids[0], ids[0] + len(ids)))
     sizes = {(image["width"], image["height"]) for image in coco.imgs.values()}
     assert any(w > h for w, h in sizes) and any(w < h for w, h in sizes)
@@ -126,23 +126,23 @@ def test_licences_and_overview_are_written(embedded):
 def test_every_photograph_in_use_is_attributed(monkeypatch):
     """Draws everything once and compares the photographs opened with the text."""
     opened = set()
-    real = embedded_photos.photograph
+    real = photos.photograph
 
     def noted(name):
         opened.add(name)
         return real(name)
 
-    for module in (embedded_photos, embedded_backgrounds):
+    for module in (photos, backgrounds):
         monkeypatch.setattr(module, "photograph", noted)
     for cutout in ("_astronaut_cutout", "_cat_cutout", "_cup_cutout"):
-        getattr(embedded_photos, cutout).cache_clear()
+        getattr(photos, cutout).cache_clear()
     rng = np.random.default_rng(0)
-    for thing in embedded_scene.THINGS:
+    for thing in scene.THINGS:
         assert thing.draw(rng).shape[2] == 4
-    for _, _, draw in embedded_backgrounds._KINDS.values():
+    for _, _, draw in backgrounds._KINDS.values():
         assert draw(rng, 48, 64, "val").shape == (48, 64, 3)
     assert len(opened) >= 10
-    assert all(name in embedded_photos.ATTRIBUTION for name in opened)
+    assert all(name in photos.ATTRIBUTION for name in opened)
 
 
 def test_same_seed_same_set(embedded, tmp_path):
@@ -161,10 +161,10 @@ def test_same_seed_same_set(embedded, tmp_path):
 
 
 def test_pictures_do_not_depend_on_what_was_drawn_before():
-    sprites = embedded_scene.SpriteBox(0, "train", variants=3)
+    sprites = scene.SpriteBox(0, "train", variants=3)
     first = draw_scene("train", 5, seed=0, image_size=96, sprites=sprites)
     draw_scene("train", 6, seed=0, image_size=96, sprites=sprites)
-    fresh = embedded_scene.SpriteBox(0, "train", variants=3)
+    fresh = scene.SpriteBox(0, "train", variants=3)
     assert np.array_equal(
         first.pixels, draw_scene("train", 5, seed=0, image_size=96, sprites=fresh).pixels
     )
@@ -202,16 +202,16 @@ def test_bad_arguments_and_missing_photographs_are_named(tmp_path):
     with pytest.raises(ValueError, match="num_train=0"):
         write_embedded_set(tmp_path, num_train=0)
     with pytest.raises(FileNotFoundError, match=r"does not carry eagle\.png"):
-        embedded_photos.photograph("eagle.png")
+        photos.photograph("eagle.png")
 
 
 def test_training_and_validation_see_different_parts_of_a_photograph():
     """With a photograph that is dark on the left and bright on the right, crops differ."""
     halves = np.zeros((200, 300, 3), np.uint8)
-    halves[:, round(300 * embedded_backgrounds.TRAIN_SHARE) :] = 255
+    halves[:, round(300 * backgrounds.TRAIN_SHARE) :] = 255
     for seed in range(8):
         for split, expected in (("train", 0), ("val", 255)):
-            crop = embedded_backgrounds._photo_crop(
+            crop = backgrounds._photo_crop(
                 np.random.default_rng(seed), halves, height=90, width=150, split=split
             )
             assert np.allclose(crop, expected, atol=1)

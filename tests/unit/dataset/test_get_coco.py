@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from object_detection.data.card import find_card
-from object_detection.data.coco_json import read_annotations
+from object_detection.coco.annotations import read_annotations
+from object_detection.records.card import find_card
 
 SCRIPT = Path(__file__).resolve().parents[3] / "dataset" / "get_coco.sh"
 ARCHIVES = {

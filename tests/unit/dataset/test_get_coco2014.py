@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from object_detection.data.card_builder import find_or_scan_card
-from object_detection.data.catalog import choose, records_of, stock_catalog
+from object_detection.records.card_builder import find_or_scan_card
+from object_detection.records.catalog import choose, records_of, stock_catalog
 
 SCRIPT = Path(__file__).resolve().parents[3] / "dataset" / "get_coco2014.sh"
 ARCHIVES = {

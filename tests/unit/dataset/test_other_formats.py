@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 from pycocotools import mask as mask_api
 
-from object_detection.data.catalog import stock_catalog
-from object_detection.data.coco_json import read_annotations
+from object_detection.coco.annotations import read_annotations
+from object_detection.records.catalog import stock_catalog
 
 ROOT = Path(__file__).resolve().parents[3]
 

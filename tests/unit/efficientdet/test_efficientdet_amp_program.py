@@ -8,7 +8,7 @@ import tensorflow as tf
 from benchmarks.synthetic import numbered_class_map, synthetic_batch
 from efficientdet.settings import base_config
 from efficientdet.task import EfficientDetTask
-from engine.config import override
+from engine.config.fields import override
 
 CONVOLUTION = re.compile(r"= (\w+)\[[^\]]*\]\S* convolution\((\w+)\[[^\]]*\]\S* \S+ (\w+)\[")
 SMALL = {

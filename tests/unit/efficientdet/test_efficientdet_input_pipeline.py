@@ -13,16 +13,16 @@ from efficientdet import input_pipeline
 from efficientdet.config import model_config
 from efficientdet.settings import EfficientDetConfig
 from engine.batches import iterate
-from engine.settings import DataConfig, EvalConfig, TrainConfig
-from object_detection import geometry as geometry_lib
-from object_detection.class_map import ClassMap
-from object_detection.data import schema
-from object_detection.data.card_builder import find_or_scan_card
-from object_detection.data.example import host_example_spec
-from object_detection.data.host_batches import resizes_on_host
-from object_detection.data.reader import Shard
-from object_detection.data.tfrecord_file import write_records
-from object_detection.preprocess import ground_truth_in_network_frame, to_network_input
+from engine.config.settings import DataConfig, EvalConfig, TrainConfig
+from object_detection.input import geometry as geometry_lib
+from object_detection.input.example import host_example_spec
+from object_detection.input.loader import resizes_on_host
+from object_detection.input.preprocess import ground_truth_in_network_frame, to_network_input
+from object_detection.records import schema
+from object_detection.records.card_builder import find_or_scan_card
+from object_detection.records.class_map import ClassMap
+from object_detection.records.reader import Shard
+from object_detection.records.tfrecord_file import write_records
 
 SIDE = 64
 HEIGHT, WIDTH = 60, 90

@@ -5,8 +5,8 @@ import pytest
 import tensorflow as tf
 
 from efficientdet.postprocess import postprocess, select_candidates
-from object_detection import geometry as geometry_lib
-from object_detection.anchors import generate_anchors
+from object_detection.boxes.anchors import generate_anchors
+from object_detection.input import geometry as geometry_lib
 
 SIZE = (64, 96)
 NUM_CLASSES = 3

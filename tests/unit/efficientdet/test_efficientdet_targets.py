@@ -4,8 +4,8 @@ import numpy as np
 import tensorflow as tf
 
 from efficientdet.targets import assign_targets
-from object_detection.anchors import generate_anchors
-from object_detection.box_coder import encode_boxes
+from object_detection.boxes.anchors import generate_anchors
+from object_detection.boxes.box_coder import encode_boxes
 
 ANCHORS = generate_anchors(
     (64, 64), min_level=3, max_level=5, num_scales=1, aspect_ratios=[(1, 1), (2, 1)], anchor_scale=2

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from engine import checkpoint
-from engine.config import ConfigError
+from engine.config.fields import ConfigError
+from engine.files import checkpoint
 
 TENSORS = {"model/a": tf.constant([1.0, 2.0]), "state/step": tf.constant(7, tf.int64)}
 META = {"step": 7, "config": {"train": {"batch_size": 4}}}

@@ -6,9 +6,9 @@ import dataclasses
 
 import pytest
 
-from engine import config as config_lib
-from engine.config import ConfigError, setting
-from engine.hparams import literal, parse_hparams, read_yaml
+from engine.config import fields as config_lib
+from engine.config.fields import ConfigError, setting
+from engine.config.recipe_yaml import literal, parse_hparams, read_yaml
 
 
 @dataclasses.dataclass(frozen=True)

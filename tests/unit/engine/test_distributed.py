@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from engine import devices, distributed
-from engine.config import ConfigError
+from engine.config.fields import ConfigError
+from engine.ranks import devices, distributed
 
 
 @pytest.fixture(autouse=True)

@@ -7,8 +7,8 @@ import pytest
 import tensorflow as tf
 from engine_tiny_task import TinyTask
 
-from engine.plan import StepPlan
-from engine.settings import OptimConfig
+from engine.config.settings import OptimConfig
+from engine.optim.plan import StepPlan
 from engine.step import TrainStep
 from engine.task import Shard
 from engine.train_state import TrainState

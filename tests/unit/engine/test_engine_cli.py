@@ -12,7 +12,7 @@ import pytest
 from absl import flags
 
 from engine import cli
-from engine.config import ConfigError, setting
+from engine.config.fields import ConfigError, setting
 
 ROOT = Path(__file__).resolve().parents[3]
 # Every flag of the reference's train.py and eval.py (fact sheet, sections 2.1 and 2.2).

@@ -5,11 +5,11 @@ import os
 
 import pytest
 
-from engine import env
+from engine.ranks import machine
 
 
 def test_the_report_is_plain_and_complete():
-    report = json.loads(json.dumps(env.report()))
+    report = json.loads(json.dumps(machine.report()))
     assert {"python", "platform", "host", "cores", "packages", "commit", "gpus"} == set(report)
     assert report["packages"]["numpy"].startswith("1.")
     assert report["cores"] >= 1
@@ -31,9 +31,9 @@ def test_cores_of_a_rank(cores, all_cores, slurm, ranks, expected, monkeypatch):
     monkeypatch.setenv("SLURM_CPUS_PER_TASK", slurm)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)), raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: all_cores)
-    assert env.cores_per_rank(ranks) == expected
+    assert machine.cores_per_rank(ranks) == expected
 
 
 def test_no_commit_without_git(monkeypatch):
     monkeypatch.setenv("PATH", "")
-    assert env.git_commit() == ""
+    assert machine.git_commit() == ""

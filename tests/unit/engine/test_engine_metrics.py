@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from engine.metrics import Stopwatch, Throughput, format_duration, renamed
+from engine.log.meters import Stopwatch, Throughput, format_duration, renamed
 
 
 def test_throughput_leaves_out_the_first_step():

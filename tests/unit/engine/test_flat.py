@@ -3,7 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
-from engine.flat import CHUNK, FlatLayout
+from engine.optim.flat import CHUNK, FlatLayout
 
 SHAPES = [(3, 4), (), (CHUNK,), (2, CHUNK + 1), (1,)]
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from engine import distributed
-from engine.config import ConfigError
-from engine.guard import run_guarded
+from engine.config.fields import ConfigError
+from engine.ranks import distributed
+from engine.ranks.guard import run_guarded
 
 
 @pytest.fixture(autouse=True)

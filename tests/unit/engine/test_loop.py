@@ -14,15 +14,15 @@ import pytest
 import tensorflow as tf
 from engine_tiny_task import TinyTask
 
-from engine import checkpoint
 from engine import loop as loop_lib
+from engine.config.settings import EvalConfig, OptimConfig, TrainConfig
+from engine.files import checkpoint
+from engine.log.meters import Stopwatch
+from engine.log.run_log import RunLog
+from engine.log.step_log import NonFiniteLoss
 from engine.loop import EXIT_DONE, EXIT_STOPPED, RunResult, Trainer
-from engine.metrics import Stopwatch
-from engine.plan import make_plan
-from engine.run_log import RunLog
-from engine.settings import EvalConfig, OptimConfig, TrainConfig
+from engine.optim.plan import make_plan
 from engine.step import TrainStep
-from engine.step_log import NonFiniteLoss
 from engine.train_state import TrainState
 
 OPTIM = OptimConfig(
@@ -340,7 +340,7 @@ def test_numbers_that_are_not_finite_end_the_run(tmp_path, log_steps):
 
 
 def test_overflow_of_half_precision_is_borne_for_a_while(tmp_path, monkeypatch):
-    monkeypatch.setattr("engine.step_log._MOST_SKIPPED", 4)
+    monkeypatch.setattr("engine.log.step_log._MOST_SKIPPED", 4)
     run = Run(tmp_path / "run", task=TinyTask())
     numbers = np.ones(len(run.trainer._step.names), np.float32)
     names = list(run.trainer._step.names)

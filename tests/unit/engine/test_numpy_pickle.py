@@ -7,10 +7,10 @@ import struct
 import numpy as np
 import pytest
 
-from engine import weight_files
-from engine.numpy_pickle import read_numpy_pickle
-from engine.restricted_pickle import RefusedPickleError
-from engine.weight_files import read_weight_file
+from engine.files import weight_files
+from engine.files.numpy_pickle import read_numpy_pickle
+from engine.files.restricted_pickle import RefusedPickleError
+from engine.files.weight_files import read_weight_file
 
 
 def text(value):

@@ -4,8 +4,9 @@ import dataclasses
 
 import pytest
 
-from engine.config import ConfigError
-from engine.plan import (
+from engine.config.fields import ConfigError
+from engine.config.settings import EvalConfig, OptimConfig, TrainConfig
+from engine.optim.plan import (
     check_settings,
     evaluates_after,
     evaluates_at_end,
@@ -13,7 +14,6 @@ from engine.plan import (
     needs_evaluation_data,
     stop_epoch,
 )
-from engine.settings import EvalConfig, OptimConfig, TrainConfig
 
 # Fact sheet, tables 1.2 and 7.2: ranks, batch per rank, epochs, lr, warm-up epochs -> global batch,
 # steps per epoch, warm-up steps, total steps, step where mode traineval stops.

@@ -3,9 +3,9 @@
 import pytest
 import tensorflow as tf
 
-from engine.config import ConfigError
-from engine.precision import GROWTH_STEPS, LossScale, policy_name
-from engine.settings import RuntimeConfig
+from engine.config.fields import ConfigError
+from engine.config.settings import RuntimeConfig
+from engine.optim.precision import GROWTH_STEPS, LossScale, policy_name
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from engine import distributed, env, rank_checks
+from engine.ranks import distributed, machine, preflight
 
 
 @pytest.fixture
@@ -15,7 +15,7 @@ def data(tmp_path):
 
 def run(data, *flags):
     arguments = [f"--training_file_pattern={data}/train-*", f"--model_dir={data}/run"]
-    return rank_checks.check(rank_checks.parse_arguments([*arguments, "--reduced_mb=0.1", *flags]))
+    return preflight.check(preflight.parse_arguments([*arguments, "--reduced_mb=0.1", *flags]))
 
 
 def test_a_good_start_passes_and_says_the_bandwidth(data, capsys):
@@ -44,32 +44,32 @@ def test_problems_are_named_and_end_it(data, capsys, flag, words):
 
 
 def test_the_last_of_two_equal_flags_counts():
-    args = rank_checks.parse_arguments(["--model_dir=a", "--model_dir", "b", "--num_epochs=3"])
+    args = preflight.parse_arguments(["--model_dir=a", "--model_dir", "b", "--num_epochs=3"])
     assert args.model_dir == "b"
 
 
 def test_a_folder_that_cannot_be_written(data):
     (data / "file").write_text("in the way")
-    assert "cannot be written" in rank_checks.folder_problems(data / "file/run", min_free_gb=0)[0]
+    assert "cannot be written" in preflight.folder_problems(data / "file/run", min_free_gb=0)[0]
 
 
 def test_a_folder_that_hosts_do_not_share(data, monkeypatch):
-    monkeypatch.setattr(rank_checks, "_SECONDS_TO_SEE", 0.0)
+    monkeypatch.setattr(preflight, "_SECONDS_TO_SEE", 0.0)
     monkeypatch.setattr(distributed, "is_main", lambda: False)
     (data / "run").mkdir()
-    problems = rank_checks.folder_problems(data / "run", min_free_gb=0)
+    problems = preflight.folder_problems(data / "run", min_free_gb=0)
     assert "is not the folder that rank 0 writes" in problems[0]
 
 
 def test_weights_are_found_by_prefix_or_package(data):
     (data / "emackpt-300.index").write_text("")
-    assert rank_checks.main_problems((f"{data}/emackpt-300", "pip:something", "")) == []
+    assert preflight.main_problems((f"{data}/emackpt-300", "pip:something", "")) == []
 
 
 def test_ranks_that_differ_are_named():
     ours = {"numpy": "1.26.4", "code": "abc"}
     theirs = {"numpy": "1.26.3", "code": "abc", "hotcoco": "1.3"}
-    problems = rank_checks.difference_problems([("n1", ours), ("n1", ours), ("n2", theirs)])
+    problems = preflight.difference_problems([("n1", ours), ("n1", ours), ("n2", theirs)])
     assert problems == [
         "rank 2 on n2: numpy is 1.26.3, on rank 0 it is 1.26.4",
         "rank 2 on n2: hotcoco is 1.3, on rank 0 it is missing",
@@ -77,17 +77,17 @@ def test_ranks_that_differ_are_named():
 
 
 def test_the_size_of_the_data_is_compared(data):
-    before = rank_checks.facts([f"{data}/train-*"])
+    before = preflight.facts([f"{data}/train-*"])
     (data / "train-1").write_text("shorter")
-    after = rank_checks.facts([f"{data}/train-*"])
+    after = preflight.facts([f"{data}/train-*"])
     assert before[f"{data}/train-*"] == "2 files, 20 bytes"
-    assert len(rank_checks.difference_problems([("n1", before), ("n2", after)])) == 1
+    assert len(preflight.difference_problems([("n1", before), ("n2", after)])) == 1
 
 
 def test_horovod_build_is_read_from_its_own_report(monkeypatch):
     class Run:
         stdout = "Available Controllers:\n    [X] MPI\n    [ ] CCL\nOperations:\n    [X] MPI\n"
 
-    monkeypatch.setattr(env.subprocess, "run", lambda *args, **options: Run)
-    assert env.horovod_build() == ["MPI"]
-    assert env.horovod_has("MPI") and not env.horovod_has("CCL")
+    monkeypatch.setattr(machine.subprocess, "run", lambda *args, **options: Run)
+    assert machine.horovod_build() == ["MPI"]
+    assert machine.horovod_has("MPI") and not machine.horovod_has("CCL")

@@ -11,11 +11,13 @@ import tensorflow as tf
 import yaml
 from engine_tiny_task import TinyTask
 
-from engine import checkpoint, distributed, preflight
-from engine.config import ConfigError, setting
+from engine import start_checks
+from engine.config.fields import ConfigError, setting
+from engine.config.settings import DataConfig, EvalConfig, OptimConfig, RuntimeConfig, TrainConfig
+from engine.files import checkpoint
+from engine.files.weight_files import read_weight_file
+from engine.ranks import distributed
 from engine.run import run_evaluation, run_training
-from engine.settings import DataConfig, EvalConfig, OptimConfig, RuntimeConfig, TrainConfig
-from engine.weight_files import read_weight_file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -246,7 +248,7 @@ class TestBeforeAnyStep:
 
     def test_too_little_space(self, tmp_path, monkeypatch):
         usage = shutil.disk_usage(tmp_path)._replace(free=2**29)
-        monkeypatch.setattr(preflight.shutil, "disk_usage", lambda path: usage)
+        monkeypatch.setattr(start_checks.shutil, "disk_usage", lambda path: usage)
         config = config_of(tmp_path / "run")
         runtime = dataclasses.replace(config.runtime, min_free_gb=1.0)
         message = self.error_of(dataclasses.replace(config, runtime=runtime))
@@ -267,7 +269,7 @@ def test_ranks_that_differ_are_told_in_what(tmp_path, monkeypatch):
 
     monkeypatch.setattr(distributed, "all_gather_object", gather)
     with pytest.raises(distributed.AgreedError) as error:
-        preflight.check_ranks_agree(config)
+        start_checks.check_ranks_agree(config)
     message = str(error.value)
     assert "rank 1 on node2 differs from rank 0" in message
     assert "code: 12ab and" in message and "train.seed: 9 and 3" in message

@@ -7,8 +7,9 @@ import types
 import pytest
 import tensorflow as tf
 
-from engine import distributed, run_log
-from engine.run_log import RunLog, open_dllogger
+from engine.log import run_log
+from engine.log.run_log import RunLog, open_dllogger
+from engine.ranks import distributed
 
 
 def dll_records(folder) -> list[dict]:

@@ -5,7 +5,7 @@ import math
 import pytest
 import tensorflow as tf
 
-from engine.schedules import learning_rate_at
+from engine.optim.schedules import learning_rate_at
 
 # Fact sheet, table 7.2: lr, steps per epoch, warm-up, total -> rates of the last steps of epochs
 # 200 and 300.

@@ -8,9 +8,9 @@ import tensorflow as tf
 from engine_numpy_trainer import NumpyTrainer
 from engine_tiny_task import TinyTask
 
-from engine.config import ConfigError
-from engine.plan import StepPlan
-from engine.settings import OptimConfig
+from engine.config.fields import ConfigError
+from engine.config.settings import OptimConfig
+from engine.optim.plan import StepPlan
 from engine.step import TrainStep, clip_factors
 from engine.task import Shard
 from engine.train_state import TrainState

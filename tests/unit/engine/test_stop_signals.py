@@ -4,12 +4,12 @@ import signal
 import subprocess
 import sys
 
-from engine import stop_signals
-from engine.stop_signals import StopSignals
+from engine.ranks import stop_signals
+from engine.ranks.stop_signals import StopSignals
 
 PROGRAM = """
 import os, signal, time
-from engine.stop_signals import StopSignals
+from engine.ranks.stop_signals import StopSignals
 with StopSignals():
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(float({wait}))

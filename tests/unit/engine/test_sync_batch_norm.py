@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from engine.sync_batch_norm import SyncBatchNormalization
+from engine.optim.sync_batch_norm import SyncBatchNormalization
 
 SETTINGS = {"momentum": 0.9, "epsilon": 1e-3}
 

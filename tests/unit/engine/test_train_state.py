@@ -5,9 +5,9 @@ import pytest
 import tensorflow as tf
 from engine_tiny_task import TinyTask
 
-from engine import checkpoint
-from engine.plan import StepPlan
-from engine.settings import OptimConfig
+from engine.config.settings import OptimConfig
+from engine.files import checkpoint
+from engine.optim.plan import StepPlan
 from engine.step import TrainStep
 from engine.task import Shard
 from engine.train_state import TrainState

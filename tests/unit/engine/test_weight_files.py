@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from engine import weight_files
-from engine.restricted_pickle import RefusedPickleError, read_torch_file
-from engine.weight_files import read_weight_file
+from engine.files import weight_files
+from engine.files.restricted_pickle import RefusedPickleError, read_torch_file
+from engine.files.weight_files import read_weight_file
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 

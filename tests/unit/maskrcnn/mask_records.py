@@ -5,12 +5,12 @@ import io
 import numpy as np
 from PIL import Image
 
-from engine.config import override
+from engine.config.fields import override
 from maskrcnn.settings import MaskRcnnConfig, base_config
-from object_detection.data import schema
-from object_detection.data.card_builder import find_or_scan_card
-from object_detection.data.masks import cell_coverage, encode_png
-from object_detection.data.tfrecord_file import write_records
+from object_detection.masks.rle import cell_coverage, encode_png
+from object_detection.records import schema
+from object_detection.records.card_builder import find_or_scan_card
+from object_detection.records.tfrecord_file import write_records
 
 CATEGORY_IDS = (3, 8)  # two classes, with a gap
 _COLORS = ((230, 40, 30), (40, 60, 220))

@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from maskrcnn.anchors import model_anchors
 from maskrcnn.config import model_config
+from maskrcnn.network.anchors import model_anchors
 
 FPN = model_config("maskrcnn-r50-fpn")
 # Corners (x1, y1, x2, y2) of the first cell, heights 1/2, 1 and 2 times the widths: the table of

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from maskrcnn import backbone
-from maskrcnn.backbone import Block, Bottleneck, build_backbone, stage_blocks
 from maskrcnn.config import model_config
-from maskrcnn.layers import FrozenBatchNorm, GroupNorm, NormMaker
+from maskrcnn.network import backbone
+from maskrcnn.network.backbone import Block, Bottleneck, build_backbone, stage_blocks
+from maskrcnn.network.layers import FrozenBatchNorm, GroupNorm, NormMaker
 
 # torchvision's parameters without the classifier: kernels, scales and shifts.
 KNOWN = {"resnet50": 23508032, "resnet101": 42500160, "resnext101_32x8d": 86742336}

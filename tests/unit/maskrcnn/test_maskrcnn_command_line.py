@@ -11,10 +11,10 @@ from test_maskrcnn_yaml import CONFIGS, SHIPPED
 
 import families
 from engine import cli
-from engine.config import ConfigError, settings
-from maskrcnn import command_line
-from maskrcnn.tf2_arguments import RefusedTf2Arguments, Tf2Arguments
-from object_detection.data.tfrecord_file import write_records
+from engine.config.fields import ConfigError, settings
+from maskrcnn.nvidia import command_line
+from maskrcnn.nvidia.tf2 import RefusedTf2Arguments, Tf2Arguments
+from object_detection.records.tfrecord_file import write_records
 
 DOCUMENT = Path(__file__).resolve().parents[3] / "docs" / "maskrcnn_arguments.md"
 MAIN = str(CONFIGS / "e2e_mask_rcnn_R_50_FPN_1x.yaml")

@@ -192,6 +192,6 @@ def test_every_text_option_is_checked():
 
 
 def test_import_does_not_start_tensorflow(repository):
-    code = "import maskrcnn.validation, maskrcnn.tf2_arguments, sys; "
+    code = "import maskrcnn.validation, maskrcnn.nvidia.tf2, sys; "
     code += "sys.exit('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=repository).returncode == 0

@@ -12,7 +12,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maskrcnn.convolution import LEAST_POSITIONS, Conv2D, weight_gradient
+from maskrcnn.network.convolution import LEAST_POSITIONS, Conv2D, weight_gradient
 
 LARGE = (2, 32, LEAST_POSITIONS // 32, 3)
 no_gpu = pytest.mark.skipif(

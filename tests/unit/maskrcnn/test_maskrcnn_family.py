@@ -10,15 +10,15 @@ from mask_records import mask_record, tiny_config, write_set
 from pycocotools import mask as mask_api
 
 import families
-from engine.config import ConfigError, to_dict
+from engine.config.fields import ConfigError, to_dict
 from engine.task import MaskedRows, Shard
 from maskrcnn import family, input_pipeline
 from maskrcnn.config import OUR_CONVENTIONS, Conventions, conventions_of
 from maskrcnn.settings import base_config
-from object_detection.class_map import ClassMap, make_class_map
+from object_detection.masks.rows import pack_mask
 from object_detection.metrics.coco import METRIC_NAMES
 from object_detection.metrics.detection_rows import rows_to_detections
-from object_detection.metrics.mask_rows import pack_mask
+from object_detection.records.class_map import ClassMap, make_class_map
 
 MSRA = Conventions("symmetric", "1x1", (122.8, 115.9, 103.0), (1.0, 1.0, 1.0))
 BOXES_OF_DETECTRON = ("detectron", 1.0, 1.0, "legacy")

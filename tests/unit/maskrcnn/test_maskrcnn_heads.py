@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from maskrcnn import backbone
 from maskrcnn.config import model_config
-from maskrcnn.heads import build_box_head, build_mask_head, build_roi_stage, build_rpn_head
+from maskrcnn.network import backbone
+from maskrcnn.network.heads import build_box_head, build_mask_head, build_roi_stage, build_rpn_head
 
 
 def small(name="maskrcnn-r50-fpn", **changes):

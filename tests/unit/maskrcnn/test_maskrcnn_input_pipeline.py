@@ -5,9 +5,9 @@ import pytest
 from mask_records import mask_record, tiny_config, write_set
 
 from maskrcnn import input_pipeline
-from object_detection.class_map import ClassMap
-from object_detection.data import masks as mask_lib
-from object_detection.data.reader import Shard
+from object_detection.masks import rle as mask_lib
+from object_detection.records.class_map import ClassMap
+from object_detection.records.reader import Shard
 
 CLASS_MAP = ClassMap(2, {0: (3, "red"), 1: (8, "blue")})
 OBJECTS = (((8, 10, 40, 60), 0), ((30, 30, 62, 50), 1))

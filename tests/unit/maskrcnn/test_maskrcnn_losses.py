@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from maskrcnn.losses import (
+from maskrcnn.regions.losses import (
     batch_weight,
     box_head_losses,
     mask_loss,
@@ -12,9 +12,9 @@ from maskrcnn.losses import (
     select_class,
     smooth_l1,
 )
-from maskrcnn.targets import MaskTargets, RoiTargets, RpnTargets
-from object_detection.box_coder import encode_boxes
-from object_detection.matcher import Matches
+from maskrcnn.regions.targets import MaskTargets, RoiTargets, RpnTargets
+from object_detection.boxes.box_coder import encode_boxes
+from object_detection.boxes.matcher import Matches
 
 NUM_CLASSES = 3
 BATCH, SAMPLES, MASKS, MASK_SIZE = 4, 10, 5, 6

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from maskrcnn import backbone
 from maskrcnn.config import MODEL_TABLE, model_config
-from maskrcnn.model import build_model
+from maskrcnn.network import backbone
+from maskrcnn.network.model import build_model
 
 # torchvision's maskrcnn_resnet50_fpn with 91 classes, its frozen batch norm not counted; it has box
 # deltas (4 x 1025) and a mask (257) for the background too, which we have not.

@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 from maskrcnn.config import model_config
-from maskrcnn.neck import build_neck, upsample_twice
+from maskrcnn.network.neck import build_neck, upsample_twice
 
 CHANNELS = {2: 3, 3: 4, 4: 5, 5: 6}
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from maskrcnn.postprocess import detect_boxes, mask_probabilities, to_original
-from object_detection import geometry as geometry_lib
-from object_detection.detections import Detections, MaskDetections
+from maskrcnn.regions.postprocess import detect_boxes, mask_probabilities, to_original
+from object_detection.input import geometry as geometry_lib
+from object_detection.serve.detections import Detections, MaskDetections
 
 NUM_CLASSES, NUM_PROPOSALS = 4, 30
 IMAGE_SIZES = np.array([[64, 96], [80, 60]], np.float32)

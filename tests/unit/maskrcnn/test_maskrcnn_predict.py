@@ -10,14 +10,16 @@ import pytest
 import tensorflow as tf
 
 import families
-from engine import checkpoint
-from engine.config import ConfigError, to_dict
-from maskrcnn import backbone, predict, weights
+from engine.config.fields import ConfigError, to_dict
+from engine.files import checkpoint
+from maskrcnn import predict
 from maskrcnn.config import Conventions, conventions_of, model_config
+from maskrcnn.network import backbone
 from maskrcnn.settings import MaskRcnnConfig
-from object_detection import inference, saved_model
-from object_detection.class_map import ClassMap
-from object_detection.mask_paste import MaskRule
+from maskrcnn.weights import weights
+from object_detection.masks.mask_paste import MaskRule
+from object_detection.records.class_map import ClassMap
+from object_detection.serve import inference, saved_model
 
 CLASSES = ClassMap(2, {0: (3, "cat"), 1: (8, "dog")})
 THEIRS = Conventions(

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from maskrcnn.proposals import propose_regions
+from maskrcnn.regions.proposals import propose_regions
 
 SIZES = [(8, 12), (4, 6)]
 STRIDES = (8, 16)

@@ -5,11 +5,11 @@ import json
 
 import pytest
 
-from engine.config import ConfigError, from_dict, override, settings, to_dict
-from engine.plan import check_settings, make_plan
+from engine.config.fields import ConfigError, from_dict, override, settings, to_dict
+from engine.optim.plan import check_settings, make_plan
 from maskrcnn.config import MODEL_TABLE
+from maskrcnn.nvidia.tf2 import Tf2Arguments, tf2_overrides
 from maskrcnn.settings import PRESETS, MaskRcnnConfig, base_config, preset
-from maskrcnn.tf2_arguments import Tf2Arguments, tf2_overrides
 from maskrcnn.validation import initialisation_problem, validate
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from maskrcnn.targets import (
+from maskrcnn.regions.targets import (
     RoiTargets,
     assign_mask_targets,
     assign_rpn_targets,
@@ -12,7 +12,7 @@ from maskrcnn.targets import (
     num_mask_rois,
     sample_rois,
 )
-from object_detection.box_coder import encode_boxes
+from object_detection.boxes.box_coder import encode_boxes
 
 NUM_CLASSES = 3
 SEED = tf.constant([1, 2])

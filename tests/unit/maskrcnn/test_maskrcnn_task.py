@@ -7,11 +7,12 @@ from mask_records import mask_record, tiny_config, write_set
 from pycocotools import mask as mask_api
 
 from engine.task import MaskedRows, Shard
-from maskrcnn import backbone, forward
 from maskrcnn.family import make_task
-from object_detection import geometry as geometry_lib
-from object_detection.detections import Detections, MaskDetections
-from object_detection.metrics.mask_rows import unpack_mask
+from maskrcnn.network import backbone
+from maskrcnn.regions import forward
+from object_detection.input import geometry as geometry_lib
+from object_detection.masks.rows import unpack_mask
+from object_detection.serve.detections import Detections, MaskDetections
 
 OBJECTS = (((8, 10, 40, 60), 0), ((30, 30, 62, 50), 1))
 LOSSES = ("rpn_score_loss", "rpn_box_loss", "fast_rcnn_class_loss", "fast_rcnn_box_loss")

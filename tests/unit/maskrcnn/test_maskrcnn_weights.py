@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from engine import checkpoint, weight_files
-from maskrcnn import backbone
+from engine.files import checkpoint, weight_files
 from maskrcnn.config import OUR_CONVENTIONS, Conventions, model_config, with_conventions
-from maskrcnn.foreign_names import foreign_name
-from maskrcnn.model import build_model
-from maskrcnn.weight_names import anchor_order, layout_of
-from maskrcnn.weights import WeightSource, load_backbone, load_detector, read_source
+from maskrcnn.network import backbone
+from maskrcnn.network.model import build_model
+from maskrcnn.weights.foreign_names import foreign_name
+from maskrcnn.weights.weight_names import anchor_order, layout_of
+from maskrcnn.weights.weights import WeightSource, load_backbone, load_detector, read_source
 
 MSRA = Conventions("symmetric", "1x1", (122.7717, 115.9465, 102.9801), (1.0, 1.0, 1.0))
 DETECTRON = Conventions(*MSRA[:4], "detectron", 1.0, 1.0, "legacy")

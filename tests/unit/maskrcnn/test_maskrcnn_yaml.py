@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 import maskrcnn
-from engine.config import ConfigError, override
-from engine.plan import check_settings, make_plan
+from engine.config.fields import ConfigError, override
+from engine.optim.plan import check_settings, make_plan
 from maskrcnn.config import conventions_of
+from maskrcnn.nvidia.pytorch_yaml import read_run
+from maskrcnn.nvidia.pytorch_yaml_keys import IGNORED, KEYS
 from maskrcnn.validation import validate
-from maskrcnn.yaml_config import read_run
-from maskrcnn.yaml_keys import IGNORED, KEYS
 
 CONFIGS = Path(maskrcnn.__file__).parent / "configs"
 SHIPPED = sorted(

@@ -1,9 +1,9 @@
 import pytest
 import tensorflow as tf
 
-from maskrcnn.convolution import LEAST_POSITIONS, Conv2D
-from object_detection.accelerator import assume_accelerator, has_accelerator
-from object_detection.data.host_batches import resizes_on_host
+from maskrcnn.network.convolution import LEAST_POSITIONS, Conv2D
+from object_detection.input.accelerator import assume_accelerator, has_accelerator
+from object_detection.input.loader import resizes_on_host
 
 pytestmark = pytest.mark.skipif(
     bool(tf.config.get_visible_devices("GPU")), reason="here it is about machines without a GPU"

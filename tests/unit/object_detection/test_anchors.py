@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from object_detection.anchors import (
+from object_detection.boxes.anchors import (
     anchor_shapes,
     detectron_anchor_shapes,
     generate_anchors,

@@ -7,7 +7,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from object_detection.box_coder import MAX_LOG_RATIO, decode_boxes, encode_boxes
+from object_detection.boxes.box_coder import MAX_LOG_RATIO, decode_boxes, encode_boxes
 
 HEAD_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 

@@ -6,7 +6,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from object_detection import box_ops
+from object_detection.boxes import box_ops
 
 PROPERTY = settings(max_examples=40, deadline=None, derandomize=True)
 

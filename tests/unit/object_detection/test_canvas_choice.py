@@ -7,14 +7,15 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from object_detection.data import canvas_choice, schema
-from object_detection.data.canvas_choice import Frames, best_frame, fit_size, frames_of_networks
-from object_detection.data.host_batches import Augmentation
-from object_detection.data.input_datasets import evaluation_batches, training_batches
-from object_detection.data.input_problems import InputProblems
-from object_detection.data.reader import Shard, record_set
-from object_detection.data.tfrecord_file import write_records
-from object_detection.geometry import unpack
+from object_detection.input import canvases
+from object_detection.input.canvases import Frames, best_frame, fit_size, frames_of_networks
+from object_detection.input.datasets import evaluation_batches, training_batches
+from object_detection.input.geometry import unpack
+from object_detection.input.loader import Augmentation
+from object_detection.input.problems import InputProblems
+from object_detection.records import schema
+from object_detection.records.reader import Shard, record_set
+from object_detection.records.tfrecord_file import write_records
 
 LIMITS = (832, 1344)
 LANDSCAPE, PORTRAIT, SQUARE = (832, 1344), (1344, 832), (928, 928)
@@ -175,8 +176,8 @@ def test_images_keep_their_aspect(records):
 
 
 def test_num_batches_cannot_be_known_with_several_canvases(records):
-    from object_detection.data.host_batches import collect_batches
-    from object_detection.data.reader import ordered_records
+    from object_detection.input.loader import collect_batches
+    from object_detection.records.reader import ordered_records
 
     with pytest.raises(ValueError, match="num_batches"):
         collect_batches(
@@ -190,5 +191,5 @@ def test_num_batches_cannot_be_known_with_several_canvases(records):
 
 def test_a_record_without_a_size_is_asked_for_its_image(records):
     stream = tf.data.Dataset.from_tensors(make_record(0, (64, 30), with_size=False))
-    size = next(iter(stream.map(canvas_choice._image_size)))
+    size = next(iter(stream.map(canvases._image_size)))
     assert size.numpy().tolist() == [64, 30]

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from object_detection.data.card import Shard, card_path, save_card
-from object_detection.data.card_builder import Tally, build_card, find_or_scan_card
-from object_detection.data.input_datasets import records_of_card
-from object_detection.data.tfrecord_file import write_records
+from object_detection.input.datasets import records_of_card
+from object_detection.records.card import Shard, card_path, save_card
+from object_detection.records.card_builder import Tally, build_card, find_or_scan_card
+from object_detection.records.tfrecord_file import write_records
 
 CLASSES = ((3, "red"), (8, "blue"))
 

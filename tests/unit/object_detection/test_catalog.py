@@ -2,7 +2,7 @@
 
 import pytest
 
-from object_detection.data.catalog import choose, read_catalog, records_of, stock_catalog
+from object_detection.records.catalog import choose, read_catalog, records_of, stock_catalog
 
 
 def test_the_references_names_are_known():

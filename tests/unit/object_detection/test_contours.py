@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from object_detection.contours import mask_box, outline, signed_distance
+from object_detection.draw.contours import mask_box, outline, signed_distance
 
 
 def disc(size, centre, radius):

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from object_detection import geometry as geometry_lib
-from object_detection.data import crop_decode
-from object_detection.data.crop_decode import Crop
-from object_detection.geometry import Geometry
+from object_detection.input import crop_decode
+from object_detection.input import geometry as geometry_lib
+from object_detection.input.crop_decode import Crop
+from object_detection.input.geometry import Geometry
 
 NETWORK = (64, 96)
 CANVAS = (80, 120)

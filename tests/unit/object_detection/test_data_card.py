@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from object_detection.data import schema
-from object_detection.data.card import (
+from object_detection.coco.categories import COCO_CATEGORIES
+from object_detection.records import schema
+from object_detection.records.card import (
     Category,
     Shard,
     card_path,
@@ -17,15 +18,14 @@ from object_detection.data.card import (
     make_fingerprint,
     save_card,
 )
-from object_detection.data.card_builder import (
+from object_detection.records.card_builder import (
     Tally,
     build_card,
     card_from_records,
     find_or_scan_card,
 )
-from object_detection.data.coco_categories import COCO_CATEGORIES
-from object_detection.data.example_proto import decode_example, encode_example
-from object_detection.data.tfrecord_file import publishing_marker, record_files, write_records
+from object_detection.records.example_proto import decode_example, encode_example
+from object_detection.records.tfrecord_file import publishing_marker, record_files, write_records
 
 
 def png(height=8, width=16):

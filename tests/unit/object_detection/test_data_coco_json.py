@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from object_detection.data.coco_json import (
+from object_detection.coco.annotations import (
     CocoAnnotations,
     CocoCategory,
     CocoImage,
@@ -17,7 +17,7 @@ from object_detection.data.coco_json import (
     read_images,
     write_annotations,
 )
-from object_detection.data.splits import find_splits, make_split
+from object_detection.convert.splits import find_splits, make_split
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 

@@ -14,18 +14,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from object_detection.data import schema
-from object_detection.data.card import find_card, load_card
-from object_detection.data.card_builder import card_from_records
-from object_detection.data.coco_json import read_annotations
-from object_detection.data.convert import convert
-from object_detection.data.example_proto import decode_example
-from object_detection.data.image_file import BadImageError, inspect_image
-from object_detection.data.masks import decode_mask, unpack_mask
-from object_detection.data.report import describe_conversion, progress_printer
-from object_detection.data.splits import find_splits
-from object_detection.data.staging import staged
-from object_detection.data.tfrecord_file import iterate_records, record_files, staging_folder
+from object_detection.coco.annotations import read_annotations
+from object_detection.convert.convert import convert
+from object_detection.convert.image_headers import BadImageError, inspect_image
+from object_detection.convert.report import describe_conversion, progress_printer
+from object_detection.convert.splits import find_splits
+from object_detection.convert.staging import staged
+from object_detection.masks.rle import decode_mask, unpack_mask
+from object_detection.records import schema
+from object_detection.records.card import find_card, load_card
+from object_detection.records.card_builder import card_from_records
+from object_detection.records.example_proto import decode_example
+from object_detection.records.tfrecord_file import iterate_records, record_files, staging_folder
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 COMMAND = [sys.executable, str(REPOSITORY / "dataset" / "create_coco_tfrecord.py")]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from pycocotools import mask as mask_api
 
-from object_detection.data.masks import (
+from object_detection.masks.rle import (
     BadMaskError,
     cell_coverage,
     crop_to_box,

@@ -6,9 +6,9 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from object_detection.data import schema
-from object_detection.data.example_proto import decode_example, encode_example
-from object_detection.data.tfrecord_file import (
+from object_detection.records import schema
+from object_detection.records.example_proto import decode_example, encode_example
+from object_detection.records.tfrecord_file import (
     count_records,
     crc32c,
     iterate_records,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from object_detection.draw_masks import draw_heat_map, draw_masks, mask_heat
-from object_detection.palette import class_color
+from object_detection.draw.draw_masks import draw_heat_map, draw_masks, mask_heat
+from object_detection.draw.palette import class_color
 
 GREY = np.full((120, 160, 3), 128, np.uint8)
 NAMES = {0: "cat", 1: "traffic light"}

@@ -8,8 +8,8 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from object_detection import geometry as geometry_lib
-from object_detection.geometry import Geometry
+from object_detection.input import geometry as geometry_lib
+from object_detection.input.geometry import Geometry
 
 few = settings(max_examples=60, deadline=None)
 side = st.integers(1, 6000)

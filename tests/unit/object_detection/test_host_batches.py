@@ -7,14 +7,15 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from object_detection import geometry as geometry_lib
-from object_detection.data import example, reader, schema
-from object_detection.data.canvas_choice import Frames, make_frames
-from object_detection.data.host_batches import Augmentation
-from object_detection.data.input_datasets import evaluation_batches, training_batches
-from object_detection.data.input_problems import BadInputError, InputProblems
-from object_detection.data.reader import Shard
-from object_detection.data.tfrecord_file import write_records
+from object_detection.input import example
+from object_detection.input import geometry as geometry_lib
+from object_detection.input.canvases import Frames, make_frames
+from object_detection.input.datasets import evaluation_batches, training_batches
+from object_detection.input.loader import Augmentation
+from object_detection.input.problems import BadInputError, InputProblems
+from object_detection.records import reader, schema
+from object_detection.records.reader import Shard
+from object_detection.records.tfrecord_file import write_records
 
 FRAMES = Frames(network_size=(32, 48), canvas_size=(40, 60), resize_on_host=False)
 CLASSES = {7: 0, 1: 1, 90: 2}  # category_id -> class_id

@@ -10,11 +10,11 @@ import tensorflow as tf
 from PIL import Image
 from pycocotools import mask as mask_api
 
-from object_detection import inference
-from object_detection.class_map import ClassMap
-from object_detection.detections import Detections, MaskDetections
-from object_detection.image_files import find_images, read_image_list
-from object_detection.mask_paste import MaskRule
+from object_detection.masks.mask_paste import MaskRule
+from object_detection.records.class_map import ClassMap
+from object_detection.serve import inference
+from object_detection.serve.detections import Detections, MaskDetections
+from object_detection.serve.image_files import find_images, read_image_list
 
 CLASSES = ClassMap(3, {0: (7, "cat"), 2: (9, "dog")})
 BOXES = np.array([[10, 20, 50, 60], [5, 5, 25, 25], [0, 0, 9, 9], [0, 0, 0, 0]], np.float32)

@@ -5,8 +5,8 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from object_detection.large_nms import pick_many_boxes, suppress_sorted
-from object_detection.nms import pick_boxes
+from object_detection.boxes.large_nms import pick_many_boxes, suppress_sorted
+from object_detection.boxes.nms import pick_boxes
 
 
 def random_boxes(rng, batch, count, *, clusters=8):

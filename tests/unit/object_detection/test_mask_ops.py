@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from object_detection.data.masks import crop_to_box, unpack_mask
-from object_detection.mask_ops import crop_masks, is_mask_known, mask_targets, unpack_masks
+from object_detection.masks.mask_ops import crop_masks, is_mask_known, mask_targets, unpack_masks
+from object_detection.masks.rle import crop_to_box, unpack_mask
 
 HEIGHT, WIDTH = 80, 120
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as mask_api
 
-from object_detection.metrics.mask_rows import pack_mask, unpack_mask, with_masks
+from object_detection.masks.rows import pack_mask, unpack_mask, with_masks
 
 
 def square(top, left, size):

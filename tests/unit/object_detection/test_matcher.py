@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from object_detection.matcher import match_anchors
+from object_detection.boxes.matcher import match_anchors
 
 # Four 10 x 10 anchors side by side and one far away.
 ANCHORS = np.array(

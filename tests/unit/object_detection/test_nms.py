@@ -6,7 +6,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from object_detection.nms import batched_nms, pick_boxes
+from object_detection.boxes.nms import batched_nms, pick_boxes
 
 METHODS = ["hard", "linear", "gaussian", "diou"]
 SETTINGS = {"max_output_size": 4, "iou_threshold": None, "sigma": 0.5, "score_threshold": 0.001}

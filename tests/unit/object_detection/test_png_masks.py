@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 from pycocotools import mask as mask_api
 
-from object_detection.data.masks import BadMaskError, crop_png, crop_to_box, encode_png
-from object_detection.data.schema import MASK_BYTES
+from object_detection.masks.rle import BadMaskError, crop_png, crop_to_box, encode_png
+from object_detection.records.schema import MASK_BYTES
 
 SIZE = {"height": 48, "width": 80}
 BOX = np.array([5.25, 10.0, 30.0, 61.5])

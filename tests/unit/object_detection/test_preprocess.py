@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from object_detection import geometry as geometry_lib
-from object_detection import preprocess
-from object_detection.geometry import Geometry
+from object_detection.input import geometry as geometry_lib
+from object_detection.input import preprocess
+from object_detection.input.geometry import Geometry
 
 MEAN, STD = (100.0, 110.0, 120.0), (50.0, 60.0, 70.0)
 PLAIN = {"mean": (0.0,) * 3, "std": (1.0,) * 3, "dtype": tf.float32}

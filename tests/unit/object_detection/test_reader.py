@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from object_detection.data import reader
-from object_detection.data.reader import RecordSet, Shard
-from object_detection.data.tfrecord_file import write_records
+from object_detection.records import reader
+from object_detection.records.reader import RecordSet, Shard
+from object_detection.records.tfrecord_file import write_records
 
 # What makes the reader hold a set in memory, and what makes it stream.
 CACHED, STREAMED = {"cache_below_bytes": 1 << 30}, {"cache_below_bytes": 0}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from object_detection.roi_align import assign_levels, roi_align
+from object_detection.boxes.roi_align import assign_levels, roi_align
 
 SETTINGS = {"output_size": 2, "sampling_ratio": 2}
 

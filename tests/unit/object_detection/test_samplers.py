@@ -6,7 +6,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from object_detection.samplers import max_positives, sample_balanced
+from object_detection.boxes.samplers import max_positives, sample_balanced
 
 SEED = (3, 4)
 

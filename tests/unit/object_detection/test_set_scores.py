@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from pycocotools import mask as mask_api
 
-from object_detection.class_map import ClassMap
-from object_detection.data.card import Category, DataCard, Shard
-from object_detection.metrics.mask_rows import pack_mask
+from object_detection.masks.rows import pack_mask
 from object_detection.metrics.set_scores import SetScores
+from object_detection.records.card import Category, DataCard, Shard
+from object_detection.records.class_map import ClassMap
 
 HEIGHT, WIDTH = 60, 80
 BOXES = [[10, 10, 20, 30], [40, 20, 15, 15]]  # x, y, w, h

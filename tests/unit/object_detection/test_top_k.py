@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from object_detection.top_k import exact_top_k
+from object_detection.boxes.top_k import exact_top_k
 
 
 @pytest.mark.parametrize(("length", "k"), [(1000, 5), (997, 3), (100, 30), (64, 4), (40, 40)])

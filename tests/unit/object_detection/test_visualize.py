@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from object_detection import palette as colors
-from object_detection import visualize
+from object_detection.draw import palette as colors
+from object_detection.draw import visualize
 
 GREY = np.full((120, 160, 3), 128, np.uint8)
 NAMES = {0: "cat", 1: "traffic light"}

@@ -1,0 +1,1 @@
+"""The data set that the quick start draws for itself: scenes, photographs, their annotations."""

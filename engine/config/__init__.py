@@ -1,0 +1,1 @@
+"""Settings: typed fields, the sections that all families share, recipes in YAML."""

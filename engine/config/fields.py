@@ -1,0 +1,187 @@
+"""Typed configuration: what a run is told, from which source, and whether it can work.
+
+Every setting is a field of a frozen dataclass and has its default there and nowhere else. A field
+made by `setting` can be set in three ways that all mean the same: as a command-line flag, as a key
+of `--hparams`, and as a key of a recipe file. Order of authority, weakest first: defaults, model
+row, preset, recipe, `--hparams`, flags given on the command line.
+
+A flag's default is shown by `--help`, but an absent flag never overrides a recipe. TensorFlow is
+not imported here, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import types
+import typing
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+
+class ConfigError(ValueError):
+    """A setting that cannot work; the message says what was expected, what came, what to do."""
+
+
+def setting(default: Any, help: str, *, flag: str | None = "", key: str | None = None) -> Any:
+    """Declares a field.
+
+    Args:
+      default: the default value; lists are given as tuples.
+      help: one sentence with the unit.
+      flag: flag name; '' means the field's own name, None means that there is no flag.
+      key: second name accepted in `--hparams` and recipes (the references' spelling).
+    """
+    return dataclasses.field(default=default, metadata={"help": help, "flag": flag, "key": key})
+
+
+def sections(config: Any) -> Iterator[tuple[str, Any]]:
+    """Yields (name, section) of a configuration, (name, section class) of a configuration class."""
+    hints = typing.get_type_hints(config) if isinstance(config, type) else {}
+    for field in dataclasses.fields(config):
+        yield field.name, hints[field.name] if hints else getattr(config, field.name)
+
+
+def settings(config_class: type) -> dict[str, tuple[str, str]]:
+    """Returns every accepted key -> (section, field): plain, `section.field`, second names."""
+    keys: dict[str, tuple[str, str]] = {}
+    for section, section_class in sections(config_class):
+        for field in dataclasses.fields(section_class):
+            place = (section, field.name)
+            names = (field.name, field.metadata.get("key"), field.metadata.get("flag"))
+            for key in filter(None, names):
+                if keys.setdefault(key, place) != place:
+                    raise ValueError(
+                        f"two settings share the name {key!r}: {keys[key]} and {place}"
+                    )
+            keys[f"{section}.{field.name}"] = place
+    return keys
+
+
+def override(config: Any, values: Mapping[str, Any], *, source: str) -> Any:
+    """Returns `config` with the given keys replaced.
+
+    Args:
+      config: a frozen dataclass of sections.
+      values: key -> value; a mapping under a section's name is the same as dotted keys.
+      source: where the values come from, for messages.
+
+    Raises:
+      ConfigError: unknown key (names the nearest), or a value of another type or out of range.
+    """
+    known = settings(type(config))
+    changes: dict[str, dict[str, Any]] = {}
+    for key, value in _flatten(values, known).items():
+        if key not in known:
+            raise ConfigError(f"{source}: unknown key {key!r}{nearest(key, known)}")
+        section, field = known[key]
+        hint = typing.get_type_hints(type(getattr(config, section)))[field]
+        changes.setdefault(section, {})[field] = convert(value, hint, where=f"{source}: {key}")
+    try:
+        replaced = {
+            name: dataclasses.replace(getattr(config, name), **fields)
+            for name, fields in changes.items()
+        }
+    except ValueError as error:
+        raise ConfigError(f"{source}: {error}") from error
+    return dataclasses.replace(config, **replaced)
+
+
+def _flatten(
+    values: Mapping[str, Any], known: Mapping[str, Any], prefix: str = ""
+) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and name not in known:
+            flat.update(_flatten(value, known, f"{name}."))
+        else:
+            flat[name] = value
+    return flat
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Returns '; did you mean X?' with the known word nearest to `word`, the first of equals."""
+    # A word that the known one contains is nearest: float16 is mixed_float16, not float32.
+    likeness = {k: difflib.SequenceMatcher(None, word, k).ratio() + (word in k) for k in known}
+    return f"; did you mean {max(likeness, key=likeness.get)!r}?" if likeness else ""
+
+
+def convert(value: Any, hint: Any, *, where: str) -> Any:
+    """Converts `value` to the annotated type, accepting only what loses nothing.
+
+    Optional settings take None and 'none'; text settings read None as ''. A size (int, int) is
+    (height, width) as a pair, a square as a number, and WIDTHxHEIGHT as text.
+
+    Raises:
+      ConfigError: naming `where`, the expected type and what came.
+    """
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, getattr(types, "UnionType", None)):  # X | Y is Python 3.10
+        if value is None or (isinstance(value, str) and value.lower() == "none"):
+            return None
+        inner = next(t for t in typing.get_args(hint) if t is not type(None))
+        return convert(value, inner, where=where)
+    if origin is tuple:
+        return _convert_tuple(value, typing.get_args(hint), where=where)
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if hint is bool and isinstance(value, bool):
+        return value
+    if hint is int and number and math.isfinite(value) and value == int(value):
+        return int(value)
+    if hint is float and number:
+        return float(value)
+    if hint is str and (value is None or isinstance(value, str)):
+        return value or ""
+    raise ConfigError(f"{where}: expected {getattr(hint, '__name__', hint)}, got {value!r}")
+
+
+def _convert_tuple(value: Any, inner: tuple[Any, ...], *, where: str) -> tuple[Any, ...]:
+    items = value if isinstance(value, (list, tuple)) else (value,)
+    if inner == (int, int):
+        items = _height_width(value, items)
+    if len(inner) == 2 and inner[1] is Ellipsis:
+        return tuple(convert(item, inner[0], where=where) for item in items)
+    if len(items) != len(inner):
+        raise ConfigError(f"{where}: expected {len(inner)} values, got {value!r}")
+    return tuple(convert(item, hint, where=where) for item, hint in zip(items, inner))
+
+
+def _height_width(value: Any, items: Any) -> Any:
+    if isinstance(value, str) and value.count("x") == 1 and value.replace("x", "").isdigit():
+        width, height = value.split("x")
+        return int(height), int(width)
+    return (value, value) if isinstance(value, int) else items
+
+
+def to_dict(config: Any) -> dict[str, dict[str, Any]]:
+    """Returns the configuration as nested dictionaries, tuples as lists, fit for YAML and JSON."""
+    return {name: _plain(dataclasses.asdict(section)) for name, section in sections(config)}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    return value
+
+
+def from_dict(config_class: type, values: Mapping[str, Mapping[str, Any]]) -> Any:
+    """Rebuilds a configuration from `to_dict`'s result; keys that no longer exist are errors."""
+    return override(config_class(), values, source="stored configuration")
+
+
+def differences(
+    ours: Any, stored: Mapping[str, Mapping[str, Any]], *, sections_compared: Iterable[str]
+) -> list[str]:
+    """Lists 'section.field: stored -> ours' for the compared sections."""
+    mine = to_dict(ours)
+    lines = []
+    for section in sections_compared:
+        old = stored.get(section, {})
+        for key, value in mine[section].items():
+            if key in old and old[key] != value:
+                lines.append(f"{section}.{key}: {old[key]!r} -> {value!r}")
+    return lines

@@ -1,0 +1,100 @@
+"""Reads overrides: the references' `--hparams` text and YAML recipes.
+
+Only syntax; which keys and types are right is `engine.config.fields.override`'s matter. `x*y*z` is
+a list, so a value that holds a star of its own is written in quotes.
+"""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from engine.config.fields import ConfigError
+
+_YAML = (".yaml", ".yml")
+
+
+def parse_hparams(text: str) -> dict[str, Any]:
+    """Reads the references' override syntax.
+
+    '' gives nothing; 'a=1,b.c=x*y' gives {'a': 1, 'b.c': ['x', 'y']}; the name of a YAML file is
+    read as a mapping. Commas inside brackets or quotes belong to the value, and so does any second
+    '='.
+
+    Raises:
+      ConfigError: for text of another form.
+      FileNotFoundError: for a YAML file that does not exist.
+    """
+    text = text.strip()
+    if not text:
+        return {}
+    if text.endswith(_YAML) and ("=" not in text or Path(text).is_file()):
+        return read_yaml(text)
+    values: dict[str, Any] = {}
+    for part in _split_outside_brackets(text):
+        name, equals, value = part.partition("=")
+        if not equals or not name.strip():
+            raise ConfigError(
+                f"--hparams: expected key=value[,key=value...] or FILE.yaml, got {part!r}"
+            )
+        values[name.strip()] = _value(value.strip())
+    return values
+
+
+def _value(text: str) -> Any:
+    items = text.split("*")
+    if len(items) > 1 and all(items) and text[0] not in "'\"[({":
+        return [literal(item) for item in items]
+    return literal(text)
+
+
+def _split_outside_brackets(text: str) -> list[str]:
+    parts, depth, quote, current = [], 0, "", ""
+    for char in text:
+        if quote:
+            quote = "" if char == quote else quote
+        elif char in "'\"":
+            quote = char
+        else:
+            depth += (char in "([{") - (char in ")]}")
+        if char == "," and depth == 0 and not quote:
+            parts.append(current)
+            current = ""
+        else:
+            current += char
+    return [*parts, current]
+
+
+def literal(text: str) -> Any:
+    """Reads a Python literal, true or false; any other text stays text."""
+    text = text.strip()
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """Reads a YAML mapping (a recipe).
+
+    Raises:
+      FileNotFoundError: naming the path.
+      ConfigError: when the file does not hold a mapping.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no configuration file at {path}")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not readable as YAML: {error}") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected a mapping of settings, got {type(values).__name__}")
+    return values

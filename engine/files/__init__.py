@@ -1,0 +1,1 @@
+"""Checkpoints, and the weight files of other programs; reading never executes what is read."""

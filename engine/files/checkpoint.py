@@ -1,0 +1,314 @@
+"""Checkpoints: name-based TensorFlow V2 files with a JSON beside them, written aside and renamed.
+
+    model_dir/ckpt-00001200.{data-00000-of-00001,index,json}   all state, resumable
+    model_dir/ckpt-final.*                                     the same at the end
+    model_dir/ema_weights/emackpt-NN.*                         averaged weights of epoch NN
+    model_dir/ema_weights/emackpt-best.*                       those of the best AP
+    model_dir/ckpt-best.*                                      the same of a run without averages
+    model_dir/{checkpoint,last_checkpoint}                     names of the newest
+
+Tensor names are `model/...`, `ema/...`, `momentum/...`, `state/...`; averaged weights are stored
+under `model/...`. Loading reads tensors and JSON, never code. The index file is renamed last: a
+prefix with an index is complete. Only rank 0 reads and writes here; the others receive by
+broadcast.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from engine.config.fields import ConfigError
+
+_DATA, _INDEX, _META = ".data-00000-of-00001", ".index", ".json"
+_TF_POINTER, _POINTER = "checkpoint", "last_checkpoint"
+_NUMBERED = re.compile(r"^(?P<stem>.*-)(?P<number>\d+)$")
+# Files being written, and files being replaced: an interrupted save is cleared up or undone.
+_ASIDE, _REPLACED = ".writing-", ".replaced-"
+
+
+def save(prefix: str | Path, tensors: Mapping[str, tf.Tensor], metadata: Mapping[str, Any]) -> str:
+    """Writes one checkpoint so that it appears whole or not at all. Rank 0 only.
+
+    Args:
+      prefix: path without extension; its folder is created. A checkpoint already there is replaced.
+      tensors: name -> value.
+      metadata: written as JSON beside the tensors.
+
+    Returns:
+      The prefix.
+
+    Raises:
+      OSError: the disk is full or the folder not writable; whatever was there is untouched.
+    """
+    prefix = Path(prefix)
+    aside = prefix.with_name(f"{_ASIDE}{os.getpid()}-{prefix.name}")
+    try:
+        prefix.parent.mkdir(parents=True, exist_ok=True)
+        _write(aside, tensors, json.dumps(metadata, indent=1, sort_keys=True))
+        _put_in_place(aside, prefix)
+    except (OSError, tf.errors.OpError) as error:
+        _remove(prefix.parent.glob(f"{aside.name}*"))
+        raise OSError(
+            f"cannot write checkpoint {prefix}: {error}; free space or choose another --model_dir"
+        ) from error
+    return str(prefix)
+
+
+def _write(aside: Path, tensors: Mapping[str, tf.Tensor], metadata: str) -> None:
+    names = sorted(tensors)
+    with tf.device("cpu:0"):
+        values = [tf.convert_to_tensor(tensors[name]) for name in names]
+        needed = sum(v.shape.num_elements() * v.dtype.size for v in values) + (1 << 20)
+        free = shutil.disk_usage(aside.parent).free
+        if free < needed:
+            raise OSError(f"{free >> 20} MiB free, {needed >> 20} MiB needed")
+        tf.raw_ops.SaveV2(
+            prefix=str(aside),
+            tensor_names=names,
+            shape_and_slices=[""] * len(names),
+            tensors=values,
+        )
+    Path(f"{aside}{_META}").write_text(metadata, encoding="utf-8")
+    for suffix in (_DATA, _META, _INDEX):
+        with open(f"{aside}{suffix}", "rb") as file:
+            os.fsync(file.fileno())  # on the disk before it gets its name
+
+
+def _put_in_place(aside: Path, prefix: Path) -> None:
+    """Renames the files of `aside`; until all are there, what was there before can be restored."""
+    replaced = prefix.with_name(f"{_REPLACED}{prefix.name}")
+    for suffix in (_INDEX, _DATA, _META):
+        if Path(f"{prefix}{suffix}").exists():
+            os.replace(f"{prefix}{suffix}", f"{replaced}{suffix}")
+    try:
+        for suffix in (_DATA, _META, _INDEX):
+            os.replace(f"{aside}{suffix}", f"{prefix}{suffix}")
+    except OSError:
+        _settle(replaced)
+        raise
+    _settle(replaced)
+
+
+def _settle(replaced: Path) -> None:
+    """Ends a replacement: the old files go if the new checkpoint is complete, else come back."""
+    prefix = replaced.with_name(replaced.name.removeprefix(_REPLACED))
+    complete = Path(f"{prefix}{_INDEX}").is_file()
+    for suffix in (_META, _DATA, _INDEX):
+        old = Path(f"{replaced}{suffix}")
+        if old.exists() and complete:
+            old.unlink()
+        elif old.exists():
+            os.replace(old, f"{prefix}{suffix}")
+
+
+def _remove(paths: Any) -> None:
+    for path in list(paths):
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def remove_unfinished(folder: str | Path) -> None:
+    """Clears up what an interrupted save left behind. Rank 0 only, at the start of a run."""
+    for base in (Path(folder), Path(folder) / "ema_weights"):
+        _remove(base.glob(f"{_ASIDE}*"))
+        for index in base.glob(f"{_REPLACED}*{_INDEX}"):
+            _settle(index.with_suffix(""))
+
+
+def exists(prefix: str | Path) -> bool:
+    """True if `prefix` names a complete checkpoint, ours or one of several data files."""
+    prefix = Path(prefix)
+    return Path(f"{prefix}{_INDEX}").is_file() and any(
+        prefix.parent.glob(f"{prefix.name}.data-*-of-*")
+    )
+
+
+def numbered(folder: str | Path, stem: str) -> list[str]:
+    """Returns the complete checkpoints `stem<number>` of a folder, lowest number first."""
+    found = []
+    for index in Path(folder).glob(f"{stem}*{_INDEX}"):
+        prefix = str(index)[: -len(_INDEX)]
+        match = _NUMBERED.match(prefix)
+        if match and exists(prefix):
+            found.append((int(match["number"]), prefix))
+    return [prefix for _, prefix in sorted(found)]
+
+
+def find(path: str | Path) -> str:
+    """Returns the checkpoint prefix that `path` means: a prefix, a folder's newest, a pointer's.
+
+    In a folder the order is: averaged weights of the highest epoch, then resumable checkpoints,
+    then ckpt-final, then the best by AP, then what TensorFlow's `checkpoint` file points to. The
+    path of a file `last_checkpoint` means what it names.
+
+    Raises:
+      FileNotFoundError: nothing complete there; names what was looked for.
+    """
+    path = Path(str(path).removesuffix(_INDEX))
+    if path.name == _POINTER and path.is_file():
+        path = path.parent / path.read_text(encoding="utf-8").strip()
+    if exists(path):
+        return str(path)
+    if not path.is_dir():
+        raise FileNotFoundError(
+            f"no checkpoint at {path}: expected {path}{_INDEX} and {path}{_DATA}, or a folder"
+        )
+    averages = path / "ema_weights"
+    for folder, stem in ((averages, "emackpt-"), (path, "emackpt-"), (path, "ckpt-")):
+        found = numbered(folder, stem)
+        if found:
+            return found[-1]
+    for prefix in (path / "ckpt-final", averages / "emackpt-best", path / "ckpt-best"):
+        if exists(prefix):
+            return str(prefix)
+    pointed = tf.train.latest_checkpoint(str(path))
+    if pointed and exists(pointed):
+        return pointed
+    raise FileNotFoundError(
+        f"no complete checkpoint in {path} (looked for ema_weights/emackpt-N, emackpt-N, ckpt-N, "
+        "ckpt-final, emackpt-best, ckpt-best and a file named checkpoint)"
+    )
+
+
+def find_any(paths: Sequence[str]) -> str:
+    """Returns what the first of some paths means: a checkpoint as of `find`, or any other file.
+
+    Raises:
+      FileNotFoundError: none of them is there; says what was looked for.
+    """
+    problems = []
+    for path in paths:
+        try:
+            return find(path)
+        except FileNotFoundError as error:
+            if Path(path).is_file():  # weights of others
+                return path
+            problems.append(str(error))
+    raise FileNotFoundError("; ".join(problems))
+
+
+def newest_or_path(path: str) -> str:
+    """Returns the newest checkpoint of a run's folder; any other path as it is."""
+    try:
+        return find(path)
+    except FileNotFoundError:
+        return path
+
+
+def averaged(folder: str, epoch: int) -> str:
+    """Returns the averaged checkpoint of an epoch in a run's folder.
+
+    Raises:
+      FileNotFoundError: it is not there; lists those that are.
+    """
+    for base in (Path(folder) / "ema_weights", Path(folder)):
+        if exists(base / f"emackpt-{epoch:02d}"):
+            return str(base / f"emackpt-{epoch:02d}")
+    found = [Path(p).name for p in numbered(Path(folder) / "ema_weights", "emackpt-")]
+    raise FileNotFoundError(
+        f"no emackpt-{epoch:02d} in {folder}; there are: {', '.join(found) or 'none'}"
+    )
+
+
+def latest_resumable(folder: str | Path) -> str | None:
+    """Returns the newest `ckpt-<step>` of a run's folder, or None."""
+    found = numbered(folder, "ckpt-")
+    return found[-1] if found else None
+
+
+def read_metadata(prefix: str | Path) -> dict[str, Any]:
+    """Returns the JSON stored with a checkpoint; empty for one that we did not write.
+
+    Raises:
+      ConfigError: it is damaged.
+    """
+    path = Path(f"{prefix}{_META}")
+    if not path.is_file():
+        return {}
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(
+            f"{path}: not readable as JSON: {error}. The checkpoint's description is damaged: "
+            f"delete {prefix}.* to use the one before it"
+        ) from error
+
+
+def read_description(prefix: str | Path) -> dict[str, Any]:
+    """Returns the JSON of a checkpoint that a run continues from.
+
+    Raises:
+      ConfigError: it is missing or damaged.
+    """
+    description = read_metadata(prefix)
+    if not description:
+        raise ConfigError(
+            f"{prefix}{_META} is missing, without which {prefix} cannot be continued: delete "
+            f"{prefix}.* to use the one before it"
+        )
+    return description
+
+
+def load(prefix: str, expected: Mapping[str, tf.Tensor]) -> dict[str, np.ndarray]:
+    """Reads a checkpoint that must hold exactly the expected names and shapes.
+
+    Raises:
+      ConfigError: names or shapes differ, the first of them are listed; or the file is damaged.
+    """
+    try:
+        reader = tf.train.load_checkpoint(prefix)
+        shapes = reader.get_variable_to_shape_map()
+        _require_fit(prefix, shapes, expected)
+        return {name: reader.get_tensor(name) for name in expected}
+    except (tf.errors.OpError, RuntimeError, IndexError) as error:
+        raise ConfigError(
+            f"{prefix} is damaged: {error}; delete {prefix}.* to use the one before it"
+        ) from error
+
+
+def _require_fit(
+    prefix: str, shapes: Mapping[str, Sequence[int]], expected: Mapping[str, tf.Tensor]
+) -> None:
+    missing = sorted(set(expected) - set(shapes))
+    extra = sorted(set(shapes) - set(expected))
+    wrong = [
+        f"{name}: {shapes[name]} in the file, {tensor.shape.as_list()} in the run"
+        for name, tensor in expected.items()
+        if name in shapes and list(shapes[name]) != tensor.shape.as_list()
+    ]
+    if missing or extra or wrong:
+        raise ConfigError(
+            f"{prefix} does not fit this run: {len(missing)} tensors missing {missing[:3]}, "
+            f"{len(extra)} unexpected {extra[:3]}, {len(wrong)} of another shape {wrong[:3]}. Use "
+            "the configuration that wrote it, or start from its weights only with "
+            "--pretrained_ckpt and a new --model_dir."
+        )
+
+
+def prune(prefixes: Sequence[str], keep: int) -> None:
+    """Deletes all but the last `keep` of the given checkpoints; 0 keeps all."""
+    for prefix in prefixes[:-keep] if keep else []:
+        for suffix in (_INDEX, _META, _DATA):
+            Path(f"{prefix}{suffix}").unlink(missing_ok=True)
+
+
+def write_pointer(folder: str | Path, prefix: str) -> None:
+    """Names the newest checkpoint of a folder in two files, so that other tools find it too.
+
+    `checkpoint` is TensorFlow's, `last_checkpoint` that of the PyTorch reference: one line, here
+    relative to the folder, which may be moved.
+    """
+    name = Path(prefix).name
+    paths = f'model_checkpoint_path: "{name}"\nall_model_checkpoint_paths: "{name}"\n'
+    for file, text in ((_TF_POINTER, paths), (_POINTER, f"{name}\n")):
+        aside = Path(folder) / f"{_ASIDE}{os.getpid()}-{file}"
+        aside.write_text(text, encoding="utf-8")
+        os.replace(aside, Path(folder) / file)

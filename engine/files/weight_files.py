@@ -1,0 +1,263 @@
+"""Reads weight files of other programs, and ours, as named NumPy arrays.
+
+Which names a model needs, and how foreign layouts are turned into ours, is the model's business
+(`efficientdet/weights.py`); here a file becomes `{name: array}` and nothing is executed from it.
+What surprises a newcomer: an object-based TensorFlow checkpoint stores its variables under paths of
+Python attributes; the names used here are the variables' own, which it also records.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import itertools
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engine.files.numpy_pickle import read_numpy_pickle
+from engine.files.restricted_pickle import read_torch_file
+
+_OBJECT_GRAPH_KEY = "_CHECKPOINTABLE_OBJECT_GRAPH"
+_HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
+# The number that PyTorch's older container begins with; other pickles are Detectron's.
+_LEGACY_TORCH_HEAD = b"\x80\x02\x8a\x0a"
+# Where training programs keep the state dict of the model inside a PyTorch file.
+_STATE_DICT_KEYS = ("state_dict", "model", "model_state_dict")
+# Where Detectron keeps its arrays inside a pickle.
+_BLOB_KEYS = ("blobs", "model")
+
+TF_NAME_BASED = "tf_name_based"
+TF_OBJECT_BASED = "tf_object_based"
+SAVED_MODEL = "saved_model"
+KERAS_H5 = "keras_h5"
+TORCH = "torch"
+NUMPY_PICKLE = "numpy_pickle"
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightFile:
+    """Content of one weight file.
+
+    `arrays` maps variable names, without `:0`, to values. Optimizer slots are named
+    `<variable>/<slot>`, for example `stem_conv2d/kernel/average`.
+    """
+
+    path: str
+    kind: str  # one of the constants of this module
+    arrays: dict[str, np.ndarray]
+    metadata: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def read_weight_file(path: str | Path) -> WeightFile:
+    """Reads a weight file of any supported kind, recognised by its content.
+
+    Args:
+      path: prefix of a TensorFlow checkpoint (name-based or object-based; its `.index` file may be
+        named too), a folder with checkpoints (the latest is read), a SavedModel folder, a Keras
+        `.h5` file, a PyTorch state dict, or a pickle of NumPy arrays (Detectron's `.pkl`).
+
+    Returns:
+      The arrays by name. Text and non-numeric entries are left out.
+
+    Raises:
+      FileNotFoundError: there is nothing at `path`.
+      ValueError: what is there is of no supported kind, damaged, or holds no arrays.
+    """
+    path = Path(path)
+    if path.is_dir():
+        content = _read_folder(path)
+    elif path.is_file() and path.suffix != ".index" and ".data-" not in path.name:
+        content = _read_single_file(path)
+    else:
+        prefix = _checkpoint_prefix(path)
+        content = _read_checkpoint(prefix)
+    if not content.arrays:
+        raise ValueError(f"{path}: a {content.kind} file without a single array.")
+    return content
+
+
+def weights_path(text: str) -> str:
+    """Returns the file that `--backbone_init` names.
+
+    `pip:NAME` is the weight file that an installed package carries.
+
+    Raises:
+      FileNotFoundError: the package is not installed or holds no weight file.
+    """
+    if not text.startswith("pip:"):
+        return text
+    package = text.removeprefix("pip:")
+    try:
+        files = importlib.metadata.files(package) or []
+    except importlib.metadata.PackageNotFoundError as error:
+        raise FileNotFoundError(
+            f"--backbone_init={text}: install it with pip install {package}"
+        ) from error
+    found = [f for f in files if f.suffix in (".pth", ".pt", ".h5")]
+    if not found:
+        raise FileNotFoundError(
+            f"--backbone_init={text}: the package holds no .pth, .pt or .h5 file"
+        )
+    return str(found[0].locate())
+
+
+def _checkpoint_prefix(path: Path) -> Path:
+    prefix = path
+    if path.suffix == ".index":
+        prefix = path.with_suffix("")
+    elif ".data-" in path.name:
+        prefix = path.with_name(path.name.split(".data-")[0])
+    index = prefix.with_name(prefix.name + ".index")
+    if not index.is_file():
+        raise FileNotFoundError(
+            f"No weights at {path}: neither a file nor a folder, and the checkpoint index {index} "
+            "is missing."
+        )
+    return prefix
+
+
+def _read_folder(path: Path) -> WeightFile:
+    import tensorflow as tf
+
+    if (path / "saved_model.pb").is_file():
+        prefix = path / "variables" / "variables"
+        return dataclasses.replace(
+            _read_checkpoint(_checkpoint_prefix(prefix)), path=str(path), kind=SAVED_MODEL
+        )
+    latest = tf.train.latest_checkpoint(str(path))
+    if latest is None:
+        raise FileNotFoundError(
+            f"{path}: neither a SavedModel (saved_model.pb) nor a folder with a checkpoint "
+            "(a file named `checkpoint` that points to one). Name a checkpoint prefix instead."
+        )
+    return _read_checkpoint(Path(latest))
+
+
+def _read_single_file(path: Path) -> WeightFile:
+    with open(path, "rb") as stream:
+        head = stream.read(8)
+    if head == _HDF5_MAGIC:
+        return _read_h5(path)
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if "model.weights.h5" in archive.namelist():
+                raise ValueError(
+                    f"{path}: the .keras format is not read; save with "
+                    "model.save_weights('name.h5')."
+                )
+    elif not head.startswith(b"\x80"):
+        raise ValueError(
+            f"{path}: not a weight file. Expected a TensorFlow checkpoint prefix, a SavedModel "
+            f"folder, a Keras .h5 file, a PyTorch state dict or a pickle of arrays; the file "
+            f"begins with {head!r}."
+        )
+    elif not head.startswith(_LEGACY_TORCH_HEAD):
+        return _read_numpy_pickle(path)
+    return _read_torch(path)
+
+
+def _read_checkpoint(prefix: Path) -> WeightFile:
+    import tensorflow as tf
+
+    try:
+        reader = tf.train.load_checkpoint(str(prefix))
+        names = reader.get_variable_to_shape_map()
+        if _OBJECT_GRAPH_KEY in names:
+            arrays = _object_based_arrays(reader)
+            return WeightFile(str(prefix), TF_OBJECT_BASED, arrays)
+        arrays = {
+            name: reader.get_tensor(name)
+            for name, dtype in reader.get_variable_to_dtype_map().items()
+            if dtype != tf.string
+        }
+    except (tf.errors.OpError, RuntimeError, IndexError) as error:
+        raise ValueError(f"{prefix}: damaged TensorFlow checkpoint ({error}).") from None
+    return WeightFile(str(prefix), TF_NAME_BASED, arrays)
+
+
+def _object_based_arrays(reader: Any) -> dict[str, np.ndarray]:
+    """Reads variables under their own names, and slots under `<variable>/<slot>`."""
+    import tensorflow as tf
+    from tensorflow.core.protobuf import trackable_object_graph_pb2
+
+    graph = trackable_object_graph_pb2.TrackableObjectGraph()
+    graph.ParseFromString(reader.get_tensor(_OBJECT_GRAPH_KEY))
+    dtypes = reader.get_variable_to_dtype_map()
+    slot_names = {}
+    for node in graph.nodes:
+        for slot in node.slot_variables:
+            original = graph.nodes[slot.original_variable_node_id]
+            if original.attributes:
+                full_name = original.attributes[0].full_name
+                slot_names[slot.slot_variable_node_id] = f"{full_name}/{slot.slot_name}"
+    arrays: dict[str, np.ndarray] = {}
+    for index, node in enumerate(graph.nodes):
+        for attribute in node.attributes:
+            key = attribute.checkpoint_key
+            if key not in dtypes or dtypes[key] == tf.string:
+                continue
+            name = slot_names.get(index) or attribute.full_name or key
+            # Two variables may share a name; the path of attributes never repeats.
+            arrays[name if name not in arrays else key] = reader.get_tensor(key)
+    return arrays
+
+
+def _read_h5(path: Path) -> WeightFile:
+    import h5py
+
+    with h5py.File(path, "r") as file:
+        root = file["model_weights"] if "model_weights" in file else file
+        if "layer_names" not in root.attrs and "layer_names0" not in root.attrs:
+            raise ValueError(
+                f"{path}: HDF5 without the attribute layer_names. Expected a file written by "
+                "model.save_weights('name.h5') or model.save('name.h5')."
+            )
+        arrays = {}
+        for layer in _h5_texts(root.attrs, "layer_names"):
+            group = root[layer]
+            for name in _h5_texts(group.attrs, "weight_names"):
+                arrays[name.removesuffix(":0")] = np.asarray(group[name])
+    return WeightFile(str(path), KERAS_H5, arrays)
+
+
+def _h5_texts(attributes: Any, name: str) -> list[str]:
+    """Reads a list of texts that Keras splits over `name0`, `name1`, ... when it is long."""
+    if name in attributes:
+        values = list(attributes[name])
+    else:
+        chunks = itertools.takewhile(
+            attributes.__contains__, (f"{name}{index}" for index in itertools.count())
+        )
+        values = [value for chunk in chunks for value in attributes[chunk]]
+    return [value.decode() if isinstance(value, bytes) else str(value) for value in values]
+
+
+def _read_torch(path: Path) -> WeightFile:
+    content = read_torch_file(path)
+    metadata: dict[str, Any] = {}
+    for key in _STATE_DICT_KEYS:
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            metadata["state_dict_key"] = key
+            content = content[key]
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected a PyTorch state dict, got a {type(content).__name__}.")
+    arrays = {
+        str(name).removeprefix("module."): value
+        for name, value in content.items()
+        if isinstance(value, np.ndarray)
+    }
+    return WeightFile(str(path), TORCH, arrays, metadata)
+
+
+def _read_numpy_pickle(path: Path) -> WeightFile:
+    content = read_numpy_pickle(path)
+    for key in _BLOB_KEYS:
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected a dict of arrays, got a {type(content).__name__}.")
+    arrays = {str(k): value for k, value in content.items() if isinstance(value, np.ndarray)}
+    return WeightFile(str(path), NUMPY_PICKLE, arrays)

@@ -1,0 +1,1 @@
+"""What a run says: console, JSON lines, TensorBoard, meters, profiles."""

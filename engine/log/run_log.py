@@ -1,0 +1,163 @@
+"""Everything a run says: console, train-<time>.log, DLLogger file, metrics.jsonl, TensorBoard.
+
+The real DLLogger package is used where it is installed (NGC images); elsewhere the same lines are
+written here: `DLLL {json}` in the file. Ranks other than 0 hold a log that does nothing, so callers
+never ask for the rank.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import math
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+import tensorflow as tf
+
+from engine.ranks import distributed
+
+try:
+    import dllogger
+except ImportError:
+    dllogger = None
+
+
+class _DllFile:
+    """Writer of DLLogger's JSON lines for machines without it. Appends: a resume keeps history."""
+
+    def __init__(self, path: Path):
+        self._file = path.open("a", buffering=1, encoding="utf-8")
+        self._start = time.time()
+
+    def _write(self, kind: str, fields: Mapping[str, Any]) -> None:
+        now = time.time()
+        stamp = datetime.datetime.fromtimestamp(now).strftime("%Y-%m-%d %H:%M:%S.%f")
+        record = {
+            "timestamp": str(now),
+            "datetime": stamp,
+            "elapsedtime": str(now - self._start),
+            "type": kind,
+        }
+        self._file.write(f"DLLL {json.dumps({**record, **fields})}\n")
+
+    def metadata(self, metric: str, metadata: Mapping[str, Any]) -> None:
+        self._write("METADATA", {"metric": metric, "metadata": dict(metadata)})
+
+    def log(self, *, step: Any, data: Mapping[str, Any]) -> None:
+        self._write("LOG", {"step": step, "data": dict(data)})
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
+class _DllPackage:
+    """The same through the installed package."""
+
+    def __init__(self, path: Path):
+        backend = dllogger.JSONStreamBackend(dllogger.Verbosity.VERBOSE, str(path), append=True)
+        dllogger.init(backends=[backend])
+
+    def metadata(self, metric: str, metadata: Mapping[str, Any]) -> None:
+        dllogger.metadata(metric, dict(metadata))
+
+    def log(self, *, step: Any, data: Mapping[str, Any]) -> None:
+        dllogger.log(step=step, data=dict(data))
+
+    def flush(self) -> None:
+        dllogger.flush()
+
+
+def open_dllogger(path: str | Path) -> Any:
+    """Opens a DLLogger file: `metadata(name, dict)`, `log(step=, data=)`, `flush()`."""
+    return (_DllPackage if dllogger else _DllFile)(Path(path))
+
+
+# Units of the records that the references document.
+_UNITS = {
+    "avg_fps_training": "images/s",
+    "avg_fps_training_per_GPU": "images/s",
+    "avg_latency_training": "s",
+    "training_loss": None,
+    "e2e_training_time": "s",
+}
+
+
+class RunLog:
+    """The log of a run.
+
+    Args:
+      folder: model_dir; '' logs to the console only.
+      dll_name: name of the DLLogger file in the folder.
+      tensorboard: whether to write TensorBoard scalars to folder/train.
+    """
+
+    def __init__(
+        self, folder: str | Path = "", *, dll_name: str = "time_log.txt", tensorboard: bool = True
+    ):
+        self._active = distributed.is_main()
+        self._text: TextIO | None = None
+        self._lines: TextIO | None = None
+        self._dll: Any = None
+        self._board: Any = None
+        if not self._active or not folder:
+            return
+        folder = Path(folder)
+        stamp = datetime.datetime.now().strftime("%Y-%m-%d-%H-%M-%S")
+        self._text = (folder / f"train-{stamp}.log").open("a", buffering=1, encoding="utf-8")
+        self._lines = (folder / "metrics.jsonl").open("a", buffering=1, encoding="utf-8")
+        self._dll = open_dllogger(folder / dll_name)
+        for name, unit in _UNITS.items():
+            self._dll.metadata(name, {"unit": unit})
+        if tensorboard:
+            self._board = tf.summary.create_file_writer(str(folder / "train"))
+
+    def info(self, message: str) -> None:
+        """Says something to people: console and text log."""
+        if not self._active:
+            return
+        line = f"{datetime.datetime.now():%H:%M:%S} {message}"
+        print(line, flush=True)
+        if self._text:
+            self._text.write(line + "\n")
+
+    def warn(self, message: str) -> None:
+        """Says something that wants attention."""
+        self.info(f"WARNING: {message}")
+
+    def dll(self, step: Any, data: Mapping[str, Any]) -> None:
+        """Writes one DLLogger record; step [] stands for the whole run."""
+        if self._dll:
+            self._dll.log(step=step, data=finite_or_none(data))
+
+    def numbers(self, kind: str, data: Mapping[str, Any]) -> None:
+        """Appends a record to metrics.jsonl."""
+        if self._lines:
+            record = {"kind": kind, "time": round(time.time(), 3), **finite_or_none(data)}
+            self._lines.write(json.dumps(record) + "\n")
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Writes TensorBoard scalars."""
+        if self._board:
+            with self._board.as_default(step=step):
+                for name, value in values.items():
+                    tf.summary.scalar(name, value)
+
+    def flush(self) -> None:
+        """Puts everything on disk."""
+        if self._board:
+            self._board.flush()
+        if self._dll:
+            self._dll.flush()
+        sys.stdout.flush()
+
+
+def finite_or_none(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Replaces what JSON cannot hold, infinities and NaN, by None."""
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in data.items()
+    }

@@ -1,0 +1,1 @@
+"""From gradients to weights: plan, schedules, optimizers, averages, precision."""

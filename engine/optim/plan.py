@@ -1,0 +1,169 @@
+"""Derives batch, rate and lengths of a run in one place, and the epochs where things happen."""
+
+import math
+from typing import NamedTuple
+
+from engine.config.fields import ConfigError, nearest
+from engine.config.settings import EvalConfig, OptimConfig, TrainConfig
+from engine.optim import schedules
+
+MODES = ("train", "traineval", "train300")
+OPTIMIZERS = ("sgd", "adamw")
+# The reference's training modes: evaluation from epoch 200 on, an end at 300 or at 75%.
+_EVAL_START = 200
+_STOP = 300
+_TRAIN_SHARE = 0.75
+
+
+class StepPlan(NamedTuple):
+    """Numbers that a run derives from its batch sizes. All lengths are in optimizer steps."""
+
+    learning_rate: float
+    global_batch_size: int
+    steps_per_epoch: int
+    total_steps: int
+    warmup_steps: int
+    stop_epoch: int
+
+    def describe(self, config: OptimConfig, *, train_minutes: float = 0.0) -> str:
+        """One line for the log."""
+        how = f"{config.learning_rate:g} as given"
+        if config.lr_batch_size:
+            how = f"{config.learning_rate:g} per {config.lr_batch_size} images"
+        length = f"over {self.total_steps} steps, stop after epoch {self.stop_epoch}"
+        if train_minutes:
+            length = f"fitted to {train_minutes:g} minutes"
+        return (
+            f"global batch {self.global_batch_size}, learning rate {self.learning_rate:g} ({how}), "
+            f"{self.steps_per_epoch} steps per epoch, warm-up {self.warmup_steps} steps, "
+            f"schedule {length}"
+        )
+
+
+def check_settings(train: TrainConfig, optim: OptimConfig, evaluation: EvalConfig) -> None:
+    """Checks the settings of a run as far as they can be checked without data and devices.
+
+    Raises:
+      ConfigError: a number that cannot work, or an unknown name with the nearest.
+    """
+    for name, value, known in (
+        ("training_mode", train.training_mode, MODES),
+        ("optimizer", optim.optimizer, OPTIMIZERS),
+        ("lr_warmup_method", optim.lr_warmup_method, schedules.WARMUP_METHODS),
+        ("lr_decay_method", optim.lr_decay_method, schedules.METHODS),
+    ):
+        if value not in known:
+            raise ConfigError(f"{name}={value!r} is unknown{nearest(value, known)}")
+    for name, number, least in (
+        ("batch_size", train.batch_size, 1),
+        ("eval_batch_size", evaluation.eval_batch_size, 1),
+        ("eval_samples", evaluation.eval_samples, 1),
+        ("num_epochs", train.num_epochs, 1),
+        ("checkpoint_period", train.checkpoint_period, 1),
+        ("log_steps", train.log_steps, 1),
+        ("log_warmup_steps", train.log_warmup_steps, 0),
+        ("benchmark_steps", train.benchmark_steps, 1),
+        ("profile_steps", train.profile_steps, 0),
+        ("gradient_accumulation", optim.gradient_accumulation, 1),
+        ("stop_epoch", train.stop_epoch, 0),
+        ("num_examples_per_epoch", train.num_examples_per_epoch, 0),
+        ("keep_checkpoints", train.keep_checkpoints, 0),
+        ("checkpoint_minutes", train.checkpoint_minutes, 0),
+        ("train_minutes", train.train_minutes, 0),
+        ("eval_start", evaluation.eval_start, 0),
+        ("eval_period", evaluation.eval_period, 0),
+        ("lr_batch_size", optim.lr_batch_size, 0),
+        ("lr_warmup_epoch", optim.lr_warmup_epoch, 0),
+        ("clip_gradients_norm", optim.clip_gradients_norm, 0),
+        ("weight_decay", optim.weight_decay, 0),
+    ):
+        if not number >= least:
+            raise ConfigError(f"{name}={number}: expected at least {least}")
+    if train.skip_test and evaluation.target_ap:
+        raise ConfigError(
+            f"--skip_test with target_ap={evaluation.target_ap:g}: a run that never evaluates "
+            "cannot reach a target; leave one of them out"
+        )
+    if not 0 <= (optim.moving_average_decay or 0) < 1:
+        raise ConfigError(f"moving_average_decay={optim.moving_average_decay}: expected 0 to 1")
+
+
+def scaled_learning_rate(
+    learning_rate: float, *, lr_batch_size: int, global_batch_size: int
+) -> float:
+    """Scales the rate linearly with the batch (arXiv 1706.02677, section 2.1); not for size 0."""
+    return learning_rate * global_batch_size / lr_batch_size if lr_batch_size else learning_rate
+
+
+def make_plan(
+    train: TrainConfig, optim: OptimConfig, *, num_examples: int, num_ranks: int
+) -> StepPlan:
+    """Computes the plan of a run.
+
+    Args:
+      train: settings of the run.
+      optim: settings of the optimizer.
+      num_examples: images of an epoch, unless `num_examples_per_epoch` says otherwise.
+      num_ranks: processes that take part.
+
+    Raises:
+      ConfigError: there is nothing to train on.
+    """
+    global_batch = train.batch_size * num_ranks * optim.gradient_accumulation
+    steps_per_epoch = -(-(train.num_examples_per_epoch or num_examples) // global_batch)
+    stop = stop_epoch(train)
+    if train.benchmark:
+        steps_per_epoch, stop = train.benchmark_steps, 1
+    if not steps_per_epoch:
+        raise ConfigError("the training records hold no image")
+    return StepPlan(
+        learning_rate=scaled_learning_rate(
+            optim.learning_rate, lr_batch_size=optim.lr_batch_size, global_batch_size=global_batch
+        ),
+        global_batch_size=global_batch,
+        steps_per_epoch=steps_per_epoch,
+        total_steps=train.num_epochs * steps_per_epoch,
+        warmup_steps=int(optim.lr_warmup_epoch * steps_per_epoch),
+        stop_epoch=stop,
+    )
+
+
+def stop_epoch(train: TrainConfig) -> int:
+    """Returns the last epoch: --stop_epoch, else the rule of the training mode.
+
+    `train` ends at the first epoch beyond 75% of num_epochs, every mode at epoch 300 at the latest.
+    """
+    if train.stop_epoch:
+        return min(train.stop_epoch, train.num_epochs)
+    last = min(train.num_epochs, _STOP)
+    if train.training_mode == "train":
+        last = min(last, math.floor(_TRAIN_SHARE * train.num_epochs) + 1)
+    return last
+
+
+def evaluates_after(epoch: int, train: TrainConfig, evaluation: EvalConfig) -> bool:
+    """True if an evaluation follows `epoch` (1-based) during training."""
+    if train.benchmark or train.skip_test:
+        return False
+    if train.training_mode != "traineval" and not evaluation.eval_start:
+        return False
+    period = evaluation.eval_period or train.checkpoint_period
+    start = evaluation.eval_start or (_EVAL_START if stop_epoch(train) >= _EVAL_START else 1)
+    return epoch >= start and epoch % period == 0
+
+
+def evaluates_at_end(train: TrainConfig) -> bool:
+    """True if an evaluation follows the last epoch, should that epoch have had none."""
+    return not (train.benchmark or train.skip_test) and (
+        train.training_mode != "train300" or train.num_epochs < _EVAL_START
+    )
+
+
+def needs_evaluation_data(train: TrainConfig, evaluation: EvalConfig) -> bool:
+    """True if the run reads the validation set at any time."""
+    epochs = range(1, stop_epoch(train) + 1)
+    return (
+        evaluates_at_end(train)
+        or any(evaluates_after(epoch, train, evaluation) for epoch in epochs)
+        or (train.validate and not train.benchmark)
+    )

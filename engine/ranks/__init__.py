@@ -1,0 +1,1 @@
+"""The processes of a run: joining, devices, signals, failures, checks before the start."""

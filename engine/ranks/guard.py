@@ -1,0 +1,60 @@
+"""The frame around a rank's main: a failure on one rank ends all, with host, rank and reason.
+
+A rank that simply raises leaves the others waiting in a collective, and Horovod's own shutdown
+waits for them too; so a failing rank ends its process at once.
+"""
+
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable
+
+from engine.config.fields import ConfigError
+from engine.ranks import distributed
+
+# Set to see the stack of errors that are normally explained by their message alone.
+_TRACEBACK = "RINGDET_TRACEBACK"
+_EXPLAINED = (ConfigError, OSError, ValueError, distributed.AgreedError)
+_FAILED, _INTERRUPTED = 1, 130
+# What a rank that has nothing to add gives rank 0 to say why and to end all of them.
+_SECONDS_FOR_MAIN = 20.0
+
+
+def run_guarded(main: Callable[[], int]) -> None:
+    """Runs a rank's main and ends the process; an exception ends all ranks.
+
+    Args:
+      main: returns the exit code.
+    """
+    try:
+        code = main()
+    except KeyboardInterrupt:
+        code = _end_all("interrupted", code=_INTERRUPTED)
+    except Exception as error:
+        if isinstance(error, distributed.AgreedError) and not distributed.is_main():
+            time.sleep(_SECONDS_FOR_MAIN)
+        code = _end_all(_describe(error), code=_FAILED)
+    sys.stdout.flush()
+    sys.exit(code)
+
+
+def _describe(error: Exception) -> str:
+    if isinstance(error, distributed.AgreedError) and isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    hint = ""
+    if not isinstance(error, _EXPLAINED) or os.environ.get(_TRACEBACK):
+        traceback.print_exception(error)
+    elif not isinstance(error, (ConfigError, OSError)):
+        hint = f" ({_TRACEBACK}=1 shows where)"
+    return f"{type(error).__name__}: {error}{hint}"
+
+
+def _end_all(reason: str, *, code: int) -> int:
+    place = distributed.placement()
+    ranks = max(place.size, distributed.launched_size())
+    where = f"rank {place.rank} of {ranks} on {place.host}"
+    print(f"ERROR ({where}): {reason}", file=sys.stderr, flush=True)
+    if ranks > 1:
+        distributed.abort_all(code)
+    return code

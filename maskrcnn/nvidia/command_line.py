@@ -1,0 +1,365 @@
+"""What the commands are told beside our own settings: the references' arguments, files and sets.
+
+Flags of both NVIDIA programs, YAML files of the PyTorch one with KEY VALUE pairs, and data sets by
+name, turned into one configuration. Weakest first: the model's defaults, `--preset`, the YAML file,
+KEY VALUE pairs, named data sets, `--recipe`, `--hparams`, flags. TensorFlow is not imported. The
+YAML's batch sizes are of all ranks together, so the number of ranks must be known here; the
+launcher says it before the ranks have joined.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from engine import cli
+from engine.config.fields import ConfigError, from_dict, override, to_dict
+from maskrcnn.nvidia import expected_results
+from maskrcnn.nvidia.pytorch import (
+    FileArguments,
+    PyTorchArguments,
+    RefusedPyTorchArguments,
+)
+from maskrcnn.nvidia.pytorch_yaml import YamlRun, read_run
+from maskrcnn.nvidia.tf2 import (
+    RefusedTf2Arguments,
+    Tf2Arguments,
+    learning_rate_note,
+    tf2_overrides,
+)
+from maskrcnn.settings import MaskRcnnConfig, base_config, preset
+
+flags.disclaim_key_flags()
+
+_ALL_IMAGES = 2**31 - 1
+
+
+_REFUSED = (RefusedTf2Arguments, RefusedPyTorchArguments)
+_TRAINING = (FileArguments, Tf2Arguments, PyTorchArguments, *_REFUSED)
+_EVALUATION = {
+    FileArguments: ("config_file", "weights_dir", "data_catalog", "test_sets"),
+    Tf2Arguments: ("data_dir", "eval_file", "xla"),
+    PyTorchArguments: ("fp16", "infer_steps"),
+}
+
+
+def define_flags(*, training: bool) -> None:
+    """Defines the flags of train.py, or those of eval.py."""
+    for arguments in _TRAINING:
+        if training or arguments in _EVALUATION:
+            only = None if training else _EVALUATION[arguments]
+            cli.define_fields(arguments, only=only)
+
+
+def given_arguments() -> list[str]:
+    """Returns the names of the flags of this module that were given."""
+    return [name for arguments in _TRAINING for name in cli.given_fields(arguments)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What a command is asked to do."""
+
+    config: Any
+    notes: tuple[str, ...] = ()  # lines for the log's beginning
+    # Data sets to evaluate: name -> overrides of the configuration; {}: as the configuration says.
+    test_sets: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    run: YamlRun | None = None
+
+    def conclude(self, metrics: Mapping[str, float]) -> list[str]:
+        """Compares metrics with the YAML's expected results; returns lines for the log."""
+        if self.run is None:
+            return []
+        return expected_results.compare(
+            metrics, self.run.expected_results, sigma_tolerance=self.run.sigma_tolerance
+        )
+
+    def checkpoint_places(self) -> list[str]:
+        """Returns where the YAML says that weights are: its run's folder, its detector's file."""
+        if self.run is None:
+            return []
+        overrides = self.run.overrides
+        places = [overrides.get(key, "") for key in ("train.model_dir", "train.pretrained_ckpt")]
+        return [place for place in places if place]
+
+    def description(self, stored: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Returns a checkpoint's description with the YAML's settings of testing in it.
+
+        Args:
+          stored: as it is; {} for weights of others: then the YAML's network is theirs.
+
+        Raises:
+          ConfigError: the checkpoint and the YAML are of different models.
+        """
+        if self.run is None:
+            return stored
+        if not stored:
+            return {"config": to_dict(self.config)}
+        config = from_dict(MaskRcnnConfig, stored["config"])
+        if config.model.name != self.run.model_name:
+            raise ConfigError(
+                f"the YAML file describes {self.run.model_name}, but the checkpoint is "
+                f"{config.model.name}: evaluate it with the file it was trained with"
+            )
+        of_testing = {
+            key: value
+            for key, value in self.run.overrides.items()
+            if key.startswith(("test.", "rpn.test_")) or key == "runtime.precision"
+        }
+        return {**stored, "config": to_dict(override(config, of_testing, source="config_file"))}
+
+
+def training_request(
+    pairs: Sequence[str],
+    *,
+    model_name: str | None,
+    preset_name: str,
+    recipe: str,
+    hparams: str,
+    num_ranks: int,
+) -> Request:
+    """Returns the configuration that train.py's command line asks for.
+
+    Args:
+      pairs: what follows the flags: KEY, VALUE, ...
+      model_name: as `--model_name`; None: not given, the YAML file says it.
+      preset_name: as `--preset`.
+      recipe: as `--recipe`.
+      hparams: as `--hparams`.
+      num_ranks: processes that will train.
+
+    Raises:
+      ConfigError, ValueError, FileNotFoundError: what was expected, what came, what to do.
+    """
+    _refuse()
+    files, given = cli.given_fields(FileArguments), cli.given_flags(MaskRcnnConfig)
+    torch, tf2 = cli.given_fields(PyTorchArguments), cli.given_fields(Tf2Arguments)
+    run, base = _base(
+        pairs, model_name=model_name, preset_name=preset_name, torch=torch, num_ranks=num_ranks
+    )
+    train_sets, test_sets = _sets(files, run, base, given=given, is_training=True)
+    base = override(base, train_sets, source="data sets")
+    if test_sets:
+        base = override(base, next(iter(test_sets.values())), source="data sets")
+    if base.eval.target_ap and run is not None and "eval.target_ap" in run.overrides:
+        pattern = given.get("data.training_file_pattern") or base.data.training_file_pattern
+        base = _with_real_epochs(base, pairs, torch=torch, num_ranks=num_ranks, pattern=pattern)
+    config = cli.resolve(base, preset={}, recipe=recipe, hparams=hparams)
+    if train_sets or test_sets or run is not None:
+        tf2.pop("data_dir", None)  # the catalog's folder
+    notes = list(run.notes) if run is not None else []
+    if tf2 or preset_name == "nvidia_tf2":
+        config = _with_tf2_arguments(config, tf2, num_ranks=num_ranks)
+        notes.append(_learning_rate_note(config, num_ranks=num_ranks))
+    return Request(config, tuple(notes), test_sets, run)
+
+
+def evaluation_request(
+    pairs: Sequence[str],
+    *,
+    model_name: str,
+    preset_name: str,
+    batch_size: int | None,
+    num_ranks: int,
+) -> Request:
+    """Returns what eval.py's command line asks for beside the checkpoint's own description.
+
+    Args:
+      pairs: what follows the flags: KEY, VALUE, ...
+      model_name: as `--model_name`, for weights without a description.
+      preset_name: as `--preset`, likewise.
+      batch_size: images per rank and step; None: the YAML's, else the default.
+      num_ranks: processes that will evaluate.
+
+    Raises:
+      ConfigError, ValueError, FileNotFoundError: what was expected, what came, what to do.
+    """
+    files, given = cli.given_fields(FileArguments), cli.given_flags(MaskRcnnConfig)
+    torch, tf2 = cli.given_fields(PyTorchArguments), cli.given_fields(Tf2Arguments)
+    run, base = _base(
+        pairs,
+        model_name=None if files.get("config_file") else model_name,
+        preset_name=preset_name,
+        torch=torch,
+        num_ranks=num_ranks,
+        is_training=False,
+    )
+    if batch_size is not None:
+        base = override(base, {"eval.eval_batch_size": batch_size}, source="flag")
+    test_sets = _sets(files, run, base, given=given, is_training=False)[1]
+    more = _of_evaluation(torch, tf2, base, num_ranks=num_ranks, is_named=bool(test_sets))
+    more = {key: value for key, value in more.items() if key not in given}
+    test_sets = {name: {**values, **more} for name, values in (test_sets or {"": {}}).items()}
+    return Request(base, tuple(run.notes) if run is not None else (), test_sets, run)
+
+
+def _refuse() -> None:
+    """Raises ConfigError for an argument that is refused; says why."""
+    for arguments in _REFUSED:
+        for name in cli.given_fields(arguments):
+            reason = next(f for f in dataclasses.fields(arguments) if f.name == name)
+            raise ConfigError(f"--{name}: {reason.metadata['help']}")
+
+
+def _base(
+    pairs: Sequence[str],
+    *,
+    model_name: str | None,
+    preset_name: str,
+    torch: Mapping[str, Any],
+    num_ranks: int,
+    **options: Any,
+) -> tuple[YamlRun | None, MaskRcnnConfig]:
+    """Returns the YAML's run, None without one, and the configuration below recipe and flags."""
+    run = _read_run(pairs, torch=torch, num_ranks=num_ranks, **options)
+    name = model_name
+    if run is not None:
+        name = model_name or run.model_name
+        if name != run.model_name:
+            raise ConfigError(
+                f"--model_name={name}, but the YAML file and its pairs describe {run.model_name}: "
+                "leave --model_name out"
+            )
+    base = override(base_config(name), preset(preset_name, model_name=name), source="preset")
+    if run is not None:
+        base = override(base, run.overrides, source="config_file")
+        if "runtime.amp" in cli.given_flags(MaskRcnnConfig) or "fp16" in torch:
+            base = override(base, {"runtime.precision": ""}, source="flag")
+    if torch.get("fp16"):
+        base = override(base, {"runtime.amp": True}, source="flag")
+    if torch.get("json_summary"):
+        base = override(base, {"train.log_filename": torch["json_summary"]}, source="flag")
+    return run, base
+
+
+def _read_run(
+    pairs: Sequence[str], *, torch: Mapping[str, Any], num_ranks: int, **options: Any
+) -> YamlRun | None:
+    path = cli.given_fields(FileArguments).get("config_file", "")
+    steps = torch.get("max_steps", 0)
+    if not path:
+        cli.refuse_arguments(["", *pairs])
+        if steps > 0:
+            raise ConfigError("--max_steps overrides SOLVER.MAX_ITER of a --config_file: name one")
+        return None
+    above = ["SOLVER.MAX_ITER", str(steps)] if steps > 0 else []
+    return read_run(
+        path,
+        [*pairs, *above],
+        num_ranks=num_ranks,
+        weights_dir=flags.FLAGS.weights_dir,
+        **options,
+    )
+
+
+def _sets(
+    files: Mapping[str, Any],
+    run: YamlRun | None,
+    base: MaskRcnnConfig,
+    *,
+    given: Mapping[str, Any],
+    is_training: bool,
+) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """Returns overrides of the training sets, and of each test set by name."""
+    from object_detection.records import catalog as catalogs  # not for --help
+
+    names = {
+        "train": files.get("train_sets", run.train_sets if run is not None else ()),
+        "test": files.get("test_sets", run.test_sets if run is not None else ()),
+    }
+    if "data.training_file_pattern" in given or not is_training:
+        names["train"] = ()
+    is_tested = not (given.get("train.skip_test") or given.get("train.benchmark"))
+    if "eval.val_file_pattern" in given or not is_tested:
+        names["test"] = ()
+    if not (names["train"] or names["test"]):
+        return {}, {}
+    folder = cli.given_fields(Tf2Arguments).get("data_dir", "")
+    catalog = catalogs.read_catalog(files.get("data_catalog", ""), folder)
+    with_masks = base.model.include_mask
+    train: dict[str, Any] = {}
+    if names["train"]:
+        chosen = catalogs.choose(catalog, map(str, names["train"]))
+        pattern = catalogs.records_of(chosen, with_masks=with_masks)
+        train["data.training_file_pattern"] = pattern
+    test = {}
+    for entry in catalogs.choose(catalog, map(str, names["test"])):
+        test[entry.name] = {
+            "eval.val_file_pattern": catalogs.records_of([entry], with_masks=with_masks),
+            "eval.val_json_file": given.get("eval.val_json_file", entry.annotations),
+            "eval.eval_samples": given.get("eval.eval_samples", _ALL_IMAGES),
+        }
+    return train, test
+
+
+def _with_real_epochs(
+    base: MaskRcnnConfig,
+    pairs: Sequence[str],
+    *,
+    torch: Mapping[str, Any],
+    num_ranks: int,
+    pattern: str,
+) -> MaskRcnnConfig:
+    """Translates the YAML again for the training set's own number of images."""
+    from object_detection.records.card_builder import find_or_scan_card  # brings NumPy
+
+    if not pattern:
+        return base
+    num_examples = find_or_scan_card(pattern).num_images
+    run = _read_run(pairs, torch=torch, num_ranks=num_ranks, num_examples=num_examples)
+    lengths = {
+        key: value
+        for key, value in run.overrides.items()
+        if key.startswith(("optim.lr_", "train.num_epochs"))
+    }
+    return override(base, lengths, source="config_file")
+
+
+def _with_tf2_arguments(
+    config: MaskRcnnConfig, tf2: Mapping[str, Any], *, num_ranks: int
+) -> MaskRcnnConfig:
+    """Applies arguments of the TensorFlow 2 program, which stand beside our flags, not above."""
+    batch_size = tf2.get("train_batch_size", config.train.batch_size)
+    global_batch = batch_size * num_ranks * config.optim.gradient_accumulation
+    overrides = tf2_overrides(tf2, global_batch_size=global_batch)
+    twice = sorted(set(overrides) & set(cli.given_flags(MaskRcnnConfig)))
+    if twice:
+        raise ConfigError(
+            f"{', '.join(twice)}: given by our flag and by an argument of NVIDIA's TensorFlow 2 "
+            f"program ({', '.join(f'--{name}' for name in tf2)}): leave one out"
+        )
+    return override(config, overrides, source="argument")
+
+
+def _learning_rate_note(config: MaskRcnnConfig, *, num_ranks: int) -> str:
+    optim, images = config.optim, config.train.batch_size * config.optim.gradient_accumulation
+    per_image = optim.learning_rate / (optim.lr_batch_size or images * num_ranks)
+    return learning_rate_note(rate_per_image=per_image, batch_size=images, num_ranks=num_ranks)
+
+
+def _of_evaluation(
+    torch: Mapping[str, Any],
+    tf2: Mapping[str, Any],
+    base: MaskRcnnConfig,
+    *,
+    num_ranks: int,
+    is_named: bool,
+) -> dict[str, Any]:
+    """Returns the overrides of every test set."""
+    more: dict[str, Any] = {}
+    if "data_dir" in tf2 and not is_named:
+        more["eval.val_file_pattern"] = str(Path(tf2["data_dir"]) / "val*.tfrecord")
+    if "eval_file" in tf2:
+        more["eval.val_json_file"] = tf2["eval_file"]
+    if "xla" in tf2:
+        more["runtime.use_xla"] = tf2["xla"]
+    if "fp16" in torch:
+        more |= {"runtime.precision": "", "runtime.amp": torch["fp16"]}
+    if torch.get("infer_steps", -1) > 0:
+        images = torch["infer_steps"] * base.eval.eval_batch_size * num_ranks
+        more["eval.eval_samples"] = images
+    return more

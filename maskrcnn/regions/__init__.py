@@ -1,0 +1,1 @@
+"""What happens to regions, in this order: proposals, targets, losses, detections."""

@@ -1,0 +1,340 @@
+"""Mask R-CNN's forward passes over one batch, from normalised images to losses or detections.
+
+Everything here is static in shape and compiles as one program; nothing knows of data sets or ranks.
+Proposals get no gradient; the RPN learns from its own loss only (Faster R-CNN, arXiv 1506.01497,
+section 3.2).
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from maskrcnn.network.anchors import model_anchors
+from maskrcnn.network.model import MaskRCNN, TrunkOutputs
+from maskrcnn.regions.losses import box_head_losses, mask_loss, rpn_losses
+from maskrcnn.regions.postprocess import NetworkDetections, detect_boxes
+from maskrcnn.regions.proposals import Proposals, propose_regions
+from maskrcnn.regions.targets import (
+    RoiTargets,
+    assign_mask_targets,
+    assign_rpn_targets,
+    num_mask_rois,
+    sample_rois,
+)
+from maskrcnn.settings import MaskRcnnConfig
+from object_detection.boxes.roi_align import roi_align
+from object_detection.input.accelerator import has_accelerator
+
+# A proposal of an RPN without heads is a detection of this class.
+_ONLY_CLASS = 0
+
+
+class GroundTruth(NamedTuple):
+    """Objects of a batch in the network's frame.
+
+    boxes: [B, M, 4], (y1, x1, y2, x2), clipped to the image; 0 where left out.
+    classes: [B, M] int32, class_id; -1 where left out.
+    crowds: [B, M, 4], boxes of crowd regions, 0 elsewhere; none: crowds are background.
+    packed_masks: uint8 [B, M, 1568]; none without masks.
+    mask_frames: [B, M, 4], the boxes unclipped.
+    is_mirrored: bool [B].
+    image_sizes: [B, 2] (height, width) of the part of the input that is image.
+    is_counted: bool [B], False for images that only fill up a batch.
+    """
+
+    boxes: tf.Tensor
+    classes: tf.Tensor
+    crowds: tf.Tensor | None
+    packed_masks: tf.Tensor | None
+    mask_frames: tf.Tensor
+    is_mirrored: tf.Tensor
+    image_sizes: tf.Tensor
+    is_counted: tf.Tensor
+
+
+class Forward:
+    """The forward passes of one model.
+
+    Args:
+      config: of the run, with the model's conventions filled in.
+      model: the network.
+    """
+
+    def __init__(self, config: MaskRcnnConfig, model: MaskRCNN):
+        self._config, self._model = config, model
+        self._anchors = functools.lru_cache(functools.partial(model_anchors, config.model))
+
+    @property
+    def loss_names(self) -> tuple[str, ...]:
+        """Names of the losses that the network has."""
+        model = self._config.model
+        heads = () if model.rpn_only else ("fast_rcnn_class_loss", "fast_rcnn_box_loss")
+        mask = ("mask_loss",) if model.include_mask else ()
+        return ("rpn_score_loss", "rpn_box_loss", *heads, *mask)
+
+    def losses(
+        self, images: tf.Tensor, truth: GroundTruth, *, training: bool, seed: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
+        """Computes the weighted losses of a batch.
+
+        Args:
+          images: [B, height, width, 3], normalised.
+          truth: its objects.
+          training: whether trained batch norm uses batch statistics.
+          seed: int32 [2], of the sampling.
+
+        Returns:
+          `loss_names` -> float32 scalar; the loss is their sum.
+        """
+        config, weights = self._config, self._config.loss
+        seeds = tf.random.experimental.stateless_split(seed, 2)
+        trunk = self._model(images, training=training)
+        rpn = self._rpn_losses(images, trunk, truth, seed=seeds[0])
+        losses = {
+            "rpn_score_loss": rpn.rpn_score_loss,
+            "rpn_box_loss": weights.rpn_box_loss_weight * rpn.rpn_box_loss,
+        }
+        if config.model.rpn_only:
+            return losses
+        proposals = self._propose(images, trunk, truth.image_sizes, training=True)
+        rois = self._sample(proposals, truth, seed=seeds[1])
+        features = self._box_features(trunk, rois.boxes, training=training)
+        outputs = self._model.boxes(features, training=training)
+        heads = box_head_losses(
+            outputs.class_logits,
+            outputs.box_deltas,
+            rois,
+            is_counted=truth.is_counted,
+            class_normalizer=weights.class_normalizer,
+            box_normalizer=weights.box_normalizer,
+            beta=weights.box_beta,
+        )
+        losses["fast_rcnn_class_loss"] = heads.fast_rcnn_class_loss
+        losses["fast_rcnn_box_loss"] = weights.fast_rcnn_box_loss_weight * heads.fast_rcnn_box_loss
+        if config.model.include_mask:
+            loss = self._mask_loss(trunk, features, rois, truth, training=training)
+            losses["mask_loss"] = weights.mrcnn_weight_loss_mask * loss
+        return losses
+
+    def detect(
+        self, images: tf.Tensor, image_sizes: tf.Tensor
+    ) -> tuple[NetworkDetections, tf.Tensor | None]:
+        """Finds objects.
+
+        Args:
+          images: [B, height, width, 3], normalised.
+          image_sizes: [B, 2] (height, width) of the part that is image.
+
+        Returns:
+          Detections in network pixels, and their masks [B, K, s, s], none without masks.
+        """
+        config, test = self._config, self._config.test
+        trunk = self._model(images, training=False)
+        proposals = self._propose(images, trunk, image_sizes, training=False)
+        if config.model.rpn_only:
+            return _as_detections(proposals, test.test_detections_per_image), None
+        features = self._box_features(trunk, proposals.boxes, training=False)
+        outputs = self._model.boxes(features, training=False)
+        found = detect_boxes(
+            outputs.class_logits,
+            outputs.box_deltas,
+            proposals.boxes,
+            proposals.is_valid,
+            image_sizes,
+            score_threshold=test.test_score_thresh,
+            iou_threshold=test.test_nms,
+            max_output_size=test.test_detections_per_image,
+            box_weights=config.roi.bbox_reg_weights,
+            coding_offset=config.model.coding_offset,
+            iou_offset=config.model.iou_offset,
+        )
+        if not config.model.include_mask:
+            return found, None
+        if config.model.mask_head == "res5":
+            features = self._box_features(trunk, found.boxes, training=False)
+        else:
+            features = self._pool(trunk, found.boxes, config.model.mask_resolution)
+        classes = tf.reshape(found.classes, [-1])
+        logits = self._model.masks_of_classes(features, classes, training=False)
+        masks = tf.sigmoid(tf.cast(logits, tf.float32))
+        masks = tf.reshape(masks, [-1, found.classes.shape[1], *logits.shape[1:]])
+        return found, tf.where(found.classes[..., tf.newaxis, tf.newaxis] >= 0, masks, 0.0)
+
+    def anchors(self, images: tf.Tensor) -> tf.Tensor:
+        """Returns the anchors of the images' size, [A, 4] float32."""
+        return tf.constant(self._anchors((int(images.shape[1]), int(images.shape[2]))))
+
+    def _rpn_losses(
+        self, images: tf.Tensor, trunk: TrunkOutputs, truth: GroundTruth, *, seed: tf.Tensor
+    ):
+        config, rpn, weights = self._config.model, self._config.rpn, self._config.loss
+        anchors = self.anchors(images)
+        is_bounded = rpn.rpn_straddle_thresh >= 0.0
+        targets = assign_rpn_targets(
+            anchors,
+            truth.boxes,
+            truth.classes,
+            seed=seed,
+            num_samples=rpn.rpn_batch_size_per_im,
+            positive_fraction=rpn.rpn_fg_fraction,
+            positive_threshold=rpn.rpn_positive_overlap,
+            negative_threshold=rpn.rpn_negative_overlap,
+            force_ties=config.anchor_convention == "detectron",
+            image_sizes=truth.image_sizes if is_bounded else None,
+            straddle_threshold=max(rpn.rpn_straddle_thresh, 0.0),
+            crowd_boxes=truth.crowds,
+            coding_offset=config.coding_offset,
+            iou_offset=config.iou_offset,
+        )
+        return rpn_losses(
+            trunk.rpn_logits,
+            trunk.rpn_deltas,
+            targets,
+            anchors,
+            truth.boxes,
+            is_counted=truth.is_counted,
+            score_normalizer=weights.rpn_score_normalizer,
+            box_normalizer=weights.rpn_box_normalizer,
+            beta=weights.rpn_box_beta,
+            coding_offset=config.coding_offset,
+        )
+
+    def _propose(
+        self, images: tf.Tensor, trunk: TrunkOutputs, image_sizes: tf.Tensor, *, training: bool
+    ) -> Proposals:
+        model, rpn = self._config.model, self._config.rpn
+        if training:
+            before, after = rpn.train_rpn_pre_nms_topn, rpn.train_rpn_post_nms_topn
+            threshold = rpn.train_rpn_nms_threshold
+        else:
+            before, after = rpn.test_rpn_pre_nms_topn, rpn.test_rpn_post_nms_topn
+            threshold = rpn.test_rpn_nms_thresh
+        return propose_regions(
+            trunk.rpn_logits,
+            trunk.rpn_deltas,
+            self.anchors(images),
+            image_sizes,
+            num_pre_nms=before,
+            num_post_nms=after,
+            num_proposals=after,
+            iou_threshold=threshold,
+            min_size=rpn.rpn_min_size,
+            coding_offset=model.coding_offset,
+            iou_offset=model.iou_offset,
+        )
+
+    def _sample(self, proposals: Proposals, truth: GroundTruth, *, seed: tf.Tensor) -> RoiTargets:
+        model, roi = self._config.model, self._config.roi
+        return sample_rois(
+            proposals.boxes,
+            proposals.is_valid,
+            truth.boxes,
+            truth.classes,
+            num_classes=self._model.num_classes,
+            seed=seed,
+            num_samples=roi.batch_size_per_im,
+            positive_fraction=roi.fg_fraction,
+            positive_threshold=roi.fg_thresh,
+            negative_threshold=roi.bg_thresh_hi,
+            lowest_negative=roi.bg_thresh_lo,
+            crowd_boxes=truth.crowds,
+            box_weights=roi.bbox_reg_weights,
+            coding_offset=model.coding_offset,
+            iou_offset=model.iou_offset,
+        )
+
+    def _mask_loss(
+        self,
+        trunk: TrunkOutputs,
+        box_features: tf.Tensor,
+        rois: RoiTargets,
+        truth: GroundTruth,
+        *,
+        training: bool,
+    ) -> tf.Tensor:
+        """Computes the mask loss of the sampled objects, which stand first among the regions."""
+        model, roi = self._config.model, self._config.roi
+
+        def loss_of_first(count: int) -> tf.Tensor:
+            targets = assign_mask_targets(
+                rois,
+                truth.packed_masks,
+                truth.mask_frames,
+                num_rois=count,
+                mask_size=model.mask_size,
+                is_mirrored=truth.is_mirrored,
+            )
+            if model.mask_head == "res5":
+                shape = box_features.shape[1:]
+                by_image = tf.reshape(box_features, [-1, rois.boxes.shape[1], *shape])
+                features = tf.reshape(by_image[:, :count], [-1, *shape])
+            else:
+                features = self._pool(trunk, targets.boxes, model.mask_resolution)
+            logits = self._model.masks(features, training=training)
+            return mask_loss(
+                logits,
+                targets,
+                is_counted=truth.is_counted,
+                normalizer=self._config.loss.mask_normalizer,
+            )
+
+        most = num_mask_rois(roi.batch_size_per_im, roi.fg_fraction)
+        if not self._skips_unused_mask_rois:
+            return loss_of_first(most)
+        counts = sorted({-(-most // 4), -(-most // 2), most})
+        needed = tf.reduce_max(tf.reduce_sum(tf.cast(rois.is_positive, tf.int32), axis=1))
+        branch = tf.reduce_sum(tf.cast(needed > tf.constant(counts[:-1], tf.int32), tf.int32))
+        return tf.switch_case(branch, [functools.partial(loss_of_first, n) for n in counts])
+
+    @property
+    def _skips_unused_mask_rois(self) -> bool:
+        """Whether the mask head is run on as few RoIs as hold the positives.
+
+        Not where batch norm looks at all of them, and not where they share the box head's work.
+        The choice of a branch makes the host wait for an accelerator once in each step.
+        """
+        model, asked = self._config.model, self._config.roi.mask_rois
+        if model.mask_head == "res5" or model.mask_head_norm == "batch_norm":
+            return False
+        return asked == "needed" or (asked == "auto" and not has_accelerator())
+
+    def _box_features(self, trunk: TrunkOutputs, boxes: tf.Tensor, *, training: bool) -> tf.Tensor:
+        """Returns what the box head takes of [B, R, 4] boxes, [B * R, ...]."""
+        pooled = self._pool(trunk, boxes, self._config.model.box_resolution)
+        return self._model.roi_features(pooled, training=training)
+
+    def _pool(self, trunk: TrunkOutputs, boxes: tf.Tensor, resolution: int) -> tf.Tensor:
+        """Returns [B * R, resolution, resolution, C] features of [B, R, 4] boxes."""
+        model = self._config.model
+        pooled = roi_align(
+            trunk.features,
+            boxes,
+            output_size=resolution,
+            sampling_ratio=model.roi_sampling_ratio,
+            convention=model.roi_align_convention,
+            pixel_offset=model.iou_offset,
+        )
+        return tf.reshape(pooled, [-1, *pooled.shape[2:]])
+
+
+def valid_sizes(
+    original_size: tf.Tensor, network_scale: tf.Tensor, network_size: tuple[int, int]
+) -> tf.Tensor:
+    """Returns [B, 2] (height, width) of the part of the network's input that is image."""
+    scaled = tf.round(original_size * network_scale)
+    return tf.minimum(scaled, tf.constant(network_size, tf.float32))
+
+
+def _as_detections(proposals: Proposals, count: int) -> NetworkDetections:
+    """Takes the best proposals as detections of one class."""
+    count = min(count, proposals.scores.shape[1])
+    is_valid = proposals.is_valid[:, :count]
+    return NetworkDetections(
+        boxes=proposals.boxes[:, :count],
+        scores=proposals.scores[:, :count],
+        classes=tf.where(is_valid, _ONLY_CLASS, -1),
+        num_valid=tf.reduce_sum(tf.cast(is_valid, tf.int32), axis=-1),
+    )

@@ -1,0 +1,161 @@
+"""From the heads' outputs to detections in the original image, on the device, in fixed shapes.
+
+Two steps, for the mask head runs in between, on the boxes found: `detect_boxes` in network pixels,
+`to_original` with the masks. Pasting masks into images is the host's work
+(`object_detection.masks.mask_paste`).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from maskrcnn.regions.losses import select_class
+from maskrcnn.regions.targets import BOX_HEAD_WEIGHTS
+from object_detection.boxes.box_coder import BoxWeights, decode_boxes
+from object_detection.boxes.box_ops import at_least_float32, clip_boxes
+from object_detection.boxes.nms import pick_boxes
+from object_detection.boxes.top_k import exact_top_k
+from object_detection.input import geometry as geometry_lib
+from object_detection.serve.detections import Detections, MaskDetections
+
+
+class NetworkDetections(NamedTuple):
+    """Detections before they leave the network's frame, best first, padded to K.
+
+    Attributes:
+      boxes: [B, K, 4] float32, (y1, x1, y2, x2), network pixels; 0 in padding.
+      scores: [B, K] float32 in [0, 1], descending; 0 in padding.
+      classes: [B, K] int32, class_id; -1 in padding.
+      num_valid: [B] int32.
+    """
+
+    boxes: tf.Tensor
+    scores: tf.Tensor
+    classes: tf.Tensor
+    num_valid: tf.Tensor
+
+
+def detect_boxes(
+    class_logits: tf.Tensor,
+    box_deltas: tf.Tensor,
+    proposals: tf.Tensor,
+    is_valid: tf.Tensor,
+    image_sizes: tf.Tensor,
+    *,
+    score_threshold: float = 0.05,
+    iou_threshold: float = 0.5,
+    max_output_size: int = 100,
+    max_nms_inputs: int = 5000,
+    box_weights: BoxWeights = BOX_HEAD_WEIGHTS,
+    coding_offset: float = 0.0,
+    iou_offset: float = 0.0,
+) -> NetworkDetections:
+    """Decodes the best (proposal, class) pairs and suppresses overlaps within each class.
+
+    A proposal may give several detections of different classes (Mask R-CNN, section 3.1; both
+    references). Only pairs chosen by score are decoded.
+
+    Args:
+      class_logits: [B * R, num_classes + 1] or with B and R apart, background last, any float
+        dtype.
+      box_deltas: [B * R, num_classes, 4] or with B and R apart, (ty, tx, th, tw).
+      proposals: [B, R, 4], (y1, x1, y2, x2), network pixels.
+      is_valid: [B, R] bool, False for padding.
+      image_sizes: [B, 2] (height, width) to which boxes are clipped, network pixels.
+      score_threshold: least score; the PyTorch reference has 0.05, the TF2 reference 0.
+      iou_threshold: overlap beyond which the lower box of a class is suppressed.
+      max_output_size: K, detections per image.
+      max_nms_inputs: pairs that enter the suppression.
+      box_weights: divisors of (ty, tx, th, tw).
+      coding_offset: 1.0 decodes and clips as both references do.
+      iou_offset: added to lengths in the overlap; 1.0 is the PyTorch reference's.
+
+    Returns:
+      `NetworkDetections`, float32, without gradient.
+    """
+    num_proposals, num_classes = proposals.shape[1], box_deltas.shape[-2]
+    num_pairs = num_proposals * num_classes
+    logits = tf.reshape(class_logits, [-1, num_proposals, num_classes + 1])
+    scores = tf.nn.softmax(at_least_float32(tf.stop_gradient(logits)), axis=-1)[..., :num_classes]
+    # Written so that a NaN score counts as dropped.
+    is_candidate = is_valid[..., tf.newaxis] & (scores >= score_threshold)
+    scores = tf.reshape(tf.where(is_candidate, scores, -1.0), [-1, num_pairs])
+    scores, pairs = exact_top_k(scores, min(max_nms_inputs, num_pairs))
+    deltas = tf.reshape(tf.stop_gradient(box_deltas), [-1, num_pairs, 4])
+    boxes = decode_boxes(
+        tf.gather(deltas, pairs, batch_dims=1),
+        tf.gather(tf.stop_gradient(proposals), pairs // num_classes, batch_dims=1),
+        weights=box_weights,
+        pixel_offset=coding_offset,
+    )
+    height, width = (image_sizes[:, axis, tf.newaxis] - coding_offset for axis in (0, 1))
+    boxes = clip_boxes(boxes, height=height, width=width)
+    has_area = tf.reduce_all(boxes[..., 2:] + coding_offset > boxes[..., :2], axis=-1)
+    classes = tf.where(has_area & (scores >= 0.0), pairs % num_classes, -1)
+    picks = pick_boxes(
+        boxes,
+        scores,
+        classes,
+        max_output_size=max_output_size,
+        method="hard",
+        iou_threshold=iou_threshold,
+        sigma=0.5,
+        score_threshold=score_threshold,
+        pixel_offset=iou_offset,
+    )
+    is_picked, rows = picks.indices >= 0, tf.maximum(picks.indices, 0)
+    boxes = tf.gather(boxes, rows, batch_dims=1)
+    return NetworkDetections(
+        boxes=tf.where(is_picked[..., tf.newaxis], boxes, 0.0),
+        scores=picks.scores,
+        classes=tf.where(is_picked, tf.gather(classes, rows, batch_dims=1), -1),
+        num_valid=picks.num_valid,
+    )
+
+
+def mask_probabilities(mask_logits: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
+    """Takes the mask of each detection's own class.
+
+    Args:
+      mask_logits: [B * K, s, s, num_classes] or with B and K apart, any float dtype.
+      classes: [B, K] int32, -1 for padding.
+
+    Returns:
+      [B, K, s, s] float32 in [0, 1]; 0 in padding.
+    """
+    shape = [-1, classes.shape[1], *mask_logits.shape[-3:]]
+    logits = select_class(tf.reshape(mask_logits, shape), classes)
+    return tf.where(classes[..., tf.newaxis, tf.newaxis] >= 0, tf.sigmoid(logits), 0.0)
+
+
+def to_original(
+    detections: NetworkDetections,
+    geometry: tf.Tensor,
+    *,
+    network_width: int,
+    masks: tf.Tensor | None = None,
+    pixel_offset: float = 0.0,
+) -> Detections | MaskDetections:
+    """Moves detections to the original image and clips them to it.
+
+    Args:
+      detections: in network pixels.
+      geometry: [B, GEOMETRY_SIZE], packed as in HostExample.
+      network_width: of the network input, pixels.
+      masks: [B, K, s, s] probabilities within the boxes; none for a model without masks. They are
+        not mirrored: detection sees images as they are.
+      pixel_offset: added to the far corners first; 1.0 where these are the last pixel of a box, as
+        in models trained with the PyTorch reference's boxes.
+
+    Returns:
+      `MaskDetections` if there are masks, else `Detections`.
+    """
+    places = geometry_lib.unpack(geometry)
+    boxes = detections.boxes + tf.constant([0.0, 0.0, pixel_offset, pixel_offset])
+    boxes = geometry_lib.network_to_original(boxes, places, network_width=network_width)
+    boxes = geometry_lib.clip_to_original(boxes, places)
+    boxes = tf.where((detections.classes >= 0)[..., tf.newaxis], boxes, 0.0)
+    moved = Detections(*detections)._replace(boxes=boxes)
+    return moved if masks is None else MaskDetections(*moved, masks=masks)

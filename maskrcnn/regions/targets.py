@@ -1,0 +1,331 @@
+"""What the heads of Mask R-CNN should answer, built inside the compiled step, in float32.
+
+Three stages: anchors for the RPN, sampled proposals for the box head, masks for the positive ones
+among them. Sampled examples come as indices or boxes of fixed number, so that losses and heads
+touch nothing else.
+
+The trap: boxes of ground truth are clipped to the network's input, but a stored mask belongs to the
+whole box, so that `assign_mask_targets` wants the boxes unclipped.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from object_detection.boxes.box_coder import BoxWeights, encode_boxes
+from object_detection.boxes.box_ops import corner_overlaps, pairwise_iou, split_corners
+from object_detection.boxes.matcher import IGNORED, NEGATIVE, POSITIVE, Matches, match_anchors
+from object_detection.boxes.samplers import max_positives, sample_balanced
+from object_detection.masks.mask_ops import is_mask_known, mask_targets
+
+IGNORED_CLASS = -1
+
+# Factors of (ty, tx, th, tw) of the box head (Fast R-CNN's code; both references).
+BOX_HEAD_WEIGHTS: BoxWeights = (10.0, 10.0, 5.0, 5.0)
+
+
+class RpnTargets(NamedTuple):
+    """What the RPN should answer at sampled anchors.
+
+    Attributes:
+      indices: [B, S] int32 into the anchors of all levels; 0 in padding.
+      labels: [B, S] int32, 1 object, 0 background, -1 padding.
+      box_targets: [B, S, 4], (ty, tx, th, tw); 0 where not an object.
+      matches: of all anchors, for the loss that counts all matched ones.
+    """
+
+    indices: tf.Tensor
+    labels: tf.Tensor
+    box_targets: tf.Tensor
+    matches: Matches
+
+
+class RoiTargets(NamedTuple):
+    """Sampled regions and what the box head should answer: objects first, then background.
+
+    Attributes:
+      boxes: [B, S, 4], (y1, x1, y2, x2), network pixels; 0 in padding.
+      class_targets: [B, S] int32, class_id, num_classes for background, -1 for padding.
+      box_targets: [B, S, 4], (ty, tx, th, tw); 0 where not an object.
+      is_positive: [B, S] bool, whether an object.
+      gt_index: [B, S] int32, the ground truth of an object; valid, but without meaning elsewhere.
+    """
+
+    boxes: tf.Tensor
+    class_targets: tf.Tensor
+    box_targets: tf.Tensor
+    is_positive: tf.Tensor
+    gt_index: tf.Tensor
+
+
+class MaskTargets(NamedTuple):
+    """Regions of the mask head and what it should answer.
+
+    Attributes:
+      boxes: [B, P, 4], (y1, x1, y2, x2), network pixels.
+      classes: [B, P] int32, class_id; -1 where the mask does not count.
+      masks: [B, P, s, s] float32, 0 or 1; 0 where the mask does not count.
+    """
+
+    boxes: tf.Tensor
+    classes: tf.Tensor
+    masks: tf.Tensor
+
+
+def assign_rpn_targets(
+    anchors: tf.Tensor,
+    gt_boxes: tf.Tensor,
+    gt_classes: tf.Tensor,
+    *,
+    seed: tf.Tensor,
+    num_samples: int = 256,
+    positive_fraction: float = 0.5,
+    positive_threshold: float = 0.7,
+    negative_threshold: float = 0.3,
+    force_match: bool = True,
+    force_ties: bool = False,
+    image_sizes: tf.Tensor | None = None,
+    straddle_threshold: float = 0.0,
+    crowd_boxes: tf.Tensor | None = None,
+    crowd_threshold: float = 0.7,
+    coding_offset: float = 0.0,
+    iou_offset: float = 0.0,
+) -> RpnTargets:
+    """Matches and samples anchors (Faster R-CNN, arXiv 1506.01497, section 3.1.2).
+
+    Args:
+      anchors: [A, 4], (y1, x1, y2, x2), network pixels.
+      gt_boxes: [B, M, 4], same order and frame.
+      gt_classes: [B, M] int32, class_id; -1 for padding and for boxes to leave out.
+      seed: int32 [2], of the sampling.
+      num_samples: S, anchors per image.
+      positive_fraction: largest share of objects among them.
+      positive_threshold: least IoU of a positive anchor.
+      negative_threshold: IoU below which an anchor is background.
+      force_match: whether each box also takes the anchor that overlaps it most, if any does.
+      force_ties: whether it makes all anchors positive that overlap it equally, as in the PyTorch
+        reference.
+      image_sizes: [B, 2] (height, width) of the part that is image, network pixels. Given, anchors
+        that leave it are not sampled, as in the PyTorch reference.
+      straddle_threshold: by how many pixels they may leave it.
+      crowd_boxes: [B, N, 4], same order and frame, zero for padding. Given, background anchors of
+        which a crowd covers a large share are taken back after sampling.
+      crowd_threshold: that share, of the anchor's area.
+      coding_offset: 1.0 encodes as the PyTorch reference does.
+      iou_offset: added to lengths in the IoU; 1.0 is that reference's.
+
+    Returns:
+      `RpnTargets`, without gradient. An image without boxes is all background.
+    """
+    gt_boxes = tf.stop_gradient(gt_boxes)
+    matches = match_anchors(
+        _extend(anchors, iou_offset),
+        _extend(gt_boxes, iou_offset),
+        _has_area(gt_boxes) & (gt_classes >= 0),
+        positive_threshold=positive_threshold,
+        negative_threshold=negative_threshold,
+        force_match=force_match,
+        force_ties=force_ties,
+    )
+    if image_sizes is not None:
+        is_inside = _is_inside(
+            anchors, image_sizes, margin=straddle_threshold, pixel_offset=coding_offset
+        )
+        matches = matches._replace(labels=tf.where(is_inside, matches.labels, IGNORED))
+    samples = sample_balanced(
+        matches.labels == POSITIVE,
+        matches.labels == NEGATIVE,
+        num_samples=num_samples,
+        positive_fraction=positive_fraction,
+        seed=seed,
+    )
+    labels = tf.where(samples.is_positive, POSITIVE, NEGATIVE)
+    labels = tf.where(samples.is_valid, labels, IGNORED)
+    sampled = tf.gather(tf.convert_to_tensor(anchors), samples.indices)
+    if crowd_boxes is not None:
+        is_crowded = crowd_cover(sampled, crowd_boxes) >= crowd_threshold
+        labels = tf.where(is_crowded & (labels == NEGATIVE), IGNORED, labels)
+    gt_index = tf.gather(matches.gt_index, samples.indices, batch_dims=1)
+    box_targets = encode_boxes(
+        tf.gather(gt_boxes, gt_index, batch_dims=1), sampled, pixel_offset=coding_offset
+    )
+    return RpnTargets(
+        indices=samples.indices,
+        labels=labels,
+        box_targets=tf.where(samples.is_positive[..., tf.newaxis], box_targets, 0.0),
+        matches=matches,
+    )
+
+
+def sample_rois(
+    proposals: tf.Tensor,
+    is_valid: tf.Tensor,
+    gt_boxes: tf.Tensor,
+    gt_classes: tf.Tensor,
+    *,
+    num_classes: int,
+    seed: tf.Tensor,
+    num_samples: int = 512,
+    positive_fraction: float = 0.25,
+    positive_threshold: float = 0.5,
+    negative_threshold: float = 0.5,
+    lowest_negative: float = 0.0,
+    add_gt: bool = True,
+    crowd_boxes: tf.Tensor | None = None,
+    crowd_threshold: float = 0.7,
+    box_weights: BoxWeights = BOX_HEAD_WEIGHTS,
+    coding_offset: float = 0.0,
+    iou_offset: float = 0.0,
+) -> RoiTargets:
+    """Samples regions of objects and of background (Fast R-CNN, arXiv 1504.08083, section 2.3).
+
+    A region belongs to the box that it overlaps most, the first one on ties.
+
+    Args:
+      proposals: [B, R, 4], (y1, x1, y2, x2), network pixels.
+      is_valid: [B, R] bool, False for padding.
+      gt_boxes: [B, M, 4], same order and frame.
+      gt_classes: [B, M] int32, class_id; -1 for padding and for boxes to leave out.
+      num_classes: of the foreground; its value marks background.
+      seed: int32 [2], of the sampling; another one than that of the RPN.
+      num_samples: S, regions per image.
+      positive_fraction: largest share of objects among them.
+      positive_threshold: least IoU of an object.
+      negative_threshold: IoU below which a region is background.
+      lowest_negative: IoU from which it is.
+      add_gt: whether the boxes themselves are among the regions to sample from.
+      crowd_boxes: [B, N, 4], same order and frame, zero for padding. Given, regions of which a
+        crowd covers a large share are never background.
+      crowd_threshold: that share, of the region's area.
+      box_weights: factors of (ty, tx, th, tw).
+      coding_offset: 1.0 encodes as both references do.
+      iou_offset: added to lengths in the IoU; 1.0 is the PyTorch reference's.
+
+    Returns:
+      `RoiTargets`, without gradient; padding where an image has too few regions.
+    """
+    regions, gt_boxes = tf.stop_gradient(proposals), tf.stop_gradient(gt_boxes)
+    is_gt = _has_area(gt_boxes) & (gt_classes >= 0)
+    if add_gt:
+        regions = tf.concat([regions, gt_boxes], axis=1)
+        is_valid = tf.concat([is_valid, is_gt], axis=1)
+    overlaps = pairwise_iou(regions, gt_boxes, pixel_offset=iou_offset)
+    overlaps = tf.where(is_gt[:, tf.newaxis, :], overlaps, 0.0)
+    best = tf.reduce_max(overlaps, axis=-1)
+    gt_index = tf.argmax(overlaps, axis=-1, output_type=tf.int32)
+    is_object = is_valid & (best >= positive_threshold)
+    is_background = is_valid & (best < negative_threshold) & (best >= lowest_negative)
+    if crowd_boxes is not None:
+        is_background &= crowd_cover(regions, crowd_boxes) < crowd_threshold
+    samples = sample_balanced(
+        is_object,
+        is_background & ~is_object,
+        num_samples=num_samples,
+        positive_fraction=positive_fraction,
+        seed=seed,
+    )
+
+    def sampled(values: tf.Tensor) -> tf.Tensor:
+        return tf.gather(values, samples.indices, batch_dims=1)
+
+    boxes = tf.where(samples.is_valid[..., tf.newaxis], sampled(regions), 0.0)
+    gt_index = sampled(gt_index)
+    classes = tf.gather(gt_classes, gt_index, batch_dims=1)
+    classes = tf.where(samples.is_positive, classes, num_classes)
+    box_targets = encode_boxes(
+        tf.gather(gt_boxes, gt_index, batch_dims=1),
+        boxes,
+        weights=box_weights,
+        pixel_offset=coding_offset,
+    )
+    return RoiTargets(
+        boxes=boxes,
+        class_targets=tf.where(samples.is_valid, classes, IGNORED_CLASS),
+        box_targets=tf.where(samples.is_positive[..., tf.newaxis], box_targets, 0.0),
+        is_positive=samples.is_positive,
+        gt_index=gt_index,
+    )
+
+
+def assign_mask_targets(
+    rois: RoiTargets,
+    packed_masks: tf.Tensor,
+    mask_frames: tf.Tensor,
+    *,
+    num_rois: int,
+    mask_size: int,
+    is_mirrored: tf.Tensor | None = None,
+) -> MaskTargets:
+    """Makes the masks of the sampled objects (Mask R-CNN, arXiv 1703.06870, section 3).
+
+    Args:
+      rois: of `sample_rois`.
+      packed_masks: uint8 [B, M, 1568], crops of the ground truth; all zero where unknown.
+      mask_frames: [B, M, 4], (y1, x1, y2, x2), the boxes that the crops were made from, moved into
+        the network's input but not clipped to it.
+      num_rois: P, at most S. `max_positives` of the sampling holds every object.
+      mask_size: s, side of the mask head's output.
+      is_mirrored: bool [B], whether the image was mirrored after the crops were made; none: no.
+
+    Returns:
+      `MaskTargets`, without gradient.
+    """
+    gt_index = rois.gt_index[:, :num_rois]
+    boxes = rois.boxes[:, :num_rois]
+    packed = tf.gather(packed_masks, gt_index, batch_dims=1)
+    counts = rois.is_positive[:, :num_rois] & is_mask_known(packed)
+    masks = mask_targets(
+        packed,
+        tf.gather(tf.stop_gradient(mask_frames), gt_index, batch_dims=1),
+        boxes,
+        output_size=mask_size,
+        is_mirrored=None if is_mirrored is None else is_mirrored[:, tf.newaxis],
+    )
+    return MaskTargets(
+        boxes=boxes,
+        classes=tf.where(counts, rois.class_targets[:, :num_rois], IGNORED_CLASS),
+        masks=tf.where(counts[..., tf.newaxis, tf.newaxis], masks, 0.0),
+    )
+
+
+def num_mask_rois(num_samples: int, positive_fraction: float) -> int:
+    """Returns how many of an image's sampled regions can be objects, for `assign_mask_targets`."""
+    return max(max_positives(num_samples, positive_fraction), 1)
+
+
+def crowd_cover(boxes: tf.Tensor, crowd_boxes: tf.Tensor) -> tf.Tensor:
+    """Computes the largest share of each box that one crowd covers.
+
+    Args:
+      boxes: [B, N, 4], (y1, x1, y2, x2), pixels.
+      crowd_boxes: [B, C, 4], same order and frame, zero for padding.
+
+    Returns:
+      [B, N] in [0, 1]; 0 for empty boxes.
+    """
+    rows = [corner[:, :, tf.newaxis] for corner in split_corners(boxes)]
+    columns = [corner[:, tf.newaxis, :] for corner in split_corners(crowd_boxes)]
+    intersection, _ = corner_overlaps(rows, columns)
+    y1, x1, y2, x2 = rows
+    return tf.reduce_max(tf.math.divide_no_nan(intersection, (y2 - y1) * (x2 - x1)), axis=-1)
+
+
+def _extend(boxes: tf.Tensor, pixel_offset: float) -> tf.Tensor:
+    """Moves the far corner out, which turns overlaps into those with `pixel_offset`."""
+    return boxes + tf.constant([0.0, 0.0, pixel_offset, pixel_offset]) if pixel_offset else boxes
+
+
+def _has_area(boxes: tf.Tensor) -> tf.Tensor:
+    """[..., 4] -> bool [...]."""
+    return (boxes[..., 2] > boxes[..., 0]) & (boxes[..., 3] > boxes[..., 1])
+
+
+def _is_inside(
+    anchors: tf.Tensor, image_sizes: tf.Tensor, *, margin: float, pixel_offset: float
+) -> tf.Tensor:
+    """Tells which anchors leave each image by no more than a margin: bool [B, A]."""
+    y1, x1, y2, x2 = split_corners(_extend(anchors, pixel_offset))
+    height, width = (image_sizes[:, axis, tf.newaxis] + margin for axis in (0, 1))
+    return (y1 >= -margin) & (x1 >= -margin) & (y2 <= height) & (x2 <= width)

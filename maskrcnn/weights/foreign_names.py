@@ -1,0 +1,158 @@
+"""Translates variable names of other programs into ours, one function per program.
+
+`ngc` is NVIDIA's ResNet-50 classifier for TensorFlow; `torchvision` its ResNets and detectors;
+`benchmark` maskrcnn-benchmark and NVIDIA's PyTorch program; `detectron` blobs of Caffe2. Arrays are
+the matter of `weight_names`. With group norm, maskrcnn-benchmark keeps the names of batch norm in
+the body, and elsewhere makes each layer a sequence of layer and norm.
+"""
+
+from __future__ import annotations
+
+import re
+
+NGC, TORCHVISION, BENCHMARK, DETECTRON = "ngc", "torchvision", "benchmark", "detectron"
+
+_NGC_CONV = re.compile(
+    r"^resnet50/(?:btlnck_block_(\d)_(\d+)/(?:bottleneck_(\d)|(shortcut)/conv2d)|(conv2d))"
+    r"/(?:(?:conv2d/)(kernel)|BatchNorm/(gamma|beta|moving_mean|moving_variance))$"
+)
+_TORCH_BLOCK = re.compile(
+    r"^(?:layer(\d)\.(\d+)\.)?(?:(conv|bn)(\d)|downsample\.(0|1))\.(weight|bias|running_mean|running_var)$"
+)
+_TORCH_NORM = {
+    "weight": "gamma",
+    "bias": "beta",
+    "running_mean": "moving_mean",
+    "running_var": "moving_variance",
+}
+_TORCH_LAYER = {"weight": "kernel", "bias": "bias"}
+_BLOB_LAYER = {"w": "kernel", "b": "bias"}
+_BLOB_NORM = {"s": "gamma", "b": "beta"}
+
+
+def foreign_name(layout: str, name: str, *, has_group_norm: bool = False) -> str | None:
+    """Translates one name of another program; None if it has no place in our networks.
+
+    Args:
+      layout: one of `NGC`, `TORCHVISION`, `BENCHMARK`, `DETECTRON`.
+      name: without a leading `module.`.
+      has_group_norm: of the whole file: norms of the backbone are group norms.
+    """
+    if layout == NGC:
+        return _from_ngc(name)
+    if layout == DETECTRON:
+        return _from_detectron(name)
+    if layout == TORCHVISION:
+        return _from_torchvision(name)
+    return _from_benchmark(name, norm="gn" if has_group_norm else "bn")
+
+
+def _from_ngc(name: str) -> str | None:
+    match = _NGC_CONV.match(name)
+    if match is None:
+        return None
+    stage, block, conv, shortcut, _, kernel, norm = match.groups()
+    prefix = "backbone" if stage is None else f"backbone/layer{int(stage) + 1}/{block}"
+    if shortcut:
+        return f"{prefix}/downsample_{'conv/kernel' if kernel else f'bn/{norm}'}"
+    number = conv or "1"
+    return f"{prefix}/conv{number}/kernel" if kernel else f"{prefix}/bn{number}/{norm}"
+
+
+def _from_torch_resnet(name: str, *, prefix: str, norm: str) -> str | None:
+    match = _TORCH_BLOCK.match(name)
+    if match is None:
+        return None
+    stage, block, kind, number, downsample, variable = match.groups()
+    if stage is not None:
+        prefix = f"{prefix}/layer{stage}/{block}"
+    is_norm = kind == "bn" or downsample == "1"
+    if not is_norm and variable != "weight":
+        return None
+    suffix = number if downsample is None else ""
+    layer = "downsample_" if downsample is not None else ""
+    layer += f"{norm}{suffix}" if is_norm else f"conv{suffix}"
+    return f"{prefix}/{layer}/{_TORCH_NORM[variable] if is_norm else 'kernel'}"
+
+
+def _from_torchvision(name: str) -> str | None:
+    body = name.removeprefix("backbone.body.")
+    if found := _from_torch_resnet(body, prefix="backbone", norm="bn"):
+        return found
+    layer, _, variable = name.rpartition(".")
+    if variable not in _TORCH_LAYER:
+        return None
+    ours = None
+    # Newer versions wrap each convolution into a sequence, older ones do not.
+    if match := re.match(r"^backbone\.fpn\.(inner|layer)_blocks\.(\d)(?:\.0)?$", layer):
+        ours = f"fpn/{match[1]}{int(match[2]) + 2}"
+    elif match := re.match(r"^rpn\.head\.(conv|cls_logits|bbox_pred)(?:\.0\.0)?$", layer):
+        ours = f"rpn/{match[1]}"
+    elif match := re.match(r"^roi_heads\.box_(?:head|predictor)\.(\w+)$", layer):
+        ours = f"box_head/{match[1]}"
+    elif match := re.match(r"^roi_heads\.mask_predictor\.(\w+)$", layer):
+        ours = f"mask_head/{match[1]}"
+    elif match := re.match(r"^roi_heads\.mask_head\.(?:mask_fcn(\d)|(\d)\.0)$", layer):
+        ours = f"mask_head/mask_fcn{match[1] or int(match[2]) + 1}"
+    return f"{ours}/{_TORCH_LAYER[variable]}" if ours else None
+
+
+def _from_benchmark(name: str, *, norm: str) -> str | None:
+    for start, prefix in (
+        ("backbone.body.stem.", "backbone"),
+        ("backbone.body.", "backbone"),
+        ("roi_heads.box.feature_extractor.head.", "box_head"),
+    ):
+        if name.startswith(start):
+            return _from_torch_resnet(name[len(start) :], prefix=prefix, norm=norm)
+    layer, _, variable = name.rpartition(".")
+    if variable not in _TORCH_LAYER:
+        return None
+    is_norm = False
+    ours = None
+    # With group norm a layer is a sequence whose second entry is the norm.
+    if match := re.match(r"^backbone\.fpn\.fpn_(inner|layer)(\d)(?:\.([01]))?$", layer):
+        ours, is_norm = f"fpn/{match[1]}{int(match[2]) + 1}", match[3] == "1"
+    elif match := re.match(r"^rpn\.head\.(conv|cls_logits|bbox_pred)$", layer):
+        ours = f"rpn/{match[1]}"
+    elif match := re.match(r"^roi_heads\.box\.feature_extractor\.xconvs\.(\d+)$", layer):
+        steps = 3 if norm == "gn" else 2  # convolution, norm, ReLU
+        index, step = divmod(int(match[1]), steps)
+        ours, is_norm = f"box_head/conv{index + 1}", step == 1
+    elif match := re.match(
+        r"^roi_heads\.(box|mask)\.(?:feature_extractor|predictor)\.(\w+)(?:\.([01]))?$", layer
+    ):
+        ours, is_norm = f"{match[1]}_head/{match[2]}", match[3] == "1"
+    if ours is None:
+        return None
+    return (
+        f"{ours}_{norm}/{_TORCH_NORM[variable]}" if is_norm else f"{ours}/{_TORCH_LAYER[variable]}"
+    )
+
+
+def _from_detectron(name: str) -> str | None:
+    if match := re.match(r"^(?:res_)?conv1_(bn|gn)_([sb])$", name):
+        return f"backbone/{match[1]}1/{_BLOB_NORM[match[2]]}"
+    if name == "conv1_w":
+        return "backbone/conv1/kernel"
+    if match := re.match(r"^res([2-5])_(\d+)_branch(1|2[abc])_(?:(w)|(bn|gn)_([sb]))$", name):
+        stage, block, branch, is_conv, norm, variable = match.groups()
+        number = "" if branch == "1" else str("abc".index(branch[1]) + 1)
+        layer = "downsample_" if branch == "1" else ""
+        layer += f"conv{number}/kernel" if is_conv else f"{norm}{number}/{_BLOB_NORM[variable]}"
+        return f"backbone/layer{int(stage) - 1}/{block}/{layer}"
+    layer, _, variable = name.rpartition("_")
+    if variable not in _BLOB_LAYER:
+        return None
+    ours = None
+    if match := re.match(r"^fpn_(inner_)?res([2-5])_\d+_sum(?:_lateral)?$", layer):
+        ours = f"fpn/{'inner' if match[1] else 'layer'}{match[2]}"
+    elif match := re.match(r"^(conv_rpn|rpn_cls_logits|rpn_bbox_pred)(?:_fpn2)?$", layer):
+        ours = f"rpn/{match[1].removeprefix('rpn_').replace('conv_rpn', 'conv')}"
+    elif layer in ("fc6", "fc7", "cls_score", "bbox_pred"):
+        ours = f"box_head/{layer}"
+    elif match := re.match(r"^_\[mask\]_fcn(\d)$", layer):
+        ours = f"mask_head/mask_fcn{match[1]}"
+    elif layer in ("conv5_mask", "mask_fcn_logits"):
+        ours = f"mask_head/{layer}"
+    return f"{ours}/{_BLOB_LAYER[variable]}" if ours else None

@@ -1,0 +1,246 @@
+"""Recognises whose weights a file holds, and brings them into our names and layout.
+
+Layouts are `ours` and those of `foreign_names`. Also here: what the weights of each demand.
+
+What surprises a newcomer: PyTorch flattens RoI features by channel, row, column and we by row,
+column, channel, so that the first dense layer's inputs are permuted, not only transposed.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from maskrcnn.config import (
+    IMAGENET_MEAN_RGB,
+    IMAGENET_STDDEV_RGB,
+    OUR_CONVENTIONS,
+    Conventions,
+    ModelConfig,
+)
+from maskrcnn.weights.foreign_names import BENCHMARK, DETECTRON, NGC, TORCHVISION, foreign_name
+
+OURS = "ours"
+
+CLASS_PREDICTORS = ("box_head/cls_score", "box_head/bbox_pred", "mask_head/mask_fcn_logits")
+
+_MSRA_MEAN_RGB = (122.7717, 115.9465, 102.9801)
+_PARTS = r"(?:backbone|fpn|rpn|box_head|mask_head)/"
+_OURS = re.compile(rf"^(?:model/|ema/)?({_PARTS}.+)$")
+_AVERAGE_PREFIX, _AVERAGE_SUFFIX = "ema/", "/average"
+# Ratios height / width of the anchors of all other programs, in their order.
+_FOREIGN_RATIOS = (0.5, 1.0, 2.0)
+
+
+class Translated(NamedTuple):
+    """One array under our name, in our layout."""
+
+    array: np.ndarray
+    source: str  # its name in the file
+    is_average: bool = False
+
+
+def layout_of(names: Iterable[str]) -> str:
+    """Recognises the program that named these arrays; '' if none of the known did."""
+    names = set(names)
+    if any(name.startswith("resnet50/btlnck_block_") for name in names):
+        return NGC
+    if "res2_0_branch2a_w" in names:
+        return DETECTRON
+    marks = ("backbone.body.stem.", "backbone.fpn.fpn_", "roi_heads.box.feature_extractor.")
+    if any(name.startswith(marks) for name in names):
+        return BENCHMARK
+    if {"layer1.0.conv1.weight", "backbone.body.layer1.0.conv1.weight"} & names:
+        return TORCHVISION
+    return OURS if any(_OURS.match(name) for name in names) else ""
+
+
+def conventions_of_layout(layout: str, arrays: Mapping[str, np.ndarray]) -> Conventions | None:
+    """Returns what the weights of another program demand; None for ours.
+
+    Detectron's ResNets come from MSRA's, with the stride in the 1x1 convolution; its ResNeXt and
+    its networks with group norm have it in the 3x3. Whole detectors also demand the anchors, the
+    box coding and the RoIAlign that they were trained with.
+    """
+    if layout == NGC:
+        return Conventions("same", "3x3", IMAGENET_MEAN_RGB, IMAGENET_STDDEV_RGB)
+    if layout == TORCHVISION:
+        demanded = OUR_CONVENTIONS.of_backbone()
+        if not _is_detector(arrays):
+            return demanded
+        return Conventions(*demanded[:4], "torchvision", 0.0, 0.0, "legacy")
+    if layout not in (BENCHMARK, DETECTRON):
+        return None
+    is_grouped = any(
+        re.search(r"res\d_\d+_branch2b_w$|layer\d\.\d+\.conv2\.weight$", name)
+        and array.ndim == 4
+        and array.shape[0] != array.shape[1]
+        for name, array in arrays.items()
+    )
+    in_first = not is_grouped and not _has_group_norm(layout, arrays)
+    stride_in = "1x1" if in_first else "3x3"
+    demanded = Conventions("symmetric", stride_in, _MSRA_MEAN_RGB, (1.0, 1.0, 1.0))
+    if not _is_detector(arrays):
+        return demanded
+    return Conventions(*demanded[:4], "detectron", 1.0, 1.0, "legacy")
+
+
+def _is_detector(names: Iterable[str]) -> bool:
+    """Whether a file of another program holds more than a classifier: all detectors have an RPN."""
+    return any(re.search(r"(^|[._])rpn[._]", name) for name in names)
+
+
+def _has_group_norm(layout: str, names: Iterable[str]) -> bool:
+    if layout == DETECTRON:
+        return any(name.endswith("_gn_s") for name in names)
+    # There, a group norm sits in the slot of a batch norm, without statistics.
+    return layout == BENCHMARK and not any(name.endswith("running_mean") for name in names)
+
+
+def translate(
+    layout: str, arrays: Mapping[str, np.ndarray], config: ModelConfig, *, prefer_average: bool
+) -> tuple[dict[str, Translated], dict[str, str]]:
+    """Renames the arrays of a file to our names and brings them into our layout.
+
+    Args:
+      layout: of `layout_of`.
+      arrays: as read from the file.
+      config: of the network that will receive them.
+      prefer_average: where our file has both a value and its moving average, take the average.
+
+    Returns:
+      {our name: array}, and {name in the file: why it has no place among ours}. Predictors have the
+      file's classes, in our order: the background last or, where we have none, left out.
+    """
+    if layout == OURS:
+        return _translate_ours(arrays, prefer_average=prefer_average)
+    has_group_norm = _has_group_norm(layout, arrays)
+    translated: dict[str, Translated] = {}
+    unused: dict[str, str] = {}
+    for source, array in arrays.items():
+        name = foreign_name(layout, source, has_group_norm=has_group_norm)
+        if name is None:
+            is_state = source.endswith(("_momentum", "/Momentum", "num_batches_tracked"))
+            unused[source] = "training state" if is_state else "not a variable of this network"
+            continue
+        if layout != NGC:
+            array = _to_our_axes(name, array, box_resolution=config.box_resolution)
+        translated[name] = Translated(_to_our_order(name, array, layout, config), source)
+    if layout in (BENCHMARK, DETECTRON):
+        _add_statistics(translated)
+    return translated, unused
+
+
+def _translate_ours(
+    arrays: Mapping[str, np.ndarray], *, prefer_average: bool
+) -> tuple[dict[str, Translated], dict[str, str]]:
+    has_prefixes = any(name.startswith("model/") for name in arrays)
+    translated: dict[str, Translated] = {}
+    unused: dict[str, str] = {}
+    for source, array in arrays.items():
+        match = _OURS.match(source)
+        if match is None or (has_prefixes and not source.startswith(("model/", _AVERAGE_PREFIX))):
+            unused[source] = "training state" if has_prefixes else "not a variable of this network"
+            continue
+        is_average = source.startswith(_AVERAGE_PREFIX) or source.endswith(_AVERAGE_SUFFIX)
+        name = match[1].removesuffix(_AVERAGE_SUFFIX)
+        known = translated.get(name)
+        if known is not None and is_average != prefer_average:
+            unused[source] = f"{known.source} is used"
+            continue
+        if known is not None:
+            unused[known.source] = f"{source} is used"
+        translated[name] = Translated(array, source, is_average)
+    return translated, unused
+
+
+def _to_our_axes(name: str, array: np.ndarray, *, box_resolution: int) -> np.ndarray:
+    """Moves axes from [out, in, h, w] and [out, in] to [h, w, in, out] and [in, out].
+
+    Transposed convolutions are [in, out, h, w] there and [h, w, out, in] here: the same move.
+    """
+    if array.ndim == 4:
+        return array.transpose(2, 3, 1, 0)
+    if array.ndim != 2:
+        return array
+    cells = box_resolution**2
+    if name == "box_head/fc6/kernel" and array.shape[1] % cells == 0:
+        array = array.reshape(len(array), -1, box_resolution, box_resolution)
+        return array.transpose(2, 3, 1, 0).reshape(-1, len(array))
+    return array.T
+
+
+def _to_our_order(name: str, array: np.ndarray, layout: str, config: ModelConfig) -> np.ndarray:
+    """Reorders colours, classes, anchors and coordinates along the axes they lie on."""
+    if name == "backbone/conv1/kernel" and layout in (BENCHMARK, DETECTRON):
+        return array[:, :, ::-1]  # blue, green, red there
+    layer, _, _ = name.rpartition("/")
+    if layer == "box_head/cls_score":
+        return np.roll(array, -1, axis=-1)
+    if layer == "mask_head/mask_fcn_logits":
+        return array[..., 1:]
+    if layer == "box_head/bbox_pred" and array.shape[-1] % 4 == 0:
+        return _swap_coordinates(array)[..., 4:]
+    if layer == "rpn/bbox_pred" and array.shape[-1] == 4 * config.num_anchors_per_cell:
+        return _swap_coordinates(array, anchor_order(config))
+    if layer == "rpn/cls_logits" and array.shape[-1] == config.num_anchors_per_cell:
+        return array[..., anchor_order(config)]
+    return array
+
+
+def _swap_coordinates(array: np.ndarray, order: Sequence[int] | None = None) -> np.ndarray:
+    """Turns (tx, ty, tw, th) into (ty, tx, th, tw) and puts boxes into an order."""
+    boxes = array.reshape(*array.shape[:-1], -1, 4)[..., [1, 0, 3, 2]]
+    boxes = boxes if order is None else boxes[..., list(order), :]
+    return boxes.reshape(array.shape)
+
+
+def anchor_order(config: ModelConfig) -> list[int]:
+    """Returns, for each anchor of a cell of ours, its position among those of other programs.
+
+    Ours run over sizes and then aspects, theirs over the ratios 1/2, 1, 2 and then sizes.
+
+    Raises:
+      ValueError: our aspects are not those three.
+    """
+    ratios = [height / width for width, height in config.aspect_ratios]
+    positions = [
+        min(range(3), key=lambda index: abs(math.log(ratio / _FOREIGN_RATIOS[index])))
+        for ratio in ratios
+    ]
+    errors = [abs(r / _FOREIGN_RATIOS[p] - 1.0) for r, p in zip(ratios, positions)]
+    if sorted(positions) != [0, 1, 2] or max(errors) > 0.1:
+        raise ValueError(
+            f"model.aspect_ratios={config.aspect_ratios}, but the file's anchors have heights of "
+            "1/2, 1 and 2 widths: use (1.4, 0.7), (1, 1), (0.7, 1.4) in any order"
+        )
+    num_sizes = config.num_anchors_per_cell // 3
+    return [position * num_sizes + size for size in range(num_sizes) for position in positions]
+
+
+def _add_statistics(translated: dict[str, Translated]) -> None:
+    """Adds mean 0 and variance 1 to batch norms whose statistics are folded into the scale."""
+    for name, value in list(translated.items()):
+        layer = name.removesuffix("/gamma")
+        if layer == name or not re.match(r"^(?:\w*_)?bn\d?$", layer.split("/")[-1]):
+            continue
+        source = f"{value.source} (folded)"
+        zeros = np.zeros_like(value.array)
+        translated.setdefault(f"{layer}/moving_mean", Translated(zeros, source))
+        translated.setdefault(f"{layer}/moving_variance", Translated(zeros + 1.0, source))
+
+
+def batch_norm_epsilon(layout: str, names: Iterable[str]) -> float | None:
+    """Returns what the file's program adds to variances; None where it is ours.
+
+    Detectron and maskrcnn-benchmark add nothing, nor does torchvision to the detector it publishes.
+    """
+    if layout in (BENCHMARK, DETECTRON):
+        return 0.0
+    if layout == TORCHVISION:
+        return 0.0 if any(name.startswith("roi_heads.") for name in names) else 1e-5
+    return 1e-5 if layout == NGC else None

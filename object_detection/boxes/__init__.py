@@ -1,0 +1,1 @@
+"""Box maths, each idea a file: overlap, coding, anchors, matching, suppression, RoIAlign."""

@@ -1,0 +1,192 @@
+"""Non-maximum suppression of whole batches as one loop of fixed shape.
+
+Greedy suppression per class, then the best over all classes, is the same as one greedy pass over
+all classes in which boxes of different classes do not touch each other: a class's picks have
+falling scores (suppression only lowers what remains), so the pass picks from every class in that
+class's own order. The pass needs `max_output_size` rounds of work on [B, N], whatever the number
+of classes. The number of rounds is fixed on purpose: a compiled counted loop runs on a GPU
+without asking the host after each round, which costs more than the rounds an early end would save.
+
+Where N and the output are both in the thousands (region proposals), reduce N by top-k first.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from object_detection.boxes.box_ops import (
+    Corners,
+    at_least_float32,
+    corner_distance_penalty,
+    corner_iou,
+    split_corners,
+)
+
+# Overlap from which a box is suppressed when none is given (defaults of the reference).
+DEFAULT_IOU_THRESHOLDS = {"hard": 0.5, "linear": 0.3, "gaussian": None, "diou": 0.5}
+
+
+class Picks(NamedTuple):
+    """Picked candidates, best first, padded to K.
+
+    Attributes:
+      indices: [B, K] int32 into the candidates; -1 in padding.
+      scores: [B, K], the decayed scores, descending; 0 in padding.
+      num_valid: [B] int32.
+    """
+
+    indices: tf.Tensor
+    scores: tf.Tensor
+    num_valid: tf.Tensor
+
+
+def pick_boxes(
+    boxes: tf.Tensor,
+    scores: tf.Tensor,
+    classes: tf.Tensor,
+    *,
+    max_output_size: int,
+    method: str,
+    iou_threshold: float | None,
+    sigma: float,
+    score_threshold: float,
+    class_agnostic: bool = False,
+    pixel_offset: float = 0.0,
+) -> Picks:
+    """Picks boxes greedily by score, lowering or removing those that overlap a picked one.
+
+    `hard` removes what overlaps by more than the threshold, `diou` does so by DIoU (arXiv
+    1911.08287, section 3.4), `linear` and `gaussian` multiply the score by `1 - iou` above the
+    threshold or by `exp(-iou^2 / sigma)` (Soft-NMS, arXiv 1704.04503, eq. 2 and 3). Of equal scores
+    the first candidate is picked.
+
+    Args:
+      boxes: [B, N, 4], (y1, x1, y2, x2), pixels.
+      scores: [B, N]; not negative for the two soft methods.
+      classes: [B, N] int32; negative for padding, which is never picked.
+      max_output_size: K, the number of rounds.
+      method: 'hard', 'linear', 'gaussian' or 'diou'.
+      iou_threshold: overlap that suppresses; none takes the method's default. Not used by
+        'gaussian'.
+      sigma: width of 'gaussian'.
+      score_threshold: candidates are dropped when their score is, or falls, below this. (The
+        reference lets the best box of each class pass whatever its score.)
+      class_agnostic: whether boxes of different classes suppress each other.
+      pixel_offset: added to lengths in the IoU; 1.0 is the convention of the reference.
+
+    Returns:
+      `Picks`, without gradient.
+
+    Raises:
+      ValueError: if the method is unknown.
+    """
+    if method not in DEFAULT_IOU_THRESHOLDS:
+        raise ValueError(
+            f"unknown NMS method {method!r}, expected one of {sorted(DEFAULT_IOU_THRESHOLDS)}"
+        )
+    if iou_threshold is None:
+        iou_threshold = DEFAULT_IOU_THRESHOLDS[method]
+    corners = split_corners(tf.stop_gradient(boxes))
+    scores = at_least_float32(tf.stop_gradient(scores))
+    batch_size, num_candidates = tf.shape(scores)[0], tf.shape(scores)[1]
+    # Written so that a NaN score counts as dropped.
+    dropped = tf.constant(float("-inf"), scores.dtype)
+    remaining = tf.where((scores >= score_threshold) & (classes >= 0), scores, dropped)
+
+    def pick(
+        turn: tf.Tensor, remaining: tf.Tensor, indices: tf.Tensor, picked_scores: tf.Tensor
+    ) -> tuple[tf.Tensor, ...]:
+        best = tf.argmax(remaining, axis=-1, output_type=tf.int32)[:, tf.newaxis]
+        best_score = tf.gather(remaining, best, batch_dims=1)
+        best_corners = [tf.gather(corner, best, batch_dims=1) for corner in corners]
+        factors = _score_factors(
+            best_corners,
+            corners,
+            method=method,
+            iou_threshold=iou_threshold,
+            sigma=sigma,
+            pixel_offset=pixel_offset,
+        )
+        if not class_agnostic:
+            factors = tf.where(classes == tf.gather(classes, best, batch_dims=1), factors, 1.0)
+        # -inf * 0 is NaN, which fails the comparison too.
+        lowered = remaining * factors
+        stays = (factors > 0.0) & (lowered >= score_threshold) & (tf.range(num_candidates) != best)
+        remaining = tf.where(stays, lowered, dropped)
+        is_turn = tf.range(max_output_size) == turn
+        indices = tf.where(is_turn, tf.where(best_score > dropped, best, -1), indices)
+        return turn + 1, remaining, indices, tf.where(is_turn, best_score, picked_scores)
+
+    shape = [batch_size, max_output_size]
+    _, _, indices, picked_scores = tf.while_loop(
+        lambda turn, *_: turn < max_output_size,
+        pick,
+        (tf.constant(0), remaining, tf.fill(shape, -1), tf.fill(shape, dropped)),
+    )
+    is_valid = indices >= 0
+    return Picks(
+        indices=indices,
+        scores=tf.where(is_valid, picked_scores, 0.0),
+        num_valid=tf.reduce_sum(tf.cast(is_valid, tf.int32), axis=-1),
+    )
+
+
+def batched_nms(
+    boxes: tf.Tensor,
+    scores: tf.Tensor,
+    classes: tf.Tensor,
+    *,
+    max_output_size: int,
+    method: str,
+    iou_threshold: float | None,
+    sigma: float,
+    score_threshold: float,
+    class_agnostic: bool = False,
+    pixel_offset: float = 0.0,
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Picks boxes as `pick_boxes` does, with the same arguments, and returns them.
+
+    Returns:
+      boxes [B, K, 4], scores [B, K] descending, classes [B, K] int32 and num_valid [B] int32; rows
+      from num_valid on are zero boxes of score 0 and class -1.
+    """
+    picks = pick_boxes(
+        boxes,
+        scores,
+        classes,
+        max_output_size=max_output_size,
+        method=method,
+        iou_threshold=iou_threshold,
+        sigma=sigma,
+        score_threshold=score_threshold,
+        class_agnostic=class_agnostic,
+        pixel_offset=pixel_offset,
+    )
+    is_valid = picks.indices >= 0
+    rows = tf.maximum(picks.indices, 0)
+    picked_boxes = tf.gather(at_least_float32(boxes), rows, batch_dims=1)
+    picked_boxes = tf.where(is_valid[..., tf.newaxis], picked_boxes, 0.0)
+    picked_classes = tf.where(is_valid, tf.gather(classes, rows, batch_dims=1), -1)
+    return picked_boxes, picks.scores, picked_classes, picks.num_valid
+
+
+def _score_factors(
+    picked: Corners,
+    others: Corners,
+    *,
+    method: str,
+    iou_threshold: float | None,
+    sigma: float,
+    pixel_offset: float,
+) -> tf.Tensor:
+    """Computes what the scores of other boxes are multiplied by: [B, N] in [0, 1], 0 removes."""
+    overlaps = corner_iou(picked, others, pixel_offset=pixel_offset)
+    if method == "gaussian":
+        return tf.exp(-tf.square(overlaps) / sigma)
+    if method == "linear":
+        return tf.where(overlaps > iou_threshold, 1.0 - overlaps, 1.0)
+    if method == "diou":
+        overlaps -= corner_distance_penalty(picked, others)
+    return tf.where(overlaps > iou_threshold, 0.0, tf.ones_like(overlaps))

@@ -1,0 +1,200 @@
+"""COCO annotations and images -> TFRecord shards and a data card, on all cores.
+
+Image i goes to shard i mod num_shards, as in the reference, so the records do not depend on the
+number of workers. Workers are spawned, so a script that calls this must guard its own start with
+`if __name__ == "__main__"`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from object_detection.coco.annotations import CocoAnnotations, CocoImage
+from object_detection.convert.convert_shard import (
+    MASK_UNKNOWN,
+    ConversionSettings,
+    ShardTask,
+)
+from object_detection.convert.convert_workers import Progress, run_shards
+from object_detection.convert.staging import publish, staged
+from object_detection.records import schema
+from object_detection.records.card import DataCard, Shard, card_path
+from object_detection.records.card_builder import Tally, build_card
+from object_detection.records.tfrecord_file import shard_name
+
+_IMAGES_WORTH_A_WORKER = 300  # starting one takes as long as converting so many images
+
+
+@dataclasses.dataclass(frozen=True)
+class Conversion:
+    """Outcome of a conversion.
+
+    Attributes:
+      card: as written beside the shards.
+      card_file: where.
+      skipped_images: (source_id, file name, reason) of each image without a record.
+      removed_files: files of an earlier conversion under the same prefix that were removed.
+      seconds: how long it took.
+    """
+
+    card: DataCard
+    card_file: Path
+    skipped_images: Sequence[tuple[str, str, str]]
+    removed_files: Sequence[str]
+    seconds: float
+
+
+def convert(
+    annotations: CocoAnnotations | None,
+    image_dir: str | os.PathLike[str],
+    output_prefix: str | os.PathLike[str],
+    *,
+    images: Sequence[CocoImage] | None = None,
+    captions: Mapping[str, Sequence[str]] | None = None,
+    num_shards: int = 32,
+    num_workers: int | None = None,
+    mask_format: str | None = None,
+    on_bad_image: str = "skip",
+    max_bad_images: int = 10,
+    progress: Progress | None = None,
+) -> Conversion:
+    """Writes a record set: `PREFIX-00000-of-00032.tfrecord`, ..., and `PREFIX-card.json`.
+
+    Nothing is to be seen under the prefix until all is complete. A set that was there is replaced.
+
+    Args:
+      annotations: objects, or None for records without object fields.
+      image_dir: folder that the file names of the images are relative to.
+      output_prefix: `dir/train`; its last part names the split. The folder is created.
+      images: which images, in which order; default those of `annotations`.
+      captions: source_id to sentences, or None for no caption field.
+      num_shards: record files; fewer if there are fewer images.
+      num_workers: processes; default one for each core that this process may use.
+      mask_format: "png" or "bitpacked" to store instance masks, None not to.
+      on_bad_image: "skip" or "stop" at a file that is missing, empty or undecodable.
+      max_bad_images: how many may be skipped.
+      progress: see `Progress`.
+
+    Raises:
+      ValueError: settings that make no sense, bad images, or masks asked for where none are.
+      OSError: the disk is full, the folder cannot be written.
+    """
+    started = time.monotonic()
+    images = images if images is not None else annotations.images if annotations else ()
+    _check_arguments(images, image_dir, num_shards, mask_format, on_bad_image)
+    num_shards = min(num_shards, len(images))
+    categories = annotations.categories if annotations else ()
+    settings = ConversionSettings(
+        image_dir=os.fspath(image_dir),
+        category_names={category.category_id: category.name for category in categories},
+        mask_format=mask_format if annotations else None,
+        on_bad_image=on_bad_image,
+        max_bad_images=max_bad_images,
+    )
+    split = os.path.basename(output_prefix)
+    names = [shard_name(split, index=i, num_shards=num_shards) for i in range(num_shards)]
+    with _disk_full_explained(output_prefix), staged(output_prefix) as folder:
+        tasks = [
+            _make_task(folder / name, images[index::num_shards], annotations, captions, settings)
+            for index, name in enumerate(names)
+        ]
+        tallies = run_shards(
+            tasks,
+            settings,
+            num_workers=_num_workers(num_workers, len(images), num_shards),
+            progress=progress or (lambda done, total: None),
+        )
+        total = Tally()
+        for tally in tallies:
+            total.merge(tally)
+        _check_masks(total, settings)
+        card = build_card(
+            total,
+            split=split,
+            categories=[(category.category_id, category.name) for category in categories],
+            shards=[Shard(n, len(t.image_sizes)) for n, t in zip(names, tallies)],
+            mask_format=settings.mask_format,
+            annotations_file=os.path.abspath(annotations.path) if annotations else "",
+            annotations_sha256=annotations.sha256 if annotations else "",
+        )
+        removed = publish(card, folder, output_prefix)
+    seconds = time.monotonic() - started
+    return Conversion(card, card_path(output_prefix), total.skipped_images, removed, seconds)
+
+
+@contextlib.contextmanager
+def _disk_full_explained(prefix: str | os.PathLike[str]) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise OSError(
+            errno.ENOSPC,
+            f"the disk is full; nothing was left of the new set {os.fspath(prefix)}-*. Records "
+            "need about as much space as their images: free some, or choose another folder",
+        ) from error
+
+
+def _check_arguments(
+    images: Sequence[CocoImage],
+    image_dir: str | os.PathLike[str],
+    num_shards: int,
+    mask_format: str | None,
+    on_bad_image: str,
+) -> None:
+    if not images:
+        raise ValueError("no image to convert: give annotations or a list of images")
+    if not os.path.isdir(image_dir):
+        raise FileNotFoundError(f"no image folder {image_dir} (looked from {os.getcwd()})")
+    if num_shards < 1:
+        raise ValueError(f"num_shards: expected at least 1, got {num_shards}")
+    if mask_format not in (None, *schema.MASK_FIELDS):
+        raise ValueError(f"mask_format: expected png or bitpacked, got {mask_format!r}")
+    if on_bad_image not in ("skip", "stop"):
+        raise ValueError(f"on_bad_image: expected skip or stop, got {on_bad_image!r}")
+
+
+def _num_workers(wanted: int | None, num_images: int, num_shards: int) -> int:
+    available = wanted or len(os.sched_getaffinity(0))
+    return min(available, num_shards, -(-num_images // _IMAGES_WORTH_A_WORKER))
+
+
+def _check_masks(tally: Tally, settings: ConversionSettings) -> None:
+    unknown = sum(n for what, n in tally.corrected.items() if what.startswith(MASK_UNKNOWN))
+    if settings.mask_format is not None and 0 < sum(tally.instances.values()) == unknown:
+        raise ValueError(
+            f"masks were asked for, but none of the {unknown} annotations has a usable "
+            "'segmentation': convert without --include_masks, or use annotations with masks"
+        )
+
+
+def _make_task(
+    path: Path,
+    images: Sequence[CocoImage],
+    annotations: CocoAnnotations | None,
+    captions: Mapping[str, Sequence[str]] | None,
+    settings: ConversionSettings,
+) -> ShardTask:
+    """Selects what one worker needs; polygons only where masks are wanted (they are most of it)."""
+    objects = None
+    if annotations is not None:
+        objects = {
+            image.source_id: [
+                entry
+                if settings.mask_format
+                else {key: value for key, value in entry.items() if key != "segmentation"}
+                for entry in annotations.objects[image.source_id]
+            ]
+            for image in images
+            if image.source_id in annotations.objects
+        }
+    if captions is not None:
+        captions = {image.source_id: captions.get(image.source_id, ()) for image in images}
+    return ShardTask(os.fspath(path), images, objects, captions)

@@ -1,0 +1,175 @@
+"""Finds the splits of a COCO-format directory, and makes one where there is only one.
+
+A split is an annotation file and the folder its images lie in. COCO itself, folders exported by
+labelling tools and hand-made ones all differ in where that folder is, so it is found by looking
+for the file names that the annotations mention.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from object_detection.coco.annotations import CocoAnnotations
+
+_ANNOTATION_PATTERNS = (
+    "annotations/instances_*.json",
+    "instances_*.json",
+    "*/_annotations.coco.json",
+    "annotations/*.json",
+    "*.json",
+)
+_OTHER_TASKS = re.compile(r"^(captions|person_keypoints|image_info|panoptic|stuff|deploy)_|-card$")
+_FILE_NAME = re.compile(rb'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")')
+_PROBED_NAMES = 20
+
+
+def find_splits(data_dir: str | os.PathLike[str]) -> dict[str, tuple[Path, Path]]:
+    """Finds every split of a COCO-format directory.
+
+    Args:
+      data_dir: folder with `annotations/instances_<split>.json` (or `instances_<split>.json`, or
+        `<split>/_annotations.coco.json`) and the images anywhere up to two folders deep.
+
+    Returns:
+      Split name ("train2017", "val") to (annotation file, image folder), sorted by name.
+
+    Raises:
+      FileNotFoundError: no annotation file, or none of a split's images is found; says where it
+        looked.
+    """
+    root = Path(data_dir)
+    if not root.is_dir():
+        raise FileNotFoundError(f"no data folder {root} (looked from {os.getcwd()})")
+    for pattern in _ANNOTATION_PATTERNS:
+        files = [p for p in sorted(root.glob(pattern)) if not _OTHER_TASKS.search(p.stem)]
+        if files:
+            return {_split_name(path): (path, find_image_dir(path, root)) for path in files}
+    raise FileNotFoundError(
+        f"{root} has no COCO annotations: expected one of {', '.join(_ANNOTATION_PATTERNS)} in it"
+    )
+
+
+def find_image_dir(annotation_file: str | os.PathLike[str], data_dir: Path) -> Path:
+    """Returns the folder in which the images of an annotation file lie.
+
+    The folder with most of the first few file names wins; among equals the one named like the
+    split (`val` for `val2017` will do), then the one nearest to the data folder.
+    """
+    names = _first_file_names(Path(annotation_file))
+    if not names:
+        raise FileNotFoundError(f"{annotation_file} lists no image file: expected 'file_name' keys")
+    split = _split_name(Path(annotation_file))
+
+    def rank(folder: Path) -> tuple[int, int, int]:
+        found = sum((folder / name).is_file() for name in names)
+        parts = folder.relative_to(data_dir).parts
+        likeness = 2 * (split in parts) or any(
+            part.startswith(split) or split.startswith(part) for part in parts
+        )
+        return found, int(likeness), -len(parts)
+
+    folders = list(_folders(data_dir, depth=2))
+    best = max(folders, key=rank)
+    if rank(best)[0] == 0:
+        raise FileNotFoundError(
+            f"{annotation_file}: none of its first {len(names)} images ({names[0]}, ...) exists in "
+            f"{data_dir} or in the {len(folders) - 1} folders below it"
+        )
+    return best
+
+
+def make_split(
+    annotations: CocoAnnotations, fraction: float, *, seed: int = 0
+) -> tuple[CocoAnnotations, CocoAnnotations]:
+    """Cuts a held-out part from a data set that has only one split.
+
+    Which images are held out depends on the seed and the image ids alone, not on their order.
+    Each class that occurs in two images or more is represented on both sides, rare ones first,
+    as far as the sizes allow.
+
+    Args:
+      annotations: the whole set, two images at least.
+      fraction: of the images to hold out, between 0 and 1.
+      seed: another seed cuts differently.
+
+    Returns:
+      (the part to train on, the part held out).
+    """
+    num_images = len(annotations.images)
+    if not 0 < fraction < 1 or num_images < 2:
+        raise ValueError(
+            f"{annotations.path}: cannot hold out a fraction {fraction} of {num_images} images: "
+            "expected a fraction between 0 and 1 and at least 2 images"
+        )
+    size = min(max(round(fraction * num_images), 1), num_images - 1)
+    order = sorted(
+        (image.source_id for image in annotations.images),
+        key=lambda source_id: hashlib.sha256(f"{seed}:{source_id}".encode()).digest(),
+    )
+    classes = {
+        source_id: {str(entry["category_id"]) for entry in annotations.objects.get(source_id, ())}
+        for source_id in order
+    }
+    remaining: dict[str, int] = {}
+    for present in classes.values():
+        for category in present:
+            remaining[category] = remaining.get(category, 0) + 1
+
+    held_out: dict[str, None] = {}
+    represented: set[str] = set()
+
+    def can_leave(source_id: str) -> bool:
+        return all(remaining[category] > 1 for category in classes[source_id])
+
+    def hold_out(source_id: str) -> None:
+        held_out[source_id] = None
+        represented.update(classes[source_id])
+        for category in classes[source_id]:
+            remaining[category] -= 1
+
+    for category in sorted(remaining, key=lambda key: (remaining[key], key)):
+        if category in represented or len(held_out) == size:
+            continue
+        chosen = (s for s in order if category in classes[s] and s not in held_out and can_leave(s))
+        for source_id in list(chosen)[:1]:
+            hold_out(source_id)
+    # First images whose classes all remain in training, then, to reach the size, any.
+    for willing in (can_leave, lambda _: True):
+        for source_id in order:
+            if len(held_out) < size and source_id not in held_out and willing(source_id):
+                hold_out(source_id)
+    return annotations.subset(s for s in order if s not in held_out), annotations.subset(held_out)
+
+
+def _split_name(path: Path) -> str:
+    if path.name == "_annotations.coco.json":
+        return path.parent.name
+    return path.stem.removeprefix("instances_")
+
+
+def _first_file_names(path: Path) -> list[str]:
+    """Returns the first file names of an annotation file without parsing all of it."""
+    names: list[str] = []
+    tail = b""
+    with path.open("rb") as file:
+        while len(names) < _PROBED_NAMES and (chunk := file.read(1 << 20)):
+            text = tail + chunk
+            matches = list(_FILE_NAME.finditer(text))
+            names += [json.loads(match[1]) for match in matches]
+            # A name cut in two by the end of the chunk is found again with the next one.
+            tail = text[matches[-1].end() if matches else 0 :][-4096:]
+    return names[:_PROBED_NAMES]
+
+
+def _folders(root: Path, *, depth: int) -> Iterator[Path]:
+    yield root
+    if depth > 0:
+        with os.scandir(root) as entries:
+            names = sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
+        for name in names:
+            yield from _folders(root / name, depth=depth - 1)

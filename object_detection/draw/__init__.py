@@ -1,0 +1,1 @@
+"""Boxes, masks and their labels on pictures."""

@@ -1,0 +1,1 @@
+"""From a record to what the network sees: loader on the host, preprocessing on the device."""

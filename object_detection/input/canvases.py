@@ -1,0 +1,186 @@
+"""Which canvas an image goes to, and how large it becomes there.
+
+A detector may take images of several shapes, each of them a compiled program of its own: landscape,
+portrait and nearly square ones waste less of their canvas than all in one shape. A batch has one
+shape, so records are grouped by shape before they are decoded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from object_detection.input import crop_decode
+from object_detection.records import schema
+
+# Scales that differ by less than this share count as equal: the smaller canvas is taken.
+_SAME_SCALE = 1e-4
+# Pixels between canvases that would else be of one size.
+_TOLD_APART = 8
+
+
+class Frames(NamedTuple):
+    """Sizes (height, width) in pixels, and where images are resampled.
+
+    side_limits: (short, long) side of the resized image; none: the network size alone limits it.
+    """
+
+    network_size: tuple[int, int]
+    canvas_size: tuple[int, int]
+    resize_on_host: bool
+    side_limits: tuple[int, int] | None = None
+
+
+def make_frames(
+    network_size: tuple[int, int],
+    *,
+    resize_on_host: bool,
+    canvas_size: tuple[int, int] | None = None,
+    largest_image: tuple[int, int] | None = None,
+    side_limits: tuple[int, int] | None = None,
+) -> Frames:
+    """Chooses the canvas: 1.25 times the network, but no larger than the largest image.
+
+    Images at most that large are sent as they are. Of larger ones the canvas holds a reduced
+    region, see `crop_decode.decode_crop`.
+
+    Args:
+      network_size: (height, width), pixels.
+      resize_on_host: the canvas is then the network frame.
+      canvas_size: (height, width) in pixels instead of the choice.
+      largest_image: largest (height, width) of the set, if known.
+      side_limits: see `Frames`.
+    """
+    if resize_on_host:
+        return Frames(network_size, network_size, True, side_limits)
+    if canvas_size is None:
+        canvas_size = tuple(-(-side * 5 // 32) * 8 for side in network_size)
+        if largest_image is not None:
+            canvas_size = tuple(map(min, canvas_size, largest_image))
+    return Frames(network_size, tuple(canvas_size), False, side_limits)
+
+
+def frames_of_networks(
+    network_sizes: Sequence[tuple[int, int]],
+    *,
+    side_limits: tuple[int, int] | None,
+    resize_on_host: bool,
+    canvas_size: tuple[int, int] | None = None,
+    largest_image: tuple[int, int] | None = None,
+) -> tuple[Frames, ...]:
+    """Makes one frame for each shape of network input, smallest first.
+
+    The canvases differ from one another, so that a canvas tells the network size.
+
+    Args:
+      network_sizes: (height, width) of each, pixels.
+      side_limits: see `Frames`.
+      resize_on_host: see `make_frames`.
+      canvas_size: see `make_frames`; only with one network size.
+      largest_image: see `make_frames`.
+
+    Raises:
+      ValueError: a canvas size is given for several network sizes.
+    """
+    if canvas_size and len(network_sizes) > 1:
+        raise ValueError(
+            f"canvas_size={canvas_size[0]}: expected 0 with several canvases {network_sizes}"
+        )
+
+    frames: list[Frames] = []
+    for size in sorted(network_sizes, key=lambda size: (size[0] * size[1], size)):
+        frame = make_frames(
+            tuple(size),
+            resize_on_host=resize_on_host,
+            canvas_size=canvas_size,
+            largest_image=largest_image,
+            side_limits=side_limits,
+        )
+        height, width = frame.canvas_size
+        while any((height, width) == other.canvas_size for other in frames):
+            # Bounded by the same largest image: a few columns, or rows, tell them apart.
+            is_tall = size[0] > size[1]
+            height, width = height + _TOLD_APART * is_tall, width + _TOLD_APART * (not is_tall)
+        frames.append(frame._replace(canvas_size=(height, width)))
+    return tuple(frames)
+
+
+def fit_size(original_size: tf.Tensor, frames: Frames) -> tf.Tensor | None:
+    """Returns the float32 [2] size that an image is scaled to fit into; none: the network size.
+
+    Args:
+      original_size: float32 [2] (height, width), pixels.
+      frames: the image's.
+    """
+    if frames.side_limits is None:
+        return None
+    network = tf.constant(frames.network_size, tf.float32)
+    return tf.minimum(network, original_size * _limit_scale(original_size, frames.side_limits))
+
+
+def best_frame(original_size: tf.Tensor, choices: Sequence[Frames]) -> tf.Tensor:
+    """Chooses the smallest frame in which an image is as large as its side limits allow.
+
+    Where none holds it at that size, the one in which it becomes largest.
+
+    Args:
+      original_size: float32 [2] (height, width), pixels.
+      choices: frames with the same side limits, smallest first.
+
+    Returns:
+      int32 [], index of the choice.
+    """
+    networks = tf.constant([frames.network_size for frames in choices], tf.float32)
+    scales = tf.reduce_min(networks / original_size, axis=-1)
+    scales = tf.minimum(scales, _limit_scale(original_size, choices[0].side_limits))
+    is_best = scales >= tf.reduce_max(scales) * (1.0 - _SAME_SCALE)
+    return tf.argmax(tf.cast(is_best, tf.int32), output_type=tf.int32)
+
+
+def group_by_frame(
+    stream: tf.data.Dataset, choices: Sequence[Frames], *, group_size: int
+) -> tf.data.Dataset:
+    """Groups records by their image's frame, in the order in which groups become full.
+
+    Args:
+      stream: (data_epoch, record_index, serialized).
+      choices: as of `best_frame`.
+      group_size: records of a group; the last ones of a finite stream may be smaller.
+
+    Returns:
+      (data_epoch, record_index, serialized, int32 choice) of each group, all [n]. A record whose
+      image size cannot be found out is left out.
+    """
+
+    def with_choice(epoch, index, serialized):
+        return epoch, index, serialized, best_frame(_image_size(serialized), choices)
+
+    return (
+        stream.map(with_choice)
+        .ignore_errors(log_warning=True)
+        .group_by_window(
+            key_func=lambda *record: tf.cast(record[3], tf.int64),
+            reduce_func=lambda _, records: records.batch(group_size),
+            window_size=group_size,
+        )
+    )
+
+
+def _limit_scale(original_size: tf.Tensor, side_limits: tuple[int, int]) -> tf.Tensor:
+    short, long = sorted(side_limits)
+    return tf.minimum(short / tf.reduce_min(original_size), long / tf.reduce_max(original_size))
+
+
+def _image_size(serialized: tf.Tensor) -> tf.Tensor:
+    """Returns float32 [2] (height, width): of the record's fields, else of the image itself."""
+    spec = schema.parse_spec()
+    names = (schema.ENCODED, schema.HEIGHT, schema.WIDTH)
+    fields = tf.io.parse_single_example(serialized, {name: spec[name] for name in names})
+    size = tf.cast(tf.stack([fields[schema.HEIGHT], fields[schema.WIDTH]]), tf.float32)
+    return tf.cond(
+        tf.reduce_all(size > 0.0),
+        lambda: size,
+        lambda: crop_decode.open_image(fields[schema.ENCODED]).size,
+    )

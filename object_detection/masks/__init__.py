@@ -1,0 +1,1 @@
+"""Masks: run lengths, PNG, pasting, rows for the scorer."""

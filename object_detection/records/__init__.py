@@ -1,0 +1,1 @@
+"""Records and the card that describes them: writing, reading, class map."""

@@ -1,0 +1,225 @@
+"""The data card: what a record set holds, written as `<prefix>-card.json` beside its shards.
+
+Training, evaluation and inference read class count, names, image count and the largest number of
+boxes from here instead of from flags. The card maps the data set's `category_id` (any integers,
+gaps allowed) to the model's contiguous `class_id` (0-based, foreground only): never use one for
+the other. Record sets made by others have no card; `card_builder` makes one by reading them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from object_detection.records.tfrecord_file import record_files, shard_prefix
+
+CARD_SUFFIX = "-card.json"
+FORMAT_VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Category:
+    """One class: the model's `class_id`, the data set's `category_id`, and how often it occurs.
+
+    `instances` counts boxes, crowd regions included; `images` counts images with at least one.
+    """
+
+    class_id: int
+    category_id: int
+    name: str
+    instances: int = 0
+    images: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """One record file, named without its folder."""
+
+    file: str
+    num_records: int
+
+
+@dataclasses.dataclass(frozen=True)
+class DataCard:
+    """Description of one record set. Sizes in pixels; counts are of what the records hold."""
+
+    split: str
+    num_images: int
+    num_instances: int  # boxes, crowd regions included
+    num_crowd: int
+    num_images_without_boxes: int
+    categories: tuple[Category, ...]
+    max_boxes_per_image: int  # crowd regions included
+    max_boxes_source_id: str  # the image that has them
+    min_height: int
+    max_height: int
+    min_width: int
+    max_width: int
+    shards: tuple[Shard, ...]
+    box_statistics: Mapping[str, Mapping[str, float]]  # measure -> quantile -> value
+    dropped: Mapping[str, int]  # reason -> boxes or images left out
+    corrected: Mapping[str, int]  # what was changed on the way in -> how often
+    skipped_source_ids: tuple[str, ...]  # images of the annotation file that have no record
+    mask_format: str | None  # "png", "bitpacked" or None
+    annotations_file: str  # path at the time of conversion, "" if unknown
+    annotations_sha256: str
+    fingerprint: str
+
+    @property
+    def num_classes(self) -> int:
+        """Number of foreground classes."""
+        return len(self.categories)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names, indexed by class_id."""
+        return tuple(category.name for category in self.categories)
+
+    @property
+    def category_ids(self) -> tuple[int, ...]:
+        """The data set's ids, indexed by class_id."""
+        return tuple(category.category_id for category in self.categories)
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether the records hold instance masks."""
+        return self.mask_format is not None
+
+    def require_boxes(self) -> None:
+        """Raises ValueError if there is nothing to learn from."""
+        if self.num_instances == 0:
+            raise ValueError(
+                f"the record set {self.split!r} holds {self.num_images} images and not one box, "
+                "so a detector would learn only background. Convert it again from an *instances* "
+                "annotation file (--object_annotations_file); captions hold no boxes"
+            )
+
+
+def make_fingerprint(
+    shards: Iterable[Shard], categories: Iterable[Category], annotations_sha256: str
+) -> str:
+    """Returns a sha256 over record counts, category list and annotation file hash."""
+    identity = [
+        [shard.num_records for shard in shards],
+        [[category.category_id, category.name] for category in categories],
+        annotations_sha256,
+    ]
+    return hashlib.sha256(json.dumps(identity).encode()).hexdigest()
+
+
+def card_path(prefix: str | os.PathLike[str]) -> Path:
+    """Returns `dir/train-card.json` for `dir/train`."""
+    return Path(f"{os.fspath(prefix)}{CARD_SUFFIX}")
+
+
+def save_card(card: DataCard, path: str | os.PathLike[str]) -> None:
+    """Writes a card aside and renames it into place."""
+    target = Path(path)
+    content = {"format_version": FORMAT_VERSION, **dataclasses.asdict(card)}
+    content["has_masks"] = card.has_masks
+    partial = target.with_name(f".{target.name}.partial")
+    partial.write_text(json.dumps(content, indent=1) + "\n")
+    os.replace(partial, target)
+
+
+def load_card(path: str | os.PathLike[str]) -> DataCard:
+    """Reads a card.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: the file is no data card, or of a later format.
+    """
+    source = Path(path)
+    if not source.is_file():
+        raise FileNotFoundError(f"no data card at {source}: convert the data set first")
+    try:
+        return _from_json(json.loads(source.read_text()))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{source} is no data card of format {FORMAT_VERSION} ({error!r}): convert the data "
+            "set again, or delete the file to have the records scanned instead"
+        ) from error
+
+
+def find_card(file_pattern: str) -> DataCard | None:
+    """Finds the card of the record files that a pattern matches.
+
+    `dir/train-*` has the card `dir/train-card.json`. If there is none by that name, the one card
+    in the folder that lists every matched file is taken.
+
+    Args:
+      file_pattern: as `record_files` takes it.
+
+    Returns:
+      The card, or None if there is none: then scan the records (`card_builder.card_from_records`).
+      For a pattern that matches only some of the shards, `shards`, `num_images` and `fingerprint`
+      are those of the matched ones, all other counts those of the whole set.
+
+    Raises:
+      FileNotFoundError: no record file matches.
+      ValueError: the card does not agree with the files, or several cards would do.
+    """
+    files = record_files(file_pattern)
+    folders = {os.path.dirname(path) for path in files}
+    prefixes = {shard_prefix(path) for path in files}
+    if len(folders) > 1:
+        return None
+    if len(prefixes) == 1 and (path := card_path(prefixes.pop())).is_file():
+        card = load_card(path)
+        _check_files(card, path, files)
+        return _restrict(card, files)
+    names = {os.path.basename(path) for path in files}
+    found = {}
+    for path in sorted(Path(folders.pop() or ".").glob(f"*{CARD_SUFFIX}")):
+        card = load_card(path)
+        if names <= {shard.file for shard in card.shards}:
+            found[path] = card
+    if len(found) > 1:
+        raise ValueError(
+            f"several data cards describe {file_pattern!r}: {', '.join(map(str, found))}. Keep one"
+        )
+    return _restrict(next(iter(found.values())), files) if found else None
+
+
+def _restrict(card: DataCard, files: list[str]) -> DataCard:
+    names = {os.path.basename(path) for path in files}
+    shards = tuple(shard for shard in card.shards if shard.file in names)
+    if shards == card.shards:
+        return card
+    return dataclasses.replace(
+        card,
+        shards=shards,
+        num_images=sum(shard.num_records for shard in shards),
+        fingerprint=make_fingerprint(shards, card.categories, card.annotations_sha256),
+    )
+
+
+def _check_files(card: DataCard, path: Path, files: list[str]) -> None:
+    listed = {shard.file for shard in card.shards}
+    strangers = [name for name in map(os.path.basename, files) if name not in listed]
+    missing = [name for name in sorted(listed) if not (path.parent / name).is_file()]
+    if strangers or missing:
+        raise ValueError(
+            f"{path} does not agree with its folder: {len(strangers)} matching files are not in "
+            f"the card {strangers[:3]}, {len(missing)} files of the card do not exist "
+            f"{missing[:3]}. Convert the data set again, or remove the files of another conversion"
+        )
+
+
+def _from_json(content: dict[str, Any]) -> DataCard:
+    version = content.pop("format_version")
+    if version != FORMAT_VERSION:
+        raise ValueError(f"expected format_version {FORMAT_VERSION}, got {version}")
+    content.pop("has_masks", None)
+    content["categories"] = tuple(Category(**entry) for entry in content["categories"])
+    content["skipped_source_ids"] = tuple(content["skipped_source_ids"])
+    content["shards"] = tuple(Shard(**entry) for entry in content["shards"])
+    class_ids = [category.class_id for category in content["categories"]]
+    if class_ids != list(range(len(class_ids))):
+        raise ValueError(f"expected class ids 0..{len(class_ids) - 1} in order, got {class_ids}")
+    return DataCard(**content)

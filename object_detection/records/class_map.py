@@ -1,0 +1,207 @@
+"""What the model's class channels mean: class_id <-> category_id and name.
+
+`contiguous`: channel i is the i-th category of the data card. `category_id`: channel i is category
+id i + 1, the reference's convention, with channels that no category uses. The map is stored in
+every checkpoint. The map decides what is trained and scored, names only what is shown.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from object_detection.coco.categories import COCO_CATEGORIES
+from object_detection.records.card import DataCard
+
+_VOC = (
+    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
+    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa"),
+    *("train", "tvmonitor"),
+)
+# Names of the reference's label maps: category_id -> name.
+LABEL_MAPS: dict[str, dict[int, str]] = {
+    "coco": COCO_CATEGORIES,
+    "voc": dict(enumerate(_VOC, start=1)),
+    "waymo": {1: "vehicle", 2: "pedestrian", 4: "cyclist"},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassMap:
+    """Channels of a model.
+
+    num_classes: class channels, foreground only.
+    categories: class_id -> (category_id, name) of the channels in use.
+    """
+
+    num_classes: int
+    categories: Mapping[int, tuple[int, str]]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Name of each channel; unused ones are called 'class N'."""
+        return tuple(self.categories.get(i, (0, f"class {i}"))[1] for i in range(self.num_classes))
+
+    @property
+    def category_to_class(self) -> dict[int, int]:
+        """category_id -> class_id."""
+        return {category_id: class_id for class_id, (category_id, _) in self.categories.items()}
+
+    def is_known(self, class_ids: np.ndarray) -> np.ndarray:
+        """True where a channel stands for a category; bool, shape of the argument."""
+        return np.isin(class_ids, list(self.categories))
+
+    def renamed(self, names: Mapping[int, str]) -> ClassMap:
+        """Returns the map with other names.
+
+        Args:
+          names: category_id -> name; categories that are not in it keep theirs.
+
+        Raises:
+          ValueError: it names none of the categories.
+        """
+        if not set(names) & set(self.category_to_class):
+            raise ValueError(
+                f"the label map names category ids {sorted(names)[:5]}, the data set's are "
+                f"{sorted(self.category_to_class)[:5]}: it belongs to another data set"
+            )
+        categories = {i: (c, names.get(c, name)) for i, (c, name) in self.categories.items()}
+        return ClassMap(self.num_classes, categories)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain values for JSON."""
+        return {
+            "num_classes": self.num_classes,
+            "categories": [[i, c, n] for i, (c, n) in self.categories.items()],
+        }
+
+    @staticmethod
+    def from_dict(values: Mapping[str, Any]) -> ClassMap:
+        """Undoes `to_dict`."""
+        return ClassMap(values["num_classes"], {i: (c, n) for i, c, n in values["categories"]})
+
+
+def make_class_map(
+    card: DataCard,
+    *,
+    class_ids: str,
+    num_classes: int | None,
+) -> ClassMap:
+    """Builds the map of a data set.
+
+    Args:
+      card: the data card of the training records.
+      class_ids: 'contiguous' or 'category_id'.
+      num_classes: channels; None: as many as needed.
+
+    Raises:
+      ValueError: more categories than channels, or a category id that has no channel.
+    """
+    known = {c.category_id: c.name for c in card.categories}
+    if not known:
+        raise ValueError(f"the data set {card.split!r} has no category: convert it from instances")
+    if class_ids == "contiguous":
+        categories = dict(enumerate(known.items()))
+    else:
+        categories = {
+            category_id - 1: (category_id, name) for category_id, name in sorted(known.items())
+        }
+    needed = max(categories, default=-1) + 1
+    total = num_classes if num_classes is not None else needed
+    if needed > total or min(categories, default=0) < 0:
+        raise ValueError(
+            f"num_classes={total} but the data set {card.split!r} needs {needed} channels "
+            f"(category ids {min(known)} to {max(known)}, class_ids={class_ids}): leave "
+            "num_classes unset or raise it"
+        )
+    return ClassMap(total, categories)
+
+
+def class_map_of_run(
+    train_card: DataCard | None,
+    eval_card: DataCard | None,
+    *,
+    stored: Mapping[str, Any] | None,
+    class_ids: str,
+    num_classes: int | None,
+    label_map: str = "",
+) -> ClassMap:
+    """Returns the map of a run: that of its checkpoint, else that of its data.
+
+    Args:
+      train_card: of the training records, None where nothing is trained.
+      eval_card: of the validation records, if there are any.
+      stored: `ClassMap.to_dict` of the checkpoint that is continued or evaluated; None: a new run.
+      class_ids: see `make_class_map`.
+      num_classes: see `make_class_map`.
+      label_map: see `read_label_map`; '': names are the card's.
+
+    Raises:
+      ValueError: the classes asked for, of the data and of the checkpoint do not meet.
+    """
+    card = train_card or eval_card
+    if stored:
+        class_map = ClassMap.from_dict(stored)
+        _require_same_classes(class_map, train_card, num_classes)
+    elif card is None:
+        raise ValueError("--val_file_pattern is required: the classes are read from its records")
+    else:
+        class_map = make_class_map(card, class_ids=class_ids, num_classes=num_classes)
+    return class_map.renamed(read_label_map(label_map)) if label_map else class_map
+
+
+def _require_same_classes(
+    class_map: ClassMap, card: DataCard | None, num_classes: int | None
+) -> None:
+    if num_classes is not None and num_classes != class_map.num_classes:
+        raise ValueError(
+            f"num_classes={num_classes} but the checkpoint has {class_map.num_classes} classes: "
+            "leave num_classes unset; to train on other classes use --pretrained_ckpt and a new "
+            "--model_dir"
+        )
+    ids = [c.category_id for c in card.categories] if card else []
+    unknown = sorted(set(ids) - set(class_map.category_to_class))
+    if unknown:
+        raise ValueError(
+            f"the training records have category ids {unknown[:5]} that the checkpoint does not "
+            "know: to train on other classes use --pretrained_ckpt and a new --model_dir"
+        )
+
+
+def read_label_map(label_map: str) -> dict[int, str]:
+    """Returns category_id -> name of `--label_map`: a name known here or a YAML file.
+
+    Raises:
+      ValueError: the file holds something else.
+      FileNotFoundError: neither a known name nor a file.
+    """
+    if label_map in LABEL_MAPS:
+        return LABEL_MAPS[label_map]
+    if not Path(label_map).is_file():
+        raise FileNotFoundError(
+            f"label_map={label_map!r}: expected {', '.join(LABEL_MAPS)} or a YAML file"
+        )
+    try:
+        names = yaml.safe_load(Path(label_map).read_text(encoding="utf-8"))
+        return {int(key): str(name) for key, name in names.items()}
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{label_map}: expected category id: name ({error})") from error
+
+
+def coco_class_map(*, class_ids: str, num_classes: int | None) -> ClassMap:
+    """Returns COCO's classes, for checkpoints without a description.
+
+    Args:
+      class_ids: `contiguous` or `category_id`, see the module's docstring.
+      num_classes: channels; none: as many as the categories need.
+    """
+    if class_ids == "category_id":
+        categories = {i - 1: (i, name) for i, name in COCO_CATEGORIES.items()}
+        return ClassMap(num_classes or 90, categories)
+    categories = {k: (i, name) for k, (i, name) in enumerate(COCO_CATEGORIES.items())}
+    return ClassMap(num_classes or len(categories), categories)

@@ -1,0 +1,206 @@
+"""The fields of one record, how they are written and how they are parsed.
+
+Field names and units are those of the NVIDIA EfficientDet reference and of google/automl, so that
+records made by either train here unchanged and the other way round. `image/object/mask_112` is
+ours. Boxes in a record are fractions of the image's width and height; labels are the data set's
+own category ids, not contiguous class ids (the data card holds the map).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from object_detection.records.example_proto import FeatureValue, encode_example
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+ENCODED = "image/encoded"
+FORMAT = "image/format"
+HEIGHT = "image/height"
+WIDTH = "image/width"
+FILE_NAME = "image/filename"
+SOURCE_ID = "image/source_id"
+SHA256 = "image/key/sha256"
+CAPTION = "image/caption"
+XMIN = "image/object/bbox/xmin"
+XMAX = "image/object/bbox/xmax"
+YMIN = "image/object/bbox/ymin"
+YMAX = "image/object/bbox/ymax"
+LABEL = "image/object/class/label"
+TEXT = "image/object/class/text"
+IS_CROWD = "image/object/is_crowd"
+AREA = "image/object/area"
+MASK_PNG = "image/object/mask"
+MASK_112 = "image/object/mask_112"
+
+MASK_SIZE = 112
+MASK_BYTES = MASK_SIZE * MASK_SIZE // 8
+MASK_FIELDS = {"png": MASK_PNG, "bitpacked": MASK_112}
+"""Mask format name to the field that holds it, one value for each box."""
+
+
+def encode_record(
+    encoded: bytes,
+    *,
+    image_format: str,
+    height: int,
+    width: int,
+    source_id: str,
+    file_name: str,
+    boxes: np.ndarray | None = None,
+    category_ids: Sequence[int] = (),
+    category_names: Sequence[str] = (),
+    is_crowd: Sequence[bool] = (),
+    areas: Sequence[float] = (),
+    masks: Sequence[bytes] | None = None,
+    mask_format: str = "bitpacked",
+    captions: Sequence[str] | None = None,
+) -> bytes:
+    """Serialises one image and its objects as a `tf.train.Example`.
+
+    Args:
+      encoded: the JPEG or PNG file's bytes.
+      image_format: "jpeg" or "png".
+      height: pixels, of the decoded image.
+      width: pixels, of the decoded image.
+      source_id: the data set's image id as text.
+      file_name: name of the image file in its data set.
+      boxes: [num_boxes, 4], (y1, x1, y2, x2), pixels of this image; None writes no object field
+        at all (a set without object annotations), an empty array writes empty lists.
+      category_ids: [num_boxes] the data set's category ids.
+      category_names: [num_boxes].
+      is_crowd: [num_boxes].
+      areas: [num_boxes], square pixels.
+      masks: [num_boxes] bytes in `mask_format`, or None for no mask field.
+      mask_format: "png" (whole image, values 0 and 1) or "bitpacked" (see `masks`).
+      captions: sentences about the image, or None.
+
+    Returns:
+      The serialised Example.
+    """
+    features: dict[str, FeatureValue] = {
+        ENCODED: [encoded],
+        FORMAT: [image_format.encode()],
+        HEIGHT: np.array([height], np.int64),
+        WIDTH: np.array([width], np.int64),
+        FILE_NAME: [file_name.encode()],
+        SOURCE_ID: [source_id.encode()],
+        SHA256: [hashlib.sha256(encoded).hexdigest().encode()],
+    }
+    if captions is not None:
+        features[CAPTION] = [caption.encode() for caption in captions]
+    if boxes is not None:
+        fractions = np.asarray(boxes, np.float64).reshape(-1, 4) / (height, width, height, width)
+        features |= {
+            name: fractions[:, column].astype(np.float32)
+            for column, name in enumerate((YMIN, XMIN, YMAX, XMAX))
+        }
+        features[LABEL] = np.asarray(category_ids, np.int64)
+        features[TEXT] = [name.encode() for name in category_names]
+        features[IS_CROWD] = np.asarray(is_crowd, np.int64)
+        features[AREA] = np.asarray(areas, np.float32)
+        if masks is not None:
+            features[MASK_FIELDS[mask_format]] = list(masks)
+        _check_lengths(features, len(fractions), source_id)
+    return encode_example(features)
+
+
+def parse_spec(*, mask_format: str | None = None) -> dict[str, object]:
+    """Returns the TensorFlow feature specification of a record.
+
+    Args:
+      mask_format: "png", "bitpacked", or None to leave masks unread.
+
+    Returns:
+      Field name to `tf.io.FixedLenFeature` or `tf.io.FixedLenSequenceFeature`; for
+      `tf.io.parse_single_example`. Only fields that training needs are named: each costs time.
+    """
+    import tensorflow as tf  # here, because conversion workers import this module without it
+
+    def scalar(dtype, default):
+        return tf.io.FixedLenFeature([], dtype, default)
+
+    def column(dtype):
+        return tf.io.FixedLenSequenceFeature([], dtype, allow_missing=True)
+
+    spec = {
+        ENCODED: scalar(tf.string, None),
+        SOURCE_ID: scalar(tf.string, ""),
+        FILE_NAME: scalar(tf.string, ""),
+        HEIGHT: scalar(tf.int64, -1),
+        WIDTH: scalar(tf.int64, -1),
+        LABEL: column(tf.int64),
+        IS_CROWD: column(tf.int64),
+        AREA: column(tf.float32),
+    }
+    spec |= {name: column(tf.float32) for name in (XMIN, XMAX, YMIN, YMAX)}
+    if mask_format is not None:
+        spec[MASK_FIELDS[mask_format]] = column(tf.string)
+    return spec
+
+
+def parse_record(serialized: tf.Tensor, *, mask_format: str | None = None) -> dict[str, tf.Tensor]:
+    """Parses one serialised record; usable in `tf.data.Dataset.map` and eagerly.
+
+    Args:
+      serialized: string scalar.
+      mask_format: "png", "bitpacked", or None to leave masks unread.
+
+    Returns:
+      A dict of tensors:
+        encoded: string [], JPEG or PNG bytes.
+        source_id, file_name: string [], empty when the record has none.
+        height, width: int32 [], -1 when the record has none: trust the decoded image then.
+        boxes_norm: [num_boxes, 4], (y1, x1, y2, x2), fractions of the image.
+        category_ids: int64 [num_boxes], the data set's own ids.
+        is_crowd: bool [num_boxes], false when the record has none.
+        areas: [num_boxes], square pixels; the box's own area when the record has none, and -1
+          when it has no image size either.
+        masks: string [num_boxes], only with a mask format; an all-zero mask means "unknown".
+    """
+    import tensorflow as tf  # here, because conversion workers import this module without it
+
+    fields = tf.io.parse_single_example(serialized, parse_spec(mask_format=mask_format))
+    height = tf.cast(fields[HEIGHT], tf.int32)
+    width = tf.cast(fields[WIDTH], tf.int32)
+    boxes = tf.stack([fields[YMIN], fields[XMIN], fields[YMAX], fields[XMAX]], axis=-1)
+    num_boxes = tf.shape(boxes)[0]
+
+    image_area = tf.cast(height, tf.float32) * tf.cast(width, tf.float32)
+    box_areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) * image_area
+    box_areas = tf.where(tf.minimum(height, width) > 0, box_areas, -tf.ones_like(box_areas))
+    crowd = tf.cast(fields[IS_CROWD], tf.bool)
+    parsed = {
+        "encoded": fields[ENCODED],
+        "source_id": fields[SOURCE_ID],
+        "file_name": fields[FILE_NAME],
+        "height": height,
+        "width": width,
+        "boxes_norm": boxes,
+        "category_ids": tf.reshape(fields[LABEL], [num_boxes]),
+        "is_crowd": tf.cond(
+            tf.equal(tf.size(crowd), num_boxes),
+            lambda: crowd,
+            lambda: tf.zeros([num_boxes], tf.bool),
+        ),
+        "areas": tf.cond(
+            tf.equal(tf.size(fields[AREA]), num_boxes), lambda: fields[AREA], lambda: box_areas
+        ),
+    }
+    if mask_format is not None:
+        parsed["masks"] = fields[MASK_FIELDS[mask_format]]
+    return parsed
+
+
+def _check_lengths(features: dict[str, FeatureValue], num_boxes: int, source_id: str) -> None:
+    for name, value in features.items():
+        if name.startswith("image/object/") and len(value) != num_boxes:
+            raise ValueError(
+                f"image {source_id}: expected {num_boxes} values of {name}, one for each box, "
+                f"got {len(value)}"
+            )

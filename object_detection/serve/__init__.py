@@ -1,0 +1,1 @@
+"""Detection on files, and the exported model."""

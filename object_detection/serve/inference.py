@@ -1,0 +1,252 @@
+"""Detections on image files: as entries for JSON, as pictures, beside ground truth.
+
+One image at a time, of any size, through the graph that an export holds too. Works for every
+detector, with masks or without. Class ids inside are the model's channels; files carry the data
+set's category ids and names.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from object_detection.coco.annotations import read_annotations
+from object_detection.draw.draw_masks import draw_heat_map, draw_masks, mask_heat
+from object_detection.draw.visualize import contact_sheet, draw_boxes
+from object_detection.masks.mask_paste import MaskRule, encode_masks
+from object_detection.masks.rle import BadMaskError, decode_mask
+from object_detection.records.class_map import ClassMap
+from object_detection.serve.image_files import read_image
+
+# Pictures with masks of smaller images are enlarged by a whole number to about this side, pixels,
+# but not beyond the second.
+_LEAST_SIDE, _MOST_ZOOM = 512, 4
+# Of a picture that stands beside another.
+_LEAST_WIDTH = 480
+
+# uint8 [1, h, w, 3] -> boxes [1, k, 4] original pixels, scores [1, k], class ids [1, k], count [1]
+# and, of detectors with masks, probabilities [1, k, s, s] within the boxes.
+Detector = Callable[[tf.Tensor], "tuple[tf.Tensor, ...]"]
+
+
+class Prediction(NamedTuple):
+    """What was found on one image.
+
+    Attributes:
+      path: of the file.
+      image: uint8 [h, w, 3].
+      objects: best first; each has bbox (x, y, width, height in pixels of the image), score,
+        category_id, name, class_id and, with masks, segmentation (compressed RLE).
+      masks: float32 [n, s, s] of the objects, probabilities within the boxes; none without masks.
+    """
+
+    path: str
+    image: np.ndarray
+    objects: list[dict[str, Any]]
+    masks: np.ndarray | None
+
+
+def detector_of(detect_images: Callable[[tf.Tensor], Any]) -> Detector:
+    """Returns a task's function on whole images, traced once for images of all sizes."""
+    signature = [tf.TensorSpec([None, None, None, 3], tf.uint8)]
+    return tf.function(detect_images, autograph=False, input_signature=signature)
+
+
+def saved_model_detector(folder: str) -> tuple[Detector, ClassMap, MaskRule | None]:
+    """Loads an exported model: its detector, its classes and how masks are pasted, if any.
+
+    Raises:
+      FileNotFoundError: no SavedModel there.
+      ValueError: it names no class.
+    """
+    if not (Path(folder) / "saved_model.pb").is_file():
+        raise FileNotFoundError(f"no SavedModel in {folder}: export one with export.py")
+    loaded = tf.saved_model.load(folder)
+    labels = json.loads((Path(folder) / "assets" / "labels.json").read_text())
+    categories = {label["category_id"]: (label["category_id"], label["name"]) for label in labels}
+    if not categories:
+        raise ValueError(f"{folder}/assets/labels.json names no class")
+    masks = Path(folder) / "assets" / "masks.json"
+    rule = MaskRule(**json.loads(masks.read_text())) if masks.is_file() else None
+    return loaded, ClassMap(max(categories) + 1, categories), rule
+
+
+def predict_files(
+    detector: Detector,
+    class_map: ClassMap,
+    paths: Sequence[str],
+    *,
+    min_score: float,
+    unreadable: list[str],
+    mask_rule: MaskRule | None = None,
+) -> Iterator[Prediction]:
+    """Runs the detector over files; what cannot be read is left out and named in `unreadable`."""
+    for path in paths:
+        try:
+            image = read_image(path)
+        except ValueError as error:
+            unreadable.append(str(error))
+            continue
+        boxes, scores, classes, count, *masks = (t.numpy()[0] for t in detector(image[np.newaxis]))
+        kept = np.flatnonzero(
+            (np.arange(len(scores)) < count) & (scores >= min_score) & class_map.is_known(classes)
+        )
+        objects = [_entry(boxes[i], scores[i], int(classes[i]), class_map) for i in kept]
+        soft = masks[0][kept] if masks else None
+        if soft is not None:
+            height, width = image.shape[:2]
+            encoded = encode_masks(
+                soft, boxes[kept], height=height, width=width, **(mask_rule or MaskRule())._asdict()
+            )
+            for entry, rle in zip(objects, encoded):
+                entry["segmentation"] = {"size": rle["size"], "counts": rle["counts"].decode()}
+        yield Prediction(path, image, objects, soft)
+
+
+def _entry(
+    box: np.ndarray, score: np.ndarray, class_id: int, class_map: ClassMap
+) -> dict[str, Any]:
+    y1, x1, y2, x2 = box.astype(float)
+    category_id, name = class_map.categories[class_id]
+    return {
+        "bbox": [x1, y1, x2 - x1, y2 - y1],
+        "score": float(score),
+        "category_id": category_id,
+        "name": name,
+        "class_id": class_id,
+    }
+
+
+def draw(
+    image: np.ndarray,
+    objects: Sequence[dict[str, Any]],
+    class_map: ClassMap,
+    *,
+    with_masks: bool,
+    max_objects: int = 100,
+    with_boxes: bool = True,
+) -> np.ndarray:
+    """Draws detections or annotations; without scores the labels are names only.
+
+    Args:
+      image: uint8 [h, w, 3].
+      objects: with bbox, class_id and, where known, score, segmentation (polygons or RLE), iscrowd.
+      class_map: says the names.
+      with_masks: draw segmentations, boxes where there is none; False: boxes only.
+      max_objects: the best so many are drawn.
+      with_boxes: draw boxes of objects with a segmentation too.
+
+    Returns:
+      uint8, as large as the image; with masks small images are enlarged.
+    """
+    scores = np.array([d["score"] for d in objects]) if objects and "score" in objects[0] else None
+    x, y, w, h = np.array([d["bbox"] for d in objects], float).reshape([-1, 4]).T
+    boxes = np.stack([y, x, y + h, x + w], axis=1)
+    classes = np.array([d["class_id"] for d in objects], int)
+    is_crowd = np.array([bool(d.get("iscrowd")) for d in objects])
+    # As many as there are classes, so that drawing knows of an only one.
+    names = {i: name for i, (_, name) in class_map.categories.items()}
+    if not with_masks:
+        return draw_boxes(
+            image,
+            boxes,
+            classes,
+            scores=scores,
+            names=names,
+            max_boxes=max_objects,
+            dashed=is_crowd,
+        )
+    return draw_masks(
+        image,
+        np.array([_mask_of(d, image.shape[:2]) for d in objects], bool),
+        classes,
+        scores=scores,
+        names=names,
+        max_masks=max_objects,
+        boxes=boxes,
+        all_boxes=with_boxes,
+        zoom=_zoom_of(image),
+        hatched=is_crowd,
+    )
+
+
+def draw_heat(prediction: Prediction, *, weigh_by: str = "probability") -> np.ndarray:
+    """Draws where the model sees objects; see `mask_heat`.
+
+    Raises:
+      ValueError: the model has no masks.
+    """
+    if prediction.masks is None:
+        raise ValueError("a heat map needs masks, and this model has none")
+    height, width = prediction.image.shape[:2]
+    x, y, w, h = np.array([d["bbox"] for d in prediction.objects], float).reshape([-1, 4]).T
+    heat = mask_heat(
+        prediction.masks,
+        np.stack([y, x, y + h, x + w], axis=1),
+        np.array([d["score"] for d in prediction.objects]),
+        height=height,
+        width=width,
+        weigh_by=weigh_by,
+    )
+    return draw_heat_map(prediction.image, heat, zoom=_zoom_of(prediction.image))
+
+
+def _zoom_of(image: np.ndarray) -> int:
+    return min(max(round(_LEAST_SIDE / min(image.shape[:2])), 1), _MOST_ZOOM)
+
+
+def _mask_of(entry: dict[str, Any], size: tuple[int, int]) -> np.ndarray:
+    """Returns the bool [h, w] mask of an object, empty if it has none."""
+    try:
+        return decode_mask(entry.get("segmentation"), *size).astype(bool)
+    except BadMaskError:
+        return np.zeros(size, bool)
+
+
+class GroundTruth:
+    """Annotations to draw beside detections.
+
+    Args:
+      annotations: COCO instances JSON; images are found by file name.
+    """
+
+    def __init__(self, annotations: str):
+        content = read_annotations(annotations).to_coco()
+        self._names = {image["id"]: Path(image["file_name"]).name for image in content["images"]}
+        self._objects: dict[str, list[dict[str, Any]]] = {name: [] for name in self._names.values()}
+        for entry in content["annotations"]:
+            self._objects[self._names[entry["image_id"]]].append(entry)
+
+    def beside(
+        self, prediction: Prediction, drawn: np.ndarray, class_map: ClassMap, *, with_boxes: bool
+    ) -> np.ndarray:
+        """Returns ground truth on the left, `drawn` on the right, captioned.
+
+        Args:
+          prediction: says the image, and by its masks whether those of the truth are drawn.
+          drawn: uint8 [h, w, 3], the prediction.
+          class_map: says names and classes.
+          with_boxes: as of `draw`.
+        """
+        name = Path(prediction.path).name
+        objects = [
+            {**entry, "class_id": class_map.category_to_class.get(entry["category_id"], -1)}
+            for entry in self._objects.get(name, [])
+        ]
+        truth = draw(
+            prediction.image,
+            objects,
+            class_map,
+            with_masks=prediction.masks is not None,
+            with_boxes=with_boxes,
+        )
+        # Wide enough for the captions.
+        scale = max(_LEAST_WIDTH / truth.shape[1], 1.0)
+        cell = (round(scale * truth.shape[0]), round(scale * truth.shape[1]))
+        captions = [f"{name}: ground truth", "detections"]
+        return contact_sheet([truth, drawn], 2, captions, cell=cell)
