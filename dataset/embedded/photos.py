@@ -19,8 +19,8 @@ from PIL import Image, ImageDraw, ImageFilter
 
 ATTRIBUTION = """\
 The pictures of this data set are composed by dataset/embedded/make_set.py. Drawn objects (rocket,
-beach ball, die, playing card) and drawn backgrounds are the program's own. Photographs come from the
-data folder of the scikit-image package (scikit-image.org), with these notes there:
+beach ball, die, playing card) and drawn backgrounds are the program's own. Photographs come from
+the data folder of the scikit-image package (scikit-image.org), with these notes there:
 
 astronaut.png           Eileen Collins, NASA. No known copyright restrictions, public domain.
 chelsea.png             Chelsea the cat, Stefan van der Walt. CC0.
