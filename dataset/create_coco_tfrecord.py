@@ -105,8 +105,6 @@ def _convert_from_flags() -> Conversion:
         annotations = read_annotations(
             _OBJECT_ANNOTATIONS_FILE.value, on_orphan=_ON_ORPHAN_ANNOTATION.value
         )
-        if annotations.num_orphans:
-            print(f"left out {annotations.num_orphans} orphan annotations", file=sys.stderr)
     if _CAPTION_ANNOTATIONS_FILE.value:
         captions = read_captions(_CAPTION_ANNOTATIONS_FILE.value)
     images = None

@@ -12,12 +12,17 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
 from quickstart import SHORT_NAMES, default_backbone, format_scores, launcher, run, say
 
 import families
-from object_detection.coco.annotations import read_annotations
+from object_detection.coco.annotations import (
+    CocoAnnotations,
+    read_annotations,
+    read_scored,
+    write_annotations,
+)
+from object_detection.coco.listed import CocoImage
 from object_detection.convert.convert import convert
 from object_detection.convert.splits import find_splits
 
@@ -52,32 +57,29 @@ def parse_arguments() -> argparse.Namespace:
     return args
 
 
-def choose_images(content: dict[str, Any], count: int) -> dict[str, Any]:
-    """Returns the COCO content of the images with the fewest objects, all of them large.
+def choose_images(annotations: CocoAnnotations, count: int) -> CocoAnnotations:
+    """Returns the images with the fewest objects, all of them large, and their annotations.
 
     Raises:
       ValueError: there are too few such images.
     """
-    of_image: dict[Any, list] = {image["id"]: [] for image in content["images"]}
-    for annotation in content["annotations"]:
-        of_image[annotation["image_id"]].append(annotation)
 
-    def is_easy(image: dict[str, Any]) -> bool:
-        least = _LEAST_SHARE * image["width"] * image["height"]
-        found = of_image[image["id"]]
+    def is_easy(image: CocoImage) -> bool:
+        least = _LEAST_SHARE * (image.width or 0) * (image.height or 0)
+        found = annotations.objects.get(image.source_id, ())
         return 1 <= len(found) <= _MOST_OBJECTS and all(
-            a["bbox"][2] * a["bbox"][3] > least and not a.get("iscrowd") for a in found
+            a["bbox"][2] * a["bbox"][3] > least > 0 and not a["iscrowd"] for a in found
         )
 
-    easy = [image for image in content["images"] if is_easy(image)]
+    easy = [image.source_id for image in annotations.images if is_easy(image)]
     if len(easy) < count:
         raise ValueError(
             f"{len(easy)} images have 1 to {_MOST_OBJECTS} objects of more than {_LEAST_SHARE:.0%} "
             f"of the image each, expected {count}: ask for fewer with --images"
         )
-    chosen = sorted(easy, key=lambda image: len(of_image[image["id"]]))[:count]
-    annotations = [a for image in chosen for a in of_image[image["id"]]]
-    return {**content, "images": chosen, "annotations": annotations}
+    return annotations.subset(
+        sorted(easy, key=lambda source_id: len(annotations.objects[source_id]))[:count]
+    )
 
 
 def main() -> None:
@@ -92,7 +94,7 @@ def main() -> None:
     output = Path(args.output).resolve()
     output.mkdir(parents=True, exist_ok=True)
     annotations = output / "instances_few.json"
-    annotations.write_text(json.dumps(choose_images(json.loads(source.read_text()), args.images)))
+    write_annotations(choose_images(read_scored(source), args.images), annotations)
     say(f"{args.images} images of {source}")
     for split in ("train", "eval"):
         convert(

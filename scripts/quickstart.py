@@ -19,7 +19,11 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import families  # noqa: E402
-from object_detection.coco.annotations import read_annotations, write_annotations  # noqa: E402
+from object_detection.coco.annotations import (  # noqa: E402
+    read_annotations,
+    read_scored,
+    write_annotations,
+)
 from object_detection.convert.convert import convert  # noqa: E402
 from object_detection.convert.report import describe_conversion, progress_printer  # noqa: E402
 from object_detection.convert.splits import find_splits, make_split  # noqa: E402
@@ -68,6 +72,13 @@ def parse_arguments() -> argparse.Namespace:
         "--train_split", help="name of the split to train on; default the one named train*"
     )
     parser.add_argument("--eval_split", help="name of the held-out split; default test*, else val*")
+    parser.add_argument(
+        "--on_orphan_annotation",
+        choices=("stop", "skip"),
+        default="stop",
+        help="annotations whose image or category is not listed: stop, or leave them out "
+        "(default %(default)s)",
+    )
     parser.add_argument(
         "--pictures", type=int, default=12, help="held-out images to draw (default %(default)s)"
     )
@@ -146,13 +157,13 @@ def make_records(args: argparse.Namespace, output: Path) -> tuple[Path, Path]:
         return records, eval_json
     say(f"records: {data} -> {records}")
     records.mkdir(parents=True, exist_ok=True)
-    train_set = read_annotations(train[0])
+    train_set = read_annotations(train[0], on_orphan=args.on_orphan_annotation)
     if held_out is None:
         print(f"one split only: {_HELD_OUT_SHARE:.0%} of its images are held out")
         train_set, eval_set = make_split(train_set, _HELD_OUT_SHARE, seed=args.seed)
         write_annotations(eval_set, eval_json)
     else:
-        eval_set = read_annotations(held_out[0])
+        eval_set = read_annotations(held_out[0], on_orphan=args.on_orphan_annotation)
         eval_json.write_bytes(Path(held_out[0]).read_bytes())
     for name, annotations, images in (
         ("train", train_set, train[1]),
@@ -224,15 +235,13 @@ def draw(
     args: argparse.Namespace, run_dir: Path, eval_json: Path, image_dir: Path, output: Path
 ) -> Path:
     """Draws held-out images with their detections; returns the folder."""
-    annotations = json.loads(eval_json.read_text())
-    counts: dict = {}
-    for entry in annotations["annotations"]:
-        counts[entry["image_id"]] = counts.get(entry["image_id"], 0) + 1
-    shown = sorted(annotations["images"], key=lambda image: str(image["id"]))
-    shown = [image for image in shown if counts.get(image["id"])][: args.pictures]
+    annotations = read_scored(eval_json)
+    shown = sorted(annotations.images, key=lambda image: image.source_id)
+    shown = [image for image in shown if annotations.objects.get(image.source_id)]
+    shown = shown[: args.pictures]
     pictures = output / "pictures"
     chosen = output / "held-out.txt"
-    chosen.write_text("\n".join(str(image_dir / image["file_name"]) for image in shown))
+    chosen.write_text("\n".join(str(image_dir / image.file_name) for image in shown))
     say(f"pictures: {len(shown)} held-out images with detections")
     run([
         sys.executable, "infer.py", f"--image_list={chosen}", f"--model_dir={run_dir}",

@@ -15,9 +15,10 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from object_detection.coco.annotations import CocoAnnotations, CocoImage
+from object_detection.coco.annotations import CocoAnnotations
+from object_detection.coco.listed import CocoImage
+from object_detection.coco.objects import MASK_UNKNOWN
 from object_detection.convert.convert_shard import (
-    MASK_UNKNOWN,
     ConversionSettings,
     ShardTask,
 )
@@ -111,6 +112,8 @@ def convert(
             progress=progress or (lambda done, total: None),
         )
         total = Tally()
+        if annotations:
+            total.counts.merge(annotations.counts(with_masks=settings.mask_format is not None))
         for tally in tallies:
             total.merge(tally)
         _check_masks(total, settings)
@@ -168,7 +171,7 @@ def _num_workers(wanted: int | None, num_images: int, num_shards: int) -> int:
 
 def _check_masks(tally: Tally, settings: ConversionSettings) -> None:
     unknown = sum(n for what, n in tally.corrected.items() if what.startswith(MASK_UNKNOWN))
-    if settings.mask_format is not None and 0 < sum(tally.instances.values()) == unknown:
+    if settings.mask_format is not None and 0 < sum(tally.instances.values()) <= unknown:
         raise ValueError(
             f"masks were asked for, but none of the {unknown} annotations has a usable "
             "'segmentation': convert without --include_masks, or use annotations with masks"
@@ -187,9 +190,7 @@ def _make_task(
     if annotations is not None:
         objects = {
             image.source_id: [
-                entry
-                if settings.mask_format
-                else {key: value for key, value in entry.items() if key != "segmentation"}
+                entry if settings.mask_format else {**entry, "segmentation": None}
                 for entry in annotations.objects[image.source_id]
             ]
             for image in images

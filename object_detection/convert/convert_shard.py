@@ -1,8 +1,8 @@
 """Turns the images and annotations of one shard into records: what a conversion worker does.
 
-Boxes that reach outside their image are clipped, never dropped for it; what cannot be a box is
-dropped. Every such case is counted under a reason. The image file's own size counts, not the
-JSON's. Nothing here imports TensorFlow.
+Boxes that reach outside their image are clipped, never dropped for it. Every such case is counted
+under a reason. The image file's own size counts, not the JSON's. What else can be wrong with an
+annotation was settled when it was read (`object_detection.coco`). Nothing here imports TensorFlow.
 """
 
 from __future__ import annotations
@@ -15,15 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from object_detection.coco.annotations import CocoImage, CocoObject, finite_box, object_area
+from object_detection.coco.listed import CocoImage
+from object_detection.coco.objects import MASK_UNKNOWN, CocoObject
+from object_detection.coco.values import SMALLEST_SIDE_PX
 from object_detection.convert.image_headers import BadImageError, ImageFile, inspect_image
 from object_detection.masks import rle
 from object_detection.records import schema
 from object_detection.records.card_builder import Tally
 from object_detection.records.tfrecord_file import write_records
-
-MASK_UNKNOWN = "mask unknown: "
-_SMALLEST_SIDE_PX = 1e-3  # also the tolerance within which a box counts as inside its image
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,20 +151,19 @@ def _record(
     size = (file.height, file.width)
     objects: dict[str, Any] = {"boxes": None}
     if entries is not None:
-        boxes, kept = _boxes(entries, size, tally)
-        category_ids = [int(entry["category_id"]) for entry in kept]
-        sides = boxes[:, 2:] - boxes[:, :2]
+        boxes, kept = _boxes(image, entries, size, tally)
+        category_ids = [entry["category_id"] for entry in kept]
         objects = {
             "boxes": boxes,
             "category_ids": category_ids,
             "category_names": [settings.category_names[i] for i in category_ids],
-            "is_crowd": [bool(entry.get("iscrowd")) for entry in kept],
-            "areas": [object_area(e, default=a) for e, a in zip(kept, sides.prod(axis=1))],
+            "is_crowd": [bool(entry["iscrowd"]) for entry in kept],
+            "areas": [entry["area"] for entry in kept],
         }
         if settings.mask_format is not None:
             objects["mask_format"] = settings.mask_format
             objects["masks"] = [
-                _mask(entry, box, size, mask_format=settings.mask_format, tally=tally)
+                _mask(image, entry, box, size, mask_format=settings.mask_format, tally=tally)
                 for entry, box in zip(kept, boxes)
             ]
     tally.add_image(
@@ -188,45 +186,51 @@ def _record(
 
 
 def _boxes(
-    entries: Sequence[CocoObject], size: tuple[int, int], tally: Tally
+    image: CocoImage, entries: Sequence[CocoObject], size: tuple[int, int], tally: Tally
 ) -> tuple[np.ndarray, list[CocoObject]]:
     """Returns the usable boxes [n, 4], (y1, x1, y2, x2), pixels, clipped, and their entries."""
     boxes, kept = [], []
     for entry in entries:
-        box = finite_box(entry)
-        if box is None:
-            tally.dropped["box: not four finite numbers"] += 1
-            continue
-        x, y, width, height = box
-        if min(width, height) < _SMALLEST_SIDE_PX:
-            tally.dropped["box: no width or no height"] += 1
-            continue
+        x, y, width, height = entry["bbox"]
         corners = np.array([y, x, y + height, x + width])
         clipped = np.clip(corners, 0, np.array(size * 2))
-        if min(clipped[2:] - clipped[:2]) < _SMALLEST_SIDE_PX:
-            tally.dropped["box: outside the image"] += 1
+        if min(clipped[2:] - clipped[:2]) < SMALLEST_SIDE_PX:
+            tally.counts.drop("box: outside the image", _place(image, entry))
             continue
         overhang = np.abs(corners - clipped).max()
-        if overhang > _SMALLEST_SIDE_PX:
-            tally.corrected["box: clipped to the image"] += 1
+        if overhang > SMALLEST_SIDE_PX:
+            tally.counts.correct("box: clipped to the image", _place(image, entry))
         if overhang > 1:
-            tally.corrected["box: clipped by more than 1 pixel"] += 1
+            tally.counts.correct("box: clipped by more than 1 pixel", _place(image, entry))
         boxes.append(clipped)
         kept.append(entry)
     return np.array(boxes, np.float64).reshape(-1, 4), kept
 
 
+def _place(image: CocoImage, entry: CocoObject) -> str:
+    return f"{image.file_name}, annotation {entry['id']}"
+
+
 def _mask(
-    entry: CocoObject, box: np.ndarray, size: tuple[int, int], *, mask_format: str, tally: Tally
+    image: CocoImage,
+    entry: CocoObject,
+    box: np.ndarray,
+    size: tuple[int, int],
+    *,
+    mask_format: str,
+    tally: Tally,
 ) -> bytes:
+    """Returns the stored mask; that of an unknown one was counted when it was read."""
     height, width = size
-    segmentation = entry.get("segmentation")
+    segmentation = entry["segmentation"]
+    if segmentation is None:
+        return _unknown_mask(mask_format, height, width)
     try:
         if mask_format == "bitpacked":
             return rle.crop_to_box(segmentation, box, height=height, width=width)
         return rle.encode_png(rle.decode_mask(segmentation, height, width))
     except rle.BadMaskError as error:
-        tally.corrected[f"{MASK_UNKNOWN}{error}"] += 1
+        tally.counts.correct(f"{MASK_UNKNOWN}{error}", _place(image, entry))
         return _unknown_mask(mask_format, height, width)
 
 

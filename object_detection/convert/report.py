@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TextIO
 
+from object_detection.coco.findings import describe_counts
 from object_detection.convert.convert import Conversion
 from object_detection.records.card import DataCard
 
@@ -33,7 +34,8 @@ def describe_card(card: DataCard) -> str:
     if not card.num_instances:
         lines.append("WARNING: not one box: this set can be looked at, but not trained on")
     lines += ["", *_class_table(card), ""]
-    lines += _counts("dropped", card.dropped) + _counts("corrected", card.corrected)
+    for title, counts in (("dropped", card.dropped), ("corrected", card.corrected)):
+        lines += describe_counts(title, counts, card.examples)
     return "\n".join(lines)
 
 
@@ -117,9 +119,3 @@ def _class_table(card: DataCard) -> list[str]:
     if absent and card.num_instances:
         lines.append(f"  no instance of {len(absent)} classes: {', '.join(absent)}")
     return lines
-
-
-def _counts(title: str, counts: Mapping[str, int]) -> list[str]:
-    if not counts:
-        return [f"{title}: nothing"]
-    return [f"{title}:", *(f"  {count:,} x {what}" for what, count in counts.items())]

@@ -112,16 +112,16 @@ def make_split(
         key=lambda source_id: hashlib.sha256(f"{seed}:{source_id}".encode()).digest(),
     )
     classes = {
-        source_id: {str(entry["category_id"]) for entry in annotations.objects.get(source_id, ())}
+        source_id: {entry["category_id"] for entry in annotations.objects.get(source_id, ())}
         for source_id in order
     }
-    remaining: dict[str, int] = {}
+    remaining: dict[int, int] = {}
     for present in classes.values():
         for category in present:
             remaining[category] = remaining.get(category, 0) + 1
 
     held_out: dict[str, None] = {}
-    represented: set[str] = set()
+    represented: set[int] = set()
 
     def can_leave(source_id: str) -> bool:
         return all(remaining[category] > 1 for category in classes[source_id])

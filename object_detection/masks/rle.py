@@ -15,10 +15,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from object_detection.coco.segmentation import Segmentation, read_segmentation
 from object_detection.records.schema import MASK_BYTES, MASK_SIZE
-
-Segmentation = Any
-"""COCO's: a list of polygons [x1, y1, x2, y2, ...], or an RLE dict with "size" and "counts"."""
 
 
 class BadMaskError(ValueError):
@@ -44,22 +42,16 @@ def decode_mask(
     """
     from pycocotools import mask as mask_api  # here: conversions without masks do without it
 
+    segmentation, problem, _ = read_segmentation(segmentation, size=(height, width))
+    if problem:
+        raise BadMaskError(problem)
     if isinstance(segmentation, Mapping):
         return _decode_rle(segmentation, mask_api, height, width, origin)
-    if not isinstance(segmentation, (list, tuple)) or not segmentation:
-        raise BadMaskError("no segmentation")
     offset = np.array([origin[1], origin[0]], np.float64)
-    polygons = []
-    for polygon in segmentation:
-        try:
-            points = np.asarray(polygon, np.float64)
-        except (TypeError, ValueError):
-            continue
-        is_polygon = points.ndim == 1 and len(points) >= 6 and len(points) % 2 == 0
-        if is_polygon and np.isfinite(points).all():
-            polygons.append(_shift_polygon(points.reshape(-1, 2), offset).ravel().tolist())
-    if not polygons:
-        raise BadMaskError("no polygon with three points or more")
+    polygons = [
+        _shift_polygon(np.asarray(polygon, np.float64).reshape(-1, 2), offset).ravel().tolist()
+        for polygon in segmentation
+    ]
     runs = mask_api.frPyObjects(polygons, height, width)
     return mask_api.decode(mask_api.merge(runs))
 
@@ -186,15 +178,8 @@ def _decode_rle(
 ) -> np.ndarray:
     if origin != (0, 0):
         raise ValueError("expected origin (0, 0) for a run-length mask: crop the result")
-    size = [int(side) for side in rle.get("size", ())]
-    if size != [height, width]:
-        raise BadMaskError("run-length mask of another size than the image")
-    counts = rle.get("counts")
+    counts = rle["counts"]
     if isinstance(counts, list):
-        if sum(counts) != height * width or min(counts, default=0) < 0:
-            raise BadMaskError("run lengths do not add up to the image")
-        return mask_api.decode(mask_api.frPyObjects({"size": size, "counts": counts}, *size))
-    if not isinstance(counts, (str, bytes)):
-        raise BadMaskError("run-length mask without counts")
+        return mask_api.decode(mask_api.frPyObjects(dict(rle), height, width))
     data = counts.encode() if isinstance(counts, str) else counts
-    return mask_api.decode({"size": size, "counts": data})
+    return mask_api.decode({"size": [height, width], "counts": data})

@@ -10,24 +10,19 @@ images that happen to have detections; otherwise a shard lost on the way would r
 
 from __future__ import annotations
 
+import dataclasses
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from object_detection.coco.annotations import CocoAnnotations, read_scored
+from object_detection.coco.listed import some
+from object_detection.coco.values import id_text
 from object_detection.metrics import scorer as scoring
 from object_detection.metrics.detection_rows import ROW_FIELDS, rows_to_detections
-from object_detection.metrics.ground_truth import (
-    categories_of,
-    id_text,
-    index_by_text,
-    load_annotations,
-    numbered_ground_truth,
-    scoring_names,
-    some,
-    sorted_ids,
-)
 
 METRIC_NAMES = (
     *("AP", "AP50", "AP75", "APs", "APm", "APl"),
@@ -67,7 +62,7 @@ class CocoEvaluator:
     only one needs to call `evaluate`.
 
     Args:
-      annotations: path of an instances JSON, or the parsed dictionary (left as it is).
+      annotations: path of an instances JSON, what it holds, or what `read_annotations` made of it.
       categories: class_id -> (category_id, name), from the data card; by default the JSON's
         categories in order of their ids.
       iou_type: `bbox` or `segm`.
@@ -80,7 +75,7 @@ class CocoEvaluator:
 
     def __init__(
         self,
-        annotations: str | os.PathLike[str] | Mapping[str, Any],
+        annotations: str | os.PathLike[str] | Mapping[str, Any] | CocoAnnotations,
         categories: Categories | None = None,
         *,
         iou_type: str = "bbox",
@@ -88,17 +83,16 @@ class CocoEvaluator:
     ):
         if iou_type not in IOU_TYPES:
             raise ValueError(f"unknown iou_type {iou_type!r}: expected one of {IOU_TYPES}")
-        self.source, dataset = load_annotations(annotations)
-        self.iou_type = iou_type
-        self.categories: dict[int, tuple[int, str]] = dict(
-            categories_of(dataset) if categories is None else categories
-        )
-        self.image_ids = sorted_ids(image["id"] for image in dataset["images"])
-        self._index = index_by_text(self.image_ids, self.source)
-        self._category_names = scoring_names(dataset)
+        self.truth = read_scored(annotations)
+        self.source, self.iou_type = self.truth.path, iou_type
+        own = {c.class_id: (c.category_id, c.name) for c in self.truth.categories}
+        self.categories = dict(own if categories is None else categories)
+        source_ids = {image.image_id: image.source_id for image in self.truth.images}
+        self.image_ids = _sorted_ids(source_ids)
+        self._index = {source_ids[image_id]: i for i, image_id in enumerate(self.image_ids)}
+        self._category_names = _scoring_names(self.truth)
         self._check_categories()
         self._scorer_choice = scorer
-        self._dataset: Mapping[str, Any] = dataset
         self._scorer: scoring.Scorer | None = None
 
     @property
@@ -172,7 +166,7 @@ class CocoEvaluator:
           ValueError: an image or class that the ground truth does not have, or a value that is
             not finite.
         """
-        if "annotations" not in self._dataset:
+        if not self.truth.is_labelled:
             raise ValueError(
                 f"{self.source} has no annotations to score against (an image list of a test "
                 "split?): write the detections with write_detections_json instead"
@@ -220,9 +214,7 @@ class CocoEvaluator:
     def _prepared_scorer(self) -> scoring.Scorer:
         """Builds the scorer at its first use, so that ranks that never score pay nothing."""
         if self._scorer is None:
-            ground_truth = numbered_ground_truth(
-                self._dataset, self._index, iou_type=self.iou_type, source=self.source
-            )
+            ground_truth = _numbered(self.truth, self._index, iou_type=self.iou_type)
             self._scorer = scoring.Scorer(ground_truth, self.iou_type, name=self._scorer_choice)
         return self._scorer
 
@@ -286,6 +278,44 @@ class CocoEvaluator:
                 entry |= _mask_fields(results[position]["segmentation"])
             entries.append(entry)
         return entries
+
+
+def _sorted_ids(identifiers: Iterable[Any]) -> list[Any]:
+    """Sorts image ids as pycocotools does, numbers by value, so that ties of score fall alike."""
+    ids = list(identifiers)
+    return sorted(ids) if all(isinstance(i, int) for i in ids) else sorted(ids, key=str)
+
+
+def _scoring_names(truth: CocoAnnotations) -> dict[int, str]:
+    """Returns category_id -> name, with the id appended where two categories share a name."""
+    counts = Counter(truth.class_names)
+    return {
+        category_id: name if counts[name] == 1 else f"{name} ({category_id})"
+        for category_id, name in truth.category_names.items()
+    }
+
+
+def _numbered(truth: CocoAnnotations, index: Mapping[str, int], *, iou_type: str) -> dict[str, Any]:
+    """Returns the ground truth, images numbered from 1; for masks without the unknown ones."""
+    objects = {
+        source_id: [
+            entry for entry in entries if iou_type == "bbox" or entry["segmentation"] is not None
+        ]
+        for source_id, entries in truth.objects.items()
+    }
+    if iou_type == "segm" and truth.num_objects and not any(objects.values()):
+        raise ValueError(
+            f"{truth.path}: not one of {truth.num_objects} objects has a usable segmentation: this "
+            "data set can only be scored with iou_type bbox"
+        )
+    numbers = {image.image_id: index[image.source_id] + 1 for image in truth.images}
+    content = dataclasses.replace(truth, objects=objects).to_coco()
+    for image in content["images"]:
+        image["id"] = numbers[image["id"]]
+    for entry in content["annotations"]:
+        entry["image_id"] = numbers[entry["image_id"]]
+    content["images"].sort(key=lambda image: image["id"])
+    return {"info": {}, **content}
 
 
 def _mask_fields(segmentation: Mapping[str, Any]) -> dict[str, Any]:

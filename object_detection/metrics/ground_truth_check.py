@@ -6,20 +6,25 @@ between the JSON, the data card and the records; `ground_truth_diagnosis.py` say
 
 from __future__ import annotations
 
+import dataclasses
 import os
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from object_detection.coco.annotations import CocoAnnotations, CocoObject, read_scored
+from object_detection.coco.listed import some
 from object_detection.metrics.coco import Categories, CocoEvaluator
-from object_detection.metrics.ground_truth import id_text, load_annotations, some
-from object_detection.metrics.ground_truth_diagnosis import diagnose
+from object_detection.metrics.ground_truth_diagnosis import best_partners, diagnose
 
 SELF_TOLERANCE = 1e-6
 """A JSON against itself is exact up to the rounding inside the scorer."""
 RECORDS_TOLERANCE = 0.02
 """Records hold boxes clipped to the image, which moves a few of them."""
+_MOST_BOXES_OF_IMAGE = 200
+"""Of a more crowded image so many are scored: the scorer's time grows with their square."""
 
 
 class GroundTruthCheck(NamedTuple):
@@ -37,7 +42,7 @@ class GroundTruthCheck(NamedTuple):
 
 
 def check_ground_truth(
-    annotations: str | os.PathLike[str] | Mapping[str, Any],
+    annotations: str | os.PathLike[str] | Mapping[str, Any] | CocoAnnotations,
     *,
     categories: Categories | None = None,
     rows: np.ndarray | None = None,
@@ -47,104 +52,136 @@ def check_ground_truth(
     """Scores ground truth against itself.
 
     Args:
-      annotations: path of an instances JSON, or the parsed dictionary.
+      annotations: as of `CocoEvaluator`.
       categories: class_id -> (category_id, name) of the data card; by default the JSON's.
       rows: float64 [n, 7], the ground truth as the input pipeline delivers it, written as rows
         of `detections_to_array` with score 1 and without crowd regions; the images that occur in
         it are checked. By default the JSON's own boxes.
-      max_images: at most so many images, evenly spread; None for all.
+      max_images: at most so many images, evenly spread; None for all. Of an image with more than
+        200 objects, 200 are scored.
       scorer: see `CocoEvaluator`.
 
     Raises:
       ValueError: the score is not 1.0; the message says which ids or units do not meet.
     """
-    source, dataset = load_annotations(annotations)
-    _require_known_references(source, dataset)
-    evaluator = CocoEvaluator(dataset, categories, scorer=scorer)
-    with_area = [a for a in dataset["annotations"] if _has_area(a)]
-    flat = [a.get("id") for a in dataset["annotations"] if not _has_area(a)]
-    notes = [f"{len(flat)} boxes without area left out: annotations {some(flat)}"] if flat else []
-
+    truth = read_scored(annotations)
+    evaluator = CocoEvaluator(truth, categories, scorer=scorer)
+    everywhere, objects = ground_truth_rows(evaluator)
+    given = everywhere if rows is None else np.asarray(rows, np.float64)
+    chosen = _spread(np.unique(given[:, 0].astype(np.int64)), max_images)
+    kept = np.flatnonzero(np.isin(everywhere[:, 0], chosen))
+    given = given[np.isin(given[:, 0], chosen)]
+    if not len(given):
+        raise ValueError(f"no box to score in the {len(truth.images)} images of {truth.path}")
+    scored, kept = _sample_of_crowded(given, everywhere, kept)
     if rows is None:
-        candidates = evaluator.image_indices({id_text(a["image_id"]) for a in with_area})
-    else:
-        candidates = np.asarray(rows, np.float64)[:, 0].astype(np.int64)
-    chosen = _spread(np.unique(candidates), max_images)
-    texts = {id_text(evaluator.image_ids[index]) for index in chosen}
-    part = {**dataset, "annotations": [a for a in with_area if id_text(a["image_id"]) in texts]}
-    evaluator = CocoEvaluator(part, categories, scorer=scorer)
+        scored = everywhere[kept]
+    part = _with_objects(truth, [objects[i] for i in kept], evaluator, chosen)
+    limit = max(100, int(np.bincount(scored[:, 0].astype(np.int64)).max()))
+    metrics = CocoEvaluator(part, categories, scorer=scorer).evaluate(
+        scored, image_indices=chosen, max_detections=(1, 10, limit)
+    )
     tolerance = SELF_TOLERANCE if rows is None else RECORDS_TOLERANCE
-    own = ground_truth_rows(evaluator, part)
-    rows = own if rows is None else np.asarray(rows, np.float64)
-    rows = rows[np.isin(rows[:, 0], chosen)]
-    if not len(rows):
-        raise ValueError(f"no box to score in the {len(dataset['images'])} images of {source}")
-
-    limit = max(100, int(np.bincount(rows[:, 0].astype(np.int64)).max()))
-    metrics = evaluator.evaluate(rows, image_indices=chosen, max_detections=(1, 10, limit))
     if metrics["AP"] < 1.0 - tolerance:
-        sizes = _image_sizes(part, evaluator)
         names = {class_id: name for class_id, (_, name) in evaluator.categories.items()}
-        everywhere = ground_truth_rows(evaluator, {**dataset, "annotations": with_area})
         raise ValueError(
             f"ground truth scored against itself gives AP {metrics['AP']:.4f} instead of 1.0 on "
-            f"{len(chosen)} images of {source}: "
+            f"{len(chosen)} images of {truth.path}: "
             + diagnose(
-                rows,
-                own,
+                scored,
+                everywhere[kept],
                 everywhere=everywhere,
-                image_sizes=sizes,
+                image_sizes=_image_sizes(evaluator),
                 image_ids=evaluator.image_ids,
                 names=names,
             )
         )
-    return GroundTruthCheck(metrics["AP"], len(chosen), len(rows), notes)
+    notes = truth.describe_findings(with_masks=False)
+    return GroundTruthCheck(metrics["AP"], len(chosen), len(scored), notes)
 
 
-def ground_truth_rows(evaluator: CocoEvaluator, dataset: Mapping[str, Any]) -> np.ndarray:
+def ground_truth_rows(evaluator: CocoEvaluator) -> tuple[np.ndarray, list[CocoObject]]:
     """Returns the ground truth without crowd regions as float64 [n, 7] rows of score 1.
+
+    Returns:
+      The rows, and the annotation of each.
 
     Raises:
       ValueError: a category with boxes has no class.
     """
+    truth = evaluator.truth
     class_ids = {category_id: k for k, (category_id, _) in evaluator.categories.items()}
-    objects = [a for a in dataset["annotations"] if not a.get("iscrowd", 0)]
-    lost = sorted({int(a["category_id"]) for a in objects} - set(class_ids))
+    found = [
+        (source_id, entry)
+        for source_id, entries in truth.objects.items()
+        for entry in entries
+        if not entry["iscrowd"]
+    ]
+    lost = sorted({entry["category_id"] for _, entry in found} - set(class_ids))
     if lost:
         raise ValueError(
-            f"categories {some(lost)} have boxes but no class in the class map of "
+            f"{truth.path}: categories {some(lost)} have boxes but no class in the class map of "
             f"{len(class_ids)} classes: the data card belongs to another JSON"
         )
-    if not objects:
-        return np.zeros((0, 7), np.float64)
-    indices = evaluator.image_indices(a["image_id"] for a in objects)
-    boxes = np.array([a["bbox"] for a in objects], np.float64)
-    classes = np.array([class_ids[int(a["category_id"])] for a in objects], np.float64)
-    return np.column_stack([indices, boxes, np.ones(len(objects)), classes])
+    indices = evaluator.image_indices(source_id for source_id, _ in found)
+    rows = np.array(
+        [
+            (index, *entry["bbox"], 1.0, class_ids[entry["category_id"]])
+            for index, (_, entry) in zip(indices, found)
+        ],
+        np.float64,
+    )
+    return rows.reshape(-1, 7), [entry for _, entry in found]
 
 
-def _require_known_references(source: str, dataset: Mapping[str, Any]) -> None:
-    """Refuses annotations of images or categories that the JSON does not list."""
-    if "annotations" not in dataset:
-        raise ValueError(f"{source} has no annotations")
-    images = {id_text(image["id"]) for image in dataset["images"]}
-    categories = {int(category["id"]) for category in dataset["categories"]}
-    strays = sorted({id_text(a["image_id"]) for a in dataset["annotations"]} - images)
-    if strays:
-        raise ValueError(
-            f"{source}: annotations of {len(strays)} images that it does not list: {some(strays)}; "
-            f"its image ids look like {some(sorted(images))}"
-        )
-    unknown = sorted({int(a["category_id"]) for a in dataset["annotations"]} - categories)
-    if unknown:
-        raise ValueError(
-            f"{source}: annotations of categories that it does not list: {some(unknown)}; its "
-            f"category ids are {some(sorted(categories))}"
-        )
+def _sample_of_crowded(
+    given: np.ndarray, truth: np.ndarray, kept: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Bounds the boxes of each image.
+
+    Args:
+      given: [n, 7] rows to score.
+      truth: [m, 7] rows to score against.
+      kept: indices of those of the images in question.
+
+    Returns:
+      The rows left, and the indices of the truth left: of an image with too many, evenly spread
+      rows and those boxes of the truth that they meet best. Images whose numbers of boxes differ
+      stay whole, so that what is missing is found.
+    """
+    counts, of_truth = (
+        np.bincount(rows[:, 0].astype(np.int64), minlength=1) for rows in (given, truth[kept])
+    )
+    for image in np.flatnonzero(counts > _MOST_BOXES_OF_IMAGE):
+        if image >= len(of_truth) or counts[image] != of_truth[image]:
+            continue
+        ours, theirs = np.flatnonzero(given[:, 0] == image), kept[truth[kept, 0] == image]
+        sample = _spread(ours, _MOST_BOXES_OF_IMAGE)
+        partners = theirs[np.unique(best_partners(given[sample], truth[theirs])[1])]
+        given = np.delete(given, np.setdiff1d(ours, sample), axis=0)
+        kept = np.setdiff1d(kept, np.setdiff1d(theirs, partners))
+    return given, kept
 
 
-def _has_area(annotation: Mapping[str, Any]) -> bool:
-    return annotation["bbox"][2] > 0 and annotation["bbox"][3] > 0
+def _with_objects(
+    truth: CocoAnnotations,
+    objects: Sequence[CocoObject],
+    evaluator: CocoEvaluator,
+    chosen: np.ndarray,
+) -> CocoAnnotations:
+    """Returns the annotations with the given objects, and the crowd regions of the given images."""
+    chosen_ids = {evaluator.image_ids[index] for index in chosen}
+    crowds = [
+        entry
+        for entries in truth.objects.values()
+        for entry in entries
+        if entry["iscrowd"] and entry["image_id"] in chosen_ids
+    ]
+    source_ids = {image.image_id: image.source_id for image in truth.images}
+    grouped: dict[str, list[CocoObject]] = defaultdict(list)
+    for entry in (*objects, *crowds):
+        grouped[source_ids[entry["image_id"]]].append(entry)
+    return dataclasses.replace(truth, objects=grouped)
 
 
 def _spread(indices: np.ndarray, limit: int | None) -> np.ndarray:
@@ -154,10 +191,8 @@ def _spread(indices: np.ndarray, limit: int | None) -> np.ndarray:
     return indices[np.linspace(0, len(indices) - 1, limit).astype(np.int64)]
 
 
-def _image_sizes(dataset: Mapping[str, Any], evaluator: CocoEvaluator) -> np.ndarray:
+def _image_sizes(evaluator: CocoEvaluator) -> np.ndarray:
     """Returns float64 [num_images, 2], (width, height), 0 where the JSON does not say."""
-    sizes = np.zeros((evaluator.num_images, 2), np.float64)
-    indices = evaluator.image_indices(image["id"] for image in dataset["images"])
-    for index, image in zip(indices, dataset["images"]):
-        sizes[index] = image.get("width", 0), image.get("height", 0)
-    return sizes
+    images = {image.image_id: image for image in evaluator.truth.images}
+    ordered = [images[image_id] for image_id in evaluator.image_ids]
+    return np.array([(image.width or 0, image.height or 0) for image in ordered], np.float64)

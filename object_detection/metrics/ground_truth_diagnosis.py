@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from object_detection.metrics.ground_truth import some
+from object_detection.coco.listed import some
 
 _MEETS = 0.95
 """IoU from which two boxes count as the same; COCO's strictest threshold."""
@@ -60,7 +60,7 @@ def diagnose(
       image_ids: the data set's image id of each image index.
       names: class_id -> name.
     """
-    overlap, partner = _best_partners(rows, truth)
+    overlap, partner = best_partners(rows, truth)
     if np.mean(overlap >= _MEETS) >= _MOST:
         return _class_or_count_problem(
             rows, truth, overlap=overlap, partner=partner, image_ids=image_ids, names=names
@@ -109,7 +109,7 @@ def _class_or_count_problem(
             for (given, expected), count in confused.most_common(3)
         ]
         return "the boxes meet but the class ids do not: " + "; ".join(pairs)
-    back, _ = _best_partners(truth, rows)
+    back, _ = best_partners(truth, rows)
     lost = truth[back < _MEETS]
     extra = rows[~met]
     examples = [image_ids[int(index)] for index in np.unique([*lost[:, 0], *extra[:, 0]])]
@@ -119,8 +119,13 @@ def _class_or_count_problem(
     )
 
 
-def _best_partners(rows: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns for each row its best IoU with a box of the same image, and that box's index."""
+def best_partners(rows: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns for each row its best IoU with a box of the same image, and that box's index.
+
+    Args:
+      rows: [n, 7].
+      truth: [m, 7].
+    """
     overlap = np.zeros(len(rows))
     partner = np.zeros(len(rows), np.int64)
     for image in np.unique(rows[:, 0]):
@@ -144,7 +149,7 @@ def _iou_xywh(a: _Boxes, b: _Boxes) -> np.ndarray:
 
 
 def _share_met(rows: np.ndarray, truth: np.ndarray) -> float:
-    return float(np.mean(_best_partners(rows, truth)[0] >= _MEETS))
+    return float(np.mean(best_partners(rows, truth)[0] >= _MEETS))
 
 
 def _with_boxes(rows: np.ndarray, boxes: _Boxes) -> np.ndarray:

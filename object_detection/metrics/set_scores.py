@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from object_detection.coco.annotations import CocoAnnotations, read_scored
 from object_detection.masks.rows import with_masks
 from object_detection.metrics.coco import CocoEvaluator
 from object_detection.metrics.detection_rows import detections_to_array, empty_rows
-from object_detection.metrics.ground_truth import load_annotations
 from object_detection.metrics.ground_truth_check import check_ground_truth
 from object_detection.records.card import DataCard
 from object_detection.records.class_map import ClassMap
@@ -52,24 +52,24 @@ class SetScores:
     is_scored: bool = True
 
     @functools.cached_property
-    def _dataset(self) -> Mapping[str, Any]:
-        return load_annotations(self.annotations)[1]
+    def _truth(self) -> CocoAnnotations:
+        return read_scored(self.annotations)
 
     @functools.cached_property
     def evaluator(self) -> CocoEvaluator:
         """The ground truth, parsed at first use."""
-        return CocoEvaluator(self.annotations, self.class_map.categories, scorer=self.scorer)
+        return CocoEvaluator(self._truth, self.class_map.categories, scorer=self.scorer)
 
     @functools.cached_property
     def _mask_evaluator(self) -> CocoEvaluator:
         return CocoEvaluator(
-            self._dataset, self.class_map.categories, iou_type="segm", scorer=self.scorer
+            self._truth, self.class_map.categories, iou_type="segm", scorer=self.scorer
         )
 
     @functools.cached_property
     def is_unlabelled(self) -> bool:
         """True where detections are only to be written: asked for, or the JSON is a mere list."""
-        return not self.is_scored or (self.is_submission and not self._dataset.get("annotations"))
+        return not self.is_scored or (self.is_submission and not self._truth.num_objects)
 
     def check(self, first_batch: Callable[[], Mapping[str, np.ndarray] | None]) -> None:
         """Scores the ground truth against itself: as the JSON has it, and as the records have it.
@@ -83,13 +83,15 @@ class SetScores:
         if self.is_unlabelled:
             return
         self._require_all_images()
+        for line in self._truth.describe_findings(with_masks=self.has_masks):
+            _LOG.warning("%s", line)
         if self.has_masks:
             self._require_masks()
         options = {"categories": self.class_map.categories, "scorer": self.scorer}
-        check_ground_truth(self.annotations, **options)
+        check_ground_truth(self._truth, **options)
         rows = self._ground_truth_rows(first_batch())
         if len(rows):
-            check_ground_truth(self.annotations, rows=rows, **options)
+            check_ground_truth(self._truth, rows=rows, **options)
 
     def _require_all_images(self) -> None:
         """Raises ValueError if the JSON has images that are neither in the records nor left out."""
@@ -103,29 +105,27 @@ class SetScores:
             )
 
     def _require_masks(self) -> None:
-        """Raises ValueError if an object of the JSON has no mask or an image no size."""
-        for annotation in self._dataset["annotations"]:
-            if not annotation.get("segmentation"):
+        """Raises ValueError if no object of the JSON has a mask, or an image no size."""
+        objects = [entry for entries in self._truth.objects.values() for entry in entries]
+        if objects and all(entry["segmentation"] is None for entry in objects):
+            raise ValueError(
+                f"{self.annotations}: not one of {len(objects)} objects has a usable segmentation, "
+                "but the model has masks to be scored: use a JSON with masks, or a model without "
+                "(fasterrcnn-*)"
+            )
+        for image in self._truth.images:
+            if not image.height and self._truth.objects.get(image.source_id):
                 raise ValueError(
-                    f"{self.annotations}: annotation {annotation.get('id')} has no segmentation, "
-                    "but the model has masks to be scored: use a JSON with masks, or a model "
-                    "without (fasterrcnn-*)"
-                )
-        for image in self._dataset["images"]:
-            if not (image.get("height") and image.get("width")):
-                raise ValueError(
-                    f"{self.annotations}: image {image.get('id')} has no height and width, which "
+                    f"{self.annotations}: image {image.image_id} has no height and width, which "
                     "masks cannot do without"
                 )
 
     def _require_sizes(self, results: Sequence[Mapping[str, Any]]) -> None:
         """Raises ValueError for a mask of another size than the JSON's image: none would match."""
-        sizes = {
-            image["id"]: [image["height"], image["width"]] for image in self._dataset["images"]
-        }
+        sizes = {image.image_id: [image.height, image.width] for image in self._truth.images}
         for entry in results:
             found, expected = entry["segmentation"]["size"], sizes[entry["image_id"]]
-            if found != expected:
+            if found != expected and None not in expected:
                 raise ValueError(
                     f"image {entry['image_id']} is {found[1]}x{found[0]} pixels in {self.records}, "
                     f"but {expected[1]}x{expected[0]} in {self.annotations}: masks cannot be "

@@ -12,7 +12,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,8 @@ class DataCard:
     annotations_file: str  # path at the time of conversion, "" if unknown
     annotations_sha256: str
     fingerprint: str
+    examples: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
+    """Of what was dropped or corrected: image files and annotations, the first few of each."""
 
     @property
     def num_classes(self) -> int:
@@ -92,6 +94,12 @@ class DataCard:
 
     def require_boxes(self) -> None:
         """Raises ValueError if there is nothing to learn from."""
+        if 0 < self.num_instances == self.num_crowd:
+            raise ValueError(
+                f"all {self.num_crowd} objects of the record set {self.split!r} are crowd regions "
+                "(iscrowd 1), which are left out of training, so a detector would learn only "
+                "background. Correct 'iscrowd' in the annotation file and convert it again"
+            )
         if self.num_instances == 0:
             raise ValueError(
                 f"the record set {self.split!r} holds {self.num_images} images and not one box, "

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from object_detection.coco.categories import COCO_CATEGORIES
+from object_detection.coco.findings import Counts
 from object_detection.records import schema
 from object_detection.records.card import Category, DataCard, Shard, find_card, make_fingerprint
 from object_detection.records.card_merge import merge_cards
@@ -53,8 +54,7 @@ class Tally:
     def __init__(self) -> None:
         self.instances: Counter[int] = Counter()  # by category_id
         self.images: Counter[int] = Counter()  # by category_id
-        self.dropped: Counter[str] = Counter()
-        self.corrected: Counter[str] = Counter()
+        self.counts = Counts()
         self.skipped_images: list[tuple[str, str, str]] = []  # source_id, file name, reason
         self.num_crowd = 0
         self.max_boxes = 0
@@ -63,6 +63,16 @@ class Tally:
         self.image_sizes: list[tuple[int, int]] = []
         self.sqrt_areas: list[np.ndarray] = []  # float32, of boxes that are no crowd region
         self.relative_sqrt_areas: list[np.ndarray] = []
+
+    @property
+    def dropped(self) -> Counter[str]:
+        """What was left out -> how often."""
+        return self.counts.dropped
+
+    @property
+    def corrected(self) -> Counter[str]:
+        """What was changed -> how often."""
+        return self.counts.corrected
 
     def add_image(
         self,
@@ -94,7 +104,8 @@ class Tally:
             self.max_boxes = other.max_boxes
             self.max_boxes_source_id = other.max_boxes_source_id
         self.num_crowd += other.num_crowd
-        for name in ("instances", "images", "dropped", "corrected"):
+        self.counts.merge(other.counts)
+        for name in ("instances", "images"):
             getattr(self, name).update(getattr(other, name))
         for name in (
             "skipped_images",
@@ -162,6 +173,7 @@ def build_card(
         annotations_file=annotations_file,
         annotations_sha256=annotations_sha256,
         fingerprint=make_fingerprint(shards, listed, annotations_sha256),
+        examples=tally.counts.examples,
     )
 
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from object_detection.coco.annotations import read_annotations
+from object_detection.coco.annotations import read_scored
 from object_detection.draw.draw_masks import draw_heat_map, draw_masks, mask_heat
 from object_detection.draw.visualize import contact_sheet, draw_boxes
 from object_detection.masks.mask_paste import MaskRule, encode_masks
@@ -216,7 +216,7 @@ class GroundTruth:
     """
 
     def __init__(self, annotations: str):
-        content = read_annotations(annotations).to_coco()
+        content = read_scored(annotations).to_coco()
         self._names = {image["id"]: Path(image["file_name"]).name for image in content["images"]}
         self._objects: dict[str, list[dict[str, Any]]] = {name: [] for name in self._names.values()}
         for entry in content["annotations"]:

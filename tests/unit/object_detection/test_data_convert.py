@@ -44,7 +44,7 @@ def picture(height=30, width=40, *, image_format="JPEG", mode="RGB", seed=0, **s
 
 
 def box(image_id, bbox, **more):
-    return {"image_id": image_id, "category_id": 3, "bbox": bbox, **more}
+    return {"image_id": image_id, "category_id": 3, "bbox": bbox, "area": 25, **more}
 
 
 @pytest.fixture
@@ -86,9 +86,11 @@ def test_boxes_are_clipped_or_dropped_with_reasons(data, tmp_path):
         {"a.jpg": picture(), "b.jpg": picture()},
         [
             box(0, [10, 10, 20, 15], area=123.5),
-            box(0, [-5, 20, 20, 20], category_id=8, iscrowd=1),  # clipped on two sides
-            box(0, [30, 0, 10.0005, 30]),  # a rounding error past the edge is no clipping
-            box(0, [39.5, 0, 1, 1]),
+            # Clipped on two sides.
+            box(0, [-5, 20, 20, 20], category_id=8, iscrowd=1, area=None),
+            # A rounding error past the edge is no clipping.
+            box(0, [30, 0, 10.0005, 30], area=None),
+            box(0, [39.5, 0, 1, 1], area=0),
             box(0, [50, 10, 5, 5]),
             box(0, [10, 10, 0, 5]),
             box(0, [10, 10, 5, -5]),
@@ -108,7 +110,7 @@ def test_boxes_are_clipped_or_dropped_with_reasons(data, tmp_path):
     assert first[schema.LABEL].tolist() == [3, 8, 3, 3]
     assert first[schema.TEXT] == [b"cat", b"dog", b"cat", b"cat"]
     assert first[schema.IS_CROWD].tolist() == [0, 1, 0, 0]
-    # Stated areas are kept; missing ones are those of the clipped boxes.
+    # Stated areas are kept; missing ones are those of the boxes within the image.
     np.testing.assert_allclose(first[schema.AREA], [123.5, 150, 300, 0.5], rtol=1e-4)
     assert len(empty[schema.XMIN]) == 0
     assert schema.LABEL in empty
@@ -116,10 +118,13 @@ def test_boxes_are_clipped_or_dropped_with_reasons(data, tmp_path):
     card = conversion.card
     assert card.dropped == {
         "box: no width or no height": 2,
-        "box: not four finite numbers": 3,
+        "box: missing, and no mask to take it from": 1,
+        "box: not four finite numbers": 2,
         "box: outside the image": 1,
     }
+    assert card.examples["box: outside the image"] == ["a.jpg, annotation 5"]
     assert card.corrected == {
+        "area: filled in from the box": 3,
         "box: clipped by more than 1 pixel": 1,
         "box: clipped to the image": 2,
     }

@@ -167,6 +167,6 @@ def test_a_limited_evaluation_scores_what_was_seen(scores):
 
 
 def test_a_json_without_masks_is_refused_for_a_mask_model(scores):
-    with pytest.raises(ValueError, match="annotation 1 has no segmentation"):
+    with pytest.raises(ValueError, match="not one of 4 objects has a usable segmentation"):
         scores(with_masks=False).check(lambda: None)
     scores(with_masks=False, has_masks=False).check(lambda: None)
