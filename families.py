@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
 import efficientdet.settings
 import maskrcnn.settings
+from detector.request import Request
 from engine import cli
 from engine.config.fields import ConfigError, nearest
 from maskrcnn.nvidia import command_line
-from maskrcnn.nvidia.command_line import Request
+
+if TYPE_CHECKING:  # they bring TensorFlow
+    from detector.family import DetectorFamily
+    from detector.task import DetectionTask
 
 # The flags defined here belong to the program that asks for them.
 flags.disclaim_key_flags()
@@ -50,7 +54,11 @@ def base_config(model_name: str) -> Any:
     Raises:
       ConfigError: unknown name, with the nearest.
     """
-    return importlib.import_module(f"{package_of(model_name)}.settings").base_config(model_name)
+    return _settings_of(model_name).base_config(model_name)
+
+
+def _settings_of(model_name: str) -> Any:
+    return importlib.import_module(f"{package_of(model_name)}.settings")
 
 
 def preset(name: str, *, model_name: str) -> dict[str, Any]:
@@ -59,9 +67,7 @@ def preset(name: str, *, model_name: str) -> dict[str, Any]:
     Raises:
       ConfigError: the model's family has no such preset; names the nearest.
     """
-    if package_of(model_name) == "maskrcnn":
-        return maskrcnn.settings.preset(name, model_name=model_name)
-    return efficientdet.settings.preset(name)
+    return _settings_of(model_name).preset(name, model_name=model_name)
 
 
 def define_flags(*, training: bool) -> None:
@@ -143,12 +149,12 @@ def refuse_references(model_name: str) -> None:
         )
 
 
-def load(model_name: str) -> Any:
+def load(model_name: str) -> DetectorFamily:
     """Imports the family of a model: what `engine.run` takes as such."""
-    return importlib.import_module(f"{package_of(model_name)}.family")
+    return importlib.import_module(f"{package_of(model_name)}.family").FAMILY
 
 
-def load_task(path: str, *, model_name: str, preset_name: str, hparams: str) -> Any:
+def load_task(path: str, *, model_name: str, preset_name: str, hparams: str) -> DetectionTask:
     """Builds the model of a checkpoint with its weights, ready to detect.
 
     Args:
@@ -164,17 +170,8 @@ def load_task(path: str, *, model_name: str, preset_name: str, hparams: str) -> 
     from engine.files import checkpoint  # with it TensorFlow
 
     stored = checkpoint.read_metadata(checkpoint.find(path))
-    name = stored["config"]["model"]["name"] if stored else model_name
-    config = load(name).config_of_description(
+    family = load(stored["config"]["model"]["name"] if stored else model_name)
+    config = family.config_of_description(
         stored, model_name=model_name, preset_name=preset_name, hparams=hparams
     )
-    return _predict(name).load_task(path, config=config)
-
-
-def new_task(config: Any, *, class_map: Any = None) -> Any:
-    """Builds a model with random weights, of COCO's classes unless others are given, to time it."""
-    return _predict(config.model.name).new_task(config, class_map=class_map)
-
-
-def _predict(model_name: str) -> Any:
-    return importlib.import_module(f"{package_of(model_name)}.predict")
+    return family.load_task(path, config=config)

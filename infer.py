@@ -76,7 +76,7 @@ def main(argv: list[str]) -> int:
             hparams=FLAGS.hparams,
         )
         detector, class_map = inference.detector_of(task.detect_images), task.class_map
-        mask_rule = getattr(task, "mask_rule", None)
+        mask_rule = task.mask_rule
         if FLAGS.saved_model_dir:
             families.load(task.config.model.name).export(task, Path(FLAGS.saved_model_dir))
     if FLAGS.saved_model_dir:

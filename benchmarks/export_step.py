@@ -181,7 +181,9 @@ def main(argv: list[str]) -> int:
     set_precision(config)
     tf.keras.utils.set_random_seed(0)
     start = time.perf_counter()
-    task = families.new_task(config, class_map=numbered_class_map(FLAGS.num_classes))
+    task = families.load(config.model.name).new_task(
+        config, class_map=numbered_class_map(FLAGS.num_classes)
+    )
     described = randomise(task.model.variables)
     distinct = min(_DISTINCT_IMAGES, FLAGS.batch_size)
     if FLAGS.batch_size % distinct:

@@ -100,7 +100,7 @@ def main(argv: list[str]) -> int:
             source="preset",
         )
         config = override(config, parse_hparams(FLAGS.hparams), source="--hparams")
-        task = families.new_task(config)
+        task = families.load(config.model.name).new_task(config)
     use_xla = FLAGS.use_xla
     if use_xla is None:
         use_xla = bool(tf.config.list_physical_devices("GPU"))

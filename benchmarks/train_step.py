@@ -73,7 +73,9 @@ def main(argv: list[str]) -> int:
             config, description={}, training=True, batch_norm=None, seed=0
         )
     else:
-        task = families.new_task(config, class_map=numbered_class_map(FLAGS.num_classes))
+        task = families.load(config.model.name).new_task(
+            config, class_map=numbered_class_map(FLAGS.num_classes)
+        )
     build_seconds = time.perf_counter() - build_start
     plan = make_plan(config.train, config.optim, num_examples=120000, num_ranks=place.size)
     state = TrainState(task, config.optim, plan, dynamic_loss_scale=FLAGS.amp)

@@ -18,7 +18,6 @@ import tensorflow as tf
 from efficientdet.layers import (
     BatchNormFactory,
     activation_function,
-    batch_norm_factory,
     drop_connect,
     fresh_drop_connect_seed,
     is_stochastic,
@@ -309,26 +308,3 @@ def build_backbone(
         x = layer(x)
         features[block.level] = x
     return features
-
-
-def build_classifier(name: str, *, num_classes: int = 1000) -> tf.keras.Model:
-    """Builds the ImageNet classifier whose trunk is the detector's backbone.
-
-    Args:
-      name: key of `SCALINGS`.
-      num_classes: outputs of the top.
-
-    Returns:
-      Model from [batch, h, w, 3] normalised images (any size) to [batch, num_classes] logits.
-      Input sizes and pixel statistics are those of `SCALINGS` and of the detector's config.
-    """
-    act_type = "relu6" if scaling_of(name).is_lite else "swish"
-    batch_norm = batch_norm_factory(None, momentum=0.99, epsilon=1e-3, frozen=False)
-    images = tf.keras.Input((None, None, 3), name="images")
-    x = build_backbone(images, name=name, batch_norm=batch_norm, act_type=act_type)[5]
-    x = batch_norm(name="top_bn")(_conv("top_conv2d", top_channels(name))(x))
-    x = tf.keras.layers.Activation(activation_function(act_type), name="top_act")(x)
-    x = tf.keras.layers.GlobalAveragePooling2D(name="top_pool")(x)
-    x = tf.keras.layers.Dropout(scaling_of(name).dropout, name="top_dropout")(x)
-    logits = tf.keras.layers.Dense(num_classes, name="top_logits", dtype="float32")(x)
-    return tf.keras.Model(images, logits, name=name)

@@ -88,12 +88,13 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def preset(name: str) -> dict[str, Any]:
-    """Returns the overrides of a preset.
+def preset(name: str, *, model_name: str) -> dict[str, Any]:
+    """Returns the overrides of a preset, the same for all models of the family.
 
     Raises:
       ConfigError: unknown name, with the nearest.
     """
+    del model_name
     if name not in PRESETS:
         raise ConfigError(f"preset={name!r} is unknown{nearest(name, [p for p in PRESETS if p])}")
     return PRESETS[name]

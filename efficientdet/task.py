@@ -1,7 +1,7 @@
-"""EfficientDet as the engine sees it: data sets, losses, predictions, scores.
+"""EfficientDet as the engine sees it: losses and predictions; the rest is in `detector.task`.
 
 Only glue: the network is in `model`, targets and losses in `targets` and `losses`, detections in
-`postprocess`, pixels in `input_pipeline` and `object_detection.input.preprocess`. Gradients are
+`postprocess`. Gradients are
 joined over ranks by weight; the weight here is the number of positive anchors, so that the loss is
 divided by the positives of the whole global batch (the reference divides by each rank's own).
 """
@@ -11,10 +11,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
-from efficientdet import input_pipeline
+from detector.task import DetectionTask
 from efficientdet.layers import drop_connect_seed
 from efficientdet.losses import detection_losses
 from efficientdet.model import build_model
@@ -22,14 +21,10 @@ from efficientdet.postprocess import postprocess
 from efficientdet.settings import EfficientDetConfig
 from efficientdet.targets import IGNORED_CLASS, Targets, assign_targets
 from engine.ranks import distributed
-from engine.task import Losses, Shard
+from engine.task import Losses
 from object_detection.boxes.anchors import generate_anchors
 from object_detection.input import geometry as geometry_lib
-from object_detection.input.example import HOST_ONLY
-from object_detection.input.loader import resizes_on_host
-from object_detection.input.preprocess import ground_truth_in_network_frame, to_network_input
-from object_detection.metrics.coco import CocoEvaluator
-from object_detection.metrics.set_scores import SetScores
+from object_detection.input.preprocess import ground_truth_in_network_frame
 from object_detection.records.card import DataCard
 from object_detection.records.class_map import ClassMap
 from object_detection.serve.detections import Detections
@@ -39,16 +34,13 @@ from object_detection.serve.detections import Detections
 _POSITIVES_PER_IMAGE = 32.0
 
 
-class EfficientDetTask:
+class EfficientDetTask(DetectionTask):
     """Binds a configuration to data and a model.
 
     Args:
       config: the resolved configuration.
-      class_map: channels of the model and what they mean.
-      train_card: description of the training records; None where nothing is trained.
-      eval_card: description of the validation records; None where nothing is evaluated.
+      class_map, train_card, eval_card, seed: see `DetectionTask`.
       batch_norm: factory of batch-norm layers, or None for the plain ones.
-      seed: of data order and augmentation.
     """
 
     loss_names = ("cls_loss", "box_loss", "box_iou_loss", "det_loss")
@@ -63,15 +55,21 @@ class EfficientDetTask:
         batch_norm: Any = None,
         seed: int = 0,
     ):
-        self.config, self.class_map = config, class_map
-        self.train_card, self._eval_card, self._seed = train_card, eval_card, seed
         model = config.model
-        self.model = build_model(
-            model,
-            num_classes=class_map.num_classes,
-            batch_norm=batch_norm,
-            remat=config.runtime.remat,
+        super().__init__(
+            config,
+            class_map,
+            model=build_model(
+                model,
+                num_classes=class_map.num_classes,
+                batch_norm=batch_norm,
+                remat=config.runtime.remat,
+            ),
+            train_card=train_card,
+            eval_card=eval_card,
+            seed=seed,
         )
+        self.network_sizes = (model.image_size,)
         self.anchors = generate_anchors(
             model.image_size,
             min_level=model.min_level,
@@ -80,84 +78,8 @@ class EfficientDetTask:
             aspect_ratios=model.aspect_ratios,
             anchor_scale=model.anchor_scale,
         )
-        self.compute_dtype = tf.keras.mixed_precision.global_policy().compute_dtype
-        self._scores = SetScores(
-            config.eval.val_json_file,
-            class_map,
-            records=config.eval.val_file_pattern,
-            card=eval_card,
-            scorer=config.eval.coco_scorer,
-            is_submission=bool(config.eval.testdev_dir),
-            is_scored=not config.eval.skip_eval,
-        )
-
-    # ------------------------------------------------------------------ data
-
-    @property
-    def num_train_examples(self) -> int:
-        """Images in the training records."""
-        return self.train_card.num_images if self.train_card else 0
-
-    @property
-    def num_eval_examples(self) -> int:
-        """Images of one evaluation."""
-        return (
-            min(self._eval_card.num_images, self.config.eval.eval_samples) if self._eval_card else 0
-        )
-
-    def train_dataset(self, *, shard: Shard, start_step: int) -> tf.data.Dataset:
-        """Endless training batches; see `input_pipeline.train_dataset`."""
-        return input_pipeline.train_dataset(
-            self.config,
-            self.train_card,
-            self.class_map,
-            shard=shard,
-            seed=self._seed,
-            start_position=start_step * self.config.train.batch_size,
-            local_ranks=distributed.placement().local_size,
-        )
-
-    def eval_dataset(self, *, shard: Shard) -> tf.data.Dataset:
-        """Validation batches; see `input_pipeline.eval_dataset`."""
-        return input_pipeline.eval_dataset(
-            self.config,
-            self._eval_card,
-            self.class_map,
-            shard=shard,
-            local_ranks=distributed.placement().local_size,
-        )
-
-    def device_batch(self, batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """Drops the strings."""
-        return {k: v for k, v in batch.items() if k not in HOST_ONLY}
 
     # ------------------------------------------------------------------ device
-
-    def network_input(
-        self,
-        images: tf.Tensor,
-        geometry: tf.Tensor,
-        *,
-        resized_on_host: bool | None = None,
-        seed: tf.Tensor | None = None,
-    ) -> tf.Tensor:
-        """Turns uint8 canvases into normalised network input in the compute dtype."""
-        if resized_on_host is None:
-            resized_on_host = resizes_on_host(self.config.data.resize_on)
-        model, data = self.config.model, self.config.data
-        height, width = model.image_size
-        return to_network_input(
-            images,
-            geometry,
-            height=height,
-            width=width,
-            mean=model.mean_rgb,
-            std=model.stddev_rgb,
-            dtype=tf.as_dtype(self.compute_dtype),
-            resized_on_host=resized_on_host,
-            color_jitter=data.color_jitter if seed is not None else 0.0,
-            seed=seed,
-        )
 
     def losses(
         self, batch: Mapping[str, tf.Tensor], *, training: bool, seed: tf.Tensor | None = None
@@ -165,7 +87,10 @@ class EfficientDetTask:
         """Forward pass, targets and losses of one batch."""
         loss = self.config.loss
         images = self.network_input(
-            batch["image"], batch["geometry"], seed=seed if training else None
+            batch["image"],
+            batch["geometry"],
+            size=self.config.model.image_size,
+            seed=seed if training else None,
         )
         if seed is None:
             outputs = self.model(images, training=training)
@@ -222,9 +147,9 @@ class EfficientDetTask:
 
     def predict(self, batch: Mapping[str, tf.Tensor]) -> Detections:
         """Detections of one batch, in original pixels."""
-        return self._detect(
-            self.network_input(batch["image"], batch["geometry"]), batch["geometry"]
-        )
+        geometry = batch["geometry"]
+        images = self.network_input(batch["image"], geometry, size=self.config.model.image_size)
+        return self._detect(images, geometry)
 
     def detect_images(self, images: tf.Tensor) -> Detections:
         """Detections on whole images: uint8 [batch, height, width, 3], any height and width."""
@@ -232,7 +157,8 @@ class EfficientDetTask:
         size = tf.tile(tf.cast(shape[tf.newaxis, 1:3], tf.float32), [shape[0], 1])
         height, width = self.config.model.image_size
         geometry = geometry_lib.pack(geometry_lib.fit_inside(size, height=height, width=width))
-        return self._detect(self.network_input(images, geometry, resized_on_host=False), geometry)
+        images = self.network_input(images, geometry, size=(height, width), resized_on_host=False)
+        return self._detect(images, geometry)
 
     def _detect(self, network_images: tf.Tensor, geometry: tf.Tensor) -> Detections:
         nms = self.config.nms_configs
@@ -253,38 +179,4 @@ class EfficientDetTask:
             class_agnostic=nms.class_agnostic,
             pixel_offset=nms.pixel_offset,
             clip=nms.clip_boxes,
-        )
-
-    # ------------------------------------------------------------------ scores
-
-    @property
-    def evaluator(self) -> CocoEvaluator:
-        """The ground truth, parsed at first use."""
-        return self._scores.evaluator
-
-    def check_ground_truth(self) -> None:
-        """Scores the ground truth against itself; see `SetScores.check`."""
-        self._scores.check(self._first_batch)
-
-    def _first_batch(self) -> dict[str, np.ndarray] | None:
-        batch = next(iter(self.eval_dataset(shard=Shard(0, 1))), None)
-        return batch and {name: value.numpy() for name, value in batch.items()}
-
-    def detection_rows(
-        self, batch: Mapping[str, tf.Tensor], detections: Detections
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Rows for the scorer, see `detections_to_array`; indices of the images without padding."""
-        known = {name: batch[name].numpy() for name in ("valid", "source_id")}
-        fields = {name: value.numpy() for name, value in detections._asdict().items()}
-        rows, images, _ = self._scores.rows(known, **fields)
-        return rows, images
-
-    def score(self, rows: np.ndarray, images: np.ndarray) -> dict[str, float]:
-        """COCO's numbers; see `SetScores.score`."""
-        data = self.config.data
-        return self._scores.score(
-            rows,
-            images,
-            is_limited=self.num_eval_examples < self._eval_card.num_images,
-            most_bad_records=data.max_bad_records if data.on_bad_record == "skip" else 0,
         )

@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from detector.weight_loading import Translated, prefer_averages
+
 BACKBONE_PREFIXES = ("stem_", "stack_")
 _ROOTS = (
     r"(?:stem_conv2d|stem_bn|stack_\d+/block_\d+|top_(?:conv2d|bn|logits)"
@@ -35,14 +37,6 @@ class NamedBlock(NamedTuple):
     has_expansion: bool
 
 
-class Translated(NamedTuple):
-    """One array under our name."""
-
-    array: np.ndarray
-    source: str  # its name in the file
-    is_average: bool
-
-
 def blocks_of(variable_names: Iterable[str]) -> list[NamedBlock]:
     """Lists the backbone blocks that a set of our variable names belongs to, in order."""
     names = set(variable_names)
@@ -54,21 +48,20 @@ def blocks_of(variable_names: Iterable[str]) -> list[NamedBlock]:
 
 
 def translate(
-    arrays: Mapping[str, np.ndarray], blocks: Sequence[NamedBlock], *, prefer_average: bool
+    arrays: Mapping[str, np.ndarray], blocks: Sequence[NamedBlock]
 ) -> tuple[dict[str, Translated], dict[str, str]]:
     """Renames the arrays of a file to our names, and PyTorch arrays to TensorFlow's layout.
 
     Args:
       arrays: as read from the file.
       blocks: of the model that will receive them; gives flat block numbers their meaning.
-      prefer_average: where both a value and its moving average are present, take the average;
-        otherwise take the value.
 
     Returns:
-      {our name: array}, and {name in the file: why it has no place among ours}.
+      {our name: array}, the average where a value has one, and {name in the file: why it has no
+      place among ours}.
     """
     has_prefixes = any(name.startswith(_VALUE_PREFIX) for name in arrays)
-    translated: dict[str, Translated] = {}
+    named: list[tuple[str, Translated]] = []
     unused: dict[str, str] = {}
     for source, array in arrays.items():
         base, is_average = _strip_copy(source)
@@ -81,14 +74,8 @@ def translate(
             continue
         if "." in base:
             array = _from_pytorch(array, name)
-        known = translated.get(name)
-        if known is not None and (is_average != prefer_average or known.is_average == is_average):
-            unused[source] = f"{known.source} is used"
-            continue
-        if known is not None:
-            unused[known.source] = f"{source} is used"
-        translated[name] = Translated(array, source, is_average)
-    return translated, unused
+        named.append((name, Translated(array, source, is_average)))
+    return prefer_averages(named, unused), unused
 
 
 def _strip_copy(name: str) -> tuple[str, bool]:

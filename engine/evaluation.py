@@ -61,7 +61,7 @@ class Evaluator:
 
     def _gather(self, found: Sequence[Any]) -> Any:
         """Joins the rows of this rank's batches and of all ranks; on rank 0."""
-        if not getattr(self._task, "has_masks", False):
+        if not self._task.has_masks:
             return distributed.gather_rows(np.concatenate([np.zeros([0, 7]), *found]))
         rows = distributed.gather_rows(np.concatenate([np.zeros([0, 7]), *(f.rows for f in found)]))
         masks = gather_bytes([mask for f in found for mask in f.masks])

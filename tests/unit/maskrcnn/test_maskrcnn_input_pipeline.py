@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from mask_records import mask_record, tiny_config, write_set
 
-from maskrcnn import input_pipeline
+from detector import inputs
 from object_detection.masks import rle as mask_lib
 from object_detection.records.class_map import ClassMap
 from object_detection.records.reader import Shard
@@ -30,13 +30,25 @@ def configured(records, **changes):
     )
 
 
+def frames_of(config, cards):
+    model = config.model
+    return inputs.frames_of(config, model.canvas_sizes, cards, side_limits=model.image_size)
+
+
 def read(records, count=None, *, training=False, start_position=0, shard=Shard(), **changes):  # noqa: B008
     config, card = configured(records, **changes), records[1]
-    frames = input_pipeline.frames_of(config, [card])
+    frames, with_masks = frames_of(config, [card]), config.model.include_mask
     if not training:
-        dataset = input_pipeline.eval_dataset(config, card, CLASS_MAP, frames=frames, shard=shard)
+        dataset = inputs.eval_dataset(
+            config,
+            card,
+            CLASS_MAP,
+            frames=frames,
+            shard=shard,
+            with_masks=with_masks and config.train.validate,
+        )
         return list(dataset.as_numpy_iterator())
-    dataset = input_pipeline.train_dataset(
+    dataset = inputs.train_dataset(
         config,
         card,
         CLASS_MAP,
@@ -44,6 +56,7 @@ def read(records, count=None, *, training=False, start_position=0, shard=Shard()
         shard=shard,
         seed=4,
         start_position=start_position,
+        with_masks=with_masks,
     )
     return list(dataset.take(count).as_numpy_iterator())
 
@@ -93,9 +106,9 @@ def test_a_resumed_stream_equals_the_unbroken_one(records):
 
 def test_the_canvas_is_bounded_by_the_largest_image_of_all_records(records):
     config = configured(records, data__resize_on="device", model__canvases=[[64, 96]])
-    (frame,) = input_pipeline.frames_of(config, [records[1], None])
+    (frame,) = frames_of(config, [records[1], None])
     assert frame.canvas_size == (80, 96) and frame.network_size == (64, 96)
-    (frame,) = input_pipeline.frames_of(config, [None])
+    (frame,) = frames_of(config, [None])
     assert frame.canvas_size == (80, 120)
 
 

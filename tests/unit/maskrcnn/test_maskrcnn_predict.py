@@ -12,10 +12,12 @@ import tensorflow as tf
 import families
 from engine.config.fields import ConfigError, to_dict
 from engine.files import checkpoint
-from maskrcnn import predict
+from maskrcnn import family
 from maskrcnn.config import Conventions, conventions_of, model_config
+from maskrcnn.family import FAMILY
 from maskrcnn.network import backbone
 from maskrcnn.settings import MaskRcnnConfig
+from maskrcnn.task import MaskRcnnTask
 from maskrcnn.weights import weights
 from object_detection.masks.mask_paste import MaskRule
 from object_detection.records.class_map import ClassMap
@@ -70,7 +72,7 @@ def shallow():
 def saved(tmp_path_factory):
     """The prefix of a checkpoint with a description, of a random network."""
     config = tiny_config(**THEIRS._asdict())
-    task = predict.MaskRcnnTask(config, CLASSES)
+    task = MaskRcnnTask(config, CLASSES)
     generator = tf.random.Generator.from_seed(1)
     for variable in task.model.trainable_variables:
         if "predict" in variable.name or "mask" in variable.name:
@@ -109,14 +111,14 @@ def test_a_checkpoint_that_lacks_weights_is_refused(tmp_path):
     tensors = {"model/backbone/conv1/kernel": tf.zeros([7, 7, 3, 8])}
     prefix = checkpoint.save(tmp_path / "ckpt-00000001", tensors, described(config))
     with pytest.raises((ConfigError, ValueError)):
-        predict.load_task(prefix, config=config)
+        FAMILY.load_task(prefix, config=config)
 
 
 def test_conventions_of_a_foreign_file_win_over_nothing_and_clash_with_others():
-    filled = predict._with_conventions(tiny_config(), THEIRS, "weights.pkl").model
+    filled = family._with_conventions(tiny_config(), [("weights.pkl", THEIRS)]).model
     assert conventions_of(filled) == THEIRS
     with pytest.raises(ConfigError, match="weights.pkl"):
-        predict._with_conventions(tiny_config(stride_in="3x3"), THEIRS, "weights.pkl")
+        family._with_conventions(tiny_config(stride_in="3x3"), [("weights.pkl", THEIRS)])
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import tensorflow as tf
 from mask_records import mask_record, tiny_config, write_set
 
 from engine.task import Shard
-from maskrcnn.family import make_task
+from maskrcnn.family import FAMILY
 
 pytestmark = pytest.mark.slow
 
@@ -28,7 +28,7 @@ def made(tmp_path):
             model__norm="frozen_bn",
         )
         tf.keras.utils.set_random_seed(7)
-        task = make_task(config, description={}, training=True, batch_norm=None, seed=5)
+        task = FAMILY.make_task(config, description={}, training=True, batch_norm=None, seed=5)
         batch = next(iter(task.train_dataset(shard=Shard(0, 1), start_step=0)))
         return task, task.device_batch(batch)
 

@@ -7,7 +7,7 @@ from mask_records import mask_record, tiny_config, write_set
 from pycocotools import mask as mask_api
 
 from engine.task import MaskedRows, Shard
-from maskrcnn.family import make_task
+from maskrcnn.family import FAMILY
 from maskrcnn.network import backbone
 from maskrcnn.regions import forward
 from object_detection.input import geometry as geometry_lib
@@ -40,7 +40,7 @@ def build(records, model_name="maskrcnn-r50-fpn", **changes):
         **changes,
     )
     tf.keras.utils.set_random_seed(7)
-    task = make_task(config, description={}, training=True, batch_norm=None, seed=5)
+    task = FAMILY.make_task(config, description={}, training=True, batch_norm=None, seed=5)
     task._scores.annotations = annotations()
     return task
 

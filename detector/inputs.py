@@ -1,17 +1,20 @@
-"""EfficientDet's input: the settings of a run turned into `object_detection`'s data sets.
+"""A family's input: the settings of a run turned into `object_detection`'s data sets.
 
-Nothing is read or decoded here. Augmentation as in the paper's reference code: scale, crop and
-flip on the host (`object_detection.input.crop_decode`), colour on the device
-(`object_detection.input.preprocess`).
+Nothing is read or decoded here. Augmentation as in both references: scale, crop and flip on the
+host (`object_detection.input.crop_decode`), colour on the device
+(`object_detection.input.preprocess`). Batches of several canvases come in shapes of their own, so
+that every canvas has a compiled step.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import tensorflow as tf
 
-from efficientdet.settings import EfficientDetConfig
 from engine.ranks import machine
-from object_detection.input.canvases import Frames, make_frames
+from object_detection.input.canvases import Frames, frames_of_networks
 from object_detection.input.datasets import (
     bytes_to_cache,
     evaluation_batches,
@@ -27,32 +30,36 @@ from object_detection.records.reader import RecordSet, Shard
 
 
 def train_dataset(
-    config: EfficientDetConfig,
+    config: Any,
     card: DataCard,
     class_map: ClassMap,
     *,
+    frames: Sequence[Frames],
     shard: Shard,
     seed: int,
     start_position: int = 0,
     local_ranks: int = 1,
+    with_masks: bool = False,
 ) -> tf.data.Dataset:
-    """Streams training batches for ever; see `input_datasets.training_batches`.
+    """Streams training batches for ever; see `datasets.training_batches`.
 
     Args:
       config: of the run.
       card: of the training records.
       class_map: channels of the model.
+      frames: of `frames_of`.
       shard: this rank of how many.
       seed: of order and augmentation, the same on every rank; ranks differ by their records.
       start_position: examples that this rank has consumed already.
       local_ranks: ranks that share this host's cores.
+      with_masks: read the objects' masks too.
     """
     data = config.data
     records = records_of_card(data.training_file_pattern, card)
     batches = training_batches(
         records,
         batch_size=config.train.batch_size,
-        frames=frames(config, card),
+        frames=frames,
         augmentation=Augmentation(
             jitter=(data.jitter_min, data.jitter_max),
             flip_probability=0.5 if data.input_rand_hflip else 0.0,
@@ -70,32 +77,33 @@ def train_dataset(
         threads=data.input_threads or machine.cores_per_rank(local_ranks),
         prefetch_batches=data.prefetch_batches,
         repeat_first_batch=config.train.use_fake_data,
+        with_masks=with_masks,
+        png_masks=card.mask_format == "png",
     )
     return with_map_parallelization(batches, config.runtime.enable_map_parallelization)
 
 
 def eval_dataset(
-    config: EfficientDetConfig,
+    config: Any,
     card: DataCard,
     class_map: ClassMap,
     *,
+    frames: Sequence[Frames],
     shard: Shard,
     local_ranks: int = 1,
+    with_masks: bool = False,
 ) -> tf.data.Dataset:
-    """Gives each validation image once over all ranks; see `input_datasets.evaluation_batches`.
+    """Gives each validation image once over all ranks; see `datasets.evaluation_batches`.
 
     Args:
-      config: of the run.
+      config, class_map, frames, shard, local_ranks, with_masks: as of `train_dataset`.
       card: of the validation records.
-      class_map: channels of the model.
-      shard: this rank of how many.
-      local_ranks: ranks that share this host's cores.
     """
     records = records_of_card(config.eval.val_file_pattern, card)
     batches = evaluation_batches(
         records,
         batch_size=config.eval.eval_batch_size,
-        frames=frames(config, card),
+        frames=frames,
         class_of_category=class_map.category_to_class,
         problems=_problems(config, records),
         shard=Shard(*shard),
@@ -103,27 +111,40 @@ def eval_dataset(
         max_instances=config.data.max_instances_per_image,
         threads=config.data.input_threads or machine.cores_per_rank(local_ranks),
         prefetch_batches=config.data.prefetch_batches,
+        with_masks=with_masks,
+        png_masks=card.mask_format == "png",
     )
     return with_map_parallelization(batches, config.runtime.enable_map_parallelization)
 
 
-def frames(config: EfficientDetConfig, card: DataCard | None = None) -> Frames:
-    """Returns the sizes of network and canvas, and where images are resampled.
+def frames_of(
+    config: Any,
+    network_sizes: Sequence[tuple[int, int]],
+    cards: Sequence[DataCard | None],
+    *,
+    side_limits: tuple[int, int] | None = None,
+) -> tuple[Frames, ...]:
+    """Returns the sizes of networks and canvases, and where images are resampled.
 
     Args:
       config: of the run.
-      card: its largest image bounds the canvas.
+      network_sizes: (height, width) of each shape of network input, pixels.
+      cards: of all records that are read; the largest image bounds the canvases.
+      side_limits: see `Frames`.
     """
+    known = [card for card in cards if card]
+    largest = (max(c.max_height for c in known), max(c.max_width for c in known)) if known else None
     side = config.data.canvas_size
-    return make_frames(
-        config.model.image_size,
+    return frames_of_networks(
+        network_sizes,
+        side_limits=side_limits,
         resize_on_host=resizes_on_host(config.data.resize_on),
         canvas_size=(side, side) if side else None,
-        largest_image=(card.max_height, card.max_width) if card else None,
+        largest_image=largest,
     )
 
 
-def _problems(config: EfficientDetConfig, records: RecordSet) -> InputProblems:
+def _problems(config: Any, records: RecordSet) -> InputProblems:
     data = config.data
     return InputProblems(
         records,

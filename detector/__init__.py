@@ -1,0 +1,1 @@
+"""What all detector families say alike: their task, input, weights, and how commands see them."""

@@ -1,0 +1,280 @@
+"""A family as the commands see it: making tasks, loading weights, exporting, writing results.
+
+`DetectorFamily` answers what `engine.run.Family` asks, and what eval.py, infer.py and export.py ask
+beside it. A checkpoint's own description (its configuration and class map) decides the model when
+evaluating; flags only say where data and results are.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from detector.task import DetectionTask
+from detector.weight_loading import LoadReport
+from engine import cli
+from engine.config.fields import ConfigError, override
+from engine.files import checkpoint
+from engine.files.weight_files import weights_path
+from engine.ranks import distributed
+from engine.task import MaskedRows
+from object_detection.metrics.coco import METRIC_NAMES
+from object_detection.metrics.detection_rows import write_detections_json
+from object_detection.metrics.report import csv_line, format_metrics_table
+from object_detection.metrics.set_scores import MASK_PREFIX
+from object_detection.records.card import DataCard
+from object_detection.records.card_builder import find_or_scan_card
+from object_detection.records.class_map import ClassMap, class_map_of_run, coco_class_map
+from object_detection.serve.saved_model import export_detector
+
+_TESTDEV_FILE = "detections_test-dev2017_test_results.json"
+
+
+class DetectorFamily:
+    """Base of the families; a family's module holds one as `FAMILY`.
+
+    Args:
+      settings: the family's module of settings: `base_config`, `preset`, `COMPARED_SECTIONS`.
+      config_class: of its configurations.
+      task_class: of its tasks; takes (config, class_map) and the cards, batch_norm and seed.
+    """
+
+    def __init__(self, settings: ModuleType, config_class: type, task_class: type):
+        self._settings, self._config_class, self._task_class = settings, config_class, task_class
+        self.COMPARED_SECTIONS: tuple[str, ...] = settings.COMPARED_SECTIONS
+
+    # ------------------------------------------------------------------ of a family
+
+    def validate(self, config: Any) -> None:
+        """Raises ConfigError for settings that cannot work together."""
+        raise NotImplementedError
+
+    def load_backbone(self, task: DetectionTask, path: str) -> LoadReport:
+        """Loads the backbone's weights from a classifier or a detector."""
+        raise NotImplementedError
+
+    def load_detector(self, task: DetectionTask, path: str) -> LoadReport:
+        """Loads all weights from a detector, ours or another program's."""
+        raise NotImplementedError
+
+    def check_training_data(self, config: Any, card: DataCard) -> None:
+        """Raises ConfigError for records that the model cannot be trained on."""
+
+    def settled_config(self, config: Any, description: Mapping[str, Any]) -> Any:
+        """Fills in what only the weights of a run can tell, on all ranks alike.
+
+        Args:
+          config: of the run.
+          description: of the checkpoint to continue or evaluate, {} for a new run.
+        """
+        del description
+        return config
+
+    def config_for_weights(self, config: Any, prefix: str) -> Any:
+        """Fills in what weights without a description demand of the network."""
+        del prefix
+        return config
+
+    def detection_files(
+        self, task: DetectionTask, rows: np.ndarray | MaskedRows
+    ) -> dict[str, list[dict[str, Any]]]:
+        """Returns the entries of each file of detections; `detections.json` is one."""
+        return {"detections.json": task.evaluator.to_detections(rows)}
+
+    # ------------------------------------------------------------------ of all
+
+    def make_task(
+        self,
+        config: Any,
+        *,
+        description: Mapping[str, Any],
+        training: bool,
+        batch_norm: Any,
+        seed: int,
+    ) -> DetectionTask:
+        """Binds data and model; see `engine.run.Family`."""
+        train_card = _card(config.data.training_file_pattern) if training else None
+        eval_card = _card(config.eval.val_file_pattern)
+        if train_card:
+            train_card.require_boxes()
+            self.check_training_data(config, train_card)
+        class_map = class_map_of_run(
+            train_card,
+            eval_card,
+            stored=description["task"]["class_map"] if description else None,
+            class_ids=config.data.class_ids,
+            num_classes=config.data.num_classes,
+            label_map=config.data.label_map,
+        )
+        return self._task_class(
+            self.settled_config(config, description),
+            class_map,
+            train_card=train_card,
+            eval_card=eval_card,
+            batch_norm=batch_norm,
+            seed=seed,
+        )
+
+    def describe(self, task: DetectionTask) -> dict[str, Any]:
+        """The class map and the identity of the training data."""
+        card = task.train_card
+        return {
+            "class_map": task.class_map.to_dict(),
+            "data": {"fingerprint": card.fingerprint, "images": card.num_images},
+        }
+
+    def load_initial_weights(self, config: Any, task: DetectionTask) -> list[str]:
+        """Loads `--backbone_init`, then `--pretrained_ckpt`; returns tables of what was loaded."""
+        backbone, detector = initial_weights(config)
+        reports = []
+        if backbone:
+            reports.append(self.load_backbone(task, backbone))
+        if detector:
+            reports.append(self.load_detector(task, detector))
+        return [line for report in reports for line in report.format_table().splitlines()]
+
+    def load_weights(self, task: DetectionTask, prefix: str) -> list[str]:
+        """Loads a checkpoint completely, averages where it holds both; nothing may be missing."""
+        report = self.load_detector(task, prefix)
+        if report.missing:
+            raise ConfigError(
+                f"{prefix} lacks {len(report.missing)} of the model's weights, for example "
+                f"{list(report.missing)[:3]}: use the settings it was trained with (--model_name, "
+                "--preset, --hparams)"
+            )
+        return [f"evaluating {prefix}: {len(report.loaded)} tensors loaded"]
+
+    def load_task(self, path: str, *, config: Any) -> DetectionTask:
+        """Builds the model of a checkpoint with its weights.
+
+        Args:
+          path: checkpoint prefix or folder.
+          config: as `config_of_description` gives it.
+
+        Raises:
+          FileNotFoundError: no checkpoint there.
+          ConfigError: the checkpoint lacks weights of the model, or demands another network than
+            the configuration names.
+        """
+        prefix = checkpoint.find(path)
+        stored = checkpoint.read_metadata(prefix)
+        if stored:
+            task = self._task_class(config, ClassMap.from_dict(stored["task"]["class_map"]))
+        else:
+            task = self.new_task(self.config_for_weights(config, prefix))
+        self.load_weights(task, prefix)
+        return task
+
+    def new_task(self, config: Any, *, class_map: ClassMap | None = None) -> DetectionTask:
+        """Builds a model with random weights, of COCO's classes unless others are given."""
+        if class_map is None:
+            data = config.data
+            class_map = coco_class_map(class_ids=data.class_ids, num_classes=data.num_classes)
+        return self._task_class(config, class_map)
+
+    def export(self, task: DetectionTask, folder: str | Path) -> None:
+        """Writes the serving SavedModel; see `export_detector`."""
+        export_detector(
+            task.detect_images,
+            task.class_map,
+            folder,
+            variables=task.model.variables,
+            check_size=task.network_sizes[0],
+            mask_rule=task.mask_rule,
+        )
+
+    def write_evaluation(
+        self,
+        task: DetectionTask,
+        rows: np.ndarray | MaskedRows,
+        metrics: Mapping[str, float],
+        *,
+        folder: Path,
+        epoch: int,
+    ) -> list[str]:
+        """Writes the files of detections, metrics.json and, if asked, the test-dev file.
+
+        Returns:
+          What the log says: tables, csv lines, places. Without metrics only the places.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        files = self.detection_files(task, rows)
+        for name, entries in files.items():
+            write_detections_json(folder / name, entries, full_precision=True)
+        (folder / "metrics.json").write_text(json.dumps({"epoch": epoch, **metrics}, indent=1))
+        lines = []
+        for prefix, title in (("", "boxes"), (MASK_PREFIX, "masks")):
+            of_kind = _with_prefix(metrics, prefix)
+            if of_kind:
+                table = format_metrics_table(of_kind, title=f"epoch {epoch}, {title}")
+                lines += [*table.splitlines(), f"csv format: {csv_line(epoch, of_kind)}"]
+        lines.append(f"detections and metrics are in {folder}")
+        if task.config.eval.testdev_dir:
+            testdev = Path(task.config.eval.testdev_dir) / _TESTDEV_FILE
+            entries = files["detections.json"]
+            lines.append(f"submission file: {write_detections_json(testdev, entries)}")
+        return lines
+
+    def config_of_description(
+        self,
+        stored: Mapping[str, Any],
+        *,
+        model_name: str,
+        preset_name: str,
+        hparams: str,
+        batch_size: int = 8,
+    ) -> Any:
+        """Returns the configuration for evaluating or running a checkpoint.
+
+        Args:
+          stored: the checkpoint's description; {} where it has none: then model name and preset
+            say what it is.
+          model_name: as `--model_name`; must agree with the description if it was given.
+          preset_name: as `--preset`.
+          hparams: as `--hparams`; overrides either, as do flags.
+          batch_size: images per rank and step.
+
+        Raises:
+          ConfigError: unknown names or keys, or the checkpoint is of another model.
+        """
+
+        def base() -> Any:
+            overrides = self._settings.preset(preset_name, model_name=model_name)
+            return override(self._settings.base_config(model_name), overrides, source="preset")
+
+        return cli.config_of_description(
+            self._config_class,
+            stored,
+            model_name=model_name,
+            base=base,
+            hparams=hparams,
+            batch_size=batch_size,
+        )
+
+
+def initial_weights(config: Any) -> tuple[str, str]:
+    """Returns the paths of backbone and detector weights that a run starts from, '' for none."""
+    train = config.train
+    backbone = weights_path(train.backbone_init) if train.backbone_init else ""
+    detector = checkpoint.newest_or_path(train.pretrained_ckpt) if train.pretrained_ckpt else ""
+    return backbone, detector
+
+
+def _card(pattern: str) -> DataCard | None:
+    """Returns the card of records; rank 0 reads, as records without a card are all read for it."""
+    return distributed.on_main(lambda: find_or_scan_card(pattern)) if pattern else None
+
+
+def _with_prefix(metrics: Mapping[str, float], prefix: str) -> dict[str, float]:
+    """Returns the metrics of boxes ('') or masks under COCO's names, {} where there are none."""
+    of_kind = {
+        name.removeprefix(prefix): value
+        for name, value in metrics.items()
+        if name.startswith(MASK_PREFIX) == bool(prefix)
+    }
+    return of_kind if METRIC_NAMES[0] in of_kind else {}

@@ -1,0 +1,214 @@
+"""What the tasks of all families do alike: data sets, network input, rows, scores.
+
+A family's task adds the network, the losses and the detections; see `engine.task.Task` for what the
+engine asks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from detector import inputs
+from engine.ranks import distributed
+from engine.task import MaskedRows, Shard, Task
+from object_detection.input import geometry as geometry_lib
+from object_detection.input.canvases import Frames
+from object_detection.input.example import HOST_ONLY
+from object_detection.input.loader import resizes_on_host
+from object_detection.input.preprocess import to_network_input
+from object_detection.masks.mask_paste import MaskRule, encode_masks
+from object_detection.masks.rows import pack_mask
+from object_detection.metrics.coco import CocoEvaluator
+from object_detection.metrics.set_scores import SetScores
+from object_detection.records.card import DataCard
+from object_detection.records.class_map import ClassMap
+from object_detection.serve.detections import Detections, MaskDetections
+
+
+class DetectionTask(Task):
+    """Binds a configuration to data and a model.
+
+    Args:
+      config: the resolved configuration.
+      class_map: channels of the model and what they mean.
+      model: the network.
+      train_card: description of the training records; None where nothing is trained.
+      eval_card: description of the validation records; None where nothing is evaluated.
+      seed: of data order and augmentation.
+      mask_rule: how masks are pasted; None for a model without masks.
+    """
+
+    network_sizes: Sequence[tuple[int, int]]
+    """(height, width) of each shape of network input, pixels; the first checks an export."""
+
+    def __init__(
+        self,
+        config: Any,
+        class_map: ClassMap,
+        *,
+        model: tf.keras.Model,
+        train_card: DataCard | None,
+        eval_card: DataCard | None,
+        seed: int,
+        mask_rule: MaskRule | None = None,
+    ):
+        self.config, self.class_map, self.model = config, class_map, model
+        self.train_card, self.eval_card, self._seed = train_card, eval_card, seed
+        self.mask_rule = mask_rule
+        self.has_masks = mask_rule is not None
+        self.compute_dtype = tf.keras.mixed_precision.global_policy().compute_dtype
+        self._scores = SetScores(
+            config.eval.val_json_file,
+            class_map,
+            records=config.eval.val_file_pattern,
+            card=eval_card,
+            scorer=config.eval.coco_scorer,
+            is_submission=bool(config.eval.testdev_dir),
+            is_scored=not config.eval.skip_eval,
+            has_masks=self.has_masks,
+        )
+
+    # ------------------------------------------------------------------ of a family
+
+    def frames(self, card: DataCard | None) -> Sequence[Frames]:
+        """Returns the sizes of networks and canvases for the records of a card."""
+        return inputs.frames_of(self.config, self.network_sizes, [card])
+
+    def detect_images(self, images: tf.Tensor) -> Detections | MaskDetections:
+        """Detections on whole images: uint8 [batch, height, width, 3], any height and width."""
+        raise NotImplementedError
+
+    # ------------------------------------------------------------------ data
+
+    @property
+    def num_train_examples(self) -> int:
+        """Images in the training records."""
+        return self.train_card.num_images if self.train_card else 0
+
+    @property
+    def num_eval_examples(self) -> int:
+        """Images of one evaluation."""
+        return (
+            min(self.eval_card.num_images, self.config.eval.eval_samples) if self.eval_card else 0
+        )
+
+    def train_dataset(self, *, shard: Shard, start_step: int) -> tf.data.Dataset:
+        """Endless training batches; see `inputs.train_dataset`."""
+        return inputs.train_dataset(
+            self.config,
+            self.train_card,
+            self.class_map,
+            frames=self.frames(self.train_card),
+            shard=shard,
+            seed=self._seed,
+            start_position=start_step * self.config.train.batch_size,
+            local_ranks=distributed.placement().local_size,
+            with_masks=self.has_masks,
+        )
+
+    def eval_dataset(self, *, shard: Shard) -> tf.data.Dataset:
+        """Validation batches; see `inputs.eval_dataset`."""
+        return inputs.eval_dataset(
+            self.config,
+            self.eval_card,
+            self.class_map,
+            frames=self.frames(self.eval_card),
+            shard=shard,
+            local_ranks=distributed.placement().local_size,
+            # Only the validation losses need them.
+            with_masks=self.has_masks and self.config.train.validate,
+        )
+
+    def device_batch(self, batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Drops the strings."""
+        return {k: v for k, v in batch.items() if k not in HOST_ONLY}
+
+    def network_input(
+        self,
+        images: tf.Tensor,
+        geometry: tf.Tensor,
+        *,
+        size: tuple[int, int],
+        resized_on_host: bool | None = None,
+        seed: tf.Tensor | None = None,
+    ) -> tf.Tensor:
+        """Turns uint8 canvases into normalised network input in the compute dtype.
+
+        Args:
+          images: uint8 [batch, height, width, 3].
+          geometry: of the batch, see `object_detection.input.geometry`.
+          size: (height, width) of the network input.
+          resized_on_host: whether the canvas is the network frame; None: as the settings say.
+          seed: of colour jitter, int32 [2]; None: no jitter.
+        """
+        model, data = self.config.model, self.config.data
+        if resized_on_host is None:
+            resized_on_host = resizes_on_host(data.resize_on)
+        return to_network_input(
+            images,
+            geometry,
+            height=size[0],
+            width=size[1],
+            mean=model.mean_rgb,
+            std=model.stddev_rgb,
+            dtype=tf.as_dtype(self.compute_dtype),
+            resized_on_host=resized_on_host,
+            color_jitter=data.color_jitter if seed is not None else 0.0,
+            seed=seed,
+        )
+
+    # ------------------------------------------------------------------ scores
+
+    @property
+    def evaluator(self) -> CocoEvaluator:
+        """The ground truth, parsed at first use."""
+        return self._scores.evaluator
+
+    def check_ground_truth(self) -> None:
+        """Scores the ground truth against itself; see `SetScores.check`."""
+        self._scores.check(self._first_batch)
+
+    def _first_batch(self) -> dict[str, np.ndarray] | None:
+        batch = next(iter(self.eval_dataset(shard=Shard(0, 1))), None)
+        return batch and {name: value.numpy() for name, value in batch.items()}
+
+    def detection_rows(
+        self, batch: Mapping[str, tf.Tensor], detections: Detections | MaskDetections
+    ) -> tuple[np.ndarray | MaskedRows, np.ndarray]:
+        """Rows for the scorer with pasted masks; indices of the images without padding."""
+        known = {name: batch[name].numpy() for name in ("valid", "source_id")}
+        fields = {name: value.numpy() for name, value in detections._asdict().items()}
+        masks = fields.pop("masks", None)
+        rows, images, origins = self._scores.rows(known, **fields)
+        if not self.has_masks:
+            return rows, images
+        sizes = geometry_lib.unpack(batch["geometry"]).original_size.numpy().astype(int)
+        packed: list[bytes] = []
+        for example in dict.fromkeys(origins[:, 0].tolist()):
+            slots = origins[origins[:, 0] == example, 1]
+            height, width = sizes[example].tolist()
+            encoded = encode_masks(
+                masks[example, slots],
+                fields["boxes"][example, slots],
+                height=height,
+                width=width,
+                **self.mask_rule._asdict(),
+            )
+            packed += map(pack_mask, encoded)
+        return MaskedRows(rows, packed), images
+
+    def score(self, found: np.ndarray | MaskedRows, images: np.ndarray) -> dict[str, float]:
+        """COCO's numbers of boxes and, with the prefix `mask_`, masks; see `SetScores.score`."""
+        data = self.config.data
+        rows, masks = found if self.has_masks else (found, None)
+        return self._scores.score(
+            rows,
+            images,
+            masks=masks,
+            is_limited=self.num_eval_examples < self.eval_card.num_images,
+            most_bad_records=data.max_bad_records if data.on_bad_record == "skip" else 0,
+        )
