@@ -7,9 +7,8 @@ anyone's signal, and shared at fixed steps (`_agree`), never by each rank for it
 
 from __future__ import annotations
 
-import dataclasses
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ import tensorflow as tf
 from engine.batches import iterate
 from engine.config.settings import EvalConfig, TrainConfig
 from engine.evaluation import Evaluator, Validator, percent
+from engine.hooks import EpochEnd, Hook, RunResult, StepEnd
 from engine.log.meters import Stopwatch, format_duration, renamed
 from engine.log.profiler import StepProfiler
 from engine.log.run_log import RunLog
@@ -40,17 +40,6 @@ _SAID_METRICS = ("AP", "AP50", "mask_AP", "mask_AP50")
 _STEPS_TO_KNOW_SPEED = 8
 
 
-@dataclasses.dataclass
-class RunResult:
-    """How a run ended. metrics: of the last evaluation, {} if there was none."""
-
-    exit_code: int
-    epoch: int
-    step: int
-    metrics: Mapping[str, float]
-    averages: Mapping[str, float]
-
-
 class Trainer:
     """Runs one training from restore to end.
 
@@ -69,6 +58,7 @@ class Trainer:
       write_evaluation: (rows, metrics, epoch) -> lines; writes detections and metrics.
       resumed: description of the checkpoint that the run continues from, {} for a new run.
       clock: runs since the start of the program.
+      hooks: what a user has added.
     """
 
     def __init__(
@@ -89,10 +79,12 @@ class Trainer:
         write_evaluation: Callable[[np.ndarray, Mapping[str, float], int], list[str]],
         resumed: Mapping[str, Any],
         clock: Stopwatch,
+        hooks: Sequence[Hook] = (),
     ):
         self._task, self._state, self._step, self._plan = task, state, step, plan
         self._train, self._evaluation = train, evaluation
         self._accumulation, self._log, self._clock = accumulation, log, clock
+        self._hooks = hooks
         self._plan_line, self._write_evaluation = plan_line, write_evaluation
         self._evaluator = Evaluator(task, log, use_xla=use_xla)
         self._validator = Validator(task, use_xla=use_xla)
@@ -122,7 +114,10 @@ class Trainer:
     def run(self) -> RunResult:
         """Trains to the end or to a request to stop."""
         with StopSignals() as signals, self._profiler:
-            return self._run(signals)
+            result = self._run(signals)
+        for hook in self._hooks:
+            hook.at_end(result)
+        return result
 
     def _run(self, signals: StopSignals) -> RunResult:
         plan, step = self._plan, int(self._state.step)
@@ -178,25 +173,45 @@ class Trainer:
         if self._pending is not None:
             step, epoch, numbers, ids = self._pending
             self._pending = None
-            self._steps.add(FinishedStep(step, epoch, numbers.numpy(), ids))
+            finished = FinishedStep(step, epoch, numbers.numpy(), ids)
+            self._steps.add(finished)
+            if self._hooks:
+                named = dict(zip(self._step.names, finished.numbers.tolist()))
+                for hook in self._hooks:
+                    hook.after_step(StepEnd(step, epoch, named))
 
     def _end_epoch(self, epoch: int, step: int) -> bool:
         """Evaluates and saves as is due; returns True if this was the last epoch."""
         finished = self._is_last(epoch, step)
         if self._train.benchmark:
             return finished
-        if self._train.validate:
-            self._validate(epoch)
-        if evaluates_after(epoch, self._train, self._evaluation) or (
-            finished and evaluates_at_end(self._train)
-        ):
+        validation = self._validate(epoch) if self._train.validate else {}
+        at_end = evaluates_at_end(self._train)
+        evaluated = evaluates_after(epoch, self._train, self._evaluation) or (finished and at_end)
+        if evaluated:
             finished = self._evaluate(epoch, step) or finished
+        metrics = dict(self._metrics) if evaluated else {}
+        if self._is_ended_by_hooks(EpochEnd(step, epoch, metrics, validation)) and not finished:
+            finished = True
+            if at_end and not evaluated:
+                self._evaluate(epoch, step)
         self._epochs_ended = epoch
         if finished or epoch % self._train.checkpoint_period == 0:
             # The resumable checkpoint last: where it is, the epoch needs no more work.
             self._files.save_averages(epoch, self._progress(step))
             self._files.save(self._progress(step))
         return finished
+
+    def _is_ended_by_hooks(self, end: EpochEnd) -> bool:
+        """Calls the hooks; returns True if one of any rank wants the run to end."""
+        if not self._hooks:
+            return False
+        wishes = [bool(hook.after_epoch(end)) for hook in self._hooks]
+        wish = tf.constant([float(any(wishes))], tf.float64)
+        if not distributed.reduce_sum([wish])[0].numpy()[0]:
+            return False
+        self._log.info(f"epoch {end.epoch}: a hook ends the run")
+        return True
 
     def _is_last(self, epoch: int, step: int) -> bool:
         return epoch >= self._plan.stop_epoch or self._time_is_up(step)
@@ -267,12 +282,14 @@ class Trainer:
             return True
         return False
 
-    def _validate(self, epoch: int) -> None:
+    def _validate(self, epoch: int) -> dict[str, float]:
+        """Computes and logs the losses on the validation records."""
         self._state.equalise()
         means = self._validator()
         self._log.numbers("validation", {"epoch": epoch, **means})
         self._log.scalars(epoch, {f"epoch_{name}": value for name, value in means.items()})
         self._log.info(f"epoch {epoch}: " + " ".join(f"{k} {v:.4g}" for k, v in means.items()))
+        return means
 
     def _progress(self, step: int) -> dict[str, Any]:
         """What a checkpoint tells the run that continues from it.

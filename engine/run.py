@@ -21,6 +21,7 @@ from engine import start_checks
 from engine.config.fields import override, to_dict
 from engine.evaluation import Evaluator
 from engine.files import checkpoint
+from engine.hooks import RunStart, make_hooks
 from engine.log.meters import Stopwatch
 from engine.log.run_log import RunLog
 from engine.loop import EXIT_DONE, Trainer
@@ -142,6 +143,7 @@ def run_training(
         start_checks.check_same_run(
             config, stored, sections_compared=family.COMPARED_SECTIONS, plan=plan, task=described
         )
+    hooks = make_hooks(train.hooks, RunStart(config, folder, distributed.is_main(), stored))
     if evaluates:
         distributed.on_main(task.check_ground_truth)
 
@@ -203,6 +205,7 @@ def run_training(
         ),
         resumed=stored,
         clock=clock,
+        hooks=hooks,
     )
     result = trainer.run()
     if result.exit_code == EXIT_DONE and result.metrics:

@@ -145,6 +145,9 @@ class TrainConfig:
     profile_steps: int = setting(
         0, "Record so many steps, from the 11th on, with TensorFlow's profiler; 0: none."
     )
+    hooks: tuple[str, ...] = setting(
+        (), "MODULE:NAME or FILE.py:NAME of subclasses of engine.hooks.Hook, called by the run."
+    )
     validate: bool = setting(False, "Compute the validation losses after every epoch.")
     skip_test: bool = setting(False, "Never evaluate; a target AP is then an error.")
     debug: bool = setting(

@@ -16,6 +16,7 @@ from engine.config.fields import ConfigError, setting
 from engine.config.settings import DataConfig, EvalConfig, OptimConfig, RuntimeConfig, TrainConfig
 from engine.files import checkpoint
 from engine.files.weight_files import read_weight_file
+from engine.hooks import RunStart, make_hooks
 from engine.ranks import distributed
 from engine.run import run_evaluation, run_training
 
@@ -310,3 +311,71 @@ def test_mixed_precision_runs_and_resumes(tmp_path):
     assert tensors["state/loss_scale"] <= 32768.0
     assert tensors["model/hidden/kernel"].dtype == np.float32
     assert run_training(config, TinyFamily()) == 0
+
+
+HOOK = """
+import json
+
+from engine.hooks import Hook
+
+
+class Note(Hook):
+    def __init__(self, start):
+        assert start.is_main and start.resumed == {} and start.config.train.num_epochs == 2
+        self.path = start.folder / "noted.jsonl"
+
+    def note(self, kind, value):
+        with self.path.open("a") as file:
+            file.write(json.dumps([kind, value._asdict()]) + "\\n")
+
+    def after_step(self, end):
+        self.note("step", end)
+
+    def after_epoch(self, end):
+        self.note("epoch", end)
+        return end.epoch == 1
+
+    def at_end(self, result):
+        assert result.exit_code == 0 and result.epoch == 1
+        self.path.with_suffix(".end").touch()
+
+
+def no_hook(start):
+    return 3
+"""
+
+
+class TestHooks:
+    @pytest.fixture
+    def file(self, tmp_path) -> Path:
+        path = tmp_path / "notes.py"
+        path.write_text(HOOK)
+        return path
+
+    def test_a_hook_is_told_steps_and_epochs_and_ends_the_run(self, file, tmp_path):
+        folder = tmp_path / "run"
+        assert run_training(config_of(folder, hooks=(f"{file}:Note",)), TinyFamily()) == 0
+        noted = [json.loads(line) for line in (folder / "noted.jsonl").read_text().splitlines()]
+        assert [kind for kind, _ in noted] == ["step"] * 6 + ["epoch"]
+        steps, end = [value for _, value in noted[:6]], noted[6][1]
+        assert [step["step"] for step in steps] == [1, 2, 3, 4, 5, 6]
+        recorded = [json.loads(r) for r in (folder / "metrics.jsonl").read_text().splitlines()]
+        losses = [r["loss"] for r in recorded if r["kind"] == "step"]
+        assert [step["numbers"]["loss"] for step in steps] == losses
+        (scores,) = (r for r in recorded if r["kind"] == "evaluation")
+        assert (end["epoch"], end["step"], end["metrics"]["AP"]) == (1, 6, scores["AP"])
+        assert (folder / "noted.end").exists() and (folder / "ckpt-final.index").exists()
+
+    @pytest.mark.parametrize(
+        ("name", "message"),
+        [
+            ("{file}:Absent", "no attribute 'Absent'"),
+            ("{file}:no_hook", "expected to get an engine.hooks.Hook, got int"),
+            ("absent_module:Hook", "absent_module"),
+            ("Hook", "expected MODULE:NAME"),
+        ],
+    )
+    def test_what_is_no_hook_is_refused(self, file, tmp_path, name, message):
+        start = RunStart(None, tmp_path, True, {})
+        with pytest.raises(ConfigError, match=message):
+            make_hooks([name.format(file=file)], start)
