@@ -4,12 +4,15 @@ python train.py --model_name=efficientdet-d0 --model_dir=RUN
 --training_file_pattern='DATA/train-*' --val_file_pattern='DATA/val-*'
 --val_json_file=DATA/annotations/instances_val2017.json
 
+or --data=DIR in place of the last three: a folder with COCO, YOLO, VOC, ... annotations.
+
 Mask R-CNN: --model_name=maskrcnn-r50-fpn, with records that hold masks; or a configuration of
 NVIDIA's PyTorch program: --config_file=FILE.yaml --model_dir=RUN --data_dir=DATA KEY VALUE ...
 """
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 from absl import flags
@@ -30,6 +33,15 @@ flags.DEFINE_string("recipe", "", "YAML file of settings that differ from the de
 flags.DEFINE_string(
     "hparams", "", "Comma-separated key=value pairs, or a YAML file; overrides the recipe."
 )
+flags.DEFINE_string(
+    "data",
+    "",
+    "Data folder with images and annotations in any known format (docs/data.md): converted once, "
+    "in place of --training_file_pattern, --val_file_pattern and --val_json_file.",
+)
+flags.DEFINE_string(
+    "data_records", "", "Folder of the records that --data makes; '': MODEL_DIR-data."
+)
 families.define_flags(training=True)
 FLAGS = flags.FLAGS
 
@@ -38,13 +50,15 @@ def resolve_request(argv: list[str]) -> families.Request:
     """Returns what the command line asks for."""
     from engine.ranks import distributed  # brings TensorFlow, which --help does not wait for
 
-    return families.training_request(
+    notes = families.use_data_folder(FLAGS.data, FLAGS.data_records) if FLAGS.data else []
+    request = families.training_request(
         argv[1:],
         preset_name=FLAGS.preset,
         recipe=FLAGS.recipe,
         hparams=FLAGS.hparams,
         num_ranks=distributed.launched_size(),
     )
+    return dataclasses.replace(request, notes=(*notes, *request.notes))
 
 
 def main(argv: list[str]) -> int:

@@ -4,6 +4,9 @@ Example:
   python dataset/voc_to_coco.py --voc_dir=DATA/voc/VOC2007 --split=train
 writes DATA/voc/VOC2007/Annotations/pascal_train2007.json, where the data-set catalog expects it.
 
+Classes are VOC's twenty; where others occur, those of a classes.txt or labels.txt in the folder,
+else all that occur, sorted. `dataset/convert.py` reads folders of any other layout.
+
 Objects marked difficult become crowd regions: left out of training, and neither hits nor misses in
 evaluation, as VOC has it. VOC counts pixels from 1 and includes the last one, so
 a box (xmin, ymin, xmax, ymax) covers xmin - 1 to xmax.
@@ -15,10 +18,10 @@ import json
 import os
 import re
 import sys
-import xml.etree.ElementTree
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from xml.etree.ElementTree import Element
 
 import numpy as np
 from absl import app, flags
@@ -26,7 +29,9 @@ from PIL import Image
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from object_detection.records.class_map import LABEL_MAPS
+from object_detection.formats import voc
+from object_detection.formats.folder import DataFolder
+from object_detection.formats.plain_xml import parse_xml
 
 _VOC_DIR = flags.DEFINE_string(
     "voc_dir", None, "Folder with Annotations, ImageSets, JPEGImages.", required=True
@@ -70,7 +75,7 @@ def default_output(voc_dir: Path, split: str) -> Path:
 
 
 def convert(voc_dir: Path, split: str, *, image_set: str = "Main") -> dict[str, Any]:
-    """Returns a split as a COCO data set; category ids are 1 to 20 in VOC's order.
+    """Returns a split as a COCO data set; category ids are 1, 2, ... in the classes' order.
 
     Args:
       voc_dir: VOC2007 or VOC2012.
@@ -81,10 +86,13 @@ def convert(voc_dir: Path, split: str, *, image_set: str = "Main") -> dict[str, 
       FileNotFoundError: no such list, or an image without its annotation file.
       ValueError: an annotation file that is no XML of VOC; names it.
     """
-    names = {name: number for number, name in LABEL_MAPS["voc"].items()}
     listed = voc_dir / "ImageSets" / image_set / f"{split}.txt"
     if not listed.is_file():
         raise FileNotFoundError(f"no list of images at {listed}: is --voc_dir right?")
+    folder = DataFolder(voc_dir)
+    documents = {path: parse_xml(path) for path in voc.files(folder)}
+    classes = voc.class_names(folder, documents)
+    names = {name: number for number, name in enumerate(classes, start=1)}
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for stem in (line.split()[0] for line in listed.read_text().splitlines() if line.strip()):
@@ -104,7 +112,7 @@ def _read_image(
     """Returns the COCO entries of an image and of its objects, in VOC's order."""
     path = voc_dir / "Annotations" / f"{stem}.xml"
     try:
-        root = xml.etree.ElementTree.parse(path).getroot()
+        root = parse_xml(path)
         image = {
             "id": stem,
             "file_name": f"{stem}.jpg",
@@ -112,11 +120,11 @@ def _read_image(
             "width": int(root.findtext("size/width", "")),
         }
         return image, [_object(node, names) for node in root.iterfind("object")]
-    except (xml.etree.ElementTree.ParseError, KeyError, ValueError) as error:
+    except (KeyError, ValueError) as error:
         raise ValueError(f"{path} is no annotation file of VOC: {error!r}") from error
 
 
-def _object(node: xml.etree.ElementTree.Element, names: dict[str, int]) -> dict[str, Any]:
+def _object(node: Element, names: dict[str, int]) -> dict[str, Any]:
     x1, y1, x2, y2 = (
         float(node.findtext(f"bndbox/{side}", "")) for side in ("xmin", "ymin", "xmax", "ymax")
     )

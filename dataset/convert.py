@@ -1,0 +1,92 @@
+r"""Converts a data folder in any known format to TFRecord shards and data cards.
+
+Example:
+  python dataset/convert.py DIR --format=auto --output_dir=records
+writes records/train-*, records/val-*, ... with their cards: one set for each split of DIR. Of a
+format other than COCO's, records/annotations/instances_<split>.json are written too, which
+evaluation takes.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import app, flags
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+from object_detection.coco.annotations import read_annotations
+from object_detection.convert.convert import convert
+from object_detection.convert.prepare import coco_splits
+from object_detection.convert.report import describe_conversion, progress_printer
+from object_detection.formats.importers import FORMATS
+from object_detection.formats.voc import CORNER_RULES
+
+_FORMAT = flags.DEFINE_enum(
+    "format", "auto", ["auto", *FORMATS], "Of the annotations; auto looks at the files."
+)
+_OUTPUT_DIR = flags.DEFINE_string(
+    "output_dir", "", "Folder of the records; default NAME-records, NAME being the data folder's."
+)
+_INCLUDE_MASKS = flags.DEFINE_bool("include_masks", False, "Store instance masks.")
+_NUM_SHARDS = flags.DEFINE_integer("num_shards", 8, "Shards of each split.", lower_bound=1)
+_NUM_THREADS = flags.DEFINE_integer(
+    "num_threads", None, "Worker processes; default one for each core available.", lower_bound=1
+)
+_MAX_BAD_IMAGES = flags.DEFINE_integer(
+    "max_bad_images", 10, "Image files that may be unusable, in each split.", lower_bound=0
+)
+_ON_ORPHAN_ANNOTATION = flags.DEFINE_enum(
+    "on_orphan_annotation",
+    "stop",
+    ["skip", "stop"],
+    "What to do about COCO annotations whose image or category is not in the file.",
+)
+_VOC_CORNERS = flags.DEFINE_enum(
+    "voc_corners",
+    "auto",
+    CORNER_RULES,
+    "How VOC's corners count: inclusive (from 1, the far one inside: VOC's rule), plain, or auto.",
+)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Converts the folder that the command line names; returns the exit status."""
+    if len(argv) != 2:
+        print(f"error: expected one data folder, got {list(argv[1:])}; see --help", file=sys.stderr)
+        return 2
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    data = Path(argv[1])
+    output = Path(_OUTPUT_DIR.value or f"{data.resolve().name}-records")
+    try:
+        splits = coco_splits(
+            data, output, format_name=_FORMAT.value, voc_corners=_VOC_CORNERS.value
+        )
+        for split, (annotation_file, image_dir) in splits.items():
+            conversion = convert(
+                read_annotations(annotation_file, on_orphan=_ON_ORPHAN_ANNOTATION.value),
+                image_dir,
+                output / split,
+                num_shards=_NUM_SHARDS.value,
+                num_workers=_NUM_THREADS.value,
+                mask_format="bitpacked" if _INCLUDE_MASKS.value else None,
+                max_bad_images=_MAX_BAD_IMAGES.value,
+                progress=progress_printer(f"converting {split}"),
+            )
+            print(describe_conversion(conversion))
+            print(f"annotations of {split}: {annotation_file}, images in {image_dir}\n")
+    except (ValueError, OSError, RuntimeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted: run the same command again", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    app.run(main)

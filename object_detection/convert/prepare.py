@@ -1,0 +1,209 @@
+"""From a data folder in any known format to the records that a training reads.
+
+What is made lies in one folder and is used again as long as the source is the same. Several ranks
+may ask at once: the first makes it, the others wait.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from object_detection.coco.annotations import CocoAnnotations, read_annotations, write_annotations
+from object_detection.convert.convert import convert
+from object_detection.convert.report import describe_conversion, progress_printer
+from object_detection.convert.splits import find_splits, make_split
+from object_detection.formats.importers import Imported, import_folder
+
+# Splits by preference: trained on, and held out.
+_TRAIN_NAMES = ("train",)
+_EVAL_NAMES = ("test", "val", "valid")
+HELD_OUT_SHARE = 0.2
+_NUM_SHARDS = 8
+_STAMP = "source.txt"
+
+
+class Prepared(NamedTuple):
+    """Where the records of a training are.
+
+    Attributes:
+      folder: holds `train-*` and `eval-*` records with their cards.
+      eval_json: the annotations of the held-out images.
+      eval_images: their folder.
+    """
+
+    folder: Path
+    eval_json: Path
+    eval_images: Path
+
+    @property
+    def train_pattern(self) -> str:
+        """Pattern of the training records."""
+        return f"{self.folder}/train-*.tfrecord"
+
+    @property
+    def eval_pattern(self) -> str:
+        """Pattern of the evaluation records."""
+        return f"{self.folder}/eval-*.tfrecord"
+
+
+def coco_splits(
+    data_dir: str | os.PathLike[str],
+    work_dir: str | os.PathLike[str],
+    *,
+    format_name: str = "auto",
+    voc_corners: str = "auto",
+    report: Callable[[str], None] = print,
+) -> dict[str, tuple[Path, Path]]:
+    """Returns the splits of a data folder in any format, as COCO files.
+
+    Args:
+      data_dir: the data.
+      work_dir: gets the COCO files of another format.
+      format_name: see `importers.FORMATS`; auto finds out.
+      voc_corners: see `object_detection.formats.voc`.
+      report: takes lines on what was found.
+
+    Returns:
+      Split name to (annotation file, image folder).
+
+    Raises:
+      FileNotFoundError, ValueError: no such folder or format, files that cannot be read.
+    """
+    imported = import_folder(data_dir, work_dir, format_name=format_name, voc_corners=voc_corners)
+    for line in describe_import(imported):
+        report(line)
+    return imported.splits or find_splits(data_dir)
+
+
+def describe_import(imported: Imported) -> list[str]:
+    """Returns lines on an import: format, splits, what was left out; none for COCO's own."""
+    if not imported.splits:
+        return []
+    lines = [f"annotations: {imported.format}, splits {', '.join(sorted(imported.splits))}"]
+    return lines + [f"  {count:,} x {what}" for what, count in imported.counts.items()]
+
+
+def choose_splits(
+    splits: Mapping[str, tuple[Path, Path]],
+    *,
+    train_name: str | None = None,
+    eval_name: str | None = None,
+) -> tuple[tuple[Path, Path], tuple[Path, Path] | None]:
+    """Returns the training split, and the held-out one or None.
+
+    Args:
+      splits: name to (annotation file, image folder).
+      train_name: of the split to train on; default the one named train*.
+      eval_name: of the held-out one; default test*, else val*.
+
+    Raises:
+      ValueError: no split of such a name.
+    """
+
+    def pick(given: str | None, prefixes: tuple[str, ...], but: object) -> tuple | None:
+        if given:
+            if given not in splits:
+                raise ValueError(f"no split {given!r}; there are: {', '.join(splits)}")
+            return splits[given]
+        names = [n for p in prefixes for n in splits if n.startswith(p) and splits[n] != but]
+        return splits[names[0]] if names else None
+
+    train = pick(train_name, _TRAIN_NAMES, None) or next(iter(splits.values()))
+    held_out = pick(eval_name, _EVAL_NAMES, train)
+    others = [split for split in splits.values() if split != train]
+    return train, held_out or (others[0] if others else None)
+
+
+def prepare_records(
+    data_dir: str | os.PathLike[str],
+    output_dir: str | os.PathLike[str],
+    *,
+    with_masks: bool,
+    format_name: str = "auto",
+    train_split: str | None = None,
+    eval_split: str | None = None,
+    seed: int = 1,
+    on_orphan: str = "stop",
+    report: Callable[[str], None] = print,
+) -> Prepared:
+    """Converts the training and the held-out images of a data folder, unless that is done.
+
+    Where there is one split only, a fifth of its images is held out.
+
+    Args:
+      data_dir: in any format that is known.
+      output_dir: gets `train-*`, `eval-*`, `instances_eval.json`.
+      with_masks: whether records hold masks.
+      format_name: see `coco_splits`.
+      train_split, eval_split: see `choose_splits`.
+      seed: of the cut where there is one split only.
+      on_orphan: see `read_annotations`.
+      report: takes the lines of the conversions' reports.
+
+    Raises:
+      FileNotFoundError, ValueError, OSError: see `coco_splits` and `convert`.
+    """
+    output = Path(output_dir)
+    output.mkdir(parents=True, exist_ok=True)
+    with _alone(output):
+        splits = coco_splits(data_dir, output, format_name=format_name, report=report)
+        train, held_out = choose_splits(splits, train_name=train_split, eval_name=eval_split)
+        prepared = Prepared(output, output / "instances_eval.json", (held_out or train)[1])
+        chosen = [split for split in (train, held_out) if split]
+        times = [path.stat().st_mtime_ns for path, _ in chosen]
+        names = [[str(path) for path in split] for split in chosen]
+        identity = json.dumps([names, with_masks, times, seed, on_orphan])
+        stamp = output / _STAMP
+        if stamp.is_file() and stamp.read_text() == identity:
+            report(f"records of {data_dir} are in {output}")
+            return prepared
+        stamp.unlink(missing_ok=True)
+        report(f"records: {data_dir} -> {output}")
+        train_set = read_annotations(train[0], on_orphan=on_orphan)
+        if held_out is None:
+            report(f"one split only: {HELD_OUT_SHARE:.0%} of its images are held out")
+            train_set, eval_set = make_split(train_set, HELD_OUT_SHARE, seed=seed)
+        else:
+            eval_set = read_annotations(held_out[0], on_orphan=on_orphan)
+        write_annotations(eval_set, prepared.eval_json)
+        _convert(train_set, train[1], output / "train", with_masks=with_masks, report=report)
+        _convert(
+            eval_set, prepared.eval_images, output / "eval", with_masks=with_masks, report=report
+        )
+        stamp.write_text(identity)
+    return prepared
+
+
+def _convert(
+    annotations: CocoAnnotations,
+    images: Path,
+    prefix: Path,
+    *,
+    with_masks: bool,
+    report: Callable[[str], None],
+) -> None:
+    result = convert(
+        annotations,
+        images,
+        prefix,
+        num_shards=_NUM_SHARDS,
+        mask_format="bitpacked" if with_masks else None,
+        progress=progress_printer(f"converting {prefix.name}"),
+    )
+    report(describe_conversion(result))
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Waits until no other process prepares the same folder."""
+    with open(folder / ".preparing", "w") as lock:
+        # Some network file systems have no locks; ranks at once are unguarded there.
+        with contextlib.suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

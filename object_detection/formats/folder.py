@@ -1,0 +1,150 @@
+"""The files of a data folder, by kind, and the way from what an annotation says to an image file.
+
+Annotations name images in many ways: with the path of another machine, with backslashes, as a URL,
+percent-encoded, without or with another extension. A name is looked up from the most exact reading
+to the loosest, and has to lead to one file.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import unicodedata
+import urllib.parse
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+
+IMAGE_SUFFIXES = frozenset(
+    (".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
+)
+_MAX_DEPTH = 6
+_SPLIT_NAME = re.compile(
+    r"(train|training|trainval|val|valid|validation|test|testing|eval|dev)([-_]?\d{1,4})?", re.I
+)
+_UPLOAD_PREFIX = re.compile(r"^[0-9a-f]{6,8}-")
+
+
+class DataFolder:
+    """The files under a folder, found once."""
+
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        """Walks the folder; hidden ones are left out.
+
+        Raises:
+          FileNotFoundError: there is no such folder.
+        """
+        self.root = Path(root)
+        if not self.root.is_dir():
+            raise FileNotFoundError(f"no data folder {self.root} (looked from {os.getcwd()})")
+        self._by_suffix: dict[str, list[Path]] = defaultdict(list)
+        for folder, subfolders, names in os.walk(self.root, followlinks=True):
+            depth = len(Path(folder).relative_to(self.root).parts)
+            visible = sorted(name for name in subfolders if not name.startswith("."))
+            subfolders[:] = visible if depth < _MAX_DEPTH else []
+            for name in sorted(names):
+                path = Path(folder, name)
+                if not name.startswith("."):
+                    self._by_suffix[path.suffix.lower()].append(path)
+        self.images = sorted(p for suffix in IMAGE_SUFFIXES for p in self._by_suffix[suffix])
+        self._by_name: dict[str, list[Path]] = defaultdict(list)
+        self._by_stem: dict[str, list[Path]] = defaultdict(list)
+        for path in self.images:
+            self._by_name[_folded(path.name)].append(path)
+            self._by_stem[_folded(path.stem)].append(path)
+
+    def files(self, *suffixes: str) -> list[Path]:
+        """Returns the files with one of the suffixes (".xml"), sorted."""
+        return sorted(path for suffix in suffixes for path in self._by_suffix.get(suffix, ()))
+
+    def split_of(self, path: Path) -> str:
+        """Returns the split that a file's folders, or else its name, speak of; "all" if none."""
+        parts = path.relative_to(self.root).parts
+        for part in reversed(parts[:-1]):
+            if _SPLIT_NAME.fullmatch(part):
+                return part
+        for word in re.split(r"[-_.]", Path(parts[-1]).stem):
+            if _SPLIT_NAME.fullmatch(word):
+                return word
+        return "all"
+
+    def find_image(self, *names: str, near: Path) -> Path:
+        """Returns the image file that an annotation means.
+
+        Args:
+          *names: what may name it, best first: a path, a file name, a stem, a URL.
+          near: the annotation file. Of several images of a name the one that shares most of its
+            path is meant.
+
+        Raises:
+          FileNotFoundError: no image has any of the names.
+          ValueError: two images would do equally.
+        """
+        for name in names:
+            readings = _readings(name)
+            for reading in readings:
+                for base in (near.parent, self.root):
+                    path = base / reading
+                    if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
+                        return Path(os.path.normpath(path))
+            for table, key in ((self._by_name, _file_name), (self._by_stem, _stem)):
+                for reading in readings:
+                    found = table.get(_folded(key(reading)))
+                    if found:
+                        return self._nearest(found, reading, near)
+        raise FileNotFoundError(
+            f"{near}: no image {' or '.join(filter(None, names))!r} in {self.root} or the folders "
+            f"below it ({len(self.images)} images): put the images there"
+        )
+
+    def _nearest(self, found: list[Path], reading: str, near: Path) -> Path:
+        def likeness(path: Path) -> tuple[int, int, int]:
+            same_end = _num_common(_upwards(path.as_posix()), _upwards(reading))
+            same_start = _num_common(path.parts, near.parts)
+            same_split = int(self.split_of(path) == self.split_of(near))
+            return same_end, same_split, same_start
+
+        best = max(map(likeness, found))
+        left = [path for path in found if likeness(path) == best]
+        if len(left) > 1:
+            raise ValueError(
+                f"{near}: {reading!r} may be {left[0]} or {left[1]}: give the images names of "
+                "their own, or write their folders into the annotations"
+            )
+        return left[0]
+
+
+def _readings(name: str) -> list[str]:
+    """Returns the paths that a name may stand for, most literal first."""
+    readings = [name]
+    if "?d=" in name:  # Label Studio's local files
+        readings.append(urllib.parse.parse_qs(urllib.parse.urlsplit(name).query)["d"][0])
+    parsed = urllib.parse.urlsplit(name)
+    if parsed.scheme and parsed.netloc:
+        readings.append(parsed.path.lstrip("/"))
+    readings += [urllib.parse.unquote(reading) for reading in readings]
+    readings += [reading.replace("\\", "/") for reading in readings]
+    readings += [_UPLOAD_PREFIX.sub("", _file_name(reading)) for reading in readings]
+    return list(dict.fromkeys(reading for reading in readings if reading))
+
+
+def _file_name(reading: str) -> str:
+    return reading.rstrip("/").rsplit("/", 1)[-1]
+
+
+def _stem(reading: str) -> str:
+    name = Path(_file_name(reading))
+    return name.stem if name.suffix.lower() in IMAGE_SUFFIXES else name.name
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _upwards(path: str) -> list[str]:
+    return [_stem(path), *path.split("/")[-2::-1]]
+
+
+def _num_common(parts: Iterable[str], others: Iterable[str]) -> int:
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(parts, others)))

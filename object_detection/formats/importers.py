@@ -1,0 +1,157 @@
+"""Finds out in which format a data folder is annotated, and writes it as COCO instances files.
+
+What is written stays in a folder of its own and is used again as long as the data folder has the
+same files: names, sizes and times are compared.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from object_detection.formats.folder import DataFolder
+from object_detection.formats.labelled import LabelledSet, coco_split
+
+FORMATS = ("coco", "cvat", "voc", "labelme", "label_studio", "open_images", "yolo")
+"""In the order in which they are looked for: later ones leave fewer marks."""
+
+_MODULES = {"open_images": "tables"}
+_DESCRIPTION = "imported.json"
+_VERSION = 1
+
+
+class Imported(NamedTuple):
+    """A data folder in COCO's form.
+
+    Attributes:
+      format: one of FORMATS.
+      splits: name to (instances file, image folder).
+      counts: what was left out or guessed, and how often.
+    """
+
+    format: str
+    splits: dict[str, tuple[Path, Path]]
+    counts: Mapping[str, int]
+
+
+def detect_format(folder: DataFolder) -> str:
+    """Returns the format of a folder's annotations.
+
+    Raises:
+      ValueError: none is recognised; says what was looked for.
+    """
+    for name in FORMATS:
+        if _coco_files(folder) if name == "coco" else _importer(name).files(folder):
+            return name
+    raise ValueError(
+        f"{folder.root}: {len(folder.images)} images, but no annotations in a known format "
+        f"({', '.join(FORMATS)}): expected for instance annotations/instances_train.json, an .xml "
+        "file for each image, or labels/*.txt; name the format with --format if it is there"
+    )
+
+
+def import_folder(
+    root: str | os.PathLike[str],
+    output_dir: str | os.PathLike[str],
+    *,
+    format_name: str = "auto",
+    voc_corners: str = "auto",
+) -> Imported:
+    """Writes a folder's annotations as COCO's, unless they are that already or were written.
+
+    Args:
+      root: the data folder. Nothing is written into it.
+      output_dir: gets `annotations/instances_<split>.json`.
+      format_name: one of FORMATS, or auto.
+      voc_corners: see `voc.read`.
+
+    Returns:
+      The splits; none for COCO's own format, whose files are where they are.
+
+    Raises:
+      FileNotFoundError, ValueError: no such folder or format; a file that cannot be read, named.
+    """
+    if format_name not in ("auto", *FORMATS):
+        raise ValueError(f"format={format_name!r}: expected auto, {', '.join(FORMATS)}")
+    folder = DataFolder(root)
+    name = detect_format(folder) if format_name == "auto" else format_name
+    if name == "coco":
+        return Imported(name, {}, {})
+    target = Path(output_dir)
+    description = target / _DESCRIPTION
+    identity = _identity(folder, name, voc_corners)
+    if description.is_file():
+        known = json.loads(description.read_text("utf-8"))
+        if known["identity"] == identity:
+            return _from_description(known)
+    importer = _importer(name)
+    if not importer.files(folder):
+        raise ValueError(f"{folder.root}: no annotations in the format {name}")
+    read = importer.read(folder, corners=voc_corners) if name == "voc" else importer.read(folder)
+    _require_objects(read, folder, name)
+    splits = {}
+    for split, images in read.splits.items():
+        content, image_dir = coco_split(images, read.all_class_names())
+        path = target / "annotations" / f"instances_{split}.json"
+        _write(path, content)
+        splits[split] = [os.path.abspath(path), os.path.abspath(image_dir)]
+    known = {
+        "format": name,
+        "identity": identity,
+        "splits": splits,
+        "counts": dict(read.counts),
+    }
+    _write(description, known)
+    return _from_description(known)
+
+
+def _from_description(known: Mapping[str, Any]) -> Imported:
+    splits = {name: (Path(paths[0]), Path(paths[1])) for name, paths in known["splits"].items()}
+    return Imported(known["format"], splits, known["counts"])
+
+
+def _importer(name: str) -> Any:
+    return importlib.import_module(f"object_detection.formats.{_MODULES.get(name, name)}")
+
+
+def _coco_files(folder: DataFolder) -> list[Path]:
+    """Returns the JSON files that have the two lists of an instances file."""
+    found = []
+    for path in folder.files(".json"):
+        data = path.read_bytes()
+        is_object = data.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"{")
+        if is_object and b'"images"' in data and b'"categories"' in data:
+            return [path]
+    return found
+
+
+def _identity(folder: DataFolder, name: str, voc_corners: str) -> str:
+    kinds = (".xml", ".json", ".txt", ".yaml", ".yml", ".csv", ".names", ".labels")
+    seen = hashlib.sha256(json.dumps([_VERSION, name, voc_corners]).encode())
+    for path in [*folder.files(*kinds), *folder.images]:
+        status = path.stat()
+        seen.update(f"{path} {status.st_size} {status.st_mtime_ns}\n".encode())
+    return seen.hexdigest()
+
+
+def _require_objects(read: LabelledSet, folder: DataFolder, name: str) -> None:
+    objects = sum(len(image.objects) for images in read.splits.values() for image in images)
+    if not objects:
+        images = sum(map(len, read.splits.values()))
+        left_out = "; ".join(f"{count} x {what}" for what, count in read.counts.items())
+        raise ValueError(
+            f"{folder.root}: read as {name}, {images} images and not one object"
+            + (f" ({left_out})" if left_out else "")
+        )
+
+
+def _write(path: Path, content: Mapping[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial.write_text(json.dumps(content), encoding="utf-8")
+    os.replace(partial, path)

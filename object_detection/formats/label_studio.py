@@ -1,0 +1,139 @@
+"""Label Studio's JSON and JSON-MIN exports: boxes, ellipses and polygons in percent of the image.
+
+Of several annotations of a task the last that was not cancelled counts. Images are found by the
+path behind `/data/local-files/?d=`, by a URL's path, or by the name before the upload.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from object_detection.formats.folder import DataFolder
+from object_detection.formats.labelled import (
+    LabelledImage,
+    LabelledObject,
+    LabelledSet,
+    image_size,
+    polygon_object,
+)
+
+_ELLIPSE_POINTS = 36
+_NAMES = ("rectanglelabels", "polygonlabels", "ellipselabels", "labels")
+_IMAGE_SUFFIX_OR_PATH = ("/", ".")
+
+
+def files(folder: DataFolder) -> list[Path]:
+    """Returns the annotation files of this format: JSON lists, other than of detections."""
+    return [path for path in folder.files(".json") if _is_label_studio(path)]
+
+
+def read(folder: DataFolder) -> LabelledSet:
+    """Reads all files; splits are folders' or files' names.
+
+    Raises:
+      ValueError, FileNotFoundError: names the file and what is wrong in it.
+    """
+    result = LabelledSet()
+    for path in files(folder):
+        try:
+            tasks = json.loads(path.read_text("utf-8-sig"))
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} is no valid JSON: {error}") from error
+        split = folder.split_of(path)
+        for index, task in enumerate(tasks):
+            where = f"{path} task {task.get('id', index)}"
+            file = folder.find_image(_image_name(task, where), near=path)
+            shapes = _shapes(task, result)
+            if shapes is None:
+                result.counts["task without an annotation left out"] += 1
+                continue
+            size = next((s for s in map(_stated_size, shapes) if s), None) or image_size(file)
+            objects = [_object(shape, where, size, result) for shape in shapes]
+            place = split if split != "all" else folder.split_of(file)
+            found = [item for item in objects if item is not None]
+            result.splits[place].append(LabelledImage(file, found, size))
+    return result
+
+
+def _is_label_studio(path: Path) -> bool:
+    with path.open("rb") as file:
+        head = file.read(1 << 16).lstrip(b"\xef\xbb\xbf \r\n\t")
+    marks = (b'"annotations"', b'"completions"', b'"annotation_id"', b"labels")
+    return head.startswith(b"[") and any(mark in head for mark in marks)
+
+
+def _image_name(task: dict[str, Any], where: str) -> str:
+    values = task.get("data") if isinstance(task.get("data"), dict) else task
+    first = [values.get(key) for key in ("image", "img", "image_url")]
+    texts = [v for v in (*first, *values.values()) if isinstance(v, str)]
+    for text in texts:
+        if all(mark in text for mark in _IMAGE_SUFFIX_OR_PATH) or "?d=" in text:
+            return text
+    if first[0]:
+        return str(first[0])
+    raise ValueError(f"{where}: its data name no image (keys {sorted(values)})")
+
+
+def _shapes(task: dict[str, Any], result: LabelledSet) -> list[dict[str, Any]] | None:
+    """Returns the shapes of a task, [] for an image without objects, None if it is not annotated.
+
+    A shape has `value`, and the size of the image; JSON-MIN has them in one.
+    """
+    if isinstance(task.get("data"), dict):
+        given = task.get("annotations") or task.get("completions") or []
+        kept = [a for a in given if not a.get("was_cancelled")]
+        if len(kept) > 1:
+            result.counts["task with several annotations: the last is taken"] += 1
+        if not kept:
+            return None
+        return [r for r in kept[-1].get("result", []) if isinstance(r.get("value"), dict)]
+    lists = [value for value in task.values() if isinstance(value, list)]
+    shapes = [entry for entries in lists for entry in entries if isinstance(entry, dict)]
+    return [{"value": entry, **entry} for entry in shapes]
+
+
+def _stated_size(shape: dict[str, Any]) -> tuple[int, int] | None:
+    size = (shape.get("original_width"), shape.get("original_height"))
+    return size if all(isinstance(side, int) and side > 0 for side in size) else None
+
+
+def _object(
+    shape: dict[str, Any], where: str, size: tuple[int, int], result: LabelledSet
+) -> LabelledObject | None:
+    value = shape["value"]
+    names = next((value[key] for key in _NAMES if value.get(key)), None)
+    if not names:
+        kind = shape.get("type") or ", ".join(sorted(value))
+        result.counts[f"{kind} left out: neither box, ellipse nor polygon with a label"] += 1
+        return None
+    name, (width, height) = str(names[0]), size
+    scale = np.array([width, height]) / 100.0
+    try:
+        if "points" in value:
+            points = np.array(value["points"], np.float64).reshape(-1, 2) * scale
+            return polygon_object(name, [points.ravel().tolist()])
+        if "radiusX" in value:
+            turns = np.linspace(0, 2 * math.pi, _ELLIPSE_POINTS, endpoint=False)
+            radii = np.array([value["radiusX"], value["radiusY"]], np.float64) * scale
+            points = np.stack([np.cos(turns), np.sin(turns)], axis=1) * radii
+            middle = np.array([value["x"], value["y"]], np.float64) * scale
+            return polygon_object(name, [(_turned(points, value) + middle).ravel().tolist()])
+        low = np.array([value["x"], value["y"]], np.float64) * scale
+        sides = np.array([value["width"], value["height"]], np.float64) * scale
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{where}: a shape of {name!r} lacks {error}") from error
+    if value.get("rotation"):  # about the upper left corner
+        corners = np.array([(0, 0), (1, 0), (1, 1), (0, 1)]) * sides
+        return polygon_object(name, [(_turned(corners, value) + low).ravel().tolist()])
+    return LabelledObject(name, tuple(round(float(v), 3) for v in (*low, *sides)))
+
+
+def _turned(points: np.ndarray, value: dict[str, Any]) -> np.ndarray:
+    angle = math.radians(float(value.get("rotation") or 0))
+    turn = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
+    return points @ turn

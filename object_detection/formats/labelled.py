@@ -1,0 +1,141 @@
+"""What every importer gives: images with labelled objects, by split; and COCO's form of it.
+
+An importer knows its format and nothing of records. Categories get ids 1, 2, ... in the order of
+the format's own list of classes, or of the names. Images get ids 1, 2, ... in order of their names.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from PIL import Image, UnidentifiedImageError
+
+
+class LabelledObject(NamedTuple):
+    """One object: class name, `(x, y, width, height)` in pixels, COCO segmentation or None."""
+
+    name: str
+    box: tuple[float, float, float, float]
+    segmentation: Any = None
+    is_crowd: bool = False
+
+
+@dataclasses.dataclass
+class LabelledImage:
+    """One image file with its objects; `size` is (width, height) as annotated, None if unsaid."""
+
+    file: Path
+    objects: list[LabelledObject]
+    size: tuple[int, int] | None = None
+
+
+@dataclasses.dataclass
+class LabelledSet:
+    """A folder of annotations, read.
+
+    Attributes:
+      splits: name ("train") to images.
+      class_names: in the format's order; names that occur and are not listed are put behind them.
+      counts: what was left out or had to be guessed, and how often.
+    """
+
+    splits: dict[str, list[LabelledImage]] = dataclasses.field(
+        default_factory=lambda: collections.defaultdict(list)
+    )
+    class_names: list[str] = dataclasses.field(default_factory=list)
+    counts: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+
+    def all_class_names(self) -> list[str]:
+        """Returns the listed class names and, sorted behind them, those that merely occur."""
+        listed = list(dict.fromkeys(self.class_names))
+        found = {o.name for images in self.splits.values() for i in images for o in i.objects}
+        return listed + sorted(found - set(listed))
+
+
+def coco_split(
+    images: Sequence[LabelledImage], class_names: Sequence[str]
+) -> tuple[dict[str, Any], Path]:
+    """Returns a split in COCO's instances form, and the folder its file names are relative to.
+
+    The folder is the deepest that holds all images. Sizes that no annotation states are read from
+    the files. `area` is the polygons' where there are any, else the box's.
+
+    Raises:
+      ValueError: one image file stands for two images.
+    """
+    images = sorted(images, key=lambda image: image.file.as_posix())
+    folder = Path(os.path.commonpath([image.file.parent for image in images]))
+    ids = {name: number for number, name in enumerate(class_names, start=1)}
+    entries, annotations = [], []
+    for number, image in enumerate(images, start=1):
+        if number > 1 and image.file == images[number - 2].file:
+            raise ValueError(
+                f"{image.file} is annotated twice in one split: keep one of its annotations"
+            )
+        width, height = image.size or image_size(image.file)
+        entries.append(
+            {
+                "id": number,
+                "file_name": image.file.relative_to(folder).as_posix(),
+                "width": width,
+                "height": height,
+            }
+        )
+        for item in image.objects:
+            entry: dict[str, Any] = {
+                "id": len(annotations) + 1,
+                "image_id": number,
+                "category_id": ids[item.name],
+                "bbox": list(item.box),
+                "area": _area(item),
+                "iscrowd": int(item.is_crowd),
+            }
+            if item.segmentation is not None:
+                entry["segmentation"] = item.segmentation
+            annotations.append(entry)
+    categories = [{"id": number, "name": name} for name, number in ids.items()]
+    return {"images": entries, "annotations": annotations, "categories": categories}, folder
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Returns (width, height) of the stored pixels from a file's header; (0, 0) if unreadable."""
+    try:
+        with Image.open(path) as image:
+            return image.size
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError):
+        return 0, 0  # the conversion names the file
+
+
+def box_of_corners(x1: float, y1: float, x2: float, y2: float) -> tuple[float, ...]:
+    """Returns `(x, y, width, height)` of two opposite corners, in any order."""
+    left, top = min(x1, x2), min(y1, y2)
+    return left, top, max(x1, x2) - left, max(y1, y2) - top
+
+
+def polygon_object(
+    name: str, polygons: Sequence[Sequence[float]], *, is_crowd: bool = False
+) -> LabelledObject:
+    """Returns an object of polygons `[x1, y1, x2, y2, ...]`, pixels, with the box around them."""
+    xs = [value for polygon in polygons for value in polygon[0::2]]
+    ys = [value for polygon in polygons for value in polygon[1::2]]
+    box = box_of_corners(min(xs), min(ys), max(xs), max(ys))
+    return LabelledObject(name, box, [list(polygon) for polygon in polygons], is_crowd)
+
+
+def _area(item: LabelledObject) -> float:
+    if isinstance(item.segmentation, list):
+        return sum(_polygon_area(polygon) for polygon in item.segmentation)
+    if isinstance(item.segmentation, dict):
+        return float(sum(item.segmentation["counts"][1::2]))
+    return item.box[2] * item.box[3]
+
+
+def _polygon_area(points: Sequence[float]) -> float:
+    xs, ys = points[0::2], points[1::2]
+    turned = zip(xs, ys, [*xs[1:], xs[0]], [*ys[1:], ys[0]])
+    return abs(sum(x * next_y - next_x * y for x, y, next_x, next_y in turned)) / 2

@@ -1,0 +1,91 @@
+"""CSV tables of boxes: Open Images' (shares of the image) and TensorFlow's (corners in pixels).
+
+Open Images writes `ImageID,...,LabelName,...,XMin,XMax,YMin,YMax,...` and names its classes in a
+second file, `class-descriptions-boxable.csv`; objects that are groups become crowd regions. The
+other kind has the columns `filename,width,height,class,xmin,ymin,xmax,ymax`.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+
+from object_detection.formats.folder import DataFolder
+from object_detection.formats.labelled import (
+    LabelledImage,
+    LabelledObject,
+    LabelledSet,
+    box_of_corners,
+    image_size,
+)
+
+_OPEN_IMAGES = {"imageid", "labelname", "xmin", "xmax", "ymin", "ymax"}
+_PIXELS = {"filename", "class", "xmin", "ymin", "xmax", "ymax"}
+_SIDES = ("xmin", "ymin", "xmax", "ymax")
+
+
+def files(folder: DataFolder) -> list[Path]:
+    """Returns the tables of boxes."""
+    return [path for path in folder.files(".csv") if _is_table(path)]
+
+
+def read(folder: DataFolder) -> LabelledSet:
+    """Reads all tables; splits are files' or folders' names.
+
+    Raises:
+      ValueError, FileNotFoundError: names file and line and what is wrong in it.
+    """
+    result = LabelledSet()
+    names = _descriptions(folder)
+    for path in files(folder):
+        images: dict[str, LabelledImage] = {}
+        for where, row in _rows(path):
+            key = row.get("imageid") or row.get("filename") or ""
+            if key not in images:
+                file = folder.find_image(key, near=path)
+                images[key] = LabelledImage(file, [], image_size(file))
+            try:
+                corners = [float(row[side]) for side in _SIDES]
+            except (TypeError, ValueError):
+                raise ValueError(f"{where}: expected four numbers in {', '.join(_SIDES)}") from None
+            if "imageid" in row:
+                corners = [v * s for v, s in zip(corners, images[key].size * 2)]
+            name = row.get("labelname") or row.get("class") or ""
+            images[key].objects.append(
+                LabelledObject(
+                    names.get(name, name),
+                    tuple(round(value, 3) for value in box_of_corners(*corners)),
+                    is_crowd=row.get("isgroupof") == "1",
+                )
+            )
+        for image in images.values():
+            split = folder.split_of(path)
+            split = split if split != "all" else folder.split_of(image.file)
+            result.splits[split].append(image)
+    return result
+
+
+def _is_table(path: Path) -> bool:
+    with path.open(encoding="utf-8-sig", newline="", errors="replace") as file:
+        columns = {column.strip().casefold() for column in next(csv.reader(file), [])}
+    return columns >= _OPEN_IMAGES or columns >= _PIXELS
+
+
+def _rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file)
+        for row in reader:
+            yield (
+                f"{path} line {reader.line_num}",
+                {str(k).strip().casefold(): v for k, v in row.items()},
+            )
+
+
+def _descriptions(folder: DataFolder) -> dict[str, str]:
+    """Returns Open Images' label (`/m/0cmf2`) to class name; {} without the file."""
+    for path in folder.files(".csv"):
+        if path.name.startswith(("class-descriptions", "oidv7-class-descriptions")):
+            with path.open(encoding="utf-8-sig", newline="") as file:
+                return {row[0]: row[1] for row in csv.reader(file) if len(row) >= 2}
+    return {}

@@ -1,0 +1,135 @@
+"""Pascal VOC XML, one file for each image, with any classes.
+
+VOC counts pixels from 1 and its far corner is the last pixel inside; most tools that write "VOC"
+mean plain corners instead. Which of the two holds is told by the set: fractions, a corner at 0 or
+the mark of such a tool say plain corners; else VOC's own rule holds.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from xml.etree.ElementTree import Element
+
+from object_detection.formats.class_lists import read_class_list
+from object_detection.formats.folder import DataFolder
+from object_detection.formats.labelled import (
+    LabelledImage,
+    LabelledObject,
+    LabelledSet,
+    box_of_corners,
+)
+from object_detection.formats.plain_xml import number, parse_xml, root_tag
+from object_detection.records.class_map import LABEL_MAPS
+
+_SIDES = ("xmin", "ymin", "xmax", "ymax")
+_PLAIN_CORNER_TOOLS = ("unknown", "roboflow", "cvat", "labelme")
+_WHOLE_SETS = ("train", "val", "valid", "test")
+CORNER_RULES = ("auto", "inclusive", "plain")
+
+
+def files(folder: DataFolder) -> list[Path]:
+    """Returns the annotation files of this format."""
+    return [path for path in folder.files(".xml") if root_tag(path) == "annotation"]
+
+
+def read(folder: DataFolder, *, corners: str = "auto") -> LabelledSet:
+    """Reads all annotation files of a folder.
+
+    Splits are ImageSets/Main's lists train, val and test where there are any, else folders' names.
+    Objects marked difficult become crowd regions, as VOC scores them.
+
+    Args:
+      folder: of any layout.
+      corners: "inclusive": VOC's own pixels; "plain": corners as they are; "auto".
+
+    Raises:
+      ValueError, FileNotFoundError: names the file and what is wrong in it.
+    """
+    documents = {path: parse_xml(path) for path in files(folder)}
+    if corners == "auto":
+        corners = "plain" if _has_plain_corners(documents) else "inclusive"
+    shift = 1.0 if corners == "inclusive" else 0.0
+    listed = _listed_splits(folder)
+    result = LabelledSet(class_names=class_names(folder, documents))
+    result.counts[f"VOC corners taken as {corners}"] += len(documents)
+    for path, root in documents.items():
+        splits = listed.get(path.stem, ()) if listed else (folder.split_of(path),)
+        if not splits:
+            result.counts["image left out: in none of the lists of ImageSets"] += 1
+        if splits:
+            image = _image(path, root, folder, shift=shift)
+            for split in splits:
+                result.splits[split].append(image)
+    return result
+
+
+def _image(path: Path, root: Element, folder: DataFolder, *, shift: float) -> LabelledImage:
+    # The name of the file itself first: renamed images keep an old <filename> in many sets.
+    file = folder.find_image(path.stem, root.findtext("filename", "").strip(), near=path)
+    objects = []
+    for node in root.iterfind("object"):
+        box = node.find("bndbox")
+        if box is None:
+            raise ValueError(f"{path}: an <object> has no <bndbox>")
+        x1, y1, x2, y2 = (number(box, side, path) for side in _SIDES)
+        objects.append(
+            LabelledObject(
+                _name(node, path),
+                box_of_corners(x1 - shift, y1 - shift, x2, y2),
+                is_crowd=node.findtext("difficult", "0").strip() == "1",
+            )
+        )
+    size = root.find("size")
+    if size is None:
+        return LabelledImage(file, objects)
+    width, height = (int(number(size, side, path)) for side in ("width", "height"))
+    return LabelledImage(file, objects, (width, height) if min(width, height) > 0 else None)
+
+
+def _name(node: Element, path: Path) -> str:
+    name = node.findtext("name", "").strip()
+    if not name:
+        raise ValueError(f"{path}: an <object> has no <name>")
+    return name
+
+
+def _has_plain_corners(documents: dict[Path, Element]) -> bool:
+    for path, root in documents.items():
+        tool = root.findtext("source/database", "").strip().casefold()
+        if any(tool.startswith(name) for name in _PLAIN_CORNER_TOOLS):
+            return True
+        for box in root.iterfind("object/bndbox"):
+            values = [number(box, side, path) for side in _SIDES]
+            if not all(value.is_integer() for value in values) or min(values[:2]) <= 0:
+                return True
+    return False
+
+
+def class_names(folder: DataFolder, documents: dict[Path, Element]) -> list[str]:
+    """Returns a list that lies in the folder; else VOC's twenty, if they are all; else sorted."""
+    listed = read_class_list(folder)
+    if listed:
+        return listed
+    found = {
+        _name(node, path) for path, root in documents.items() for node in root.iterfind("object")
+    }
+    ours = list(LABEL_MAPS["voc"].values())
+    return ours if found <= set(ours) else sorted(found)
+
+
+def _listed_splits(folder: DataFolder) -> dict[str, list[str]]:
+    """Returns stem -> splits by the lists in ImageSets/Main; without train and val: trainval."""
+    lists: dict[str, list[Path]] = {}
+    for path in folder.files(".txt"):
+        if path.parent.name == "Main" and path.parent.parent.name == "ImageSets":
+            lists.setdefault(path.stem, []).append(path)
+    names = [name for name in _WHOLE_SETS if name in lists]
+    if "train" not in names and "trainval" in lists:
+        names.insert(0, "trainval")
+    splits: dict[str, list[str]] = {}
+    for name in names:
+        for path in lists[name]:
+            for line in path.read_text().splitlines():
+                if line.strip():
+                    splits.setdefault(line.split()[0], []).append(name)
+    return splits

@@ -1,0 +1,417 @@
+"""Every annotation format gives the boxes, classes and splits of the same set in COCO's form."""
+
+import base64
+import csv
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from object_detection.coco.annotations import read_annotations
+from object_detection.convert.convert import convert
+from object_detection.convert.prepare import coco_splits, prepare_records
+from object_detection.formats.folder import DataFolder
+from object_detection.formats.importers import detect_format, import_folder
+from object_detection.formats.plain_xml import parse_xml
+from object_detection.records.tfrecord_file import iterate_records, record_files
+
+SIZE = (40, 20)  # width, height
+NAMES = ["cat", "dog", "bird"]
+# split -> file stem -> [(class, x, y, width, height)]
+TRUTH = {
+    "train": {"a": [("cat", 1, 2, 10, 8), ("dog", 20, 5, 20, 15)], "b": []},
+    "val": {"c": [("dog", 4, 4, 8, 4)]},
+}
+
+
+def write_images(root: Path, where: str = "{split}/{stem}.jpg") -> None:
+    for split, images in TRUTH.items():
+        for number, stem in enumerate(images):
+            path = root / where.format(split=split, stem=stem)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", SIZE, (number * 40, 90, 20)).save(path)
+
+
+def write_voc(root, *, boxes="inclusive"):
+    write_images(root)
+    (root / "labels.txt").write_text("\n".join(NAMES))
+    for split, images in TRUTH.items():
+        for stem, objects in images.items():
+            shift = 1 if boxes == "inclusive" else 0
+            nodes = "".join(
+                f"<object><name>{name}</name><bndbox><xmin>{x + shift}</xmin><ymin>{y + shift}"
+                f"</ymin><xmax>{x + w}</xmax><ymax>{y + h}</ymax></bndbox></object>"
+                for name, x, y, w, h in objects
+            )
+            tool = "<source><database>Unknown</database></source>" * (boxes == "plain")
+            (root / split / f"{stem}.xml").write_text(
+                f"<annotation><filename>old-name.png</filename>{tool}<size><width>{SIZE[0]}"
+                f"</width><height>{SIZE[1]}</height></size>{nodes}</annotation>"
+            )
+
+
+def write_plain_voc(root):
+    write_voc(root, boxes="plain")
+
+
+def yolo_lines(objects):
+    return "\n".join(
+        f"{NAMES.index(n)} {(x + w / 2) / SIZE[0]} {(y + h / 2) / SIZE[1]} {w / SIZE[0]} "
+        f"{h / SIZE[1]}"
+        for n, x, y, w, h in objects
+    )
+
+
+def write_yolo(root):
+    write_images(root, "images/{split}/{stem}.jpg")
+    for split, images in TRUTH.items():
+        (root / "labels" / split).mkdir(parents=True)
+        for stem, objects in images.items():
+            (root / "labels" / split / f"{stem}.txt").write_text(yolo_lines(objects))
+    (root / "data.yaml").write_text(
+        "path: ../datasets/of_another_machine\ntrain: ../images/train\nval: images/val\n"
+        "names: {0: cat, 1: dog, 2: bird}\n"
+    )
+
+
+def write_yolo_without_yaml(root):
+    write_images(root)
+    for split, images in TRUTH.items():
+        for stem, objects in images.items():
+            if objects:
+                (root / split / f"{stem}.txt").write_text(yolo_lines(objects))
+    (root / "classes.txt").write_text("\n".join(NAMES) + "\n")
+
+
+def write_cvat(root):
+    write_images(root)
+    labels = "".join(f"<label><name>{name}</name></label>" for name in NAMES)
+    nodes = ""
+    for split, images in TRUTH.items():
+        for stem, objects in images.items():
+            shapes = "".join(
+                f'<box label="{n}" xtl="{x}" ytl="{y}" xbr="{x + w}" ybr="{y + h}"/>'
+                for n, x, y, w, h in objects
+            ) + '<points label="cat" points="1,1"/>' * (stem == "b")
+            nodes += (
+                f'<image name="{stem}.jpg" subset="{split}" width="{SIZE[0]}" height="{SIZE[1]}">'
+                f"{shapes}</image>"
+            )
+    (root / "annotations.xml").write_text(
+        f"<annotations><meta><task><labels>{labels}</labels></task></meta>{nodes}</annotations>"
+    )
+
+
+def write_labelme(root):
+    write_images(root)
+    (root / "labels.txt").write_text("__ignore__\n" + "\n".join(NAMES))
+    for split, images in TRUTH.items():
+        for stem, objects in images.items():
+            shapes = [
+                {"label": n, "points": [[x + w, y], [x, y + h]], "shape_type": "rectangle"}
+                for n, x, y, w, h in objects
+            ]
+            content = {"version": "5", "shapes": shapes, "imagePath": f"..\\{split}\\{stem}.jpg"}
+            content |= {"imageWidth": SIZE[0], "imageHeight": SIZE[1]}
+            (root / split / f"{stem}.json").write_text(json.dumps(content))
+
+
+def write_label_studio(root):
+    write_images(root)
+    for split, images in TRUTH.items():
+        tasks = []
+        for stem, objects in images.items():
+            result = [
+                {
+                    "type": "rectanglelabels",
+                    "original_width": SIZE[0],
+                    "original_height": SIZE[1],
+                    "value": {
+                        **{"x": 100 * x / SIZE[0], "y": 100 * y / SIZE[1]},
+                        **{"width": 100 * w / SIZE[0], "height": 100 * h / SIZE[1]},
+                        "rectanglelabels": [name],
+                    },
+                }
+                for name, x, y, w, h in objects
+            ]
+            name = f"/data/local-files/?d=other%20place/{split}/{stem}.jpg"
+            if stem == "c":
+                name = "/data/upload/3/1a2b3c4d-c.jpg"
+            tasks.append({"data": {"image": name}, "annotations": [{"result": result}]})
+        (root / f"{split}.json").write_text(json.dumps(tasks))
+
+
+def write_open_images(root):
+    write_images(root)
+    for split, images in TRUTH.items():
+        with (root / f"{split}-annotations-bbox.csv").open("w", newline="") as file:
+            rows = csv.writer(file)
+            rows.writerow(["ImageID", "LabelName", "XMin", "XMax", "YMin", "YMax", "IsGroupOf"])
+            for stem, objects in images.items():
+                for n, x, y, w, h in objects:
+                    xs, ys = (x / SIZE[0], (x + w) / SIZE[0]), (y / SIZE[1], (y + h) / SIZE[1])
+                    rows.writerow([stem, f"/m/{n}", *xs, *ys, 0])
+    lines = [f"/m/{name},{name}" for name in NAMES]
+    (root / "class-descriptions-boxable.csv").write_text("\n".join(lines))
+
+
+def found(folder: Path, tmp_path: Path) -> dict:
+    """Returns the set as TRUTH has it."""
+    splits = coco_splits(folder, tmp_path / "work", report=lambda line: None)
+    result = {}
+    for split, (path, image_dir) in splits.items():
+        annotations = read_annotations(path)
+        names = {c.category_id: c.name for c in annotations.categories}
+        result[split] = {
+            Path(image.file_name).stem: [
+                (names[o["category_id"]], *np.round(o["bbox"], 3).tolist())
+                for o in annotations.objects.get(image.source_id, ())
+            ]
+            for image in annotations.images
+        }
+        assert all((image_dir / image.file_name).is_file() for image in annotations.images)
+        assert {(image.width, image.height) for image in annotations.images} == {SIZE}
+    return result
+
+
+@pytest.mark.parametrize(
+    ("write", "expected"),
+    [
+        (write_voc, "voc"),
+        (write_plain_voc, "voc"),
+        (write_yolo, "yolo"),
+        (write_yolo_without_yaml, "yolo"),
+        (write_cvat, "cvat"),
+        (write_labelme, "labelme"),
+        (write_label_studio, "label_studio"),
+        (write_open_images, "open_images"),
+    ],
+)
+def test_each_format_is_told_and_read(write, expected, tmp_path):
+    folder = tmp_path / "set"
+    folder.mkdir()
+    write(folder)
+    assert detect_format(DataFolder(folder)) == expected
+    truth = {split: dict(images) for split, images in TRUTH.items()}
+    if expected == "open_images":  # lists no image without a box
+        del truth["train"]["b"]
+    assert found(folder, tmp_path) == truth
+
+
+def test_an_import_is_used_again_until_the_folder_changes(tmp_path):
+    folder = tmp_path / "set"
+    write_yolo(folder)
+    first = import_folder(folder, tmp_path / "out")
+    written = first.splits["train"][0]
+    written.write_text(written.read_text() + " ")
+    assert import_folder(folder, tmp_path / "out") == first
+    assert written.read_text().endswith(" ")
+    (folder / "labels" / "train" / "b.txt").write_text("2 0.5 0.5 0.1 0.1")
+    import_folder(folder, tmp_path / "out")
+    assert not written.read_text().endswith(" ")
+
+
+def objects_of(folder, tmp_path, split="all"):
+    path, _ = coco_splits(folder, tmp_path / "work", report=lambda line: None)[split]
+    annotations = read_annotations(path)
+    return [entry for objects in annotations.objects.values() for entry in objects]
+
+
+def test_masks_of_labelme_and_cvat(tmp_path):
+    pixels = np.zeros((4, 6), np.uint8)
+    pixels[1:, 2:5] = 1
+    buffer = io.BytesIO()
+    Image.fromarray(pixels * 255).save(buffer, "PNG")
+    shape = {"label": "cat", "shape_type": "mask", "points": [[3, 5], [8, 8]]}
+    shape["mask"] = base64.b64encode(buffer.getvalue()).decode()
+    parts = [
+        {"label": "dog", "group_id": 1, "points": [[x, 0], [x + 2, 0], [x, 3]]} for x in (1, 9)
+    ]
+    labelme = tmp_path / "labelme"
+    labelme.mkdir()
+    Image.new("RGB", SIZE).save(labelme / "a.png")
+    content = {"shapes": [shape, *parts], "imagePath": "a.png"}
+    content |= {"imageWidth": SIZE[0], "imageHeight": SIZE[1]}
+    (labelme / "a.json").write_text(json.dumps(content))
+    mask, dog = objects_of(labelme, tmp_path)
+    assert mask["bbox"] == [3, 5, 6, 4] and mask["area"] == pixels.sum()
+    assert dog["bbox"] == [1, 0, 10, 3] and len(dog["segmentation"]) == 2 and dog["area"] == 6
+
+    cvat = tmp_path / "cvat"
+    cvat.mkdir()
+    Image.new("RGB", SIZE).save(cvat / "a.png")
+    runs = ",".join(str(len(run)) for run in runs_along_rows(pixels))
+    (cvat / "annotations.xml").write_text(
+        f'<annotations><image name="a.png" width="{SIZE[0]}" height="{SIZE[1]}"><mask label="cat" '
+        f'rle="{runs}" left="3" top="5" width="6" height="4"/></image></annotations>'
+    )
+    (again,) = objects_of(cvat, tmp_path / "2")
+    assert again["segmentation"] == mask["segmentation"]
+    from object_detection.masks.rle import decode_mask
+
+    drawn = decode_mask(mask["segmentation"], SIZE[1], SIZE[0])
+    np.testing.assert_array_equal(drawn[5:9, 3:9] > 0, pixels > 0)
+    assert (drawn > 0).sum() == pixels.sum()
+
+
+def runs_along_rows(pixels):
+    values = pixels.ravel()
+    return np.split(values, np.flatnonzero(np.diff(values)) + 1)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("3 0.5 0.5 0.1 0.1", "a.txt line 1: class 3, but 3 classes are listed"),
+        ("0 0.5 0.5 0.1", "a.txt line 1: 3 numbers behind the class"),
+        ("cat 0.5 0.5 0.1 0.1", "a.txt line 1: expected numbers, got 'cat"),
+    ],
+)
+def test_a_wrong_yolo_line_is_named(line, message, tmp_path):
+    write_yolo(tmp_path / "set")
+    (tmp_path / "set/labels/train/a.txt").write_text(line)
+    with pytest.raises(ValueError, match=message):
+        import_folder(tmp_path / "set", tmp_path / "out")
+
+
+def test_entities_are_refused(tmp_path):
+    bomb = "".join(f'<!ENTITY a{i} "{f"&a{i - 1};" * 10}">' for i in range(1, 9))
+    for name, inside in (
+        ("bomb.xml", f'<!ENTITY a0 "lol">{bomb}'),
+        ("outside.xml", '<!ENTITY a8 SYSTEM "file:///etc/hostname">'),
+    ):
+        path = tmp_path / name
+        path.write_text(f"<!DOCTYPE x [{inside}]><annotation><name>&a8;</name></annotation>")
+        with pytest.raises(ValueError, match=f"{name}: line 1 defines an entity"):
+            parse_xml(path)
+
+
+def test_what_is_no_data_set_is_said(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no data folder"):
+        import_folder(tmp_path / "none", tmp_path / "out")
+    write_images(tmp_path / "set")
+    with pytest.raises(ValueError, match="3 images, but no annotations in a known format"):
+        import_folder(tmp_path / "set", tmp_path / "out")
+    write_voc(tmp_path / "set")
+    (tmp_path / "set/train/b.jpg").unlink()
+    with pytest.raises(FileNotFoundError, match=r"b\.xml: no image 'b or old-name\.png'"):
+        import_folder(tmp_path / "set", tmp_path / "out")
+
+
+def bccd_as_voc(source: Path, root: Path, content: dict, split: str) -> None:
+    names = {c["id"]: c["name"] for c in content["categories"]}
+    (root / "labels.txt").write_text("\n".join(names.values()))
+    lists = root / "ImageSets" / "Main"
+    for folder in (lists, root / "Annotations", root / "JPEGImages"):
+        folder.mkdir(parents=True, exist_ok=True)
+    (lists / f"{split}.txt").write_text(
+        "\n".join(Path(image["file_name"]).stem for image in content["images"])
+    )
+    for image in content["images"]:
+        (root / "JPEGImages" / image["file_name"]).symlink_to(source / image["file_name"])
+        nodes = ""
+        for entry in content["annotations"]:
+            if entry["image_id"] == image["id"]:
+                x, y, w, h = map(int, entry["bbox"])
+                sides = (("xmin", x + 1), ("ymin", y + 1), ("xmax", x + w), ("ymax", y + h))
+                box = "".join(f"<{k}>{v}</{k}>" for k, v in sides)
+                name = names[entry["category_id"]]
+                nodes += f"<object><name>{name}</name><bndbox>{box}</bndbox></object>"
+        path = root / "Annotations" / f"{Path(image['file_name']).stem}.xml"
+        path.write_text(f"<annotation>{nodes}</annotation>")
+
+
+def bccd_as_yolo(source: Path, root: Path, content: dict, split: str) -> None:
+    (root / "data.yaml").write_text(
+        "train: images/train\nval: images/val\nnames: "
+        + json.dumps([c["name"] for c in content["categories"]])
+    )
+    for kind in ("images", "labels"):
+        (root / kind / split).mkdir(parents=True)
+    for image in content["images"]:
+        (root / "images" / split / image["file_name"]).symlink_to(source / image["file_name"])
+        lines = []
+        for entry in content["annotations"]:
+            if entry["image_id"] == image["id"]:
+                x, y, w, h = entry["bbox"]
+                shares = ((x + w / 2) / 640, (y + h / 2) / 480, w / 640, h / 480)
+                lines.append(
+                    " ".join([str(entry["category_id"] - 1), *(f"{v:.6f}" for v in shares)])
+                )
+        path = root / "labels" / split / f"{Path(image['file_name']).stem}.txt"
+        path.write_text("\n".join(lines))
+
+
+def records_without_ids(pattern: str) -> list[dict]:
+    from object_detection.records.example_proto import decode_example
+    from object_detection.records.schema import parse_spec
+
+    fields = [name for name in parse_spec() if name != "image/source_id"]
+    fields += ["image/filename", "image/key/sha256"]
+    return [
+        decode_example(record, fields)
+        for file in record_files(pattern)
+        for record in iterate_records(file)
+    ]
+
+
+@pytest.mark.parametrize("write", [bccd_as_voc, bccd_as_yolo])
+def test_bccd_in_another_format_gives_the_same_records(write, tmp_path, detection_test_data):
+    source = detection_test_data / "bccd"
+    (tmp_path / "set").mkdir()
+    for split, size in (("train", 12), ("val", 6)):
+        path = source / "annotations" / f"instances_{split}.json"
+        content = json.loads(path.read_text())
+        content["images"] = content["images"][:size]
+        kept = {image["id"] for image in content["images"]}
+        content["annotations"] = [a for a in content["annotations"] if a["image_id"] in kept]
+        (tmp_path / f"{split}.json").write_text(json.dumps(content))
+        write(source / "images", tmp_path / "set", content, split)
+    made = prepare_records(
+        tmp_path / "set", tmp_path / "records", with_masks=False, report=lambda line: None
+    )
+    for name, split in (("train", "train"), ("eval", "val")):
+        coco = convert(
+            read_annotations(tmp_path / f"{split}.json"),
+            source / "images",
+            tmp_path / "coco" / name,
+            num_shards=8,
+        )
+        ours = records_without_ids(f"{made.folder}/{name}-*.tfrecord")
+        theirs = records_without_ids(f"{tmp_path}/coco/{name}-*.tfrecord")
+        assert len(ours) == len(theirs) > 5
+        for our, their in zip(ours, theirs):
+            for field, value in their.items():
+                if "bbox" in field or "area" in field:
+                    np.testing.assert_allclose(our[field], value, rtol=1e-4, atol=3e-6)
+                else:
+                    np.testing.assert_array_equal(our[field], value)
+        card = json.loads((made.folder / f"{name}-card.json").read_text())
+        assert card["categories"] == json.loads(coco.card_file.read_text())["categories"]
+    stamp = (made.folder / "train-card.json").stat().st_mtime_ns
+    prepare_records(
+        tmp_path / "set", tmp_path / "records", with_masks=False, report=lambda line: None
+    )
+    assert (made.folder / "train-card.json").stat().st_mtime_ns == stamp
+
+
+def test_the_command_converts_every_split(tmp_path, repository):
+    write_labelme(tmp_path / "set")
+    command = [sys.executable, "dataset/convert.py", str(tmp_path / "set")]
+    out = tmp_path / "out"
+    run = subprocess.run(
+        [*command, f"--output_dir={out}"], cwd=repository, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+    assert "annotations: labelme, splits train, val" in run.stdout
+    assert {f"{split}-card.json" for split in TRUTH} <= {path.name for path in out.iterdir()}
+    wrong = subprocess.run(
+        [*command, "--format=yolo", f"--output_dir={out}"],
+        cwd=repository, capture_output=True, text=True,
+    )  # fmt: skip
+    assert wrong.returncode == 1 and "no annotations in the format yolo" in wrong.stderr
