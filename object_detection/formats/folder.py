@@ -1,4 +1,4 @@
-"""The files of a data folder, by kind, and the way from what an annotation says to an image file.
+"""The files of a data folder, by kind, lists of classes among them, and the way from what an annotation says to an image file.
 
 Annotations name images in many ways: with the path of another machine, with backslashes, as a URL,
 percent-encoded, without or with another extension. A name is looked up from the most exact reading
@@ -23,6 +23,8 @@ _MAX_DEPTH = 6
 _SPLIT_NAME = re.compile(
     r"(train|training|trainval|val|valid|validation|test|testing|eval|dev)([-_]?\d{1,4})?", re.I
 )
+_CLASS_LISTS = ("classes.txt", "labels.txt", "obj.names", "_darknet.labels", "labelmap.txt")
+_NO_CLASSES = frozenset(("__ignore__", "_background_", "background"))
 _UPLOAD_PREFIX = re.compile(r"^[0-9a-f]{6,8}-")
 
 
@@ -113,6 +115,26 @@ class DataFolder:
                 "their own, or write their folders into the annotations"
             )
         return left[0]
+
+
+def read_class_list(folder: DataFolder, *names: str) -> list[str]:
+    """Returns the class names of the first list that is there, in order; [] if there is none.
+
+    CVAT's `labelmap.txt` has a colour and more behind each name; its heading starts with `#`.
+
+    Args:
+      folder: of the data set.
+      *names: file names of lists; default all that are known.
+    """
+    for wanted in names or _CLASS_LISTS:
+        suffix = "." + wanted.rsplit(".", 1)[-1]
+        for path in folder.files(suffix):
+            if path.name == wanted:
+                lines = [line.strip() for line in path.read_text("utf-8-sig").splitlines()]
+                if wanted == "labelmap.txt":
+                    lines = [line.split(":")[0] for line in lines if not line.startswith("#")]
+                return [line for line in lines if line and line not in _NO_CLASSES]
+    return []
 
 
 def _readings(name: str) -> list[str]:

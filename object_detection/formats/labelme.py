@@ -17,9 +17,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from object_detection.formats.class_lists import read_class_list
 from object_detection.formats.cvat import runs_of_mask
-from object_detection.formats.folder import DataFolder
+from object_detection.formats.folder import DataFolder, read_class_list
 from object_detection.formats.labelled import (
     LabelledImage,
     LabelledObject,

@@ -10,8 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from xml.etree.ElementTree import Element
 
-from object_detection.formats.class_lists import read_class_list
-from object_detection.formats.folder import DataFolder
+from object_detection.formats.folder import DataFolder, read_class_list
 from object_detection.formats.labelled import (
     LabelledImage,
     LabelledObject,

@@ -15,8 +15,7 @@ from typing import Any
 import yaml
 from PIL import Image
 
-from object_detection.formats.class_lists import read_class_list
-from object_detection.formats.folder import DataFolder
+from object_detection.formats.folder import DataFolder, read_class_list
 from object_detection.formats.labelled import (
     LabelledImage,
     LabelledObject,
