@@ -1,4 +1,4 @@
-"""The files of a data folder, by kind, lists of classes among them, and the way from what an annotation says to an image file.
+"""The files of a data folder by kind, its lists of classes, and how annotations name its images.
 
 Annotations name images in many ways: with the path of another machine, with backslashes, as a URL,
 percent-encoded, without or with another extension. A name is looked up from the most exact reading
