@@ -66,6 +66,7 @@ class ModelConfig:
     name: str
     backbone_name: str = "resnet50"
     backbone_width: int = 64  # channels of the stem; the stages' follow. Weights exist for 64
+    backbone_repeats: tuple[int, ...] = ()  # blocks of the four stages; (): of the backbone's name
     body: str = "fpn"  # fpn: P2..P6; c4, c5: the one map of that stage
     image_size: tuple[int, int] = setting(
         (832, 1344),
@@ -137,6 +138,9 @@ class ModelConfig:
                 )
         if self.backbone_width < 8 or self.backbone_width % 8:
             raise ValueError(f"backbone_width={self.backbone_width}: expected a multiple of 8")
+        repeats = self.backbone_repeats
+        if repeats and (len(repeats) != 4 or min(repeats) < 1):
+            raise ValueError(f"backbone_repeats={repeats}: expected four numbers of at least 1")
         if not 0 <= self.freeze_at <= 5:
             raise ValueError(f"freeze_at={self.freeze_at}: expected 0 (nothing) to 5 (all stages)")
         for key in ("mean_rgb", "stddev_rgb"):

@@ -1,9 +1,10 @@
 """What all tests share: the repository first on the path, a quiet TensorFlow, the real data sets.
 
 Runs before any test imports TensorFlow, and what it puts into the environment reaches the processes
-that tests start.
+that tests start. Also chooses which of the tests marked `nightly` a run takes.
 """
 
+import datetime
 import os
 import sys
 from pathlib import Path
@@ -21,6 +22,59 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as the commands do
 os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "2")
 os.environ.setdefault("TF_NUM_INTEROP_THREADS", "2")
 os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+# A run takes one in so many of the nightly tests, others each day: all have run after a week.
+NIGHTLY_PARTS = 7
+
+
+def pytest_configure(config):
+    """Settles the day before workers start, which would not agree on it around midnight."""
+    os.environ.setdefault("RINGDET_TESTS_DAY", str(datetime.date.today().toordinal()))
+
+
+def pytest_report_header(config):
+    """Says which nightly tests this run takes."""
+    day = int(os.environ["RINGDET_TESTS_DAY"])
+    if takes_all_nightly(config):
+        return "nightly tests: all"
+    return (
+        f"nightly tests: part {day % NIGHTLY_PARTS + 1} of {NIGHTLY_PARTS} "
+        f"(RINGDET_TESTS_DAY={day}); all with RINGDET_TESTS=all"
+    )
+
+
+def takes_all_nightly(config) -> bool:
+    """Returns whether the command line or RINGDET_TESTS=all asks for the nightly tests."""
+    return "nightly" in config.option.markexpr or os.environ.get("RINGDET_TESTS") == "all"
+
+
+def group_of(item) -> str:
+    """Returns what a nightly test is chosen with: its marker's argument, or itself."""
+    (*named,) = item.get_closest_marker("nightly").args
+    return named[0] if named else item.nodeid
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leaves out the nightly tests that are not due, except those that are named one by one."""
+    if takes_all_nightly(config):
+        return
+
+    def function(node_id: str) -> str:
+        return node_id.rpartition("/")[2].partition("[")[0]
+
+    named = {function(argument) for argument in config.args if "::" in argument}
+    nightly = [
+        item
+        for item in items
+        if item.get_closest_marker("nightly") and function(item.nodeid) not in named
+    ]
+    part = int(os.environ["RINGDET_TESTS_DAY"]) % NIGHTLY_PARTS
+    due = sorted({group_of(item) for item in nightly})[part::NIGHTLY_PARTS]
+    left_out = [item for item in nightly if group_of(item) not in due]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        gone = set(left_out)
+        items[:] = [item for item in items if item not in gone]
 
 
 @pytest.fixture(scope="session")

@@ -63,6 +63,7 @@ def stage_blocks(
       dilation: of the 3x3 convolutions; above 1 the stage keeps its input's size.
     """
     depth = DEPTHS[config.backbone_name]
+    repeats = config.backbone_repeats or depth.repeats
     conventions = conventions_of(config)
     width = depth.width_per_group * config.backbone_width // _PUBLISHED_WIDTH
     return [
@@ -77,7 +78,7 @@ def stage_blocks(
             padding=conventions.padding,
             has_projection=index == 0,
         )
-        for index in range(depth.repeats[stage - 1])
+        for index in range(repeats[stage - 1])
     ]
 
 

@@ -27,6 +27,7 @@ def run_folder(tmp_path_factory):
     narrow = {
         "image_size": (64, 64),
         "backbone_width": 8,
+        "backbone_repeats": (1, 1, 1, 1),
         "fpn_num_filters": 8,
         "box_mlp_dim": 16,
         "mask_conv_dims": (8,),

@@ -85,7 +85,8 @@ def test_second_call_reuses_data_records_and_training(quickstart):
 @pytest.mark.slow
 @pytest.mark.multi
 def test_mask_r_cnn_ends_with_scores_of_masks(tmp_path):
-    small = "image_size=96*96,backbone_width=8,fpn_num_filters=16,box_mlp_dim=32,mask_conv_dims=[8]"
+    small = "image_size=96*96,backbone_width=8,backbone_repeats=[1,1,1,1],fpn_num_filters=16,"
+    small += "box_mlp_dim=32,mask_conv_dims=[8]"
     command = [sys.executable, ROOT / "scripts" / "quickstart.py", "--output", tmp_path]
     command += ["--model", "maskrcnn", "--generate", "6", "2", "--minutes", "0.05"]
     command += ["--pictures", "1", "--", f"--hparams={small}"]

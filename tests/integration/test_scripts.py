@@ -35,7 +35,8 @@ TINY = (
 )
 # The same of Mask R-CNN, from scratch.
 TINY_MASK_MODEL = (
-    "--hparams=image_size=96x128,canvases=[[96,128]],backbone_width=8,norm=batch_norm,freeze_at=0,"
+    "--hparams=image_size=96x128,canvases=[[96,128]],backbone_width=8,backbone_repeats=[1,1,1,1],"
+    "norm=batch_norm,freeze_at=0,"
     "fpn_num_filters=16,box_mlp_dim=32,mask_conv_dims=[8],mask_deconv_dim=8,"
     "anchor_sizes=[12,24,48,96,128],train_rpn_pre_nms_topn=100,train_rpn_post_nms_topn=50,"
     "test_rpn_pre_nms_topn=100,test_rpn_post_nms_topn=50,roi.batch_size_per_im=16,"

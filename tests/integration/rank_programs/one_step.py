@@ -68,6 +68,7 @@ SETTINGS = {
     "maskrcnn": {
         "image_size": (64, 64),
         "backbone_width": 8,
+        "backbone_repeats": (1, 1, 1, 1),
         "num_norm_groups": 4,
         "norm": "group_norm",
         "freeze_at": 0,

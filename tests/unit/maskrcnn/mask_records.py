@@ -19,6 +19,7 @@ TINY = {
     "model.image_size": [64, 96],
     "model.canvases": [[64, 96], [96, 64]],
     "model.backbone_width": 8,
+    "model.backbone_repeats": [1, 1, 1, 1],
     "model.norm": "batch_norm",
     "model.freeze_at": 0,
     "model.fpn_num_filters": 16,

@@ -36,6 +36,7 @@ def tiny_config(**model):
         "canvases": ((64, 96), (96, 64)),
         "image_size": (64, 96),
         "backbone_width": 8,
+        "backbone_repeats": (1, 1, 1, 1),
         "fpn_num_filters": 8,
         "box_mlp_dim": 16,
         "mask_conv_dims": (8,),
