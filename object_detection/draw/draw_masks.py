@@ -61,6 +61,7 @@ def draw_masks(
     all_boxes: bool = True,
     hatched: np.ndarray | None = None,
     color_by: str = "auto",
+    colors: Sequence[Color] | None = None,
 ) -> np.ndarray:
     """Draws instance masks with a translucent fill, a contour and a label.
 
@@ -80,6 +81,7 @@ def draw_masks(
       all_boxes: False draws the boxes of such objects only.
       hatched: bool [n], masks to fill with stripes (crowd regions).
       color_by: 'class', 'instance', or 'auto': by instance where `names` holds one class.
+      colors: of the masks, instead of colours by class or instance.
 
     Returns:
       uint8 [round(h * zoom), round(w * zoom), 3]; the input is left as it is.
@@ -91,7 +93,8 @@ def draw_masks(
         raise ValueError(f"color_by={color_by!r}: expected one of {', '.join(COLOR_BY)}")
     masks = np.asarray(masks, bool).reshape(-1, *np.shape(image)[:2])
     classes = np.asarray(classes).reshape(-1)
-    require_rows(len(masks), classes=classes, scores=scores, boxes=boxes, hatched=hatched)
+    columns = {"classes": classes, "scores": scores, "boxes": boxes, "hatched": hatched}
+    require_rows(len(masks), **columns, colors=colors)
     canvas = zoomed(image, zoom)
     stretch = np.tile(np.array(canvas.shape[:2]) / np.array(image.shape[:2]), 2)
     extents = np.array([mask_box(mask) for mask in masks], np.float64).reshape(-1, 4)
@@ -105,7 +108,8 @@ def draw_masks(
     has_one_class = names is not None and len(names) == 1
     by_instance = color_by == "instance" or (color_by == "auto" and has_one_class)
     keys = range(len(order)) if by_instance else [classes[i] for i in order]
-    colors = {i: class_color(key) for i, key in zip(order, keys)}
+    if colors is None:
+        colors = {i: class_color(key) for i, key in zip(order, keys)}
     striped = {i for i in order if hatched is not None and hatched[i]}
     # Small ones last, so that a large one never covers them; crowds below all.
     by_size = sorted(order, key=lambda i: (i not in striped, -masks[i].sum()))

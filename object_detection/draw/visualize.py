@@ -54,6 +54,7 @@ def draw_boxes(
     zoom: float = 1.0,
     labels: bool = True,
     dashed: np.ndarray | None = None,
+    colors: Sequence[Color] | None = None,
 ) -> np.ndarray:
     """Draws boxes, each with a label `name 87%`.
 
@@ -69,13 +70,16 @@ def draw_boxes(
         size; more than 1 helps small images.
       labels: False draws lines only.
       dashed: bool [n], boxes to draw with a broken line (crowd regions).
+      colors: of the boxes; None: those of their classes.
 
     Returns:
       uint8 [round(h * zoom), round(w * zoom), 3]; the input is left as it is.
     """
     boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
     classes = np.asarray(classes).reshape(-1)
-    require_rows(len(boxes), classes=classes, scores=scores, dashed=dashed)
+    require_rows(len(boxes), classes=classes, scores=scores, dashed=dashed, colors=colors)
+    if colors is None:
+        colors = [class_color(k) for k in classes]
     canvas = zoomed(image, zoom)
     stretch = np.array(canvas.shape[:2]) / np.array(image.shape[:2])
     boxes = boxes * np.tile(stretch, 2)
@@ -84,13 +88,12 @@ def draw_boxes(
     # Small boxes last, so that a large one never covers them.
     for i in sorted(order, key=lambda i: -box_area(boxes[i])):
         is_dashed = dashed is not None and bool(dashed[i])
-        draw_outline(canvas, boxes[i], class_color(classes[i]), style=style, dashed=is_dashed)
+        draw_outline(canvas, boxes[i], colors[i], style=style, dashed=is_dashed)
     if labels:
         texts = [
             label_text(names, classes[i], None if scores is None else scores[i]) for i in order
         ]
-        colors = [class_color(classes[i]) for i in order]
-        draw_labels(canvas, boxes[order], texts, colors=colors, style=style)
+        draw_labels(canvas, boxes[order], texts, colors=[colors[i] for i in order], style=style)
     return canvas
 
 

@@ -94,6 +94,8 @@ class CocoEvaluator:
         self._check_categories()
         self._scorer_choice = scorer
         self._scorer: scoring.Scorer | None = None
+        self.class_scores: dict[str, dict[str, float]] = {}
+        """Of the last `evaluate`: class name -> COCO's 12 numbers of that class alone."""
 
     @property
     def num_images(self) -> int:
@@ -190,8 +192,12 @@ class CocoEvaluator:
             max_detections=max_detections,
         )
         metrics = scoring.summarize(scores)
-        for category_id, value in zip(category_ids, scoring.class_average_precision(scores)):
-            metrics[CLASS_PREFIX + self._category_names[category_id]] = float(value)
+        self.class_scores = {
+            self._category_names[category_id]: scoring.summarize(scores.of_class(k))
+            for k, category_id in enumerate(category_ids)
+        }
+        for name, values in self.class_scores.items():
+            metrics[CLASS_PREFIX + name] = values["AP"]
         return metrics
 
     def to_detections(self, rows: np.ndarray) -> list[dict[str, Any]]:

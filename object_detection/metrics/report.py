@@ -8,7 +8,7 @@ from object_detection.metrics.coco import CLASS_PREFIX, METRIC_NAMES
 
 CSV_HEADER = "epoch,AP,AP50,AP75,APs,APm,APl"
 
-_DESCRIPTIONS = {
+DESCRIPTIONS = {
     "AP": "IoU 0.50:0.95",
     "AP50": "IoU 0.50",
     "AP75": "IoU 0.75",
@@ -22,6 +22,7 @@ _DESCRIPTIONS = {
     "ARm": "area 32x32 to 96x96",
     "ARl": "area above 96x96",
 }
+"""What COCO's numbers are over."""
 
 
 def csv_line(epoch: int, metrics: Mapping[str, float]) -> str:
@@ -48,8 +49,8 @@ def format_metrics_table(
     precisions, recalls = METRIC_NAMES[:6], METRIC_NAMES[6:]
     for left, right in zip(precisions, recalls):
         lines.append(
-            f"  {left:<5}{_percent(metrics[left])}  {_DESCRIPTIONS[left]:<22}"
-            f"{right:<9}{_percent(metrics[right])}  {_DESCRIPTIONS[right]}"
+            f"  {left:<5}{_percent(metrics[left])}  {DESCRIPTIONS[left]:<22}"
+            f"{right:<9}{_percent(metrics[right])}  {DESCRIPTIONS[right]}"
         )
     classes = [
         (name.removeprefix(CLASS_PREFIX), value)

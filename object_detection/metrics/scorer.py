@@ -41,6 +41,11 @@ class Scores(NamedTuple):
     recall: np.ndarray
     iou_thresholds: np.ndarray
 
+    def of_class(self, k: int) -> Scores:
+        """Returns the scores of one class alone."""
+        one = slice(k, k + 1)
+        return Scores(self.precision[:, :, one], self.recall[:, one], self.iou_thresholds)
+
 
 class Scorer:
     """Scores lists of detections against one ground truth, indexed once.
@@ -164,14 +169,6 @@ def summarize(scores: Scores) -> dict[str, float]:
         "ARm": mean_of_measured(recall[..., _AREA_MEDIUM, 2]),
         "ARl": mean_of_measured(recall[..., _AREA_LARGE, 2]),
     }
-
-
-def class_average_precision(scores: Scores) -> np.ndarray:
-    """Returns float64 [classes]: AP of each class over all areas, -1 without ground truth."""
-    num_classes = scores.precision.shape[2]
-    return np.array(
-        [mean_of_measured(scores.precision[:, :, k, _AREA_ALL, -1]) for k in range(num_classes)]
-    )
 
 
 def mean_of_measured(values: np.ndarray) -> float:

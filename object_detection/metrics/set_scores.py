@@ -50,6 +50,8 @@ class SetScores:
     is_submission: bool = False
     has_masks: bool = False
     is_scored: bool = True
+    scored_image_ids: list[Any] | None = dataclasses.field(default=None, init=False)
+    """Of the last `score`: the images it was over; None: all of the JSON."""
 
     @functools.cached_property
     def _truth(self) -> CocoAnnotations:
@@ -70,6 +72,11 @@ class SetScores:
     def is_unlabelled(self) -> bool:
         """True where detections are only to be written: asked for, or the JSON is a mere list."""
         return not self.is_scored or (self.is_submission and not self._truth.num_objects)
+
+    def class_scores(self) -> dict[str, dict[str, dict[str, float]]]:
+        """Returns, of the last `score`, '' and 'mask_' -> class name -> COCO's 12 numbers."""
+        scores = {"": self.evaluator.class_scores}
+        return scores | ({MASK_PREFIX: self._mask_evaluator.class_scores} if self.has_masks else {})
 
     def check(self, first_batch: Callable[[], Mapping[str, np.ndarray] | None]) -> None:
         """Scores the ground truth against itself: as the JSON has it, and as the records have it.
@@ -224,6 +231,8 @@ class SetScores:
         if missing:
             _LOG.warning("%s; the others count as images without detections", coverage.describe())
         chosen = sorted(set(images.tolist())) if is_limited else None
+        if is_limited:
+            self.scored_image_ids = [self.evaluator.image_ids[i] for i in chosen]
         metrics = self.evaluator.evaluate(rows, image_indices=chosen)
         if self.has_masks:
             results = with_masks(self.evaluator.to_detections(rows), masks)

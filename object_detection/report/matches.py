@@ -1,0 +1,262 @@
+"""Which detection found which object, and what is wrong with the others.
+
+One pass over an evaluation gives what the whole report is made of. A detection is *right* if it is
+what COCO's matching calls a true positive at one IoU: by falling score it takes the free object of
+its class that it overlaps most. The others are told apart as TIDE does (D. Bolya et al., 2020,
+section 2.2): of another class, in the wrong place, both, a duplicate, or background.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from pycocotools import mask as rle_lib
+
+from object_detection.metrics.ground_truth import id_text, scoring_names, sorted_ids
+
+RIGHT, IGNORED, CLASS, PLACE, BOTH, DUPLICATE, BACKGROUND = range(7)
+"""What a detection is. IGNORED: it lies in a crowd region of its class and counts for nothing."""
+
+KIND_NAMES = ("right", "ignored", "class", "place", "both", "duplicate", "background")
+ERROR_KINDS = (CLASS, PLACE, BOTH, DUPLICATE, BACKGROUND)
+
+BACKGROUND_IOU = 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class Matches:
+    """Detections and objects of an evaluation, class k being `category_ids[k]`.
+
+    image_ids: the data set's, in the order that `*_image` counts in.
+    category_ids, names: of the classes.
+    iou: least overlap of a detection with what it found.
+    score, found_class, found_image: [n], of the detections, by image and falling score.
+    kind: int [n], RIGHT to BACKGROUND.
+    target: int [n], the object that a detection found (RIGHT), or should have been (CLASS, PLACE);
+      -1 for the other kinds.
+    entry: int [n], place of a detection in the list that was matched.
+    object_class, object_image, is_crowd: [m], of the objects.
+    object_entry: int [m], place of an object in the annotations.
+    crossings: int [k, 2], pairs (detection, object) of different classes that overlap enough, by
+      image, falling score and falling overlap.
+    """
+
+    image_ids: Sequence[Any]
+    category_ids: Sequence[int]
+    names: Sequence[str]
+    iou: float
+    score: np.ndarray
+    found_class: np.ndarray
+    found_image: np.ndarray
+    kind: np.ndarray
+    target: np.ndarray
+    entry: np.ndarray
+    object_class: np.ndarray
+    object_image: np.ndarray
+    is_crowd: np.ndarray
+    object_entry: np.ndarray
+    crossings: np.ndarray
+
+    def found_by(self, least_score: float) -> np.ndarray:
+        """Returns int [m]: the detection of that score or more that found each object, or -1."""
+        finder = np.full(len(self.object_class), -1)
+        chosen = np.flatnonzero((self.kind == RIGHT) & (self.score >= least_score))
+        finder[self.target[chosen]] = chosen
+        return finder
+
+    def confusion(self, least_score: float) -> np.ndarray:
+        """Counts what objects were taken for.
+
+        An object found with its own class is that; what is left is paired with detections of other
+        classes, best scores first.
+
+        Returns:
+          int [classes + 1, classes + 1], row: the object's class, column: the detection's; the
+          last row is background taken for an object, the last column objects that were missed.
+        """
+        size = len(self.names)
+        table = np.zeros((size + 1, size + 1), np.int64)
+        finder = self.found_by(least_score)
+        taken = finder >= 0
+        np.add.at(table, (self.object_class[taken], self.object_class[taken]), 1)
+        wrong = (self.score >= least_score) & ~np.isin(self.kind, (RIGHT, IGNORED))
+        open_ = ~taken & ~self.is_crowd
+        for detection, target in self.crossings:
+            if wrong[detection] and open_[target]:
+                wrong[detection] = open_[target] = False
+                table[self.object_class[target], self.found_class[detection]] += 1
+        np.add.at(table, (size, self.found_class[wrong]), 1)
+        np.add.at(table, (self.object_class[open_], size), 1)
+        return table
+
+
+def match(
+    dataset: Mapping[str, Any],
+    detections: Sequence[Mapping[str, Any]],
+    *,
+    iou: float = 0.5,
+    image_ids: Sequence[Any] | None = None,
+) -> Matches:
+    """Matches detections with objects, by masks where the detections have them, else by boxes.
+
+    Args:
+      dataset: COCO's instances dictionary.
+      detections: COCO's result entries; of images that are not looked at they are left out.
+      iou: least overlap of a detection with what it found.
+      image_ids: the images to look at; None: all of the data set.
+    """
+    names = scoring_names(dataset)
+    class_of = {category: k for k, category in enumerate(names)}
+    ids = sorted_ids(i["id"] for i in dataset["images"]) if image_ids is None else list(image_ids)
+    index = {id_text(image): i for i, image in enumerate(ids)}
+    sizes = {id_text(i["id"]): (i.get("height"), i.get("width")) for i in dataset["images"]}
+    by_masks = any("segmentation" in entry for entry in detections[:1])
+    objects_of = _by_image(dataset["annotations"], index)
+    found_of = _by_image(detections, index)
+    found, objects, crossings = [], [], [np.zeros((0, 2), np.int64)]
+    num_found = num_objects = 0
+    for text, image in index.items():
+        mine = objects_of.get(image, [])
+        seen = sorted(found_of.get(image, []), key=lambda i: -detections[i]["score"])
+        crowd = np.array([bool(dataset["annotations"][i].get("iscrowd")) for i in mine], bool)
+        classes = np.array(
+            [class_of[dataset["annotations"][i]["category_id"]] for i in mine], np.int64
+        )
+        guesses = np.array([class_of[detections[i]["category_id"]] for i in seen], np.int64)
+        overlaps = _overlaps(
+            [detections[i] for i in seen],
+            [dataset["annotations"][i] for i in mine],
+            crowd,
+            size=sizes[text] if by_masks else None,
+        )
+        kinds, targets, crossed = _match_image(
+            overlaps, guesses[:, np.newaxis] == classes, crowd, iou=iou
+        )
+        targets = np.where(targets >= 0, targets + num_objects, -1)
+        scores = [detections[i]["score"] for i in seen]
+        places = np.full(len(seen), image)
+        found.append(np.stack([scores, guesses, places, kinds, targets, seen], axis=1))
+        objects.append(np.stack([classes, np.full(len(mine), image), crowd, mine], axis=1))
+        crossings.append(crossed + (num_found, num_objects))
+        num_found += len(seen)
+        num_objects += len(mine)
+    score, *whole = np.concatenate(found).T
+    found_class, found_image, kind, target, entry = (column.astype(np.int64) for column in whole)
+    object_class, object_image, is_crowd, object_entry = np.concatenate(objects).astype(np.int64).T
+    return Matches(
+        ids,
+        list(names),
+        list(names.values()),
+        iou,
+        score,
+        found_class,
+        found_image,
+        kind,
+        target,
+        entry,
+        object_class,
+        object_image,
+        is_crowd.astype(bool),
+        object_entry,
+        np.concatenate(crossings),
+    )
+
+
+def _by_image(entries: Sequence[Mapping[str, Any]], index: Mapping[str, int]) -> dict[int, list]:
+    """Returns the places of the entries of each image; of unknown images they are left out."""
+    places: dict[int, list] = defaultdict(list)
+    for place, entry in enumerate(entries):
+        image = index.get(id_text(entry["image_id"]))
+        if image is not None:
+            places[image].append(place)
+    return places
+
+
+def _overlaps(
+    found: Sequence[Mapping[str, Any]],
+    objects: Sequence[Mapping[str, Any]],
+    crowd: np.ndarray,
+    *,
+    size: tuple[int, int] | None,
+) -> np.ndarray:
+    """Returns IoU [found, objects]; with a crowd, the share of the detection inside it.
+
+    Args:
+      size: (height, width) of the image, to compare masks; None: boxes.
+    """
+    if not found or not objects:
+        return np.zeros((len(found), len(objects)))
+    if size is None:
+        boxes = [np.array([e["bbox"] for e in entries], float) for entries in (found, objects)]
+        return np.asarray(rle_lib.iou(*boxes, crowd.astype(np.uint8)))
+    masks = [[as_rle(e["segmentation"], *size) for e in entries] for entries in (found, objects)]
+    return np.asarray(rle_lib.iou(*masks, crowd.astype(np.uint8)))
+
+
+def as_rle(segmentation: Any, height: int, width: int) -> dict[str, Any]:
+    """Returns polygons or run lengths of any of COCO's forms as compressed run lengths."""
+    if isinstance(segmentation, list):
+        return rle_lib.merge(rle_lib.frPyObjects(segmentation, height, width))
+    counts = segmentation["counts"]
+    if isinstance(counts, list):
+        return rle_lib.frPyObjects(segmentation, height, width)
+    return {**segmentation, "counts": counts.encode() if isinstance(counts, str) else counts}
+
+
+def _match_image(
+    overlaps: np.ndarray, same: np.ndarray, crowd: np.ndarray, *, iou: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Matches within one image.
+
+    Args:
+      overlaps: [found, objects], detections by falling score.
+      same: bool [found, objects], of one class.
+      crowd: bool [objects].
+      iou: least overlap.
+
+    Returns:
+      kind int [found], target int [found], crossings int [k, 2]; see `Matches`.
+    """
+    num_found = len(overlaps)
+    targets = np.full(num_found, -1)
+    if not overlaps.size:
+        return np.full(num_found, BACKGROUND), targets, np.zeros((0, 2), np.int64)
+    # 1e-10 as pycocotools does for an IoU of exactly 1.
+    enough = overlaps >= min(iou, 1 - 1e-10)
+    free = ~crowd
+    for detection, target in _ranked(enough & same & ~crowd, overlaps):
+        if targets[detection] < 0 and free[target]:
+            targets[detection], free[target] = target, False
+    of_own = np.where(same & ~crowd, overlaps, 0.0)
+    of_others = np.where(~same & ~crowd, overlaps, 0.0)
+    best_own, best_other = of_own.max(axis=1), of_others.max(axis=1)
+    kinds = np.select(
+        [
+            targets >= 0,
+            (enough & same & crowd).any(axis=1),
+            (best_own >= BACKGROUND_IOU) & (best_own < iou),
+            best_other >= iou,
+            best_own >= iou,
+            np.maximum(best_own, best_other) < BACKGROUND_IOU,
+        ],
+        [RIGHT, IGNORED, PLACE, CLASS, DUPLICATE, BACKGROUND],
+        BOTH,
+    )
+    targets = np.where(kinds == PLACE, of_own.argmax(axis=1), targets)
+    targets = np.where(kinds == CLASS, of_others.argmax(axis=1), targets)
+    crossings = _ranked(enough & ~same & ~crowd, overlaps)
+    return kinds, targets, crossings
+
+
+def _ranked(pairs: np.ndarray, overlaps: np.ndarray) -> np.ndarray:
+    """Returns int [k, 2] (detection, object) of the pairs, by detection and falling overlap.
+
+    Of equal overlaps the later object comes first, as in pycocotools.
+    """
+    found, objects = np.nonzero(pairs)
+    order = np.lexsort((-objects, -overlaps[found, objects], found))
+    return np.stack([found[order], objects[order]], axis=1)

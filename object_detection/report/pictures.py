@@ -1,0 +1,217 @@
+"""The images on which a detector did worst: truth and detections, coloured by what became of them.
+
+Pixels come from the records of the evaluation, or from a folder of images.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from object_detection.draw.draw_masks import draw_masks
+from object_detection.draw.palette import Color
+from object_detection.draw.visualize import draw_boxes
+from object_detection.masks.rle import BadMaskError, decode_mask
+from object_detection.metrics.ground_truth import id_text
+from object_detection.records import schema
+from object_detection.records.example_proto import decode_example
+from object_detection.records.tfrecord_file import iterate_records, record_files
+from object_detection.report.matches import IGNORED, KIND_NAMES, RIGHT, Matches
+
+RIGHT_COLOR: Color = (46, 204, 128)
+WRONG_COLOR: Color = (255, 92, 92)
+MISSED_COLOR: Color = (255, 190, 40)
+CROWD_COLOR: Color = (150, 158, 172)
+
+# Longer side of a picture, pixels: larger images are reduced to it, small ones enlarged.
+_SIDE, _MOST_ZOOM = 640, 3
+_JPEG_QUALITY = 85
+
+
+class ImageResult(NamedTuple):
+    """What became of one image: index in `Matches.image_ids`, and counts."""
+
+    image: int
+    right: int
+    wrong: int
+    missed: int
+
+    @property
+    def badness(self) -> float:
+        """The number of errors, times the share of what is not right."""
+        errors = self.wrong + self.missed
+        return errors * (1.0 - 2.0 * self.right / max(2 * self.right + errors, 1))
+
+
+class Picture(NamedTuple):
+    """An image drawn twice, as JPEG bytes: its objects, and its detections."""
+
+    result: ImageResult
+    name: str
+    truth: bytes
+    found: bytes
+
+
+def worst_images(matches: Matches, least_score: float, count: int) -> list[ImageResult]:
+    """Returns the images with most to complain about, the worst first; none without an error."""
+    size = len(matches.image_ids)
+    shown = matches.score >= least_score
+    right = np.bincount(matches.found_image[shown & (matches.kind == RIGHT)], minlength=size)
+    wrong = ~np.isin(matches.kind, (RIGHT, IGNORED))
+    wrong = np.bincount(matches.found_image[shown & wrong], minlength=size)
+    lost = (matches.found_by(least_score) < 0) & ~matches.is_crowd
+    missed = np.bincount(matches.object_image[lost], minlength=size)
+    results = [
+        ImageResult(i, *numbers)
+        for i, numbers in enumerate(zip(right.tolist(), wrong.tolist(), missed.tolist()))
+    ]
+    bad = [result for result in results if result.wrong + result.missed]
+    return sorted(bad, key=lambda result: (-result.badness, result.image))[:count]
+
+
+def draw_results(
+    results: Sequence[ImageResult],
+    matches: Matches,
+    dataset: Mapping[str, Any],
+    detections: Sequence[Mapping[str, Any]],
+    *,
+    least_score: float,
+    pixels: Mapping[str, np.ndarray],
+) -> Iterator[Picture]:
+    """Draws images; those without pixels are left out.
+
+    Args:
+      results: which images.
+      matches: of the evaluation.
+      dataset: COCO's instances dictionary.
+      detections: the list that was matched.
+      least_score: of the detections drawn.
+      pixels: image id as text -> uint8 [h, w, 3].
+    """
+    names = {id_text(i["id"]): str(i.get("file_name", i["id"])) for i in dataset["images"]}
+    finder = matches.found_by(least_score)
+    for result in results:
+        text = id_text(matches.image_ids[result.image])
+        if text not in pixels:
+            continue
+        image = pixels[text]
+        objects = np.flatnonzero(matches.object_image == result.image)
+        found = np.flatnonzero(
+            (matches.found_image == result.image) & (matches.score >= least_score)
+        )
+        truth = _draw(
+            image,
+            [dataset["annotations"][matches.object_entry[i]] for i in objects],
+            [matches.names[matches.object_class[i]] for i in objects],
+            colors=[
+                CROWD_COLOR
+                if matches.is_crowd[i]
+                else RIGHT_COLOR
+                if finder[i] >= 0
+                else MISSED_COLOR
+                for i in objects
+            ],
+            crowd=matches.is_crowd[objects],
+        )
+        drawn = _draw(
+            image,
+            [detections[matches.entry[i]] for i in found],
+            [_said_of(matches, i) for i in found],
+            colors=[_COLORS.get(int(matches.kind[i]), WRONG_COLOR) for i in found],
+            scores=matches.score[found],
+        )
+        yield Picture(result, names[text], _jpeg(truth), _jpeg(drawn))
+
+
+_COLORS = {RIGHT: RIGHT_COLOR, IGNORED: CROWD_COLOR}
+
+
+def _said_of(matches: Matches, detection: int) -> str:
+    """Returns the class, and the kind of error behind a colon."""
+    name, kind = matches.names[matches.found_class[detection]], int(matches.kind[detection])
+    return name if kind in _COLORS else f"{name}: {KIND_NAMES[kind]}"
+
+
+def _draw(
+    image: np.ndarray,
+    entries: Sequence[Mapping[str, Any]],
+    texts: Sequence[str],
+    *,
+    colors: Sequence[Color],
+    scores: np.ndarray | None = None,
+    crowd: np.ndarray | None = None,
+) -> np.ndarray:
+    """Draws masks where the first entry has one, else boxes; each with its own text."""
+    zoom = min(_SIDE / max(image.shape[:2]), _MOST_ZOOM)
+    x, y, w, h = np.array([entry["bbox"] for entry in entries], float).reshape(-1, 4).T
+    boxes = np.stack([y, x, y + h, x + w], axis=1)
+    common = {"scores": scores, "names": list(texts), "zoom": zoom, "colors": colors}
+    numbers = np.arange(len(entries))
+    if not entries or not entries[0].get("segmentation"):
+        return draw_boxes(image, boxes, numbers, dashed=crowd, max_boxes=300, **common)
+    masks = np.array([_mask_of(entry, image.shape[:2]) for entry in entries], bool)
+    return draw_masks(
+        image, masks, numbers, boxes=boxes, all_boxes=False, hatched=crowd, max_masks=300, **common
+    )
+
+
+def _mask_of(entry: Mapping[str, Any], size: tuple[int, int]) -> np.ndarray:
+    try:
+        return decode_mask(entry.get("segmentation"), *size).astype(bool)
+    except BadMaskError:
+        return np.zeros(size, bool)
+
+
+def _jpeg(image: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "JPEG", quality=_JPEG_QUALITY)
+    return file.getvalue()
+
+
+def pixels_of_records(file_pattern: str, image_ids: Sequence[str]) -> dict[str, np.ndarray]:
+    """Finds images in records.
+
+    Args:
+      file_pattern: as `record_files` takes it.
+      image_ids: as records carry them.
+
+    Returns:
+      id -> uint8 [h, w, 3] of those that are there and can be read.
+    """
+    wanted, pixels = set(image_ids), {}
+    for file in record_files(file_pattern) if wanted else ():
+        for record in iterate_records(file):
+            # The image's bytes are stepped over unless they are wanted.
+            source = decode_example(record, (schema.SOURCE_ID,)).get(schema.SOURCE_ID) or [b""]
+            text = source[0].decode("utf-8", "replace")
+            if text in wanted:
+                wanted.remove(text)
+                encoded = decode_example(record, (schema.ENCODED,))[schema.ENCODED][0]
+                image = _decoded(io.BytesIO(encoded))
+                if image is not None:
+                    pixels[text] = image
+        if not wanted:
+            break
+    return pixels
+
+
+def pixels_of_files(
+    folder: Path, dataset: Mapping[str, Any], image_ids: Sequence[str]
+) -> dict[str, np.ndarray]:
+    """Reads images from a folder by the file names of the annotations; see `pixels_of_records`."""
+    files = {id_text(i["id"]): folder / i["file_name"] for i in dataset["images"]}
+    found = {text: _decoded(files[text]) for text in image_ids if files[text].is_file()}
+    return {text: image for text, image in found.items() if image is not None}
+
+
+def _decoded(file: io.BytesIO | Path) -> np.ndarray | None:
+    try:
+        with Image.open(file) as image:
+            return np.asarray(image.convert("RGB"))
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,254 @@
+"""Writes the report of an evaluation: `report.html`, and the folder `report/` with PNGs and CSVs.
+
+`evaluation.json` beside it holds what the report needs beyond the detections and the metrics, so
+that `report.py` can make the report again, with other settings.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from object_detection.metrics.coco import CocoEvaluator
+from object_detection.metrics.ground_truth import id_text, load_annotations
+from object_detection.metrics.set_scores import MASK_PREFIX, SetScores
+from object_detection.records.card import DataCard
+from object_detection.report import page, pictures, sections
+from object_detection.report.curves import curves_of
+from object_detection.report.history import find_run
+from object_detection.report.matches import Matches, match
+
+PAGE, FILES, ABOUT = "report.html", "report", "evaluation.json"
+
+# Of a data card, what the page shows.
+_CARD_FIELDS = (
+    *("split", "num_images", "num_instances", "num_crowd", "num_images_without_boxes"),
+    *("max_boxes_per_image", "min_height", "max_height", "min_width", "max_width"),
+    *("mask_format", "annotations_file", "dropped", "corrected", "fingerprint"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class ReportOptions:
+    """What a report is to show.
+
+    score: least score of the detections that are counted and drawn; 0: where F1 is largest.
+    iou: least overlap of a detection with the object it found.
+    num_images: most images drawn.
+    images: folder of the images, where the records are not at hand.
+    """
+
+    score: float = 0.0
+    iou: float = 0.5
+    num_images: int = 16
+    images: str = ""
+
+    def __post_init__(self):
+        if not 0 <= self.score < 1 or not 0.1 < self.iou <= 1 or self.num_images < 0:
+            raise ValueError(
+                "a report needs a score from 0 to below 1, an IoU above 0.1 up to 1 and a number "
+                f"of images, got {self.score}, {self.iou}, {self.num_images}"
+            )
+
+
+def about_evaluation(
+    scores: SetScores,
+    *,
+    model: str,
+    epoch: int,
+    settings: Mapping[str, Any],
+    train_card: DataCard | None = None,
+) -> dict[str, Any]:
+    """Returns what a report must know beyond detections and metrics, for JSON.
+
+    Args:
+      scores: has just scored the detections.
+      model: name of the model.
+      epoch: of the weights, 0 where unknown.
+      settings: the configuration, as nested dictionaries.
+      train_card: of the training records, where they are known.
+    """
+    cards = {"training": train_card, "evaluation": scores.card}
+    return {
+        "model": model,
+        "epoch": epoch,
+        "annotations": scores.annotations,
+        "records": scores.records,
+        "image_ids": scores.scored_image_ids,
+        "class_scores": scores.class_scores(),
+        "settings": settings,
+        "cards": {
+            name: {field: getattr(card, field) for field in _CARD_FIELDS}
+            for name, card in cards.items()
+            if card
+        },
+    }
+
+
+def write_report(
+    folder: Path,
+    about: Mapping[str, Any],
+    detections: Sequence[Mapping[str, Any]],
+    metrics: Mapping[str, float],
+    *,
+    options: ReportOptions,
+    dataset: Mapping[str, Any] | None = None,
+) -> Path:
+    """Writes the report of an evaluation into its folder.
+
+    Args:
+      folder: of the evaluation.
+      about: as of `about_evaluation`.
+      detections: COCO's result entries.
+      metrics: of the detections.
+      options: what to show.
+      dataset: the instances dictionary, where it is read already.
+
+    Returns:
+      The path of the page.
+    """
+    began = time.monotonic()
+    files = folder / FILES
+    files.mkdir(parents=True, exist_ok=True)
+    if dataset is None:
+        dataset = load_annotations(about["annotations"])[1]
+    matches = match(dataset, detections, iou=options.iou, image_ids=about["image_ids"])
+    whole, class_curves = curves_of(matches)
+    least = options.score or (whole.best.score if whole.num_objects else 0.5)
+    run = find_run([folder, *folder.resolve().parents[:3]])
+    bad = pictures.worst_images(matches, least, len(matches.image_ids))
+    sections.write_csv(
+        files / "images.csv",
+        ["image", "right", "wrong", "missed"],
+        ([matches.image_ids[r.image], r.right, r.wrong, r.missed] for r in bad),
+    )
+    drawn = _draw(bad, matches, about, dataset, detections, least=least, options=options)
+    place = {"least_score": least, "files": files}
+    has_masks = MASK_PREFIX in about["class_scores"]
+    current = {"epoch": about["epoch"], **metrics}
+    content = [
+        ("scores", "Scores", _tiles(metrics, matches, whole.best, has_masks=has_masks)
+         + sections.scores(metrics, has_masks=has_masks)),
+        ("training", "Training", sections.course(run, current, files)),
+        ("classes", "Classes",
+         sections.classes(matches, class_curves, about["class_scores"], **place)),
+        ("curves", "Curves",
+         sections.curves(whole, class_curves, iou=options.iou, files=files)),
+        ("confusion", "Confusion", sections.confusion(matches, **place)),
+        ("errors", "Errors", sections.errors(matches, **place)),
+        ("images", "Worst images", sections.worst(drawn, num_bad=len(bad), least_score=least)),
+        ("about", "About", _about(about, run)),
+    ]  # fmt: skip
+    title = f"{about['model']} on {Path(about['annotations']).name}"
+    subtitle = f"epoch {about['epoch']}, " if about["epoch"] else ""
+    subtitle += f"{len(matches.image_ids)} images, {time.strftime('%Y-%m-%d %H:%M')}"
+    foot = f"made in {time.monotonic() - began:.1f} s; charts and tables are in {FILES}/"
+    target = folder / PAGE
+    aside = folder / f".{PAGE}.part"
+    aside.write_text(page.page(title, subtitle, content, foot), encoding="utf-8")
+    aside.replace(target)
+    return target
+
+
+def _draw(
+    bad: Sequence[pictures.ImageResult],
+    matches: Matches,
+    about: Mapping[str, Any],
+    dataset: Mapping[str, Any],
+    detections: Sequence[Mapping[str, Any]],
+    *,
+    least: float,
+    options: ReportOptions,
+) -> list[pictures.Picture]:
+    chosen = bad[: options.num_images]
+    wanted = [id_text(matches.image_ids[result.image]) for result in chosen]
+    try:
+        if options.images:
+            pixels = pictures.pixels_of_files(Path(options.images), dataset, wanted)
+        else:
+            pixels = pictures.pixels_of_records(about["records"], wanted)
+    except FileNotFoundError:  # an evaluation may be looked at where its records are not
+        return []
+    return list(
+        pictures.draw_results(
+            chosen, matches, dataset, detections, least_score=least, pixels=pixels
+        )
+    )
+
+
+def _tiles(metrics: Mapping[str, float], matches: Matches, best: Any, *, has_masks: bool) -> str:
+    names = ["AP", "AP50", *([f"{MASK_PREFIX}AP", f"{MASK_PREFIX}AP50"] if has_masks else [])]
+    shown = [(name.replace("_", " "), page.percent(metrics[name])) for name in names]
+    shown += [("best F1", page.percent(best.f1)), ("at least score", f"{best.score:.2f}")]
+    shown += [("images", f"{len(matches.image_ids):,}")]
+    return page.tiles([*shown, ("objects", f"{int((~matches.is_crowd).sum()):,}")])
+
+
+def _about(about: Mapping[str, Any], run: Path | None) -> str:
+    parts = [("Settings", about["settings"])]
+    parts += [(f"Data card of the {name} records", card) for name, card in about["cards"].items()]
+    if run and (run / "environment.json").is_file():
+        parts.append(
+            ("Machine of the training", json.loads((run / "environment.json").read_text()))
+        )
+    facts = [["annotations", about["annotations"]], ["records", about["records"]]]
+    facts += [["run", str(run)]] if run else []
+    facts += [[name, value] for name, value in about.get("speed", {}).items()]
+    text = page.table(["", ""], facts, sort=False)
+    for name, values in parts:
+        if values:
+            text += page.folded(name, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+    return page.cards([text], "wide")
+
+
+def read_about(folder: Path, *, annotations: str = "", records: str = "") -> dict[str, Any]:
+    """Returns what `about_evaluation` stored, with other places where they are given.
+
+    An evaluation without the file is scored once more, which needs `annotations`.
+
+    Raises:
+      FileNotFoundError: there is no evaluation, or its annotations are not where they were.
+    """
+    for name in ("detections.json", "metrics.json"):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"no {name} in {folder}: expected a folder that eval.py wrote")
+    if (folder / ABOUT).is_file():
+        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+    elif annotations:
+        about = _scored_again(folder, annotations)
+    else:
+        raise FileNotFoundError(
+            f"no {ABOUT} in {folder}: name the annotations with --annotations to score it again"
+        )
+    about["annotations"] = annotations or about["annotations"]
+    about["records"] = records or about["records"]
+    return about
+
+
+def _scored_again(folder: Path, annotations: str) -> dict[str, Any]:
+    detections = json.loads((folder / "detections.json").read_bytes())
+    kinds = {"": "bbox"}
+    if any("segmentation" in entry for entry in detections[:1]):
+        kinds[MASK_PREFIX] = "segm"
+    class_scores = {}
+    for prefix, kind in kinds.items():
+        evaluator = CocoEvaluator(annotations, iou_type=kind)
+        evaluator.evaluate(detections)
+        class_scores[prefix] = evaluator.class_scores
+    metrics = json.loads((folder / "metrics.json").read_text())
+    return {
+        "model": folder.resolve().name,
+        "epoch": int(metrics.get("epoch", 0)),
+        "annotations": annotations,
+        "records": "",
+        "image_ids": None,
+        "class_scores": class_scores,
+        "settings": {},
+        "cards": {},
+    }
