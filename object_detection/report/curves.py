@@ -19,7 +19,7 @@ from object_detection.report.matches import (
 
 RECALLS = np.linspace(0.0, 1.0, 101)
 """Where COCO reads precision."""
-THRESHOLDS = np.linspace(0.0, 1.0, 201)
+THRESHOLDS = np.arange(201) / 200
 
 
 class BestScore(NamedTuple):

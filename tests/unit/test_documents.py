@@ -42,7 +42,7 @@ TF2_SCRIPTS = {
 }
 # Every other program of a document -> the files that define its flags.
 SOURCES = {
-    **{name: (name,) for name in PARSED[2:]},
+    **{name: (name,) for name in (*PARSED[2:], "report.py")},
     **{name: (name,) for name in ("dataset/draw_examples.py", "dataset/get_coco.sh")},
     **{name: (name,) for name in ("dataset/get_coco2014.sh", "dataset/voc_to_coco.py")},
     "dataset/convert.py": ("dataset/convert.py",),

@@ -23,7 +23,7 @@ ROOMS = {
     "engine": ("config", "ranks", "files", "optim", "log", ""),
     "object_detection": (
         *("boxes", "coco", "records", "formats", "masks", "input", "convert"),
-        *("draw", "metrics", "serve"),
+        *("draw", "metrics", "report", "serve"),
         "",
     ),
     "maskrcnn": ("config", "settings", "network", "weights", "nvidia", "regions", ""),
