@@ -88,9 +88,9 @@ class CocoEvaluator:
         own = {c.class_id: (c.category_id, c.name) for c in self.truth.categories}
         self.categories = dict(own if categories is None else categories)
         source_ids = {image.image_id: image.source_id for image in self.truth.images}
-        self.image_ids = _sorted_ids(source_ids)
+        self.image_ids = sorted_ids(source_ids)
         self._index = {source_ids[image_id]: i for i, image_id in enumerate(self.image_ids)}
-        self._category_names = _scoring_names(self.truth)
+        self._category_names = scoring_names(self.truth)
         self._check_categories()
         self._scorer_choice = scorer
         self._scorer: scoring.Scorer | None = None
@@ -286,13 +286,13 @@ class CocoEvaluator:
         return entries
 
 
-def _sorted_ids(identifiers: Iterable[Any]) -> list[Any]:
+def sorted_ids(identifiers: Iterable[Any]) -> list[Any]:
     """Sorts image ids as pycocotools does, numbers by value, so that ties of score fall alike."""
     ids = list(identifiers)
     return sorted(ids) if all(isinstance(i, int) for i in ids) else sorted(ids, key=str)
 
 
-def _scoring_names(truth: CocoAnnotations) -> dict[int, str]:
+def scoring_names(truth: CocoAnnotations) -> dict[int, str]:
     """Returns category_id -> name, with the id appended where two categories share a name."""
     counts = Counter(truth.class_names)
     return {

@@ -16,7 +16,11 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as rle_lib
 
-from object_detection.metrics.ground_truth import id_text, scoring_names, sorted_ids
+from object_detection.coco.annotations import CocoAnnotations
+from object_detection.coco.listed import CocoImage
+from object_detection.coco.objects import CocoObject
+from object_detection.coco.values import id_text
+from object_detection.metrics.coco import scoring_names, sorted_ids
 
 RIGHT, IGNORED, CLASS, PLACE, BOTH, DUPLICATE, BACKGROUND = range(7)
 """What a detection is. IGNORED: it lies in a crowd region of its class and counts for nothing."""
@@ -31,7 +35,7 @@ BACKGROUND_IOU = 0.1
 class Matches:
     """Detections and objects of an evaluation, class k being `category_ids[k]`.
 
-    image_ids: the data set's, in the order that `*_image` counts in.
+    images: in the order that `*_image` counts in.
     category_ids, names: of the classes.
     iou: least overlap of a detection with what it found.
     score, found_class, found_image: [n], of the detections, by image and falling score.
@@ -39,13 +43,13 @@ class Matches:
     target: int [n], the object that a detection found (RIGHT), or should have been (CLASS, PLACE);
       -1 for the other kinds.
     entry: int [n], place of a detection in the list that was matched.
+    objects: [m], by image.
     object_class, object_image, is_crowd: [m], of the objects.
-    object_entry: int [m], place of an object in the annotations.
     crossings: int [k, 2], pairs (detection, object) of different classes that overlap enough, by
       image, falling score and falling overlap.
     """
 
-    image_ids: Sequence[Any]
+    images: Sequence[CocoImage]
     category_ids: Sequence[int]
     names: Sequence[str]
     iou: float
@@ -55,10 +59,10 @@ class Matches:
     kind: np.ndarray
     target: np.ndarray
     entry: np.ndarray
+    objects: Sequence[CocoObject]
     object_class: np.ndarray
     object_image: np.ndarray
     is_crowd: np.ndarray
-    object_entry: np.ndarray
     crossings: np.ndarray
 
     def found_by(self, least_score: float) -> np.ndarray:
@@ -95,7 +99,7 @@ class Matches:
 
 
 def match(
-    dataset: Mapping[str, Any],
+    truth: CocoAnnotations,
     detections: Sequence[Mapping[str, Any]],
     *,
     iou: float = 0.5,
@@ -104,97 +108,80 @@ def match(
     """Matches detections with objects, by masks where the detections have them, else by boxes.
 
     Args:
-      dataset: COCO's instances dictionary.
+      truth: the objects; by masks, those whose mask is unknown are left out, as in scoring.
       detections: COCO's result entries; of images that are not looked at they are left out.
       iou: least overlap of a detection with what it found.
       image_ids: the images to look at; None: all of the data set.
     """
-    names = scoring_names(dataset)
+    wanted = None if image_ids is None else {id_text(image_id) for image_id in image_ids}
+    listed = {i.image_id: i for i in truth.images if wanted is None or i.source_id in wanted}
+    images = [listed[image_id] for image_id in sorted_ids(listed)]  # so ties of score fall alike
+    names = scoring_names(truth)
     class_of = {category: k for k, category in enumerate(names)}
-    ids = sorted_ids(i["id"] for i in dataset["images"]) if image_ids is None else list(image_ids)
-    index = {id_text(image): i for i, image in enumerate(ids)}
-    sizes = {id_text(i["id"]): (i.get("height"), i.get("width")) for i in dataset["images"]}
     by_masks = any("segmentation" in entry for entry in detections[:1])
-    objects_of = _by_image(dataset["annotations"], index)
-    found_of = _by_image(detections, index)
-    found, objects, crossings = [], [], [np.zeros((0, 2), np.int64)]
-    num_found = num_objects = 0
-    for text, image in index.items():
-        mine = objects_of.get(image, [])
-        seen = sorted(found_of.get(image, []), key=lambda i: -detections[i]["score"])
-        crowd = np.array([bool(dataset["annotations"][i].get("iscrowd")) for i in mine], bool)
-        classes = np.array(
-            [class_of[dataset["annotations"][i]["category_id"]] for i in mine], np.int64
-        )
-        guesses = np.array([class_of[detections[i]["category_id"]] for i in seen], np.int64)
-        overlaps = _overlaps(
-            [detections[i] for i in seen],
-            [dataset["annotations"][i] for i in mine],
-            crowd,
-            size=sizes[text] if by_masks else None,
-        )
+    places = defaultdict(list)
+    for place, entry in enumerate(detections):
+        places[id_text(entry["image_id"])].append(place)
+    objects: list[CocoObject] = []
+    found, columns, crossings, num_found = [], [], [np.zeros((0, 2), np.int64)], 0
+    for i, image in enumerate(images):
+        mine = truth.objects.get(image.source_id, ())
+        mine = [o for o in mine if not by_masks or o["segmentation"] is not None]
+        seen = sorted(places[image.source_id], key=lambda place: -detections[place]["score"])
+        entries = [detections[place] for place in seen]
+        crowd = np.array([o["iscrowd"] for o in mine], bool)
+        classes = np.array([class_of[o["category_id"]] for o in mine], np.int64)
+        guesses = np.array([class_of[e["category_id"]] for e in entries], np.int64)
         kinds, targets, crossed = _match_image(
-            overlaps, guesses[:, np.newaxis] == classes, crowd, iou=iou
+            _overlaps(entries, mine, crowd, by_masks=by_masks),
+            guesses[:, np.newaxis] == classes,
+            crowd,
+            iou=iou,
         )
-        targets = np.where(targets >= 0, targets + num_objects, -1)
-        scores = [detections[i]["score"] for i in seen]
-        places = np.full(len(seen), image)
-        found.append(np.stack([scores, guesses, places, kinds, targets, seen], axis=1))
-        objects.append(np.stack([classes, np.full(len(mine), image), crowd, mine], axis=1))
-        crossings.append(crossed + (num_found, num_objects))
+        targets = np.where(targets >= 0, targets + len(objects), -1)
+        scores = [entry["score"] for entry in entries]
+        found.append(
+            np.stack([scores, guesses, np.full(len(seen), i), kinds, targets, seen], axis=1)
+        )
+        columns.append(np.stack([classes, np.full(len(mine), i), crowd], axis=1))
+        crossings.append(crossed + (num_found, len(objects)))
         num_found += len(seen)
-        num_objects += len(mine)
+        objects += mine
     score, *whole = np.concatenate(found).T
-    found_class, found_image, kind, target, entry = (column.astype(np.int64) for column in whole)
-    object_class, object_image, is_crowd, object_entry = np.concatenate(objects).astype(np.int64).T
+    object_class, object_image, is_crowd = np.concatenate(columns).astype(np.int64).T
     return Matches(
-        ids,
+        images,
         list(names),
         list(names.values()),
         iou,
         score,
-        found_class,
-        found_image,
-        kind,
-        target,
-        entry,
+        *(column.astype(np.int64) for column in whole),
+        objects,
         object_class,
         object_image,
         is_crowd.astype(bool),
-        object_entry,
         np.concatenate(crossings),
     )
 
 
-def _by_image(entries: Sequence[Mapping[str, Any]], index: Mapping[str, int]) -> dict[int, list]:
-    """Returns the places of the entries of each image; of unknown images they are left out."""
-    places: dict[int, list] = defaultdict(list)
-    for place, entry in enumerate(entries):
-        image = index.get(id_text(entry["image_id"]))
-        if image is not None:
-            places[image].append(place)
-    return places
-
-
 def _overlaps(
     found: Sequence[Mapping[str, Any]],
-    objects: Sequence[Mapping[str, Any]],
+    objects: Sequence[CocoObject],
     crowd: np.ndarray,
     *,
-    size: tuple[int, int] | None,
+    by_masks: bool,
 ) -> np.ndarray:
-    """Returns IoU [found, objects]; with a crowd, the share of the detection inside it.
-
-    Args:
-      size: (height, width) of the image, to compare masks; None: boxes.
-    """
+    """Returns IoU [found, objects]; with a crowd, the share of the detection inside it."""
     if not found or not objects:
         return np.zeros((len(found), len(objects)))
-    if size is None:
-        boxes = [np.array([e["bbox"] for e in entries], float) for entries in (found, objects)]
-        return np.asarray(rle_lib.iou(*boxes, crowd.astype(np.uint8)))
-    masks = [[as_rle(e["segmentation"], *size) for e in entries] for entries in (found, objects)]
-    return np.asarray(rle_lib.iou(*masks, crowd.astype(np.uint8)))
+    if by_masks:
+        size = found[0]["segmentation"]["size"]
+        shapes = [
+            [as_rle(e["segmentation"], *size) for e in entries] for entries in (found, objects)
+        ]
+    else:
+        shapes = [np.array([e["bbox"] for e in entries], float) for entries in (found, objects)]
+    return np.asarray(rle_lib.iou(*shapes, crowd.astype(np.uint8)))
 
 
 def as_rle(segmentation: Any, height: int, width: int) -> dict[str, Any]:

@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from object_detection.coco.listed import CocoImage
 from object_detection.draw.draw_masks import draw_masks
 from object_detection.draw.palette import Color
 from object_detection.draw.visualize import draw_boxes
 from object_detection.masks.rle import BadMaskError, decode_mask
-from object_detection.metrics.ground_truth import id_text
 from object_detection.records import schema
 from object_detection.records.example_proto import decode_example
 from object_detection.records.tfrecord_file import iterate_records, record_files
@@ -34,7 +34,7 @@ _JPEG_QUALITY = 85
 
 
 class ImageResult(NamedTuple):
-    """What became of one image: index in `Matches.image_ids`, and counts."""
+    """What became of one image: index in `Matches.images`, and counts."""
 
     image: int
     right: int
@@ -59,7 +59,7 @@ class Picture(NamedTuple):
 
 def worst_images(matches: Matches, least_score: float, count: int) -> list[ImageResult]:
     """Returns the images with most to complain about, the worst first; none without an error."""
-    size = len(matches.image_ids)
+    size = len(matches.images)
     shown = matches.score >= least_score
     right = np.bincount(matches.found_image[shown & (matches.kind == RIGHT)], minlength=size)
     wrong = ~np.isin(matches.kind, (RIGHT, IGNORED))
@@ -77,7 +77,6 @@ def worst_images(matches: Matches, least_score: float, count: int) -> list[Image
 def draw_results(
     results: Sequence[ImageResult],
     matches: Matches,
-    dataset: Mapping[str, Any],
     detections: Sequence[Mapping[str, Any]],
     *,
     least_score: float,
@@ -88,25 +87,23 @@ def draw_results(
     Args:
       results: which images.
       matches: of the evaluation.
-      dataset: COCO's instances dictionary.
       detections: the list that was matched.
       least_score: of the detections drawn.
-      pixels: image id as text -> uint8 [h, w, 3].
+      pixels: source_id -> uint8 [h, w, 3].
     """
-    names = {id_text(i["id"]): str(i.get("file_name", i["id"])) for i in dataset["images"]}
     finder = matches.found_by(least_score)
     for result in results:
-        text = id_text(matches.image_ids[result.image])
-        if text not in pixels:
+        listed = matches.images[result.image]
+        if listed.source_id not in pixels:
             continue
-        image = pixels[text]
+        image = pixels[listed.source_id]
         objects = np.flatnonzero(matches.object_image == result.image)
         found = np.flatnonzero(
             (matches.found_image == result.image) & (matches.score >= least_score)
         )
         truth = _draw(
             image,
-            [dataset["annotations"][matches.object_entry[i]] for i in objects],
+            [matches.objects[i] for i in objects],
             [matches.names[matches.object_class[i]] for i in objects],
             colors=[
                 CROWD_COLOR
@@ -125,7 +122,7 @@ def draw_results(
             colors=[_COLORS.get(int(matches.kind[i]), WRONG_COLOR) for i in found],
             scores=matches.score[found],
         )
-        yield Picture(result, names[text], _jpeg(truth), _jpeg(drawn))
+        yield Picture(result, listed.file_name, _jpeg(truth), _jpeg(drawn))
 
 
 _COLORS = {RIGHT: RIGHT_COLOR, IGNORED: CROWD_COLOR}
@@ -173,17 +170,9 @@ def _jpeg(image: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-def pixels_of_records(file_pattern: str, image_ids: Sequence[str]) -> dict[str, np.ndarray]:
-    """Finds images in records.
-
-    Args:
-      file_pattern: as `record_files` takes it.
-      image_ids: as records carry them.
-
-    Returns:
-      id -> uint8 [h, w, 3] of those that are there and can be read.
-    """
-    wanted, pixels = set(image_ids), {}
+def pixels_of_records(file_pattern: str, images: Sequence[CocoImage]) -> dict[str, np.ndarray]:
+    """Returns source_id -> uint8 [h, w, 3] of those images that are in records and readable."""
+    wanted, pixels = {image.source_id for image in images}, {}
     for file in record_files(file_pattern) if wanted else ():
         for record in iterate_records(file):
             # The image's bytes are stepped over unless they are wanted.
@@ -192,21 +181,16 @@ def pixels_of_records(file_pattern: str, image_ids: Sequence[str]) -> dict[str, 
             if text in wanted:
                 wanted.remove(text)
                 encoded = decode_example(record, (schema.ENCODED,))[schema.ENCODED][0]
-                image = _decoded(io.BytesIO(encoded))
-                if image is not None:
-                    pixels[text] = image
+                pixels[text] = _decoded(io.BytesIO(encoded))
         if not wanted:
             break
-    return pixels
+    return {text: image for text, image in pixels.items() if image is not None}
 
 
-def pixels_of_files(
-    folder: Path, dataset: Mapping[str, Any], image_ids: Sequence[str]
-) -> dict[str, np.ndarray]:
-    """Reads images from a folder by the file names of the annotations; see `pixels_of_records`."""
-    files = {id_text(i["id"]): folder / i["file_name"] for i in dataset["images"]}
-    found = {text: _decoded(files[text]) for text in image_ids if files[text].is_file()}
-    return {text: image for text, image in found.items() if image is not None}
+def pixels_of_files(folder: Path, images: Sequence[CocoImage]) -> dict[str, np.ndarray]:
+    """Returns source_id -> uint8 [h, w, 3] of those images that are in a folder and readable."""
+    pixels = {image.source_id: _decoded(folder / image.file_name) for image in images}
+    return {text: image for text, image in pixels.items() if image is not None}
 
 
 def _decoded(file: io.BytesIO | Path) -> np.ndarray | None:

@@ -15,8 +15,8 @@ from typing import Any
 
 import yaml
 
+from object_detection.coco.annotations import CocoAnnotations, read_scored
 from object_detection.metrics.coco import CocoEvaluator
-from object_detection.metrics.ground_truth import id_text, load_annotations
 from object_detection.metrics.set_scores import MASK_PREFIX, SetScores
 from object_detection.records.card import DataCard
 from object_detection.report import page, pictures, sections
@@ -98,7 +98,7 @@ def write_report(
     metrics: Mapping[str, float],
     *,
     options: ReportOptions,
-    dataset: Mapping[str, Any] | None = None,
+    truth: CocoAnnotations | None = None,
 ) -> Path:
     """Writes the report of an evaluation into its folder.
 
@@ -108,7 +108,7 @@ def write_report(
       detections: COCO's result entries.
       metrics: of the detections.
       options: what to show.
-      dataset: the instances dictionary, where it is read already.
+      truth: the annotations, where they are read already.
 
     Returns:
       The path of the page.
@@ -116,19 +116,18 @@ def write_report(
     began = time.monotonic()
     files = folder / FILES
     files.mkdir(parents=True, exist_ok=True)
-    if dataset is None:
-        dataset = load_annotations(about["annotations"])[1]
-    matches = match(dataset, detections, iou=options.iou, image_ids=about["image_ids"])
+    truth = read_scored(truth or about["annotations"])
+    matches = match(truth, detections, iou=options.iou, image_ids=about["image_ids"])
     whole, class_curves = curves_of(matches)
     least = options.score or (whole.best.score if whole.num_objects else 0.5)
     run = find_run([folder, *folder.resolve().parents[:3]])
-    bad = pictures.worst_images(matches, least, len(matches.image_ids))
+    bad = pictures.worst_images(matches, least, len(matches.images))
     sections.write_csv(
         files / "images.csv",
         ["image", "right", "wrong", "missed"],
-        ([matches.image_ids[r.image], r.right, r.wrong, r.missed] for r in bad),
+        ([matches.images[r.image].image_id, r.right, r.wrong, r.missed] for r in bad),
     )
-    drawn = _draw(bad, matches, about, dataset, detections, least=least, options=options)
+    drawn = _draw(bad, matches, about, detections, least=least, options=options)
     place = {"least_score": least, "files": files}
     has_masks = MASK_PREFIX in about["class_scores"]
     current = {"epoch": about["epoch"], **metrics}
@@ -147,7 +146,7 @@ def write_report(
     ]  # fmt: skip
     title = f"{about['model']} on {Path(about['annotations']).name}"
     subtitle = f"epoch {about['epoch']}, " if about["epoch"] else ""
-    subtitle += f"{len(matches.image_ids)} images, {time.strftime('%Y-%m-%d %H:%M')}"
+    subtitle += f"{len(matches.images)} images, {time.strftime('%Y-%m-%d %H:%M')}"
     foot = f"made in {time.monotonic() - began:.1f} s; charts and tables are in {FILES}/"
     target = folder / PAGE
     aside = folder / f".{PAGE}.part"
@@ -160,25 +159,22 @@ def _draw(
     bad: Sequence[pictures.ImageResult],
     matches: Matches,
     about: Mapping[str, Any],
-    dataset: Mapping[str, Any],
     detections: Sequence[Mapping[str, Any]],
     *,
     least: float,
     options: ReportOptions,
 ) -> list[pictures.Picture]:
     chosen = bad[: options.num_images]
-    wanted = [id_text(matches.image_ids[result.image]) for result in chosen]
+    wanted = [matches.images[result.image] for result in chosen]
     try:
         if options.images:
-            pixels = pictures.pixels_of_files(Path(options.images), dataset, wanted)
+            pixels = pictures.pixels_of_files(Path(options.images), wanted)
         else:
             pixels = pictures.pixels_of_records(about["records"], wanted)
     except FileNotFoundError:  # an evaluation may be looked at where its records are not
         return []
     return list(
-        pictures.draw_results(
-            chosen, matches, dataset, detections, least_score=least, pixels=pixels
-        )
+        pictures.draw_results(chosen, matches, detections, least_score=least, pixels=pixels)
     )
 
 
@@ -186,7 +182,7 @@ def _tiles(metrics: Mapping[str, float], matches: Matches, best: Any, *, has_mas
     names = ["AP", "AP50", *([f"{MASK_PREFIX}AP", f"{MASK_PREFIX}AP50"] if has_masks else [])]
     shown = [(name.replace("_", " "), page.percent(metrics[name])) for name in names]
     shown += [("best F1", page.percent(best.f1)), ("at least score", f"{best.score:.2f}")]
-    shown += [("images", f"{len(matches.image_ids):,}")]
+    shown += [("images", f"{len(matches.images):,}")]
     return page.tiles([*shown, ("objects", f"{int((~matches.is_crowd).sum()):,}")])
 
 

@@ -16,6 +16,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from object_detection.coco.annotations import read_scored
 from object_detection.report import curves, history, page, pictures
 from object_detection.report.matches import (
     BACKGROUND,
@@ -59,6 +60,10 @@ def found(image, category, box, score):
     return {"image_id": image, "category_id": category, "bbox": list(box), "score": score}
 
 
+def matched(dataset, entries, **options):
+    return match(read_scored(dataset), entries, **options)
+
+
 OBJECTS = [(1, 1, (0, 0, 20, 20), 0), (1, 1, (50, 0, 20, 20), 0), (1, 4, (0, 50, 20, 20), 0)]
 CASES = [
     (found(1, 1, (0, 0, 20, 20), 0.9), RIGHT),
@@ -74,11 +79,11 @@ CASES = [
 @pytest.fixture(name="example")
 def fixture_example():
     dataset = dataset_of([*OBJECTS, (1, 1, (60, 60, 40, 40), 1)])
-    return dataset, match(dataset, [entry for entry, _ in CASES])
+    return matched(dataset, [entry for entry, _ in CASES])
 
 
 def test_every_kind_of_error_is_told_apart(example):
-    _, matches = example
+    matches = example
     kinds = [KIND_NAMES[kind] for kind in matches.kind]
     assert kinds == [KIND_NAMES[kind] for _, kind in CASES]
     assert matches.target.tolist() == [0, -1, 1, 2, -1, -1, -1]
@@ -91,7 +96,7 @@ def test_every_kind_of_error_is_told_apart(example):
 
 
 def test_confusion_has_background_and_counts_from_a_score(example):
-    _, matches = example
+    matches = example
     # Rows: red, blue, background. The red object that is called blue; the blue one is missed.
     assert matches.confusion(0.05).tolist() == [[1, 1, 0], [0, 0, 1], [2, 2, 0]]
     assert matches.confusion(0.75).tolist() == [[1, 0, 1], [0, 0, 1], [1, 0, 0]]
@@ -106,7 +111,7 @@ def test_best_score_precision_recall_and_f1_by_hand():
         found(1, 1, (50, 0, 20, 20), 0.5),
         found(1, 1, (80, 60, 10, 10), 0.5),
     ]
-    whole, (red, blue) = curves.curves_of(match(dataset, entries))
+    whole, (red, blue) = curves.curves_of(matched(dataset, entries))
     # At 0.9 1 of 1 is right and 1 of 2 found, at 0.7 1 of 2 and 1 of 2, at 0.5 2 of 4 and 2 of 2.
     assert whole.best == pytest.approx((0.9, 1.0, 0.5, 2 / 3))
     assert red.f1[curves.THRESHOLDS.tolist().index(0.7)] == pytest.approx(0.5)
@@ -137,7 +142,7 @@ def random_evaluation(*, with_crowds, seed=0):
 @pytest.mark.parametrize(("with_crowds", "iou"), [(False, 0.5), (True, 0.5), (True, 0.75)])
 def test_average_precision_is_that_of_pycocotools(with_crowds, iou):
     dataset, entries = random_evaluation(with_crowds=with_crowds)
-    matches = match(dataset, entries, iou=iou)
+    matches = matched(dataset, entries, iou=iou)
     _, classes = curves.curves_of(matches)
     with redirect_stdout(io.StringIO()):
         truth = COCO()
@@ -156,7 +161,7 @@ def test_average_precision_is_that_of_pycocotools(with_crowds, iou):
 def test_errors_are_those_of_hotcoco():
     hotcoco = pytest.importorskip("hotcoco")
     dataset, entries = random_evaluation(with_crowds=False, seed=1)
-    matches = match(dataset, entries)
+    matches = matched(dataset, entries)
     truth = hotcoco.COCO()
     truth.dataset = dataset
     truth.createIndex()
@@ -188,15 +193,15 @@ def test_masks_are_compared_where_detections_have_them():
     rle = rle_lib.encode(strip)
     entry = found(1, 1, (0, 0, 20, 20), 0.9)
     with_mask = {**entry, "segmentation": {"size": rle["size"], "counts": rle["counts"].decode()}}
-    assert match(dataset, [entry]).kind.tolist() == [RIGHT]
-    assert match(dataset, [with_mask]).kind.tolist() == [PLACE]
+    assert matched(dataset, [entry]).kind.tolist() == [RIGHT]
+    assert matched(dataset, [with_mask]).kind.tolist() == [PLACE]
 
 
 def test_worst_images_first():
     boxes = [(0, 0, 20, 20), (50, 0, 20, 20)]
     dataset = dataset_of([(i, 1, box, 0) for i in (1, 2, 3) for box in boxes], num_images=3)
     entries = [found(i, 1, box, 0.9) for i in (1, 2) for box in boxes[:i]]
-    worst = pictures.worst_images(match(dataset, entries), 0.5, 5)
+    worst = pictures.worst_images(matched(dataset, entries), 0.5, 5)
     assert [tuple(result) for result in worst] == [(2, 0, 0, 2), (0, 1, 0, 1)]
 
 
