@@ -150,7 +150,7 @@ class TrainStep:
             state.optimizer.apply_gradients(
                 [(clipped, state.weights)], experimental_aggregate_gradients=False
             )
-            state.average_others()
+            state.move_averages()
             return tf.constant(0.0)
 
         skipped = tf.cond(finite, apply, lambda: tf.constant(1.0))

@@ -11,8 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from engine.config.settings import OptimConfig
-from engine.optim import optimizers, schedules
-from engine.optim.ema import AveragingOptimizer
+from engine.optim import ema, optimizers, schedules
 from engine.optim.flat import FlatLayout
 from engine.optim.plan import StepPlan
 from engine.optim.precision import LossScale
@@ -54,7 +53,12 @@ class TrainState:
         self.optimizer = optimizers.build_optimizer(
             config, self.learning_rate, weights=self.weights
         )
-        self.averaging = isinstance(self.optimizer, AveragingOptimizer)
+        self.averaging = bool(config.moving_average_decay)
+        self.average = (
+            tf.Variable(self.weights.read_value(), trainable=False, name="average")
+            if self.averaging
+            else None
+        )
         self.others_average = tf.Variable(
             self.others_layout.join(self.others), trainable=False, name="others_average"
         )
@@ -77,12 +81,15 @@ class TrainState:
             power=config.lr_poly_power,
         )
 
-    def average_others(self) -> None:
-        """Moves the averages of what the optimizer does not train, after each of its updates."""
-        if self.averaging:
-            self.optimizer.average_towards(
-                self.others_average, self.others_layout.join(self.others)
-            )
+    def move_averages(self) -> None:
+        """Moves the averages of all weights towards them, after each update of the optimizer."""
+        if not self.averaging:
+            return
+        decay = ema.decay_of_update(
+            self.optimizer.iterations, limit=self._config.moving_average_decay
+        )
+        ema.move_average(self.average, self.weights, decay)
+        ema.move_average(self.others_average, self.others_layout.join(self.others), decay)
 
     def counters(self) -> dict[str, tf.Variable]:
         """Returns checkpoint name -> scalar variable."""
@@ -98,14 +105,15 @@ class TrainState:
         return named
 
     def buffers(self) -> dict[str, tf.Variable]:
-        """Returns the optimizer's flat buffers by name: ema, momentum, m, v."""
-        return optimizers.slots(self.optimizer, self.weights)
+        """Returns the flat buffers beside the weights by name: ema; momentum, or m and v."""
+        averages = {"ema": self.average} if self.averaging else {}
+        return averages | optimizers.slots(self.optimizer, self.weights)
 
     def averages(self) -> dict[str, tf.Tensor]:
         """Returns variable name -> averaged value; the plain value where nothing is averaged."""
         values = {_name(v): v.read_value() for v in self.model.variables}
         if self.averaging:
-            averaged = self.layout.split(self.buffers()["ema"])
+            averaged = self.layout.split(self.average)
             averaged += self.others_layout.split(self.others_average)
             values |= zip(map(_name, [*self.trained, *self.others]), averaged)
         return values
@@ -143,7 +151,7 @@ class TrainState:
         self.weights.assign(self.layout.join(self.trained))
         self.others_average.assign(self.others_layout.join(self.others))
         if self.averaging:
-            self.buffers()["ema"].assign(self.weights)
+            self.average.assign(self.weights)
 
     def broadcast(self) -> None:
         """Gives every rank the state of rank 0."""

@@ -1,37 +1,28 @@
-"""Moving average of the weights. The only module that imports tensorflow-addons.
+"""Moving averages of the weights, on the flat buffers, inside the compiled update.
 
-All model weights are averaged: the trained ones by tensorflow-addons' MovingAverage as the
-optimizer applies its gradients, batch-norm statistics and frozen weights beside it. The decay of
-update t (1-based) is min(decay, (1 + t) / (10 + t)), so that the average forgets the initial
-weights quickly. The reference starts its averages at zero, ours start at the initial weights; after
-ten updates less than 1e-4 of either is left.
+All model weights are averaged, batch-norm statistics and frozen weights beside the trained ones.
+The decay of update t (1-based) is min(limit, (1 + t) / (10 + t)), so that the average forgets the
+initial weights quickly. The reference starts its averages at zero, ours start at the initial
+weights; after ten updates less than 1e-4 of either is left. The arithmetic is that of
+tensorflow-addons' MovingAverage, which no longer exists for today's TensorFlow; a test compares.
 """
 
-import warnings
+from __future__ import annotations
 
 import tensorflow as tf
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # the package's end-of-life notice: the pin is deliberate
-    import tensorflow_addons as tfa
+
+def decay_of_update(update: tf.Tensor, *, limit: float) -> tf.Tensor:
+    """Returns the decay of an update, float32 scalar.
+
+    Args:
+      update: number of the update, from 1; integer scalar.
+      limit: the decay that is reached in time, 0..1.
+    """
+    update = tf.cast(update, tf.float32)
+    return tf.minimum(limit, (1.0 + update) / (10.0 + update))
 
 
-class AveragingOptimizer(tfa.optimizers.MovingAverage):
-    """MovingAverage whose decay counts from the update being made; averages others beside it."""
-
-    def _get_decay(self, step: tf.Tensor) -> tf.Tensor:
-        update = tf.cast(step, tf.float32) + 1.0
-        return tf.minimum(
-            self._get_hyper("average_decay", tf.float32), (1.0 + update) / (10.0 + update)
-        )
-
-    def average_towards(self, average: tf.Variable, value: tf.Tensor) -> None:
-        """Moves an average that the optimizer does not own; call it after `apply_gradients`."""
-        self.average_op(value, average, {"tfa_ma_decay": self._get_decay(self.iterations - 1)})
-
-
-def with_averages(
-    optimizer: tf.keras.optimizers.legacy.Optimizer, *, decay: float
-) -> AveragingOptimizer:
-    """Wraps a legacy optimizer so that it keeps averages of the weights."""
-    return AveragingOptimizer(optimizer, average_decay=decay, name="MovingAverage")
+def move_average(average: tf.Variable, value: tf.Tensor | tf.Variable, decay: tf.Tensor) -> None:
+    """Moves an average towards a value: average = decay * average + (1 - decay) * value."""
+    average.assign_sub((average - value) * (1.0 - decay))

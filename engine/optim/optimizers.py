@@ -1,7 +1,7 @@
 """Builds the optimizer and says which variables are trained and which decay.
 
-Keras' legacy optimizers are used because tensorflow-addons wraps only those. Weight decay is not
-theirs: `engine.step` adds it, as a gradient for SGD and decoupled for AdamW (arXiv 1711.05101,
+Keras' legacy optimizers, whose slots exist from the start and under known names. Weight decay is
+not theirs: `engine.step` adds it, as a gradient for SGD and decoupled for AdamW (arXiv 1711.05101,
 algorithm 2).
 """
 
@@ -12,7 +12,6 @@ import tensorflow as tf
 
 from engine.config.fields import ConfigError
 from engine.config.settings import OptimConfig
-from engine.optim import ema
 
 # What decays in the reference: convolution kernels; never biases, batch norm or fusion weights.
 _DECAYED = re.compile(r".*(kernel|weight)(:0)?$")
@@ -48,8 +47,6 @@ def build_optimizer(
         )
     else:
         optimizer = tf.keras.optimizers.legacy.SGD(schedule, momentum=config.momentum)
-    if config.moving_average_decay:
-        optimizer = ema.with_averages(optimizer, decay=config.moving_average_decay)
     optimizer._create_all_weights([weights])
     return optimizer
 
@@ -57,12 +54,8 @@ def build_optimizer(
 def slots(
     optimizer: tf.keras.optimizers.legacy.Optimizer, weights: tf.Variable
 ) -> dict[str, tf.Variable]:
-    """Returns the optimizer's buffers by name: momentum, m, v; the average is called ema."""
-    found = {}
-    for owner in (optimizer, getattr(optimizer, "_optimizer", None)):
-        for name in owner.get_slot_names() if owner is not None else ():
-            found["ema" if name == "average" else name] = owner.get_slot(weights, name)
-    return found
+    """Returns the optimizer's buffers by name: momentum, or m and v."""
+    return {name: optimizer.get_slot(weights, name) for name in optimizer.get_slot_names()}
 
 
 def trained_variables(

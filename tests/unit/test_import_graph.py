@@ -33,7 +33,7 @@ MOST_FILES_OF_A_ROOM = 10
 # External package -> the files that may import it (a name ending in / is a folder).
 ONLY_FROM = {
     "horovod": {"engine/ranks/distributed.py", "scripts/setup/", "benchmarks/", "tests/"},
-    "tensorflow_addons": {"engine/optim/ema.py", "tests/"},
+    "tensorflow_addons": {"tests/"},
     "dllogger": {"engine/log/run_log.py", "tests/"},
 }
 NAMES_AFTER_NOTHING = {"utils", "util", "misc", "common", "helpers", "helper"}

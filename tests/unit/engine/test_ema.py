@@ -8,6 +8,7 @@ import tensorflow as tf
 from engine_tiny_task import TinyTask
 
 from engine.config.settings import OptimConfig
+from engine.optim import ema
 from engine.optim.plan import StepPlan
 from engine.step import TrainStep
 from engine.task import Shard
@@ -71,3 +72,37 @@ def test_no_averages(decay):
     step = make(config, TinyTask())
     assert not step.state.averaging
     assert set(step.state.buffers()) == {"momentum"}
+
+
+@pytest.mark.parametrize("use_xla", [False, True])
+def test_equal_to_the_last_bit_with_tensorflow_addons(use_xla):
+    tfa_optimizers = pytest.importorskip("tensorflow_addons").optimizers
+
+    class Reference(tfa_optimizers.MovingAverage):
+        def _get_decay(self, step):  # the package counts the first update as 0
+            step = tf.cast(step, tf.float32) + 1.0
+            return tf.minimum(0.9, (1.0 + step) / (10.0 + step))
+
+    def legacy_sgd():
+        return tf.keras.optimizers.legacy.SGD(0.3, momentum=0.9)
+
+    rng = np.random.default_rng(3)
+    start = tf.constant(rng.normal(size=[64, 128]), tf.float32)
+    ours, theirs = tf.Variable(start), tf.Variable(start)
+    average = tf.Variable(start)
+    reference, optimizer = Reference(legacy_sgd()), legacy_sgd()
+    reference._create_all_weights([theirs])
+    optimizer._create_all_weights([ours])
+
+    @tf.function(jit_compile=use_xla or None)
+    def update_both(gradient):
+        reference.apply_gradients([(gradient, theirs)])
+        optimizer.apply_gradients([(gradient, ours)])
+        decay = ema.decay_of_update(optimizer.iterations, limit=0.9)
+        ema.move_average(average, ours, decay)
+
+    for _ in range(100):  # the decay reaches its limit at the 81st
+        update_both(tf.constant(rng.normal(size=[64, 128]), tf.float32))
+    np.testing.assert_array_equal(ours, theirs)
+    np.testing.assert_array_equal(average, reference.get_slot(theirs, "average"))
+    assert not np.array_equal(average, ours)
