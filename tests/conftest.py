@@ -16,6 +16,8 @@ ROOT = Path(__file__).resolve().parent.parent
 # Another project's package `object_detection` may be installed: this repository's comes first.
 sys.path.insert(0, str(ROOT))
 
+import keras_choice  # noqa: E402, F401  (before TensorFlow)
+
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as the commands do
 # Two threads each: tests may run beside one another, and some start several TensorFlows.

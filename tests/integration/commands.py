@@ -19,10 +19,13 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import keras_choice
+
 ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT_SECONDS = 900
 # Only what is installed: the code under test is imported by each command itself.
-_IMPORTED_ONCE = ("tensorflow", "keras.api._v2.keras", "pycocotools.cocoeval")
+_KERAS = "tf_keras" if keras_choice.VARIABLE in os.environ else "keras"
+_IMPORTED_ONCE = ("tensorflow", f"{_KERAS}.api._v2.keras", "pycocotools.cocoeval")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -156,7 +156,7 @@ def test_too_new_python_without_network(machine):
     assert_fails(
         machine.set_up(),
         "python3 is 3.13.1",
-        "needs Python 3.9, 3.10 or 3.11",
+        "needs Python 3.10, 3.11 or 3.12",
         "pyenv install 3.11",
     )
 
@@ -185,9 +185,33 @@ def test_a_shim_that_does_not_start_is_passed_over(machine):
     assert "python3.10 (3.10.4)" in machine.set_up().stdout
 
 
-def test_wished_python_of_a_wrong_version(machine):
-    path = machine.add_python("3.12.0", name="other")
-    assert_fails(machine.set_up("--python", str(path)), "is Python 3.12.0", "3.9, 3.10 or 3.11")
+@pytest.mark.parametrize(
+    ("version", "stack", "words"),
+    [
+        ("3.12.0", "old", ("is Python 3.12.0", "2.15.1", "3.9, 3.10 or 3.11")),
+        ("3.9.18", "new", ("is Python 3.9.18", "2.19.1", "3.10, 3.11 or 3.12")),
+    ],
+)
+def test_wished_python_of_a_wrong_version(machine, version, stack, words):
+    path = machine.add_python(version, name="other")
+    assert_fails(machine.set_up("--python", str(path), "--stack", stack), *words)
+
+
+@pytest.mark.parametrize(
+    ("pythons", "ngc", "expected"),
+    [
+        (["3.12.4"], "", "new"),
+        (["3.9.18", "3.10.4"], "", "new"),
+        (["3.9.18"], "", "old"),
+        (["3.10.12"], "24.03-tf2", "old"),
+    ],
+)
+def test_which_stack(machine, pythons, ngc, expected):
+    for version in pythons:
+        machine.add_python(version, "python" + ".".join(version.split(".")[:2]))
+    machine.add_python(pythons[0])  # whose answer stands for TensorFlow being 2.15
+    machine.set_up(NVIDIA_TENSORFLOW_VERSION=ngc)
+    assert f"stack={expected} " in (machine.venv / "setup.log").read_text()
 
 
 def test_python_without_venv(machine):
@@ -226,7 +250,7 @@ def test_a_half_made_environment_is_made_anew(machine):
     assert not (machine.venv / "bin" / "python").exists()
 
 
-def finish(machine: Machine, *, extras: tuple = ()) -> None:
+def finish(machine: Machine, *, extras: tuple = (), stack: str = "new") -> None:
     """Makes what a finished set-up leaves, so far as the quick check looks at it."""
     (machine.venv / "bin").mkdir(parents=True)
     state = machine.venv / ".ringdet"
@@ -234,7 +258,7 @@ def finish(machine: Machine, *, extras: tuple = ()) -> None:
     for name in ("python", "mpirun"):
         stub = machine.add("finished", PYTHON_STUB.format(version="3.11.7"))
         shutil.copy(stub, machine.venv / "bin" / name)
-    identity = ["python=3.11.7", "device=cpu", "mpi=pip", f"venv={machine.venv}"]
+    identity = ["python=3.11.7", "device=cpu", "mpi=pip", f"venv={machine.venv}", f"stack={stack}"]
     identity.append(f"mpirun={machine.venv}/bin/mpirun")
     (state / "identity").write_text("\n".join(identity) + "\n")
     (state / "horovod").write_text("key\n")
@@ -242,16 +266,20 @@ def finish(machine: Machine, *, extras: tuple = ()) -> None:
         "packages": ["cpu", "build", "mpi"],
         **{f"extra-{name}": [name] for name in extras},
     }.items():
-        content = b"".join((ROOT / "requirements" / f"{lock}.txt").read_bytes() for lock in locks)
+        content = b"".join(
+            (ROOT / "requirements" / stack / f"{lock}.txt").read_bytes() for lock in locks
+        )
         (state / stamp).write_text(hashlib.sha256(content).hexdigest()[:16] + "\n")
 
 
-def test_a_finished_environment_answers_at_once(machine):
-    finish(machine, extras=("dev",))
+@pytest.mark.parametrize("stack", ["old", "new"])
+def test_a_finished_environment_answers_at_once(machine, stack):
+    finish(machine, extras=("dev",), stack=stack)
     started = time.monotonic()
     result = machine.set_up("--extra", "dev")
     assert result.returncode == 0, result.stdout + result.stderr
     assert "Environment is ready" in result.stdout
+    assert f"{stack} stack" in result.stdout
     assert time.monotonic() - started < 2
     assert not (machine.venv / "setup.log").exists()
 
@@ -325,10 +353,10 @@ def test_a_package_with_a_truncated_file_is_unmet(tmp_path, size, expected):
     assert unmet("cutoff==1.0", tmp_path, PYTHONPATH=str(site)) == expected
 
 
-def pins(name: str) -> dict:
+def pins(stack: str, name: str) -> dict:
     """Returns {(package, marker): version} of a lock file; fails on a line that pins nothing."""
     found = {}
-    for line in (ROOT / "requirements" / name).read_text().splitlines():
+    for line in (ROOT / "requirements" / stack / name).read_text().splitlines():
         text = line.split("#")[0].strip()
         if text:
             match = re.fullmatch(r"([a-z0-9-]+)(?:\[[a-z-]+\])?==([^ ;]+)(?: ; (.+))?", text)
@@ -337,24 +365,32 @@ def pins(name: str) -> dict:
     return found
 
 
-def test_lock_files_agree():
-    cpu = pins("cpu.txt")
-    assert cpu["tensorflow-cpu", None] == "2.15.1"
+@pytest.mark.parametrize(("stack", "tensorflow"), [("old", "2.15.1"), ("new", "2.19.1")])
+def test_lock_files_agree(stack, tensorflow):
+    cpu = pins(stack, "cpu.txt")
+    assert cpu["tensorflow-cpu", None] == pins(stack, "gpu.txt")["tensorflow", None] == tensorflow
+    assert ("tensorflow", None) not in cpu  # each overwrites the files of the other
     for name in ("gpu.txt", "dev.txt", "eval.txt", "build.txt"):
         versions = {package: set() for package, _ in cpu}
         for (package, _), version in cpu.items():
             versions[package].add(version)
-        for (package, _), version in pins(name).items():
+        for (package, _), version in pins(stack, name).items():
             if package in versions:
                 assert version in versions[package], f"{name}: {package}"
 
 
+@pytest.mark.parametrize("stack", ["old", "new"])
 @pytest.mark.parametrize("name", ["cpu", "gpu", "dev", "eval", "build", "mpi"])
-def test_every_direct_requirement_is_locked(name):
-    text = (ROOT / "requirements" / f"{name}.in").read_text()
-    text = text.replace("-r base.in", (ROOT / "requirements" / "base.in").read_text())
+def test_every_direct_requirement_is_locked(name, stack):
+    def text_of(path: Path) -> str:
+        lines = path.read_text().splitlines()
+        included = [path.parent / line[3:] for line in lines if line.startswith("-r ")]
+        return "\n".join([*lines, *map(text_of, included)])
+
+    own = ROOT / "requirements" / stack / f"{name}.in"
+    text = text_of(own if own.exists() else ROOT / "requirements" / f"{name}.in")
     direct = re.findall(r"^([A-Za-z][\w-]*)", text, flags=re.MULTILINE)
     assert direct
-    assert {package.lower() for package in direct} <= {
-        package for package, _ in pins(f"{name}.txt")
+    assert {package.lower().replace("_", "-") for package in direct} <= {
+        package for package, _ in pins(stack, f"{name}.txt")
     }

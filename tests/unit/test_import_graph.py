@@ -11,11 +11,12 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 # Package -> the packages of this repository that it may import besides itself.
-BASEMENT = {"object_detection": set(), "engine": set()}
-SHARED = {"detector": set(BASEMENT)}
-FAMILIES = {name: {*BASEMENT, *SHARED} for name in ("efficientdet", "maskrcnn")}
+GROUND = {"keras_choice": set()}
+BASEMENT = {"object_detection": set(GROUND), "engine": set(GROUND)}
+SHARED = {"detector": {*GROUND, *BASEMENT}}
+FAMILIES = {name: {*GROUND, *BASEMENT, *SHARED} for name in ("efficientdet", "maskrcnn")}
 TOOLS = ("dataset", "benchmarks", "scripts", "tests")
-ALLOWED = {**BASEMENT, **SHARED, **FAMILIES}
+ALLOWED = {**GROUND, **BASEMENT, **SHARED, **FAMILIES}
 
 # Package -> its rooms (folders, or single files) from the lowest up. A room imports those before it
 # and itself; "" is what lies in the package's own folder and is not named.
@@ -189,6 +190,18 @@ def test_each_external_package_has_one_door():
     assert [
         edge for path in python_files() for edge in misplaced_imports(path, imports_of(path))
     ] == []
+
+
+def test_every_package_chooses_keras_first():
+    packages = {path.parts[0] for path in python_files() if len(path.parts) > 1}
+    packages -= {"keras_choice", "scripts", "tests", "docs", "docker", "slurm"}
+    assert packages >= {*BASEMENT, *FAMILIES, "dataset", "benchmarks"}
+    for package in packages:
+        assert "keras_choice" in imports_of(Path(package, "__init__.py")), package
+    for path in python_files():  # programs outside of packages, and what no package is
+        names = imports_of(path)
+        if path.parts[0] == "scripts" and "tensorflow" in names:
+            assert {name.split(".")[0] for name in names} & {*packages, "keras_choice"}, path
 
 
 def test_configurations_do_not_load_tensorflow():

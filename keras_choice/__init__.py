@@ -1,0 +1,77 @@
+"""Decides which Keras `tf.keras` is, before anything uses it: Keras 2, on every TensorFlow.
+
+TensorFlow up to 2.15 carries Keras 2. Later ones take Keras 3, with which neither Horovod nor the
+legacy optimizers work, unless TF_USE_LEGACY_KERAS is set when `tf.keras` is first used: then it is
+the package tf_keras. Every package of this repository imports this one first, so that no
+program can forget it; no other file asks for Keras' or TensorFlow's version.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import sys
+from collections.abc import MutableMapping
+
+VARIABLE = "TF_USE_LEGACY_KERAS"
+_FIRST_WITH_KERAS_3 = (2, 16)
+
+
+def choose_keras(
+    environment: MutableMapping[str, str], *, tensorflow: str, has_tf_keras: bool
+) -> None:
+    """Makes the environment ask for Keras 2.
+
+    Args:
+      environment: where the variable is set.
+      tensorflow: version of the TensorFlow that will be imported, or '' if there is none.
+      has_tf_keras: whether the package tf_keras can be imported.
+
+    Raises:
+      ImportError: only Keras 3 could be had, or the environment asks for it.
+    """
+    numbers = tuple(int(part) for part in tensorflow.split(".")[:2] if part.isdigit())
+    if not tensorflow or numbers < _FIRST_WITH_KERAS_3:
+        return
+    if not has_tf_keras:
+        minor = ".".join(map(str, numbers))
+        raise ImportError(
+            f"TensorFlow {tensorflow} comes with Keras 3, with which Ringdet does not work, and "
+            f"Keras 2 is not installed: pip install 'tf_keras=={minor}.*', or make the environment "
+            "with scripts/setup_env.sh"
+        )
+    if environment.get(VARIABLE, "1") not in ("1", "true", "True"):
+        raise ImportError(
+            f"{VARIABLE}={environment[VARIABLE]} asks for Keras 3, with which Ringdet does not "
+            f"work: unset {VARIABLE} or set it to 1"
+        )
+    environment[VARIABLE] = "1"
+
+
+def refuse_keras_3(version: str) -> None:
+    """Raises ImportError if a program has used `tf.keras` as Keras 3 before it came here."""
+    if not version.startswith("2."):
+        raise ImportError(
+            f"tf.keras is Keras {version} here, and Ringdet needs Keras 2: set {VARIABLE}=1, or "
+            "import a package of Ringdet before tf.keras is used"
+        )
+
+
+def _tensorflow_version() -> str:
+    for name in ("tensorflow", "tensorflow-cpu"):
+        try:
+            return importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return ""
+
+
+choose_keras(
+    os.environ,
+    tensorflow=_tensorflow_version(),
+    has_tf_keras=importlib.util.find_spec("tf_keras") is not None,
+)
+if "tensorflow" in sys.modules and "keras" in sys.modules:
+    # The Keras inside TensorFlow 2.15 does not tell its version.
+    refuse_keras_3(getattr(sys.modules["tensorflow"].keras, "__version__", "2."))
