@@ -23,6 +23,8 @@ from object_detection.convert.convert_shard import (
     ShardTask,
 )
 from object_detection.convert.convert_workers import Progress, run_shards
+from object_detection.convert.image_paths import FoundFiles, find_image_files
+from object_detection.convert.picture_file import MAX_PIXELS
 from object_detection.convert.staging import publish, staged
 from object_detection.records import schema
 from object_detection.records.card import DataCard, Shard, card_path
@@ -63,6 +65,9 @@ def convert(
     mask_format: str | None = None,
     on_bad_image: str = "skip",
     max_bad_images: int = 10,
+    exif: str = "ignore",
+    max_image_pixels: int = MAX_PIXELS,
+    follow_links: bool = False,
     progress: Progress | None = None,
 ) -> Conversion:
     """Writes a record set: `PREFIX-00000-of-00032.tfrecord`, ..., and `PREFIX-card.json`.
@@ -80,6 +85,10 @@ def convert(
       mask_format: "png" or "bitpacked" to store instance masks, None not to.
       on_bad_image: "skip" or "stop" at a file that is missing, empty or undecodable.
       max_bad_images: how many may be skipped.
+      exif: "ignore" stores pixels as they are; "apply" turns them by their EXIF orientation, unless
+        the JSON's size says that the boxes were drawn on the stored pixels.
+      max_image_pixels: height times width beyond which an image is left out undecoded.
+      follow_links: read links in `image_dir` that lead out of it.
       progress: see `Progress`.
 
     Raises:
@@ -88,7 +97,7 @@ def convert(
     """
     started = time.monotonic()
     images = images if images is not None else annotations.images if annotations else ()
-    _check_arguments(images, image_dir, num_shards, mask_format, on_bad_image)
+    _check_arguments(images, image_dir, num_shards, mask_format, on_bad_image, exif)
     num_shards = min(num_shards, len(images))
     categories = annotations.categories if annotations else ()
     settings = ConversionSettings(
@@ -97,12 +106,22 @@ def convert(
         mask_format=mask_format if annotations else None,
         on_bad_image=on_bad_image,
         max_bad_images=max_bad_images,
+        exif=exif,
+        max_image_pixels=max_image_pixels,
     )
+    files = find_image_files(images, image_dir, follow_links=follow_links)
+    if not files.paths:
+        raise ValueError(
+            f"none of the {len(images)} images has a file that can be read in {image_dir}: "
+            f"{_some_problems(files, images)}. Check --image_dir"
+        )
     split = os.path.basename(output_prefix)
     names = [shard_name(split, index=i, num_shards=num_shards) for i in range(num_shards)]
     with _disk_full_explained(output_prefix), staged(output_prefix) as folder:
         tasks = [
-            _make_task(folder / name, images[index::num_shards], annotations, captions, settings)
+            _make_task(
+                folder / name, images[index::num_shards], files, annotations, captions, settings
+            )
             for index, name in enumerate(names)
         ]
         tallies = run_shards(
@@ -116,6 +135,9 @@ def convert(
             total.counts.merge(annotations.counts(with_masks=settings.mask_format is not None))
         for tally in tallies:
             total.merge(tally)
+        if not total.image_sizes:
+            reasons = "; ".join(f"{name}: {reason}" for _, name, reason in total.skipped_images[:3])
+            raise ValueError(f"none of the {len(images)} images can be used: {reasons}")
         _check_masks(total, settings)
         card = build_card(
             total,
@@ -128,7 +150,9 @@ def convert(
         )
         removed = publish(card, folder, output_prefix)
     seconds = time.monotonic() - started
-    return Conversion(card, card_path(output_prefix), total.skipped_images, removed, seconds)
+    return Conversion(
+        card, card_path(output_prefix), total.skipped_images, total.noted_images, removed, seconds
+    )
 
 
 @contextlib.contextmanager
@@ -151,6 +175,7 @@ def _check_arguments(
     num_shards: int,
     mask_format: str | None,
     on_bad_image: str,
+    exif: str,
 ) -> None:
     if not images:
         raise ValueError("no image to convert: give annotations or a list of images")
@@ -162,6 +187,8 @@ def _check_arguments(
         raise ValueError(f"mask_format: expected png or bitpacked, got {mask_format!r}")
     if on_bad_image not in ("skip", "stop"):
         raise ValueError(f"on_bad_image: expected skip or stop, got {on_bad_image!r}")
+    if exif not in ("ignore", "apply"):
+        raise ValueError(f"exif: expected ignore or apply, got {exif!r}")
 
 
 def _num_workers(wanted: int | None, num_images: int, num_shards: int) -> int:
@@ -178,9 +205,15 @@ def _check_masks(tally: Tally, settings: ConversionSettings) -> None:
         )
 
 
+def _some_problems(files: FoundFiles, images: Sequence[CocoImage]) -> str:
+    shown = [f"{image.file_name}: {files.problems[image.source_id]}" for image in images[:3]]
+    return "; ".join(shown)
+
+
 def _make_task(
     path: Path,
     images: Sequence[CocoImage],
+    files: FoundFiles,
     annotations: CocoAnnotations | None,
     captions: Mapping[str, Sequence[str]] | None,
     settings: ConversionSettings,
@@ -198,4 +231,4 @@ def _make_task(
         }
     if captions is not None:
         captions = {image.source_id: captions.get(image.source_id, ()) for image in images}
-    return ShardTask(os.fspath(path), images, objects, captions)
+    return ShardTask(os.fspath(path), images, files.of(images), objects, captions)

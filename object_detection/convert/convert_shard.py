@@ -1,8 +1,10 @@
 """Turns the images and annotations of one shard into records: what a conversion worker does.
 
 Boxes that reach outside their image are clipped, never dropped for it. Every such case is counted
-under a reason. The image file's own size counts, not the JSON's. What else can be wrong with an
-annotation was settled when it was read (`object_detection.coco`). Nothing here imports TensorFlow.
+under a reason. Records are in the pixels of the image file: where the JSON states another size of
+the same shape, its objects are scaled, otherwise the image is left out. What else can be wrong with
+an annotation was settled when it was read (`object_detection.coco`). Nothing here imports
+TensorFlow.
 """
 
 from __future__ import annotations
@@ -18,8 +20,11 @@ import numpy as np
 from object_detection.coco.listed import CocoImage
 from object_detection.coco.objects import MASK_UNKNOWN, CocoObject
 from object_detection.coco.values import SMALLEST_SIDE_PX
-from object_detection.convert.image_headers import BadImageError, ImageFile, inspect_image
+from object_detection.convert.image_headers import ImageFile, inspect_image, upright
+from object_detection.convert.image_paths import FoundFiles
+from object_detection.convert.picture_file import MAX_PIXELS, BadImageError, read_regular_file
 from object_detection.masks import rle
+from object_detection.masks.rescale import Size, is_same_shape, rescale_object
 from object_detection.records import schema
 from object_detection.records.card_builder import Tally
 from object_detection.records.tfrecord_file import write_records
@@ -35,6 +40,8 @@ class ConversionSettings:
       mask_format: "png", "bitpacked" or None for no masks.
       on_bad_image: "skip" or "stop".
       max_bad_images: how many may be skipped in the whole set.
+      exif: "ignore" stores pixels as they are, "apply" turns them by their EXIF orientation.
+      max_image_pixels: height times width beyond which an image is not decoded.
     """
 
     image_dir: str
@@ -42,6 +49,8 @@ class ConversionSettings:
     mask_format: str | None = None
     on_bad_image: str = "skip"
     max_bad_images: int = 10
+    exif: str = "ignore"
+    max_image_pixels: int = MAX_PIXELS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +59,7 @@ class ShardTask:
 
     path: str
     images: Sequence[CocoImage]
+    files: FoundFiles
     objects: Mapping[str, Sequence[CocoObject]] | None
     captions: Mapping[str, Sequence[str]] | None
 
@@ -93,50 +103,110 @@ def _records(
     for image in task.images:
         entries = None if task.objects is None else task.objects.get(image.source_id, ())
         try:
-            file = inspect_image(_read_file(settings.image_dir, image.file_name))
+            file = _open(task.files, image.source_id, settings)
+            file, stated = _oriented(image, file, settings, tally)
         except BadImageError as error:
-            _skip(image, str(error), settings, tally, num_objects=len(entries or ()))
+            _skip(image, error, settings, tally, num_objects=len(entries or ()))
         else:
-            _note_corrections(image, file, tally)
+            _note_corrections(image, file, task.files, tally)
+            size = (file.height, file.width)
+            if stated is not None and stated != size:
+                tally.resized[image.source_id] = size
+                what = "image: objects scaled from the JSON's size to the file's"
+                _note(image, what, f"{_text(stated)} to {_text(size)}", tally)
+                entries = entries and [rescale_object(entry, stated, size) for entry in entries]
             captions = None if task.captions is None else task.captions.get(image.source_id, ())
             yield _record(image, file, entries, captions, settings=settings, tally=tally)
         on_image()
 
 
-def _read_file(image_dir: str, file_name: str) -> bytes:
-    try:
-        with open(os.path.join(image_dir, file_name), "rb") as file:
-            return file.read()
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
-        raise BadImageError("no such file") from error
-    except PermissionError as error:
-        raise BadImageError("no permission to read") from error
+def _open(files: FoundFiles, source_id: str, settings: ConversionSettings) -> ImageFile:
+    if source_id in files.problems:
+        raise files.problems[source_id]
+    most = settings.max_image_pixels
+    data = read_regular_file(files.paths[source_id], max_pixels=most)
+    return inspect_image(data, max_pixels=most)
 
 
 def _skip(
-    image: CocoImage, reason: str, settings: ConversionSettings, tally: Tally, *, num_objects: int
+    image: CocoImage,
+    error: BadImageError,
+    settings: ConversionSettings,
+    tally: Tally,
+    *,
+    num_objects: int,
 ) -> None:
     if settings.on_bad_image == "stop":
         raise ValueError(
             f"{os.path.join(settings.image_dir, image.file_name)} (image id {image.source_id}): "
-            f"{reason}. Repair or remove it, or pass --on_bad_image=skip"
+            f"{error}. Repair or remove it, or pass --on_bad_image=skip"
         )
-    tally.skipped_images.append((image.source_id, image.file_name, reason))
-    tally.dropped[f"image: {reason}"] += 1
-    if num_objects:
-        tally.dropped["box: its image was dropped"] += num_objects
+    tally.skipped_images.append((image.source_id, image.file_name, str(error)))
+    tally.counts.drop(f"image: {error.reason}", image.file_name)
+    for _ in range(num_objects):
+        tally.counts.drop("box: its image was dropped", image.file_name)
     check_bad_images(tally, settings)
 
 
-def _note_corrections(image: CocoImage, file: ImageFile, tally: Tally) -> None:
-    stated = (image.height, image.width)
+def _oriented(
+    image: CocoImage, file: ImageFile, settings: ConversionSettings, tally: Tally
+) -> tuple[ImageFile, Size | None]:
+    """Turns an image if it is to be turned, and finds the size that its objects are drawn on.
+
+    Returns:
+      The image, and the JSON's (height, width), None where it states none.
+
+    Raises:
+      BadImageError: the JSON's size has another shape than the image.
+    """
+    stored, turned = (file.height, file.width), (file.width, file.height)
+    stated = None
+    if image.height is not None and image.width is not None:
+        stated = (image.height, image.width)
+    is_stored = stated is None or is_same_shape(stated, stored)
+    is_turned = stated is None or is_same_shape(stated, turned if file.swaps_sides else stored)
+    sizes = f"{_text(stored)} in the file, {_text(stated or stored)} in the JSON"
+    if not (is_stored or is_turned):
+        hint = "; boxes of the picture turned?" if is_same_shape(stated, turned) else ""
+        raise BadImageError("size of another shape than the JSON's", sizes + hint)
+    if file.orientation == 1:
+        return file, stated
+    tag = f"EXIF orientation {file.orientation}"
+    if settings.exif == "apply" and is_turned:
+        _note(image, "image: turned upright by its EXIF orientation", tag, tally)
+        return upright(file), stated
+    if is_turned and not is_stored:
+        raise BadImageError(
+            "EXIF turns it to the JSON's shape", f"{tag}, {sizes}: --exif=apply turns the pixels"
+        )
+    if is_turned:
+        what = "image: EXIF orientation ignored; sizes do not tell in which frame its boxes are"
+        _note(image, what, f"{tag}; if its boxes are upright, --exif=apply", tally)
+    elif settings.exif == "apply":
+        what = "image: not turned by its EXIF orientation: the JSON's size is that of stored pixels"
+        _note(image, what, f"{tag}, {sizes}", tally)
+    return file, stated
+
+
+def _note(image: CocoImage, what: str, detail: str, tally: Tally) -> None:
+    tally.counts.correct(what, f"{image.file_name}: {detail}" if detail else image.file_name)
+
+
+def _text(size: Size) -> str:
+    return f"{size[1]}x{size[0]}"
+
+
+def _note_corrections(image: CocoImage, file: ImageFile, files: FoundFiles, tally: Tally) -> None:
     if file.converted_from:
-        tally.corrected[f"image: {file.converted_from} rewritten as PNG"] += 1
-    if None not in stated and stated != (file.height, file.width):
-        what = "image: size taken from the file, not from the JSON"
-        if file.is_turned and stated == (file.width, file.height):
-            what += " (EXIF turns it: were the boxes drawn on the turned picture?)"
-        tally.corrected[what] += 1
+        _note(image, f"image: {file.converted_from} rewritten as PNG", "", tally)
+    if file.num_frames > 1:
+        _note(image, "image: first of several frames", f"of {file.num_frames}", tally)
+    if file.is_damaged:
+        what = "image: damaged JPEG kept; what could not be decoded is grey"
+        _note(image, what, "", tally)
+    if correction := files.corrections.get(image.source_id):
+        what = f"image: found under another name ({correction.kinds})"
+        _note(image, what, correction.path, tally)
 
 
 def _record(

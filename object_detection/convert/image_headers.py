@@ -1,8 +1,7 @@
 """Looks at an image file before it goes into a record: is it whole, how large is it, what is it.
 
-Records hold JPEG or PNG only, as the file is; any other format that Pillow reads is rewritten as
-PNG. Pixels are never rotated: COCO boxes are drawn on the stored pixels, and TensorFlow's decoder
-ignores the EXIF orientation as well.
+Records hold JPEG or PNG only, as the file is; every other format is rewritten as PNG. Pixels are
+never turned here: `upright` does it, where it was asked for.
 """
 
 from __future__ import annotations
@@ -10,16 +9,16 @@ from __future__ import annotations
 import dataclasses
 import io
 
-from PIL import Image, UnidentifiedImageError
+from object_detection.convert.picture_file import (
+    MAX_PIXELS,
+    BadImageError,
+    Picture,
+    open_picture,
+)
 
 _STORED_FORMATS = {"JPEG": "jpeg", "MPO": "jpeg", "PNG": "png"}
-_END_MARKERS = {"jpeg": b"\xff\xd9", "png": b"IEND\xaeB`\x82"}
-_EIGHT_BIT_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"}
-_EXIF_ORIENTATION = 0x0112
-
-
-class BadImageError(ValueError):
-    """An image file that cannot be used; `str()` is a short reason, the same for like cases."""
+_PNG_END = b"IEND\xaeB`\x82"
+_TURNED_JPEG = {"quality": 95, "subsampling": 0}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,56 +28,84 @@ class ImageFile:
     Attributes:
       encoded: JPEG or PNG bytes.
       image_format: "jpeg" or "png".
-      height: pixels as stored.
-      width: pixels as stored.
-      is_turned: whether viewers that follow EXIF show it turned by 90 degrees.
+      height: stored pixels.
+      width: stored pixels.
+      orientation: EXIF tag of the file, 1 to 8.
       converted_from: Pillow's name of the original format if it was rewritten, else "".
+      is_damaged: see `Picture`.
+      num_frames: of which the first is taken.
     """
 
     encoded: bytes
     image_format: str
     height: int
     width: int
-    is_turned: bool
-    converted_from: str
+    orientation: int = 1
+    converted_from: str = ""
+    is_damaged: bool = False
+    num_frames: int = 1
+
+    @property
+    def swaps_sides(self) -> bool:
+        """Whether viewers that follow EXIF show it turned by 90 degrees."""
+        return self.orientation >= 5
 
 
-def inspect_image(data: bytes) -> ImageFile:
+def inspect_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> ImageFile:
     """Checks the bytes of an image file.
 
-    The header is always parsed. All pixels are decoded only when the end marker is not where it
-    should be: that tells a truncated file from one with something appended, at no cost for
-    ordinary files.
+    A PNG is decoded only when its end is not where it should be: that tells a truncated file from
+    one with something appended.
 
     Raises:
-      BadImageError: empty, no image, truncated, or of a kind that cannot be stored.
+      BadImageError: empty, no image, truncated, too large, or of a kind that cannot be stored.
     """
-    if not data:
-        raise BadImageError("empty file")
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            width, height = image.size
-            is_turned = image.getexif().get(_EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
-            image_format = _STORED_FORMATS.get(image.format or "")
-            if image_format is None:
-                encoded = _as_png(image)
-                return ImageFile(encoded, "png", height, width, is_turned, image.format or "?")
-            if not data.endswith(_END_MARKERS[image_format]):
-                image.load()
-    except UnidentifiedImageError as error:
-        raise BadImageError("not an image") from error
-    except Image.DecompressionBombError as error:
-        raise BadImageError("more pixels than Pillow accepts") from error
-    except BadImageError:
-        raise
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
-        raise BadImageError("truncated or undecodable") from error
-    return ImageFile(data, image_format, height, width, is_turned, "")
+    picture = open_picture(data, max_pixels=max_pixels)
+    image_format = _STORED_FORMATS.get(picture.image_format)
+    if image_format is None:
+        encoded, image_format, converted_from = _as_png(picture), "png", picture.image_format
+    else:
+        encoded, converted_from = data, ""
+        if image_format == "png" and not data.endswith(_PNG_END):
+            picture.rgb(upright=False)
+    return ImageFile(
+        encoded,
+        image_format,
+        picture.height,
+        picture.width,
+        picture.orientation,
+        converted_from,
+        picture.is_damaged,
+        picture.num_frames,
+    )
 
 
-def _as_png(image: Image.Image) -> bytes:
-    if image.mode not in _EIGHT_BIT_MODES:
-        raise BadImageError(f"{image.format} of pixel type {image.mode}: not 8 bits per channel")
+def upright(file: ImageFile) -> ImageFile:
+    """Returns the image turned as its EXIF orientation says; a JPEG is encoded anew.
+
+    Raises:
+      BadImageError: it cannot be decoded.
+    """
+    # What was rewritten as PNG has lost the tag.
+    picture = dataclasses.replace(
+        open_picture(file.encoded, max_pixels=file.height * file.width),
+        orientation=file.orientation,
+    )
+    pixels, buffer = picture.rgb(upright=True), io.BytesIO()
+    if file.image_format == "jpeg":
+        pixels.save(buffer, "JPEG", **_TURNED_JPEG)
+    else:
+        pixels.save(buffer, "PNG")
+    width, height = pixels.size
+    return dataclasses.replace(
+        file, encoded=buffer.getvalue(), height=height, width=width, orientation=1
+    )
+
+
+def _as_png(picture: Picture) -> bytes:
     buffer = io.BytesIO()
-    image.convert("RGB").save(buffer, "PNG")
+    picture.rgb(upright=False).save(buffer, "PNG")
     return buffer.getvalue()
+
+
+__all__ = ["BadImageError", "ImageFile", "inspect_image", "upright"]

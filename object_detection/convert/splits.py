@@ -7,14 +7,17 @@ for the file names that the annotations mention.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from object_detection.coco.annotations import CocoAnnotations
+from object_detection.coco.listed import CocoImage
+from object_detection.convert.image_paths import find_image_files
 
 _ANNOTATION_PATTERNS = (
     "annotations/instances_*.json",
@@ -65,22 +68,29 @@ def find_image_dir(annotation_file: str | os.PathLike[str], data_dir: Path) -> P
         raise FileNotFoundError(f"{annotation_file} lists no image file: expected 'file_name' keys")
     split = _split_name(Path(annotation_file))
 
-    def rank(folder: Path) -> tuple[int, int, int]:
-        found = sum((folder / name).is_file() for name in names)
+    def rank(folder: Path, *, found: Callable[[Path], int]) -> tuple[int, int, int]:
         parts = folder.relative_to(data_dir).parts
         likeness = 2 * (split in parts) or any(
             part.startswith(split) or split.startswith(part) for part in parts
         )
-        return found, int(likeness), -len(parts)
+        return found(folder), int(likeness), -len(parts)
+
+    def num_literal(folder: Path) -> int:
+        return sum(os.path.isfile(folder / name) for name in names)
+
+    def num_corrected(folder: Path) -> int:
+        images = [CocoImage(str(i), i, name, None, None) for i, name in enumerate(names)]
+        return len(find_image_files(images, folder, follow_links=True).paths)
 
     folders = list(_folders(data_dir, depth=2))
-    best = max(folders, key=rank)
-    if rank(best)[0] == 0:
-        raise FileNotFoundError(
-            f"{annotation_file}: none of its first {len(names)} images ({names[0]}, ...) exists in "
-            f"{data_dir} or in the {len(folders) - 1} folders below it"
-        )
-    return best
+    for found in (num_literal, num_corrected):
+        best = max(folders, key=functools.partial(rank, found=found))
+        if found(best):
+            return best
+    raise FileNotFoundError(
+        f"{annotation_file}: none of its first {len(names)} images ({names[0]}, ...) exists in "
+        f"{data_dir} or in the {len(folders) - 1} folders below it"
+    )
 
 
 def make_split(

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from object_detection.coco.annotations import CocoAnnotations, read_scored
+from object_detection.masks.rescale import rescale_annotations
 from object_detection.masks.rows import with_masks
 from object_detection.metrics.coco import CocoEvaluator
 from object_detection.metrics.detection_rows import detections_to_array, empty_rows
@@ -55,7 +56,8 @@ class SetScores:
 
     @functools.cached_property
     def _truth(self) -> CocoAnnotations:
-        return read_scored(self.annotations)
+        truth = read_scored(self.annotations)
+        return rescale_annotations(truth, self.card.resized_images) if self.card else truth
 
     @functools.cached_property
     def evaluator(self) -> CocoEvaluator:

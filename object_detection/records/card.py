@@ -71,6 +71,9 @@ class DataCard:
     fingerprint: str
     examples: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
     """Of what was dropped or corrected: image files and annotations, the first few of each."""
+    resized_images: Mapping[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
+    """source_id of images whose JSON states another size -> (height, width) of the file, to which
+    their objects were scaled."""
 
     @property
     def num_classes(self) -> int:
@@ -226,6 +229,8 @@ def _from_json(content: dict[str, Any]) -> DataCard:
     content.pop("has_masks", None)
     content["categories"] = tuple(Category(**entry) for entry in content["categories"])
     content["skipped_source_ids"] = tuple(content["skipped_source_ids"])
+    resized = content.get("resized_images", {})
+    content["resized_images"] = {key: tuple(size) for key, size in resized.items()}
     content["shards"] = tuple(Shard(**entry) for entry in content["shards"])
     class_ids = [category.class_id for category in content["categories"]]
     if class_ids != list(range(len(class_ids))):

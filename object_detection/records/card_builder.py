@@ -56,6 +56,7 @@ class Tally:
         self.images: Counter[int] = Counter()  # by category_id
         self.counts = Counts()
         self.skipped_images: list[tuple[str, str, str]] = []  # source_id, file name, reason
+        self.resized: dict[str, tuple[int, int]] = {}  # source_id to (height, width) of the file
         self.num_crowd = 0
         self.max_boxes = 0
         self.max_boxes_source_id = ""
@@ -105,7 +106,7 @@ class Tally:
             self.max_boxes_source_id = other.max_boxes_source_id
         self.num_crowd += other.num_crowd
         self.counts.merge(other.counts)
-        for name in ("instances", "images"):
+        for name in ("instances", "images", "resized"):
             getattr(self, name).update(getattr(other, name))
         for name in (
             "skipped_images",
@@ -174,6 +175,7 @@ def build_card(
         annotations_sha256=annotations_sha256,
         fingerprint=make_fingerprint(shards, listed, annotations_sha256),
         examples=tally.counts.examples,
+        resized_images=dict(tally.resized),
     )
 
 

@@ -158,22 +158,6 @@ def test_records_go_round_robin_and_shards_are_no_more_than_images(data, tmp_pat
     ]
 
 
-def test_files_own_size_wins(data, tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    annotations, folder = data(
-        {"a.jpg": picture(), "turned.jpg": picture(exif=exif), "unsized.jpg": picture()},
-        [box(0, [0, 0, 100, 100])],
-        sizes={"a.jpg": (300, 400), "turned.jpg": (40, 30), "unsized.jpg": (None, None)},
-    )
-    card = convert(annotations, folder, tmp_path / "train").card
-    assert (card.max_height, card.max_width) == (30, 40)
-    reason = "image: size taken from the file, not from the JSON"
-    assert card.corrected[reason] == 1
-    assert [n for what, n in card.corrected.items() if what.startswith(f"{reason} (EXIF")] == [1]
-    assert card.corrected["box: clipped to the image"] == 1
-
-
 @pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
 def test_jpeg_is_stored_as_it_is(mode):
     encoded = picture(mode=mode)
@@ -369,8 +353,12 @@ def test_interruption_while_files_are_renamed(data, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="incomplete: its conversion was interrupted"):
         find_card(f"{prefix}-*")
     # Also when the next attempt fails, nothing looks complete.
+    bad = tmp_path / "bad"
+    bad.mkdir()
+    for image in annotations.images:
+        (bad / image.file_name).touch()
     with pytest.raises(ValueError, match="more than max_bad_images"):
-        convert(annotations, tmp_path, prefix, num_shards=2, max_bad_images=0)
+        convert(annotations, bad, prefix, num_shards=2, max_bad_images=0)
     with pytest.raises(FileNotFoundError):
         record_files(f"{prefix}-*")
     card = convert(annotations, folder, prefix, num_shards=3).card

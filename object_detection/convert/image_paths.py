@@ -1,0 +1,288 @@
+"""Finds the files that a JSON's image names mean, and refuses those outside of the image folder.
+
+A name is first taken as it stands. Only if there is no such file, what exporters do to names is
+undone: Windows' separators, percent-encoding, URLs and upload paths, another case, another Unicode
+form, folders too many or too few in front. What is found so must be the only file that fits, and
+no other entry may mean it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+import re
+import stat
+import unicodedata
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+from urllib.parse import unquote
+
+from object_detection.coco.listed import CocoImage
+from object_detection.convert.picture_file import BadImageError
+
+_URL = re.compile(r"^[a-zA-Z][a-zA-Z0-9+.-]+://[^/]*/([^?#]*)")
+_UPLOAD = re.compile(r"^[^?]*/data/local-files/\?(?:.*&)?d=([^&]*)")
+_DRIVE = re.compile(r"^[a-zA-Z]:(?=[\\/])")
+_MOST_FILES = 3_000_000  # looked through for lost names
+_SHOWN = 3
+
+Parts = tuple[str, ...]
+
+
+class Correction(NamedTuple):
+    """An image found under another name; `kinds` says what was undone."""
+
+    path: str
+    kinds: str
+
+
+@dataclasses.dataclass(frozen=True)
+class FoundFiles:
+    """Where the images of a set lie, by source_id; each image is in `paths` or in `problems`.
+
+    Attributes:
+      paths: of the files.
+      problems: why there is none.
+      corrections: of those in `paths` whose name in the JSON is not that of the file.
+    """
+
+    paths: Mapping[str, str]
+    problems: Mapping[str, BadImageError]
+    corrections: Mapping[str, Correction]
+
+    def of(self, images: Sequence[CocoImage]) -> FoundFiles:
+        """Returns what concerns some images."""
+        ids = [image.source_id for image in images]
+        parts = (self.paths, self.problems, self.corrections)
+        return FoundFiles(*({i: part[i] for i in ids if i in part} for part in parts))
+
+
+def find_image_files(
+    images: Sequence[CocoImage],
+    image_dir: str | os.PathLike[str],
+    *,
+    follow_links: bool = False,
+) -> FoundFiles:
+    """Finds the files of images.
+
+    Args:
+      images: their file names.
+      image_dir: the folder that names are relative to; nothing outside of it is given.
+      follow_links: whether links inside may lead outside.
+    """
+    folder = _ImageFolder(image_dir, follow_links=follow_links)
+    paths: dict[str, str] = {}
+    problems: dict[str, BadImageError] = {}
+    missing: list[CocoImage] = []
+    for image in images:
+        try:
+            path = folder.literal(image.file_name)
+        except BadImageError as error:
+            problems[image.source_id] = error
+            continue
+        if path is None:
+            missing.append(image)
+        else:
+            paths[image.source_id] = path
+    corrections = _correct(missing, folder, set(paths.values()), problems) if missing else {}
+    paths |= {source_id: found.path for source_id, found in corrections.items()}
+    return FoundFiles(paths, problems, corrections)
+
+
+def _correct(
+    missing: Sequence[CocoImage],
+    folder: _ImageFolder,
+    taken: set[str],
+    problems: dict[str, BadImageError],
+) -> dict[str, Correction]:
+    """Returns the corrections of names without a file; adds the others to the problems."""
+    found: dict[str, Correction] = {}
+    names: dict[str, set[str]] = defaultdict(set)
+    for image in missing:
+        try:
+            correction = folder.corrected(image.file_name)
+            if correction.path in taken:
+                raise folder.missing(image.file_name, f"{correction.path} is another entry's")
+            found[image.source_id] = correction
+            names[correction.path].add(image.file_name)
+        except BadImageError as error:
+            problems[image.source_id] = error
+    for image in missing:
+        path = found[image.source_id].path if image.source_id in found else ""
+        if len(names[path]) > 1:
+            del found[image.source_id]
+            what = f"several entries could mean {path}: {_some(names[path])}"
+            problems[image.source_id] = folder.missing(image.file_name, what)
+    return found
+
+
+class _ImageFolder:
+    """A folder in which names are looked up."""
+
+    def __init__(self, image_dir: str | os.PathLike[str], *, follow_links: bool):
+        self._root = os.path.abspath(image_dir)
+        self._real_root = os.path.realpath(image_dir)
+        self._follows_links = follow_links
+        self._real_folder = functools.lru_cache(maxsize=4096)(os.path.realpath)
+
+    def literal(self, name: str) -> str | None:
+        """Returns the path of a file of exactly that name, None if there is none.
+
+        Raises:
+          BadImageError: there is one, but it must not be read.
+        """
+        path = os.path.normpath(os.path.join(self._root, name))
+        try:
+            status = os.lstat(path)
+        except PermissionError as error:
+            raise BadImageError("no permission to read") from error
+        except (OSError, ValueError):
+            return None
+        if not _is_below(path, self._root):
+            raise BadImageError(
+                "outside of the image folder",
+                f"{_shown(name)} is not in {self._root}: move or copy it there",
+            )
+        is_link = stat.S_ISLNK(status.st_mode)
+        if not self._follows_links:
+            real = (
+                os.path.realpath(path)
+                if is_link
+                else os.path.join(self._real_folder(os.path.dirname(path)), os.path.basename(path))
+            )
+            if not _is_below(real, self._real_root):
+                raise BadImageError(
+                    "a link that leads out of the image folder", f"to {real} (--follow_links)"
+                )
+        if is_link:
+            try:
+                status = os.stat(path)
+            except OSError:
+                return None
+        if stat.S_ISDIR(status.st_mode):
+            return None
+        if not stat.S_ISREG(status.st_mode):
+            raise BadImageError("not a regular file", path)
+        return path
+
+    def corrected(self, name: str) -> Correction:
+        """Returns the only file that a name can mean.
+
+        Raises:
+          BadImageError: none or several do; says what was looked for.
+        """
+        for variant, kinds in _variants(name):
+            parts = _parts(variant)
+            if not parts:
+                continue
+            fitting = [p for p in self._by_name.get(_key(parts[-1]), ()) if _fits(parts, p)]
+            if not fitting:
+                continue
+            best = max(_likeness(parts, p) for p in fitting)
+            likely = [p for p in fitting if _likeness(parts, p) == best]
+            if len(likely) > 1:
+                several = _some("/".join(p) for p in likely)
+                raise self.missing(name, f"several files fit: {several}")
+            path = self.literal(os.path.join(*likely[0]))
+            if path is not None:
+                kinds += _differences(parts, likely[0])
+                return Correction(path, ", ".join(kinds or ["folders in front"]))
+        stem = os.path.splitext(_key((_parts(name.replace("\\", "/")) or ("",))[-1]))[0]
+        near = self._by_stem.get(stem, ())
+        raise self.missing(name, f"there is {_some('/'.join(p) for p in near)}" if near else "")
+
+    def missing(self, name: str, more: str) -> BadImageError:
+        """Returns the error for a name without a file."""
+        looked = f"looked for {_shown(os.path.join(self._root, name))}"
+        return BadImageError("no such file", f"{looked}; {more}" if more else looked)
+
+    @functools.cached_property
+    def _files(self) -> list[Parts]:
+        files: list[Parts] = []
+        for folder, _, names in os.walk(self._root, followlinks=self._follows_links):
+            above = _parts(os.path.relpath(folder, self._root).replace(os.sep, "/"))
+            files += [(*above, name) for name in names]
+            if len(files) > _MOST_FILES:
+                break
+        return files
+
+    @functools.cached_property
+    def _by_name(self) -> Mapping[str, list[Parts]]:
+        return _grouped(self._files, _key)
+
+    @functools.cached_property
+    def _by_stem(self) -> Mapping[str, list[Parts]]:
+        return _grouped(self._files, lambda name: os.path.splitext(_key(name))[0])
+
+
+def _grouped(files: Iterable[Parts], key: Callable[[str], str]) -> dict[str, list[Parts]]:
+    groups: dict[str, list[Parts]] = defaultdict(list)
+    for parts in files:
+        groups[key(parts[-1])].append(parts)
+    return groups
+
+
+def _variants(name: str) -> Iterator[tuple[str, list[str]]]:
+    """Yields what a name may have been before an exporter wrote it, and what was undone."""
+    start, kinds = name, []
+    for pattern in (_UPLOAD, _URL):
+        if match := pattern.match(start):
+            start, kinds = match[1], ["URL"]
+            break
+    for decoding in ([], ["percent-encoding"]):
+        text = unquote(start) if decoding else start
+        if decoding and text == start:
+            return
+        yield text, kinds + decoding
+        plain = _DRIVE.sub("", text).replace("\\", "/")
+        if plain != text:
+            yield plain, [*kinds, *decoding, "backslashes"]
+
+
+def _parts(name: str) -> Parts:
+    parts: list[str] = []
+    for part in name.split("/"):
+        if part == "..":
+            del parts[-1:]
+        elif part not in ("", "."):
+            parts.append(part)
+    return tuple(parts)
+
+
+def _key(part: str) -> str:
+    return unicodedata.normalize("NFC", part).casefold()
+
+
+def _fits(wanted: Parts, there: Parts) -> bool:
+    """Whether one path is the end of the other, but for case and Unicode form."""
+    count = min(len(wanted), len(there))
+    return list(map(_key, wanted[-count:])) == list(map(_key, there[-count:]))
+
+
+def _likeness(wanted: Parts, there: Parts) -> tuple[int, bool, bool]:
+    count = min(len(wanted), len(there))
+    return count, len(wanted) == len(there), wanted[-count:] == there[-count:]
+
+
+def _differences(wanted: Parts, there: Parts) -> list[str]:
+    count = min(len(wanted), len(there))
+    ours, theirs = "/".join(wanted[-count:]), "/".join(there[-count:])
+    normal = [unicodedata.normalize("NFC", text) for text in (ours, theirs)]
+    found = ["folders in front"] * (len(wanted) != len(there))
+    found += ["Unicode form"] * ([ours, theirs] != normal and ours != theirs)
+    return found + ["upper and lower case"] * (normal[0] != normal[1])
+
+
+def _is_below(path: str, folder: str) -> bool:
+    return path.startswith(folder.rstrip(os.sep) + os.sep)
+
+
+def _shown(name: str) -> str:
+    return name if len(name) <= 300 else f"{name[:200]}...{name[-80:]}"
+
+
+def _some(names: Iterable[str]) -> str:
+    listed = sorted(names)
+    return ", ".join(listed[:_SHOWN]) + (", ..." if len(listed) > _SHOWN else "")

@@ -1,0 +1,287 @@
+"""Opens picture files of every format, with the same care in conversion and in inference.
+
+Only regular files are read, only formats of pictures are tried, and nothing is decoded before the
+number of pixels is known to be within a limit. Pixels come out as 8-bit RGB as TensorFlow's
+decoders would give them: the high bytes of 16 bits, no alpha, the first frame.
+
+*Stored* pixels are those in the file. The EXIF orientation says how viewers turn them; Pillow
+turns TIFF files by itself, which is undone here unless it is asked for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import os
+import re
+import stat
+import struct
+from collections.abc import Iterator
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+MAX_PIXELS = 64_000_000
+"""Default of --max_image_pixels: 8000 x 8000."""
+
+_FORMATS = (
+    *("JPEG", "MPO", "PNG", "GIF", "BMP", "DIB", "WEBP", "TIFF", "PPM", "JPEG2000", "TGA"),
+    *("PCX", "SGI", "AVIF"),
+)
+_BYTES_PER_PIXEL = 16  # of the largest uncompressed file that is read at all
+_HEADER_BYTES = 1 << 20
+_ORIENTATION = 0x0112
+_TRANSPOSE = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_UNDO = {**_TRANSPOSE, 6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
+_JPEG_MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")
+# Stands for the end marker: no code word of any Huffman table, and too short for a missing block.
+_NO_CODE = b"\xff\x00" * 8
+
+Image.MAX_IMAGE_PIXELS = None  # the limit here is a setting and comes before
+
+
+class BadImageError(ValueError):
+    """A picture that cannot be used.
+
+    Attributes:
+      reason: short, the same for like cases, so that cases can be counted.
+      detail: what is particular to this one; may be empty.
+    """
+
+    def __init__(self, reason: str, detail: str = ""):
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason, self.detail = reason, detail
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        return type(self), (self.reason, self.detail)
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """A picture whose header was read.
+
+    Attributes:
+      image: not decoded yet.
+      image_format: Pillow's name of the format.
+      height: stored pixels.
+      width: stored pixels.
+      orientation: EXIF tag, 1 (upright) to 8.
+      is_damaged: a JPEG whose pixels are not all there; what is missing decodes to grey.
+      num_frames: of which the first is taken; 1 for JPEG.
+    """
+
+    image: Image.Image
+    image_format: str
+    height: int
+    width: int
+    orientation: int
+    is_damaged: bool = False
+    num_frames: int = 1
+
+    @property
+    def swaps_sides(self) -> bool:
+        """Whether the orientation turns by 90 degrees."""
+        return self.orientation >= 5
+
+    def rgb(self, *, upright: bool) -> Image.Image:
+        """Decodes to 8-bit RGB, as stored or turned by the orientation.
+
+        Raises:
+          BadImageError: pixels are missing or of a type without 8-bit meaning.
+        """
+        with _reading_errors():
+            self.image.load()
+            pixels = _eight_bit_rgb(self.image)
+        by_pillow = self.image_format == "TIFF"
+        if self.orientation == 1 or by_pillow == upright:
+            return pixels
+        return pixels.transpose((_TRANSPOSE if upright else _UNDO)[self.orientation])
+
+
+def read_regular_file(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> bytes:
+    """Returns the bytes of a file, unless it is a pipe, a device or absurdly large.
+
+    Raises:
+      BadImageError: there is nothing to read, or it must not be read.
+    """
+    try:
+        # Opening a pipe would wait for its writer.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except PermissionError as error:
+        raise BadImageError("no permission to read") from error
+    except (OSError, ValueError) as error:
+        raise BadImageError("no such file") from error
+    try:
+        status = os.fstat(descriptor)
+        if stat.S_ISDIR(status.st_mode):
+            raise BadImageError("no such file", "it is a folder")
+        if not stat.S_ISREG(status.st_mode):
+            raise BadImageError("not a regular file")
+        most = max_pixels * _BYTES_PER_PIXEL + _HEADER_BYTES
+        if status.st_size > most:
+            what = f"{status.st_size:,} bytes, more than {most:,} (--max_image_pixels)"
+            raise BadImageError("file too large", what)
+        with open(descriptor, "rb", closefd=False) as file:
+            return file.read()
+    except OSError as error:
+        raise BadImageError("cannot be read", error.strerror or str(error)) from error
+    finally:
+        os.close(descriptor)
+
+
+def open_picture(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Picture:
+    """Reads the header of a picture.
+
+    The pixels are decoded only of a JPEG, at an eighth of its size, to see whether it is whole.
+
+    Args:
+      data: the bytes of the file.
+      max_pixels: height times width beyond which it is refused.
+
+    Raises:
+      BadImageError: empty, no picture, too many pixels, truncated.
+    """
+    if not data:
+        raise BadImageError("empty file")
+    with _reading_errors():
+        image = Image.open(io.BytesIO(data), formats=_known_formats())
+        width, height = image.size
+        if width * height > max_pixels:
+            raise BadImageError(
+                "too many pixels",
+                f"{width}x{height}, more than --max_image_pixels={max_pixels}",
+            )
+        image_format = image.format or "?"
+        orientation = _orientation(image, data)
+        if image_format == "TIFF" and orientation >= 5:
+            width, height = height, width
+        is_jpeg = image_format in ("JPEG", "MPO")
+        is_damaged = is_jpeg and _is_damaged_jpeg(data)
+        num_frames = 1 if is_jpeg else getattr(image, "n_frames", 1)
+    return Picture(image, image_format, height, width, orientation, is_damaged, num_frames)
+
+
+class _reading_errors:
+    """Turns what Pillow raises on bad files into `BadImageError`."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, BadImageError):
+            return
+        if isinstance(error, UnidentifiedImageError):
+            raise BadImageError("not an image") from error
+        if isinstance(error, MemoryError):
+            raise BadImageError("not enough memory") from error
+        # Pillow's readers of damaged files raise more kinds than its documentation names.
+        if isinstance(error, Exception):
+            raise BadImageError("truncated or undecodable", str(error)[:100]) from error
+
+
+def _known_formats() -> list[str]:
+    Image.init()
+    return [name for name in _FORMATS if name in Image.OPEN]
+
+
+def suffixes() -> frozenset[str]:
+    """Returns the suffixes, in lower case with the dot, of the formats that are read."""
+    known = set(_known_formats())
+    extensions = Image.registered_extensions()
+    return frozenset(s for s, image_format in extensions.items() if image_format in known)
+
+
+def _orientation(image: Image.Image, data: bytes) -> int:
+    if image.format == "PNG" and "exif" not in image.info:
+        # Pillow would decode all pixels to look behind them.
+        chunks = (data[at : at + size] for kind, at, size in _png_chunks(data) if kind == b"eXIf")
+        image.info["exif"] = next(chunks, b"")
+    try:
+        tag = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # a broken EXIF block says nothing and is no reason to lose the picture
+        return 1
+    return tag if tag in _TRANSPOSE else 1
+
+
+def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Yields (kind, position of the content, bytes of it)."""
+    position = 8
+    while position + 8 <= len(data):
+        (size,) = struct.unpack_from(">I", data, position)
+        yield data[position + 4 : position + 8], position + 8, size
+        position += 12 + size
+
+
+def _eight_bit_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise BadImageError("not 8 or 16 bits per channel", f"{image.format} of 32 bits")
+    return image.convert("RGB")
+
+
+def _is_damaged_jpeg(data: bytes) -> bool:
+    """Whether a JPEG ends before all of its blocks, though it has an end marker.
+
+    libjpeg fills up what is missing and says so to nobody through Pillow. Without the end marker
+    Pillow fails if data are missing. Of files in several scans the list of scans must be complete.
+
+    Raises:
+      OSError: there is no end marker and pixels are missing.
+    """
+    kind, scans, end = _jpeg_structure(data)
+    if end is None:
+        _decode_small(data)
+        return False
+    if kind in (0xC0, 0xC1) and len(scans) == 1:
+        try:
+            _decode_small(data[:end] + _NO_CODE)
+        except OSError:
+            return True
+        return False
+    return kind == 0xC2 and _lacks_scans(scans)
+
+
+def _decode_small(data: bytes) -> None:
+    image = Image.open(io.BytesIO(data), formats=["JPEG", "MPO"])
+    image.draft("L", (1, 1))
+    image.load()
+
+
+def _jpeg_structure(data: bytes) -> tuple[int, list[bytes], int | None]:
+    """Returns kind of frame (0xC0: baseline), headers of the scans, position of the end."""
+    kind, scans, position = 0, [], 2
+    while (found := _JPEG_MARKER.search(data, position)) and (marker := found[1][0]) != 0xD9:
+        position = found.end()
+        if marker == 0x01 or position + 2 > len(data):
+            continue
+        (size,) = struct.unpack_from(">H", data, position)
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            kind = marker
+        if marker == 0xDA:
+            scans.append(data[position + 2 : position + size])
+        position += size
+    return kind, scans, found.start() if found else None
+
+
+def _lacks_scans(scans: list[bytes]) -> bool:
+    """Whether some coefficient of a progressive JPEG was not sent to its last bit."""
+    left: dict[int, set[int]] = {}
+    for scan in scans:
+        count = scan[0] if scan else 0
+        if len(scan) < 4 + 2 * count:
+            return True
+        first, last, bits = scan[1 + 2 * count : 4 + 2 * count]
+        for component in scan[1 : 1 + 2 * count : 2]:
+            missing = left.setdefault(component, set(range(64)))
+            if bits & 0x0F == 0:
+                missing.difference_update(range(first, last + 1))
+    return any(left.values())
