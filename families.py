@@ -124,6 +124,7 @@ def use_data_folder(data: str, records: str) -> list[str]:
       ConfigError: records are named as well, or no place for them.
       ValueError, OSError: the data cannot be converted; says why.
     """
+    from dataset import picture_flags
     from object_detection.convert.prepare import prepare_records
 
     names = ("training_file_pattern", "val_file_pattern", "val_json_file")
@@ -140,6 +141,7 @@ def use_data_folder(data: str, records: str) -> list[str]:
         records or f"{flags.FLAGS.model_dir.rstrip('/')}-data",
         with_masks=bool(flags.FLAGS.config_file)
         or package_of(flags.FLAGS.model_name) == "maskrcnn",
+        pictures=picture_flags.rules(),
         report=notes.append,
     )
     for name, value in zip(

@@ -37,9 +37,23 @@ flags.DEFINE_enum(
     "Draw NAME-heat.png too, of models with masks: score times probability of the mask, or the "
     "score inside the mask.",
 )
+flags.DEFINE_enum(
+    "exif",
+    "ignore",
+    ["ignore", "apply"],
+    "Use the pixels as stored, or turned by their EXIF orientation: as in the conversion of the "
+    "training set.",
+)
+flags.DEFINE_integer(
+    "max_image_pixels",
+    64_000_000,
+    "Height times width beyond which an image is left out undecoded.",
+    lower_bound=1,
+)
 flags.DEFINE_bool("debug", False, "Run eagerly.")
 FLAGS = flags.FLAGS
 
+EXIT_SOME_LEFT_OUT = 3  # the others were written
 # Images on the contact sheet.
 _SHEET_IMAGES = 16
 
@@ -83,14 +97,17 @@ def main(argv: list[str]) -> int:
         detector, class_map, mask_rule = inference.saved_model_detector(FLAGS.saved_model_dir)
     output = Path(FLAGS.output_dir)
     output.mkdir(parents=True, exist_ok=True)
-    written, sheet, unreadable, names = {}, [], [], set()
+    written, sheet, unreadable, noted, names = {}, [], [], [], set()
     for found in inference.predict_files(
         detector,
         class_map,
         paths,
         min_score=FLAGS.min_score_thresh,
         unreadable=unreadable,
+        noted=noted,
         mask_rule=mask_rule,
+        exif=FLAGS.exif,
+        max_pixels=FLAGS.max_image_pixels,
     ):
         # Images of equal names in several folders: cat, cat-2, ...
         stem = Path(found.path).stem
@@ -115,6 +132,8 @@ def main(argv: list[str]) -> int:
         written[found.path] = found.objects
         print(f"{found.path}: {len(found.objects)} objects -> {target}", flush=True)
     (output / "detections.json").write_text(json.dumps(written, indent=1))
+    for note in noted:
+        print(f"WARNING: {note}", flush=True)
     for problem in unreadable:
         print(f"WARNING: left out: {problem}", flush=True)
     if not sheet:
@@ -122,6 +141,9 @@ def main(argv: list[str]) -> int:
     shown = sheet[:_SHEET_IMAGES]
     Image.fromarray(contact_sheet(shown, 2 if truth else 4)).save(output / "contact-sheet.png")
     print(f"{len(sheet)} images; detections.json and contact-sheet.png are in {output}")
+    if unreadable:
+        print(f"{len(unreadable)} of {len(paths)} images were left out, see the warnings above")
+        return EXIT_SOME_LEFT_OUT
     return 0
 
 

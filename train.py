@@ -18,6 +18,7 @@ from pathlib import Path
 from absl import flags
 
 import families
+from dataset import picture_flags
 from engine import cli
 
 flags.DEFINE_string(
@@ -42,6 +43,7 @@ flags.DEFINE_string(
 flags.DEFINE_string(
     "data_records", "", "Folder of the records that --data makes; '': MODEL_DIR-data."
 )
+picture_flags.define()
 families.define_flags(training=True)
 FLAGS = flags.FLAGS
 

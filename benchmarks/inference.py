@@ -64,7 +64,7 @@ def make_batches(paths: list[str], *, size: tuple[int, int], batch_size: int) ->
         return [noise.astype(np.uint8)]
     canvases = []
     for path in paths:
-        image = Image.fromarray(read_image(path))
+        image = Image.fromarray(read_image(path).pixels)
         image.thumbnail((width, height))
         canvas = np.zeros([height, width, 3], np.uint8)
         canvas[: image.height, : image.width] = np.asarray(image)

@@ -19,6 +19,7 @@ from absl import app, flags
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
+from dataset import picture_flags
 from object_detection.coco.annotations import read_annotations
 from object_detection.convert.convert import convert
 from object_detection.convert.prepare import coco_splits
@@ -40,6 +41,7 @@ _NUM_THREADS = flags.DEFINE_integer(
 _MAX_BAD_IMAGES = flags.DEFINE_integer(
     "max_bad_images", 10, "Image files that may be unusable, in each split.", lower_bound=0
 )
+picture_flags.define()
 _ON_ORPHAN_ANNOTATION = flags.DEFINE_enum(
     "on_orphan_annotation",
     "stop",
@@ -75,6 +77,7 @@ def main(argv: Sequence[str]) -> int:
                 num_workers=_NUM_THREADS.value,
                 mask_format="bitpacked" if _INCLUDE_MASKS.value else None,
                 max_bad_images=_MAX_BAD_IMAGES.value,
+                pictures=picture_flags.rules(),
                 progress=progress_printer(f"converting {split}"),
             )
             print(describe_conversion(conversion))

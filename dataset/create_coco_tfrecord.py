@@ -20,9 +20,9 @@ from absl import app, flags
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
+from dataset import picture_flags
 from object_detection.coco.annotations import read_annotations, read_captions, read_images
 from object_detection.convert.convert import Conversion, convert
-from object_detection.convert.picture_file import MAX_PIXELS
 from object_detection.convert.report import describe_conversion, progress_printer
 
 _INCLUDE_MASKS = flags.DEFINE_bool("include_masks", False, "Store instance masks.")
@@ -63,22 +63,7 @@ _ON_BAD_IMAGE = flags.DEFINE_enum(
 _MAX_BAD_IMAGES = flags.DEFINE_integer(
     "max_bad_images", 10, "With --on_bad_image=skip: give up when there are more.", lower_bound=0
 )
-_EXIF = flags.DEFINE_enum(
-    "exif",
-    "ignore",
-    ["ignore", "apply"],
-    "ignore: pixels are stored as they are in the file. apply: they are turned by the EXIF "
-    "orientation, unless the JSON's size is that of the stored pixels. Use the same with infer.py.",
-)
-_MAX_IMAGE_PIXELS = flags.DEFINE_integer(
-    "max_image_pixels",
-    MAX_PIXELS,
-    "Height times width beyond which an image counts as bad and is not decoded.",
-    lower_bound=1,
-)
-_FOLLOW_LINKS = flags.DEFINE_bool(
-    "follow_links", False, "Read links in --image_dir that lead out of it."
-)
+picture_flags.define()
 _ON_ORPHAN_ANNOTATION = flags.DEFINE_enum(
     "on_orphan_annotation",
     "stop",
@@ -138,9 +123,7 @@ def _convert_from_flags() -> Conversion:
         mask_format=_MASK_FORMAT.value if _INCLUDE_MASKS.value else None,
         on_bad_image=_ON_BAD_IMAGE.value,
         max_bad_images=_MAX_BAD_IMAGES.value,
-        exif=_EXIF.value,
-        max_image_pixels=_MAX_IMAGE_PIXELS.value,
-        follow_links=_FOLLOW_LINKS.value,
+        pictures=picture_flags.rules(),
         progress=progress_printer(f"converting {os.path.basename(prefix)}"),
     )
 

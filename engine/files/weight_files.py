@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from engine.files.numpy_pickle import read_numpy_pickle
+from engine.files.plain_path import plain_path
 from engine.files.restricted_pickle import read_torch_file
 
 _OBJECT_GRAPH_KEY = "_CHECKPOINTABLE_OBJECT_GRAPH"
@@ -163,16 +164,17 @@ def _read_checkpoint(prefix: Path) -> WeightFile:
     import tensorflow as tf
 
     try:
-        reader = tf.train.load_checkpoint(str(prefix))
-        names = reader.get_variable_to_shape_map()
-        if _OBJECT_GRAPH_KEY in names:
-            arrays = _object_based_arrays(reader)
-            return WeightFile(str(prefix), TF_OBJECT_BASED, arrays)
-        arrays = {
-            name: reader.get_tensor(name)
-            for name, dtype in reader.get_variable_to_dtype_map().items()
-            if dtype != tf.string
-        }
+        with plain_path(prefix) as plain:
+            reader = tf.train.load_checkpoint(plain)
+            names = reader.get_variable_to_shape_map()
+            if _OBJECT_GRAPH_KEY in names:
+                arrays = _object_based_arrays(reader)
+                return WeightFile(str(prefix), TF_OBJECT_BASED, arrays)
+            arrays = {
+                name: reader.get_tensor(name)
+                for name, dtype in reader.get_variable_to_dtype_map().items()
+                if dtype != tf.string
+            }
     except (tf.errors.OpError, RuntimeError, IndexError) as error:
         raise ValueError(f"{prefix}: damaged TensorFlow checkpoint ({error}).") from None
     return WeightFile(str(prefix), TF_NAME_BASED, arrays)

@@ -24,7 +24,7 @@ from object_detection.convert.convert_shard import (
 )
 from object_detection.convert.convert_workers import Progress, run_shards
 from object_detection.convert.image_paths import FoundFiles, find_image_files
-from object_detection.convert.picture_file import MAX_PIXELS
+from object_detection.convert.picture_file import DEFAULT_RULES, PictureRules
 from object_detection.convert.staging import publish, staged
 from object_detection.records import schema
 from object_detection.records.card import DataCard, Shard, card_path
@@ -42,6 +42,7 @@ class Conversion:
       card: as written beside the shards.
       card_file: where.
       skipped_images: (source_id, file name, reason) of each image without a record.
+      warnings: what may be wrong with images that have one, file by file.
       removed_files: files of an earlier conversion under the same prefix that were removed.
       seconds: how long it took.
     """
@@ -49,6 +50,7 @@ class Conversion:
     card: DataCard
     card_file: Path
     skipped_images: Sequence[tuple[str, str, str]]
+    warnings: Sequence[str]
     removed_files: Sequence[str]
     seconds: float
 
@@ -65,9 +67,7 @@ def convert(
     mask_format: str | None = None,
     on_bad_image: str = "skip",
     max_bad_images: int = 10,
-    exif: str = "ignore",
-    max_image_pixels: int = MAX_PIXELS,
-    follow_links: bool = False,
+    pictures: PictureRules = DEFAULT_RULES,
     progress: Progress | None = None,
 ) -> Conversion:
     """Writes a record set: `PREFIX-00000-of-00032.tfrecord`, ..., and `PREFIX-card.json`.
@@ -85,10 +85,7 @@ def convert(
       mask_format: "png" or "bitpacked" to store instance masks, None not to.
       on_bad_image: "skip" or "stop" at a file that is missing, empty or undecodable.
       max_bad_images: how many may be skipped.
-      exif: "ignore" stores pixels as they are; "apply" turns them by their EXIF orientation, unless
-        the JSON's size says that the boxes were drawn on the stored pixels.
-      max_image_pixels: height times width beyond which an image is left out undecoded.
-      follow_links: read links in `image_dir` that lead out of it.
+      pictures: how image files are read.
       progress: see `Progress`.
 
     Raises:
@@ -97,7 +94,7 @@ def convert(
     """
     started = time.monotonic()
     images = images if images is not None else annotations.images if annotations else ()
-    _check_arguments(images, image_dir, num_shards, mask_format, on_bad_image, exif)
+    _check_arguments(images, image_dir, num_shards, mask_format, on_bad_image)
     num_shards = min(num_shards, len(images))
     categories = annotations.categories if annotations else ()
     settings = ConversionSettings(
@@ -106,10 +103,9 @@ def convert(
         mask_format=mask_format if annotations else None,
         on_bad_image=on_bad_image,
         max_bad_images=max_bad_images,
-        exif=exif,
-        max_image_pixels=max_image_pixels,
+        pictures=pictures,
     )
-    files = find_image_files(images, image_dir, follow_links=follow_links)
+    files = find_image_files(images, image_dir, follow_links=pictures.follow_links)
     if not files.paths:
         raise ValueError(
             f"none of the {len(images)} images has a file that can be read in {image_dir}: "
@@ -135,9 +131,7 @@ def convert(
             total.counts.merge(annotations.counts(with_masks=settings.mask_format is not None))
         for tally in tallies:
             total.merge(tally)
-        if not total.image_sizes:
-            reasons = "; ".join(f"{name}: {reason}" for _, name, reason in total.skipped_images[:3])
-            raise ValueError(f"none of the {len(images)} images can be used: {reasons}")
+        _check_most_usable(total, settings)
         _check_masks(total, settings)
         card = build_card(
             total,
@@ -151,7 +145,7 @@ def convert(
         removed = publish(card, folder, output_prefix)
     seconds = time.monotonic() - started
     return Conversion(
-        card, card_path(output_prefix), total.skipped_images, total.noted_images, removed, seconds
+        card, card_path(output_prefix), total.skipped_images, total.warnings, removed, seconds
     )
 
 
@@ -175,7 +169,6 @@ def _check_arguments(
     num_shards: int,
     mask_format: str | None,
     on_bad_image: str,
-    exif: str,
 ) -> None:
     if not images:
         raise ValueError("no image to convert: give annotations or a list of images")
@@ -187,13 +180,22 @@ def _check_arguments(
         raise ValueError(f"mask_format: expected png or bitpacked, got {mask_format!r}")
     if on_bad_image not in ("skip", "stop"):
         raise ValueError(f"on_bad_image: expected skip or stop, got {on_bad_image!r}")
-    if exif not in ("ignore", "apply"):
-        raise ValueError(f"exif: expected ignore or apply, got {exif!r}")
 
 
 def _num_workers(wanted: int | None, num_images: int, num_shards: int) -> int:
     available = wanted or len(os.sched_getaffinity(0))
     return min(available, num_shards, -(-num_images // _IMAGES_WORTH_A_WORKER))
+
+
+def _check_most_usable(tally: Tally, settings: ConversionSettings) -> None:
+    """Raises ValueError if a set would be replaced by less than half of its images."""
+    usable, skipped = len(tally.image_sizes), tally.skipped_images
+    if len(skipped) > usable:
+        reasons = "; ".join(f"{name}: {reason}" for _, name, reason in skipped[:3])
+        raise ValueError(
+            f"{len(skipped)} of {usable + len(skipped)} images in {settings.image_dir} cannot be "
+            f"used, more than half ({reasons}; ...): correct that first"
+        )
 
 
 def _check_masks(tally: Tally, settings: ConversionSettings) -> None:

@@ -22,7 +22,12 @@ from object_detection.coco.objects import MASK_UNKNOWN, CocoObject
 from object_detection.coco.values import SMALLEST_SIDE_PX
 from object_detection.convert.image_headers import ImageFile, inspect_image, upright
 from object_detection.convert.image_paths import FoundFiles
-from object_detection.convert.picture_file import MAX_PIXELS, BadImageError, read_regular_file
+from object_detection.convert.picture_file import (
+    DEFAULT_RULES,
+    BadImageError,
+    PictureRules,
+    read_regular_file,
+)
 from object_detection.masks import rle
 from object_detection.masks.rescale import Size, is_same_shape, rescale_object
 from object_detection.records import schema
@@ -40,8 +45,7 @@ class ConversionSettings:
       mask_format: "png", "bitpacked" or None for no masks.
       on_bad_image: "skip" or "stop".
       max_bad_images: how many may be skipped in the whole set.
-      exif: "ignore" stores pixels as they are, "apply" turns them by their EXIF orientation.
-      max_image_pixels: height times width beyond which an image is not decoded.
+      pictures: how image files are read.
     """
 
     image_dir: str
@@ -49,8 +53,7 @@ class ConversionSettings:
     mask_format: str | None = None
     on_bad_image: str = "skip"
     max_bad_images: int = 10
-    exif: str = "ignore"
-    max_image_pixels: int = MAX_PIXELS
+    pictures: PictureRules = DEFAULT_RULES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,7 +126,7 @@ def _records(
 def _open(files: FoundFiles, source_id: str, settings: ConversionSettings) -> ImageFile:
     if source_id in files.problems:
         raise files.problems[source_id]
-    most = settings.max_image_pixels
+    most = settings.pictures.max_pixels
     data = read_regular_file(files.paths[source_id], max_pixels=most)
     return inspect_image(data, max_pixels=most)
 
@@ -172,7 +175,7 @@ def _oriented(
     if file.orientation == 1:
         return file, stated
     tag = f"EXIF orientation {file.orientation}"
-    if settings.exif == "apply" and is_turned:
+    if settings.pictures.exif == "apply" and is_turned:
         _note(image, "image: turned upright by its EXIF orientation", tag, tally)
         return upright(file), stated
     if is_turned and not is_stored:
@@ -181,8 +184,10 @@ def _oriented(
         )
     if is_turned:
         what = "image: EXIF orientation ignored; sizes do not tell in which frame its boxes are"
-        _note(image, what, f"{tag}; if its boxes are upright, --exif=apply", tally)
-    elif settings.exif == "apply":
+        _note(image, what, tag, tally)
+        hint = "if its boxes were drawn on the upright picture, convert with --exif=apply"
+        tally.warnings.append(f"{image.file_name}: {tag} ignored; {hint}")
+    elif settings.pictures.exif == "apply":
         what = "image: not turned by its EXIF orientation: the JSON's size is that of stored pixels"
         _note(image, what, f"{tag}, {sizes}", tally)
     return file, stated
@@ -204,9 +209,10 @@ def _note_corrections(image: CocoImage, file: ImageFile, files: FoundFiles, tall
     if file.is_damaged:
         what = "image: damaged JPEG kept; what could not be decoded is grey"
         _note(image, what, "", tally)
+        tally.warnings.append(f"{image.file_name}: damaged JPEG kept: repair or remove it")
     if correction := files.corrections.get(image.source_id):
         what = f"image: found under another name ({correction.kinds})"
-        _note(image, what, correction.path, tally)
+        _note(image, what, correction.name, tally)
 
 
 def _record(

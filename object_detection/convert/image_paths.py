@@ -32,9 +32,10 @@ Parts = tuple[str, ...]
 
 
 class Correction(NamedTuple):
-    """An image found under another name; `kinds` says what was undone."""
+    """An image found under another name, `name` within the folder; `kinds`: what was undone."""
 
     path: str
+    name: str
     kinds: str
 
 
@@ -118,6 +119,12 @@ def _correct(
     return found
 
 
+def base_name(name: str) -> str:
+    """Returns the name of an image file without folders, the same for all spellings."""
+    *_, (variant, _) = _variants(name)
+    return _key((_parts(variant) or ("",))[-1])
+
+
 class _ImageFolder:
     """A folder in which names are looked up."""
 
@@ -188,7 +195,9 @@ class _ImageFolder:
             path = self.literal(os.path.join(*likely[0]))
             if path is not None:
                 kinds += _differences(parts, likely[0])
-                return Correction(path, ", ".join(kinds or ["folders in front"]))
+                return Correction(
+                    path, "/".join(likely[0]), ", ".join(kinds or ["folders in front"])
+                )
         stem = os.path.splitext(_key((_parts(name.replace("\\", "/")) or ("",))[-1]))[0]
         near = self._by_stem.get(stem, ())
         raise self.missing(name, f"there is {_some('/'.join(p) for p in near)}" if near else "")

@@ -17,6 +17,7 @@ import re
 import stat
 import struct
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -46,6 +47,23 @@ _JPEG_MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")
 _NO_CODE = b"\xff\x00" * 8
 
 Image.MAX_IMAGE_PIXELS = None  # the limit here is a setting and comes before
+
+
+class PictureRules(NamedTuple):
+    """How a conversion reads picture files.
+
+    exif: "ignore" takes pixels as stored; "apply" turns them by their EXIF orientation, unless the
+      JSON's size says that the boxes were drawn on the stored pixels.
+    max_pixels: height times width beyond which an image is not decoded.
+    follow_links: read links in the image folder that lead out of it.
+    """
+
+    exif: str = "ignore"
+    max_pixels: int = MAX_PIXELS
+    follow_links: bool = False
+
+
+DEFAULT_RULES = PictureRules()
 
 
 class BadImageError(ValueError):

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from object_detection.coco.annotations import CocoAnnotations, read_annotations, write_annotations
 from object_detection.convert.convert import convert
+from object_detection.convert.picture_file import DEFAULT_RULES, PictureRules
 from object_detection.convert.report import describe_conversion, progress_printer
 from object_detection.convert.splits import find_splits, make_split
 from object_detection.formats.importers import Imported, import_folder
@@ -130,6 +131,7 @@ def prepare_records(
     eval_split: str | None = None,
     seed: int = 1,
     on_orphan: str = "stop",
+    pictures: PictureRules = DEFAULT_RULES,
     report: Callable[[str], None] = print,
 ) -> Prepared:
     """Converts the training and the held-out images of a data folder, unless that is done.
@@ -144,6 +146,7 @@ def prepare_records(
       train_split, eval_split: see `choose_splits`.
       seed: of the cut where there is one split only.
       on_orphan: see `read_annotations`.
+      pictures: how image files are read.
       report: takes the lines of the conversions' reports.
 
     Raises:
@@ -158,7 +161,7 @@ def prepare_records(
         chosen = [split for split in (train, held_out) if split]
         times = [path.stat().st_mtime_ns for path, _ in chosen]
         names = [[str(path) for path in split] for split in chosen]
-        identity = json.dumps([names, with_masks, times, seed, on_orphan])
+        identity = json.dumps([names, with_masks, times, seed, on_orphan, *pictures])
         stamp = output / _STAMP
         if stamp.is_file() and stamp.read_text() == identity:
             report(f"records of {data_dir} are in {output}")
@@ -172,10 +175,9 @@ def prepare_records(
         else:
             eval_set = read_annotations(held_out[0], on_orphan=on_orphan)
         write_annotations(eval_set, prepared.eval_json)
-        _convert(train_set, train[1], output / "train", with_masks=with_masks, report=report)
-        _convert(
-            eval_set, prepared.eval_images, output / "eval", with_masks=with_masks, report=report
-        )
+        options = {"with_masks": with_masks, "pictures": pictures, "report": report}
+        _convert(train_set, train[1], output / "train", **options)
+        _convert(eval_set, prepared.eval_images, output / "eval", **options)
         stamp.write_text(identity)
     return prepared
 
@@ -186,6 +188,7 @@ def _convert(
     prefix: Path,
     *,
     with_masks: bool,
+    pictures: PictureRules,
     report: Callable[[str], None],
 ) -> None:
     result = convert(
@@ -194,6 +197,7 @@ def _convert(
         prefix,
         num_shards=_NUM_SHARDS,
         mask_format="bitpacked" if with_masks else None,
+        pictures=pictures,
         progress=progress_printer(f"converting {prefix.name}"),
     )
     report(describe_conversion(result))

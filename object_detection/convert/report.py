@@ -47,6 +47,10 @@ def describe_conversion(conversion: Conversion) -> str:
     lines += [f"  {name} (image id {i}): {reason}" for i, name, reason in skipped[:_LISTED_IMAGES]]
     if len(skipped) > _LISTED_IMAGES:
         lines.append(f"  ... and {len(skipped) - _LISTED_IMAGES} more")
+    warnings = conversion.warnings
+    lines += [f"WARNING: {warning}" for warning in warnings[:_LISTED_IMAGES]]
+    if len(warnings) > _LISTED_IMAGES:
+        lines.append(f"WARNING: ... and {len(warnings) - _LISTED_IMAGES} more such images")
     if conversion.removed_files:
         lines.append(
             f"removed {len(conversion.removed_files)} files of an earlier conversion "

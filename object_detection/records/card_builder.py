@@ -21,6 +21,7 @@ from object_detection.records import schema
 from object_detection.records.card import Category, DataCard, Shard, find_card, make_fingerprint
 from object_detection.records.card_merge import merge_cards
 from object_detection.records.example_proto import decode_example
+from object_detection.records.patterns import split_patterns
 from object_detection.records.tfrecord_file import iterate_records, record_files, shard_prefix
 
 _QUANTILES = {
@@ -56,6 +57,7 @@ class Tally:
         self.images: Counter[int] = Counter()  # by category_id
         self.counts = Counts()
         self.skipped_images: list[tuple[str, str, str]] = []  # source_id, file name, reason
+        self.warnings: list[str] = []  # image file and what may be wrong with it
         self.resized: dict[str, tuple[int, int]] = {}  # source_id to (height, width) of the file
         self.num_crowd = 0
         self.max_boxes = 0
@@ -110,6 +112,7 @@ class Tally:
             getattr(self, name).update(getattr(other, name))
         for name in (
             "skipped_images",
+            "warnings",
             "boxes_per_image",
             "image_sizes",
             "sqrt_areas",
@@ -189,7 +192,7 @@ def find_or_scan_card(
     Raises:
       ValueError: the sets of several patterns do not go together, see `merge_cards`.
     """
-    patterns = [part.strip() for part in file_pattern.split(",") if part.strip()]
+    patterns = split_patterns(file_pattern)
     prefixes = [{shard_prefix(file) for file in record_files(part)} for part in patterns]
     if len(patterns) < 2 or all(found == prefixes[0] for found in prefixes):
         return find_card(file_pattern) or card_from_records(

@@ -13,7 +13,6 @@ must have been converted; `require_records` gives the command.
 from __future__ import annotations
 
 import difflib
-import glob
 import os
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,6 +21,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from object_detection.records.patterns import match
 from object_detection.records.tfrecord_file import record_files
 
 
@@ -199,6 +199,6 @@ def _how_to_convert(entry: DataSet, *, with_masks: bool) -> str:
         f"data set {entry.name} is not converted: no file matches {entry.records}. Convert it: "
         f"{shlex.join(command)}"
     )
-    if entry.made_by and not glob.glob(entry.annotations):
+    if entry.made_by and not match(entry.annotations):
         said += f". Its annotations are missing too: {entry.made_by}"
     return said

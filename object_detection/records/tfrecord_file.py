@@ -10,7 +10,6 @@ Also here: which files a pattern means. A pattern such as `train-*` also matches
 from __future__ import annotations
 
 import functools
-import glob
 import mmap
 import os
 import re
@@ -19,6 +18,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
+
+from object_detection.records.patterns import match, split_patterns
 
 _HEADER_BYTES = 12
 _FOOTER_BYTES = 4
@@ -80,17 +81,16 @@ def record_files(file_pattern: str) -> list[str]:
     """Returns the record files that a pattern means, sorted.
 
     Args:
-      file_pattern: a glob, or several separated by commas. Matches that are no records (data
-        cards and other .json, hidden and temporary files) are left out.
+      file_pattern: a glob, or several separated by commas; see `patterns`. Matches that are no
+        records (data cards and other .json, hidden and temporary files) are left out.
 
     Raises:
       FileNotFoundError: nothing matches; the pattern is named.
       ValueError: a conversion to this place was interrupted while its shards were renamed.
     """
     paths: set[str] = set()
-    for pattern in filter(None, (part.strip() for part in file_pattern.split(","))):
-        matches = glob.glob(os.path.expanduser(pattern))
-        paths |= {path for path in matches if os.path.isfile(path) and _is_record_name(path)}
+    for pattern in split_patterns(file_pattern):
+        paths |= {p for p in match(pattern) if os.path.isfile(p) and _is_record_name(p)}
     if not paths:
         raise FileNotFoundError(
             f"no record file matches {file_pattern!r} (looked from {os.getcwd()}): check the "

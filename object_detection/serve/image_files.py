@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
-import glob
 import os
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif"}
+from object_detection.convert.picture_file import (
+    MAX_PIXELS,
+    BadImageError,
+    open_picture,
+    read_regular_file,
+    suffixes,
+)
+from object_detection.records.patterns import match
+
+
+class ReadImage(NamedTuple):
+    """pixels: uint8 [h, w, 3] RGB; notes: what is to be known of the file, [] mostly."""
+
+    pixels: np.ndarray
+    notes: list[str]
 
 
 def read_image_list(path: str) -> list[str]:
@@ -32,22 +45,41 @@ def find_images(path: str) -> list[str]:
       FileNotFoundError: there is none.
     """
     if os.path.isdir(path):
-        found = [str(p) for p in Path(path).iterdir() if p.suffix.lower() in _SUFFIXES]
+        known = suffixes()
+        found = [str(p) for p in Path(path).iterdir() if p.suffix.lower() in known]
     else:
-        found = glob.glob(path)
+        found = match(path)
     if not found:
         raise FileNotFoundError(f"no image at {path}: expected an image file, a folder or a glob")
     return sorted(found)
 
 
-def read_image(path: str) -> np.ndarray:
-    """Returns uint8 [h, w, 3] RGB as stored (no EXIF rotation, as in training).
+def read_image(path: str, *, exif: str = "ignore", max_pixels: int = MAX_PIXELS) -> ReadImage:
+    """Reads an image of any format that conversion takes, as training sees it.
+
+    Args:
+      path: of the file.
+      exif: "ignore" gives the stored pixels, "apply" turns them by the EXIF orientation.
+      max_pixels: height times width beyond which it is refused undecoded.
 
     Raises:
       ValueError: the file is not a readable image; names it.
     """
     try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
-    except (UnidentifiedImageError, OSError) as error:
+        picture = open_picture(
+            read_regular_file(path, max_pixels=max_pixels), max_pixels=max_pixels
+        )
+        pixels = np.asarray(picture.rgb(upright=exif == "apply"))
+    except BadImageError as error:
         raise ValueError(f"{path} is not a readable image: {error}") from error
+    notes = []
+    if picture.is_damaged:
+        notes.append(f"{path}: damaged JPEG; what could not be decoded is grey")
+    if picture.orientation != 1 and exif == "ignore":
+        notes.append(
+            f"{path}: EXIF orientation {picture.orientation} ignored, as in training without "
+            "--exif=apply"
+        )
+    if picture.num_frames > 1:
+        notes.append(f"{path}: first of {picture.num_frames} frames")
+    return ReadImage(pixels, notes)

@@ -8,7 +8,7 @@ set's category ids and names.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,12 +16,16 @@ import numpy as np
 import tensorflow as tf
 
 from object_detection.coco.annotations import read_scored
+from object_detection.convert.image_paths import base_name
+from object_detection.convert.picture_file import MAX_PIXELS
 from object_detection.draw.draw_masks import draw_heat_map, draw_masks, mask_heat
 from object_detection.draw.visualize import contact_sheet, draw_boxes
 from object_detection.masks.mask_paste import MaskRule, encode_masks
+from object_detection.masks.rescale import Size, is_same_shape, rescale_object
 from object_detection.masks.rle import BadMaskError, decode_mask
 from object_detection.records.class_map import ClassMap
 from object_detection.serve.image_files import read_image
+from object_detection.serve.saved_model import load_saved_model
 
 # Pictures with masks of smaller images are enlarged by a whole number to about this side, pixels,
 # but not beyond the second.
@@ -66,7 +70,7 @@ def saved_model_detector(folder: str) -> tuple[Detector, ClassMap, MaskRule | No
     """
     if not (Path(folder) / "saved_model.pb").is_file():
         raise FileNotFoundError(f"no SavedModel in {folder}: export one with export.py")
-    loaded = tf.saved_model.load(folder)
+    loaded = load_saved_model(folder)
     labels = json.loads((Path(folder) / "assets" / "labels.json").read_text())
     categories = {label["category_id"]: (label["category_id"], label["name"]) for label in labels}
     if not categories:
@@ -83,15 +87,32 @@ def predict_files(
     *,
     min_score: float,
     unreadable: list[str],
+    noted: list[str] | None = None,
     mask_rule: MaskRule | None = None,
+    exif: str = "ignore",
+    max_pixels: int = MAX_PIXELS,
 ) -> Iterator[Prediction]:
-    """Runs the detector over files; what cannot be read is left out and named in `unreadable`."""
+    """Runs the detector over files.
+
+    Args:
+      detector: see `Detector`.
+      class_map: of the model.
+      paths: image files; what cannot be read is left out.
+      min_score: least score that is kept.
+      unreadable: becomes longer by a message for each file left out.
+      noted: becomes longer by what else is to be known of files.
+      mask_rule: how masks are pasted.
+      exif: as of `read_image`.
+      max_pixels: as of `read_image`.
+    """
     for path in paths:
         try:
-            image = read_image(path)
+            image, notes = read_image(path, exif=exif, max_pixels=max_pixels)
         except ValueError as error:
             unreadable.append(str(error))
             continue
+        if noted is not None:
+            noted += notes
         boxes, scores, classes, count, *masks = (t.numpy()[0] for t in detector(image[np.newaxis]))
         kept = np.flatnonzero(
             (np.arange(len(scores)) < count) & (scores >= min_score) & class_map.is_known(classes)
@@ -216,11 +237,18 @@ class GroundTruth:
     """
 
     def __init__(self, annotations: str):
-        content = read_scored(annotations).to_coco()
-        self._names = {image["id"]: Path(image["file_name"]).name for image in content["images"]}
-        self._objects: dict[str, list[dict[str, Any]]] = {name: [] for name in self._names.values()}
-        for entry in content["annotations"]:
-            self._objects[self._names[entry["image_id"]]].append(entry)
+        truth = read_scored(annotations)
+        self._images = {base_name(image.file_name): image for image in truth.images}
+        self._objects = truth.objects
+
+    def _objects_of(self, name: str, size: Size) -> Sequence[Mapping[str, Any]]:
+        """Returns the objects of an image, in its own pixels where the JSON has another size."""
+        image = self._images.get(name)
+        objects = self._objects.get(image.source_id, ()) if image else ()
+        stated = (image.height, image.width) if image else size
+        if None in stated or stated == size or not is_same_shape(stated, size):
+            return objects
+        return [rescale_object(entry, stated, size) for entry in objects]
 
     def beside(
         self, prediction: Prediction, drawn: np.ndarray, class_map: ClassMap, *, with_boxes: bool
@@ -236,7 +264,7 @@ class GroundTruth:
         name = Path(prediction.path).name
         objects = [
             {**entry, "class_id": class_map.category_to_class.get(entry["category_id"], -1)}
-            for entry in self._objects.get(name, [])
+            for entry in self._objects_of(base_name(name), prediction.image.shape[:2])
         ]
         truth = draw(
             prediction.image,

@@ -13,9 +13,12 @@ assets/labels.json. The export is checked against the source model before it is 
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -112,6 +115,21 @@ def export_detector(
     aside.rename(folder)
 
 
+def load_saved_model(folder: str | Path) -> Any:
+    """Loads a SavedModel from a folder of any name.
+
+    TensorFlow takes the path of its variables for a pattern, in which `[` and a backslash mean
+    something else and cannot be escaped; a link has a plain name.
+    """
+    path = os.path.abspath(folder)
+    if not set("[\\") & set(path):
+        return tf.saved_model.load(path)
+    with tempfile.TemporaryDirectory(prefix="ringdet-") as place:
+        link = os.path.join(place, "model")
+        os.symlink(path, link)
+        return tf.saved_model.load(link)
+
+
 def _check(detect: Detect, folder: Path, size: tuple[int, int]) -> None:
     height, width = size
     noise = np.random.default_rng(0).integers(0, 255, [height, width, 3])
@@ -120,7 +138,7 @@ def _check(detect: Detect, folder: Path, size: tuple[int, int]) -> None:
     )
     images = tf.constant(np.stack([noise, stripes]), tf.uint8)
     ours = detect(images)
-    boxes, scores, _, count, *masks = tf.saved_model.load(str(folder))(images)
+    boxes, scores, _, count, *masks = load_saved_model(folder)(images)
     count_gap = int(tf.reduce_max(tf.abs(count - ours.num_valid)))
     score_gap = float(tf.reduce_max(tf.abs(scores - ours.scores)))
     both = tf.cast(tf.minimum(scores, ours.scores) > 0.05, tf.float32)[..., None]
