@@ -54,7 +54,10 @@ def synthetic_set(
         for j in range(objects)
     ]
     dataset = {
-        "images": [{"id": i + 1, "width": _SIZE, "height": _SIZE} for i in range(images)],
+        "images": [
+            {"id": i + 1, "file_name": f"{i + 1}.jpg", "width": _SIZE, "height": _SIZE}
+            for i in range(images)
+        ],
         "annotations": annotations,
         "categories": [{"id": k + 1, "name": f"class {k}"} for k in range(num_classes)],
     }

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from commands import Commands
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -50,14 +51,41 @@ def takes_all_nightly(config) -> bool:
     return "nightly" in config.option.markexpr or os.environ.get("RINGDET_TESTS") == "all"
 
 
+# Files of which only what is marked itself is quick: they build networks or wait for processes.
+THOROUGH = (
+    *("test_benchmarks", "test_efficientdet_backbone", "test_efficientdet_input_pipeline"),
+    *("test_efficientdet_model", "test_maskrcnn_backbone", "test_maskrcnn_input_pipeline"),
+    *("test_maskrcnn_model", "test_maskrcnn_task", "test_maskrcnn_weights"),
+)
+# The longest files, which are begun first where files run side by side.
+LONGEST = ("test_slurm", "test_rank_equality", "test_maskrcnn", "test_scripts", "test_bad_input")
+
+
+def place_of(item) -> int:
+    """Returns where a test's file comes: the longest, others with commands, all else."""
+    if item.path.stem in LONGEST:
+        return LONGEST.index(item.path.stem)
+    return len(LONGEST) + ("integration" not in item.path.parts)
+
+
+def is_quick(item) -> bool:
+    """Returns whether a test belongs to the quick part without being marked."""
+    slow = any(item.get_closest_marker(name) for name in ("slow", "multi", "nightly", "gpu"))
+    return not slow and "integration" not in item.path.parts and item.path.stem not in THOROUGH
+
+
 def group_of(item) -> str:
     """Returns what a nightly test is chosen with: its marker's argument, or itself."""
     (*named,) = item.get_closest_marker("nightly").args
     return named[0] if named else item.nodeid
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m looks at the marks
 def pytest_collection_modifyitems(config, items):
     """Leaves out the nightly tests that are not due, except those that are named one by one."""
+    items.sort(key=place_of)  # stable: all else stays in order
+    for item in filter(is_quick, items):
+        item.add_marker("quick")
     if takes_all_nightly(config):
         return
 
@@ -83,6 +111,12 @@ def pytest_collection_modifyitems(config, items):
 def repository() -> Path:
     """The root folder of the repository."""
     return ROOT
+
+
+@pytest.fixture(scope="session")
+def commands(tmp_path_factory) -> Commands:
+    """Starts the project's commands."""
+    return Commands(tmp_path_factory.mktemp("commands"))
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ import sys
 import pytest
 import tensorflow as tf
 from commands import ROOT, mpirun, python
-from conftest import TINY_MODEL, TINY_RUN
+from tiny_runs import SMALLEST, TINY_MODEL, TINY_RUN
 
 from object_detection.coco.annotations import read_annotations
 from object_detection.convert.convert import convert
@@ -21,7 +21,7 @@ from object_detection.records import schema
 from object_detection.records.tfrecord_file import iterate_records, write_records
 
 # A run that ends after one step: for what shows only when training.
-ONE_STEP = ("--benchmark", "--benchmark_steps=1")
+ONE_STEP = (*SMALLEST, "--benchmark", "--benchmark_steps=1")
 
 
 @pytest.fixture
@@ -170,7 +170,7 @@ def test_undecodable_image_ends_the_run_where_asked(train, records):
 
     spoil_records(shard, change)
     result = train(
-        f"--training_file_pattern={records}/train-*", "--on_bad_record=error", *ONE_STEP,
+        *ONE_STEP, f"--training_file_pattern={records}/train-*", "--on_bad_record=error",
         "--batch_size=14",
     )  # fmt: skip
     result.require_explained_failure(f"{shard}, record 2", "on_bad_record=skip")
@@ -183,6 +183,7 @@ def test_more_bad_images_than_allowed_end_the_run(train, records):
         )
     train(
         f"--training_file_pattern={records}/train-*",
+        *SMALLEST,
         "--max_bad_records=3",
         "--benchmark",
         "--benchmark_steps=5",
@@ -191,7 +192,7 @@ def test_more_bad_images_than_allowed_end_the_run(train, records):
 
 def test_more_boxes_than_rows_end_the_run_where_asked(train):
     train(
-        "--max_instances_per_image=2", "--on_overflow=error", "--batch_size=14", *ONE_STEP
+        *ONE_STEP, "--max_instances_per_image=2", "--on_overflow=error", "--batch_size=14"
     ).require_explained_failure(
         "max_instances_per_image=2", "image_id=", "train-0000", "on_overflow=truncate"
     )
@@ -223,6 +224,7 @@ def test_what_is_wrong_with_records_is_said_and_survived(train, records, tmp_pat
     spoil_records(shard, change)
     result = train(
         f"--training_file_pattern={records}/train-*",
+        *SMALLEST,
         "--max_instances_per_image=3",
         "--benchmark",
         "--benchmark_steps=3",
@@ -243,7 +245,7 @@ def test_what_is_wrong_with_records_is_said_and_survived(train, records, tmp_pat
 
 @pytest.mark.slow
 def test_batch_larger_than_the_data_set(train, tmp_path):
-    train("--batch_size=32", *ONE_STEP).require_success()
+    train(*ONE_STEP, "--batch_size=32").require_success()
     record = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[0])
     assert 0 < record["loss"] < 100
 
@@ -463,7 +465,7 @@ def test_disk_that_is_full(train, tmp_path):
 
 @pytest.mark.slow
 def test_loss_that_is_not_finite_names_all_facts(train, tiny_set, tmp_path):
-    said = train("--lr=1e38", "--warmup_epochs=0").require_explained_failure(
+    said = train(*SMALLEST, "--lr=1e38", "--warmup_epochs=0").require_explained_failure(
         "non-finite", "at step", "cls_loss", "box_loss", "det_loss", "learning rate ",
         "loss scale 1", "--lr",
     )  # fmt: skip

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import tensorflow as tf
-from commands import mpirun, python
+from commands import mpirun
 from pycocotools import mask as mask_api
 
 from dataset.embedded.make_set import write_embedded_set
@@ -60,11 +60,11 @@ def flags(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory, flags):
+def run(commands, tmp_path_factory, flags):
     """A finished run of two epochs, interrupted after the first."""
     folder = tmp_path_factory.mktemp("run")
     for stop in (1, 2):
-        python(
+        commands.run(
             "train.py",
             *TINY,
             flags["train"],
@@ -101,9 +101,9 @@ def test_the_export_gives_masks_without_this_repository(run):
     assert scores.shape == classes.shape == (1, 10) and count.shape == (1,)
 
 
-def test_two_ranks_evaluate_as_one(run, flags, tmp_path):
+def test_two_ranks_evaluate_as_one(commands, run, flags, tmp_path):
     arguments = (f"--ckpt_path={run}/ckpt-final", *flags["eval"], "--batch_size=3")
-    python("eval.py", *arguments, f"--output_dir={tmp_path}/one").require_success()
+    commands.run("eval.py", *arguments, f"--output_dir={tmp_path}/one").require_success()
     mpirun(2, "eval.py", *arguments, f"--output_dir={tmp_path}/two").require_success()
     one, two = (
         json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("one", "two")
@@ -117,6 +117,7 @@ def test_two_ranks_evaluate_as_one(run, flags, tmp_path):
     assert masks[0] == masks[1] > 0
 
 
+@pytest.mark.nightly  # test_scripts.py has two ranks train every day
 def test_two_ranks_train(flags, tmp_path):
     result = mpirun(
         2,
@@ -132,8 +133,8 @@ def test_two_ranks_train(flags, tmp_path):
     assert np.isfinite([metrics["AP"], metrics["mask_AP"]]).all()
 
 
-def test_records_without_masks_are_refused(flags, tmp_path):
-    result = python(
+def test_records_without_masks_are_refused(commands, flags, tmp_path):
+    result = commands.run(
         "train.py", *TINY, flags["plain"], *flags["eval"], f"--model_dir={tmp_path}/run"
     )
     result.require_explained_failure("no masks", "--include_masks", "fasterrcnn-*")

@@ -3,7 +3,6 @@
 import json
 
 import pytest
-from commands import python
 from test_maskrcnn import TINY
 
 from dataset.embedded.make_set import write_embedded_set
@@ -43,10 +42,10 @@ def data(tmp_path_factory):
     return folder
 
 
-def test_a_yaml_file_with_several_sets(data, tmp_path):
+def test_a_yaml_file_with_several_sets(commands, data, tmp_path):
     sets = (f"--data_catalog={data}/sets.yaml", "--test_sets=one,two")
     run = tmp_path / "run"
-    trained = python(
+    trained = commands.run(
         "train.py",
         *("--config-file", FILE, NETWORK, "--seed=5", "--nouse_xla", f"--model_dir={run}"),
         *(*sets, "--train_sets=one,two"),
@@ -63,7 +62,7 @@ def test_a_yaml_file_with_several_sets(data, tmp_path):
     assert scores[0]["mask_AP"] == pytest.approx(scores[1]["mask_AP"], abs=1e-6)
     assert (run / "last_checkpoint").read_text() == "ckpt-00000002\n"
 
-    evaluated = python(
+    evaluated = commands.run(
         "eval.py",
         *("--config-file", FILE, *sets, "--skip-eval", f"--output_dir={tmp_path}/out"),
         *("OUTPUT_DIR", str(run), "MODEL.WEIGHT", "", "MODEL.ROI_HEADS.DETECTIONS_PER_IMG", "3"),
@@ -76,8 +75,8 @@ def test_a_yaml_file_with_several_sets(data, tmp_path):
         assert "AP" not in json.loads((tmp_path / "out" / name / "metrics.json").read_text())
 
 
-def test_the_tf2_programs_arguments_with_its_masks(data, tmp_path):
-    trained = python(
+def test_the_tf2_programs_arguments_with_its_masks(commands, data, tmp_path):
+    trained = commands.run(
         "train.py",
         *("--model_name=maskrcnn-r50-fpn", NETWORK, "--seed", "5", "--noamp"),
         *("--data_dir", f"{data}/png", "--model_dir", f"{tmp_path}/run", "--skip-test"),
@@ -90,6 +89,6 @@ def test_the_tf2_programs_arguments_with_its_masks(data, tmp_path):
     assert "evaluation took" not in trained.output
 
 
-def test_an_efficientdet_run_given_one(tmp_path):
-    result = python("train.py", "--learning_rate_values", "0.01", f"--model_dir={tmp_path}")
+def test_an_efficientdet_run_given_one(commands, tmp_path):
+    result = commands.run("train.py", "--learning_rate_values", "0.01", f"--model_dir={tmp_path}")
     result.require_explained_failure("--learning_rate_values is for Mask R-CNN")

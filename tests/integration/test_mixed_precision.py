@@ -8,7 +8,7 @@ import json
 
 import pytest
 from commands import python
-from conftest import TINY_MODEL
+from tiny_runs import TINY_MODEL
 
 LOSSES = ("cls_loss", "box_loss", "det_loss", "loss")
 
@@ -47,7 +47,10 @@ def plain(one_step):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("precision", "tolerance", "loss_scale"),
-    [("mixed_float16", 0.01, 32768.0), ("mixed_bfloat16", 0.05, 1.0)],
+    [
+        ("mixed_float16", 0.01, 32768.0),
+        pytest.param("mixed_bfloat16", 0.05, 1.0, marks=pytest.mark.nightly),
+    ],
 )
 def test_half_precision_is_close_to_float32(one_step, plain, precision, tolerance, loss_scale):
     half = one_step(f"--precision={precision}")
@@ -59,6 +62,7 @@ def test_half_precision_is_close_to_float32(one_step, plain, precision, toleranc
     assert half["gradient_norm"] == pytest.approx(plain["gradient_norm"], rel=5 * tolerance)
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_compiled_step_is_the_plain_one(one_step, plain):
     compiled = one_step(

@@ -4,7 +4,6 @@ import json
 import re
 
 import pytest
-from commands import python
 
 # Of Mask R-CNN a smaller form than the command's default, which takes five minutes and comes to a
 # mask AP over 0.95: outlines are as coarse as the image.
@@ -19,11 +18,13 @@ CASES = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", CASES)
-def test_a_few_photographs_are_learned_by_heart(detection_test_data, tmp_path, model):
+@pytest.mark.parametrize(
+    "model", ["efficientdet-lite0", pytest.param("maskrcnn", marks=pytest.mark.nightly)]
+)
+def test_a_few_photographs_are_learned_by_heart(commands, detection_test_data, tmp_path, model):
     options, flags, least = CASES[model]
     data = ["--data", detection_test_data / "coco_cc", "--output", tmp_path]
-    result = python("scripts/overfit.py", *data, "--model", model, *options, "--", *flags)
+    result = commands.run("scripts/overfit.py", *data, "--model", model, *options, "--", *flags)
     said = result.require_success().output.splitlines()[-1]
     scores = {name: float(value) for name, value in re.findall(r"(\w+)=(\d\.\d+)", said)}
     metrics = json.loads((tmp_path / "run" / "evaluation" / "metrics.json").read_text())
@@ -33,7 +34,7 @@ def test_a_few_photographs_are_learned_by_heart(detection_test_data, tmp_path, m
 
 
 @pytest.mark.slow
-def test_too_few_easy_images_are_told(detection_test_data, tmp_path):
+def test_too_few_easy_images_are_told(commands, detection_test_data, tmp_path):
     arguments = ["--data", detection_test_data / "coco_cc", "--output", tmp_path]
-    result = python("scripts/overfit.py", *arguments, "--images", "100000")
+    result = commands.run("scripts/overfit.py", *arguments, "--images", "100000")
     result.require_explained_failure("expected 100000", "--images")

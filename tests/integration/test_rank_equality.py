@@ -14,10 +14,10 @@ PROGRAM = "tests/integration/rank_programs/one_step.py"
 CASES = {"synchronised": 5e-3, "by rank": 2e-5}
 
 
-def take_steps(family, pattern, folder):
+def take_steps(family, pattern, folder, cases):
     """Runs the program; returns number of ranks -> name -> array."""
-    python(PROGRAM, family, pattern, folder / "1.npz").require_success()
-    mpirun(2, PROGRAM, family, pattern, folder / "2.npz").require_success()
+    python(PROGRAM, family, pattern, folder / "1.npz", *cases).require_success()
+    mpirun(2, PROGRAM, family, pattern, folder / "2.npz", *cases).require_success()
     return {ranks: np.load(folder / f"{ranks}.npz") for ranks in (1, 2)}
 
 
@@ -25,16 +25,7 @@ def take_steps(family, pattern, folder):
 def steps(tiny_set, tmp_path_factory):
     """Steps of EfficientDet."""
     pattern = f"{tiny_set.records}/train-*.tfrecord"
-    return take_steps("efficientdet", pattern, tmp_path_factory.mktemp("steps"))
-
-
-@pytest.fixture(scope="module")
-def mask_steps(tiny_set, tmp_path_factory):
-    """Steps of Mask R-CNN."""
-    folder = tmp_path_factory.mktemp("mask_steps")
-    annotations = read_annotations(tiny_set.annotations)
-    convert(annotations, tiny_set.images, folder / "train", num_shards=2, mask_format="bitpacked")
-    return take_steps("maskrcnn", f"{folder}/train-*.tfrecord", folder)
+    return take_steps("efficientdet", pattern, tmp_path_factory.mktemp("steps"), CASES)
 
 
 def relative_difference(ours, theirs):
@@ -78,13 +69,20 @@ def test_gradient_that_travels_in_half_precision_is_close(steps):
 
 @pytest.mark.slow
 @pytest.mark.multi
-@pytest.mark.parametrize("case", ["one batch", "parts"])
-def test_mask_rcnn_takes_the_same_step_however_the_batch_is_shared_out(mask_steps, case):
-    whole = mask_steps[1]
+@pytest.mark.parametrize(
+    "cases",
+    [["one batch"], pytest.param(["one batch", "parts"], marks=pytest.mark.nightly)],
+    ids=lambda cases: cases[-1],
+)
+def test_mask_rcnn_takes_the_same_step_however_the_batch_is_shared_out(tiny_set, tmp_path, cases):
+    annotations = read_annotations(tiny_set.annotations)
+    convert(annotations, tiny_set.images, tmp_path / "train", num_shards=2, mask_format="bitpacked")
+    steps = take_steps("maskrcnn", f"{tmp_path}/train-*.tfrecord", tmp_path, cases)
+    whole, case = steps[1], cases[-1]
     for what in ("gradient", "update"):
         expected = whole[f"one batch/{what}"]
         assert np.linalg.norm(expected) > 1e-3
         for ranks in (1, 2):
-            assert relative_difference(mask_steps[ranks][f"{case}/{what}"], expected) < 1e-4
-    numbers = mask_steps[2][f"{case}/numbers"]
+            assert relative_difference(steps[ranks][f"{case}/{what}"], expected) < 1e-4
+    numbers = steps[2][f"{case}/numbers"]
     np.testing.assert_allclose(numbers, whole["one batch/numbers"], rtol=1e-4)

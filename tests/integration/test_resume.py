@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import TINY_MODEL
+from tiny_runs import TINY_MODEL
 
 BOUNDARY_STEP, SIGNAL_STEP, LAST_STEP = 28, 38, 84
 

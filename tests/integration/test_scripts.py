@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 from commands import ROOT, run_from_scratch
+from own_files import own_files
+from tiny_runs import SMALLEST
 
 from object_detection.coco.annotations import read_annotations
 from object_detection.convert.convert import convert
@@ -20,20 +22,7 @@ ROW = re.compile(r"^\| `((?:scripts/(?:D0|maskrcnn)|slurm)/[\w.-]+)` \|(.*)\|$",
 SPEEDS = re.compile(r"(\d+)(?:\*\*)?: ([\d.]+), ([\d.-]+), ([\d.]+)")
 ROWS = {path: [cell.strip() for cell in cells.split("|")] for path, cells in ROW.findall(RUNS)}
 
-# As small as a detector can be, with a backbone that is left alone.
-TINY = (
-    "--model_name=efficientdet-lite0",
-    "--hparams=image_size=64,max_level=5,fpn_num_filters=8,fpn_cell_repeats=1,"
-    "box_class_repeats=1,num_scales=1",
-    "--var_freeze_expr=(stem|stack_)",
-    "--max_instances_per_image=8",
-    "--noamp",
-    "--nouse_xla",
-    "--batch_size=2",
-    "--num_examples_per_epoch=0",
-    "--backbone_init=",
-)
-# The same of Mask R-CNN, from scratch.
+# The smallest Mask R-CNN, from scratch.
 TINY_MASK_MODEL = (
     "--hparams=image_size=96x128,canvases=[[96,128]],backbone_width=8,backbone_repeats=[1,1,1,1],"
     "norm=batch_norm,freeze_at=0,"
@@ -101,9 +90,9 @@ def start(folder, script, *flags, **variables):
 
 
 def test_the_table_names_every_script_and_no_other():
-    there = {f"scripts/D0/{p.name}" for p in (ROOT / "scripts/D0").glob("*.sh")}
-    there |= {f"scripts/maskrcnn/{p.name}" for p in (ROOT / "scripts/maskrcnn").glob("*.??")}
-    there |= {f"slurm/{p.name}" for p in (ROOT / "slurm").glob("*.sub")}
+    there = {f"scripts/D0/{p.name}" for p in own_files("scripts/D0/*.sh")}
+    there |= {f"scripts/maskrcnn/{p.name}" for p in own_files("scripts/maskrcnn/*.??")}
+    there |= {f"slurm/{p.name}" for p in own_files("slurm/*.sub")}
     assert set(ROWS) == there - NO_RUNS
 
 
@@ -148,7 +137,13 @@ def test_a_run_of_each_kind_is_marked_as_run(family, kind):
 @pytest.fixture(scope="module")
 def trained(folder):
     """The run of the convergence script on two CPU ranks."""
-    flags = (*TINY, "--num_epochs=1", "--checkpoint_period=1", "--eval_batch_size=4", "--seed=3")
+    flags = (
+        *SMALLEST,
+        "--num_epochs=1",
+        "--checkpoint_period=1",
+        "--eval_batch_size=4",
+        "--seed=3",
+    )
     script = "scripts/D0/convergence-AMP-8xA100-80G.sh"
     return start(folder, script, *flags, NGPU="2", PREFLIGHT="1").require_success()
 
@@ -182,7 +177,7 @@ def test_evaluate_gives_the_score_of_the_training(folder, trained):
 @pytest.mark.slow
 def test_training_benchmark_gives_the_throughput(folder):
     script = "scripts/D0/training-benchmark-AMP-A100-80G.sh"
-    result = start(folder, script, *TINY, "--benchmark_steps=4", NGPU="1").require_success()
+    result = start(folder, script, *SMALLEST, "--benchmark_steps=4", NGPU="1").require_success()
     assert "done: 4 steps" in result.output
     log = folder / "results" / "training-benchmark-AMP-A100-80G" / "time_log.txt"
     assert "avg_fps_training" in log.read_text().splitlines()[-1]
@@ -199,7 +194,7 @@ def test_inference_draws(folder, trained):
 
 @pytest.mark.slow
 def test_inference_benchmark_gives_percentiles(folder):
-    flags = (*TINY[:2], "--nouse_xla", "--bm_runs=2", "--warmup_runs=1")
+    flags = (*SMALLEST[:2], "--nouse_xla", "--bm_runs=2", "--warmup_runs=1")
     script = "scripts/D0/inference-benchmark.sh"
     start(folder, script, *flags, BS="2", AMP="False").require_success()
     results = folder / "results" / "inference-benchmark"
@@ -245,6 +240,7 @@ def test_evaluate_gives_the_mask_score_of_the_training(masks, mask_run):
     assert json.loads(ours.read_text()) == pytest.approx(json.loads(theirs.read_text()), abs=1e-6)
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 @pytest.mark.multi
 def test_convergence_of_a_pytorch_recipe_runs_on_cpu_ranks(masks):
@@ -258,6 +254,7 @@ def test_convergence_of_a_pytorch_recipe_runs_on_cpu_ranks(masks):
     assert {"AP", "mask_AP"} <= set(metrics)
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_training_benchmark_with_masks_gives_the_throughput(masks):
     script = "scripts/maskrcnn/training-benchmark-AMP-A100-80G-tf2.sh"
@@ -268,6 +265,7 @@ def test_training_benchmark_with_masks_gives_the_throughput(masks):
     assert "avg_fps_training" in log.read_text().splitlines()[-1]
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_inference_with_masks_draws(masks, mask_run):
     start(masks, "scripts/maskrcnn/inference.sh", MODEL_DIR=str(mask_run)).require_success()
@@ -276,6 +274,7 @@ def test_inference_with_masks_draws(masks, mask_run):
     assert (results / "detections.json").exists()
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_inference_of_the_set_writes_masks_without_scores(masks, mask_run):
     script = "scripts/maskrcnn/inference-val2017.sh"
@@ -288,6 +287,7 @@ def test_inference_of_the_set_writes_masks_without_scores(masks, mask_run):
     assert not written.exists() or "AP" not in json.loads(written.read_text())
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_inference_benchmark_with_masks_gives_percentiles(masks):
     flags = (*TINY_MASK_MODEL, "--bm_runs=2", "--warmup_runs=1")
@@ -354,12 +354,3 @@ def test_the_images_are_built_on_what_the_stack_says():
     assert "FROM python:3.11" in (ROOT / "docker" / "Dockerfile.cpu").read_text()
     installed = re.findall(r"pip install.*", gpu)
     assert len(installed) == 1 and "--constraint" in installed[0]
-
-
-def test_dockerfiles_pass_hadolint():
-    hadolint = shutil.which("hadolint")
-    if not hadolint:
-        pytest.skip("no hadolint")
-    files = sorted((ROOT / "docker").glob("Dockerfile*"))
-    result = subprocess.run([hadolint, *files], capture_output=True, text=True, timeout=60)
-    assert result.returncode == 0, result.stdout

@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 import pytest
+from own_files import own_files
 
 ROOT = Path(__file__).resolve().parents[2]
 SETUP = ROOT / "scripts" / "setup_env.sh"
@@ -84,10 +85,10 @@ def assert_fails(result: subprocess.CompletedProcess, *words: str) -> None:
         assert word in message
 
 
-def shell_scripts() -> list:
-    """Returns the shell scripts of the set-up and the two commands."""
-    scripts = [ROOT / name for name in ("quickstart.sh", "run_tests.sh", ".ci/run")]
-    return scripts + sorted((ROOT / "scripts").rglob("*.sh"))
+def shell_scripts() -> tuple:
+    """Returns all shell scripts of the repository."""
+    by_name = own_files("**/*.sh", "slurm/*.sub", "scripts/launch/*")
+    return (*by_name, ROOT / ".ci" / "run")
 
 
 def test_shell_scripts_pass_shellcheck():

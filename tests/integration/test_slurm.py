@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from commands import ROOT
+from tiny_runs import SMALLEST
 
 pytestmark = [pytest.mark.slow, pytest.mark.multi]
 
@@ -25,18 +26,8 @@ CLUSTER = Path(os.environ.get("DETECTION_TEST_CLUSTER", ROOT.parent / "shared" /
 TOOLS = ("slurmctld", "slurmd", "munged", "sinfo", "sbatch", "ip", "nsenter", "unshare")
 CONVERGENCE = "slurm/convergence-AMP-32xV100-32G.sub"
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL")
-# Three levels, eight channels, a backbone that is left alone: seconds of tracing, not minutes.
 TINY = (
-    "--model_name=efficientdet-lite0",
-    "--hparams=image_size=64,max_level=5,fpn_num_filters=8,fpn_cell_repeats=1,"
-    "box_class_repeats=1,num_scales=1",
-    "--var_freeze_expr=(stem|stack_)",
-    "--max_instances_per_image=8",
-    "--noamp",
-    "--nouse_xla",
-    "--batch_size=2",
-    "--num_examples_per_epoch=0",
-    "--backbone_init=",
+    *SMALLEST,
     "--seed=3",
     "--training_mode=train300",
     "--num_epochs=300",
@@ -337,13 +328,13 @@ def assert_same_training(ours: Path, theirs: Path) -> None:
         np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-5, atol=1e-6, err_msg=name)
 
 
-def test_training_on_four_nodes_goes_on_exactly_after_a_preemption(cluster, tiny_set):
+def test_training_on_two_nodes_goes_on_exactly_after_a_preemption(cluster, tiny_set):
     data = (*tiny_set.flags, *TINY)
-    unbroken = cluster.submit(CONVERGENCE, *data, nodes=4, PREFLIGHT="1")
+    unbroken = cluster.submit(CONVERGENCE, *data, nodes=2, PREFLIGHT="1")
     said = unbroken.wait("COMPLETED", seconds=900)
-    assert "preflight: 4 rank(s) on 4 host(s): n1, n2, n3, n4" in said
+    assert "preflight: 2 rank(s) on 2 host(s): n1, n2" in said
     assert "preflight: passed" in said and "GB/s" in said
-    broken = cluster.submit(CONVERGENCE, *data, nodes=4)
+    broken = cluster.submit(CONVERGENCE, *data, nodes=2)
     broken.wait_until_said(" step 10/", seconds=600)
     cluster.call("scancel", "--batch", "--signal=USR1", broken.number)
     said = broken.wait("COMPLETED", seconds=900)

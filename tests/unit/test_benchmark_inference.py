@@ -1,7 +1,5 @@
 import csv
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -42,11 +40,9 @@ def test_batches_fill_up_with_repeated_images(tmp_path):
 
 
 @pytest.mark.slow
-def test_command_prints_and_appends_one_row(repository, tmp_path):
+def test_command_prints_and_appends_one_row(commands, tmp_path):
     small = "image_size=128,fpn_cell_repeats=1,box_class_repeats=1,fpn_num_filters=16"
-    command = [
-        sys.executable,
-        "-m",
+    run = commands.run(
         "benchmarks.inference",
         "--model_name=efficientdet-lite0",
         f"--hparams={small}",
@@ -56,12 +52,8 @@ def test_command_prints_and_appends_one_row(repository, tmp_path):
         "--warmup_runs=1",
         f"--results={tmp_path}/rows.csv",
         f"--dllogger_path={tmp_path}/log.json",
-    ]
-    run = subprocess.run(
-        command, cwd=repository, capture_output=True, text=True, timeout=300, check=False
-    )
-    assert run.returncode == 0, run.stderr[-3000:]
-    summary = json.loads(run.stdout.strip().splitlines()[-1])
+    ).require_success()
+    summary = json.loads(run.output.strip().splitlines()[-1])
     assert summary["latency_ms_p50"] <= summary["latency_ms_p99"]
     with (tmp_path / "rows.csv").open() as file:
         (row,) = csv.DictReader(file)

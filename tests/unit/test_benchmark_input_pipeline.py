@@ -3,8 +3,6 @@
 import csv
 import dataclasses
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -75,18 +73,12 @@ def test_mask_r_cnn_is_measured_with_its_masks(coco_directory, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_command_prints_json_and_appends_a_row(repository, coco_directory, tmp_path):
+def test_the_command_prints_json_and_appends_a_row(commands, coco_directory, tmp_path):
     results = tmp_path / "results.csv"
     small = {**dataclasses.asdict(SMALL), "data_dir": coco_directory, "results": results}
     arguments = [f"--{name}={value}" for name, value in small.items()]
-    run = subprocess.run(
-        [sys.executable, "-m", "benchmarks.input_pipeline", *arguments],
-        cwd=repository,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    last = json.loads(run.stdout.strip().splitlines()[-1])
+    run = commands.run("benchmarks.input_pipeline", *arguments).require_success()
+    last = json.loads(run.output.strip().splitlines()[-1])
     names = ["cpu_ms_per_image", "floor_cpu_ms_per_image", "ratio_to_floor", "images_per_s"]
     assert list(last) == names
     with results.open() as file:

@@ -3,8 +3,6 @@
 import csv
 import gzip
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -28,21 +26,17 @@ TINY_MODEL = (
 
 
 @pytest.fixture
-def run(repository, tmp_path):
+def run(commands, tmp_path):
     """Runs a benchmark; returns the JSON of its last line and its CSV row."""
 
     def run(name, *flags):
         rows = tmp_path / "rows.csv"
-        command = [sys.executable, "-m", f"benchmarks.{name}", *flags, f"--results={rows}"]
-        result = subprocess.run(
-            command, cwd=repository, capture_output=True, text=True, timeout=600, check=False
-        )
-        assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-3000:]
+        result = commands.run(f"benchmarks.{name}", *flags, f"--results={rows}").require_success()
         with rows.open() as file:
             (row,) = csv.DictReader(file)
         assert row["command"].startswith(f"python -m benchmarks.{name} ")
         assert row["commit"] and row["machine"] and row["date"]
-        return json.loads(result.stdout.splitlines()[-1]), row
+        return json.loads(result.output.splitlines()[-1]), row
 
     return run
 
@@ -73,21 +67,27 @@ def test_our_suppression_picks_what_tensorflow_s_does(run):
     assert float(row["whole_hard_p90_ms"]) >= said["whole_hard_median_ms"] > 0
 
 
+STEP = ("train_step", *TINY_MODEL, "--batch_size=2", "--steps=2", "--noamp", "--nouse_xla")
+
+
+@pytest.mark.nightly
 @pytest.mark.slow
-def test_step_on_synthetic_and_on_real_input(run, tmp_path):
-    write_embedded_set(tmp_path / "coco", num_train=6, num_eval=2, seed=1)
+def test_step_on_synthetic_input(run):
+    said, row = run(*STEP)
+    assert said["images_per_s"] > 0 and said["whole_cpu_s"] > 0 and said["peak_memory_gb"] > 0.1
+    assert row["data"] == "synthetic" and float(row["update_median_ms"]) > 0
+
+
+@pytest.mark.slow
+def test_step_on_real_input(run, tmp_path):
+    write_embedded_set(tmp_path / "coco", num_train=4, num_eval=1, image_size=64, seed=1)
     convert(
         read_annotations(tmp_path / "coco" / "annotations" / "instances_train.json"),
         tmp_path / "coco" / "train",
         tmp_path / "train",
     )
-    flags = ("train_step", *TINY_MODEL, "--batch_size=2", "--steps=2", "--noamp", "--nouse_xla")
-    said, row = run(*flags)
-    assert said["images_per_s"] > 0 and said["whole_cpu_s"] > 0 and said["peak_memory_gb"] > 0.1
-    assert row["data"] == "synthetic" and float(row["update_median_ms"]) > 0
     records = f"{tmp_path}/train-*.tfrecord"
-    (tmp_path / "rows.csv").unlink()
-    said, row = run(*flags, "--whole_only", f"--training_file_pattern={records}")
+    said, row = run(*STEP, "--whole_only", f"--training_file_pattern={records}")
     assert said["images_per_s"] > 0
     assert row["data"] == records and row["update_median_ms"] == ""
 
@@ -162,15 +162,12 @@ def test_arguments_are_made_again_from_what_is_stored_of_them():
     assert abs(noise.mean() - 1.0) < 0.05 and abs(noise.std() - 0.5) < 0.05
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
-def test_exported_step_has_its_arguments(repository, tmp_path):
-    command = [sys.executable, "-m", "benchmarks.export_step", *TINY_MODEL, "--noamp"]
-    command += ["--batch_size=2", "--num_classes=4", "--canvas_size=96", "--check"]
-    command += [f"--output_dir={tmp_path}"]
-    result = subprocess.run(
-        command, cwd=repository, capture_output=True, text=True, timeout=600, check=False
-    )
-    assert result.returncode == 0, result.stderr[-3000:]
+def test_exported_step_has_its_arguments(commands, tmp_path):
+    flags = ("--noamp", "--batch_size=2", "--num_classes=4", "--canvas_size=96", "--check")
+    result = commands.run("benchmarks.export_step", *TINY_MODEL, *flags, f"--output_dir={tmp_path}")
+    result.require_success()
     program = json.loads((tmp_path / "program.json").read_text())
     text = gzip.decompress((tmp_path / "program.hlo.gz").read_bytes())
     module = hlo_pb2.HloModuleProto.FromString(text)

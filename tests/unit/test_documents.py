@@ -10,9 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from own_files import own_files
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", *own_files("docs/*.md")]
 
 # Ids of the reference's defects: the areas and how many each has.
 DEFECTS = {
@@ -26,9 +27,7 @@ PAGES = (
 )
 
 BENCHMARKS = tuple(
-    path.stem
-    for path in sorted((ROOT / "benchmarks").glob("*.py"))
-    if "define_flags()" in path.read_text()
+    path.stem for path in own_files("benchmarks/*.py") if "define_flags()" in path.read_text()
 )
 
 # Programs whose flags come out of the configuration: told by --helpfull.
@@ -38,7 +37,7 @@ PARSED = (*CONFIGURED, "infer.py", "export.py", "dataset/create_coco_tfrecord.py
 # The TF2 reference's scripts for Mask R-CNN share their arguments.
 TF2_SCRIPTS = {
     path.relative_to(ROOT).as_posix(): (path, path.with_name("tf2_command_line.py"))
-    for path in sorted((ROOT / "scripts" / "maskrcnn").glob("*.py"))
+    for path in own_files("scripts/maskrcnn/*.py")
 }
 # Every other program of a document -> the files that define its flags.
 SOURCES = {
@@ -147,10 +146,7 @@ def unknown_flags(text: str) -> list[str]:
 @functools.cache
 def file_names() -> frozenset[str]:
     """Returns the names of all Python files and scripts of the repository."""
-    names = [path.name for pattern in ("*.py", "*.sh") for path in ROOT.glob(pattern)]
-    for folder in FOLDERS:
-        names += [path.name for path in (ROOT / folder).rglob("*") if path.suffix in (".py", ".sh")]
-    return frozenset(names)
+    return frozenset(path.name for path in own_files("**/*.py", "**/*.sh"))
 
 
 def missing_paths(text: str) -> list[str]:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from own_files import own_files
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -42,9 +43,7 @@ NAMES_AFTER_NOTHING = {"utils", "util", "misc", "common", "helpers", "helper"}
 
 def python_files() -> list[Path]:
     """Returns every Python file of the repository, relative to its root, sorted."""
-    skipped = {".venv", ".git", "__pycache__"}
-    files = (path.relative_to(ROOT) for path in ROOT.rglob("*.py"))
-    return sorted(path for path in files if not skipped & set(path.parts))
+    return [path.relative_to(ROOT) for path in own_files("**/*.py")]
 
 
 def imported_names(source: str, *, module: str = "", is_package: bool = False) -> set[str]:
@@ -87,7 +86,7 @@ def upward_edges(path: Path, imports: set[str]) -> list[str]:
     package = path.parts[0] if len(path.parts) > 1 else ""
     if package not in ALLOWED:
         return []
-    entry_points = {file.stem for file in ROOT.glob("*.py")}
+    entry_points = {file.stem for file in own_files("*.py")}
     known = set(ALLOWED) | set(TOOLS) | entry_points
     tops = {name.split(".")[0] for name in imports}
     forbidden = (tops & known) - ALLOWED[package] - {package}
@@ -181,7 +180,7 @@ def test_rooms_are_small():
         if path.parts[0] in ROOMS and len(path.parent.parts) > 1
     }
     sizes = {
-        room: len([p for p in (ROOT / room).glob("*.py") if p.stem != "__init__"]) for room in rooms
+        room: len([p for p in own_files(f"{room}/*.py") if p.stem != "__init__"]) for room in rooms
     }
     assert {str(room): size for room, size in sizes.items() if size > MOST_FILES_OF_A_ROOM} == {}
 

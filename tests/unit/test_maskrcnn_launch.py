@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 import yaml
 from launcher_machine import Machine, flags_of, in_job
+from own_files import own_files
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS_FOLDER = ROOT / "scripts" / "maskrcnn"
 CONFIGS = ROOT / "maskrcnn" / "configs"
-SCRIPTS = sorted(path.name for path in SCRIPTS_FOLDER.glob("*.sh"))
-SUBMISSIONS = sorted(path.name for path in (ROOT / "slurm").glob("maskrcnn-*.sub"))
+SCRIPTS = [path.name for path in own_files("scripts/maskrcnn/*.sh")]
+SUBMISSIONS = [path.name for path in own_files("slurm/maskrcnn-*.sub")]
 NVIDIA_WEIGHTS = "/workspace/checkpoints/rn50_tf_amp_ckpt_v20.06.0/nvidia_rn50_tf_amp"
 DETECTRON_WEIGHTS = "/workspace/checkpoints/R-50.pkl"
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from own_files import own_files
 
 from engine.config.fields import override
 from engine.config.recipe_yaml import read_yaml
@@ -51,8 +52,8 @@ def plan_of(config, *, ranks=8, **train):
 
 
 def test_there_are_these_recipes_and_no_others():
-    assert {path.stem for path in CONFIGS.glob("tf2_*.yaml")} == set(TF2)
-    assert {path.stem for path in CONFIGS.glob("coco_*.yaml")} == set(OURS)
+    assert {path.stem for path in own_files("maskrcnn/configs/tf2_*.yaml")} == set(TF2)
+    assert {path.stem for path in own_files("maskrcnn/configs/coco_*.yaml")} == set(OURS)
 
 
 @pytest.mark.parametrize("name", TF2)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import tensorflow as tf
+from own_files import own_files
 
 from efficientdet.settings import base_config, preset, validate
 from engine.config.fields import override
@@ -55,7 +56,7 @@ def plan_of(name, *, ranks=None, **train):
 
 
 def test_there_are_these_recipes_and_no_others():
-    assert {path.stem for path in CONFIGS.glob("*.yaml")} == set(RANKS)
+    assert {path.stem for path in own_files("efficientdet/configs/*.yaml")} == set(RANKS)
 
 
 @pytest.mark.parametrize("name", DOCUMENTED)

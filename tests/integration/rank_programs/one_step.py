@@ -1,6 +1,6 @@
 """One training step on the same four images, whatever the number of ranks.
 
-    mpirun -np 2 python one_step.py FAMILY DATA-PATTERN OUTPUT.npz
+    mpirun -np 2 python one_step.py FAMILY DATA-PATTERN OUTPUT.npz CASE...
 
 In each case batch norm sees the same groups of images on one rank and on two. Rank 0 writes, for
 each case: the gradient before clipping, the numbers of the step, what the step added to the
@@ -153,13 +153,13 @@ def run_case(family: str, case: Case, pattern: str) -> dict[str, np.ndarray]:
 
 
 def main() -> int:
-    """Runs all cases."""
-    family, pattern, output = sys.argv[1:]
+    """Runs the cases."""
+    family, pattern, output, *cases = sys.argv[1:]
     join_ranks(set_num_threads=True)
     results = {
         f"{name}/{what}": value
-        for name, case in CASES[family].items()
-        for what, value in run_case(family, case, pattern).items()
+        for name in cases
+        for what, value in run_case(family, CASES[family][name], pattern).items()
     }
     if distributed.is_main():
         np.savez(output, **results)

@@ -1,8 +1,6 @@
 """The command that draws training examples: all sheets are written, and errors are said."""
 
 import io
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -41,36 +39,29 @@ def write_set(folder, *, with_masks=False):
     write_records(folder / "set-00000-of-00001.tfrecord", records)
 
 
-def run(repository, *arguments):
-    command = [sys.executable, str(repository / "dataset" / "draw_examples.py"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True)
+PROGRAM = "dataset/draw_examples.py"
 
 
-def sheets_of(repository, folder):
-    done = run(
-        repository,
-        f"--records={folder}/set-*",
-        f"--output_dir={folder}/sheets",
-        "--image_size=64",
-        "--num_rows=1",
-    )
-    assert done.returncode == 0, done.stderr
+def sheets_of(commands, folder):
+    small = ("--image_size=64", "--num_rows=1")
+    places = (f"--records={folder}/set-*", f"--output_dir={folder}/sheets")
+    commands.run(PROGRAM, *places, *small).require_success()
     return {path.stem: np.asarray(Image.open(path)) for path in (folder / "sheets").iterdir()}
 
 
 @pytest.mark.slow
-def test_all_sheets_are_written(repository, tmp_path):
+def test_all_sheets_are_written(commands, tmp_path):
     write_set(tmp_path)
-    sheets = sheets_of(repository, tmp_path)
+    sheets = sheets_of(commands, tmp_path)
     assert set(sheets) == SHEETS
     for name, sheet in sheets.items():
         assert sheet.std() > 10, name
 
 
 @pytest.mark.slow
-def test_masks_are_drawn_and_mirrored_with_the_image(repository, tmp_path):
+def test_masks_are_drawn_and_mirrored_with_the_image(commands, tmp_path):
     write_set(tmp_path, with_masks=True)
-    sheets = sheets_of(repository, tmp_path)
+    sheets = sheets_of(commands, tmp_path)
     assert set(sheets) == SHEETS
     flip = sheets["flip"].astype(float)
     # Two pictures of 320 pixels side by side: the tint moves from the left to the right half of
@@ -87,9 +78,8 @@ def test_masks_are_drawn_and_mirrored_with_the_image(repository, tmp_path):
     assert contrast(mirrored, 72 - 22) < 0.75 * contrast(mirrored, 72 - 48)
 
 
-@pytest.mark.slow
-def test_records_that_are_not_there_are_named(repository, tmp_path):
-    done = run(repository, f"--records={tmp_path}/nothing-*")
-    assert done.returncode == 1
-    assert f"{tmp_path}/nothing-*" in done.stderr
-    assert "Traceback" not in done.stderr
+def test_records_that_are_not_there_are_named(commands, tmp_path):
+    done = commands.run(PROGRAM, f"--records={tmp_path}/nothing-*")
+    assert done.code == 1
+    assert f"{tmp_path}/nothing-*" in done.errors
+    assert "Traceback" not in done.errors

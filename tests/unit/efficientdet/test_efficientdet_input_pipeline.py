@@ -197,6 +197,7 @@ def test_a_resumed_run_gets_the_rest_of_the_unbroken_one(ten, cache_records):
             np.testing.assert_array_equal(batch[name], expected[name], name)
 
 
+@pytest.mark.quick
 def test_another_seed_gives_other_crops_of_the_same_record(ten):
     crops = {}
     for seed in (1, 2):

@@ -119,7 +119,7 @@ def test_d0_has_the_published_parameters(d0):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["lite0", "d7x"])
+@pytest.mark.parametrize("name", ["lite0", pytest.param("d7x", marks=pytest.mark.nightly)])
 def test_built_models_have_the_parameters_of_their_shapes(name):
     config = model_config(f"efficientdet-{name}")
     model = build_model(config, num_classes=91)
@@ -196,6 +196,7 @@ def test_options_build_and_run(tiny_backbone, changes):
     assert all(np.isfinite(x).all() for x in tf.nest.flatten(outputs))
 
 
+@pytest.mark.quick
 def test_two_models_in_one_process_are_alike(tiny_backbone):
     first, second = (build_model(tiny_config(), num_classes=2) for _ in range(2))
     assert [v.name for v in first.weights] == [v.name for v in second.weights]

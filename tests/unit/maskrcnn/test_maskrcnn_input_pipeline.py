@@ -78,6 +78,7 @@ def test_a_model_without_masks_reads_none(records):
     assert "masks" not in batch
 
 
+@pytest.mark.quick
 def test_masks_are_the_stored_crops_of_their_boxes(records):
     for batch in read(records, 4, training=True):
         for row, slot in np.argwhere(batch["classes"] >= 0):

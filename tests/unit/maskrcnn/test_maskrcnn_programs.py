@@ -59,6 +59,7 @@ def fixed_draws(shape, seed):
     return tf.constant(np.random.default_rng(5).random(shape, np.float32))
 
 
+@pytest.mark.nightly  # the parts are compiled by the tests of network, targets, losses and heads
 def test_xla_changes_nothing(made, monkeypatch):
     task, batch = made()
     # An ellipse has cells that are covered by exactly half, which rounding sets or clears.
@@ -73,7 +74,9 @@ def test_xla_changes_nothing(made, monkeypatch):
         assert error < 1e-4, (name, error)
 
 
-@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+@pytest.mark.parametrize(
+    "policy", ["mixed_float16", pytest.param("mixed_bfloat16", marks=pytest.mark.nightly)]
+)
 def test_mixed_precision_changes_little(made, policy):
     expected, _ = losses(*made())
     before = tf.keras.mixed_precision.global_policy()

@@ -64,6 +64,7 @@ def losses_of(task, batch, seed=SEED, *, training=True):
     return float(result.loss), {k: float(v) for k, v in result.parts.items()}, float(result.weight)
 
 
+@pytest.mark.quick
 def test_losses_are_named_finite_and_add_up(task, batch):
     assert task.loss_names == (*LOSSES, "mask_loss")
     loss, parts, weight = losses_of(task, batch)
@@ -114,7 +115,14 @@ def test_all_crops_unknown_leave_no_mask_loss(task, batch):
     assert losses_of(task, unknown)[1]["mask_loss"] == 0.0
 
 
-@pytest.mark.parametrize(("share", "jit_compile"), [(1.0, None), (1.0, True), (0.25, None)])
+@pytest.mark.parametrize(
+    ("share", "jit_compile"),
+    [
+        (1.0, None),
+        pytest.param(1.0, True, marks=[pytest.mark.nightly, pytest.mark.slow]),
+        pytest.param(0.25, None, marks=[pytest.mark.nightly, pytest.mark.slow]),
+    ],
+)
 def test_the_mask_head_needs_the_positive_rois_only(records, batch, share, jit_compile):
     found = {}
     for mask_rois in ("needed", "all"):
@@ -198,6 +206,7 @@ def found(task, eval_batch):
     return predict(task.device_batch(eval_batch))
 
 
+@pytest.mark.quick
 def test_detections_have_masks_and_lie_in_the_image(found):
     assert isinstance(found, MaskDetections)
     assert found.boxes.shape == (2, 8, 4) and found.masks.shape == (2, 8, 28, 28)

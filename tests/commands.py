@@ -21,7 +21,7 @@ from pathlib import Path
 
 import keras_choice
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 TIMEOUT_SECONDS = 900
 # Only what is installed: the code under test is imported by each command itself.
 _KERAS = "tf_keras" if keras_choice.VARIABLE in os.environ else "keras"
@@ -108,15 +108,16 @@ class Commands:
         self._context.set_forkserver_preload(list(_IMPORTED_ONCE))
 
     def start(
-        self, script: str, *flags: str, environment: Mapping[str, str] | None = None
+        self, script: str, *flags: object, environment: Mapping[str, str] | None = None
     ) -> Running:
-        """Starts a script of the repository."""
+        """Starts a script of the repository, or a module of it as `python -m` does."""
         self._count += 1
         output = self._folder / f"{self._count:03d}-{Path(script).stem}.out"
         errors = output.with_suffix(".err")
         output.touch()
         errors.touch()
-        arguments = (str(ROOT / script), flags, dict(environment or {}), str(output), str(errors))
+        name = str(ROOT / script) if script.endswith(".py") else script
+        arguments = (name, flags, dict(environment or {}), str(output), str(errors))
         process = self._context.Process(target=_run_script, args=arguments)
         process.start()
         return Running(process, output, errors)
@@ -128,7 +129,7 @@ class Commands:
         environment: Mapping[str, str] | None = None,
         timeout: float = TIMEOUT_SECONDS,
     ) -> Result:
-        """Runs a script of the repository to its end."""
+        """Runs a script or module of the repository to its end."""
         return self.start(script, *flags, environment=environment).wait(timeout=timeout)
 
 
@@ -141,9 +142,14 @@ def _run_script(
         os.dup2(file, descriptor)
         os.close(file)
     os.environ.update(environment)
-    sys.argv = [script, *flags]
-    sys.path.insert(0, os.path.dirname(script))
-    runpy.run_path(script, run_name="__main__")
+    sys.argv = [script, *map(str, flags)]
+    os.chdir(ROOT)
+    if script.endswith(".py"):
+        sys.path.insert(0, os.path.dirname(script))
+        runpy.run_path(script, run_name="__main__")
+    else:
+        sys.path.insert(0, str(ROOT))
+        runpy.run_module(script, run_name="__main__", alter_sys=True)
 
 
 def run_from_scratch(

