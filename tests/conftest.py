@@ -9,6 +9,7 @@ import os
 import sys
 from pathlib import Path
 
+import parts
 import pytest
 from commands import Commands
 
@@ -26,9 +27,6 @@ os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "2")
 os.environ.setdefault("TF_NUM_INTEROP_THREADS", "2")
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 
-# A run takes one in so many of the nightly tests, others each day: all have run after a week.
-NIGHTLY_PARTS = 7
-
 
 def pytest_configure(config):
     """Settles the day before workers start, which would not agree on it around midnight."""
@@ -37,74 +35,27 @@ def pytest_configure(config):
 
 def pytest_report_header(config):
     """Says which nightly tests this run takes."""
-    day = int(os.environ["RINGDET_TESTS_DAY"])
-    if takes_all_nightly(config):
+    if parts.takes_all_nightly(config):
         return "nightly tests: all"
+    part = parts.day() % parts.NIGHTLY_PARTS + 1
     return (
-        f"nightly tests: part {day % NIGHTLY_PARTS + 1} of {NIGHTLY_PARTS} "
-        f"(RINGDET_TESTS_DAY={day}); all with RINGDET_TESTS=all"
+        f"nightly tests: part {part} of {parts.NIGHTLY_PARTS} (RINGDET_TESTS_DAY={parts.day()}); "
+        "all with RINGDET_TESTS=all"
     )
-
-
-def takes_all_nightly(config) -> bool:
-    """Returns whether the command line or RINGDET_TESTS=all asks for the nightly tests."""
-    return "nightly" in config.option.markexpr or os.environ.get("RINGDET_TESTS") == "all"
-
-
-# Files of which only what is marked itself is quick: they build networks or wait for processes.
-THOROUGH = (
-    *("test_benchmarks", "test_efficientdet_backbone", "test_efficientdet_input_pipeline"),
-    *("test_efficientdet_model", "test_maskrcnn_backbone", "test_maskrcnn_input_pipeline"),
-    *("test_maskrcnn_model", "test_maskrcnn_task", "test_maskrcnn_weights"),
-)
-# The longest files, which are begun first where files run side by side.
-LONGEST = ("test_slurm", "test_rank_equality", "test_maskrcnn", "test_scripts", "test_bad_input")
-
-
-def place_of(item) -> int:
-    """Returns where a test's file comes: the longest, others with commands, all else."""
-    if item.path.stem in LONGEST:
-        return LONGEST.index(item.path.stem)
-    return len(LONGEST) + ("integration" not in item.path.parts)
-
-
-def is_quick(item) -> bool:
-    """Returns whether a test belongs to the quick part without being marked."""
-    slow = any(item.get_closest_marker(name) for name in ("slow", "multi", "nightly", "gpu"))
-    return not slow and "integration" not in item.path.parts and item.path.stem not in THOROUGH
-
-
-def group_of(item) -> str:
-    """Returns what a nightly test is chosen with: its marker's argument, or itself."""
-    (*named,) = item.get_closest_marker("nightly").args
-    return named[0] if named else item.nodeid
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m looks at the marks
 def pytest_collection_modifyitems(config, items):
-    """Leaves out the nightly tests that are not due, except those that are named one by one."""
-    items.sort(key=place_of)  # stable: all else stays in order
-    for item in filter(is_quick, items):
+    """Puts the longest first, marks what is quick, leaves out nightly tests that are not due."""
+    items.sort(key=parts.place_of)  # stable: all else stays in order
+    for item in filter(parts.is_quick, items):
         item.add_marker("quick")
-    if takes_all_nightly(config):
+    if parts.takes_all_nightly(config):
         return
-
-    def function(node_id: str) -> str:
-        return node_id.rpartition("/")[2].partition("[")[0]
-
-    named = {function(argument) for argument in config.args if "::" in argument}
-    nightly = [
-        item
-        for item in items
-        if item.get_closest_marker("nightly") and function(item.nodeid) not in named
-    ]
-    part = int(os.environ["RINGDET_TESTS_DAY"]) % NIGHTLY_PARTS
-    due = sorted({group_of(item) for item in nightly})[part::NIGHTLY_PARTS]
-    left_out = [item for item in nightly if group_of(item) not in due]
+    left_out = parts.not_due(items, day=parts.day(), arguments=config.args)
     if left_out:
         config.hook.pytest_deselected(items=left_out)
-        gone = set(left_out)
-        items[:] = [item for item in items if item not in gone]
+        items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.fixture(scope="session")

@@ -71,6 +71,14 @@ def changed_json(source, target, change):
     return target
 
 
+def shift_categories(content):
+    """Moves all category ids of a COCO file."""
+    for category in content["categories"]:
+        category["id"] += 1000
+    for annotation in content["annotations"]:
+        annotation["category_id"] += 1000
+
+
 # ---------------------------------------------------------------------------- settings
 
 
@@ -290,13 +298,7 @@ def test_image_ids_that_are_shuffled(train, tiny_set, tmp_path):
 
 
 def test_category_ids_that_do_not_meet(train, tiny_set, tmp_path):
-    def shift(content):
-        for category in content["categories"]:
-            category["id"] += 1000
-        for annotation in content["annotations"]:
-            annotation["category_id"] += 1000
-
-    path = changed_json(tiny_set.annotations, tmp_path / "val.json", shift)
+    path = changed_json(tiny_set.annotations, tmp_path / "val.json", shift_categories)
     result = train(f"--val_json_file={path}")
     said = result.require_explained_failure("categor", "1002")
     assert "card" in said
@@ -545,13 +547,7 @@ def test_class_count_unlike_the_checkpoints(evaluate):
 
 
 def test_evaluation_on_another_data_set(evaluate, tiny_set, tmp_path):
-    def shift(content):
-        for category in content["categories"]:
-            category["id"] += 1000
-        for annotation in content["annotations"]:
-            annotation["category_id"] += 1000
-
-    path = changed_json(tiny_set.annotations, tmp_path / "other.json", shift)
+    path = changed_json(tiny_set.annotations, tmp_path / "other.json", shift_categories)
     convert(read_annotations(path), tiny_set.images, tmp_path / "other", num_shards=1)
     evaluate(
         f"--val_file_pattern={tmp_path}/other-*", f"--val_json_file={path}"
