@@ -11,7 +11,6 @@ from pathlib import Path
 
 import parts
 import pytest
-from commands import Commands
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -19,6 +18,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import keras_choice  # noqa: E402, F401  (before TensorFlow)
+
+from commands import Commands  # noqa: E402
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as the commands do
