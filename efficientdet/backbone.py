@@ -46,25 +46,23 @@ class Scaling(NamedTuple):
 
     width: float
     depth: float
-    image_size: int  # of its ImageNet training, pixels
-    dropout: float  # before the classifier
     is_lite: bool = False
 
 
 SCALINGS: dict[str, Scaling] = {
-    "efficientnet-b0": Scaling(1.0, 1.0, 224, 0.2),
-    "efficientnet-b1": Scaling(1.0, 1.1, 240, 0.2),
-    "efficientnet-b2": Scaling(1.1, 1.2, 260, 0.3),
-    "efficientnet-b3": Scaling(1.2, 1.4, 300, 0.3),
-    "efficientnet-b4": Scaling(1.4, 1.8, 380, 0.4),
-    "efficientnet-b5": Scaling(1.6, 2.2, 456, 0.4),
-    "efficientnet-b6": Scaling(1.8, 2.6, 528, 0.5),
-    "efficientnet-b7": Scaling(2.0, 3.1, 600, 0.5),
-    "efficientnet-lite0": Scaling(1.0, 1.0, 224, 0.2, is_lite=True),
-    "efficientnet-lite1": Scaling(1.0, 1.1, 240, 0.2, is_lite=True),
-    "efficientnet-lite2": Scaling(1.1, 1.2, 260, 0.3, is_lite=True),
-    "efficientnet-lite3": Scaling(1.2, 1.4, 280, 0.3, is_lite=True),
-    "efficientnet-lite4": Scaling(1.4, 1.8, 300, 0.3, is_lite=True),
+    "efficientnet-b0": Scaling(1.0, 1.0),
+    "efficientnet-b1": Scaling(1.0, 1.1),
+    "efficientnet-b2": Scaling(1.1, 1.2),
+    "efficientnet-b3": Scaling(1.2, 1.4),
+    "efficientnet-b4": Scaling(1.4, 1.8),
+    "efficientnet-b5": Scaling(1.6, 2.2),
+    "efficientnet-b6": Scaling(1.8, 2.6),
+    "efficientnet-b7": Scaling(2.0, 3.1),
+    "efficientnet-lite0": Scaling(1.0, 1.0, is_lite=True),
+    "efficientnet-lite1": Scaling(1.0, 1.1, is_lite=True),
+    "efficientnet-lite2": Scaling(1.1, 1.2, is_lite=True),
+    "efficientnet-lite3": Scaling(1.2, 1.4, is_lite=True),
+    "efficientnet-lite4": Scaling(1.4, 1.8, is_lite=True),
 }
 
 
@@ -104,12 +102,6 @@ def stem_channels(name: str) -> int:
     """Channels after the first convolution."""
     scaling = scaling_of(name)
     return _STEM_CHANNELS if scaling.is_lite else round_channels(_STEM_CHANNELS, scaling.width)
-
-
-def top_channels(name: str) -> int:
-    """Channels of the 1x1 convolution before the classifier."""
-    scaling = scaling_of(name)
-    return _TOP_CHANNELS if scaling.is_lite else round_channels(_TOP_CHANNELS, scaling.width)
 
 
 def backbone_blocks(name: str) -> list[Block]:

@@ -56,7 +56,6 @@ def detection_losses(
     box_loss_weight: float,
     iou_loss_type: str | None,
     iou_loss_weight: float,
-    normalizer: tf.Tensor | None = None,
 ) -> DetectionLosses:
     """Compares the outputs of the heads with their targets.
 
@@ -76,8 +75,6 @@ def detection_losses(
       box_loss_weight: of the Huber loss in the sum.
       iou_loss_type: none, 'iou', 'giou', 'diou' or 'ciou'.
       iou_loss_weight: of the IoU loss in the sum.
-      normalizer: scalar to divide by in place of `sum(num_positives) + 1` of this batch, for
-        instance the mean of that over ranks or over accumulated batches.
 
     Returns:
       `DetectionLosses`.
@@ -91,8 +88,7 @@ def detection_losses(
             f"{sorted(_IOU_MEASURES)}"
         )
     num_positives = tf.reduce_sum(targets.num_positives)
-    if normalizer is None:
-        normalizer = num_positives + 1.0
+    normalizer = num_positives + 1.0
 
     cls_sums, box_sums, iou_sums = [], [], []
     for logits, (start, end) in _levels(class_logits, num_classes):

@@ -8,9 +8,11 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from object_detection.boxes.box_coder import encode_boxes
-from object_detection.boxes.matcher import IGNORED, POSITIVE, match_anchors
+from object_detection.boxes.matcher import POSITIVE, match_anchors
 
 IGNORED_CLASS = -1
+"""Class of the anchors of images that only fill up a batch."""
+_THRESHOLD = 0.5
 
 
 class Targets(NamedTuple):
@@ -18,7 +20,7 @@ class Targets(NamedTuple):
 
     Attributes:
       class_targets: [B, A] int32, class_id of positive anchors, num_classes for background, -1
-        where the class loss ignores the anchor.
+        where the class loss is to ignore the anchor.
       box_targets: [B, A, 4], (ty, tx, th, tw); 0 where not positive.
       positives: [B, A] bool, anchors matched to a box.
       num_positives: [B].
@@ -36,9 +38,6 @@ def assign_targets(
     gt_classes: tf.Tensor,
     *,
     num_classes: int,
-    positive_threshold: float = 0.5,
-    negative_threshold: float = 0.5,
-    force_match: bool = True,
 ) -> Targets:
     """Assigns ground truth to anchors (RetinaNet, arXiv 1708.02002, section 4, with one threshold).
 
@@ -50,9 +49,6 @@ def assign_targets(
       gt_boxes: [B, M, 4], same order and frame.
       gt_classes: [B, M] int32, class_id; -1 for padding and for boxes to leave out.
       num_classes: of the foreground; its value marks background.
-      positive_threshold: least IoU of a positive anchor.
-      negative_threshold: IoU below which an anchor is background.
-      force_match: whether each box keeps its best anchor.
 
     Returns:
       `Targets`, without gradient. An image without boxes is all background.
@@ -62,14 +58,13 @@ def assign_targets(
         anchors,
         gt_boxes,
         gt_classes >= 0,
-        positive_threshold=positive_threshold,
-        negative_threshold=negative_threshold,
-        force_match=force_match,
+        positive_threshold=_THRESHOLD,
+        negative_threshold=_THRESHOLD,
+        force_match=True,
     )
     positives = matches.labels == POSITIVE
     matched_classes = tf.gather(gt_classes, matches.gt_index, batch_dims=1)
     class_targets = tf.where(positives, matched_classes, num_classes)
-    class_targets = tf.where(matches.labels == IGNORED, IGNORED_CLASS, class_targets)
     matched_boxes = tf.gather(tf.stop_gradient(gt_boxes), matches.gt_index, batch_dims=1)
     box_targets = encode_boxes(matched_boxes, anchors)
     return Targets(

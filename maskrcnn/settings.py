@@ -1,7 +1,7 @@
 """The whole configuration of a Mask R-CNN run: shared settings, sampling, losses, test.
 
 Presets are here too; rules between settings are in `validation`, the arguments of NVIDIA's
-TensorFlow 2 program in `tf2_arguments`. TensorFlow is not imported. The learning rate is per image
+TensorFlow 2 program in `nvidia.tf2`. TensorFlow is not imported. The learning rate is per image
 of the global batch, 0.00125, whatever the number of ranks.
 """
 

@@ -148,22 +148,3 @@ def _check_sampling(config: MaskRcnnConfig) -> None:
             f"batch_size_per_im={roi.batch_size_per_im} with fg_fraction={roi.fg_fraction} leaves "
             "no RoI for the mask head: raise one of them"
         )
-
-
-def initialisation_problem(config: MaskRcnnConfig) -> str:
-    """Says why a run from step 0 cannot learn as it is initialised; '' if nothing is wrong."""
-    model, train = config.model, config.train
-    if train.backbone_init or train.pretrained_ckpt or train.benchmark or train.use_fake_data:
-        return ""
-    if model.backbone_norm == "frozen_bn":
-        return (
-            "norm=frozen_bn normalises by the statistics of pretrained weights, and there are "
-            "none: name some with --backbone_init, or train from scratch with "
-            "--hparams=norm=group_norm,freeze_at=0 (or norm=batch_norm)"
-        )
-    if model.freeze_at:
-        return (
-            f"freeze_at={model.freeze_at} freezes stages that hold random values: name weights "
-            "with --backbone_init or set freeze_at=0"
-        )
-    return ""

@@ -2,7 +2,7 @@
 
 Variables: `fpn/inner{2..5}` (1x1 lateral) and `fpn/layer{2..5}` (3x3 output), each kernel and bias,
 or kernel and a norm `fpn/inner2_gn`. Levels meet exactly only if the sides of the image are
-divisible by 32, which `settings.validate` asks for.
+divisible by 32, which `validation.validate` asks for.
 """
 
 from __future__ import annotations

@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from maskrcnn.regions.losses import select_class
 from maskrcnn.regions.targets import BOX_HEAD_WEIGHTS
 from object_detection.boxes.box_coder import BoxWeights, decode_boxes
 from object_detection.boxes.box_ops import at_least_float32, clip_boxes
@@ -113,21 +112,6 @@ def detect_boxes(
         classes=tf.where(is_picked, tf.gather(classes, rows, batch_dims=1), -1),
         num_valid=picks.num_valid,
     )
-
-
-def mask_probabilities(mask_logits: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
-    """Takes the mask of each detection's own class.
-
-    Args:
-      mask_logits: [B * K, s, s, num_classes] or with B and K apart, any float dtype.
-      classes: [B, K] int32, -1 for padding.
-
-    Returns:
-      [B, K, s, s] float32 in [0, 1]; 0 in padding.
-    """
-    shape = [-1, classes.shape[1], *mask_logits.shape[-3:]]
-    logits = select_class(tf.reshape(mask_logits, shape), classes)
-    return tf.where(classes[..., tf.newaxis, tf.newaxis] >= 0, tf.sigmoid(logits), 0.0)
 
 
 def to_original(

@@ -15,7 +15,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import numpy as np
 import tensorflow as tf
 
 # Smallest denominator of a ratio of areas or squared lengths, square pixels. It only matters where
@@ -186,36 +185,6 @@ def clip_boxes(boxes: tf.Tensor, *, height: float, width: float) -> tf.Tensor:
 
     corners = (clip(y1, height), clip(x1, width), clip(y2, height), clip(x2, width))
     return tf.stack(corners, axis=-1)
-
-
-def coco_xywh_to_yxyx(boxes: tf.Tensor | np.ndarray) -> tf.Tensor | np.ndarray:
-    """Turns COCO boxes (x, y, width, height) into (y1, x1, y2, x2).
-
-    Args:
-      boxes: [..., 4], array or tensor; the dtype is kept.
-
-    Returns:
-      [..., 4], an array for an array, a tensor for a tensor.
-    """
-    x, y, width, height = (boxes[..., i] for i in range(4))
-    return _stack_like(boxes, (y, x, y + height, x + width))
-
-
-def yxyx_to_coco_xywh(boxes: tf.Tensor | np.ndarray) -> tf.Tensor | np.ndarray:
-    """Turns (y1, x1, y2, x2) into COCO boxes (x, y, width, height).
-
-    Args:
-      boxes: [..., 4], array or tensor; the dtype is kept.
-
-    Returns:
-      [..., 4], an array for an array, a tensor for a tensor.
-    """
-    y1, x1, y2, x2 = (boxes[..., i] for i in range(4))
-    return _stack_like(boxes, (x1, y1, x2 - x1, y2 - y1))
-
-
-def _stack_like(like: tf.Tensor | np.ndarray, columns: tuple) -> tf.Tensor | np.ndarray:
-    return tf.stack(columns, axis=-1) if tf.is_tensor(like) else np.stack(columns, axis=-1)
 
 
 def _enclosing_corners(a: tf.Tensor, b: tf.Tensor) -> Corners:

@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from object_detection.boxes.box_ops import Corners, at_least_float32, corner_iou, split_corners
-from object_detection.boxes.nms import Picks
+from object_detection.boxes.box_ops import Corners, corner_iou, split_corners
 
 DEFAULT_TILE_SIZE = 256
 
@@ -87,56 +86,6 @@ def suppress_sorted(
     _, kept = tf.while_loop(is_unfinished, keep_tile, (tf.constant(0), tf.zeros_like(candidates)))
     kept = tf.reshape(tf.transpose(kept, [1, 0, 2]), [batch_size, num_tiles * tile_size])
     return kept[:, :num_boxes]
-
-
-def pick_many_boxes(
-    boxes: tf.Tensor,
-    scores: tf.Tensor,
-    is_candidate: tf.Tensor,
-    *,
-    max_output_size: int,
-    iou_threshold: float,
-    pixel_offset: float = 0.0,
-    tile_size: int = DEFAULT_TILE_SIZE,
-) -> Picks:
-    """Sorts, suppresses and returns the best: `nms.pick_boxes` of one class, for large counts.
-
-    Args:
-      boxes: [B, N, 4], (y1, x1, y2, x2), pixels, in any order.
-      scores: [B, N]; of equal scores the first box counts as the better one.
-      is_candidate: [B, N] bool.
-      max_output_size: K, at most N.
-      iou_threshold: overlap beyond which a box is suppressed.
-      pixel_offset: added to lengths in the IoU.
-      tile_size: see `suppress_sorted`.
-
-    Returns:
-      `Picks`, without gradient.
-    """
-    worst = tf.constant(float("-inf"), tf.float32)
-    # A NaN is no candidate: it would upset the order.
-    is_candidate = is_candidate & (scores == scores)
-    keys = tf.where(is_candidate, at_least_float32(tf.stop_gradient(scores)), worst)
-    sorted_scores, order = tf.math.top_k(keys, boxes.shape[1])
-    kept = suppress_sorted(
-        tf.gather(boxes, order, batch_dims=1),
-        tf.gather(is_candidate, order, batch_dims=1),
-        iou_threshold=iou_threshold,
-        max_kept=max_output_size,
-        pixel_offset=pixel_offset,
-        tile_size=tile_size,
-    )
-    # Kept ones first, each group in its order.
-    places = tf.range(boxes.shape[1])
-    ranks = tf.where(kept, places, places + boxes.shape[1])
-    _, slots = tf.math.top_k(-ranks, max_output_size)
-    is_valid = tf.gather(kept, slots, batch_dims=1)
-    indices = tf.gather(order, slots, batch_dims=1)
-    return Picks(
-        indices=tf.where(is_valid, indices, -1),
-        scores=tf.where(is_valid, tf.gather(sorted_scores, slots, batch_dims=1), 0.0),
-        num_valid=tf.reduce_sum(tf.cast(is_valid, tf.int32), axis=-1),
-    )
 
 
 def _overlaps(a: Corners, b: Corners, *, iou_threshold: float, pixel_offset: float) -> tf.Tensor:

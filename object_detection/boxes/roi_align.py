@@ -29,8 +29,8 @@ import tensorflow as tf
 from object_detection.boxes.box_ops import box_areas, split_corners
 
 # FPN (arXiv 1612.03144, eq. 1): a box of 224 x 224 pixels, ImageNet's size, belongs to level 4.
-CANONICAL_SIZE = 224.0
-CANONICAL_LEVEL = 4
+_CANONICAL_SIZE = 224.0
+_CANONICAL_LEVEL = 4
 
 
 class Convention(NamedTuple):
@@ -74,8 +74,6 @@ def roi_align(
     output_size: int,
     sampling_ratio: int,
     convention: str = "aligned",
-    canonical_size: float = CANONICAL_SIZE,
-    canonical_level: int = CANONICAL_LEVEL,
     pixel_offset: float = 0.0,
 ) -> tf.Tensor:
     """Resamples the features under each box to a fixed size.
@@ -89,8 +87,6 @@ def roi_align(
       sampling_ratio: s, samples of a bin along each side; 0 takes ceil(size of the bin in cells),
         as the C4 configurations of Detectron do, at a cost of that for a box as large as the map.
       convention: 'aligned', 'legacy' or 'crop', see `CONVENTIONS`.
-      canonical_size: see `assign_levels`.
-      canonical_level: see `assign_levels`.
       pixel_offset: see `assign_levels`.
 
     Returns:
@@ -112,8 +108,6 @@ def roi_align(
         boxes,
         min_level=levels[0],
         max_level=levels[-1],
-        canonical_size=canonical_size,
-        canonical_level=canonical_level,
         pixel_offset=pixel_offset,
     )
     shapes = [tuple(features[level].shape[1:3]) for level in levels]
@@ -160,8 +154,6 @@ def assign_levels(
     *,
     min_level: int,
     max_level: int,
-    canonical_size: float = CANONICAL_SIZE,
-    canonical_level: int = CANONICAL_LEVEL,
     pixel_offset: float = 0.0,
 ) -> tf.Tensor:
     """Assigns boxes to pyramid levels by area: `floor(k0 + log2(sqrt(area) / 224))`, clamped.
@@ -173,8 +165,6 @@ def assign_levels(
       boxes: [..., 4], (y1, x1, y2, x2), network pixels.
       min_level: finest level.
       max_level: coarsest level.
-      canonical_size: side of the square box that belongs to `canonical_level`, pixels.
-      canonical_level: k0.
       pixel_offset: added to height and width; 1.0 is the NVIDIA PyTorch reference's convention.
 
     Returns:
@@ -183,7 +173,7 @@ def assign_levels(
     areas = box_areas(boxes, pixel_offset=pixel_offset)
     levels = tf.fill(tf.shape(areas), min_level)
     for level in range(min_level + 1, max_level + 1):
-        least = (canonical_size * 2.0 ** (level - canonical_level)) ** 2
+        least = (_CANONICAL_SIZE * 2.0 ** (level - _CANONICAL_LEVEL)) ** 2
         levels += tf.cast(areas >= least, tf.int32)
     return levels
 

@@ -97,48 +97,6 @@ def draw_boxes(
     return canvas
 
 
-def draw_comparison(
-    image: np.ndarray,
-    truth: tuple[np.ndarray, np.ndarray],
-    *,
-    detections: tuple[np.ndarray, np.ndarray, np.ndarray],
-    is_crowd: np.ndarray | None = None,
-    names: Names = None,
-    min_score: float = 0.3,
-    max_boxes: int = 100,
-    zoom: float = 1.0,
-    caption: str = "",
-) -> np.ndarray:
-    """Draws ground truth on the left and detections on the right.
-
-    Args:
-      image: uint8 [h, w, 3].
-      truth: boxes [n, 4] (y1, x1, y2, x2) in pixels, and classes int [n].
-      detections: boxes [k, 4], classes int [k], scores [k].
-      is_crowd: bool [n], the crowd regions of the ground truth, drawn with a broken line.
-      names, min_score, max_boxes, zoom: as in `draw_boxes`.
-      caption: stands before "ground truth", for instance the file name.
-
-    Returns:
-      uint8 [H, W, 3], a sheet of two pictures with captions.
-    """
-    left = draw_boxes(image, *truth, names=names, max_boxes=max_boxes, zoom=zoom, dashed=is_crowd)
-    boxes, classes, scores = detections
-    right = draw_boxes(
-        image,
-        boxes,
-        classes,
-        scores=scores,
-        names=names,
-        min_score=min_score,
-        max_boxes=max_boxes,
-        zoom=zoom,
-    )
-    prefix = f"{caption}  " if caption else ""
-    captions = [f"{prefix}ground truth", f"detections from {100 * min_score:.0f}%"]
-    return contact_sheet([left, right], 2, captions, cell=(left.shape[0], left.shape[1]))
-
-
 def contact_sheet(
     images: Sequence[np.ndarray],
     columns: int,

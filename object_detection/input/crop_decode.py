@@ -1,12 +1,11 @@
 """Samples a crop for one image and decodes only the pixels that the crop uses.
 
-The sampling is that of google/automl and the NVIDIA reference (fact sheet of the reference, 6.2
-steps 8-10): a scale, a crop offset and a flip, each uniform. Unlike there the sample is drawn
-before decoding. Then only the region of the file that the crop needs is decoded, with a margin for
-the resampling filter, and reduced by the JPEG decoder's own 1/2, 1/4 or 1/8 where the image shrinks
-at least that much anyway. The result is small uint8 pixels and a `Geometry` that says where they
-come from; resampling to the network size is left to the device (`preprocess`), or done here with
-the same sampling positions and the same filter.
+The sampling is that of google/automl and the NVIDIA reference: a scale, a crop offset and a flip,
+each uniform. Unlike there the sample is drawn before decoding. Then only the region of the file
+that the crop needs is decoded, with a margin for the resampling filter, and reduced by the JPEG
+decoder's own 1/2, 1/4 or 1/8 where the image shrinks at least that much anyway. The result is small
+uint8 pixels and a `Geometry` that says where they come from; resampling to the network size is left
+to the device (`preprocess`), or done here with the same sampling positions and the same filter.
 
 EXIF orientation is not applied: boxes refer to the stored pixels.
 

@@ -64,7 +64,7 @@ def fit_inside(original_size: tf.Tensor, *, height: int, width: int) -> Geometry
     """Geometry of a whole image held unreduced in the canvas and scaled to fit, as in evaluation.
 
     The scale is ``min(height / h, width / w)`` and the scaled size is truncated to whole pixels,
-    which is why y and x scales differ a little (fact sheet of the reference, 6.2 step 9).
+    which is why y and x scales differ a little.
 
     Args:
       original_size: [..., 2] (height, width) in pixels, any number type.

@@ -102,11 +102,6 @@ class CocoEvaluator:
         """Number of images in the JSON."""
         return len(self.image_ids)
 
-    @property
-    def scorer_name(self) -> str:
-        """The scorer in use, for the log."""
-        return self._prepared_scorer().name
-
     def image_indices(self, source_ids: Iterable[Any]) -> np.ndarray:
         """Translates record source ids (bytes, text or numbers) into image indices.
 

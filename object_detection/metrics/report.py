@@ -24,6 +24,9 @@ DESCRIPTIONS = {
 }
 """What COCO's numbers are over."""
 
+# Columns of the class table, filled downwards in order of the category ids.
+_CLASS_COLUMNS = 3
+
 
 def csv_line(epoch: int, metrics: Mapping[str, float]) -> str:
     """Returns `epoch,AP,AP50,AP75,APs,APm,APl`, the six in percent with 2 decimals.
@@ -35,15 +38,12 @@ def csv_line(epoch: int, metrics: Mapping[str, float]) -> str:
     return ",".join([str(epoch), *(f"{percent:.2f}" for percent in percents)])
 
 
-def format_metrics_table(
-    metrics: Mapping[str, float], *, title: str = "", class_columns: int = 3
-) -> str:
+def format_metrics_table(metrics: Mapping[str, float], *, title: str = "") -> str:
     """Returns the 12 numbers, then AP per class by name, in percent; `-` where unmeasured.
 
     Args:
       metrics: fractions, as `CocoEvaluator.evaluate` returns them.
       title: a first line, for instance the data set and the number of images.
-      class_columns: columns of the class table, filled downwards in order of the category ids.
     """
     lines = [title] if title else []
     precisions, recalls = METRIC_NAMES[:6], METRIC_NAMES[6:]
@@ -58,12 +58,12 @@ def format_metrics_table(
         if name.startswith(CLASS_PREFIX)
     ]
     if classes:
-        lines += ["  AP per class", *_class_lines(classes, max(1, class_columns))]
+        lines += ["  AP per class", *_class_lines(classes)]
     return "\n".join(lines)
 
 
-def _class_lines(classes: list[tuple[str, float]], columns: int) -> list[str]:
-    num_lines = -(-len(classes) // columns)
+def _class_lines(classes: list[tuple[str, float]]) -> list[str]:
+    num_lines = -(-len(classes) // _CLASS_COLUMNS)
     width = max(len(name) for name, _ in classes)
     lines = []
     for i in range(num_lines):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from efficientdet.backbone import build_backbone, scaling_of, top_channels
+from efficientdet.backbone import build_backbone, scaling_of
 from efficientdet.layers import activation_function, batch_norm_factory
 
 
@@ -14,7 +14,8 @@ def build_classifier(name: str) -> tf.keras.Model:
     batch_norm = batch_norm_factory(None, momentum=0.99, epsilon=1e-3, frozen=False)
     images = tf.keras.Input((None, None, 3), name="images")
     x = build_backbone(images, name=name, batch_norm=batch_norm, act_type=act_type)[5]
-    x = tf.keras.layers.Conv2D(top_channels(name), 1, use_bias=False, name="top_conv2d")(x)
+    # 1280 channels: of b0, and of Lite whatever its width.
+    x = tf.keras.layers.Conv2D(1280, 1, use_bias=False, name="top_conv2d")(x)
     x = batch_norm(name="top_bn")(x)
     x = tf.keras.layers.Activation(activation_function(act_type), name="top_act")(x)
     x = tf.keras.layers.GlobalAveragePooling2D(name="top_pool")(x)

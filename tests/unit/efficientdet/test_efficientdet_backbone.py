@@ -54,11 +54,6 @@ def test_squeeze_channels_follow_the_block_input():
     assert not any(block.se_channels for block in backbone.backbone_blocks("efficientnet-lite2"))
 
 
-def test_top_is_scaled_except_for_lite():
-    assert backbone.top_channels("efficientnet-b3") == 1536
-    assert backbone.top_channels("efficientnet-lite3") == 1280
-
-
 def test_unknown_backbone_lists_the_known():
     with pytest.raises(ValueError, match="efficientnet-lite4"):
         backbone.backbone_blocks("resnet-50")
@@ -210,7 +205,7 @@ class TestDropConnect:
 
 
 def test_backbone_levels_and_second_normalisation(monkeypatch):
-    monkeypatch.setitem(backbone.SCALINGS, "tiny", backbone.Scaling(0.25, 0.3, 64, 0.0))
+    monkeypatch.setitem(backbone.SCALINGS, "tiny", backbone.Scaling(0.25, 0.3))
     norm = batch_norm_factory(None, momentum=0.99, epsilon=1e-3, frozen=False)
     images = tf.keras.Input([80, 100, 3])
     features = backbone.build_backbone(

@@ -110,35 +110,6 @@ def test_sum_is_weighted_and_normalised():
     expected = losses.cls_loss + 50.0 * losses.box_loss + losses.box_iou_loss
     np.testing.assert_allclose(losses.det_loss, expected, rtol=1e-6)
     np.testing.assert_allclose(losses.num_positives, tf.reduce_sum(targets.num_positives))
-    doubled, _ = losses_and_gradients(
-        logits,
-        deltas,
-        targets,
-        anchors,
-        iou_loss_type="giou",
-        normalizer=2.0 * (losses.num_positives + 1.0),
-    )
-    for half, whole in zip(doubled[:4], losses[:4]):
-        np.testing.assert_allclose(2 * half, whole, rtol=1e-6)
-
-
-def test_two_half_batches_with_one_normaliser_equal_the_whole():
-    logits, deltas, targets, anchors = example(batch_size=4)
-    normalizer = tf.reduce_sum(targets.num_positives) + 1.0
-    whole, whole_gradients = losses_and_gradients(logits, deltas, targets, anchors)
-    total = 0.0
-    for part in (slice(0, 2), slice(2, 4)):
-        losses, gradients = losses_and_gradients(
-            [level[part] for level in logits],
-            [level[part] for level in deltas],
-            Targets(*(field[part] for field in targets)),
-            anchors,
-            normalizer=normalizer,
-        )
-        total += losses.det_loss
-        for gradient, expected in zip(gradients, whole_gradients):
-            np.testing.assert_allclose(gradient, expected[part], rtol=1e-5, atol=1e-9)
-    np.testing.assert_allclose(total, whole.det_loss, rtol=1e-5)
 
 
 def test_ignored_anchors_carry_neither_loss_nor_gradient():

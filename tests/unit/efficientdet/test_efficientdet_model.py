@@ -95,7 +95,7 @@ def d0():
 
 @pytest.fixture
 def tiny_backbone(monkeypatch):
-    monkeypatch.setitem(backbone.SCALINGS, "tiny", backbone.Scaling(0.25, 0.3, 64, 0.0))
+    monkeypatch.setitem(backbone.SCALINGS, "tiny", backbone.Scaling(0.25, 0.3))
 
 
 def tiny_config(**changes):

@@ -57,25 +57,6 @@ def test_small_object_keeps_its_best_anchor():
     targets = assign_targets(ANCHORS, boxes, classes, num_classes=NUM_CLASSES)
     assert targets.num_positives[2] == 1
     assert targets.class_targets.numpy()[2][targets.positives.numpy()[2]] == [4]
-    unforced = assign_targets(ANCHORS, boxes, classes, num_classes=NUM_CLASSES, force_match=False)
-    assert unforced.num_positives[2] == 0
-
-
-def test_ignored_anchors_are_neither_class_nor_background():
-    anchors = np.array([[0, 0, 10, 10], [0, 20, 10, 30], [0, 40, 10, 50]], np.float32)
-    boxes = np.array([[[0, 0, 10, 9], [0, 20, 10, 26], [0, 40, 10, 41]]], np.float32)
-    targets = assign_targets(
-        anchors,
-        boxes,
-        np.array([[0, 1, 2]]),
-        num_classes=3,
-        positive_threshold=0.7,
-        negative_threshold=0.3,
-        force_match=False,
-    )
-    np.testing.assert_array_equal(targets.class_targets, [[0, -1, 3]])
-    np.testing.assert_array_equal(targets.positives, [[True, False, False]])
-    assert targets.num_positives[0] == 1
 
 
 def test_one_class():

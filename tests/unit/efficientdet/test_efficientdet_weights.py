@@ -20,7 +20,7 @@ BLOCKS = [NamedBlock(b.name, b.expand_ratio > 1) for b in backbone_blocks("effic
 @pytest.fixture(scope="module")
 def tiny():
     """Builds small models; the fixture keeps the backbone's size known for the whole module."""
-    backbone.SCALINGS["tiny"] = backbone.Scaling(0.25, 0.3, 64, 0.0)
+    backbone.SCALINGS["tiny"] = backbone.Scaling(0.25, 0.3)
 
     def build(num_classes, **changes):
         config = dataclasses.replace(

@@ -15,7 +15,7 @@ from engine import cli
 from engine.config.fields import ConfigError, setting
 
 ROOT = Path(__file__).resolve().parents[3]
-# Every flag of the reference's train.py and eval.py (fact sheet, sections 2.1 and 2.2).
+# Every flag of the reference's train.py and eval.py.
 TRAIN_FLAGS = (
     "training_mode training_file_pattern val_file_pattern val_json_file model_name model_dir "
     "batch_size eval_batch_size num_examples_per_epoch num_epochs benchmark benchmark_steps "

@@ -19,7 +19,7 @@ from object_detection.records.tfrecord_file import write_records
 DOCUMENT = Path(__file__).resolve().parents[3] / "docs" / "maskrcnn_arguments.md"
 MAIN = str(CONFIGS / "e2e_mask_rcnn_R_50_FPN_1x.yaml")
 MODEL = "--model_name=maskrcnn-r50-fpn"
-# Every argument of that program's main.py (fact sheet, section 2.1), with a value.
+# Every argument of that program's main.py, with a value.
 TF2_ARGUMENTS = {
     "data_dir": "records",
     "model_dir": "run",

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from maskrcnn.regions.postprocess import detect_boxes, mask_probabilities, to_original
+from maskrcnn.regions.postprocess import detect_boxes, to_original
 from object_detection.input import geometry as geometry_lib
 from object_detection.serve.detections import Detections, MaskDetections
 
@@ -131,19 +131,6 @@ def test_compiled_equals_eager_with_half_precision_outputs():
     compiled = tf.function(run, jit_compile=True)(logits, deltas, proposals, valid)
     for plain, xla in zip(eager, compiled):
         np.testing.assert_allclose(plain, xla, rtol=1e-4, atol=1e-3)
-
-
-def test_masks_of_the_detected_classes():
-    rng = np.random.default_rng(4)
-    logits = rng.normal(size=(2, 3, 5, 5, NUM_CLASSES)).astype(np.float32)
-    classes = np.array([[2, 0, -1], [3, -1, -1]], np.int32)
-    masks = mask_probabilities(tf.constant(logits), tf.constant(classes)).numpy()
-    for image, slot in np.ndindex(2, 3):
-        class_id = classes[image, slot]
-        expected = 1 / (1 + np.exp(-logits[image, slot, :, :, class_id])) if class_id >= 0 else 0.0
-        np.testing.assert_allclose(masks[image, slot], np.broadcast_to(expected, (5, 5)), rtol=1e-5)
-    flat = mask_probabilities(tf.constant(logits.reshape(6, 5, 5, -1)), tf.constant(classes))
-    np.testing.assert_array_equal(flat, masks)
 
 
 def test_boxes_move_to_the_original_image():

@@ -10,7 +10,7 @@ from engine.optim.plan import check_settings, make_plan
 from maskrcnn.config import MODEL_TABLE
 from maskrcnn.nvidia.tf2 import Tf2Arguments, tf2_overrides
 from maskrcnn.settings import PRESETS, MaskRcnnConfig, base_config, preset
-from maskrcnn.validation import initialisation_problem, validate
+from maskrcnn.validation import validate
 
 
 def changed(model_name="maskrcnn-r50-fpn", **values):
@@ -134,20 +134,6 @@ def test_wrong_words_and_keys_name_the_nearest():
         changed(model__norm="gn")
     with pytest.raises(ConfigError, match="unknown key 'fg_fractions'; did you mean 'fg_fraction'"):
         override(base_config("maskrcnn-r50-fpn"), {"fg_fractions": 0.5}, source="test")
-
-
-class TestInitialisation:
-    def test_frozen_norm_needs_weights(self):
-        assert "--backbone_init" in initialisation_problem(changed())
-        assert not initialisation_problem(changed(train__backbone_init="R-50.pkl"))
-        assert not initialisation_problem(changed(train__benchmark=True))
-
-    def test_from_scratch(self):
-        scratch = {"model__norm": "group_norm"}
-        assert "freeze_at=2" in initialisation_problem(changed(**scratch))
-        assert not initialisation_problem(changed(model__freeze_at=0, **scratch))
-        bn = changed(model__freeze_at=0, model__finetune_bn=True)
-        assert not initialisation_problem(bn)
 
 
 class TestTf2Arguments:

@@ -118,17 +118,6 @@ def test_clip_boxes_to_the_image():
     np.testing.assert_array_equal(box_ops.clip_boxes(boxes, height=10, width=15), expected)
 
 
-@pytest.mark.parametrize("as_tensor", [False, True])
-def test_coco_format_round_trip(as_tensor):
-    coco = np.array([[10.0, 20.0, 30.0, 5.0], [0.0, 0.0, 0.0, 0.0]])
-    boxes = box_ops.coco_xywh_to_yxyx(tf.constant(coco) if as_tensor else coco)
-    assert tf.is_tensor(boxes) == as_tensor
-    np.testing.assert_array_equal(boxes, [[20, 10, 25, 40], [0, 0, 0, 0]])
-    back = box_ops.yxyx_to_coco_xywh(boxes)
-    assert tf.is_tensor(back) == as_tensor
-    np.testing.assert_array_equal(back, coco)
-
-
 def test_half_precision_input_is_computed_in_float32():
     # 300 * 300 overflows float16.
     boxes = tf.constant([[0, 0, 300, 300], [0, 150, 300, 450]], tf.float16)

@@ -67,15 +67,15 @@ def test_levels_change_at_the_areas_of_the_rule():
 
 
 def test_boxes_read_only_their_own_image_and_level():
-    shapes = {2: (16, 24), 3: (8, 12)}
+    shapes = {2: (64, 96), 3: (32, 48)}
     features = {
         level: tf.constant(
             np.stack([np.full((*shape, 1), 10.0 * level + image) for image in range(2)]), tf.float32
         )
         for level, shape in shapes.items()
     }
-    boxes = np.array([[[0, 0, 20, 20], [0, 0, 60, 90]]] * 2, np.float32)
-    result = roi_align(features, boxes, canonical_size=60.0, **SETTINGS, canonical_level=3)
+    boxes = np.array([[[0, 0, 20, 20], [0, 0, 120, 180]]] * 2, np.float32)
+    result = roi_align(features, boxes, **SETTINGS)
     np.testing.assert_allclose(result[:, :, 0, 0, 0], [[20, 30], [21, 31]], rtol=1e-6)
 
 

@@ -177,19 +177,3 @@ def test_contact_sheet_lays_out_rows():
         visualize.contact_sheet([], 2)
     with pytest.raises(ValueError, match="1 captions for 3"):
         visualize.contact_sheet(images, 2, ["a"])
-
-
-def test_comparison_shows_truth_beside_detections():
-    truth = (np.array([[20, 20, 60, 60]]), np.array([0]))
-    found = (np.array([[22, 21, 60, 62], [5, 5, 9, 9]]), np.array([0, 1]), np.array([0.9, 0.1]))
-    sheet = visualize.draw_comparison(GREY, truth, detections=found, names=NAMES, caption="a.jpg")
-    assert sheet.shape[1] > 2 * GREY.shape[1]
-    swapped = visualize.draw_comparison(
-        GREY, (found[0][:1], found[1][:1]), detections=(*truth, np.ones(1)), names=NAMES
-    )
-    assert swapped.shape[1] == sheet.shape[1]
-    crowd = visualize.draw_comparison(
-        GREY, truth, detections=found, is_crowd=np.array([True]), names=NAMES, caption="a.jpg"
-    )
-    assert not np.array_equal(sheet, crowd)
-    assert not np.array_equal(sheet, swapped)
