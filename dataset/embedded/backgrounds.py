@@ -25,13 +25,29 @@ class Background(NamedTuple):
     is_surface: bool
 
 
+class Photo(NamedTuple):
+    """A photograph as a background.
+
+    zoom: least and largest magnification. gain: of its brightness. part: of the photograph.
+    tones: scales of colours, dark to light, onto which its grey values are mapped; (): as it is.
+    """
+
+    name: str
+    zoom: tuple[float, float] = (1.0, 1.6)
+    gain: float = 1.0
+    part: tuple[slice, slice] = (slice(None), slice(None))
+    tones: tuple[tuple[tuple[int, int, int], ...], ...] = ()
+
+
 def draw_background(rng: np.random.Generator, *, height: int, width: int, split: str) -> Background:
     """Returns a background of the given size, `split` being `train` or `val`."""
-    names = list(_KINDS)
-    weights = np.array([_KINDS[name][0] for name in names], np.float64)
-    kind = names[int(rng.choice(len(names), p=weights / weights.sum()))]
-    _, is_surface, draw = _KINDS[kind]
-    return Background(draw(rng, height, width, split).astype(np.float32), is_surface)
+    weights = np.array([kind[0] for kind in KINDS])
+    _, is_surface, kind = KINDS[int(rng.choice(len(KINDS), p=weights / weights.sum()))]
+    if isinstance(kind, Photo):
+        pixels = from_photo(rng, kind, height=height, width=width, split=split)
+    else:
+        pixels = kind(rng, height, width)
+    return Background(pixels.astype(np.float32), is_surface)
 
 
 def fractal_noise(
@@ -39,8 +55,8 @@ def fractal_noise(
     height: int,
     width: int,
     *,
-    cells: tuple[float, float] = (4, 4),
-    octaves: int = 5,
+    cells: tuple[float, float],
+    octaves: int,
     persistence: float = 0.55,
 ) -> np.ndarray:
     """Returns float32 [h, w] smooth noise, mean 0, standard deviation 1.
@@ -64,118 +80,45 @@ def fractal_noise(
     return total / max(float(total.std()), 1e-6)
 
 
-# --- photographs ----------------------------------------------------------------------------------
-
-
-def _photo_crop(
-    rng: np.random.Generator,
-    pixels: np.ndarray,
-    *,
-    height: int,
-    width: int,
-    split: str,
-    zoom: tuple[float, float] = (1.0, 1.6),
+def from_photo(
+    rng: np.random.Generator, photo: Photo, *, height: int, width: int, split: str
 ) -> np.ndarray:
     """Returns a random crop of the split's part of a photograph, mirrored where it is too small."""
+    pixels = photograph(photo.name)[photo.part]
     edge = round(TRAIN_SHARE * pixels.shape[1])
     part = pixels[:, :edge] if split == "train" else pixels[:, edge:]
     if rng.random() < 0.5:
         part = part[:, ::-1]
-    factor = rng.uniform(*zoom)
+    factor = rng.uniform(*photo.zoom)
     rows, columns = max(8, round(height / factor)), max(8, round(width / factor))
     room = (max(0, rows - part.shape[0]), max(0, columns - part.shape[1]))
     part = np.pad(part, ((0, room[0]), (0, room[1]), (0, 0)), mode="symmetric")
     top = int(rng.integers(part.shape[0] - rows + 1))
     left = int(rng.integers(part.shape[1] - columns + 1))
     crop = Image.fromarray(np.ascontiguousarray(part[top : top + rows, left : left + columns]))
-    return np.asarray(crop.resize((width, height), Image.Resampling.BICUBIC), np.float32)
+    crop = np.asarray(crop.resize((width, height), Image.Resampling.BICUBIC), np.float32)
+    if photo.tones:
+        stops = np.array(photo.tones[int(rng.integers(len(photo.tones)))], np.float32)
+        grey = crop.mean(axis=-1)
+        low, high = np.percentile(grey, (1, 99))
+        tone = np.clip((grey - low) / max(float(high - low), 1.0), 0, 1)
+        places = np.linspace(0, 1, len(stops))
+        crop = np.stack([np.interp(tone, places, stops[:, c]) for c in range(3)], axis=-1)
+    return crop * photo.gain
 
 
-def _toned(pixels: np.ndarray, stops: tuple[tuple[int, int, int], ...]) -> np.ndarray:
-    """Maps the grey values of a picture onto a scale of colours, dark to light."""
-    grey = pixels.mean(axis=-1)
-    low, high = np.percentile(grey, (1, 99))
-    tone = np.clip((grey - low) / max(float(high - low), 1.0), 0, 1)
-    places = np.linspace(0, 1, len(stops))
-    colours = np.array(stops, np.float32)
-    return np.stack([np.interp(tone, places, colours[:, c]) for c in range(3)], axis=-1)
+def _one_of(rng: np.random.Generator, *choices: object) -> np.ndarray:
+    return np.array(choices[int(rng.integers(len(choices)))], np.float32)
 
 
-def _hubble(rng: np.random.Generator, height: int, width: int, split: str) -> np.ndarray:
-    pixels = photograph("hubble_deep_field.jpg")
-    return _photo_crop(rng, pixels, height=height, width=width, split=split, zoom=(0.8, 1.7)) * 1.15
-
-
-def _evening_sky(rng: np.random.Generator, height: int, width: int, split: str) -> np.ndarray:
-    """The launch site without its rocket, which would be an object without a box."""
-    pixels = photograph("rocket.jpg")
-    part = pixels[:, :272] if split == "train" else pixels[:, 378:]
-    factor = max(height / part.shape[0], width / part.shape[1]) * rng.uniform(1.0, 1.25)
-    rows, columns = round(height / factor), round(width / factor)
-    top = int(rng.integers(part.shape[0] - rows + 1))
-    left = int(rng.integers(part.shape[1] - columns + 1))
-    crop = Image.fromarray(np.ascontiguousarray(part[top : top + rows, left : left + columns]))
-    return np.asarray(crop.resize((width, height), Image.Resampling.BICUBIC), np.float32) * 1.2
-
-
-def _grass(rng: np.random.Generator, height: int, width: int, split: str) -> np.ndarray:
-    crop = _photo_crop(rng, photograph("grass.png"), height=height, width=width, split=split)
-    summer = ((14, 34, 12), (58, 110, 40), (176, 204, 110))
-    autumn = ((34, 26, 12), (112, 100, 44), (220, 200, 120))
-    return _toned(crop, summer if rng.random() < 0.75 else autumn)
-
-
-def _gravel(rng: np.random.Generator, height: int, width: int, split: str) -> np.ndarray:
-    crop = _photo_crop(rng, photograph("gravel.png"), height=height, width=width, split=split)
-    grey = ((30, 30, 34), (120, 118, 114), (226, 222, 214))
-    warm = ((44, 32, 24), (150, 122, 94), (240, 220, 190))
-    return _toned(crop, grey if rng.random() < 0.5 else warm)
-
-
-def _brick(rng: np.random.Generator, height: int, width: int, split: str) -> np.ndarray:
-    crop = _photo_crop(rng, photograph("brick.png"), height=height, width=width, split=split)
-    red = ((66, 26, 20), (150, 74, 56), (228, 196, 176))
-    slate = ((34, 40, 48), (92, 102, 114), (206, 210, 214))
-    return _toned(crop, red if rng.random() < 0.6 else slate)
-
-
-def _moon(rng: np.random.Generator, height: int, width: int, split: str) -> np.ndarray:
-    crop = _photo_crop(
-        rng, photograph("moon.png"), height=height, width=width, split=split, zoom=(1.2, 2.0)
-    )
-    silver = ((20, 20, 24), (120, 120, 126), (226, 226, 230))
-    mars = ((54, 18, 8), (172, 86, 46), (244, 190, 140))
-    return _toned(crop, silver if rng.random() < 0.6 else mars) * 0.9
-
-
-def _red_planet(rng: np.random.Generator, height: int, width: int, split: str) -> np.ndarray:
-    # A retina seen through the pupil; close up it looks like the surface of a planet.
-    pixels = photograph("retina.jpg")[330:1080, 260:1150]
-    return _photo_crop(rng, pixels, height=height, width=width, split=split, zoom=(0.6, 1.0))
-
-
-def _wallpaper(rng: np.random.Generator, height: int, width: int, split: str) -> np.ndarray:
-    pixels = photograph("ihc.png")
-    crop = _photo_crop(rng, pixels, height=height, width=width, split=split, zoom=(1.0, 1.8))
-    return crop[..., rng.permutation(3)] * 0.92
-
-
-# --- drawn surfaces -------------------------------------------------------------------------------
-
-
-def _wood(rng: np.random.Generator, height: int, width: int, split: str) -> np.ndarray:
+def _wood(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     """Planks, along or across the picture, each with its own grain."""
-    del split
     across = bool(rng.random() < 0.5)
     rows, columns = (width, height) if across else (height, width)
-    base = np.array(
-        ((176, 124, 76), (132, 84, 50), (206, 168, 122), (96, 66, 46), (150, 132, 116))[
-            int(rng.integers(5))
-        ],
-        np.float32,
+    base = _one_of(
+        rng, (176, 124, 76), (132, 84, 50), (206, 168, 122), (96, 66, 46), (150, 132, 116)
     )
-    planks = int(rng.integers(3, 7))
-    edges = np.round(np.linspace(0, rows, planks + 1)).astype(int)
+    edges = np.linspace(0, rows, int(rng.integers(4, 8))).round().astype(int)
     picture = np.empty((rows, columns, 3), np.float32)
     for first, last in zip(edges[:-1], edges[1:]):
         size = (last - first, columns)
@@ -184,22 +127,19 @@ def _wood(rng: np.random.Generator, height: int, width: int, split: str) -> np.n
         tone = 1 + rng.normal(0, 0.07) + 0.055 * grain + 0.05 * rings
         picture[first:last] = base * tone[..., None]
         picture[first : first + 1] *= 0.45
-        picture[first + 1 : first + 2] *= 0.8
     return np.swapaxes(picture, 0, 1) if across else picture
 
 
-def _felt(rng: np.random.Generator, height: int, width: int, split: str) -> np.ndarray:
+def _felt(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     """The cloth of a card table."""
-    del split
-    base = ((24, 104, 62), (30, 72, 132), (122, 28, 44), (70, 48, 110))[int(rng.integers(4))]
-    tone = 1 + 0.09 * rng.normal(size=(height, width, 1))
-    tone = tone + 0.06 * fractal_noise(rng, height, width, cells=(2, 2), octaves=3)[..., None]
-    return np.array(base, np.float32) * tone
+    base = _one_of(rng, (24, 104, 62), (30, 72, 132), (122, 28, 44), (70, 48, 110))
+    tone = 1 + 0.09 * rng.normal(size=(height, width))
+    tone = tone + 0.06 * fractal_noise(rng, height, width, cells=(2, 2), octaves=3)
+    return base * tone[..., None]
 
 
-def _tartan(rng: np.random.Generator, height: int, width: int, split: str) -> np.ndarray:
+def _tartan(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     """A woven cloth of crossing stripes."""
-    del split
     base = rng.uniform(40, 215, 3)
     rows, columns = np.tile(base, (height, 1)), np.tile(base, (width, 1))
     period = int(rng.integers(48, 110))
@@ -214,66 +154,76 @@ def _tartan(rng: np.random.Generator, height: int, width: int, split: str) -> np
     return cloth * (1 + 0.04 * rng.normal(size=(height, width, 1)))
 
 
-def _tiles(rng: np.random.Generator, height: int, width: int, split: str) -> np.ndarray:
+def _tiles(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     """A floor of two sorts of marble, straight or diagonal."""
-    del split
     y, x = np.mgrid[:height, :width].astype(np.float32) + rng.uniform(0, 100)
     if rng.random() < 0.5:
         y, x = (x + y) * 0.7071, (x - y) * 0.7071
     side = float(rng.uniform(40, 84))
-    light, dark = (
-        ((236, 230, 218), (98, 104, 112)),
-        ((226, 222, 214), (150, 62, 52)),
-        ((238, 236, 228), (62, 96, 128)),
-        ((214, 196, 164), (146, 112, 78)),
-    )[int(rng.integers(4))]
+    light, dark = _one_of(
+        rng,
+        *(((236, 230, 218), (98, 104, 112)), ((226, 222, 214), (150, 62, 52))),
+        *(((238, 236, 228), (62, 96, 128)), ((214, 196, 164), (146, 112, 78))),
+    )
     even = ((np.floor(y / side) + np.floor(x / side)) % 2)[..., None]
     veins = np.abs(fractal_noise(rng, height, width, cells=(3, 3), octaves=5))[..., None]
-    colour = np.where(even, np.array(light, np.float32), np.array(dark, np.float32))
-    colour = colour * (0.93 + 0.06 * np.minimum(veins, 2))
+    colour = np.where(even, light, dark) * (0.93 + 0.06 * np.minimum(veins, 2))
     grout = np.minimum(*(np.minimum(v % side, side - v % side) for v in (y, x)))[..., None]
     return colour * np.clip(0.6 + grout / 4, 0.6, 1)
 
 
-def _clouds(rng: np.random.Generator, height: int, width: int, split: str) -> np.ndarray:
-    """A sky by day or at dusk."""
-    del split
-    top, bottom = (((58, 118, 200), (176, 212, 240)), ((56, 50, 110), (246, 164, 112)))[
-        int(rng.random() < 0.35)
-    ]
+def _clouds(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """A sky by day or, one in three, at dusk."""
+    by_day, at_dusk = ((58, 118, 200), (176, 212, 240)), ((56, 50, 110), (246, 164, 112))
+    top, bottom = _one_of(rng, by_day, by_day, at_dusk)
     t = np.linspace(0, 1, height, dtype=np.float32)[:, None, None]
-    sky = np.array(top, np.float32) * (1 - t) + np.array(bottom, np.float32) * t
     noise = fractal_noise(rng, height, width, cells=(4, 2), octaves=6, persistence=0.6)
     cover = np.clip(noise * 0.55 - rng.uniform(-0.1, 0.4), 0, 1)[..., None] * 0.85
-    return sky * (1 - cover) + np.array((252, 248, 244), np.float32) * cover
+    return (top * (1 - t) + bottom * t) * (1 - cover) + np.float32((252, 248, 244)) * cover
 
 
-def _sand(rng: np.random.Generator, height: int, width: int, split: str) -> np.ndarray:
+def _sand(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     """A beach with ripples."""
-    del split
     ripple = np.sin(
         np.linspace(0, rng.uniform(30, 70), height)[:, None]
         + 1.8 * fractal_noise(rng, height, width, cells=(2, 3), octaves=3)
     )
     tone = 1 + 0.045 * ripple + 0.05 * rng.normal(size=(height, width))
-    return np.array((218, 190, 146), np.float32) * tone[..., None]
+    return np.float32((218, 190, 146)) * tone[..., None]
 
 
-_Draw = Callable[[np.random.Generator, int, int, str], np.ndarray]
-_KINDS: dict[str, tuple[float, bool, _Draw]] = {
-    "hubble": (1.6, False, _hubble),
-    "evening sky": (1.1, False, _evening_sky),
-    "clouds": (1.1, False, _clouds),
-    "grass": (1.1, True, _grass),
-    "gravel": (0.8, True, _gravel),
-    "brick": (0.9, True, _brick),
-    "moon": (1.2, True, _moon),
-    "red planet": (0.6, False, _red_planet),
-    "wallpaper": (0.35, True, _wallpaper),
-    "wood": (1.8, True, _wood),
-    "felt": (1.3, True, _felt),
-    "tartan": (1.0, True, _tartan),
-    "tiles": (1.3, True, _tiles),
-    "sand": (0.9, True, _sand),
-}
-"""Weight, whether it is a surface, and the function that draws it."""
+_SUMMER, _AUTUMN = (
+    ((14, 34, 12), (58, 110, 40), (176, 204, 110)),
+    ((34, 26, 12), (112, 100, 44), (220, 200, 120)),
+)
+_STONE = ((30, 30, 34), (120, 118, 114), (226, 222, 214))
+_WARM_STONE = ((44, 32, 24), (150, 122, 94), (240, 220, 190))
+_RED, _SLATE = (
+    ((66, 26, 20), (150, 74, 56), (228, 196, 176)),
+    ((34, 40, 48), (92, 102, 114), (206, 210, 214)),
+)
+_SILVER, _MARS = (
+    ((18, 18, 22), (108, 108, 113), (203, 203, 207)),
+    ((49, 16, 7), (155, 77, 41), (220, 171, 126)),
+)
+# Without the rocket itself, which would be an object without a box; and a retina seen through the
+# pupil, which close up looks like the surface of a planet.
+_LAUNCH_SITE, _PLANET = (slice(None), np.r_[:272, 459:640]), (slice(330, 1080), slice(260, 1150))
+
+KINDS: tuple[tuple[float, bool, Photo | Callable[..., np.ndarray]], ...] = (
+    (1.6, False, Photo("hubble_deep_field.jpg", zoom=(0.8, 1.7), gain=1.15)),
+    (1.1, False, Photo("rocket.jpg", zoom=(1.2, 1.6), gain=1.2, part=_LAUNCH_SITE)),
+    (1.1, False, _clouds),
+    (1.1, True, Photo("grass.png", tones=(_SUMMER, _SUMMER, _SUMMER, _AUTUMN))),
+    (0.8, True, Photo("gravel.png", tones=(_STONE, _WARM_STONE))),
+    (0.9, True, Photo("brick.png", tones=(_RED, _SLATE))),
+    (1.2, True, Photo("moon.png", zoom=(1.2, 2.0), tones=(_SILVER, _MARS))),
+    (0.6, False, Photo("retina.jpg", zoom=(0.6, 1.0), part=_PLANET)),
+    (0.35, True, Photo("ihc.png", zoom=(1.0, 1.8), gain=0.92)),
+    (1.8, True, _wood),
+    (1.3, True, _felt),
+    (1.0, True, _tartan),
+    (1.3, True, _tiles),
+    (0.9, True, _sand),
+)
+"""Weight, whether it is a surface, and the photograph or the function that draws it."""

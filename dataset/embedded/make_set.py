@@ -32,9 +32,10 @@ from PIL import Image
 from dataset.embedded.annotations import annotation_of
 from dataset.embedded.photos import ATTRIBUTION
 from dataset.embedded.scene import THINGS, Scene, SpriteBox, compose_scene
+from object_detection.draw.contours import mask_box
 from object_detection.draw.visualize import contact_sheet, draw_boxes
 
-GENERATOR_VERSION = 1
+GENERATOR_VERSION = 2
 """To be raised whenever the same settings give other pictures."""
 
 _SPLIT_SEEDS = {"train": 1, "val": 2}
@@ -200,13 +201,9 @@ def _write_split(
 
 
 def _with_boxes(scene: Scene) -> np.ndarray:
-    boxes = []
-    for thing in scene.objects:
-        rows, columns = np.nonzero(thing.mask)
-        boxes.append((rows.min(), columns.min(), rows.max() + 1, columns.max() + 1))
     return draw_boxes(
         scene.pixels,
-        np.array(boxes, np.float64).reshape(-1, 4),
+        np.array([mask_box(thing.mask) for thing in scene.objects]).reshape(-1, 4),
         np.array([thing.thing for thing in scene.objects], np.int64),
         names=[thing.name for thing in THINGS],
         dashed=np.array([thing.is_crowd for thing in scene.objects], bool),
@@ -243,22 +240,16 @@ def _write_json(path: Path, document: dict[str, Any]) -> None:
 def main() -> None:
     """Reads the command line and writes the set."""
     parser = argparse.ArgumentParser(
-        prog="python -m dataset.embedded.make_set", description="Writes the embedded data set."
+        prog="python -m dataset.embedded.make_set",
+        description="Writes the embedded data set.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--output_dir", required=True, help="folder to write")
     parser.add_argument("--num_train", type=int, default=400, help="pictures in train")
     parser.add_argument("--num_eval", type=int, default=80, help="pictures in val")
     parser.add_argument("--image_size", type=int, default=320, help="longest side, pixels")
     parser.add_argument("--seed", type=int, default=0, help="another seed, other pictures")
-    arguments = parser.parse_args()
-    write_embedded_set(
-        arguments.output_dir,
-        num_train=arguments.num_train,
-        num_eval=arguments.num_eval,
-        image_size=arguments.image_size,
-        seed=arguments.seed,
-        report=lambda line: print(line, flush=True),
-    )
+    write_embedded_set(**vars(parser.parse_args()), report=lambda line: print(line, flush=True))
 
 
 if __name__ == "__main__":

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+import skimage
 from PIL import Image, ImageDraw, ImageFilter
 
 ATTRIBUTION = """\
@@ -56,14 +56,7 @@ _CUP_RIM = (289.6, 111.9, 116.2, 93.5, 0.04)
 _CUP_INSIDE = (211.0, 96.0, 113.0, 91.0, 0.04)
 """The rim's ellipse again, in pixels of the cut-out."""
 _CUP_SPOON = (
-    (396, 75),
-    (403, 68),
-    (412, 67),
-    (420, 69),
-    (423, 76),
-    (418, 98),
-    (413, 116),
-    (400, 140),
+    *((396, 75), (403, 68), (412, 67), (420, 69), (423, 76), (418, 98), (413, 116), (400, 140)),
 )
 
 # The photograph cuts the ears; above it the head continues in mirrored fur (negative y).
@@ -110,12 +103,7 @@ def photograph(name: str) -> np.ndarray:
     Raises:
       FileNotFoundError: the installed scikit-image does not carry it.
     """
-    package = find_spec("skimage")
-    if package is None or package.origin is None:
-        raise FileNotFoundError(
-            "the embedded data set is made of scikit-image's photographs: pip install scikit-image"
-        )
-    path = Path(package.origin).parent / "data" / name
+    path = Path(skimage.__file__).parent / "data" / name
     if not path.is_file():
         raise FileNotFoundError(f"no {path}: the installed scikit-image does not carry {name}")
     with Image.open(path) as image:
@@ -125,9 +113,12 @@ def photograph(name: str) -> np.ndarray:
 def astronaut(rng: np.random.Generator) -> np.ndarray:
     """Returns a bust of the astronaut, in her orange suit or one of another colour."""
     picture = _astronaut_cutout()
-    if rng.random() < 0.35:
-        picture = _with_suit_colour(picture, turn=rng.uniform(0.3, 0.75))
-    return picture
+    if rng.random() >= 0.35:
+        return picture
+    is_suit = np.arange(len(picture))[:, None] >= round(0.43 * len(picture))  # below the face
+    return _hue_turned(
+        picture, is_suit, turn=rng.uniform(0.3, 0.75), hues=(250, 26), least_saturation=70
+    )
 
 
 @functools.lru_cache(maxsize=1)
@@ -168,7 +159,12 @@ def _cat_cutout() -> np.ndarray:
 def coffee_cup(rng: np.random.Generator) -> np.ndarray:
     """Returns the espresso cup on its saucer, red, or with a glaze of another colour."""
     picture = _cup_cutout()
-    return _with_glaze(picture, turn=rng.uniform(0.08, 0.9)) if rng.random() < 0.4 else picture
+    if rng.random() >= 0.4:
+        return picture
+    outside = 1 - _outline_alpha(picture.shape[:2], _ellipse_points(*_CUP_INSIDE))
+    return _hue_turned(
+        picture, outside, turn=rng.uniform(0.08, 0.9), hues=(236, 24), least_saturation=60
+    )
 
 
 @functools.lru_cache(maxsize=1)
@@ -232,40 +228,28 @@ def _ellipse_points(
 
 def _cropped(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     """Joins colour and opacity [0, 1] and cuts away the transparent margin."""
-    rows = np.nonzero((alpha > 0.02).any(axis=1))[0]
-    columns = np.nonzero((alpha > 0.02).any(axis=0))[0]
-    picture = np.dstack([pixels, np.uint8(np.round(255 * alpha))])
-    return picture[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].copy()
-
-
-def _with_suit_colour(picture: np.ndarray, *, turn: float) -> np.ndarray:
-    """Turns the hue of the orange suit, which begins below the face."""
-    turned = picture.copy()
-    first_row = round(0.43 * len(picture))
-    turned[first_row:] = _hue_turned(
-        picture[first_row:], turn=turn, hues=(250, 26), least_saturation=70
-    )
-    return turned
-
-
-def _with_glaze(picture: np.ndarray, *, turn: float) -> np.ndarray:
-    """Turns the hue of the red porcelain and leaves the inside of the cup as it is."""
-    turned = _hue_turned(picture, turn=turn, hues=(236, 24), least_saturation=60)
-    inside = _outline_alpha(picture.shape[:2], _ellipse_points(*_CUP_INSIDE))[..., None]
-    return (turned + (picture.astype(np.float32) - turned) * inside).astype(np.uint8)
+    picture = Image.fromarray(np.dstack([pixels, np.uint8(np.round(255 * alpha))]))
+    return np.asarray(picture.crop(picture.getchannel("A").getbbox()))
 
 
 def _hue_turned(
-    picture: np.ndarray, *, turn: float, hues: tuple[int, int], least_saturation: int
+    picture: np.ndarray,
+    where: np.ndarray,
+    *,
+    turn: float,
+    hues: tuple[int, int],
+    least_saturation: int,
 ) -> np.ndarray:
-    """Turns hues within a range (0..255, may wrap) by a share of the circle."""
+    """Turns hues from first to last (0..255, past 255 to 0) by a share of the circle.
+
+    Args:
+      where: share of each pixel that may change, broadcast to [h, w].
+    """
     hsv = np.array(Image.fromarray(picture[..., :3]).convert("HSV"))
     hue, saturation = hsv[..., 0].astype(int), hsv[..., 1].astype(np.float32)
-    first, last = hues
-    inside = (hue >= first) & (hue <= last) if first <= last else (hue >= first) | (hue <= last)
-    weight = inside * np.clip((saturation - least_saturation) / 40, 0, 1)
+    is_meant = (hue >= hues[0]) | (hue <= hues[1])
+    weight = where * is_meant * np.clip((saturation - least_saturation) / 40, 0, 1)
     hsv[..., 0] = (hue + round(255 * turn)) % 256
-    bands = [Image.fromarray(np.ascontiguousarray(hsv[..., c])) for c in range(3)]
-    turned = np.asarray(Image.merge("HSV", bands).convert("RGB"), np.float32)
+    turned = np.asarray(Image.fromarray(hsv, mode="HSV").convert("RGB"), np.float32)
     mixed = picture[..., :3] + (turned - picture[..., :3]) * weight[..., None]
     return np.dstack([mixed.astype(np.uint8), picture[..., 3]])

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageFilter, ImageOps
 
-from dataset.embedded import games, photos, things
+from dataset.embedded import photos, things
 from dataset.embedded.backgrounds import Background, draw_background, fractal_noise
 
 LEAST_VISIBLE = 0.5
@@ -57,8 +57,8 @@ THINGS = (
     Thing("coffee cup", 8, photos.coffee_cup, (0.16, 0.62), 40, 30, True, False, False),
     Thing("coin", 13, photos.coin, (0.075, 0.28), 180, 180, False, True, True),
     Thing("beach ball", 14, things.beach_ball, (0.08, 0.5), 14, 14, False, False, True),
-    Thing("die", 21, games.die, (0.08, 0.38), 180, 180, False, False, True),
-    Thing("playing card", 22, games.playing_card, (0.13, 0.52), 180, 180, False, True, True),
+    Thing("die", 21, things.die, (0.08, 0.38), 180, 180, False, False, True),
+    Thing("playing card", 22, things.playing_card, (0.13, 0.52), 180, 180, False, True, True),
     Thing("rocket", 40, things.rocket, (0.15, 0.66), 180, 60, True, False, False),
 )
 
@@ -87,7 +87,7 @@ class SpriteBox:
       variants: pictures kept of each thing.
     """
 
-    def __init__(self, seed: int, split: str, *, variants: int = 24):
+    def __init__(self, seed: int, split: str, *, variants: int):
         self._seed = [seed, 1 if split == "train" else 2]
         self._variants = variants
         self._drawn: dict[tuple[int, int], np.ndarray] = {}

@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageFilter
+from scipy import ndimage
+from skimage.measure import find_contours
 
 # Of the blur, pixels of the mask; and how far, at least, a pixel's value stays from the threshold.
 _SIGMA = 1.0
@@ -45,7 +47,7 @@ def mask_box(mask: np.ndarray) -> tuple[float, float, float, float]:
 
 
 def outline(mask: np.ndarray) -> np.ndarray:
-    """Traces the outline of a mask by marching squares.
+    """Traces the outline of a mask.
 
     Args:
       mask: bool [h, w].
@@ -89,7 +91,8 @@ def signed_distance(mask: np.ndarray, *, height: int, width: int, reach: float) 
     distance = _distance(segments, shape, reach)
     y = (np.arange(rows.start, rows.stop) + 0.5) / scale[0] - start[0]
     x = (np.arange(columns.start, columns.stop) + 0.5) / scale[1] - start[1]
-    is_inside = _sampled(field, y, x) >= 0.5
+    places = np.meshgrid(y - 0.5, x - 0.5, indexing="ij")
+    is_inside = ndimage.map_coordinates(field, places, order=1, mode="nearest") >= 0.5
     return Field(rows, columns, np.where(is_inside, distance, -distance))
 
 
@@ -103,29 +106,9 @@ def _smoothed(mask: np.ndarray) -> np.ndarray:
 
 def _segments(field: np.ndarray) -> np.ndarray:
     """Returns the lines at 0.5 through the squares between four middles of pixels: [n, 2, 2]."""
-    corners = np.stack([field[:-1, :-1], field[:-1, 1:], field[1:, 1:], field[1:, :-1]], axis=-1)
-    inside = corners >= 0.5
-    rows, columns = np.nonzero(inside.any(axis=-1) & ~inside.all(axis=-1))
-    corners, inside = corners[rows, columns], inside[rows, columns]
-    # Of the sides top, right, bottom, left: where each is crossed.
-    places = np.array([[0.0, 0.0], [0.0, 1.0], [1.0, 1.0], [1.0, 0.0]])
-    following = np.roll(corners, -1, axis=1)
-    is_crossed = inside != np.roll(inside, -1, axis=1)
-    share = (0.5 - corners) / np.where(is_crossed, following - corners, 1.0)
-    points = places + share[..., np.newaxis] * (np.roll(places, -1, axis=0) - places)
-    points += np.stack([rows, columns], axis=-1)[:, np.newaxis] + 0.5
-    is_saddle = is_crossed.all(axis=1)
-    once = np.nonzero(~is_saddle)[0]
-    first = is_crossed[once].argmax(axis=1)
-    last = 3 - is_crossed[once][:, ::-1].argmax(axis=1)
-    saddle = points[is_saddle]
-    # The middle of the square decides which two opposite corners are one piece.
-    joins = (corners[is_saddle].mean(axis=1) >= 0.5) == inside[is_saddle, 0]
-    order = np.where(joins[:, np.newaxis], [0, 1, 2, 3], [0, 3, 1, 2])
-    paired = np.take_along_axis(saddle, order[..., np.newaxis], axis=1)
-    return np.concatenate(
-        [np.stack([points[once, first], points[once, last]], axis=1), paired.reshape(-1, 2, 2)]
-    )
+    lines = [line + 0.5 for line in find_contours(field, 0.5)]
+    pieces = [np.stack([line[:-1], line[1:]], axis=1) for line in lines]
+    return np.concatenate([np.empty((0, 2, 2)), *pieces])
 
 
 def _distance(segments: np.ndarray, shape: tuple[int, int], reach: float) -> np.ndarray:
@@ -157,17 +140,3 @@ def _distance(segments: np.ndarray, shape: tuple[int, int], reach: float) -> np.
         places = first[:, np.newaxis] + (offsets[:, 0] * width + offsets[:, 1])
         np.minimum.at(nearest, places.ravel(), np.sqrt(down * down + across * across).ravel())
     return nearest.reshape(height, width)[border:-border, border:-border]
-
-
-def _sampled(field: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """Interpolates a field at the crossings of rows y and columns x, pixels of the field."""
-
-    def weights(positions: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        positions = np.clip(positions - 0.5, 0, size - 1)
-        below = np.minimum(positions.astype(np.int64), max(size - 2, 0))
-        return below, np.minimum(below + 1, size - 1), (positions - below).astype(np.float32)
-
-    top, bottom, down = weights(y, field.shape[0])
-    left, right, across = weights(x, field.shape[1])
-    rows = field[top] + (field[bottom] - field[top]) * down[:, np.newaxis]
-    return rows[:, left] + (rows[:, right] - rows[:, left]) * across

@@ -20,12 +20,7 @@ from object_detection import metrics
 pytest.importorskip("skimage", reason="the embedded set is made of scikit-image's photographs")
 
 from dataset.embedded import backgrounds, photos, scene
-from dataset.embedded.annotations import (
-    annotation_of,
-    outline_polygons,
-    segmentation_of,
-    uncompressed_rle,
-)
+from dataset.embedded.annotations import annotation_of, segmentation_of, uncompressed_rle
 from dataset.embedded.make_set import draw_scene, write_embedded_set
 
 NUM_TRAIN, NUM_EVAL, SIZE = 36, 6, 128
@@ -139,8 +134,10 @@ def test_every_photograph_in_use_is_attributed(monkeypatch):
     rng = np.random.default_rng(0)
     for thing in scene.THINGS:
         assert thing.draw(rng).shape[2] == 4
-    for _, _, draw in backgrounds._KINDS.values():
-        assert draw(rng, 48, 64, "val").shape == (48, 64, 3)
+    for kind in backgrounds.KINDS:
+        monkeypatch.setattr(backgrounds, "KINDS", (kind,))
+        found = backgrounds.draw_background(rng, height=48, width=64, split="val")
+        assert found.pixels.shape == (48, 64, 3) and found.is_surface == kind[1]
     assert len(opened) >= 10
     assert all(name in photos.ATTRIBUTION for name in opened)
 
@@ -205,15 +202,15 @@ def test_bad_arguments_and_missing_photographs_are_named(tmp_path):
         photos.photograph("eagle.png")
 
 
-def test_training_and_validation_see_different_parts_of_a_photograph():
+def test_training_and_validation_see_different_parts_of_a_photograph(monkeypatch):
     """With a photograph that is dark on the left and bright on the right, crops differ."""
     halves = np.zeros((200, 300, 3), np.uint8)
     halves[:, round(300 * backgrounds.TRAIN_SHARE) :] = 255
+    monkeypatch.setattr(backgrounds, "photograph", lambda name: halves)
     for seed in range(8):
         for split, expected in (("train", 0), ("val", 255)):
-            crop = backgrounds._photo_crop(
-                np.random.default_rng(seed), halves, height=90, width=150, split=split
-            )
+            rng, photo = np.random.default_rng(seed), backgrounds.Photo("halves")
+            crop = backgrounds.from_photo(rng, photo, height=90, width=150, split=split)
             assert np.allclose(crop, expected, atol=1)
 
 
@@ -236,13 +233,14 @@ def test_segmentations_are_exact(mask):
     assert np.array_equal(mask_api.decode(crowd).astype(bool), mask)
 
 
-def test_outline_of_a_rectangle_has_four_corners():
+def test_outline_of_a_rectangle_has_few_points_and_a_hole_none():
     mask = np.zeros((6, 8), bool)
     mask[2:5, 3:7] = True
-    (polygon,) = outline_polygons(mask)
-    assert sorted(zip(polygon[::2], polygon[1::2])) == [(3, 2), (3, 5), (7, 2), (7, 5)]
+    (polygon,) = segmentation_of(mask)
+    # Its corners are cut off between the middles of the pixels.
+    assert len(polygon) == 16 and (min(polygon[::2]), max(polygon[::2])) == (3, 7)
     mask[3, 4] = False
-    assert outline_polygons(mask) is None, "a hole"
+    assert "counts" in segmentation_of(mask), "a hole"
 
 
 def test_annotation_of_a_mask():
