@@ -12,6 +12,8 @@ import dataclasses
 import difflib
 from typing import Optional
 
+from engine.config.fields import Section, setting
+
 IMAGENET_MEAN_RGB = (0.485 * 255, 0.456 * 255, 0.406 * 255)
 IMAGENET_STDDEV_RGB = (0.229 * 255, 0.224 * 255, 0.225 * 255)
 
@@ -20,7 +22,7 @@ FPN_NAMES = ("bifpn", "bifpn_dyn", "qufpn")
 
 
 @dataclasses.dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(Section):
     """Shape of one EfficientDet, and nothing about data, losses or training."""
 
     name: str
@@ -34,16 +36,22 @@ class ModelConfig:
     num_scales: int = 3  # anchor octaves per level
     aspect_ratios: tuple[tuple[float, float], ...] = ((1.0, 1.0), (1.4, 0.7), (0.7, 1.4))  # (w, h)
     anchor_scale: float = 4.0  # anchor side in strides, before octave and aspect
-    fpn_name: str = "bifpn"
-    fpn_weight_method: str = "fastattn"
+    fpn_name: str = setting("bifpn", "Connections of a BiFPN cell.", flag=None, choices=FPN_NAMES)
+    fpn_weight_method: str = setting(
+        "fastattn", "How a node's inputs are weighted.", flag=None, choices=FUSION_METHODS
+    )
     raw_fusion_weights: bool = False  # True: no ReLU on the edge weights, as in the reference
     act_type: str = "swish"
     separable_conv: bool = True
     apply_bn_for_resampling: bool = True
     conv_after_downsample: bool = False  # True: project channels after pooling, not before
     conv_bn_act_pattern: bool = False  # True: conv, BN, activation in a BiFPN node
-    survival_prob: Optional[float] = None  # stochastic depth of the backbone; None or 1: off
-    head_survival_prob: Optional[float] = None  # residual heads with stochastic depth; None: plain
+    survival_prob: Optional[float] = setting(
+        None, "Stochastic depth of the backbone; none or 1: off.", flag=None, least=0, most=1
+    )
+    head_survival_prob: Optional[float] = setting(
+        None, "Residual heads with stochastic depth; none: plain.", flag=None, least=0, most=1
+    )
     is_training_bn: bool = True  # False: batch normalisation is frozen, statistics and affine
     bn_momentum: float = 0.99
     bn_epsilon: float = 1e-3
@@ -53,6 +61,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         """Rejects values that could only fail later, inside the model."""
+        super().__post_init__()
         if not 3 <= self.min_level <= 5 or self.max_level <= self.min_level:
             raise ValueError(
                 "Expected 3 <= min_level <= 5 and max_level > min_level, "
@@ -60,16 +69,6 @@ class ModelConfig:
             )
         if self.max_level < 5:
             raise ValueError(f"Expected max_level >= 5, got {self.max_level}.")
-        if self.fpn_weight_method not in FUSION_METHODS:
-            raise ValueError(
-                f"Expected fpn_weight_method in {FUSION_METHODS}, got {self.fpn_weight_method!r}."
-            )
-        if self.fpn_name not in FPN_NAMES:
-            raise ValueError(f"Expected fpn_name in {FPN_NAMES}, got {self.fpn_name!r}.")
-        for key in ("survival_prob", "head_survival_prob"):
-            value = getattr(self, key)
-            if value is not None and not 0.0 <= value <= 1.0:
-                raise ValueError(f"Expected {key} within 0..1 or None, got {value!r}.")
 
     @property
     def num_anchors_per_cell(self) -> int:

@@ -9,12 +9,12 @@ import dataclasses
 from typing import Any, Optional
 
 from efficientdet.config import MODEL_TABLE, ModelConfig, model_config
-from engine.config.fields import ConfigError, nearest, setting
+from engine.config.fields import ConfigError, Section, nearest, setting
 from engine.config.settings import DataConfig, EvalConfig, OptimConfig, RuntimeConfig, TrainConfig
 
 
 @dataclasses.dataclass(frozen=True)
-class LossConfig:
+class LossConfig(Section):
     """Focal and Huber loss (arXiv 1708.02002, section 3; fact values of the reference)."""
 
     alpha: float = setting(0.25, "Weight of positives in the focal loss.", flag=None)
@@ -24,20 +24,31 @@ class LossConfig:
     )
     delta: float = setting(0.1, "Where the Huber loss turns linear, in encoded units.", flag=None)
     box_loss_weight: float = setting(50.0, "Factor of the box loss.", flag=None)
-    iou_loss_type: str = setting("", "iou, giou, diou or ciou; '': none.", flag=None)
+    iou_loss_type: str = setting(
+        "",
+        "iou, giou, diou or ciou; '': none.",
+        flag=None,
+        choices=("", "iou", "giou", "diou", "ciou"),
+    )
     iou_loss_weight: float = setting(1.0, "Factor of the IoU loss.", flag=None)
     loss_normalizer: str = setting(
         "global",
         "global: by the positives of all ranks; rank: by each rank's own (the reference).",
         flag=None,
+        choices=("global", "rank"),
     )
 
 
 @dataclasses.dataclass(frozen=True)
-class NmsConfig:
+class NmsConfig(Section):
     """Post-processing (soft-NMS: arXiv 1704.04503, section 3)."""
 
-    method: str = setting("gaussian", "gaussian, linear, hard or diou.", flag=None)
+    method: str = setting(
+        "gaussian",
+        "gaussian, linear, hard or diou.",
+        flag=None,
+        choices=("gaussian", "linear", "hard", "diou"),
+    )
     iou_thresh: Optional[float] = setting(
         None, "IoU above which hard and linear act; none: 0.5 and 0.3.", flag=None
     )
@@ -117,8 +128,6 @@ def validate(config: EfficientDetConfig) -> None:
     Raises:
       ConfigError: says what was expected, what came and what to do.
     """
-    from object_detection.metrics.scorer import SCORERS  # brings NumPy; --help does without
-
     model = config.model
     stride = 2**model.max_level
     published = MODEL_TABLE[model.name].image_size if model.name in MODEL_TABLE else None
@@ -130,25 +139,7 @@ def validate(config: EfficientDetConfig) -> None:
                 f"(max_level={model.max_level}): use {low} or {low + stride}"
             )
     data = config.data
-    for section, name, allowed in (
-        (data, "on_overflow", ("truncate", "error")),
-        (data, "on_bad_record", ("skip", "error")),
-        (data, "class_ids", ("contiguous", "category_id")),
-        (data, "resize_on", ("auto", "host", "device")),
-        (config.loss, "loss_normalizer", ("global", "rank")),
-        (config.loss, "iou_loss_type", ("", "iou", "giou", "diou", "ciou")),
-        (config.nms_configs, "method", ("gaussian", "linear", "hard", "diou")),
-        (config.eval, "coco_scorer", ("auto", *SCORERS)),
-    ):
-        value = getattr(section, name)
-        if value not in allowed:
-            name = f"nms_configs.{name}" if section is config.nms_configs else name
-            raise ConfigError(
-                f"{name}={value!r}: expected one of {allowed}{nearest(value, allowed)}"
-            )
     if not 0 < data.jitter_min <= data.jitter_max:
         raise ConfigError(
             f"expected 0 < jitter_min <= jitter_max, got {data.jitter_min} and {data.jitter_max}"
         )
-    if config.eval.eval_batch_size < 1:
-        raise ConfigError(f"eval_batch_size={config.eval.eval_batch_size}: expected at least 1")

@@ -14,7 +14,7 @@ import difflib
 import math
 from typing import NamedTuple, Optional
 
-from engine.config.fields import setting
+from engine.config.fields import Section, setting
 
 IMAGENET_MEAN_RGB = (0.485 * 255, 0.456 * 255, 0.406 * 255)
 IMAGENET_STDDEV_RGB = (0.229 * 255, 0.224 * 255, 0.225 * 255)
@@ -60,89 +60,95 @@ OUR_CONVENTIONS = Conventions(
 
 
 @dataclasses.dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(Section):
     """Shape of one network with its anchors and RoI features."""
 
     name: str
-    backbone_name: str = "resnet50"
+    backbone_name: str = setting("resnet50", "Which ResNet.", flag=None, choices=BACKBONES)
     backbone_width: int = 64  # channels of the stem; the stages' follow. Weights exist for 64
     backbone_repeats: tuple[int, ...] = ()  # blocks of the four stages; (): of the backbone's name
-    body: str = "fpn"  # fpn: P2..P6; c4, c5: the one map of that stage
+    body: str = setting(
+        "fpn", "fpn: P2..P6; c4, c5: the one map of that stage.", flag=None, choices=BODIES
+    )
     image_size: tuple[int, int] = setting(
         (832, 1344),
         "Limits of the resized image's short and long side, pixels: 832,1344 or 800,1333.",
     )
     canvases: tuple[tuple[int, int], ...] = ()  # (height, width) of network inputs; (): derived
-    padding: str = ""  # symmetric, same; '': by the weights
-    stride_in: str = ""  # 3x3, 1x1; '': by the weights
+    padding: str = setting("", "symmetric, same; '': by the weights.", flag=None, choices=PADDINGS)
+    stride_in: str = setting("", "3x3, 1x1; '': by the weights.", flag=None, choices=STRIDE_PLACES)
     mean_rgb: tuple[float, ...] = ()  # of uint8 pixel values; (): by the weights
     stddev_rgb: tuple[float, ...] = ()
-    norm: str = "frozen_bn"  # of the backbone: frozen_bn, batch_norm, group_norm
+    norm: str = setting("frozen_bn", "Of the backbone.", flag=None, choices=NORMS)
     finetune_bn: bool = setting(
         False, "Train batch norm where the model says frozen_bn; not that of frozen stages."
     )
-    freeze_at: int = 2  # 0: nothing, 1: stem, 2: and the first residual stage, up to 5
+    freeze_at: int = setting(
+        2, "0: nothing; 1: stem; 2: and the first residual stage.", flag=None, least=0, most=5
+    )
     bn_momentum: float = 0.9
     bn_epsilon: float = 1e-5
-    num_norm_groups: int = 32  # of group norm
+    num_norm_groups: int = setting(32, "Of group norm.", flag=None, least=1)
     gn_epsilon: float = 1e-5
     res5_dilation: int = 1  # 2: stage 5 of a c5 body keeps stride 16
     fpn_num_filters: int = 256
-    fpn_norm: str = ""  # '', batch_norm, group_norm
+    fpn_norm: str = setting("", "Of the FPN.", flag=None, choices=HEAD_NORMS)
     fpn_relu: bool = False  # ReLU after the norm of the FPN's convolutions
     anchor_sizes: tuple[float, ...] = (32.0, 64.0, 128.0, 256.0, 512.0)  # side of square, pixels
     aspect_ratios: tuple[tuple[float, float], ...] = ((1.4, 0.7), (1.0, 1.0), (0.7, 1.4))  # (w, h)
-    anchor_convention: str = ""  # continuous, detectron, torchvision; '': by the weights
+    anchor_convention: str = setting(
+        "", "'': by the weights.", flag=None, choices=ANCHOR_CONVENTIONS
+    )
     # Added to widths and heights in box coding (1: the references), to lengths in overlaps (1: the
     # PyTorch reference); None: by the weights.
     coding_offset: Optional[float] = None
     iou_offset: Optional[float] = None
     rpn_only: bool = False  # no box and mask heads
     include_mask: bool = True  # False: Faster R-CNN
-    box_head: str = "mlp"  # mlp: 2 dense layers; conv: 4 convolutions, 1 dense; res5: stage 5
-    box_resolution: int = 7  # RoI feature cells per side
+    box_head: str = setting(
+        "mlp",
+        "mlp: 2 dense layers; conv: 4 convolutions, 1 dense; res5: stage 5.",
+        flag=None,
+        choices=BOX_HEADS,
+    )
+    box_resolution: int = setting(7, "RoI feature cells per side.", flag=None, least=2)
     box_mlp_dim: int = 1024
     box_conv_dim: int = 256
     box_num_convs: int = 4
-    box_head_norm: str = ""
-    mask_head: str = "fcn"  # fcn: convolutions of its own; res5: on the box head's stage 5
-    mask_resolution: int = 14  # RoI feature cells per side; res5: box_resolution is used
+    box_head_norm: str = setting("", "Of the box head.", flag=None, choices=HEAD_NORMS)
+    mask_head: str = setting(
+        "fcn",
+        "fcn: convolutions of its own; res5: on the box head's stage 5.",
+        flag=None,
+        choices=MASK_HEADS,
+    )
+    mask_resolution: int = setting(
+        14, "RoI feature cells per side; res5: box_resolution is used.", flag=None, least=2
+    )
     mask_conv_dims: tuple[int, ...] = (256, 256, 256, 256)
     mask_deconv_dim: int = 256
-    mask_head_norm: str = ""
-    roi_sampling_ratio: int = 2  # samples per RoI cell and axis; 0: ceil(cell size)
-    roi_align_convention: str = ""  # aligned, legacy (PyTorch reference), crop (TF2's)
-    roi_max_level: int = 5  # coarsest level that RoIs are read from, with an FPN
+    mask_head_norm: str = setting("", "Of the mask head.", flag=None, choices=HEAD_NORMS)
+    roi_sampling_ratio: int = setting(
+        2, "Samples per RoI cell and axis; 0: ceil(cell size).", flag=None, least=0
+    )
+    roi_align_convention: str = setting(
+        "",
+        "legacy: of the PyTorch reference; crop: of the TF2 one.",
+        flag=None,
+        choices=ROI_ALIGN_CONVENTIONS,
+    )
+    roi_max_level: int = setting(
+        5, "Coarsest level that RoIs are read from, with an FPN.", flag=None, least=2, most=6
+    )
 
     def __post_init__(self) -> None:
         """Rejects values that could only fail later, inside the model."""
-        for key, allowed in (
-            ("backbone_name", BACKBONES),
-            ("body", BODIES),
-            ("padding", PADDINGS),
-            ("stride_in", STRIDE_PLACES),
-            ("norm", NORMS),
-            ("fpn_norm", HEAD_NORMS),
-            ("box_head_norm", HEAD_NORMS),
-            ("mask_head_norm", HEAD_NORMS),
-            ("box_head", BOX_HEADS),
-            ("mask_head", MASK_HEADS),
-            ("anchor_convention", ANCHOR_CONVENTIONS),
-            ("roi_align_convention", ROI_ALIGN_CONVENTIONS),
-        ):
-            value = getattr(self, key)
-            if value not in allowed:
-                near = difflib.get_close_matches(str(value), allowed, n=1, cutoff=0.0)
-                raise ValueError(
-                    f"{key}={value!r}: expected one of {allowed}; did you mean {near[0]!r}?"
-                )
+        super().__post_init__()
         if self.backbone_width < 8 or self.backbone_width % 8:
             raise ValueError(f"backbone_width={self.backbone_width}: expected a multiple of 8")
         repeats = self.backbone_repeats
         if repeats and (len(repeats) != 4 or min(repeats) < 1):
             raise ValueError(f"backbone_repeats={repeats}: expected four numbers of at least 1")
-        if not 0 <= self.freeze_at <= 5:
-            raise ValueError(f"freeze_at={self.freeze_at}: expected 0 (nothing) to 5 (all stages)")
         for key in ("mean_rgb", "stddev_rgb"):
             if len(getattr(self, key)) not in (0, 3):
                 raise ValueError(f"{key}={getattr(self, key)}: expected three numbers (R, G, B)")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from engine.config.fields import ConfigError, nearest, setting
+from engine.config.fields import ConfigError, Section, nearest, setting
 from engine.config.settings import DataConfig, EvalConfig, OptimConfig, RuntimeConfig, TrainConfig
 from maskrcnn.config import (
     IMAGENET_MEAN_RGB,
@@ -24,40 +24,50 @@ LEARNING_RATE_PER_IMAGE = 0.00125
 
 
 @dataclasses.dataclass(frozen=True)
-class RpnConfig:
+class RpnConfig(Section):
     """What the RPN is trained on and which proposals it makes; names of the TF2 reference."""
 
     rpn_positive_overlap: float = 0.7  # IoU from which an anchor is positive
     rpn_negative_overlap: float = 0.3  # IoU below which it is negative
-    rpn_batch_size_per_im: int = 256  # anchors sampled per image
-    rpn_fg_fraction: float = 0.5  # most positives among them
+    rpn_batch_size_per_im: int = setting(256, "Anchors sampled per image.", flag=None, least=1)
+    rpn_fg_fraction: float = setting(0.5, "Most positives among them.", flag=None, least=0, most=1)
     rpn_straddle_thresh: float = -1.0  # pixels an anchor may reach out of the image; < 0: any
     rpn_min_size: float = 0.0  # least side of a proposal, pixels
-    train_rpn_pre_nms_topn: int = 2000  # per level
-    train_rpn_post_nms_topn: int = 1000  # per image, over all levels
-    train_rpn_nms_threshold: float = 0.7
-    test_rpn_pre_nms_topn: int = 1000
-    test_rpn_post_nms_topn: int = 1000
-    test_rpn_nms_thresh: float = 0.7
+    train_rpn_pre_nms_topn: int = setting(2000, "Per level.", flag=None, least=1)
+    train_rpn_post_nms_topn: int = setting(1000, "Per image, over all levels.", flag=None, least=1)
+    train_rpn_nms_threshold: float = setting(
+        0.7, "IoU above which the lower proposal goes, in training.", flag=None, least=0, most=1
+    )
+    test_rpn_pre_nms_topn: int = setting(1000, "Per level, in evaluation.", flag=None, least=1)
+    test_rpn_post_nms_topn: int = setting(1000, "Per image, in evaluation.", flag=None, least=1)
+    test_rpn_nms_thresh: float = setting(0.7, "And in evaluation.", flag=None, least=0, most=1)
 
 
 @dataclasses.dataclass(frozen=True)
-class RoiConfig:
+class RoiConfig(Section):
     """Which proposals the heads are trained on; names of the TF2 reference."""
 
-    batch_size_per_im: int = 512  # RoIs sampled per image
-    fg_fraction: float = 0.25  # most positives among them; that many go through the mask head
+    batch_size_per_im: int = setting(512, "RoIs sampled per image.", flag=None, least=1)
+    fg_fraction: float = setting(
+        0.25,
+        "Most positives among them; that many go through the mask head.",
+        flag=None,
+        least=0,
+        most=1,
+    )
     fg_thresh: float = 0.5  # IoU from which a RoI is positive
     bg_thresh_hi: float = 0.5  # IoU below which a RoI is background
     bg_thresh_lo: float = 0.0  # and from which
     bbox_reg_weights: tuple[float, float, float, float] = (10.0, 10.0, 5.0, 5.0)  # (y, x, h, w)
     # RoIs that go through the mask head: all that may be positive; or needed: a quarter, half or
     # all of them, whatever holds the batch's positives. auto: needed, but all on an accelerator.
-    mask_rois: str = "auto"
+    mask_rois: str = setting(
+        "auto", "Those that go through the mask head.", flag=None, choices=("auto", "all", "needed")
+    )
 
 
 @dataclasses.dataclass(frozen=True)
-class LossConfig:
+class LossConfig(Section):
     """Five losses, each a mean, weighted and added."""
 
     rpn_box_loss_weight: float = 1.0
@@ -67,29 +77,51 @@ class LossConfig:
     box_beta: float = 1.0
     # fixed: by the number of samples asked for; batch: by those drawn in a rank's batch; levels,
     # positives, image: see `losses`.
-    rpn_score_normalizer: str = "fixed"
-    rpn_box_normalizer: str = "fixed"
-    class_normalizer: str = "fixed"
-    box_normalizer: str = "fixed"
-    mask_normalizer: str = "image"
+    rpn_score_normalizer: str = setting(
+        "fixed",
+        "What the score loss of the RPN is divided by.",
+        flag=None,
+        choices=("fixed", "batch"),
+    )
+    rpn_box_normalizer: str = setting(
+        "fixed", "What its box loss is divided by.", flag=None, choices=("fixed", "batch", "levels")
+    )
+    class_normalizer: str = setting(
+        "fixed", "What the class loss is divided by.", flag=None, choices=("fixed", "batch")
+    )
+    box_normalizer: str = setting(
+        "fixed",
+        "What the box loss is divided by.",
+        flag=None,
+        choices=("fixed", "batch", "positives"),
+    )
+    mask_normalizer: str = setting(
+        "image", "What the mask loss is divided by.", flag=None, choices=("image", "batch")
+    )
 
 
 @dataclasses.dataclass(frozen=True)
-class DetectionConfig:
+class DetectionConfig(Section):
     """What is kept of an image's detections."""
 
-    test_score_thresh: float = 0.05  # least class probability
-    test_nms: float = 0.5  # IoU above which the lower box of a class is suppressed
-    test_detections_per_image: int = 100
-    mask_threshold: float = 0.5  # probability from which a pixel belongs to the object
-    mask_paste_convention: str = "continuous"  # continuous or detectron
+    test_score_thresh: float = setting(0.05, "Least class probability.", flag=None, least=0, most=1)
+    test_nms: float = setting(
+        0.5, "IoU above which the lower box of a class is suppressed.", flag=None, least=0, most=1
+    )
+    test_detections_per_image: int = setting(100, "Most detections kept.", flag=None, least=1)
+    mask_threshold: float = setting(
+        0.5, "Probability from which a pixel belongs to the object.", flag=None, least=0, most=1
+    )
+    mask_paste_convention: str = setting(
+        "continuous", "Continuous or detectron.", flag=None, choices=("continuous", "detectron")
+    )
     target_mask_ap: float = setting(
         0.0, "With target_ap: stop when mask AP (0..1) reaches this as well; 0: off."
     )
 
 
 @dataclasses.dataclass(frozen=True)
-class SolverConfig:
+class SolverConfig(Section):
     """Rules of the optimizer by kind of variable, beside the shared settings."""
 
     bias_lr_factor: float = 1.0  # learning rate of biases; 2: the PyTorch reference

@@ -16,7 +16,7 @@ import difflib
 import math
 import types
 import typing
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 
@@ -24,16 +24,69 @@ class ConfigError(ValueError):
     """A setting that cannot work; the message says what was expected, what came, what to do."""
 
 
-def setting(default: Any, help: str, *, flag: str | None = "", key: str | None = None) -> Any:
-    """Declares a field.
+def setting(
+    default: Any,
+    help: str,
+    *,
+    flag: str | None = "",
+    key: str | None = None,
+    choices: Sequence[str] = (),
+    least: float | None = None,
+    most: float | None = None,
+) -> Any:
+    """Declares a field of a `Section`.
 
     Args:
       default: the default value; lists are given as tuples.
       help: one sentence with the unit.
       flag: flag name; '' means the field's own name, None means that there is no flag.
       key: second name accepted in `--hparams` and recipes (the references' spelling).
+      choices: the words allowed; (): any. Help names those that the sentence does not.
+      least, most: limits of a number, or of each number of a list; none: no limit.
     """
-    return dataclasses.field(default=default, metadata={"help": help, "flag": flag, "key": key})
+    if any(word not in help for word in choices):
+        help += f" One of {', '.join(word or repr(word) for word in choices)}."
+    if least is not None or most is not None:
+        help += f" {_limits(least, most).capitalize()}."
+    return dataclasses.field(
+        default=default,
+        metadata={
+            "help": help,
+            "flag": flag,
+            "key": key,
+            "choices": tuple(choices),
+            "limits": (least, most),
+        },
+    )
+
+
+def _limits(least: float | None, most: float | None) -> str:
+    if most is None:
+        return f"at least {least:g}"
+    return f"at most {most:g}" if least is None else f"{least:g} to {most:g}"
+
+
+class Section:
+    """Base of the dataclasses that a configuration is made of: checks each value when it is made.
+
+    Only what a field can know by itself is checked; rules between fields are the owner's.
+    """
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError for a value that its field does not allow; names the nearest word."""
+        for field in dataclasses.fields(self):
+            value, name = getattr(self, field.name), field.name
+            choices = field.metadata.get("choices")
+            if choices and value not in choices:
+                raise ConfigError(
+                    f"{name}={value!r}: expected one of {choices}{nearest(str(value), choices)}"
+                )
+            least, most = field.metadata.get("limits", (None, None))
+            for number in value if isinstance(value, tuple) else (value,):
+                if (least, most) == (None, None) or number is None:
+                    continue
+                if not (least is None or number >= least) or not (most is None or number <= most):
+                    raise ConfigError(f"{name}={value}: expected {_limits(least, most)}")
 
 
 def sections(config: Any) -> Iterator[tuple[str, Any]]:

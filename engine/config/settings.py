@@ -9,11 +9,11 @@ from __future__ import annotations
 import dataclasses
 from typing import Optional
 
-from engine.config.fields import setting
+from engine.config.fields import Section, setting
 
 
 @dataclasses.dataclass(frozen=True)
-class DataConfig:
+class DataConfig(Section):
     """Training input: which records, how they are shuffled, augmented and bounded."""
 
     training_file_pattern: str = setting("", "Glob of the training records.")
@@ -23,41 +23,54 @@ class DataConfig:
     class_ids: str = setting(
         "contiguous",
         "contiguous: the card's classes in order; category_id: channel k is category id k + 1.",
+        choices=("contiguous", "category_id"),
     )
     label_map: str = setting(
         "",
         "Class names: coco, voc, waymo or a YAML file {category id: name}; '': the data card's.",
     )
-    max_instances_per_image: int = setting(100, "Rows for boxes per image.")
+    max_instances_per_image: int = setting(100, "Rows for boxes per image.", least=1)
     on_overflow: str = setting(
-        "truncate", "More boxes than rows: truncate (drop the smallest) or error."
+        "truncate",
+        "More boxes than rows: truncate (drop the smallest) or error.",
+        choices=("truncate", "error"),
     )
-    on_bad_record: str = setting("skip", "Undecodable image or record: skip (counted) or error.")
-    max_bad_records: int = setting(100, "Most records skipped on a rank before the run ends.")
+    on_bad_record: str = setting(
+        "skip", "Undecodable image or record: skip (counted) or error.", choices=("skip", "error")
+    )
+    max_bad_records: int = setting(
+        100, "Most records skipped on a rank before the run ends.", least=0
+    )
     skip_crowd_during_training: bool = setting(True, "Leave crowd regions out of training.")
     input_rand_hflip: bool = setting(True, "Mirror half of the training images.")
     jitter_min: float = setting(0.1, "Least scale of the image relative to the network input.")
     jitter_max: float = setting(2.0, "Largest scale of the image relative to the network input.")
     color_jitter: float = setting(
-        0.0, "Strength (0..1) of brightness, contrast and saturation changes."
+        0.0, "Strength (0..1) of brightness, contrast and saturation changes.", least=0, most=1
     )
-    shuffle_buffer: int = setting(5000, "Encoded records in the shuffle buffer of a rank.")
+    shuffle_buffer: int = setting(5000, "Encoded records in the shuffle buffer of a rank.", least=1)
     cache_records: Optional[bool] = setting(
         None, "Hold encoded records in memory; none: if they take under 1 GB."
     )
     canvas_size: int = setting(
-        0, "Side of the decoded region sent to the device, pixels; 0: 1.25 x the input."
+        0, "Side of the decoded region sent to the device, pixels; 0: 1.25 x the input.", least=0
     )
-    resize_on: str = setting("auto", "host, device or auto: where images are resized.")
-    input_threads: int = setting(0, "tf.data threads of a rank; 0: the cores available to it.")
-    prefetch_batches: int = setting(2, "Batches prepared ahead.")
+    resize_on: str = setting(
+        "auto",
+        "host, device or auto: where images are resized.",
+        choices=("auto", "host", "device"),
+    )
+    input_threads: int = setting(
+        0, "tf.data threads of a rank; 0: the cores available to it.", least=0
+    )
+    prefetch_batches: int = setting(2, "Batches prepared ahead.", least=0)
 
 
 @dataclasses.dataclass(frozen=True)
-class OptimConfig:
+class OptimConfig(Section):
     """Optimizer, learning rate, averages; EfficientDet's defaults (arXiv 1911.09070, section 5)."""
 
-    optimizer: str = setting("sgd", "sgd or adamw.")
+    optimizer: str = setting("sgd", "sgd or adamw.", choices=("sgd", "adamw"))
     momentum: float = setting(0.9, "Momentum of SGD, beta 1 of AdamW.")
     learning_rate: float = setting(
         0.08, "Learning rate after warm-up, for lr_batch_size images per step.", flag="lr"
@@ -66,38 +79,45 @@ class OptimConfig:
         64,
         "Global batch that learning_rate is meant for: the rate used is lr * global batch / this. "
         "0: use the rate as it is (also when --lr is given without this flag).",
+        least=0,
     )
     lr_warmup_init: float = setting(1e-4, "Learning rate at step 0.", flag="warmup_value")
-    lr_warmup_epoch: float = setting(1.0, "Length of the warm-up, epochs.", flag="warmup_epochs")
-    lr_warmup_method: str = setting(
-        "linear", "linear: from warmup_value to the rate; constant: warmup_value all along."
+    lr_warmup_epoch: float = setting(
+        1.0, "Length of the warm-up, epochs.", flag="warmup_epochs", least=0
     )
-    lr_decay_method: str = setting("cosine", "cosine, stepwise or polynomial.")
+    lr_warmup_method: str = setting(
+        "linear",
+        "linear: from warmup_value to the rate; constant: warmup_value all along.",
+        choices=("linear", "constant"),
+    )
+    lr_decay_method: str = setting(
+        "cosine", "cosine, stepwise or polynomial.", choices=("cosine", "stepwise", "polynomial")
+    )
     lr_step_epochs: tuple[float, ...] = setting(
         (200.0, 250.0), "stepwise: epochs where the rate drops."
     )
     lr_step_factor: float = setting(0.1, "stepwise: factor at each drop.")
     lr_poly_power: float = setting(0.9, "polynomial: exponent of the remaining share of steps.")
     clip_gradients_norm: float = setting(
-        10.0, "Limit of each gradient's norm, then of the global norm; 0: off."
+        10.0, "Limit of each gradient's norm, then of the global norm; 0: off.", least=0
     )
     weight_decay: float = setting(
-        4e-5, "Factor of 0.5*|w|^2 over kernels (SGD), decoupled for AdamW."
+        4e-5, "Factor of 0.5*|w|^2 over kernels (SGD), decoupled for AdamW.", least=0
     )
     moving_average_decay: Optional[float] = setting(
-        0.9998, "Decay of the weights' moving average; 0 or none: no average."
+        0.9998, "Decay of the weights' moving average; 0 or none: no average.", least=0, most=1
     )
     var_freeze_expr: str = setting(
         "", "Regular expression matched at the start of names of variables to freeze."
     )
     loss_scale: float = setting(32768.0, "First dynamic loss scale under mixed_float16.")
-    gradient_accumulation: int = setting(1, "Batches per optimizer step on each rank.")
+    gradient_accumulation: int = setting(1, "Batches per optimizer step on each rank.", least=1)
     adam_beta2: float = setting(0.999, "AdamW's second beta.")
     adam_epsilon: float = setting(1e-8, "AdamW's epsilon.")
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(Section):
     """Length, place and habits of a run."""
 
     model_dir: str = setting("", "Folder of the run: checkpoints, logs, configuration.")
@@ -105,21 +125,25 @@ class TrainConfig:
         "traineval",
         "train: to 75% of num_epochs, evaluated at the end; traineval: evaluated from epoch 200 on "
         "(from the start if it ends before); train300: not evaluated. All end at epoch 300.",
+        choices=("train", "traineval", "train300"),
     )
-    batch_size: int = setting(64, "Images per rank and step.")
-    num_epochs: int = setting(300, "Epochs that the learning-rate schedule spans.")
-    stop_epoch: int = setting(0, "Epoch to stop after; 0: by training_mode.")
+    batch_size: int = setting(64, "Images per rank and step.", least=1)
+    num_epochs: int = setting(300, "Epochs that the learning-rate schedule spans.", least=1)
+    stop_epoch: int = setting(0, "Epoch to stop after; 0: by training_mode.", least=0)
     train_minutes: float = setting(
         0.0,
         "Train for this many minutes, the schedule fitted to the time left; 0: by num_epochs.",
+        least=0,
     )
-    num_examples_per_epoch: int = setting(0, "Images per epoch; 0: the number in the data card.")
-    checkpoint_period: int = setting(10, "Epochs between checkpoints.")
+    num_examples_per_epoch: int = setting(
+        0, "Images per epoch; 0: the number in the data card.", least=0
+    )
+    checkpoint_period: int = setting(10, "Epochs between checkpoints.", least=1)
     checkpoint_minutes: float = setting(
-        20.0, "Also save when this many minutes passed since the last save; 0: off."
+        20.0, "Also save when this many minutes passed since the last save; 0: off.", least=0
     )
     keep_checkpoints: int = setting(
-        3, "Resumable checkpoints and averaged checkpoints kept; 0: all."
+        3, "Resumable checkpoints and averaged checkpoints kept; 0: all.", least=0
     )
     backbone_init: str = setting(
         "", "Backbone weights (SavedModel folder, TF checkpoint, .h5, torch file, pip:NAME)."
@@ -132,18 +156,18 @@ class TrainConfig:
         None, "Seed of weights, data order and augmentation; none: a fresh one, logged."
     )
     benchmark: bool = setting(False, "Time benchmark_steps steps; no evaluation, no checkpoints.")
-    benchmark_steps: int = setting(100, "Steps of a benchmark.")
+    benchmark_steps: int = setting(100, "Steps of a benchmark.", least=1)
     use_fake_data: bool = setting(False, "Repeat the first batch for ever.")
     log_filename: str = setting("time_log.txt", "DLLogger file inside model_dir.")
-    log_steps: int = setting(1, "Steps between records in the log files.")
-    log_warmup_steps: int = setting(1, "First steps left out of the average speed.")
+    log_steps: int = setting(1, "Steps between records in the log files.", least=1)
+    log_warmup_steps: int = setting(1, "First steps left out of the average speed.", least=0)
     console_seconds: float = setting(5.0, "Least seconds between console lines.")
     lr_tb: bool = setting(False, "Write the learning rate of every logged step to TensorBoard.")
     time_history: bool = setting(
         True, "Write throughput records: DLLogger's PARAMETER lines and TensorBoard's examples/sec."
     )
     profile_steps: int = setting(
-        0, "Record so many steps, from the 11th on, with TensorFlow's profiler; 0: none."
+        0, "Record so many steps, from the 11th on, with TensorFlow's profiler; 0: none.", least=0
     )
     hooks: tuple[str, ...] = setting(
         (), "MODULE:NAME or FILE.py:NAME of subclasses of engine.hooks.Hook, called by the run."
@@ -158,32 +182,40 @@ class TrainConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class EvalConfig:
+class EvalConfig(Section):
     """What is evaluated and when."""
 
     val_file_pattern: str = setting("", "Glob of the validation records.")
     val_json_file: str = setting("", "COCO annotations of the validation images.")
-    eval_batch_size: int = setting(64, "Images per rank and evaluation step.")
-    eval_samples: int = setting(5000, "Most images evaluated.")
+    eval_batch_size: int = setting(64, "Images per rank and evaluation step.", least=1)
+    eval_samples: int = setting(5000, "Most images evaluated.", least=1)
     skip_eval: bool = setting(
         False, "Write the detections and compute no metrics (eval.py).", flag=None
     )
-    eval_start: int = setting(0, "First epoch with an evaluation; 0: by training_mode.")
-    eval_period: int = setting(0, "Epochs between evaluations; 0: checkpoint_period.")
-    target_ap: float = setting(0.0, "Stop when AP (0..1) reaches this; 0: off.")
+    eval_start: int = setting(0, "First epoch with an evaluation; 0: by training_mode.", least=0)
+    eval_period: int = setting(0, "Epochs between evaluations; 0: checkpoint_period.", least=0)
+    target_ap: float = setting(0.0, "Stop when AP (0..1) reaches this; 0: off.", least=0, most=1)
     testdev_dir: str = setting(
         "",
         "Folder for a COCO test-dev submission file; val_json_file may then lack annotations.",
     )
-    coco_scorer: str = setting("auto", "pycocotools, hotcoco, ultrafast_pycocotools or auto.")
+    coco_scorer: str = setting(
+        "auto",
+        "pycocotools, hotcoco, ultrafast_pycocotools or auto.",
+        choices=("auto", "pycocotools", "hotcoco", "ultrafast_pycocotools"),
+    )
 
 
 @dataclasses.dataclass(frozen=True)
-class RuntimeConfig:
+class RuntimeConfig(Section):
     """Precision, compilation, processes."""
 
     amp: bool = setting(True, "mixed_float16 with dynamic loss scaling.", key="mixed_precision")
-    precision: str = setting("", "float32, mixed_float16 or mixed_bfloat16; '': by --amp.")
+    precision: str = setting(
+        "",
+        "float32, mixed_float16 or mixed_bfloat16; '': by --amp.",
+        choices=("", "float32", "mixed_float16", "mixed_bfloat16"),
+    )
     use_xla: Optional[bool] = setting(
         None,
         "Compile forward, backward and update with XLA; none: where there is an accelerator.",

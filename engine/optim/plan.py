@@ -3,12 +3,9 @@
 import math
 from typing import NamedTuple
 
-from engine.config.fields import ConfigError, nearest
+from engine.config.fields import ConfigError
 from engine.config.settings import EvalConfig, OptimConfig, TrainConfig
-from engine.optim import schedules
 
-MODES = ("train", "traineval", "train300")
-OPTIMIZERS = ("sgd", "adamw")
 # The reference's training modes: evaluation from epoch 200 on, an end at 300 or at 75%.
 _EVAL_START = 200
 _STOP = 300
@@ -41,51 +38,18 @@ class StepPlan(NamedTuple):
 
 
 def check_settings(train: TrainConfig, optim: OptimConfig, evaluation: EvalConfig) -> None:
-    """Checks the settings of a run as far as they can be checked without data and devices.
+    """Checks rules between the settings of a run, without data and devices.
 
     Raises:
-      ConfigError: a number that cannot work, or an unknown name with the nearest.
+      ConfigError: settings that cannot work together.
     """
-    for name, value, known in (
-        ("training_mode", train.training_mode, MODES),
-        ("optimizer", optim.optimizer, OPTIMIZERS),
-        ("lr_warmup_method", optim.lr_warmup_method, schedules.WARMUP_METHODS),
-        ("lr_decay_method", optim.lr_decay_method, schedules.METHODS),
-    ):
-        if value not in known:
-            raise ConfigError(f"{name}={value!r} is unknown{nearest(value, known)}")
-    for name, number, least in (
-        ("batch_size", train.batch_size, 1),
-        ("eval_batch_size", evaluation.eval_batch_size, 1),
-        ("eval_samples", evaluation.eval_samples, 1),
-        ("num_epochs", train.num_epochs, 1),
-        ("checkpoint_period", train.checkpoint_period, 1),
-        ("log_steps", train.log_steps, 1),
-        ("log_warmup_steps", train.log_warmup_steps, 0),
-        ("benchmark_steps", train.benchmark_steps, 1),
-        ("profile_steps", train.profile_steps, 0),
-        ("gradient_accumulation", optim.gradient_accumulation, 1),
-        ("stop_epoch", train.stop_epoch, 0),
-        ("num_examples_per_epoch", train.num_examples_per_epoch, 0),
-        ("keep_checkpoints", train.keep_checkpoints, 0),
-        ("checkpoint_minutes", train.checkpoint_minutes, 0),
-        ("train_minutes", train.train_minutes, 0),
-        ("eval_start", evaluation.eval_start, 0),
-        ("eval_period", evaluation.eval_period, 0),
-        ("lr_batch_size", optim.lr_batch_size, 0),
-        ("lr_warmup_epoch", optim.lr_warmup_epoch, 0),
-        ("clip_gradients_norm", optim.clip_gradients_norm, 0),
-        ("weight_decay", optim.weight_decay, 0),
-    ):
-        if not number >= least:
-            raise ConfigError(f"{name}={number}: expected at least {least}")
     if train.skip_test and evaluation.target_ap:
         raise ConfigError(
             f"--skip_test with target_ap={evaluation.target_ap:g}: a run that never evaluates "
             "cannot reach a target; leave one of them out"
         )
-    if not 0 <= (optim.moving_average_decay or 0) < 1:
-        raise ConfigError(f"moving_average_decay={optim.moving_average_decay}: expected 0 to 1")
+    if optim.moving_average_decay == 1:
+        raise ConfigError("moving_average_decay=1: expected less, or the average never moves")
 
 
 def scaled_learning_rate(

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from engine.config import fields as config_lib
-from engine.config.fields import ConfigError, setting
+from engine.config.fields import ConfigError, Section, setting
 from engine.config.recipe_yaml import literal, parse_hparams, read_yaml
 
 
@@ -40,6 +40,39 @@ class Whole:
 
 def apply(text: str) -> Whole:
     return config_lib.override(Whole(), parse_hparams(text), source="--hparams")
+
+
+@dataclasses.dataclass(frozen=True)
+class Checked(Section):
+    word: str = setting("hard", "hard: at once.", choices=("hard", "soft"))
+    share: float | None = setting(0.5, "A share.", least=0, most=1)
+    sizes: tuple[int, ...] = setting((2, 3), "Sizes.", least=1)
+
+
+class TestWhatAFieldAllows:
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"word": "sofd"}, r"word='sofd': expected one of .*; did you mean 'soft'"),
+            ({"share": 1.5}, "share=1.5: expected 0 to 1"),
+            ({"share": float("nan")}, "share=nan: expected 0 to 1"),
+            ({"sizes": (2, 0)}, r"sizes=\(2, 0\): expected at least 1"),
+        ],
+    )
+    def test_other_values_are_refused_when_they_are_made(self, change, message):
+        with pytest.raises(ConfigError, match=message):
+            Checked(**change)
+
+    def test_what_is_allowed_passes(self):
+        assert Checked(word="soft", share=None, sizes=()).sizes == ()
+
+    def test_help_says_it(self):
+        said = [field.metadata["help"] for field in dataclasses.fields(Checked)]
+        assert said == [
+            "hard: at once. One of hard, soft.",
+            "A share. 0 to 1.",
+            "Sizes. At least 1.",
+        ]
 
 
 class TestHparamsSyntax:

@@ -146,8 +146,11 @@ def test_which_runs_need_a_validation_set():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"training_mode": "eval"}, "training_mode='eval' is unknown; did you mean 'traineval'"),
-        ({"optimizer": "adam"}, "optimizer='adam' is unknown; did you mean 'adamw'"),
+        (
+            {"training_mode": "eval"},
+            "training_mode='eval': expected .*did you mean 'traineval'",
+        ),
+        ({"optimizer": "adam"}, "optimizer='adam': expected one of .*did you mean 'adamw'"),
         ({"lr_decay_method": "cos"}, "did you mean 'cosine'"),
         ({"batch_size": 0}, "batch_size=0: expected at least 1"),
         ({"checkpoint_period": 0}, "checkpoint_period=0"),
@@ -156,17 +159,16 @@ def test_which_runs_need_a_validation_set():
         ({"eval_samples": 0}, "eval_samples=0"),
         ({"clip_gradients_norm": -1.0}, "clip_gradients_norm=-1.0"),
         ({"weight_decay": float("nan")}, "weight_decay=nan"),
-        ({"moving_average_decay": 1.0}, "moving_average_decay=1.0"),
+        ({"moving_average_decay": 1.0}, "moving_average_decay=1: expected less"),
     ],
 )
 def test_settings_that_cannot_work(change, words):
-    parts = []
-    for part in (TrainConfig(), OptimConfig(), EvalConfig()):
+    def changed(part):
         names = {field.name for field in dataclasses.fields(part)}
-        mine = {k: v for k, v in change.items() if k in names}
-        parts.append(dataclasses.replace(part, **mine))
+        return dataclasses.replace(part, **{k: v for k, v in change.items() if k in names})
+
     with pytest.raises(ConfigError, match=words):
-        check_settings(*parts)
+        check_settings(*map(changed, (TrainConfig(), OptimConfig(), EvalConfig())))
 
 
 def test_the_defaults_can_work():

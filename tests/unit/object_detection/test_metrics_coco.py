@@ -8,6 +8,7 @@ import json
 import numpy as np
 import pytest
 
+from engine.config.settings import EvalConfig
 from object_detection import metrics
 from object_detection.metrics import scorer as scoring
 
@@ -455,3 +456,8 @@ def test_each_usual_mistake_is_named(mistake, message):
     mistake(given)
     with pytest.raises(ValueError, match=message):
         metrics.check_ground_truth(dataset, rows=given)
+
+
+def test_the_setting_names_every_scorer():
+    choices = EvalConfig.__dataclass_fields__["coco_scorer"].metadata["choices"]
+    assert set(choices) == {"auto", *scoring.SCORERS}
