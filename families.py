@@ -16,7 +16,7 @@ import efficientdet.settings
 import maskrcnn.settings
 from detector.request import Request
 from engine import cli
-from engine.config.fields import ConfigError, nearest
+from engine.config.fields import ConfigError, look_up
 from maskrcnn.nvidia import command_line
 
 if TYPE_CHECKING:  # they bring TensorFlow
@@ -41,11 +41,8 @@ def package_of(model_name: str) -> str:
     Raises:
       ConfigError: unknown name, with the nearest.
     """
-    for package, table in _MODELS.items():
-        if model_name in table:
-            return package
-    known = [name for table in _MODELS.values() for name in table]
-    raise ConfigError(f"model_name={model_name!r} is unknown{nearest(model_name, known)}")
+    packages = {name: package for package, table in _MODELS.items() for name in table}
+    return look_up(model_name, packages, what="model_name")
 
 
 def base_config(model_name: str) -> Any:

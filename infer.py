@@ -80,7 +80,7 @@ def main(argv: list[str]) -> int:
         paths = image_files.read_image_list(FLAGS.image_list)
     else:
         paths = image_files.find_images(FLAGS.image_path)
-    truth = inference.GroundTruth(FLAGS.annotations) if FLAGS.annotations else None
+    truth = inference.AnnotatedImages(FLAGS.annotations) if FLAGS.annotations else None
     mask_rule = None
     if FLAGS.model_dir:
         task = families.load_task(

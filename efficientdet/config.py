@@ -9,10 +9,9 @@ stochastic depth of the backbone only; the residual heads of google/automl have 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from typing import Optional
 
-from engine.config.fields import Section, setting
+from engine.config.fields import Section, look_up, setting
 
 IMAGENET_MEAN_RGB = (0.485 * 255, 0.456 * 255, 0.406 * 255)
 IMAGENET_STDDEV_RGB = (0.229 * 255, 0.224 * 255, 0.225 * 255)
@@ -178,11 +177,6 @@ def model_config(name: str) -> ModelConfig:
       The configuration of that row; change it with `dataclasses.replace`.
 
     Raises:
-      ValueError: the name is not in the table; the message names the nearest one.
+      ConfigError: the name is not in the table; the message names the nearest one.
     """
-    if name in MODEL_TABLE:
-        return MODEL_TABLE[name]
-    near = difflib.get_close_matches(name, MODEL_TABLE, n=1, cutoff=0.0)[0]
-    raise ValueError(
-        f"Unknown model {name!r}; did you mean {near!r}? Known models: {', '.join(MODEL_TABLE)}."
-    )
+    return look_up(name, MODEL_TABLE, what="model_name")

@@ -9,7 +9,7 @@ import dataclasses
 from typing import Any, Optional
 
 from efficientdet.config import MODEL_TABLE, ModelConfig, model_config
-from engine.config.fields import ConfigError, Section, nearest, setting
+from engine.config.fields import ConfigError, Section, look_up, setting
 from engine.config.settings import DataConfig, EvalConfig, OptimConfig, RuntimeConfig, TrainConfig
 
 
@@ -106,9 +106,7 @@ def preset(name: str, *, model_name: str) -> dict[str, Any]:
       ConfigError: unknown name, with the nearest.
     """
     del model_name
-    if name not in PRESETS:
-        raise ConfigError(f"preset={name!r} is unknown{nearest(name, [p for p in PRESETS if p])}")
-    return PRESETS[name]
+    return look_up(name, PRESETS, what="preset")
 
 
 def base_config(model_name: str) -> EfficientDetConfig:
@@ -117,8 +115,6 @@ def base_config(model_name: str) -> EfficientDetConfig:
     Raises:
       ConfigError: unknown name, with the nearest.
     """
-    if model_name not in MODEL_TABLE:
-        raise ConfigError(f"model_name={model_name!r} is unknown{nearest(model_name, MODEL_TABLE)}")
     return EfficientDetConfig(model=model_config(model_name))
 
 

@@ -10,12 +10,11 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from engine.config.fields import ConfigError, Section, nearest, setting
+from engine.config.fields import ConfigError, Section, look_up, setting
 from engine.config.settings import DataConfig, EvalConfig, OptimConfig, RuntimeConfig, TrainConfig
 from maskrcnn.config import (
     IMAGENET_MEAN_RGB,
     IMAGENET_STDDEV_RGB,
-    MODEL_TABLE,
     ModelConfig,
     model_config,
 )
@@ -116,7 +115,7 @@ class DetectionConfig(Section):
         "continuous", "Continuous or detectron.", flag=None, choices=("continuous", "detectron")
     )
     target_mask_ap: float = setting(
-        0.0, "With target_ap: stop when mask AP (0..1) reaches this as well; 0: off."
+        0.0, "With target_ap: stop when mask AP reaches this as well; 0: off.", least=0, most=1
     )
 
 
@@ -223,9 +222,7 @@ def preset(name: str, *, model_name: str = "maskrcnn-r50-fpn") -> dict[str, Any]
     Raises:
       ConfigError: unknown name, with the nearest; or a model that the reference does not have.
     """
-    if name not in PRESETS:
-        raise ConfigError(f"preset={name!r} is unknown{nearest(name, [p for p in PRESETS if p])}")
-    overrides = dict(PRESETS[name])
+    overrides = dict(look_up(name, PRESETS, what="preset"))
     model = base_config(model_name).model
     if name == "nvidia_tf2" and (
         (model.body, model.backbone_name, model.norm) != ("fpn", "resnet50", "frozen_bn")
@@ -247,8 +244,6 @@ def base_config(model_name: str) -> MaskRcnnConfig:
     Raises:
       ConfigError: unknown name, with the nearest.
     """
-    if model_name not in MODEL_TABLE:
-        raise ConfigError(f"model_name={model_name!r} is unknown{nearest(model_name, MODEL_TABLE)}")
     model = model_config(model_name)
     rpn = RpnConfig()
     if model.body != "fpn":  # one map with many anchors: Detectron's numbers

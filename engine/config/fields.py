@@ -161,6 +161,17 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {max(likeness, key=likeness.get)!r}?" if likeness else ""
 
 
+def look_up(name: str, table: Mapping[str, Any], *, what: str) -> Any:
+    """Returns an entry of a table.
+
+    Raises:
+      ConfigError: it has none of that name; names the nearest. The empty name is never offered.
+    """
+    if name not in table:
+        raise ConfigError(f"{what}={name!r} is unknown{nearest(name, filter(None, table))}")
+    return table[name]
+
+
 def convert(value: Any, hint: Any, *, where: str) -> Any:
     """Converts `value` to the annotated type, accepting only what loses nothing.
 

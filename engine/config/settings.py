@@ -46,7 +46,7 @@ class DataConfig(Section):
     jitter_min: float = setting(0.1, "Least scale of the image relative to the network input.")
     jitter_max: float = setting(2.0, "Largest scale of the image relative to the network input.")
     color_jitter: float = setting(
-        0.0, "Strength (0..1) of brightness, contrast and saturation changes.", least=0, most=1
+        0.0, "Strength of brightness, contrast and saturation changes.", least=0, most=1
     )
     shuffle_buffer: int = setting(5000, "Encoded records in the shuffle buffer of a rank.", least=1)
     cache_records: Optional[bool] = setting(
@@ -194,7 +194,7 @@ class EvalConfig(Section):
     )
     eval_start: int = setting(0, "First epoch with an evaluation; 0: by training_mode.", least=0)
     eval_period: int = setting(0, "Epochs between evaluations; 0: checkpoint_period.", least=0)
-    target_ap: float = setting(0.0, "Stop when AP (0..1) reaches this; 0: off.", least=0, most=1)
+    target_ap: float = setting(0.0, "Stop when AP reaches this; 0: off.", least=0, most=1)
     testdev_dir: str = setting(
         "",
         "Folder for a COCO test-dev submission file; val_json_file may then lack annotations.",

@@ -37,7 +37,7 @@ class Category:
 
 
 @dataclasses.dataclass(frozen=True)
-class Shard:
+class RecordFile:
     """One record file, named without its folder."""
 
     file: str
@@ -60,7 +60,7 @@ class DataCard:
     max_height: int
     min_width: int
     max_width: int
-    shards: tuple[Shard, ...]
+    shards: tuple[RecordFile, ...]
     box_statistics: Mapping[str, Mapping[str, float]]  # measure -> quantile -> value
     dropped: Mapping[str, int]  # reason -> boxes or images left out
     corrected: Mapping[str, int]  # what was changed on the way in -> how often
@@ -112,7 +112,7 @@ class DataCard:
 
 
 def make_fingerprint(
-    shards: Iterable[Shard], categories: Iterable[Category], annotations_sha256: str
+    shards: Iterable[RecordFile], categories: Iterable[Category], annotations_sha256: str
 ) -> str:
     """Returns a sha256 over record counts, category list and annotation file hash."""
     identity = [
@@ -231,7 +231,7 @@ def _from_json(content: dict[str, Any]) -> DataCard:
     content["skipped_source_ids"] = tuple(content["skipped_source_ids"])
     resized = content.get("resized_images", {})
     content["resized_images"] = {key: tuple(size) for key, size in resized.items()}
-    content["shards"] = tuple(Shard(**entry) for entry in content["shards"])
+    content["shards"] = tuple(RecordFile(**entry) for entry in content["shards"])
     class_ids = [category.class_id for category in content["categories"]]
     if class_ids != list(range(len(class_ids))):
         raise ValueError(f"expected class ids 0..{len(class_ids) - 1} in order, got {class_ids}")

@@ -18,7 +18,13 @@ from PIL import Image
 from object_detection.coco.categories import COCO_CATEGORIES
 from object_detection.coco.findings import Counts
 from object_detection.records import schema
-from object_detection.records.card import Category, DataCard, Shard, find_card, make_fingerprint
+from object_detection.records.card import (
+    Category,
+    DataCard,
+    RecordFile,
+    find_card,
+    make_fingerprint,
+)
 from object_detection.records.card_merge import merge_cards
 from object_detection.records.example_proto import decode_example
 from object_detection.records.patterns import split_patterns
@@ -126,7 +132,7 @@ def build_card(
     *,
     split: str,
     categories: Sequence[tuple[int, str]],
-    shards: Sequence[Shard],
+    shards: Sequence[RecordFile],
     mask_format: str | None,
     annotations_file: str = "",
     annotations_sha256: str = "",
@@ -235,7 +241,7 @@ def card_from_records(
                 ) from error
             mask_format = mask_format or found
             num_records += 1
-        shards.append(Shard(os.path.basename(path), num_records))
+        shards.append(RecordFile(os.path.basename(path), num_records))
         if progress is not None:
             progress(index + 1, len(files))
     return build_card(

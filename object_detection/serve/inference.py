@@ -229,7 +229,7 @@ def _mask_of(entry: dict[str, Any], size: tuple[int, int]) -> np.ndarray:
         return np.zeros(size, bool)
 
 
-class GroundTruth:
+class AnnotatedImages:
     """Annotations to draw beside detections.
 
     Args:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from object_detection.input.datasets import records_of_card
-from object_detection.records.card import Shard, card_path, save_card
+from object_detection.records.card import RecordFile, card_path, save_card
 from object_detection.records.card_builder import Tally, build_card, find_or_scan_card
 from object_detection.records.tfrecord_file import write_records
 
@@ -29,7 +29,7 @@ def make(tmp_path):
                 category_ids=[categories[0][0]],
                 is_crowd=[False],
             )
-        shards = [Shard(f"{name}-00000-of-00001.tfrecord", num_images)]
+        shards = [RecordFile(f"{name}-00000-of-00001.tfrecord", num_images)]
         card = build_card(
             tally,
             split=name,

@@ -11,7 +11,7 @@ from object_detection.coco.categories import COCO_CATEGORIES
 from object_detection.records import schema
 from object_detection.records.card import (
     Category,
-    Shard,
+    RecordFile,
     card_path,
     find_card,
     load_card,
@@ -62,7 +62,7 @@ def example_card(prefix="train", num_shards=2, **changes):
         tally,
         split=prefix,
         categories=[(5, "cat"), (9, "dog"), (12, "cow")],
-        shards=[Shard(f"{prefix}-{i:05d}-of-{num_shards:05d}.tfrecord", 1) for i in range(2)],
+        shards=[RecordFile(f"{prefix}-{i:05d}-of-{num_shards:05d}.tfrecord", 1) for i in range(2)],
         mask_format="bitpacked",
         annotations_file="instances.json",
         annotations_sha256="abc",
@@ -123,10 +123,10 @@ def test_tallies_merge_to_the_whole():
 
 
 def test_fingerprint_follows_counts_categories_and_annotations():
-    shards, categories = [Shard("a", 1), Shard("b", 2)], [Category(0, 1, "cat", 5, 5)]
+    shards, categories = [RecordFile("a", 1), RecordFile("b", 2)], [Category(0, 1, "cat", 5, 5)]
     base = make_fingerprint(shards, categories, "f")
     assert base == make_fingerprint(shards, [Category(0, 1, "cat", 6, 6)], "f")
-    assert base == make_fingerprint([Shard("x", 1), Shard("y", 2)], categories, "f")
+    assert base == make_fingerprint([RecordFile("x", 1), RecordFile("y", 2)], categories, "f")
     others = [
         make_fingerprint(shards[:1], categories, "f"),
         make_fingerprint(shards, [Category(0, 2, "cat")], "f"),

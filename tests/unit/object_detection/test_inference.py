@@ -127,7 +127,7 @@ def test_ground_truth_is_drawn_as_the_model_draws(photo, tmp_path):
     }
     path = tmp_path / "truth.json"
     path.write_text(json.dumps(content))
-    truth = inference.GroundTruth(str(path))
+    truth = inference.AnnotatedImages(str(path))
     sheets = []
     for with_masks in (True, False):
         found = predict(photo, with_masks=with_masks)

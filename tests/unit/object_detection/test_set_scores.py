@@ -8,7 +8,7 @@ from pycocotools import mask as mask_api
 
 from object_detection.masks.rows import pack_mask
 from object_detection.metrics.set_scores import SetScores
-from object_detection.records.card import Category, DataCard, Shard
+from object_detection.records.card import Category, DataCard, RecordFile
 from object_detection.records.class_map import ClassMap
 
 HEIGHT, WIDTH = 60, 80
@@ -63,7 +63,7 @@ def card(num_images=2):
         max_height=HEIGHT,
         min_width=WIDTH,
         max_width=WIDTH,
-        shards=(Shard("val", num_images),),
+        shards=(RecordFile("val", num_images),),
         box_statistics={},
         dropped={},
         corrected={},
