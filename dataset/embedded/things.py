@@ -42,12 +42,16 @@ def _finished(picture: np.ndarray | Image.Image) -> np.ndarray:
     return np.asarray(image.resize(size, Image.Resampling.LANCZOS))
 
 
+def _random_rotation(rng: np.random.Generator) -> np.ndarray:
+    return Rotation.from_quat(rng.normal(size=4)).as_matrix()
+
+
 def beach_ball(rng: np.random.Generator) -> np.ndarray:
     """Returns a ball of six panels, turned at random."""
     n = 184 * OVERSAMPLE
     y, x = np.mgrid[-1 + 1 / n : 1 : 2 / n, -1 + 1 / n : 1 : 2 / n].astype(np.float32)
     normals = np.dstack([x, y, np.sqrt(1 - np.minimum(x * x + y * y, 1))])
-    turned = normals @ Rotation.random(random_state=rng).as_matrix()
+    turned = normals @ _random_rotation(rng)
     longitude = (np.arctan2(turned[..., 1], turned[..., 0]) / (2 * np.pi) + 1) % 1 * 6
     first, second, third = (_BRIGHT[k] for k in rng.permutation(len(_BRIGHT))[:3])
     white = (246, 246, 240)
@@ -147,10 +151,10 @@ def die(rng: np.random.Generator) -> np.ndarray:
     )
     base = bodies[int(rng.integers(len(bodies)))]
     spot = (28, 28, 32) if sum(base) > 420 else (250, 248, 240)
-    rotation = Rotation.random(random_state=rng).as_matrix()
+    rotation = _random_rotation(rng)
     # Row k is where axis k points; seen straight onto a face, a die is only a square.
     while np.abs(rotation[:, 2]).max() > 0.94:
-        rotation = Rotation.random(random_state=rng).as_matrix()
+        rotation = _random_rotation(rng)
     image = Image.new("RGBA", (n, n))
     draw = ImageDraw.Draw(image)
 
