@@ -6,7 +6,7 @@ engine asks.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,9 +35,9 @@ class DetectionTask(Task):
     Args:
       config: the resolved configuration.
       class_map: channels of the model and what they mean.
-      model: the network.
       train_card: description of the training records; None where nothing is trained.
       eval_card: description of the validation records; None where nothing is evaluated.
+      batch_norm: factory of trained batch-norm layers, or None for the plain ones.
       seed: of data order and augmentation.
       mask_rule: how masks are pasted; None for a model without masks.
     """
@@ -45,18 +45,27 @@ class DetectionTask(Task):
     network_sizes: Sequence[tuple[int, int]]
     """(height, width) of each shape of network input, pixels; the first checks an export."""
 
+    build_model: Callable[..., tf.keras.Model]
+    """The family's, of the model section and num_classes, batch_norm and remat."""
+
     def __init__(
         self,
         config: Any,
         class_map: ClassMap,
         *,
-        model: tf.keras.Model,
-        train_card: DataCard | None,
-        eval_card: DataCard | None,
-        seed: int,
+        train_card: DataCard | None = None,
+        eval_card: DataCard | None = None,
+        batch_norm: Any = None,
+        seed: int = 0,
         mask_rule: MaskRule | None = None,
     ):
-        self.config, self.class_map, self.model = config, class_map, model
+        self.config, self.class_map = config, class_map
+        self.model = self.build_model(
+            config.model,
+            num_classes=class_map.num_classes,
+            batch_norm=batch_norm,
+            remat=config.runtime.remat,
+        )
         self.train_card, self.eval_card, self._seed = train_card, eval_card, seed
         self.mask_rule = mask_rule
         self.has_masks = mask_rule is not None

@@ -8,13 +8,13 @@ Images come in already normalised; `double_normalize` repeats it only for the re
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import math
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import tensorflow as tf
 
+from detector.recompute import recomputed
 from efficientdet.layers import (
     BatchNormFactory,
     activation_function,
@@ -206,16 +206,8 @@ class MBConvBlock(tf.keras.layers.Layer):
         seed = fresh_drop_connect_seed() if training and self._survival_prob else None
         if not (self._remat and training):
             return self._forward(inputs, training=training, seed=seed)
-        is_replay = False
-
-        def forward(features: tf.Tensor) -> tf.Tensor:
-            nonlocal is_replay
-            context = self._held_statistics() if is_replay else contextlib.nullcontext()
-            is_replay = True
-            with context:
-                return self._forward(features, training=training, seed=seed)
-
-        return tf.recompute_grad(forward)(inputs)
+        forward = functools.partial(self._forward, training=training, seed=seed)
+        return recomputed(self, forward, inputs)
 
     def _forward(
         self, inputs: tf.Tensor, *, training: bool | None, seed: tf.Tensor | None
@@ -234,23 +226,6 @@ class MBConvBlock(tf.keras.layers.Layer):
         if seed is not None:
             x = drop_connect(x, seed, survival_prob=self._survival_prob, salt=self.name)
         return x + inputs
-
-    @contextlib.contextmanager
-    def _held_statistics(self) -> Iterator[None]:
-        """Keeps the moving statistics as they are while batch statistics are used."""
-        norms = [layer for layer in self.submodules if _is_batch_norm(layer)]
-        saved = [layer.momentum for layer in norms]
-        try:
-            for layer in norms:
-                layer.momentum = 1.0
-            yield
-        finally:
-            for layer, momentum in zip(norms, saved):
-                layer.momentum = momentum
-
-
-def _is_batch_norm(layer: tf.Module) -> bool:
-    return hasattr(layer, "momentum") and hasattr(layer, "moving_mean")
 
 
 def build_backbone(

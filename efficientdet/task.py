@@ -25,7 +25,6 @@ from engine.task import Losses
 from object_detection.boxes.anchors import generate_anchors
 from object_detection.input import geometry as geometry_lib
 from object_detection.input.preprocess import ground_truth_in_network_frame
-from object_detection.records.card import DataCard
 from object_detection.records.class_map import ClassMap
 from object_detection.serve.detections import Detections
 
@@ -35,40 +34,14 @@ _POSITIVES_PER_IMAGE = 32.0
 
 
 class EfficientDetTask(DetectionTask):
-    """Binds a configuration to data and a model.
-
-    Args:
-      config: the resolved configuration.
-      class_map, train_card, eval_card, seed: see `DetectionTask`.
-      batch_norm: factory of batch-norm layers, or None for the plain ones.
-    """
+    """Binds a configuration to data and a model; arguments as of `DetectionTask`."""
 
     loss_names = ("cls_loss", "box_loss", "box_iou_loss", "det_loss")
+    build_model = staticmethod(build_model)
 
-    def __init__(
-        self,
-        config: EfficientDetConfig,
-        class_map: ClassMap,
-        *,
-        train_card: DataCard | None = None,
-        eval_card: DataCard | None = None,
-        batch_norm: Any = None,
-        seed: int = 0,
-    ):
+    def __init__(self, config: EfficientDetConfig, class_map: ClassMap, **options: Any):
+        super().__init__(config, class_map, **options)
         model = config.model
-        super().__init__(
-            config,
-            class_map,
-            model=build_model(
-                model,
-                num_classes=class_map.num_classes,
-                batch_norm=batch_norm,
-                remat=config.runtime.remat,
-            ),
-            train_card=train_card,
-            eval_card=eval_card,
-            seed=seed,
-        )
         self.network_sizes = (model.image_size,)
         self.anchors = generate_anchors(
             model.image_size,

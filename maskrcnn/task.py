@@ -36,44 +36,19 @@ _NO_SEED = (0, 0)
 
 
 class MaskRcnnTask(DetectionTask):
-    """Binds a configuration to data and a model.
+    """Binds a configuration to data and a model; arguments as of `DetectionTask`.
 
-    Args:
-      config: the resolved configuration; conventions of the model that it leaves open are ours.
-      class_map, train_card, eval_card, seed: see `DetectionTask`.
-      batch_norm: factory of trained batch-norm layers, or None for the plain ones.
+    Conventions of the model that the configuration leaves open are ours.
     """
 
     dllogger_names = DLLOGGER_NAMES
+    build_model = staticmethod(build_model)
 
-    def __init__(
-        self,
-        config: MaskRcnnConfig,
-        class_map: ClassMap,
-        *,
-        train_card: DataCard | None = None,
-        eval_card: DataCard | None = None,
-        batch_norm: Any = None,
-        seed: int = 0,
-    ):
+    def __init__(self, config: MaskRcnnConfig, class_map: ClassMap, **options: Any):
         config = dataclasses.replace(config, model=with_our_conventions(config.model))
         test, has_masks = config.test, config.model.include_mask
-        super().__init__(
-            config,
-            class_map,
-            model=build_model(
-                config.model,
-                num_classes=class_map.num_classes,
-                batch_norm=batch_norm,
-                remat=config.runtime.remat,
-            ),
-            train_card=train_card,
-            eval_card=eval_card,
-            seed=seed,
-            mask_rule=(
-                MaskRule(test.mask_threshold, test.mask_paste_convention) if has_masks else None
-            ),
-        )
+        rule = MaskRule(test.mask_threshold, test.mask_paste_convention)
+        super().__init__(config, class_map, mask_rule=rule if has_masks else None, **options)
         self._forward = Forward(config, self.model)
         self.loss_names = self._forward.loss_names
         self.more_targets = {"mask_AP": test.target_mask_ap} if has_masks else {}
@@ -81,7 +56,7 @@ class MaskRcnnTask(DetectionTask):
         self._frames = inputs.frames_of(
             config,
             self.network_sizes,
-            [train_card, eval_card],
+            [self.train_card, self.eval_card],
             side_limits=config.model.image_size,
         )
 

@@ -8,12 +8,12 @@ torchvision, so `freeze_at=2` freezes the stem and `layer1`.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
+import functools
 from typing import NamedTuple
 
 import tensorflow as tf
 
+from detector.recompute import recomputed
 from maskrcnn.config import ModelConfig, conventions_of
 from maskrcnn.network.convolution import Conv2D
 from maskrcnn.network.layers import BatchNormFactory, NormMaker, PaddedConv2D, kaiming_uniform
@@ -154,16 +154,7 @@ class Bottleneck(tf.keras.layers.Layer):
         """Applies the block to [batch, height, width, channels]."""
         if not (self._remat and training):
             return self._forward(inputs, training=training)
-        is_replay = False
-
-        def forward(features: tf.Tensor) -> tf.Tensor:
-            nonlocal is_replay
-            context = self._held_statistics() if is_replay else contextlib.nullcontext()
-            is_replay = True
-            with context:
-                return self._forward(features, training=training)
-
-        return tf.recompute_grad(forward)(inputs)
+        return recomputed(self, functools.partial(self._forward, training=training), inputs)
 
     def _forward(self, inputs: tf.Tensor, *, training: bool | None) -> tf.Tensor:
         x = tf.nn.relu(_normed(self.norm1, self.conv1(inputs), training=training))
@@ -173,19 +164,6 @@ class Bottleneck(tf.keras.layers.Layer):
         if self.projection is not None:
             shortcut = _normed(self.projection_norm, self.projection(inputs), training=training)
         return tf.nn.relu(x + shortcut)
-
-    @contextlib.contextmanager
-    def _held_statistics(self) -> Iterator[None]:
-        """Keeps the moving statistics as they are while batch statistics are used."""
-        norms = [layer for layer in self.submodules if hasattr(layer, "momentum")]
-        saved = [layer.momentum for layer in norms]
-        try:
-            for layer in norms:
-                layer.momentum = 1.0
-            yield
-        finally:
-            for layer, momentum in zip(norms, saved):
-                layer.momentum = momentum
 
 
 def _normed(norm: tf.keras.layers.Layer, x: tf.Tensor, *, training: bool | None) -> tf.Tensor:

@@ -12,7 +12,7 @@ Where N and the output are both in the thousands (region proposals), reduce N by
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -134,17 +134,7 @@ def pick_boxes(
 
 
 def batched_nms(
-    boxes: tf.Tensor,
-    scores: tf.Tensor,
-    classes: tf.Tensor,
-    *,
-    max_output_size: int,
-    method: str,
-    iou_threshold: float | None,
-    sigma: float,
-    score_threshold: float,
-    class_agnostic: bool = False,
-    pixel_offset: float = 0.0,
+    boxes: tf.Tensor, scores: tf.Tensor, classes: tf.Tensor, **options: Any
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
     """Picks boxes as `pick_boxes` does, with the same arguments, and returns them.
 
@@ -152,18 +142,7 @@ def batched_nms(
       boxes [B, K, 4], scores [B, K] descending, classes [B, K] int32 and num_valid [B] int32; rows
       from num_valid on are zero boxes of score 0 and class -1.
     """
-    picks = pick_boxes(
-        boxes,
-        scores,
-        classes,
-        max_output_size=max_output_size,
-        method=method,
-        iou_threshold=iou_threshold,
-        sigma=sigma,
-        score_threshold=score_threshold,
-        class_agnostic=class_agnostic,
-        pixel_offset=pixel_offset,
-    )
+    picks = pick_boxes(boxes, scores, classes, **options)
     is_valid = picks.indices >= 0
     rows = tf.maximum(picks.indices, 0)
     picked_boxes = tf.gather(at_least_float32(boxes), rows, batch_dims=1)
