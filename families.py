@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
+import efficientdet.config
 import efficientdet.settings
+import maskrcnn.config
 import maskrcnn.settings
 from detector.request import Request
 from engine import cli
@@ -30,8 +32,8 @@ CONFIG_CLASSES = (efficientdet.settings.EfficientDetConfig, maskrcnn.settings.Ma
 """The configurations of all families, for `cli.define_flags`."""
 
 _MODELS = {
-    "efficientdet": efficientdet.settings.MODEL_TABLE,
-    "maskrcnn": maskrcnn.settings.MODEL_TABLE,
+    "efficientdet": efficientdet.config.MODEL_TABLE,
+    "maskrcnn": maskrcnn.config.MODEL_TABLE,
 }
 
 
