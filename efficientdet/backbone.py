@@ -217,7 +217,9 @@ class MBConvBlock(tf.keras.layers.Layer):
             x = self._act(self.expand_bn(self.expand_conv2d(x), training=training))
         x = self._act(self.depthwise_bn(self.depthwise_conv2d(x), training=training))
         if self._block.se_channels:
-            squeezed = tf.reduce_mean(x, axis=(1, 2), keepdims=True)
+            # In float32: the number of pixels, by which the gradient is divided, is beyond float16.
+            squeezed = tf.reduce_mean(tf.cast(x, tf.float32), axis=(1, 2), keepdims=True)
+            squeezed = tf.cast(squeezed, x.dtype)
             gate = self.se_expand_conv2d(self._act(self.se_reduce_conv2d(squeezed)))
             x = x * tf.sigmoid(gate)
         x = self.project_bn(self.project_conv2d(x), training=training)

@@ -274,7 +274,9 @@ def assign_mask_targets(
     """
     gt_index = rois.gt_index[:, :num_rois]
     boxes = rois.boxes[:, :num_rois]
-    packed = tf.gather(packed_masks, gt_index, batch_dims=1)
+    # As int32, since a GPU has no kernel that gathers bytes.
+    packed = tf.gather(tf.cast(packed_masks, tf.int32), gt_index, batch_dims=1)
+    packed = tf.cast(packed, tf.uint8)
     counts = rois.is_positive[:, :num_rois] & is_mask_known(packed)
     masks = mask_targets(
         packed,
