@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import tensorflow as tf
 import yaml
 
-from engine import start_checks
+from engine import out_of_memory, start_checks
 from engine.config.fields import override, to_dict
 from engine.evaluation import Evaluator
 from engine.files import checkpoint
@@ -129,6 +129,8 @@ def run_training(
     latest, stored = distributed.on_main(lambda: _resumable(config))
     seed = distributed.broadcast_object(_choose_seed(config, stored))
     tf.keras.utils.set_random_seed(seed)
+    if runtime.deterministic:
+        tf.config.experimental.enable_op_determinism()
     batch_norm = _sync_batch_norm() if runtime.sync_bn and place.size > 1 else None
     task = family.make_task(
         config, description=stored, training=True, batch_norm=batch_norm, seed=seed
@@ -207,7 +209,8 @@ def run_training(
         clock=clock,
         hooks=hooks,
     )
-    result = trainer.run()
+    with out_of_memory.explained(config, training=True):
+        result = trainer.run()
     if result.exit_code == EXIT_DONE and result.metrics:
         for line in conclude(result.metrics):
             log.info(line)
@@ -386,7 +389,8 @@ def _evaluate_set(
     for line in distributed.on_main(lambda: family.load_weights(task, prefix)):
         log.info(line)
     distributed.broadcast_variables(task.model.variables)
-    metrics, rows = Evaluator(task, log, use_xla=chooses_xla(config))()
+    with out_of_memory.explained(config, training=False):
+        metrics, rows = Evaluator(task, log, use_xla=chooses_xla(config))()
     epoch = int(stored.get("epoch", 0))
     for line in distributed.on_main(
         lambda: family.write_evaluation(task, rows, metrics, folder=folder, epoch=epoch)

@@ -226,6 +226,11 @@ class RuntimeConfig(Section):
     sync_bn: bool = setting(
         False, "Batch-norm statistics over all ranks (turns XLA off for the step)."
     )
+    deterministic: bool = setting(
+        False,
+        "Use only kernels whose results do not vary between runs of the same seed; slower on a "
+        "GPU, without effect on a CPU with XLA off.",
+    )
     remat: bool = setting(False, "Recompute backbone blocks in the backward pass to save memory.")
     set_num_threads: bool = setting(True, "Share this host's cores among its ranks.")
     enable_map_parallelization: bool = setting(True, "Let tf.data parallelise maps by itself.")

@@ -17,7 +17,7 @@ from engine.config.settings import TrainConfig
 from engine.log.meters import Throughput, format_duration, renamed
 from engine.log.run_log import RunLog
 from engine.optim.plan import StepPlan
-from engine.ranks import distributed
+from engine.ranks import devices, distributed
 
 # An fp16 run whose updates are all skipped for so long will not recover.
 _MOST_SKIPPED = 100
@@ -209,6 +209,5 @@ class StepLog:
 
 
 def _peak_memory() -> str:
-    if not tf.config.get_visible_devices("GPU"):
-        return ""
-    return f" peak memory {tf.config.experimental.get_memory_info('GPU:0')['peak'] / 2**30:.1f} GiB"
+    peak = devices.peak_memory_bytes()
+    return f" peak memory {peak / 2**30:.1f} GiB" if peak else ""

@@ -37,6 +37,13 @@ def device_name() -> str:
     return details.get("device_name", gpus[0].name)
 
 
+def peak_memory_bytes() -> int:
+    """Returns the most memory of its accelerator that this process has used; 0 without one."""
+    if not tf.config.get_visible_devices("GPU"):
+        return 0
+    return int(tf.config.experimental.get_memory_info("GPU:0")["peak"])
+
+
 def gpu_identity(index: int) -> str:
     """Returns the identifier of the `index`-th GPU that CUDA shows this process.
 

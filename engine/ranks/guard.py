@@ -15,7 +15,7 @@ from engine.ranks import distributed
 
 # Set to see the stack of errors that are normally explained by their message alone.
 _TRACEBACK = "RINGDET_TRACEBACK"
-_EXPLAINED = (ConfigError, OSError, ValueError, distributed.AgreedError)
+_EXPLAINED = (ConfigError, MemoryError, OSError, ValueError, distributed.AgreedError)
 _FAILED, _INTERRUPTED = 1, 130
 # What a rank that has nothing to add gives rank 0 to say why and to end all of them.
 _SECONDS_FOR_MAIN = 20.0

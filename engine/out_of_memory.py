@@ -1,0 +1,86 @@
+"""What to do when a device runs out of memory, said in terms of the flags of the run."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import tensorflow as tf
+
+from engine.optim.precision import policy_name
+from engine.ranks import devices
+
+# TensorFlow's and XLA's allocators say it alike.
+_ASKED = re.compile(r"allocat\w* ([\d.]+ ?[KMGT]?i?B|\d+ bytes)")
+
+
+class OutOfMemoryError(MemoryError):
+    """A step or an evaluation did not fit into the memory of the device."""
+
+
+@contextlib.contextmanager
+def explained(config: Any, *, training: bool) -> Iterator[None]:
+    """Turns a device's lack of memory within the block into advice.
+
+    Args:
+      config: of the run.
+      training: whether the block trains; else it only evaluates.
+
+    Raises:
+      OutOfMemoryError: says what was run, where, and which flags make it smaller.
+    """
+    try:
+        yield
+    except tf.errors.ResourceExhaustedError as error:
+        raise OutOfMemoryError(advice(config, error.message, training=training)) from error
+
+
+def advice(config: Any, message: str, *, training: bool) -> str:
+    """Returns what ran out of memory and which flags to try.
+
+    Args:
+      config: of the run.
+      message: TensorFlow's.
+      training: as of `explained`.
+    """
+    asked = _ASKED.search(message)
+    peak = devices.peak_memory_bytes()
+    batch = config.train.batch_size if training else config.eval.eval_batch_size
+    what = "images per rank and step" if training else "images per evaluation step"
+    numbers = [config.model.name]
+    if hasattr(config.model, "image_size"):
+        numbers[0] += f" at {_size(config.model.image_size)}"
+    numbers.append(f"{batch} {what}, {policy_name(config.runtime)}")
+    if peak:
+        numbers.append(f"peak {peak / 2**30:.1f} GiB")
+    if asked:
+        numbers.append(f"asked for {asked[1]}")
+    return (
+        f"{devices.device_name()} is out of memory ({', '.join(numbers)}). "
+        f"Try {_remedies(config, batch, training=training)}"
+    )
+
+
+def _remedies(config: Any, batch: int, *, training: bool) -> str:
+    if not training:
+        return f"--eval_batch_size={max(batch // 2, 1)}, or a smaller image_size"
+    remedies = []
+    parts = next((k for k in range(2, batch + 1) if batch % k == 0), 0)
+    if parts:
+        accumulation = config.optim.gradient_accumulation * parts
+        remedies.append(
+            f"--batch_size={batch // parts} --gradient_accumulation={accumulation} (the same "
+            f"global batch, rate and schedule)"
+        )
+    if not config.runtime.remat:
+        remedies.append("--remat (recomputes the backbone's blocks)")
+    if policy_name(config.runtime) == "float32":
+        remedies.append("--amp")
+    return ", ".join([*remedies, "a smaller image_size or model"])
+
+
+def _size(image_size: Any) -> str:
+    sides = image_size if isinstance(image_size, (tuple, list)) else (image_size, image_size)
+    return "x".join(map(str, sides))

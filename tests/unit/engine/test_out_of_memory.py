@@ -1,0 +1,65 @@
+"""What is said when the device's memory does not do."""
+
+import pytest
+import tensorflow as tf
+from test_run import Config, TinyFamily
+
+from engine import out_of_memory
+from engine.config.fields import override
+from engine.out_of_memory import OutOfMemoryError
+from engine.run import run_training
+
+
+def configured(folder, **values):
+    given = {"model_dir": str(folder), "training_file_pattern": "x", "skip_test": True, **values}
+    return override(Config(), {"num_epochs": 1, "amp": False, **given}, source="test")
+
+
+class FullFamily(TinyFamily):
+    """A family whose first step does not fit."""
+
+    def make_task(self, config, **options):
+        task = super().make_task(config, **options)
+
+        def losses(batch, *, training, seed=None):
+            raise tf.errors.ResourceExhaustedError(
+                None, None, "Out of memory while trying to allocate 12345678 bytes."
+            )
+
+        task.losses = losses
+        return task
+
+
+def test_a_step_that_does_not_fit_ends_the_run_with_advice(tmp_path):
+    config = configured(tmp_path, batch_size=6, gradient_accumulation=2)
+    with pytest.raises(OutOfMemoryError) as raised:
+        run_training(config, FullFamily())
+    said = str(raised.value)
+    assert "tiny, 6 images per rank and step, float32, asked for 12345678 bytes" in said
+    assert "--batch_size=3 --gradient_accumulation=4" in said and "--remat" in said
+    assert "--amp" in said
+
+
+@pytest.mark.parametrize(
+    ("batch", "expected"), [(200, "--batch_size=100"), (9, "--batch_size=3"), (1, "")]
+)
+def test_the_global_batch_stays(tmp_path, batch, expected):
+    config = configured(tmp_path, batch_size=batch)
+    said = out_of_memory.advice(config, "OOM when allocating tensor", training=True)
+    assert expected in said and ("--batch_size" in said) == (batch > 1)
+
+
+def test_evaluations_have_their_own_batch(tmp_path):
+    config = configured(tmp_path, eval_batch_size=128)
+    said = out_of_memory.advice(config, "failed to allocate 1.5GiB", training=False)
+    assert "128 images per evaluation step" in said and "asked for 1.5GiB" in said
+    assert "--eval_batch_size=64" in said
+
+
+def test_deterministic_kernels_are_asked_for(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(tf.config.experimental, "enable_op_determinism", lambda: asked.append(True))
+    for deterministic in (False, True):
+        config = configured(tmp_path / str(deterministic), deterministic=deterministic)
+        run_training(config, TinyFamily())
+        assert len(asked) == int(deterministic)
