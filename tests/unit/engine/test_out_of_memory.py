@@ -11,7 +11,8 @@ from engine.run import run_training
 
 
 def configured(folder, **values):
-    given = {"model_dir": str(folder), "training_file_pattern": "x", "skip_test": True, **values}
+    given = {"model_dir": str(folder), "training_file_pattern": "x", "skip_test": True}
+    given |= {"set_num_threads": False, **values}
     return override(Config(), {"num_epochs": 1, "amp": False, **given}, source="test")
 
 
