@@ -26,3 +26,8 @@ def iterate(dataset: Iterable[Mapping[str, tf.Tensor]]) -> Iterator[Mapping[str,
             reason = said[2] if said else error.message.splitlines()[0]
             raise ValueError(f"the input pipeline failed: {reason}") from error
         yield batch
+
+
+def largest_shape(batch: Mapping[str, tf.Tensor]) -> tuple[int, ...]:
+    """Returns the shape of a batch's largest tensor, its images, by which steps are compiled."""
+    return tuple(max((value.shape for value in batch.values()), key=lambda s: s.num_elements()))

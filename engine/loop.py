@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from engine.batches import iterate
+from engine.batches import iterate, largest_shape
 from engine.config.settings import EvalConfig, TrainConfig
 from engine.evaluation import Evaluator, Validator, percent
 from engine.hooks import EpochEnd, Hook, RunResult, StepEnd
@@ -100,6 +100,7 @@ class Trainer:
             dllogger_names=self._dllogger_names,
         )
         self._profiler = StepProfiler(train.model_dir, steps=train.profile_steps, log=log)
+        self._shapes: set[tuple] = set()  # of batches whose step has been compiled
         self._pending: tuple[int, int, tf.Tensor, list[tf.Tensor]] | None = None
         self._metrics: dict[str, float] = dict(resumed.get("metrics", {}))
         self._best: float | None = resumed.get("best_ap")
@@ -149,19 +150,27 @@ class Trainer:
         while step < last and not self._time_is_up(step):
             is_first = not throughput.count
             self._profiler.before_step(throughput.count)
-            if is_first:
-                self._log.info("tracing and compiling the train step; the first step takes longest")
             began = time.monotonic()
             batches = [next(data) for _ in range(self._accumulation)]
             waited = time.monotonic() - began
+            shapes = tuple(map(largest_shape, batches))
+            is_new = shapes not in self._shapes
+            if is_new:
+                shown = ", ".join(dict.fromkeys(map(str, shapes)))
+                self._log.info(
+                    f"tracing and compiling the train step for batches of {shown}: its first step "
+                    "takes longest"
+                )
+                self._shapes.add(shapes)
             numbers = self._step([self._task.device_batch(b) for b in batches])
             step += 1
             self._read_pending()
             self._pending = (step, epoch, numbers, [b["source_id"] for b in batches])
-            if is_first:
+            if is_new:
                 numbers.numpy()
-                self._log.info(f"first step after {format_duration(time.monotonic() - began)}")
-            throughput.add(time.monotonic() - began, waited)
+                which = "first step" if is_first else f"first step of {shown}"
+                self._log.info(f"{which} after {format_duration(time.monotonic() - began)}")
+            throughput.add(time.monotonic() - began, waited, is_measured=not is_new)
             if step % self._agree_every == 0 and self._agree(step, signals):
                 return step, True
         self._read_pending()

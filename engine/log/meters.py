@@ -21,14 +21,21 @@ class Throughput:
         self._images = images_per_step
         self._warmup = warmup_steps
         self._recent: deque[tuple[float, float]] = deque(maxlen=window)
-        self._count = 0
+        self._count = self._measured = 0
         self._seconds = 0.0
         self._wait = 0.0
 
-    def add(self, step_seconds: float, wait_seconds: float) -> None:
-        """Records one step: its whole time and the part of it spent waiting for the batch."""
+    def add(self, step_seconds: float, wait_seconds: float, *, is_measured: bool = True) -> None:
+        """Records one step.
+
+        Args:
+          step_seconds: its whole time.
+          wait_seconds: the part of it spent waiting for the batch.
+          is_measured: False for one that was compiled.
+        """
         self._count += 1
-        if self._count > self._warmup:
+        if is_measured and self._count > self._warmup:
+            self._measured += 1
             self._recent.append((step_seconds, wait_seconds))
             self._seconds += step_seconds
             self._wait += wait_seconds
@@ -41,7 +48,7 @@ class Throughput:
     @property
     def measured_steps(self) -> int:
         """Steps counted after the warm-up."""
-        return max(self._count - self._warmup, 0)
+        return self._measured
 
     def recent_step_seconds(self) -> float:
         """Mean time of the recent steps; 0 before the first measured one."""

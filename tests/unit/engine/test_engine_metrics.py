@@ -20,6 +20,13 @@ def test_throughput_leaves_out_the_first_step():
     assert meter.average_wait_share() == 0.25
 
 
+def test_a_compiled_step_is_not_measured():
+    meter = Throughput(images_per_step=8)
+    for seconds, is_measured in ((9.0, True), (1.0, True), (70.0, False), (3.0, True)):
+        meter.add(seconds, 0.0, is_measured=is_measured)
+    assert (meter.count, meter.measured_steps, meter.average_step_seconds()) == (4, 2, 2.0)
+
+
 def test_recent_figures_forget_and_averages_do_not():
     meter = Throughput(images_per_step=1, warmup_steps=0, window=2)
     for seconds in (10.0, 1.0, 1.0):

@@ -104,6 +104,24 @@ def unbroken(tmp_path_factory) -> tuple[Run, RunResult]:
     return run, run()
 
 
+class TwoShapes(TinyTask):
+    """Every other batch is wider by an input that nobody reads."""
+
+    def train_dataset(self, *, shard, start_step):
+        batches = super().train_dataset(shard=shard, start_step=start_step)
+        for number, batch in enumerate(batches):
+            yield {**batch, "image": tf.zeros([4, 8 + number % 2, 8])}
+
+
+def test_each_shape_of_batches_says_that_it_is_compiled(tmp_path, capsys):
+    run = Run(tmp_path, task=TwoShapes(), train=dataclasses.replace(TRAIN, num_epochs=1))
+    run()
+    said = capsys.readouterr().out
+    assert said.count("tracing and compiling the train step for batches of") == 2
+    assert "first step of (4, 9, 8) after" in said
+    assert run.trainer._steps.throughput.measured_steps == 4
+
+
 def test_a_whole_run(unbroken):
     run, result = unbroken
     assert (result.exit_code, result.epoch, result.step) == (EXIT_DONE, 3, 18)
