@@ -1,14 +1,16 @@
 #!/usr/bin/env bash
-# Builds the image: docker/build.sh [gpu|cpu]. DOCKER names it (effdet_tf2:latest, or effdet_tf2:cpu). With
+# Builds the image: docker/build.sh [gpu|cuda|cpu]. gpu is NVIDIA's TensorFlow image with the old stack, cuda a plain
+# CUDA image with the new one. DOCKER names it (effdet_tf2:latest, effdet_tf2:cuda, effdet_tf2:cpu). With
 # ENROOT_FILE=FILE.sqsh it is also imported for enroot, which is what CONTAINER_IMAGE of a Slurm job takes.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 
 case ${1:-gpu} in
   gpu) file=Dockerfile image=${DOCKER:-effdet_tf2:latest} ;;
+  cuda) file=Dockerfile.cuda image=${DOCKER:-effdet_tf2:cuda} ;;
   cpu) file=Dockerfile.cpu image=${DOCKER:-effdet_tf2:cpu} ;;
   *)
-    echo "build.sh: '$1': expected gpu or cpu" >&2
+    echo "build.sh: '$1': expected gpu, cuda or cpu" >&2
     exit 2
     ;;
 esac

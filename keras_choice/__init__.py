@@ -24,7 +24,7 @@ def choose_keras(
     """Makes the environment ask for Keras 2.
 
     Args:
-      environment: where the variable is set.
+      environment: where the variable is set, or removed.
       tensorflow: version of the TensorFlow that will be imported, or '' if there is none.
       has_tf_keras: whether the package tf_keras can be imported.
 
@@ -32,7 +32,11 @@ def choose_keras(
       ImportError: only Keras 3 could be had, or the environment asks for it.
     """
     numbers = tuple(int(part) for part in tensorflow.split(".")[:2] if part.isdigit())
-    if not tensorflow or numbers < _FIRST_WITH_KERAS_3:
+    if not tensorflow:
+        return
+    if numbers < _FIRST_WITH_KERAS_3:
+        # Set for another environment, it would send this TensorFlow to a package that is not here.
+        environment.pop(VARIABLE, None)
         return
     if not has_tf_keras:
         minor = ".".join(map(str, numbers))

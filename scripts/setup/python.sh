@@ -2,6 +2,9 @@
 # Chooses the stack, finds a Python that its TensorFlow supports, and makes the virtual environment. Sourced by
 # setup_env.sh.
 
+# The stack of a new environment where a Python of it is there: see docs/stacks.md.
+readonly default_stack=old
+
 # Prints major.minor.patch of a Python that starts; fails otherwise (a version manager's shim may exist and not start).
 python_version() {
   "$1" -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])' 2>/dev/null
@@ -40,11 +43,18 @@ has_python_of() {
 
 # Sets `stack`, and with it the lock files and which Pythons will do.
 choose_stack() {
+  local other
   stack=$stack_wish
   if [ "$stack" = auto ]; then stack=$(identity_stack); fi
   if [ -z "$stack" ]; then
-    stack=new
-    if is_old_ngc_image || { ! has_python_of new && has_python_of old; }; then stack=old; fi
+    stack=$default_stack
+    other=new
+    [ "$stack" = old ] || other=old
+    if is_old_ngc_image; then
+      stack=old
+    elif ! has_python_of "$stack" && has_python_of "$other"; then
+      stack=$other
+    fi
   fi
   readonly stack lock_dir=$root/requirements/$stack
   if [ "$stack" = old ]; then

@@ -153,6 +153,7 @@ def test_infer_on_a_folder_takes_all_its_pictures(commands, trained_run, picture
     assert all(d["score"] >= 0.4 for detections in found.values() for d in detections)
 
 
+@pytest.mark.both_stacks
 @pytest.mark.parametrize("made_by", ["export.py", "train.py"])
 def test_export_runs_in_plain_tensorflow(made_by, exported, trained_run, pictures, drawn, tmp_path):
     folder = exported if made_by == "export.py" else trained_run.folder / "emackpt-final"

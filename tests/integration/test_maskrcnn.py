@@ -94,6 +94,7 @@ def test_a_run_ends_with_scores_of_boxes_and_masks(run, flags):
         assert mask_api.decode(result["segmentation"]).shape == shape
 
 
+@pytest.mark.both_stacks
 def test_the_export_gives_masks_without_this_repository(run):
     model = tf.saved_model.load(str(run / "model-final"))
     boxes, scores, classes, count, masks = model(tf.zeros([1, 50, 70, 3], tf.uint8))

@@ -48,7 +48,7 @@ def plain(one_step):
 @pytest.mark.parametrize(
     ("precision", "tolerance", "loss_scale"),
     [
-        ("mixed_float16", 0.01, 32768.0),
+        pytest.param("mixed_float16", 0.01, 32768.0, marks=pytest.mark.both_stacks),
         pytest.param("mixed_bfloat16", 0.05, 1.0, marks=pytest.mark.nightly),
     ],
 )

@@ -36,6 +36,7 @@ def relative_difference(ours, theirs):
 
 @pytest.mark.slow
 @pytest.mark.multi
+@pytest.mark.both_stacks
 @pytest.mark.parametrize("case", CASES)
 def test_gradient_of_two_ranks_is_that_of_one(steps, case):
     one, two = (steps[ranks][f"{case}/gradient"] for ranks in (1, 2))

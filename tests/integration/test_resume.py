@@ -82,6 +82,7 @@ def test_continuing_says_where_it_continues(broken_run):
     assert "backbone" not in broken_run.third.output
 
 
+@pytest.mark.both_stacks
 def test_resumed_run_ends_as_the_unbroken_one(trained_run, broken_run):
     broken_run.third.require_success()
     for name in ("ckpt-00000056", "ckpt-00000084", "ckpt-final", "ema_weights/emackpt-12"):

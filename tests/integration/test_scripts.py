@@ -351,6 +351,9 @@ def test_build_names_image_and_file():
 def test_the_images_are_built_on_what_the_stack_says():
     gpu = (ROOT / "docker" / "Dockerfile").read_text()
     assert "FROM nvcr.io/nvidia/tensorflow:24.03-tf2-py3\n" in gpu
+    cuda = (ROOT / "docker" / "Dockerfile.cuda").read_text()
+    assert "FROM nvidia/cuda:12.5" in cuda and "--stack new --device gpu" in cuda
+    assert "docker/Dockerfile.cuda " in dry("build.sh", "cuda").stdout
     assert "FROM python:3.11" in (ROOT / "docker" / "Dockerfile.cpu").read_text()
     installed = re.findall(r"pip install.*", gpu)
     assert len(installed) == 1 and "--constraint" in installed[0]

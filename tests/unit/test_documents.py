@@ -23,7 +23,7 @@ DEFECTS = {
 MASK_DEFECTS = {"T": 35, "P": 31}
 PAGES = (
     *("architecture", "data", "departures", "inference"),
-    *("maskrcnn", "maskrcnn_arguments", "performance", "runs", "scaling", "training"),
+    *("maskrcnn", "maskrcnn_arguments", "performance", "runs", "scaling", "stacks", "training"),
 )
 
 BENCHMARKS = tuple(

@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 
+@pytest.mark.both_stacks
 def test_keras_is_2_here():
     assert getattr(tf.keras, "__version__", "2.").startswith("2.")
     assert tf.keras.optimizers.legacy.SGD is not None
@@ -15,6 +16,7 @@ def test_keras_is_2_here():
     ("tensorflow", "before", "after"),
     [
         ("2.15.1", {}, {}),
+        ("2.15.1", {"TF_USE_LEGACY_KERAS": "1"}, {}),
         ("2.15.0+nv24.3", {}, {}),
         ("", {}, {}),
         ("2.19.1", {}, {"TF_USE_LEGACY_KERAS": "1"}),

@@ -74,6 +74,7 @@ def test_no_averages(decay):
     assert set(step.state.buffers()) == {"momentum"}
 
 
+@pytest.mark.both_stacks
 @pytest.mark.parametrize("use_xla", [False, True])
 def test_equal_to_the_last_bit_with_tensorflow_addons(use_xla):
     tfa_optimizers = pytest.importorskip("tensorflow_addons").optimizers
