@@ -354,6 +354,39 @@ def test_a_package_with_a_truncated_file_is_unmet(tmp_path, size, expected):
     assert unmet("cutoff==1.0", tmp_path, PYTHONPATH=str(site)) == expected
 
 
+XLA_LINE = 'list(APPEND TF_SOURCES "${PROJECT_SOURCE_DIR}/horovod/tensorflow/xla_mpi_ops.cc")\n'
+OTHER_LINE = XLA_LINE.replace("xla_mpi_ops", "mpi_ops")
+
+
+@pytest.mark.parametrize(
+    ("stack", "sources", "expected"),
+    [
+        ("new", OTHER_LINE + XLA_LINE, OTHER_LINE),
+        ("old", OTHER_LINE + XLA_LINE, OTHER_LINE + XLA_LINE),
+        ("new", OTHER_LINE, None),
+    ],
+)
+def test_what_is_taken_out_of_horovod(tmp_path, stack, sources, expected):
+    folder = tmp_path / "horovod-0.28.1" / "horovod" / "tensorflow"
+    folder.mkdir(parents=True)
+    (folder / "CMakeLists.txt").write_text(sources)
+    shutil.make_archive(str(tmp_path / "packed"), "gztar", tmp_path, "horovod-0.28.1")
+    (tmp_path / "venv" / "bin").mkdir(parents=True)
+    (tmp_path / "venv" / "bin" / "python").symlink_to(sys.executable)
+    program = f"""
+      stack={stack} venv={tmp_path}/venv state={tmp_path}/state log=/dev/null
+      fail() {{ echo "setup_env.sh: $1" >&2; exit 1; }}
+      run_logged() {{ cp {tmp_path}/packed.tar.gz "$state/source/horovod-0.28.1.tar.gz"; }}
+      source {ROOT}/scripts/setup/horovod.sh
+      unpack_horovod && cat "$(horovod_source)/horovod/tensorflow/CMakeLists.txt"
+    """
+    result = subprocess.run(["bash", "-c", program], capture_output=True, text=True)
+    if expected is None:
+        assert_fails(result, "not the one line that names xla_mpi_ops.cc", "--stack old")
+    else:
+        assert result.stdout == expected, result.stderr
+
+
 def pins(stack: str, name: str) -> dict:
     """Returns {(package, marker): version} of a lock file; fails on a line that pins nothing."""
     found = {}

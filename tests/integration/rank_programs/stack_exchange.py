@@ -46,12 +46,9 @@ def make(family: str) -> tuple[DetectionTask, TrainState]:
     if family == "maskrcnn":
         settings |= {"test_detections_per_image": 5, "test_score_thresh": 0.0}
     config = override(families.base_config(MODELS[family]), settings, source="test")
+    description = {"config": to_dict(config), "task": {"class_map": CLASSES.to_dict()}}
     task = families.load(config.model.name).make_task(
-        config,
-        description={"task": {"class_map": CLASSES.to_dict()}},
-        training=False,
-        batch_norm=None,
-        seed=3,
+        config, description=description, training=False, batch_norm=None, seed=3
     )
     return task, TrainState(task, task.config.optim, PLAN, dynamic_loss_scale=False)
 
