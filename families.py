@@ -24,6 +24,7 @@ from maskrcnn.nvidia import command_line
 if TYPE_CHECKING:  # they bring TensorFlow
     from detector.family import DetectorFamily
     from detector.task import DetectionTask
+    from object_detection.check.anchor_fit import AnchorLayout
 
 # The flags defined here belong to the program that asks for them.
 flags.disclaim_key_flags()
@@ -187,6 +188,30 @@ def refuse_references(model_name: str) -> None:
             f"--{given[0]} is for Mask R-CNN, but model_name={model_name}: name a model such as "
             f"--model_name=maskrcnn-r50-fpn, or use the flags of EfficientDet (docs/training.md)"
         )
+
+
+def anchor_layout(model: Any) -> AnchorLayout:
+    """Returns the anchors of a model at its network size, for the data check.
+
+    Args:
+      model: the model section of a configuration of either family.
+    """
+    import numpy as np
+
+    from object_detection.check.anchor_fit import AnchorLayout
+
+    aspects = np.array(model.aspect_ratios, np.float64)  # (width, height)
+    if package_of(model.name) == "maskrcnn":
+        strides = model.anchor_strides
+        sizes = [[size] for size in model.anchor_sizes]
+        if model.body != "fpn":
+            sizes = [list(model.anchor_sizes)]
+    else:
+        strides = [2**level for level in range(model.min_level, model.max_level + 1)]
+        octaves = 2.0 ** (np.arange(model.num_scales) / model.num_scales)
+        sizes = [model.anchor_scale * stride * octaves for stride in strides]
+    shapes = [np.concatenate([aspects * side for side in of_level]) for of_level in sizes]
+    return AnchorLayout(strides, shapes, (min(model.image_size), max(model.image_size)))
 
 
 def load(model_name: str) -> DetectorFamily:

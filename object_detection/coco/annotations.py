@@ -33,6 +33,7 @@ from object_detection.coco.listed import (
 from object_detection.coco.objects import (
     CocoObject,
     ObjectReader,
+    StatedBox,
     refuse_nothing_left,
     refuse_other_frames,
 )
@@ -150,6 +151,26 @@ def read_annotations(
       ValueError: the file is no COCO instances file, or not one of its objects is usable; says
         what is wrong and where.
     """
+    return _read(source, on_orphan=on_orphan, require_objects=require_objects, refuses=True)[0]
+
+
+def read_stated(
+    source: str | os.PathLike[str] | Mapping[str, Any],
+) -> tuple[CocoAnnotations, list[StatedBox]]:
+    """Reads as `read_annotations`, and returns the boxes as the file has them too.
+
+    Orphans are left out and no box is refused: this is for who looks for what is wrong.
+    """
+    return _read(source, on_orphan="skip", require_objects=True, refuses=False)
+
+
+def _read(
+    source: str | os.PathLike[str] | Mapping[str, Any],
+    *,
+    on_orphan: str,
+    require_objects: bool,
+    refuses: bool,
+) -> tuple[CocoAnnotations, list[StatedBox]]:
     if on_orphan not in ("stop", "skip"):
         raise ValueError(f"on_orphan: expected 'stop' or 'skip', got {on_orphan!r}")
     path, content, digest = _load(source)
@@ -161,17 +182,21 @@ def read_annotations(
         found = "'annotations' is null" if "annotations" in content else "no 'annotations'"
         raise ValueError(f"{path}: {found}: expected a COCO instances file{misspelt(content)}")
     objects: dict[str, list[CocoObject]] = {}
+    stated: list[StatedBox] = []
     if entries is not None:
         if not isinstance(entries, list):
             raise no_list(content, "annotations", path)
         reader = ObjectReader(images, categories, findings)
         objects = reader.read(entries)
-        reader.refuse_orphans(path, len(entries), stop=on_orphan == "stop")
-        refuse_nothing_left(path, entries, objects, findings)
-        refuse_other_frames(path, images, objects)
+        if refuses:
+            reader.refuse_orphans(path, len(entries), stop=on_orphan == "stop")
+        if refuses:
+            refuse_other_frames(path, reader.stated)
+            refuse_nothing_left(path, entries, objects, findings)
+        stated = reader.stated
     return CocoAnnotations(
         path, digest, images, categories, objects, findings, is_labelled=bool(entries is not None)
-    )
+    ), stated
 
 
 def read_scored(

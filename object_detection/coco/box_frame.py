@@ -1,67 +1,233 @@
-"""Finds annotation files whose boxes are all fractions or corners instead of x, y, width, height.
+"""Tells boxes that are not `x, y, width, height` in pixels: shares, percent, corners, centres.
 
 Such a file trains without an error and scores 0. It is refused, not corrected: a guess about every
-box of a set is the owner's to make.
+box of a set is the owner's to make. Each mistake leaves traces that are counted here: values that
+never leave a range, boxes that leave their image unless read the other way, outlines that fit the
+other reading. `evidence` is the natural logarithm of the odds against chance.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from typing import NamedTuple
 
 import numpy as np
 
+REMEDY = "COCO wants x, y, width, height in pixels: convert the boxes, or export the set again"
+
 _FEWEST_BOXES = 3
-_LEAST_SHARE = 0.95  # of the boxes that must fit the mistake
+_LEAST_SHARE = 0.95  # of the boxes that must fit a mistake of the whole set
+_LEAST_MIXED = 0.05  # of the boxes, for a mistake of a part of the set
 _LEAST_OVERHANG = 0.2  # of the boxes that must leave the image as x, y, width, height
+_EVIDENCE = 7.0  # odds of a thousand to one
 _TOLERANCE_PX = 1.5
-_REMEDY = "COCO wants x, y, width, height in pixels: convert the boxes, or export the set again"
+_FAR_SHARE = 0.1  # of the image's side: no sloppy edge, but another reading
+_SCALES = (("percent of the image's sides", 100.0), ("thousandths of the image's sides", 1000.0))
 
 
-def frame_problem(
-    boxes: np.ndarray, sizes: np.ndarray, outlines: np.ndarray, places: Sequence[str]
-) -> str:
-    """Says why the boxes of a file cannot be x, y, width and height in pixels; '' if they can.
+class FrameProblem(NamedTuple):
+    """Boxes of a set that are not what COCO wants.
+
+    kind: fraction, percent, corner, centre or exchanged.
+    is_fatal: so many that the set must not be trained on.
+    where: bool [n], the boxes.
+    what: a sentence on what they are.
+    remedy: a sentence on what to do.
+    """
+
+    kind: str
+    is_fatal: bool
+    where: np.ndarray
+    what: str
+    remedy: str
+
+    def describe(self, boxes: np.ndarray, places: list[str]) -> str:
+        """Returns all of it with the first box as an example."""
+        first = int(np.argmax(self.where))
+        example = [round(value, 4) for value in boxes[first].tolist()]
+        return f"{self.what}, for example {example} of {places[first]}. {self.remedy}. {REMEDY}"
+
+
+def frame_problems(
+    boxes: np.ndarray, sizes: np.ndarray, outlines: np.ndarray, images: np.ndarray
+) -> list[FrameProblem]:
+    """Lists the ways in which boxes are not `x, y, width, height` in pixels; [] if they are.
 
     Args:
       boxes: float64 [n, 4], as the file has them.
-      sizes: float64 [n, 2], (width, height) of their images, NaN where the file does not say.
-      outlines: float64 [n, 4], (x1, y1, x2, y2) around their polygons, NaN without polygons.
-      places: [n] names of image and annotation.
+      sizes: float64 [n, 2], (width, height) of their images, NaN where nobody says.
+      outlines: float64 [n, 4], (x1, y1, x2, y2) around their masks, NaN without any.
+      images: int [n], number of each box's image.
     """
     if not len(boxes):
-        return ""
-    is_fraction = (boxes >= 0).all(axis=1) & (boxes <= 1).all(axis=1) & (boxes % 1 > 0).any(axis=1)
-    if is_fraction.mean() >= _LEAST_SHARE:
-        first = int(np.argmax(is_fraction))
-        return (
-            f"{is_fraction.sum()} of {len(boxes)} boxes lie within 0 and 1, for example "
-            f"{boxes[first].tolist()} of {places[first]}: they are fractions of the image's sides. "
-            f"Multiply x and width by the image's width, y and height by its height. {_REMEDY}"
-        )
-    looks_corner = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
-    looks_corner &= ~(boxes[:, 2:] > sizes + _TOLERANCE_PX).any(axis=1)
-    leaves_image = (boxes[:, :2] + boxes[:, 2:] > sizes + _TOLERANCE_PX).any(axis=1)
-    outlined = np.isfinite(outlines).all(axis=1)
-    as_corners = np.abs(boxes - outlines).max(axis=1) <= _TOLERANCE_PX
-    as_sides = np.abs(boxes[:, :2] + boxes[:, 2:] - outlines[:, 2:]).max(axis=1) <= _TOLERANCE_PX
-    speaks = outlined & (as_corners != as_sides)
-    is_outlined_so = speaks.any() and as_corners[speaks].mean() >= _LEAST_SHARE
-    is_out_so = (
-        len(boxes) >= _FEWEST_BOXES
-        and looks_corner.mean() >= _LEAST_SHARE
-        and leaves_image.mean() >= _LEAST_OVERHANG
+        return []
+    found = []
+    is_fraction = (boxes >= 0).all(axis=1) & (boxes <= 1.001).all(axis=1)
+    is_fraction &= (boxes % 1 > 0).any(axis=1) & ~(sizes < 8).any(axis=1)
+    if is_fraction.any():
+        found.append(_fractions(boxes, sizes, images, is_fraction))
+        if found[-1].where.all():
+            return found
+    rest = ~is_fraction
+    boxes, sizes, outlines, images = boxes[rest], sizes[rest], outlines[rest], images[rest]
+    other = (
+        _scaled(boxes, sizes, images, is_sure=True)
+        or _forms(boxes, sizes, outlines)
+        or _scaled(boxes, sizes, images, is_sure=False)
     )
-    if is_outlined_so or (is_out_so and not (speaks.any() and not as_corners[speaks].any())):
-        first = int(np.argmax(as_corners & speaks if is_outlined_so else leaves_image))
-        return (
-            f"the boxes are corners (x1, y1, x2, y2), for example {boxes[first].tolist()} of "
-            f"{places[first]}, "
-            + (
-                "which are those of its polygons"
-                if is_outlined_so
-                else f"while {leaves_image.sum()} of {len(boxes)} would leave their image as x, y, "
-                "width, height"
+    if other is not None:
+        where = np.zeros(len(rest), bool)
+        where[rest] = other.where
+        found.append(other._replace(where=where))
+    return found
+
+
+def _fractions(
+    boxes: np.ndarray, sizes: np.ndarray, images: np.ndarray, where: np.ndarray
+) -> FrameProblem:
+    count, n = int(where.sum()), len(boxes)
+    inside = _forms(boxes[where], np.ones((count, 2)), np.full((count, 4), np.nan), unit=0.005)
+    reading = f". They look like {inside.kind}s as well: {inside.remedy}" if inside else ""
+    part = "" if where.mean() >= _LEAST_SHARE else " (the others do not: the set is a mix)"
+    return FrameProblem(
+        "fraction",
+        count >= max(2, 0.01 * n) or n < _FEWEST_BOXES,
+        where,
+        f"{count} of {n} boxes lie within 0 and 1{part}: they are fractions of the image's sides",
+        "Multiply x and width by the image's width, y and height by its height" + reading,
+    )
+
+
+def _scaled(
+    boxes: np.ndarray, sizes: np.ndarray, images: np.ndarray, *, is_sure: bool
+) -> FrameProblem | None:
+    """Finds boxes that all end at 100 or 1000, whatever the size of their image.
+
+    Images smaller than that tell less: many boxes then leave theirs (`is_sure` asks for more).
+    """
+    known = np.isfinite(sizes).all(axis=1)
+    if known.sum() < _FEWEST_BOXES:
+        return None
+    boxes, sizes, images = boxes[known], sizes[known], images[known]
+    far = boxes[:, :2] + boxes[:, 2:]
+    for name, scale in _SCALES:
+        is_within = (boxes >= -0.001 * scale).all() and (boxes <= scale).all()
+        for ends in (far, boxes[:, :2] + boxes[:, 2:] / 2, boxes[:, 2:]):  # sides, centre, corners
+            if not is_within or (ends > 1.005 * scale).any() or (ends.max(0) < 0.9 * scale).any():
+                continue
+            evidence = _evidence_of_range(ends, sizes, images, scale)
+            leaves = (far > sizes + _TOLERANCE_PX).any(axis=1)
+            is_small = (sizes < scale).all() and leaves.mean() >= _LEAST_OVERHANG
+            if evidence < _EVIDENCE and (is_sure or not is_small):
+                continue
+            scaled = boxes * np.tile(sizes / scale, 2)
+            inside = _forms(scaled, sizes, np.full((len(boxes), 4), np.nan))
+            reading = f". They look like {inside.kind}s as well: {inside.remedy}" if inside else ""
+            return FrameProblem(
+                "percent",
+                True,
+                known.copy(),
+                f"all {len(boxes)} boxes end within 0 and {scale:g}, however large their image is: "
+                f"they are {name}",
+                f"Multiply x and width by the image's width over {scale:g}, y and height by its "
+                f"height over {scale:g}{reading}",
             )
-            + f". Subtract x1 from x2 and y1 from y2. {_REMEDY}"
-        )
-    return ""
+    return None
+
+
+def _evidence_of_range(
+    ends: np.ndarray, sizes: np.ndarray, images: np.ndarray, scale: float
+) -> float:
+    """Returns the odds against it that boxes in pixels happen to end at `scale`.
+
+    No image has a box beyond it although there is room; and more boxes end just there, where the
+    border of the image is in shares, than would by chance.
+    """
+    _, first = np.unique(images, return_index=True)
+    room = np.log(np.maximum(sizes[first] / scale, 1.0)).sum()
+    is_larger = sizes > 1.02 * scale
+    at_edge = ((ends > 0.995 * scale) & is_larger).sum()
+    expected = (0.005 * scale / sizes)[is_larger].sum()
+    if not is_larger.any():
+        return 0.0
+    hits = at_edge * math.log(at_edge / expected) - at_edge + expected if at_edge > expected else 0
+    return float(room + hits)
+
+
+def _forms(
+    boxes: np.ndarray, sizes: np.ndarray, outlines: np.ndarray, *, unit: float = 1.0
+) -> FrameProblem | None:
+    """Finds corners and centres, and x exchanged with y; `unit` is a pixel in the boxes' units."""
+    slack = _TOLERANCE_PX * unit
+    low, sides = boxes[:, :2], boxes[:, 2:]
+    readings = {
+        "corner": np.concatenate([low, sides], axis=1),
+        "centre": np.concatenate([low - sides / 2, low + sides / 2], axis=1),
+        "exchanged": np.concatenate([low[:, ::-1], (low + sides)[:, ::-1]], axis=1),
+        "percent": np.concatenate([low, low + sides], axis=1) * np.tile(sizes / 100, 2),
+    }
+    plain = np.concatenate([low, low + sides], axis=1)
+    outlined = np.isfinite(outlines).all(axis=1)
+    by_sides = np.abs(plain - outlines).max(axis=1) <= slack
+    best = None
+    for kind, corners in readings.items():
+        by_this = np.abs(corners - outlines).max(axis=1) <= slack
+        speaks = outlined & (by_this | by_sides) & ~(by_this & by_sides)
+        told = speaks & by_this
+        if told.sum() >= _FEWEST_BOXES and told.sum() >= _LEAST_MIXED * len(boxes):
+            return _form(kind, told, len(boxes), "as the outlines of their masks show")
+        if speaks.sum() >= _FEWEST_BOXES or kind == "percent":
+            continue  # the outlines say that it is not so, or alone could say it
+        where = _told_by_borders(kind, corners, plain, sizes, slack)
+        if where is not None and (best is None or where.sum() > best.where.sum()):
+            best = _form(kind, where, len(boxes), "or they would leave their images")
+    return best
+
+
+def _told_by_borders(
+    kind: str, corners: np.ndarray, plain: np.ndarray, sizes: np.ndarray, slack: float
+) -> np.ndarray | None:
+    """Returns the boxes that another reading keeps inside their image, or None.
+
+    Boxes of the right form leave their image seldom, and then by little.
+    """
+    n = len(plain)
+    over = plain[:, 2:] - sizes
+    leaves = (over > slack).any(axis=1)
+    if leaves.sum() < _FEWEST_BOXES:
+        return None
+    fits = (corners[:, :2] >= -slack).all(axis=1) & ~(corners[:, 2:] > sizes + slack).any(axis=1)
+    fits &= (corners[:, 2:] > corners[:, :2]).all(axis=1)
+    if kind == "centre":
+        side = plain[:, 2:] - plain[:, :2]
+        room = np.maximum(sizes - side, side / 2)
+        expected = np.nansum(np.clip(side / 2 / room, 0, 0.9))  # whose centre would lie outside
+        is_told = expected >= _EVIDENCE and leaves.sum() >= 0.2 * expected
+        return np.ones(n, bool) if is_told and fits.mean() >= 0.98 else None
+    if fits.mean() >= _LEAST_SHARE and leaves.mean() >= _LEAST_OVERHANG:
+        return np.ones(n, bool)
+    if kind == "exchanged":
+        return None
+    far = (over > np.maximum(_FAR_SHARE * sizes, 2 * slack)).any(axis=1)
+    mixed = far & fits
+    if mixed.sum() >= max(_FEWEST_BOXES, _LEAST_MIXED * n) and mixed.sum() >= 0.8 * far.sum():
+        return mixed
+    return None
+
+
+def _form(kind: str, where: np.ndarray, n: int, reason: str) -> FrameProblem:
+    names = {
+        "corner": "corners (x1, y1, x2, y2)",
+        "centre": "centres with sizes (centre x, centre y, width, height)",
+        "exchanged": "exchanged (y, x, height, width)",
+        "percent": "percent of the image's sides",
+    }
+    remedies = {
+        "corner": "Subtract x1 from x2 and y1 from y2",
+        "centre": "Subtract half of the width from x and half of the height from y",
+        "exchanged": "Exchange x with y and width with height",
+        "percent": "Multiply x and width by the image's width over 100, y and height by its height",
+    }
+    is_all = where.sum() >= _LEAST_SHARE * n
+    which = "the boxes" if is_all else f"{int(where.sum())} of {n} boxes (a mix)"
+    return FrameProblem(kind, True, where, f"{which} are {names[kind]}, {reason}", remedies[kind])

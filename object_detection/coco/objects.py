@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from object_detection.coco import values
-from object_detection.coco.box_frame import frame_problem
+from object_detection.coco.box_frame import frame_problems
 from object_detection.coco.findings import MASK_PREFIX, Counts, Finding, describe_counts
 from object_detection.coco.listed import CocoCategory, CocoImage, some
 from object_detection.coco.segmentation import bounds, read_segmentation
@@ -22,6 +22,22 @@ that fills its size, None where the mask is unknown."""
 MASK_UNKNOWN = f"{MASK_PREFIX} unknown: "
 _MOST_NAMED = 3
 _MOST_BOXES_LOOKED_AT = 5000
+
+
+class StatedBox(NamedTuple):
+    """A box as the file has it, before any is dropped; mask: of `read_segmentation`."""
+
+    box: Sequence[float]
+    image: CocoImage
+    category_id: int
+    annotation: Any
+    mask: Any
+    is_crowd: bool
+
+    @property
+    def place(self) -> str:
+        """Names image and annotation."""
+        return f"{self.image.file_name}, annotation {self.annotation}"
 
 
 class ObjectReader:
@@ -39,6 +55,7 @@ class ObjectReader:
         self._ids: set[str] = set()
         self._orphans: list[str] = []
         self._has_home = False
+        self.stated: list[StatedBox] = []
 
     def read(self, entries: Sequence[Any]) -> dict[str, list[CocoObject]]:
         """Groups the usable annotations by image."""
@@ -51,9 +68,7 @@ class ObjectReader:
             if image is None or category_id is None:
                 continue
             self._has_home = True
-            made = self._read_object(
-                entry, image, category_id, f"annotation {entry.get('id', index)}"
-            )
+            made = self._read_object(entry, image, category_id, index)
             if made is not None:
                 objects.setdefault(image.source_id, []).append(made)
         return objects
@@ -85,16 +100,25 @@ class ObjectReader:
         self._findings.append(Finding(dropped, what, where, source_id))
 
     def _read_object(
-        self, entry: Mapping[str, Any], image: CocoImage, category_id: int, label: str
+        self, entry: Mapping[str, Any], image: CocoImage, category_id: int, index: int
     ) -> CocoObject | None:
+        number = entry.get("id", index)
+
         def note(what: str, *, dropped: bool = False) -> None:
-            self._note(what, f"{image.file_name}, {label}", image.source_id, dropped=dropped)
+            where = f"{image.file_name}, annotation {number}"
+            self._note(what, where, image.source_id, dropped=dropped)
 
         key = values.id_text(entry.get("id"))
         if key and key in self._ids:
             note("annotation: id used before, renumbered for scoring")
         self._ids.add(key)
         mask = read_segmentation(entry.get("segmentation"), size=(image.height, image.width))
+        crowd = values.crowd_flag(entry.get("iscrowd"))
+        stated = values.finite_box(entry.get("bbox"))
+        if stated is not None:
+            self.stated.append(
+                StatedBox(stated, image, category_id, number, mask.value, bool(crowd))
+            )
         box = _read_box(entry.get("bbox"), mask.value, note)
         if box is None or not _is_in_image(box, image, note):
             return None
@@ -108,7 +132,6 @@ class ObjectReader:
             area = math.prod(_sides_inside(box, image))
         elif isinstance(entry["area"], str):
             note("area: read from text")
-        crowd = values.crowd_flag(entry.get("iscrowd"))
         if crowd is None:
             note(f"iscrowd: {entry['iscrowd']!r} taken as 0")
         elif isinstance(entry.get("iscrowd"), str):
@@ -183,24 +206,27 @@ def refuse_nothing_left(
     )
 
 
-def refuse_other_frames(
-    path: str, images: Sequence[CocoImage], objects: Mapping[str, Sequence[CocoObject]]
-) -> None:
+def refuse_other_frames(path: str, stated: Sequence[StatedBox]) -> None:
     """Raises ValueError if the boxes are not x, y, width and height in pixels; looks at some."""
-    found = [(entry, image) for image in images for entry in objects.get(image.source_id, ())]
-    found = found[:: -(-len(found) // _MOST_BOXES_LOOKED_AT) or 1]
-    unknown = [np.nan] * 4
-    outlines = [
-        bounds(entry["segmentation"]) if isinstance(entry["segmentation"], list) else unknown
-        for entry, _ in found
-    ]
-    sizes = [(image.width or np.nan, image.height or np.nan) for _, image in found]
-    outlines = np.array(outlines, np.float64).reshape(-1, 4)
-    problem = frame_problem(
-        np.array([entry["bbox"] for entry, _ in found], np.float64).reshape(-1, 4),
+    stated = stated[:: -(-len(stated) // _MOST_BOXES_LOOKED_AT) or 1]
+    boxes, sizes, outlines, images = frame_columns(stated)
+    for problem in frame_problems(boxes, sizes, outlines, images):
+        if problem.is_fatal:
+            places = [entry.place for entry in stated]
+            raise ValueError(f"{path}: {problem.describe(boxes, places)}")
+
+
+def frame_columns(stated: Sequence[StatedBox]) -> tuple[np.ndarray, ...]:
+    """Returns what `frame_problems` takes."""
+    outlines = [bounds(entry.mask) if entry.mask is not None else None for entry in stated]
+    outlines = np.array([box or [np.nan] * 4 for box in outlines], np.float64).reshape(-1, 4)
+    outlines[:, 2:] += outlines[:, :2]
+    sizes = [(entry.image.width or np.nan, entry.image.height or np.nan) for entry in stated]
+    numbers: dict[str, int] = {}
+    images = [numbers.setdefault(entry.image.source_id, len(numbers)) for entry in stated]
+    return (
+        np.array([entry.box for entry in stated], np.float64).reshape(-1, 4),
         np.array(sizes, np.float64).reshape(-1, 2),
-        np.concatenate([outlines[:, :2], outlines[:, :2] + outlines[:, 2:]], axis=1),
-        [f"{image.file_name}, annotation {entry['id']}" for entry, image in found],
+        outlines,
+        np.array(images, np.int64),
     )
-    if problem:
-        raise ValueError(f"{path}: {problem}")

@@ -44,6 +44,7 @@ SOURCES = {
     **{name: (name,) for name in (*PARSED[2:], "report.py")},
     **{name: (name,) for name in ("dataset/draw_examples.py", "dataset/get_coco.sh")},
     **{name: (name,) for name in ("dataset/get_coco2014.sh", "dataset/voc_to_coco.py")},
+    **{name: ("dataset/check.py",) for name in ("dataset/check.py", "dataset.check")},
     "dataset/convert.py": ("dataset/convert.py",),
     "dataset/cityscapes_to_coco.py": ("dataset/cityscapes_to_coco.py",),
     **{name: (name,) for name in ("scripts/quickstart.py", "scripts/setup_env.sh")},

@@ -24,7 +24,7 @@ ALLOWED = {**GROUND, **BASEMENT, **SHARED, **FAMILIES}
 ROOMS = {
     "engine": ("config", "ranks", "files", "optim", "log", ""),
     "object_detection": (
-        *("boxes", "coco", "records", "formats", "masks", "input", "convert"),
+        *("boxes", "coco", "records", "formats", "check", "masks", "input", "convert"),
         *("draw", "metrics", "report", "serve"),
         "",
     ),

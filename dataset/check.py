@@ -1,0 +1,131 @@
+r"""Says what is wrong with a data set before anything is trained on it.
+
+Example:
+  python -m dataset.check DIR --model_name=efficientdet-lite0 --image_size=320 --output_dir=check
+prints one page and writes check.json; with --pictures=20 the worst images as sheet.png too.
+Any format that dataset/convert.py reads. Exit status 1 if there is an error.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from absl import app, flags
+from PIL import Image
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+import families
+from engine.config.fields import ConfigError
+from object_detection.check.findings import Report
+from object_detection.check.run import check_splits
+from object_detection.check.split_table import SplitTable
+from object_detection.convert.prepare import choose_splits, coco_splits
+from object_detection.formats.importers import FORMATS
+
+_FORMAT = flags.DEFINE_enum(
+    "format", "auto", ["auto", *FORMATS], "Of the annotations; auto looks at the files."
+)
+_MODEL_NAME = flags.DEFINE_string(
+    "model_name", "efficientdet-d0", "Model whose anchors the boxes are compared with."
+)
+_IMAGE_SIZE = flags.DEFINE_integer(
+    "image_size", None, "Side of the network's input, pixels; default the model's.", lower_bound=32
+)
+_MAX_INSTANCES = flags.DEFINE_integer(
+    "max_instances_per_image", 100, "As in training: rows for boxes.", lower_bound=1
+)
+_MAX_DETECTIONS = flags.DEFINE_integer(
+    "max_detections", 100, "Detections of an image that are scored.", lower_bound=1
+)
+_TRAIN_SPLIT = flags.DEFINE_string("train_split", None, "Split to train on; default train*.")
+_OUTPUT_DIR = flags.DEFINE_string(
+    "output_dir", "", "Folder of check.json and sheet.png; '': only the page is printed."
+)
+_PICTURES = flags.DEFINE_integer(
+    "pictures", 0, "Images to draw into sheet.png, those of the worst findings first."
+)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Checks the folder that the command line names; returns the exit status."""
+    if len(argv) != 2:
+        print(f"error: expected one data folder, got {list(argv[1:])}; see --help", file=sys.stderr)
+        return 2
+    if _PICTURES.value and not _OUTPUT_DIR.value:
+        print("error: --pictures needs --output_dir", file=sys.stderr)
+        return 2
+    started = time.monotonic()
+    try:
+        model = families.base_config(_MODEL_NAME.value).model
+        layout = families.anchor_layout(model)
+        if _IMAGE_SIZE.value:
+            layout = layout.at(_IMAGE_SIZE.value)
+        with tempfile.TemporaryDirectory() as scratch:
+            splits = coco_splits(argv[1], scratch, format_name=_FORMAT.value)
+            train, _ = choose_splits(splits, train_name=_TRAIN_SPLIT.value)
+            ordered = dict(sorted(splits.items(), key=lambda item: item[1] != train))
+            report, tables = check_splits(
+                ordered,
+                layout=layout,
+                max_instances=_MAX_INSTANCES.value,
+                max_detections=_MAX_DETECTIONS.value,
+            )
+    except (ValueError, OSError, ConfigError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(report.describe())
+    if _OUTPUT_DIR.value:
+        folder = Path(_OUTPUT_DIR.value)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "check.json").write_text(json.dumps(report.to_json(), indent=1) + "\n")
+        print(f"{folder / 'check.json'} in {time.monotonic() - started:.1f} s")
+        if _PICTURES.value:
+            print(_draw(report, tables, folder / "sheet.png"))
+    return int(bool(report.errors))
+
+
+def _draw(report: Report, tables: Mapping[str, SplitTable], path: Path) -> Path:
+    """Writes a sheet of images with their boxes as stated, those of the worst findings first."""
+    from object_detection.draw.visualize import contact_sheet, draw_boxes
+
+    shown: dict[tuple[str, int], str] = {}
+    for item in report.findings:
+        for name, table in tables.items():
+            if name in item.split.split(", "):
+                for example in item.examples:
+                    for index, image in enumerate(table.annotations.images):
+                        if example.startswith((f"{image.file_name},", f"{image.file_name} ")):
+                            shown.setdefault((name, index), f"{item.code}: {image.file_name}")
+    for name, table in tables.items():
+        for index in range(len(table.facts)):
+            shown.setdefault((name, index), f"{name}: {table.annotations.images[index].file_name}")
+    pictures, captions = [], []
+    for (name, index), caption in shown.items():
+        table = tables[name]
+        try:
+            with Image.open(table.facts[index].path) as image:
+                pixels = np.asarray(image.convert("RGB"))
+        except OSError:
+            continue
+        own = table.image == index
+        x, y, width, height = table.boxes[own].T
+        names = table.annotations.category_names
+        boxes = np.stack([y, x, y + height, x + width], axis=1)
+        pictures.append(draw_boxes(pixels, boxes, table.category[own], names=names))
+        captions.append(caption)
+        if len(pictures) == _PICTURES.value:
+            break
+    Image.fromarray(contact_sheet(pictures, min(4, len(pictures)), captions)).save(path)
+    return path
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,101 @@
+"""Findings of the data check, and the page and the JSON that are made of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+LEVELS = ("error", "warning", "note")
+"""error: a training on it is lost; warning: it costs score; note: worth knowing."""
+
+_MOST_EXAMPLES = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckFinding:
+    """One kind of fault of one split.
+
+    Attributes:
+      level: one of LEVELS.
+      code: short name of the fault, the same in every set.
+      split: its split, or those concerned; "" for the set as a whole.
+      what: a sentence with the numbers.
+      remedy: a sentence on what to do.
+      count: how many boxes, images or classes.
+      examples: the first few, or the worst: image file and annotation.
+    """
+
+    level: str
+    code: str
+    split: str
+    what: str
+    remedy: str
+    count: int = 1
+    examples: tuple[str, ...] = ()
+
+
+def finding(
+    level: str,
+    code: str,
+    split: str,
+    what: str,
+    remedy: str,
+    *,
+    count: int = 1,
+    examples: Iterable[str] = (),
+) -> CheckFinding:
+    """Returns a finding with as many examples as are shown."""
+    return CheckFinding(
+        level, code, split, what, remedy, int(count), tuple(examples)[:_MOST_EXAMPLES]
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """All findings, errors first, and what the splits hold.
+
+    splits: name to {"images": ..., "objects": ..., ...}.
+    """
+
+    findings: Sequence[CheckFinding]
+    splits: Mapping[str, Mapping[str, Any]]
+    anchors: Mapping[str, Any]
+
+    @property
+    def errors(self) -> list[CheckFinding]:
+        """The findings that should stop a training."""
+        return [item for item in self.findings if item.level == "error"]
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns what is written as JSON."""
+        counts = {level: sum(f.level == level for f in self.findings) for level in LEVELS}
+        return {
+            "counts": counts,
+            "splits": self.splits,
+            "anchors": self.anchors,
+            "findings": [dataclasses.asdict(item) for item in self.findings],
+        }
+
+    def describe(self) -> str:
+        """Returns the page."""
+        lines = [
+            f"{name}: " + ", ".join(f"{value:,} {key}" for key, value in facts.items())
+            for name, facts in self.splits.items()
+        ]
+        if self.anchors:
+            lines.append(self.anchors["summary"])
+        for level in LEVELS:
+            for item in self.findings:
+                if item.level == level:
+                    where = f" [{item.split}]" if item.split else ""
+                    lines += ["", f"{level.upper()} {item.code}{where}: {item.what}"]
+                    lines += [f"    {example}" for example in item.examples]
+                    lines.append(f"  -> {item.remedy}")
+        counts = ", ".join(f"{sum(f.level == n for f in self.findings)} {n}s" for n in LEVELS)
+        return "\n".join([*lines, "", f"CHECK {counts}"])
+
+
+def sorted_by_level(findings: Iterable[CheckFinding]) -> list[CheckFinding]:
+    """Returns findings, errors first; within a level as they come."""
+    return sorted(findings, key=lambda item: LEVELS.index(item.level))

@@ -1,0 +1,163 @@
+"""Faults of images: files that are missing or of another size, EXIF, empty and crowded ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from object_detection.check.findings import CheckFinding, finding
+from object_detection.check.split_table import SplitTable
+
+_TURNED = (5, 6, 7, 8)
+_SAME_RATIO = 0.02
+
+
+def image_faults(
+    table: SplitTable, *, max_instances: int, max_detections: int
+) -> Iterator[CheckFinding]:
+    """Yields what is wrong with the images of a split.
+
+    Args:
+      table: the split.
+      max_instances: rows for boxes in training (`max_instances_per_image`).
+      max_detections: detections of an image that are scored.
+    """
+    yield from _missing(table)
+    yield from _sizes(table)
+    counts = np.bincount(table.image[~table.is_crowd], minlength=len(table.facts))
+    empty = np.flatnonzero(np.bincount(table.image, minlength=len(table.facts)) == 0)
+    if len(empty):
+        share = len(empty) / len(table.facts)
+        yield finding(
+            "warning" if share > 0.5 else "note",
+            "empty_images",
+            table.name,
+            f"{len(empty):,} of {len(table.facts):,} images have no object ({share:.0%})",
+            "Fine where nothing is to be seen; else their annotations are missing",
+            count=len(empty),
+            examples=[table.image_name(i) for i in empty],
+        )
+    for limit, code, consequence, remedy in (
+        (
+            max_instances,
+            "too_many_for_training",
+            "training leaves out the smallest of the rest",
+            "Raise max_instances_per_image (--max_instances_per_image) to {most}",
+        ),
+        (
+            max_detections,
+            "too_many_for_scoring",
+            "no more detections of an image are scored: AP cannot reach 1",
+            "COCO's own limit is 100. Cut the images into tiles, or raise the model's detections "
+            "and the scorer's limit to {most}, and say so beside the score",
+        ),
+    ):
+        over = np.flatnonzero(counts > limit)
+        if len(over):
+            worst = over[np.argsort(-counts[over], kind="stable")]
+            rest = int((counts[over] - limit).sum())
+            yield finding(
+                "warning",
+                code,
+                table.name,
+                f"{len(over):,} images have more than {limit} objects, at most {counts.max():,} "
+                f"({rest:,} objects beyond the limit, {rest / max(counts.sum(), 1):.1%}): "
+                f"{consequence}",
+                remedy.format(most=int(counts.max())),
+                count=len(over),
+                examples=[f"{table.image_name(i)}: {counts[i]:,} objects" for i in worst],
+            )
+
+
+def _missing(table: SplitTable) -> Iterator[CheckFinding]:
+    for code, what, remedy, gone in (
+        (
+            "missing_images",
+            "image files do not exist",
+            "Put them there, or correct file_name or the image folder",
+            [i for i, fact in enumerate(table.facts) if fact.num_bytes < 0],
+        ),
+        (
+            "unreadable_images",
+            "image files are empty or no images",
+            "Repair or remove them",
+            [i for i, fact in enumerate(table.facts) if not fact.width and fact.num_bytes >= 0],
+        ),
+    ):
+        if gone:
+            share = len(gone) / len(table.facts)
+            yield finding(
+                "error" if share > 0.05 else "warning",
+                code,
+                table.name,
+                f"{len(gone):,} of {len(table.facts):,} {what}",
+                remedy,
+                count=len(gone),
+                examples=[f"{table.image_name(i)}: {table.facts[i].path}" for i in gone],
+            )
+
+
+def _sizes(table: SplitTable) -> Iterator[CheckFinding]:
+    groups: dict[str, list[int]] = {"turned": [], "scaled": [], "other": [], "tagged": []}
+    for index, (image, fact) in enumerate(zip(table.annotations.images, table.facts)):
+        if not fact.width:
+            continue
+        stated = (image.width or fact.width, image.height or fact.height)
+        if stated == (fact.width, fact.height):
+            if fact.orientation in range(2, 9):
+                groups["tagged"].append(index)
+        elif fact.orientation in _TURNED and stated == (fact.height, fact.width):
+            groups["turned"].append(index)
+        else:
+            ratios = stated[0] / fact.width, stated[1] / fact.height
+            is_scaled = abs(ratios[0] / ratios[1] - 1) <= _SAME_RATIO
+            groups["scaled" if is_scaled else "other"].append(index)
+    for group, level, code, what, remedy in (
+        (
+            "other",
+            "error",
+            "other_sizes",
+            "have another size and shape than the annotations say",
+            "The boxes were drawn on other pictures: use those, or correct the annotations",
+        ),
+        (
+            "scaled",
+            "warning",
+            "scaled_images",
+            "have another size than the annotations say, of the same shape",
+            "Make sure that the boxes fit the annotations' size: they are scaled by the ratio",
+        ),
+        (
+            "turned",
+            "warning",
+            "exif_turned",
+            "are turned by EXIF, and the annotations state the turned size",
+            "Conversion keeps pixels as stored. Turn the files (exiftran, jpegtran) or the boxes",
+        ),
+        (
+            "tagged",
+            "warning",
+            "exif_tag",
+            "have an EXIF orientation; their size does not tell on which picture boxes were drawn",
+            "Look at the drawn examples; turn the files or remove the tag if boxes do not fit",
+        ),
+    ):
+        found = groups[group]
+        if found:
+            yield finding(
+                level,
+                code,
+                table.name,
+                f"{len(found):,} of {len(table.facts):,} images {what}",
+                remedy,
+                count=len(found),
+                examples=[_size_note(table, index) for index in found],
+            )
+
+
+def _size_note(table: SplitTable, index: int) -> str:
+    image, fact = table.annotations.images[index], table.facts[index]
+    tag = f", EXIF orientation {fact.orientation}" if fact.orientation != 1 else ""
+    stated = f"annotations {image.width} x {image.height}"
+    return f"{table.image_name(index)}: {stated}, file {fact.width} x {fact.height}{tag}"

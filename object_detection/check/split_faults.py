@@ -1,0 +1,148 @@
+"""Faults between splits: classes that do not agree, classes without objects, shared images."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from object_detection.check.findings import CheckFinding, finding
+from object_detection.check.split_table import SplitTable
+
+
+def split_faults(tables: Sequence[SplitTable]) -> Iterator[CheckFinding]:
+    """Yields what does not fit between the splits; the first is the one trained on."""
+    for table in tables:
+        yield from _unused_classes(table)
+    trained = tables[0]
+    for other in tables[1:]:
+        yield from _class_lists(trained, other)
+        yield from _untaught(trained, other)
+    yield from _shared_images(tables)
+
+
+def _unused_classes(table: SplitTable) -> Iterator[CheckFinding]:
+    used = set(table.category.tolist())
+    unused = [c.name for c in table.annotations.categories if c.category_id not in used]
+    if unused:
+        yield finding(
+            "note",
+            "unused_classes",
+            table.name,
+            f"{len(unused)} of {len(table.annotations.categories)} classes have no object",
+            "Nothing, if so; they have no AP here",
+            count=len(unused),
+            examples=[", ".join(unused[:20]) + (", ..." if len(unused) > 20 else "")],
+        )
+
+
+def _class_lists(trained: SplitTable, other: SplitTable) -> Iterator[CheckFinding]:
+    ours, theirs = trained.annotations.category_names, other.annotations.category_names
+    pair = f"{trained.name}, {other.name}"
+    renamed = [
+        f"id {number}: {ours[number]!r} in {trained.name}, {theirs[number]!r} in {other.name}"
+        for number in sorted(ours.keys() & theirs.keys())
+        if ours[number] != theirs[number]
+    ]
+    numbers = {name: number for number, name in ours.items()}
+    if renamed:
+        is_permuted = set(theirs.values()) <= set(numbers)
+        yield finding(
+            "error" if not is_permuted else "warning",
+            "class_names",
+            pair,
+            f"{len(renamed)} category ids mean other classes in the two splits"
+            + (" (the same names in another order)" if is_permuted else ""),
+            "Give each class one id in all splits; where the names are the same they are matched "
+            "by name, else objects would be scored as the wrong class",
+            count=len(renamed),
+            examples=renamed,
+        )
+    moved = [
+        f"{name!r}: id {numbers[name]} in {trained.name}, {number} in {other.name}"
+        for number, name in sorted(theirs.items())
+        if name in numbers and numbers[name] != number
+    ]
+    if moved and not renamed:
+        yield finding(
+            "warning",
+            "class_ids",
+            pair,
+            f"{len(moved)} classes have other ids in the two splits",
+            "Give each class one id in all splits",
+            count=len(moved),
+            examples=moved,
+        )
+    unknown = [f"{name!r} (id {n})" for n, name in sorted(theirs.items()) if n not in ours]
+    unknown = [] if moved else unknown
+    if unknown:
+        yield finding(
+            "warning",
+            "unknown_classes",
+            pair,
+            f"{other.name} lists {len(unknown)} classes that {trained.name} does not",
+            "List the same classes in both; what is not trained cannot be found",
+            count=len(unknown),
+            examples=unknown,
+        )
+
+
+def _untaught(trained: SplitTable, other: SplitTable) -> Iterator[CheckFinding]:
+    names, ours = other.annotations.category_names, trained.annotations.category_names
+    taught = {ours[number] for number in set(trained.category.tolist())}
+    asked = Counter(names[number] for number in other.category.tolist())
+    missing = {name: count for name, count in asked.items() if name not in taught}
+    if missing:
+        is_all = len(missing) == len(asked)
+        yield finding(
+            "error" if is_all else "warning",
+            "untaught_classes",
+            f"{trained.name}, {other.name}",
+            f"{len(missing)} of {len(asked)} classes with objects in {other.name} have none in "
+            f"{trained.name}: their AP will be 0",
+            "Cut the splits so that every class is in both, or remove the class",
+            count=len(missing),
+            examples=[f"{name!r}: {count:,} objects" for name, count in missing.items()],
+        )
+
+
+def _shared_images(tables: Sequence[SplitTable]) -> Iterator[CheckFinding]:
+    """Finds equal files; only files of equal length are read."""
+    by_length: dict[int, list[tuple[int, int]]] = defaultdict(list)
+    for number, table in enumerate(tables):
+        for index, fact in enumerate(table.facts):
+            if fact.num_bytes > 0:
+                by_length[fact.num_bytes].append((number, index))
+    by_content: dict[bytes, list[tuple[int, int]]] = defaultdict(list)
+    for places in by_length.values():
+        if len(places) > 1:
+            for number, index in places:
+                data = Path(tables[number].facts[index].path).read_bytes()
+                by_content[hashlib.sha256(data).digest()].append((number, index))
+    across, within = [], []
+    for places in by_content.values():
+        if len(places) > 1:
+            named = " = ".join(f"{tables[n].name}/{tables[n].image_name(i)}" for n, i in places)
+            (across if len({n for n, _ in places}) > 1 else within).append(named)
+    if across:
+        yield finding(
+            "warning",
+            "shared_images",
+            ", ".join(table.name for table in tables),
+            f"{len(across):,} images are in more than one split, byte by byte: what is scored was "
+            "trained on, and scores are too good",
+            "Keep each image in one split",
+            count=len(across),
+            examples=across,
+        )
+    if within:
+        yield finding(
+            "warning",
+            "repeated_images",
+            "",
+            f"{len(within):,} images occur more than once in a split, byte by byte",
+            "Keep one of each, with all its objects",
+            count=len(within),
+            examples=within,
+        )

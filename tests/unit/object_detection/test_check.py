@@ -1,0 +1,268 @@
+"""The data check: each fault is found and named, good sets raise no error."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from object_detection.check.anchor_fit import AnchorLayout, anchor_fit, best_overlaps
+from object_detection.check.run import check_splits
+from object_detection.check.split_table import read_table
+from object_detection.coco.annotations import read_annotations
+
+# [x, y, width, height] of an image of (width, height) -> what a wrong export writes.
+WRONG = {
+    "fraction": lambda x, y, w, h, W, H: [x / W, y / H, w / W, h / H],
+    "fraction_centre": lambda x, y, w, h, W, H: [(x + w / 2) / W, (y + h / 2) / H, w / W, h / H],
+    "percent": lambda x, y, w, h, W, H: [100 * x / W, 100 * y / H, 100 * w / W, 100 * h / H],
+    "percent_centre": lambda x, y, w, h, W, H: [
+        *(100 * (x + w / 2) / W, 100 * (y + h / 2) / H, 100 * w / W, 100 * h / H),
+    ],
+    "corner": lambda x, y, w, h, W, H: [x, y, x + w, y + h],
+    "centre": lambda x, y, w, h, W, H: [x + w / 2, y + h / 2, w, h],
+    "exchanged": lambda x, y, w, h, W, H: [y, x, h, w],
+}
+
+
+def photographs(data, split="val"):
+    """Returns the instances of coco_cc and the folder of its images."""
+    path = data / "coco_cc" / "annotations" / f"instances_{split}2017.json"
+    return json.loads(path.read_text()), data / "coco_cc" / f"{split}2017"
+
+
+def spoil(content, kind, *, every=1, masks=True):
+    """Writes the boxes of a set in another way, those of every k-th annotation."""
+    sizes = {image["id"]: (image["width"], image["height"]) for image in content["images"]}
+    for index, entry in enumerate(content["annotations"]):
+        if index % every == 0:
+            entry["bbox"] = WRONG[kind](*entry["bbox"], *sizes[entry["image_id"]])
+        if not masks:
+            del entry["segmentation"]
+
+
+def findings_of(content, images, tmp_path, *, layout=None):
+    path = tmp_path / "instances_train.json"
+    path.write_text(json.dumps(content))
+    report, _ = check_splits({"train": (path, images)}, layout=layout)
+    return report.findings
+
+
+def errors_of(*args, **options):
+    return {item.code: item for item in findings_of(*args, **options) if item.level == "error"}
+
+
+@pytest.mark.parametrize("masks", [True, False])
+@pytest.mark.parametrize("kind", WRONG)
+def test_other_frames_are_told_and_refused(kind, masks, tmp_path, detection_test_data):
+    content, images = photographs(detection_test_data)
+    spoil(content, kind, masks=masks)
+    code = kind.split("_")[0] + "_boxes"
+    found = errors_of(content, images, tmp_path)[code]
+    assert found.count >= 0.95 * len(content["annotations"])
+    assert found.examples[0].startswith("0000") and "annotation" in found.examples[0]
+    assert "COCO wants x, y, width, height in pixels" in found.remedy
+    if kind.endswith("_centre"):
+        assert "Subtract half of the width" in found.remedy
+    with pytest.raises(ValueError, match=r"for example \[.*\] of 0000.*COCO wants"):
+        read_annotations(tmp_path / "instances_train.json")
+
+
+@pytest.mark.parametrize(
+    ("kind", "masks"),
+    [("fraction", False), ("corner", False), ("corner", True), ("centre", True), ("percent", True)],
+)
+def test_a_mix_is_told(kind, masks, tmp_path, detection_test_data):
+    content, images = photographs(detection_test_data)
+    spoil(content, kind, every=3, masks=masks)
+    found = errors_of(content, images, tmp_path)[f"{kind}_boxes"]
+    assert 40 < found.count <= 90 and "mix" in found.what
+
+
+@pytest.mark.parametrize("shift", [1, -1])
+@pytest.mark.parametrize(("name", "split", "images"), [
+    ("coco_cc", "val2017", "val2017"), ("nuclei", "val", "val"),
+])  # fmt: skip
+def test_annotations_of_a_neighbour_are_told(
+    shift, name, split, images, tmp_path, detection_test_data
+):
+    """By sizes where they differ, by pixels where they are all alike."""
+    path = detection_test_data / name / "annotations" / f"instances_{split}.json"
+    content = json.loads(path.read_text())
+    ids = [image["id"] for image in content["images"]]
+    for entry in content["annotations"]:
+        entry["image_id"] = ids[(ids.index(entry["image_id"]) + shift) % len(ids)]
+    found = errors_of(content, detection_test_data / name / images, tmp_path)["shifted_ids"]
+    assert ("the next image" if shift < 0 else "the image before") in found.what
+
+
+@pytest.mark.parametrize(
+    ("name", "image_dirs"),
+    [
+        ("bccd", {"train": "images", "val": "images", "test": "images"}),
+        ("coco_cc", {"train2017": "train2017", "val2017": "val2017"}),
+        ("nuclei", {"train": "train", "val": "val"}),
+    ],
+)
+def test_good_sets_have_no_error(name, image_dirs, detection_test_data):
+    root = detection_test_data / name
+    splits = {
+        split: (root / "annotations" / f"instances_{split}.json", root / folder)
+        for split, folder in image_dirs.items()
+    }
+    report, _ = check_splits(splits, layout=None)
+    assert report.errors == []
+
+
+@pytest.fixture
+def small_set(tmp_path):
+    """Two splits of four pictures with two boxes each."""
+    rng = np.random.default_rng(0)
+    result = {}
+    for split in ("train", "val"):
+        (tmp_path / split).mkdir()
+        images, entries = [], []
+        for number in range(1, 5):
+            pixels = rng.integers(0, 255, (60, 80, 3), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / split / f"{number}.png")
+            images.append({"id": number, "file_name": f"{number}.png", "width": 80, "height": 60})
+            for category, box in ((1, [5, 6, 20, 20]), (2, [50, 30, 30, 30])):
+                entries.append(
+                    {"id": len(entries) + 1, "image_id": number, "category_id": category}
+                    | {"bbox": box, "area": box[2] * box[3], "iscrowd": 0}
+                )
+        categories = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
+        result[split] = {"images": images, "annotations": entries, "categories": categories}
+    return result
+
+
+def codes_of(small_set, tmp_path, **options):
+    splits = {}
+    for split, content in small_set.items():
+        path = tmp_path / f"instances_{split}.json"
+        path.write_text(json.dumps(content))
+        splits[split] = (path, tmp_path / split)
+    report, _ = check_splits(splits, layout=None, **options)
+    return {item.code: item for item in report.findings}
+
+
+def test_the_small_set_is_good(small_set, tmp_path):
+    assert codes_of(small_set, tmp_path) == {}
+
+
+def test_faults_of_single_boxes(small_set, tmp_path):
+    entries = small_set["train"]["annotations"]
+    entries[0]["bbox"] = [70, 6, 20, 20]
+    entries[2]["bbox"] = [5, 5, 0.4, 20]
+    entries[5]["bbox"] = list(entries[4]["bbox"])
+    entries.append({**entries[6], "id": 99})
+    entries[3]["iscrowd"] = 1
+    codes = codes_of(small_set, tmp_path)
+    assert codes["clipped_boxes"].examples[0].startswith("1.png, annotation 1:")
+    assert codes["tiny_boxes"].examples[0].startswith("2.png, annotation 3:")
+    assert codes["two_classes"].examples[0].startswith("3.png, annotation 6:")
+    assert codes["duplicate_boxes"].examples[0].startswith("4.png, annotation 99:")
+    assert codes["crowds"].count == 1
+
+
+def test_faults_of_images(small_set, tmp_path):
+    images = small_set["train"]["images"]
+    images[0] |= {"width": 40, "height": 30}
+    images[1]["height"] = 70
+    (tmp_path / "train" / "3.png").unlink()
+    tagged = Image.new("RGB", (80, 60))
+    exif = tagged.getexif()
+    exif[0x0112] = 6
+    tagged.save(tmp_path / "train" / "4.png", exif=exif)
+    images.append({"id": 9, "file_name": "9.png", "width": 80, "height": 60})
+    (tmp_path / "train" / "9.png").write_bytes(b"")
+    codes = codes_of(small_set, tmp_path, max_instances=1)
+    assert codes["scaled_images"].examples[0].startswith("1.png") and "40 x 30" in str(codes)
+    assert codes["other_sizes"].level == "error" and "2.png" in codes["other_sizes"].examples[0]
+    assert "3.png" in codes["missing_images"].examples[0]
+    assert "EXIF orientation 6" in codes["exif_tag"].examples[0]
+    assert "9.png" in codes["unreadable_images"].examples[0]
+    assert "9.png" in codes["empty_images"].examples[0]
+    assert "1.png (image id 1): 2 objects" in codes["too_many_for_training"].examples
+
+
+def test_faults_between_splits(small_set, tmp_path):
+    small_set["val"]["categories"] = [{"id": 1, "name": "cat"}, {"id": 2, "name": "cow"}]
+    small_set["train"]["annotations"] = [
+        entry for entry in small_set["train"]["annotations"] if entry["category_id"] == 2
+    ]
+    shutil.copy(tmp_path / "train" / "2.png", tmp_path / "val" / "3.png")
+    codes = codes_of(small_set, tmp_path)
+    assert codes["class_names"].examples == ("id 2: 'dog' in train, 'cow' in val",)
+    assert codes["class_names"].level == "error"
+    assert "'cat': 4 objects" in codes["untaught_classes"].examples
+    assert codes["shared_images"].examples == ("train/2.png (image id 2) = val/3.png (image id 3)",)
+    assert codes["unused_classes"].split == "train"
+
+
+def layout_of_squares(*sides):
+    return AnchorLayout([8.0], [np.array([(s, s) for s in sides], np.float64)], (160, 160))
+
+
+def test_anchor_overlaps_by_hand():
+    boxes = np.array([[0.0, 0, 8, 8], [4, 0, 8, 8], [0, 0, 16, 16]])
+    # The cell's middle is (4, 4); a box in the next half cell is 4 pixels off.
+    expected = [1.0, 1 / 3, 64 / 256]
+    np.testing.assert_allclose(best_overlaps(boxes, layout_of_squares(8)), expected)
+
+
+def test_boxes_below_the_anchors_are_told_with_what_helps(small_set, tmp_path):
+    path = tmp_path / "instances_train.json"
+    path.write_text(json.dumps(small_set["train"]))
+    table = read_table("train", path, tmp_path / "train")
+    facts, found = anchor_fit(table, layout_of_squares(120), size_step=32)
+    assert facts["recall"] == 0 and facts["smallest_anchor_px"] == 120
+    codes = {item.code: item for item in found}
+    assert "anchor scale x 0.5 gives" in codes["anchor_recall"].remedy
+    assert codes["below_smallest_anchor"].examples[0].startswith("1.png, annotation 1:")
+    facts, found = anchor_fit(table, layout_of_squares(40, 60), size_step=32)
+    assert facts["recall"] == 1 and found == []
+    assert facts["common_shapes_px"][0] == [40.0, 40.0]
+
+
+def run_check(*args, repository):
+    command = [sys.executable, "-m", "dataset.check", *map(str, args)]
+    return subprocess.run(command, cwd=repository, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    ("case", "code", "level"),
+    [
+        ("normalised_boxes", "fraction_boxes", "error"),
+        ("corner_boxes", "corner_boxes", "error"),
+        ("crowded_image", "too_many_for_training", "warning"),
+    ],
+)
+def test_the_command_tells_reported_cases(
+    case, code, level, tmp_path, repository, detection_test_data
+):
+    builder = detection_test_data.parent / "cases" / "make_cases.py"
+    if not builder.is_file():
+        pytest.skip(f"no {builder}")
+    subprocess.run(
+        [sys.executable, builder, tmp_path, "--data", detection_test_data, "--only", case],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    out = tmp_path / "out"
+    done = run_check(tmp_path / case, f"--output_dir={out}", "--pictures=4", repository=repository)
+    assert done.returncode == int(level == "error"), done.stderr
+    assert f"{level.upper()} {code} [train]" in done.stdout
+    assert "train_01.jpg" in done.stdout
+    written = json.loads((out / "check.json").read_text())
+    assert code in {item["code"] for item in written["findings"]}
+    with Image.open(out / "sheet.png") as sheet:
+        assert min(sheet.size) > 100
+
+
+def test_the_command_takes_a_folder_and_nothing_else(tmp_path, repository):
+    done = run_check(tmp_path / "none", repository=repository)
+    assert done.returncode == 1 and "no data folder" in done.stderr
+    assert run_check(repository=repository).returncode == 2
