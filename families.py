@@ -110,12 +110,13 @@ def training_request(
     return Request(config)
 
 
-def use_data_folder(data: str, records: str) -> list[str]:
+def use_data_folder(data: str, records: str, on_data_error: str) -> list[str]:
     """Converts a data folder for train.py, unless that is done, and sets the flags of its records.
 
     Args:
       data: folder of images and annotations.
       records: folder of what is made; "": beside the run's.
+      on_data_error: "stop" or "report" where the check finds hopeless boxes.
 
     Returns:
       Lines for the log.
@@ -142,6 +143,10 @@ def use_data_folder(data: str, records: str) -> list[str]:
         with_masks=bool(flags.FLAGS.config_file)
         or package_of(flags.FLAGS.model_name) == "maskrcnn",
         pictures=picture_flags.rules(),
+        layout=None
+        if flags.FLAGS.config_file
+        else anchor_layout(base_config(flags.FLAGS.model_name).model),
+        on_data_error=on_data_error,
         report=notes.append,
     )
     for name, value in zip(
@@ -188,6 +193,24 @@ def refuse_references(model_name: str) -> None:
             f"--{given[0]} is for Mask R-CNN, but model_name={model_name}: name a model such as "
             f"--model_name=maskrcnn-r50-fpn, or use the flags of EfficientDet (docs/training.md)"
         )
+
+
+def data_notes(config: Any) -> list[str]:
+    """Returns what the data cards of a training warn of; nothing where there are none."""
+    from object_detection.check.card_faults import card_faults
+    from object_detection.records.card import find_card
+
+    patterns = config.data.training_file_pattern, config.eval.val_file_pattern
+    try:
+        trained, scored = (find_card(pattern) if pattern else None for pattern in patterns)
+    except (ValueError, OSError):  # the run says what is wrong with its records
+        return []
+    if trained is None:
+        return []
+    limit = config.data.max_instances_per_image
+    layout = anchor_layout(config.model)
+    faults = card_faults(trained, scored, layout, max_instances=limit)
+    return [f"WARNING {fault}" for fault in faults]
 
 
 def anchor_layout(model: Any) -> AnchorLayout:

@@ -22,6 +22,7 @@ Run it again and it reuses what is there.
   --image_size N     network input in pixels       --batch_size N   images per rank and step
   --ranks N          Horovod ranks                 --pictures N     held-out images to draw
   --train_split S, --eval_split S                  --seed N
+  --on_data_error report  go on where the check of the data finds hopeless boxes
   -- FLAGS           further flags for train.py
   --help             this text
 

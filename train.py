@@ -44,6 +44,12 @@ flags.DEFINE_string(
     "data_records", "", "Folder of the records that --data makes; '': MODEL_DIR-data."
 )
 picture_flags.define()
+flags.DEFINE_enum(
+    "on_data_error",
+    "stop",
+    ["stop", "report"],
+    "What --data does where the check of the data finds hopeless boxes (docs/data.md).",
+)
 families.define_flags(training=True)
 FLAGS = flags.FLAGS
 
@@ -52,7 +58,11 @@ def resolve_request(argv: list[str]) -> families.Request:
     """Returns what the command line asks for."""
     from engine.ranks import distributed  # brings TensorFlow, which --help does not wait for
 
-    notes = families.use_data_folder(FLAGS.data, FLAGS.data_records) if FLAGS.data else []
+    notes = (
+        families.use_data_folder(FLAGS.data, FLAGS.data_records, FLAGS.on_data_error)
+        if FLAGS.data
+        else []
+    )
     request = families.training_request(
         argv[1:],
         preset_name=FLAGS.preset,
@@ -60,6 +70,7 @@ def resolve_request(argv: list[str]) -> families.Request:
         hparams=FLAGS.hparams,
         num_ranks=distributed.launched_size(),
     )
+    notes += families.data_notes(request.config)
     return dataclasses.replace(request, notes=(*notes, *request.notes))
 
 

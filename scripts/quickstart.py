@@ -100,6 +100,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--follow_links", action="store_true", help="read links that lead out of the image folder"
     )
+    parser.add_argument(
+        "--on_data_error",
+        choices=("stop", "report"),
+        default="stop",
+        help="what to do where the check of the data finds hopeless boxes (default %(default)s)",
+    )
     parser.add_argument("flags", nargs="*", help="further flags for train.py, after --")
     args = parser.parse_args()
     args.model = SHORT_NAMES.get(args.model, args.model)
@@ -145,6 +151,8 @@ def make_records(args: argparse.Namespace, output: Path) -> Prepared:
         seed=args.seed,
         on_orphan=args.on_orphan_annotation,
         pictures=PictureRules(args.exif, args.max_image_pixels, args.follow_links),
+        layout=families.anchor_layout(families.base_config(args.model).model).at(args.image_size),
+        on_data_error=args.on_data_error,
     )
 
 

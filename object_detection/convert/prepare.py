@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from object_detection.check.anchor_fit import AnchorLayout
+from object_detection.check.run import HOPELESS, check_splits
 from object_detection.coco.annotations import CocoAnnotations, read_annotations, write_annotations
 from object_detection.convert.convert import convert
 from object_detection.convert.picture_file import DEFAULT_RULES, PictureRules
@@ -132,9 +134,11 @@ def prepare_records(
     seed: int = 1,
     on_orphan: str = "stop",
     pictures: PictureRules = DEFAULT_RULES,
+    layout: AnchorLayout | None = None,
+    on_data_error: str = "stop",
     report: Callable[[str], None] = print,
 ) -> Prepared:
-    """Converts the training and the held-out images of a data folder, unless that is done.
+    """Checks and converts the training and the held-out images of a folder, unless that is done.
 
     Where there is one split only, a fifth of its images is held out.
 
@@ -147,6 +151,8 @@ def prepare_records(
       seed: of the cut where there is one split only.
       on_orphan: see `read_annotations`.
       pictures: how image files are read.
+      layout: anchors to compare the boxes with, if any.
+      on_data_error: "report" goes on where the check finds hopeless boxes; "stop" raises.
       report: takes the lines of the conversions' reports.
 
     Raises:
@@ -167,6 +173,7 @@ def prepare_records(
             report(f"records of {data_dir} are in {output}")
             return prepared
         stamp.unlink(missing_ok=True)
+        _check(dict(zip(("train", "eval"), chosen)), output, layout, on_data_error, report)
         report(f"records: {data_dir} -> {output}")
         train_set = read_annotations(train[0], on_orphan=on_orphan)
         if held_out is None:
@@ -180,6 +187,27 @@ def prepare_records(
         _convert(eval_set, prepared.eval_images, output / "eval", **options)
         stamp.write_text(identity)
     return prepared
+
+
+def _check(
+    splits: Mapping[str, tuple[Path, Path]],
+    output: Path,
+    layout: AnchorLayout | None,
+    on_data_error: str,
+    report: Callable[[str], None],
+) -> None:
+    """Reports what is wrong with the data; raises ValueError where training on it is lost."""
+    found, _ = check_splits(splits, layout=layout)
+    (output / "check.json").write_text(json.dumps(found.to_json(), indent=1) + "\n")
+    report(found.describe())
+    hopeless = [item for item in found.errors if item.code in HOPELESS]
+    if hopeless and on_data_error == "stop":
+        first = hopeless[0]
+        example = f", for example {first.examples[0]}" if first.examples else ""
+        raise ValueError(
+            f"{first.split}: {first.what}{example}. {first.remedy}. All findings are in "
+            f"{output / 'check.json'}; --on_data_error=report goes on all the same"
+        )
 
 
 def _convert(

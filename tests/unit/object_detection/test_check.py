@@ -10,9 +10,12 @@ import pytest
 from PIL import Image
 
 from object_detection.check.anchor_fit import AnchorLayout, anchor_fit, best_overlaps
+from object_detection.check.card_faults import card_faults
 from object_detection.check.run import check_splits
 from object_detection.check.split_table import read_table
 from object_detection.coco.annotations import read_annotations
+from object_detection.convert.convert import convert
+from object_detection.convert.prepare import prepare_records
 
 # [x, y, width, height] of an image of (width, height) -> what a wrong export writes.
 WRONG = {
@@ -266,3 +269,43 @@ def test_the_command_takes_a_folder_and_nothing_else(tmp_path, repository):
     done = run_check(tmp_path / "none", repository=repository)
     assert done.returncode == 1 and "no data folder" in done.stderr
     assert run_check(repository=repository).returncode == 2
+
+
+def test_records_are_not_made_of_hopeless_boxes(small_set, tmp_path):
+    (tmp_path / "annotations").mkdir()
+    for split, content in small_set.items():
+        for entry in content["annotations"]:
+            entry["bbox"] = [300 + entry["id"], 5, 20, 20] if entry["id"] < 3 else entry["bbox"]
+            entry["bbox"] = [65, 5, 30, 20] if entry["id"] > 2 else [60, 5, 20, 20]
+        (tmp_path / f"annotations/instances_{split}.json").write_text(json.dumps(content))
+    lines = []
+    with pytest.raises(ValueError, match=r"annotation 3.*--on_data_error=report"):
+        prepare_records(tmp_path, tmp_path / "out", with_masks=False, report=lines.append)
+    assert "ERROR clipped_boxes [train]" in "\n".join(lines)
+    assert not list((tmp_path / "out").glob("*.tfrecord"))
+    made = prepare_records(
+        *(tmp_path, tmp_path / "out"),
+        with_masks=False, on_data_error="report", report=lines.append,
+    )  # fmt: skip
+    assert (made.folder / "check.json").is_file() and list(made.folder.glob("train-*.tfrecord"))
+
+
+def test_cards_alone_tell_some_faults(small_set, tmp_path):
+    cards = {}
+    small_set["train"]["annotations"] = [
+        entry for entry in small_set["train"]["annotations"] if entry["category_id"] == 2
+    ]
+    for entry in small_set["train"]["annotations"]:
+        entry["bbox"] = [70, 5, 20, 20]
+    for split, content in small_set.items():
+        annotations = read_annotations(content)
+        cards[split] = convert(annotations, tmp_path / split, tmp_path / "records" / split).card
+    lines = card_faults(cards["train"], cards["val"], layout_of_squares(200), max_instances=0)
+    many, small, clipped, untaught = lines
+    assert "image 1 has 1 boxes: beyond max_instances_per_image=0" in many
+    assert "half of the boxes are smaller than" in small
+    assert "train: 4 of 4 boxes: box: clipped by more than 1 pixel" in clipped
+    assert "1 of 2 classes of val have no object to learn from" in untaught and "cat" in untaught
+    assert not list(
+        card_faults(cards["val"], cards["train"], layout_of_squares(40), max_instances=9)
+    )[1:]
