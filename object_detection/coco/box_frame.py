@@ -74,6 +74,7 @@ def frame_problems(
         _scaled(boxes, sizes, images, is_sure=True)
         or _forms(boxes, sizes, outlines)
         or _scaled(boxes, sizes, images, is_sure=False)
+        or _percent_in_part(boxes, sizes)
     )
     if other is not None:
         where = np.zeros(len(rest), bool)
@@ -133,6 +134,29 @@ def _scaled(
                 f"height over {scale:g}{reading}",
             )
     return None
+
+
+def _percent_in_part(boxes: np.ndarray, sizes: np.ndarray) -> FrameProblem | None:
+    """Finds far more boxes in the first 100 pixels of large images than belong there.
+
+    A guess, as something may always be there (a clock, a logo): never fatal.
+    """
+    far = boxes[:, :2] + boxes[:, 2:]
+    within = (far <= 100.5).all(axis=1) & (sizes > 200).all(axis=1)
+    expected = np.minimum(100 / sizes, 1).prod(axis=1)[(sizes > 200).all(axis=1)].sum()
+    if within.sum() < max(20, 4 * expected) or (far[within].max(axis=0) < 95).any():
+        return None
+    at_edge = (far[within] > 99).any(axis=1).mean()  # where in shares the border of the image is
+    if at_edge < 0.05:
+        return None
+    return FrameProblem(
+        "percent",
+        False,
+        within,
+        f"{within.sum()} of {len(boxes)} boxes lie in the first 100 pixels of their image, "
+        f"{expected:.0f} would by chance: a part of the set may be percent of the image's sides",
+        "If so, multiply x and width by the image's width over 100, y and height by its height",
+    )
 
 
 def _evidence_of_range(
