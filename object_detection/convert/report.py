@@ -11,6 +11,9 @@ from object_detection.coco.findings import describe_counts
 from object_detection.convert.convert import Conversion
 from object_detection.records.card import DataCard
 
+ROWS_BY_DEFAULT = 100
+"""What training keeps of an image's boxes: the default of `max_instances_per_image`."""
+
 _LISTED_IMAGES = 10
 _LINE_SECONDS = 10.0
 
@@ -27,6 +30,12 @@ def describe_card(card: DataCard) -> str:
         f"largest number of boxes in one image: {card.max_boxes_per_image}"
         + (f" (image id {card.max_boxes_source_id})" if card.max_boxes_per_image else ""),
     ]
+    beyond = card.max_boxes_per_image - ROWS_BY_DEFAULT
+    if beyond > 0:
+        lines.append(
+            f"WARNING: training leaves out the smallest {beyond} of them unless "
+            f"--max_instances_per_image is raised from {ROWS_BY_DEFAULT}"
+        )
     sizes = card.box_statistics.get("sqrt_area_px", {})
     if sizes:
         shown = ", ".join(f"{name} {sizes[name]:g}" for name in ("min", "p05", "p50", "p95", "max"))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from engine.config.settings import DataConfig
 from object_detection.check.anchor_fit import AnchorLayout, anchor_fit, best_overlaps
 from object_detection.check.card_faults import card_faults
 from object_detection.check.run import check_splits
@@ -16,6 +17,7 @@ from object_detection.check.split_table import read_table
 from object_detection.coco.annotations import read_annotations
 from object_detection.convert.convert import convert
 from object_detection.convert.prepare import prepare_records
+from object_detection.convert.report import ROWS_BY_DEFAULT, describe_conversion
 
 # [x, y, width, height] of an image of (width, height) -> what a wrong export writes.
 WRONG = {
@@ -309,3 +311,14 @@ def test_cards_alone_tell_some_faults(small_set, tmp_path):
     assert not list(
         card_faults(cards["val"], cards["train"], layout_of_squares(40), max_instances=9)
     )[1:]
+
+
+def test_a_conversion_says_what_training_leaves_out(small_set, tmp_path):
+    assert DataConfig().max_instances_per_image == ROWS_BY_DEFAULT
+    entry = small_set["train"]["annotations"][0]
+    small_set["train"]["annotations"] += [{**entry, "id": 100 + k} for k in range(120)]
+    annotations = read_annotations(small_set["train"])
+    made = convert(annotations, tmp_path / "train", tmp_path / "records" / "train")
+    text = describe_conversion(made)
+    assert "largest number of boxes in one image: 122 (image id 1)" in text
+    assert "training leaves out the smallest 22 of them" in text
