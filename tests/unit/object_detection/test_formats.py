@@ -415,3 +415,48 @@ def test_the_command_converts_every_split(tmp_path, repository):
         cwd=repository, capture_output=True, text=True,
     )  # fmt: skip
     assert wrong.returncode == 1 and "no annotations in the format yolo" in wrong.stderr
+
+
+def test_shapes_of_yolo_tables_and_cvat_video(tmp_path):
+    yolo = tmp_path / "yolo"
+    write_images(yolo, "images/{split}/{stem}.jpg")
+    (yolo / "labels/train").mkdir(parents=True)
+    (yolo / "labels/train/a.txt").write_text("1 0.1 0.1 0.5 0.1 0.5 0.6 0.1 0.6\n")
+    (polygon,) = objects_of(yolo, tmp_path / "1", "train")
+    assert np.round(polygon["bbox"], 6).tolist() == [4, 2, 16, 10] and polygon["category_id"] == 2
+    assert len(polygon["segmentation"][0]) == 8 and polygon["area"] == pytest.approx(160)
+
+    table = tmp_path / "table"
+    write_images(table)
+    (table / "train" / "_annotations.csv").write_text(
+        "filename,width,height,class,xmin,ymin,xmax,ymax\na.jpg,40,20,dog,3,4,9,12\n"
+    )
+    (row,) = objects_of(table, tmp_path / "2", "train")
+    assert row["bbox"] == [3, 4, 6, 8]
+
+    video = tmp_path / "video"
+    video.mkdir()
+    for frame in (0, 1):
+        Image.new("RGB", SIZE).save(video / f"frame_{frame:06d}.png")
+    box = '<box frame="{}" outside="{}" xtl="8" ytl="5" xbr="12" ybr="15" rotation="90"/>'
+    (video / "annotations.xml").write_text(
+        f"<annotations><track label='cat'>{box.format(0, 0)}{box.format(1, 1)}</track>"
+        "<track label='dog'><ellipse frame='1' outside='0' cx='9' cy='8' rx='4' ry='2'/></track>"
+        "</annotations>"
+    )
+    turned, ellipse = objects_of(video, tmp_path / "3")
+    assert np.round(turned["bbox"], 6).tolist() == [5, 8, 10, 4] and turned["image_id"] == 1
+    assert np.round(ellipse["bbox"], 1).tolist() == [5, 6, 8, 4] and ellipse["image_id"] == 2
+
+
+def test_label_studio_without_data_and_turned(tmp_path):
+    folder = tmp_path / "set"
+    folder.mkdir()
+    Image.new("RGB", SIZE).save(folder / "my photo.jpg")
+    value = {"x": 50, "y": 50, "width": 10, "height": 20, "rotation": 90}
+    entry = {**value, "rectanglelabels": ["cat"], "original_width": 40, "original_height": 20}
+    task = {"image": "https://host/data/upload/abcdef12-my%20photo.jpg?x=1", "label": [entry]}
+    (folder / "export.json").write_text(json.dumps([{"id": 1, "annotation_id": 3, **task}]))
+    (turned,) = objects_of(folder, tmp_path)
+    # About its upper left corner, clockwise on the screen: 4 x 4 pixels to the left of x = 20.
+    assert np.round(turned["bbox"], 6).tolist() == [16, 10, 4, 4]
