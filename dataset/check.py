@@ -25,9 +25,9 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 import families
 from engine.config.fields import ConfigError
 from object_detection.check.findings import Report
-from object_detection.check.run import check_splits
 from object_detection.check.split_table import SplitTable
-from object_detection.convert.prepare import choose_splits, coco_splits
+from object_detection.convert.picture_file import PictureRules
+from object_detection.convert.prepare import check_data, choose_splits, coco_splits
 from object_detection.formats.importers import FORMATS
 
 _FORMAT = flags.DEFINE_enum(
@@ -72,8 +72,9 @@ def main(argv: Sequence[str]) -> int:
             splits = coco_splits(argv[1], scratch, format_name=_FORMAT.value)
             train, _ = choose_splits(splits, train_name=_TRAIN_SPLIT.value)
             ordered = dict(sorted(splits.items(), key=lambda item: item[1] != train))
-            report, tables = check_splits(
+            report, tables = check_data(
                 ordered,
+                PictureRules(follow_links=True),
                 layout=layout,
                 max_instances=_MAX_INSTANCES.value,
                 max_detections=_MAX_DETECTIONS.value,

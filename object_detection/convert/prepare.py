@@ -10,14 +10,18 @@ import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from object_detection.check.anchor_fit import AnchorLayout
+from object_detection.check.findings import Report
 from object_detection.check.run import HOPELESS, check_splits
+from object_detection.check.split_table import SplitTable
 from object_detection.coco.annotations import CocoAnnotations, read_annotations, write_annotations
+from object_detection.coco.listed import CocoImage
 from object_detection.convert.convert import convert
+from object_detection.convert.image_paths import find_image_files
 from object_detection.convert.picture_file import DEFAULT_RULES, PictureRules
 from object_detection.convert.report import describe_conversion, progress_printer
 from object_detection.convert.splits import find_splits, make_split
@@ -173,7 +177,11 @@ def prepare_records(
             report(f"records of {data_dir} are in {output}")
             return prepared
         stamp.unlink(missing_ok=True)
-        _check(dict(zip(("train", "eval"), chosen)), output, layout, on_data_error, report)
+        found, _ = check_data(dict(zip(("train", "eval"), chosen)), pictures, layout=layout)
+        (output / "check.json").write_text(json.dumps(found.to_json(), indent=1) + "\n")
+        report(found.describe())
+        if on_data_error == "stop":
+            _refuse_hopeless(found, output / "check.json")
         report(f"records: {data_dir} -> {output}")
         train_set = read_annotations(train[0], on_orphan=on_orphan)
         if held_out is None:
@@ -189,24 +197,33 @@ def prepare_records(
     return prepared
 
 
-def _check(
-    splits: Mapping[str, tuple[Path, Path]],
-    output: Path,
-    layout: AnchorLayout | None,
-    on_data_error: str,
-    report: Callable[[str], None],
-) -> None:
-    """Reports what is wrong with the data; raises ValueError where training on it is lost."""
-    found, _ = check_splits(splits, layout=layout)
-    (output / "check.json").write_text(json.dumps(found.to_json(), indent=1) + "\n")
-    report(found.describe())
+def check_data(
+    splits: Mapping[str, tuple[Path, Path]], pictures: PictureRules, **options: Any
+) -> tuple[Report, dict[str, SplitTable]]:
+    """Checks splits, whose files are found as conversion finds them.
+
+    Args:
+      splits: name to (annotation file, image folder).
+      pictures: how image files are read.
+      **options: see `check_splits`.
+    """
+
+    def locate(images: Sequence[CocoImage], folder: Path) -> list[str]:
+        found = find_image_files(images, folder, follow_links=pictures.follow_links).paths
+        return [found.get(i.source_id, os.path.join(folder, i.file_name)) for i in images]
+
+    return check_splits(splits, locate=locate, **options)
+
+
+def _refuse_hopeless(found: Report, path: Path) -> None:
+    """Raises ValueError where training on the data is lost."""
     hopeless = [item for item in found.errors if item.code in HOPELESS]
-    if hopeless and on_data_error == "stop":
+    if hopeless:
         first = hopeless[0]
         example = f", for example {first.examples[0]}" if first.examples else ""
         raise ValueError(
-            f"{first.split}: {first.what}{example}. {first.remedy}. All findings are in "
-            f"{output / 'check.json'}; --on_data_error=report goes on all the same"
+            f"{first.split}: {first.what}{example}. {first.remedy}. All findings are in {path}; "
+            "--on_data_error=report goes on all the same"
         )
 
 

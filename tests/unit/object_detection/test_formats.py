@@ -4,6 +4,7 @@ import base64
 import csv
 import io
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -313,7 +314,7 @@ def bccd_as_voc(source: Path, root: Path, content: dict, split: str) -> None:
         "\n".join(Path(image["file_name"]).stem for image in content["images"])
     )
     for image in content["images"]:
-        (root / "JPEGImages" / image["file_name"]).symlink_to(source / image["file_name"])
+        shutil.copy(source / image["file_name"], root / "JPEGImages")
         nodes = ""
         for entry in content["annotations"]:
             if entry["image_id"] == image["id"]:
@@ -334,7 +335,7 @@ def bccd_as_yolo(source: Path, root: Path, content: dict, split: str) -> None:
     for kind in ("images", "labels"):
         (root / kind / split).mkdir(parents=True)
     for image in content["images"]:
-        (root / "images" / split / image["file_name"]).symlink_to(source / image["file_name"])
+        shutil.copy(source / image["file_name"], root / "images" / split)
         lines = []
         for entry in content["annotations"]:
             if entry["image_id"] == image["id"]:
