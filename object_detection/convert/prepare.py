@@ -85,7 +85,21 @@ def coco_splits(
     imported = import_folder(data_dir, work_dir, format_name=format_name, voc_corners=voc_corners)
     for line in describe_import(imported):
         report(line)
-    return imported.splits or find_splits(data_dir)
+    return imported.splits or _coco_splits_below(Path(data_dir))
+
+
+def _coco_splits_below(root: Path) -> dict[str, tuple[Path, Path]]:
+    """Finds COCO's splits in a folder, or in the one folder in it that has any (an archive's)."""
+    try:
+        return find_splits(root)
+    except FileNotFoundError:
+        found = []
+        for folder in sorted(path for path in root.glob("*") if path.is_dir()):
+            with contextlib.suppress(FileNotFoundError):
+                found.append(find_splits(folder))
+        if len(found) != 1:
+            raise
+        return found[0]
 
 
 def describe_import(imported: Imported) -> list[str]:
