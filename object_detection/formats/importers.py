@@ -23,6 +23,7 @@ FORMATS = ("coco", "cvat", "voc", "labelme", "label_studio", "open_images", "yol
 _MODULES = {"open_images": "tables"}
 _DESCRIPTION = "imported.json"
 _VERSION = 1
+_HEAD_BYTES = 65536
 
 
 class Imported(NamedTuple):
@@ -120,14 +121,17 @@ def _importer(name: str) -> Any:
 
 
 def _coco_files(folder: DataFolder) -> list[Path]:
-    """Returns the JSON files that have the two lists of an instances file."""
-    found = []
+    """Returns the first JSON file that has the two lists of an instances file, as a list."""
     for path in folder.files(".json"):
-        data = path.read_bytes()
-        is_object = data.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"{")
-        if is_object and b'"images"' in data and b'"categories"' in data:
-            return [path]
-    return found
+        with path.open("rb") as file:
+            head = file.read(_HEAD_BYTES)
+            is_object = head.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"{")
+            # LabelMe's files may hold their images: those are not read whole.
+            if is_object and b'"shapes"' not in head:
+                data = head + file.read()
+                if b'"images"' in data and b'"categories"' in data:
+                    return [path]
+    return []
 
 
 def _identity(folder: DataFolder, name: str, voc_corners: str) -> str:
