@@ -461,3 +461,28 @@ def test_label_studio_without_data_and_turned(tmp_path):
     (turned,) = objects_of(folder, tmp_path)
     # About its upper left corner, clockwise on the screen: 4 x 4 pixels to the left of x = 20.
     assert np.round(turned["bbox"], 6).tolist() == [16, 10, 4, 4]
+
+
+def test_train_takes_a_folder_in_the_place_of_records(tmp_path, repository):
+    write_yolo(tmp_path / "set")
+    run = tmp_path / "run"
+    program = (
+        "import sys, train, families; from absl import flags; F = flags.FLAGS; F(sys.argv);"
+        "notes = families.use_data_folder(F.data, F.data_records, F.on_data_error);"
+        "print(F.training_file_pattern, F.val_json_file, F['val_file_pattern'].present);"
+        "print('\\n'.join(notes))"
+    )
+    flags = ["--model_name=efficientdet-lite0", f"--data={tmp_path / 'set'}", f"--model_dir={run}"]
+
+    def start(*more):
+        call = [sys.executable, "-c", program, *flags, *more]
+        return subprocess.run(call, cwd=repository, capture_output=True, text=True)
+
+    done = start()
+    assert done.returncode == 0, done.stderr
+    records = f"{run}-data"
+    first = f"{records}/train-*.tfrecord {records}/instances_eval.json 1"
+    assert done.stdout.splitlines()[0] == first
+    assert "annotations: yolo, splits train, val" in done.stdout and "CHECK 0 errors" in done.stdout
+    assert f"records of {tmp_path / 'set'} are in {records}" in start().stdout
+    assert "--val_json_file names some: drop one" in start("--val_json_file=x.json").stderr
