@@ -13,6 +13,7 @@ from object_detection.coco.box_frame import REMEDY, frame_problems
 
 _FEWEST = 3
 _ERROR_SHARE = 0.05
+_MOSTLY = 0.25  # of the boxes, where clipping is no matter of loose edges any more
 _LOST_AREA = 0.2  # of a box, outside its image
 _LEAST_OVERLAP = 0.5  # IoU of a box with the bounds of its mask
 _READER_ERROR_SHARE = 0.2
@@ -113,7 +114,7 @@ def _clipped(table: SplitTable, where: np.ndarray) -> Iterator[CheckFinding]:
     order = np.argsort(np.where(some, -lost, np.inf), kind="stable")[: some.sum()]
     yield finding(
         level,
-        "clipped_boxes",
+        "clipped_boxes" if much.sum() < _MOSTLY * where.sum() else "far_clipped_boxes",
         table.name,
         f"{some.sum():,} of {where.sum():,} boxes reach out of their image by more than 1% of "
         f"their area, {much.sum():,} by more than {_LOST_AREA:.0%}",

@@ -16,7 +16,7 @@ from object_detection.check.split_faults import split_faults
 from object_detection.check.split_table import Locate, SplitTable, read_table
 
 HOPELESS = frozenset(
-    ("no_objects", "tiny_boxes", "clipped_boxes", "masks_elsewhere", "shifted_ids")
+    ("no_objects", "tiny_boxes", "far_clipped_boxes", "masks_elsewhere", "shifted_ids")
 ) | frozenset(f"{kind}_boxes" for kind in ("fraction", "percent", "corner", "centre", "exchanged"))
 """Errors of boxes that nothing later corrects or refuses by itself: a training must not start."""
 
@@ -56,7 +56,7 @@ def check_splits(
     for name, table in tables.items():
         own = list(object_faults(table))
         wrong = {item.code for item in own if item.level == "error"}
-        if wrong <= {"clipped_boxes", "dropped", "corrected"}:
+        if wrong <= {"clipped_boxes", "far_clipped_boxes", "dropped", "corrected"}:
             own += shifted_ids(table)
         own += image_faults(table, max_instances=max_instances, max_detections=max_detections)
         is_sound = not any(item.level == "error" for item in own)

@@ -283,7 +283,7 @@ def test_records_are_not_made_of_hopeless_boxes(small_set, tmp_path):
     lines = []
     with pytest.raises(ValueError, match=r"annotation 3.*--on_data_error=report"):
         prepare_records(tmp_path, tmp_path / "out", with_masks=False, report=lines.append)
-    assert "ERROR clipped_boxes [train]" in "\n".join(lines)
+    assert "ERROR far_clipped_boxes [train]" in "\n".join(lines)
     assert not list((tmp_path / "out").glob("*.tfrecord"))
     made = prepare_records(
         *(tmp_path, tmp_path / "out"),
