@@ -38,6 +38,7 @@ cli.define_flags(
     families.CONFIG_CLASSES,
     only=(
         *("val_file_pattern", "val_json_file", "eval_samples", "testdev_dir", "coco_scorer"),
+        "max_detections",
         *("class_ids", "label_map", "max_instances_per_image", "on_overflow", "on_bad_record"),
         *("max_bad_records", "canvas_size", "resize_on", "input_threads", "prefetch_batches"),
         *("amp", "precision", "use_xla", "set_num_threads", "enable_map_parallelization"),

@@ -8,7 +8,7 @@ evaluating; flags only say where data and results are.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -58,8 +58,17 @@ class DetectorFamily:
         """Loads the backbone's weights from a classifier or a detector."""
         raise NotImplementedError
 
-    def load_detector(self, task: DetectionTask, path: str) -> LoadReport:
-        """Loads all weights from a detector, ours or another program's."""
+    def load_detector(
+        self, task: DetectionTask, path: str, *, channels: Sequence[int] | None = None
+    ) -> LoadReport:
+        """Loads all weights from a detector, ours or another program's.
+
+        Args:
+          task: whose model is filled.
+          path: of the weights.
+          channels: for each class channel of the model that of the file, -1: it keeps its values;
+            None: as the family knows of the file, else one to one.
+        """
         raise NotImplementedError
 
     def check_training_data(self, config: Any, card: DataCard) -> None:
@@ -131,12 +140,21 @@ class DetectorFamily:
     def load_initial_weights(self, config: Any, task: DetectionTask) -> list[str]:
         """Loads `--backbone_init`, then `--pretrained_ckpt`; returns tables of what was loaded."""
         backbone, detector = initial_weights(config)
-        reports = []
+        lines: list[str] = []
         if backbone:
-            reports.append(self.load_backbone(task, backbone))
+            lines += self.load_backbone(task, backbone).format_table().splitlines()
         if detector:
-            reports.append(self.load_detector(task, detector))
-        return [line for report in reports for line in report.format_table().splitlines()]
+            stored, channels = checkpoint.read_metadata(detector), None
+            if stored:
+                of_file = ClassMap.from_dict(stored["task"]["class_map"])
+                channels = task.class_map.channels_in(of_file)
+            report = self.load_detector(task, detector, channels=channels)
+            lines += report.format_table().splitlines()
+            if channels is not None:
+                lines.append(f"  {task.class_map.describe_channels(channels)}")
+            elif not report.missing:
+                lines.append("  class predictor: the file names no classes; taken in their order")
+        return lines
 
     def load_weights(self, task: DetectionTask, prefix: str) -> list[str]:
         """Loads a checkpoint completely, averages where it holds both; nothing may be missing."""
@@ -206,12 +224,15 @@ class DetectorFamily:
         files = self.detection_files(task, rows)
         for name, entries in files.items():
             write_detections_json(folder / name, entries, full_precision=True)
-        (folder / "metrics.json").write_text(json.dumps({"epoch": epoch, **metrics}, indent=1))
+        most = task.config.eval.max_detections
+        record = {"epoch": epoch, "max_detections": most, **metrics}
+        (folder / "metrics.json").write_text(json.dumps(record, indent=1))
         lines = []
         for prefix, title in (("", "boxes"), (MASK_PREFIX, "masks")):
             of_kind = _with_prefix(metrics, prefix)
             if of_kind:
-                table = format_metrics_table(of_kind, title=f"epoch {epoch}, {title}")
+                title = f"epoch {epoch}, {title}"
+                table = format_metrics_table(of_kind, title=title, max_detections=most)
                 lines += [*table.splitlines(), f"csv format: {csv_line(epoch, of_kind)}"]
         lines.append(f"detections and metrics are in {folder}")
         if task.config.eval.testdev_dir:

@@ -79,9 +79,16 @@ class DetectionTask(Task):
             is_submission=bool(config.eval.testdev_dir),
             is_scored=not config.eval.skip_eval,
             has_masks=self.has_masks,
+            max_detections=config.eval.max_detections,
+            score_threshold=self.score_threshold,
         )
 
     # ------------------------------------------------------------------ of a family
+
+    @property
+    def score_threshold(self) -> float:
+        """Least score of a detection."""
+        raise NotImplementedError
 
     def frames(self, card: DataCard | None) -> Sequence[Frames]:
         """Returns the sizes of networks and canvases for the records of a card."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from detector.family import DetectorFamily
 from detector.weight_loading import LoadReport
 from efficientdet import settings, weights
@@ -16,8 +18,10 @@ class _EfficientDetFamily(DetectorFamily):
     def load_backbone(self, task: EfficientDetTask, path: str) -> LoadReport:
         return weights.load_backbone(task.model, path)
 
-    def load_detector(self, task: EfficientDetTask, path: str) -> LoadReport:
-        return weights.load_detector(task.model, path)
+    def load_detector(
+        self, task: EfficientDetTask, path: str, *, channels: Sequence[int] | None = None
+    ) -> LoadReport:
+        return weights.load_detector(task.model, path, channels=channels)
 
 
 FAMILY = _EfficientDetFamily(settings, EfficientDetConfig, EfficientDetTask)

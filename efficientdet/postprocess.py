@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from object_detection.boxes.box_coder import decode_boxes
 from object_detection.boxes.box_ops import at_least_float32
-from object_detection.boxes.nms import batched_nms
+from object_detection.boxes.nms import batched_nms, with_best_refused
 from object_detection.boxes.top_k import exact_top_k
 from object_detection.input import geometry as geometry_lib
 from object_detection.serve.detections import Detections
@@ -90,6 +90,7 @@ def postprocess(
         class_agnostic=class_agnostic,
         pixel_offset=pixel_offset,
     )
+    scores = with_best_refused(scores, num_valid, tf.sigmoid(logits))
     places = geometry_lib.unpack(geometry)
     boxes = geometry_lib.network_to_original(boxes, places, network_width=network_size[1])
     if clip:

@@ -52,6 +52,11 @@ class EfficientDetTask(DetectionTask):
             anchor_scale=model.anchor_scale,
         )
 
+    @property
+    def score_threshold(self) -> float:
+        """Least score of a detection."""
+        return self.config.nms.score_thresh or 0.001
+
     # ------------------------------------------------------------------ device
 
     def losses(
@@ -144,11 +149,11 @@ class EfficientDetTask(DetectionTask):
             num_classes=self.class_map.num_classes,
             network_size=self.config.model.image_size,
             max_nms_inputs=nms.max_nms_inputs,
-            max_output_size=nms.max_output_size,
+            max_output_size=self.config.eval.most_detections(nms.max_output_size),
             nms_method=nms.method,
             iou_threshold=nms.iou_thresh,
             sigma=nms.sigma if nms.sigma is not None else 0.5,
-            score_threshold=nms.score_thresh or 0.001,
+            score_threshold=self.score_threshold,
             class_agnostic=nms.class_agnostic,
             pixel_offset=nms.pixel_offset,
             clip=nms.clip_boxes,

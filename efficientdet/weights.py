@@ -6,9 +6,10 @@ another number of classes. Names are the matter of `efficientdet.weight_names`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import tensorflow as tf
 
 from detector.weight_loading import (
@@ -64,27 +65,35 @@ def load_backbone(model: tf.keras.Model, path: str | Path) -> LoadReport:
     return _load(wanted, path)
 
 
-def load_detector(model: tf.keras.Model, path: str | Path) -> LoadReport:
+def load_detector(
+    model: tf.keras.Model, path: str | Path, *, channels: Sequence[int] | None = None
+) -> LoadReport:
     """Loads all variables of a model.
 
     Args:
       model: a detector of this package.
       path: one of our checkpoints, a checkpoint of NVIDIA's or google/automl's program, or any
         other file that `read_weight_file` reads.
+      channels: for each class of the model, the class channel of the file it continues, -1 if it
+        is new and keeps its values; None if classes correspond one to one.
 
     Returns:
-      What was loaded, skipped and missing. With another class count the class predictor is missing
-      and everything else is loaded.
+      What was loaded, skipped and missing. With another class count and no `channels` the class
+      predictor is missing and everything else is loaded.
 
     Raises:
       ValueError: nothing matched, or the file is of another network; nothing was changed.
     """
-    return _load(variables_of(model), path)
+    return _load(variables_of(model), path, channels)
 
 
-def _load(wanted: Mapping[str, tf.Variable], path: str | Path) -> LoadReport:
+def _load(
+    wanted: Mapping[str, tf.Variable], path: str | Path, channels: Sequence[int] | None = None
+) -> LoadReport:
     file = read_weight_file(path)
     found, skipped = translate(file.arrays, blocks_of(wanted))
+    if channels is not None:
+        found = _select_classes(found, wanted, channels)
     missing, problems = compare(found, wanted)
     dropped = _other_class_count(found, wanted)
     if dropped:
@@ -126,3 +135,27 @@ def _other_class_count(
     num_anchors = wanted["box_net/box-predict/bias"].shape[0] // 4
     reason = f"{ours // num_anchors} classes here, {theirs / num_anchors:g} in the file"
     return {name: reason for name in wanted if name.startswith(f"{CLASS_PREDICTOR}/")}
+
+
+def _select_classes(
+    found: Mapping[str, Translated], wanted: Mapping[str, tf.Variable], channels: Sequence[int]
+) -> dict[str, Translated]:
+    """Picks the channels of the model's classes out of the file's class predictor."""
+    num_anchors = wanted["box_net/box-predict/bias"].shape[0] // 4
+    selected = dict(found)
+    for variable in ("kernel", "pointwise_kernel", "bias"):
+        name = f"{CLASS_PREDICTOR}/{variable}"
+        if name not in found:
+            continue
+        array, shape = found[name].array, (num_anchors, len(channels))
+        by_anchor = array.reshape(*array.shape[:-1], num_anchors, -1)  # channels are anchor-major
+        if min(channels) < -1 or max(channels) >= by_anchor.shape[-1]:
+            raise ValueError(
+                f"channels names {min(channels)}..{max(channels)}, but {found[name].source} has "
+                f"{by_anchor.shape[-1]} classes"
+            )
+        ours = wanted[name].numpy().reshape(*array.shape[:-1], *shape)
+        picked = np.where(np.array(channels) < 0, ours, by_anchor[..., list(channels)])
+        picked = picked.reshape(*array.shape[:-1], -1)
+        selected[name] = found[name]._replace(array=picked)
+    return selected

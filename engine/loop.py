@@ -198,6 +198,8 @@ class Trainer:
         at_end = evaluates_at_end(self._train)
         evaluated = evaluates_after(epoch, self._train, self._evaluation) or (finished and at_end)
         if evaluated:
+            # Nothing that goes wrong in scoring may cost the epoch: a resumed run evaluates again.
+            self._files.save(self._progress(step))
             finished = self._evaluate(epoch, step) or finished
         metrics = dict(self._metrics) if evaluated else {}
         if self._is_ended_by_hooks(EpochEnd(step, epoch, metrics, validation)) and not finished:

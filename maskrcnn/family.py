@@ -75,9 +75,12 @@ class _MaskRcnnFamily(DetectorFamily):
     def load_backbone(self, task: MaskRcnnTask, path: str) -> LoadReport:
         return weights.load_backbone(task.model, path)
 
-    def load_detector(self, task: MaskRcnnTask, path: str) -> LoadReport:
+    def load_detector(
+        self, task: MaskRcnnTask, path: str, *, channels: Sequence[int] | None = None
+    ) -> LoadReport:
         source = weights.read_source(path)
-        channels = _coco_channels(task.class_map) if source.layout == TORCHVISION else None
+        if channels is None and source.layout == TORCHVISION:
+            channels = _coco_channels(task.class_map)
         return weights.load_detector(task.model, source, class_channels=channels)
 
     def load_initial_weights(self, config: MaskRcnnConfig, task: MaskRcnnTask) -> list[str]:

@@ -65,6 +65,11 @@ class MaskRcnnTask(DetectionTask):
         del card
         return self._frames
 
+    @property
+    def score_threshold(self) -> float:
+        """Least score of a detection."""
+        return self.config.test.test_score_thresh
+
     # ------------------------------------------------------------------ solver
 
     def is_decayed(self, variable: tf.Variable) -> bool:

@@ -199,11 +199,22 @@ class EvalConfig(Section):
         "",
         "Folder for a COCO test-dev submission file; val_json_file may then lack annotations.",
     )
+    max_detections: int = setting(
+        100,
+        "Best detections of an image and class that are scored (COCO: 100), and most of an image "
+        "that the model gives, unless it is told to give more.",
+        least=10,
+    )
     coco_scorer: str = setting(
         "auto",
         "pycocotools, hotcoco, ultrafast_pycocotools or auto.",
         choices=("auto", "pycocotools", "hotcoco", "ultrafast_pycocotools"),
     )
+
+    def most_detections(self, of_model: int) -> int:
+        """Returns how many detections of an image a model gives, where it is set to `of_model`."""
+        is_raised = self.max_detections > EvalConfig.max_detections
+        return max(of_model, self.max_detections) if is_raised else of_model
 
 
 @dataclasses.dataclass(frozen=True)

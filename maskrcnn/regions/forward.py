@@ -134,8 +134,9 @@ class Forward:
         config, test = self._config, self._config.test
         trunk = self._model(images, training=False)
         proposals = self._propose(images, trunk, image_sizes, training=False)
+        most = config.eval.most_detections(test.test_detections_per_image)
         if config.model.rpn_only:
-            return _as_detections(proposals, test.test_detections_per_image), None
+            return _as_detections(proposals, most), None
         features = self._box_features(trunk, proposals.boxes, training=False)
         outputs = self._model.boxes(features, training=False)
         found = detect_boxes(
@@ -146,7 +147,7 @@ class Forward:
             image_sizes,
             score_threshold=test.test_score_thresh,
             iou_threshold=test.test_nms,
-            max_output_size=test.test_detections_per_image,
+            max_output_size=most,
             box_weights=config.roi.bbox_reg_weights,
             coding_offset=config.model.coding_offset,
             iou_offset=config.model.iou_offset,

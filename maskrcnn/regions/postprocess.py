@@ -14,7 +14,7 @@ import tensorflow as tf
 from maskrcnn.regions.targets import BOX_HEAD_WEIGHTS
 from object_detection.boxes.box_coder import BoxWeights, decode_boxes
 from object_detection.boxes.box_ops import at_least_float32, clip_boxes
-from object_detection.boxes.nms import pick_boxes
+from object_detection.boxes.nms import pick_boxes, with_best_refused
 from object_detection.boxes.top_k import exact_top_k
 from object_detection.input import geometry as geometry_lib
 from object_detection.serve.detections import Detections, MaskDetections
@@ -78,6 +78,7 @@ def detect_boxes(
     num_pairs = num_proposals * num_classes
     logits = tf.reshape(class_logits, [-1, num_proposals, num_classes + 1])
     scores = tf.nn.softmax(at_least_float32(tf.stop_gradient(logits)), axis=-1)[..., :num_classes]
+    all_scores = tf.reshape(scores, [-1, num_pairs])
     # Written so that a NaN score counts as dropped.
     is_candidate = is_valid[..., tf.newaxis] & (scores >= score_threshold)
     scores = tf.reshape(tf.where(is_candidate, scores, -1.0), [-1, num_pairs])
@@ -108,7 +109,7 @@ def detect_boxes(
     boxes = tf.gather(boxes, rows, batch_dims=1)
     return NetworkDetections(
         boxes=tf.where(is_picked[..., tf.newaxis], boxes, 0.0),
-        scores=picks.scores,
+        scores=with_best_refused(picks.scores, picks.num_valid, all_scores),
         classes=tf.where(is_picked, tf.gather(classes, rows, batch_dims=1), -1),
         num_valid=picks.num_valid,
     )

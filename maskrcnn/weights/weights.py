@@ -154,8 +154,9 @@ def load_detector(
       source: a path, or what `read_source` made of it: one of our checkpoints, a state dict of
         torchvision's maskrcnn_resnet50_fpn, a model of Detectron or of maskrcnn-benchmark.
       class_channels: for each class of the model, the foreground class of the file, from 0, that
-        it continues; None if classes correspond one to one. torchvision's classes are COCO's
-        category ids less 1, Detectron's the 80 categories in order.
+        it continues, -1 if it is new and keeps its values; None if classes correspond one to one.
+        torchvision's classes are COCO's category ids less 1, Detectron's the 80 categories in
+        order.
 
     Returns:
       What was loaded, skipped and missing. With another class count and no `class_channels` the
@@ -196,7 +197,7 @@ def _load(
         skipped |= {value.source: "not part of the backbone" for value in others.values()}
         found = {name: value for name, value in found.items() if name not in others}
     elif class_channels is not None:
-        found = _select_classes(found, class_channels, num_classes=model.num_classes)
+        found = _select_classes(found, wanted, class_channels, num_classes=model.num_classes)
     found = _with_our_epsilon(found, source, epsilon=model.config.bn_epsilon)
     missing, problems = _compare(found, wanted, num_classes=model.num_classes)
     return assign(
@@ -261,7 +262,11 @@ def _other_class_count(found: Mapping[str, Translated], *, num_classes: int) -> 
 
 
 def _select_classes(
-    found: Mapping[str, Translated], class_channels: Sequence[int], *, num_classes: int
+    found: Mapping[str, Translated],
+    wanted: Mapping[str, tf.Variable],
+    class_channels: Sequence[int],
+    *,
+    num_classes: int,
 ) -> dict[str, Translated]:
     """Picks the model's classes out of the file's predictors."""
     if len(class_channels) != num_classes:
@@ -277,13 +282,17 @@ def _select_classes(
         by_class = value.array.reshape(*value.array.shape[:-1], -1, width)
         has_background = "cls_score" in name
         known = by_class.shape[-2] - has_background
-        if min(class_channels) < 0 or max(class_channels) >= known:
+        if min(class_channels) < -1 or max(class_channels) >= known:
             raise ValueError(
                 f"class_channels names classes {min(class_channels)}..{max(class_channels)}, but "
                 f"{value.source} has {known} classes."
             )
         picks = [*class_channels, known] if has_background else list(class_channels)
-        picked = by_class[..., picks, :].reshape(*value.array.shape[:-1], -1)
+        picked = by_class[..., picks, :]
+        if min(class_channels) < 0:
+            ours = wanted[name].numpy().reshape(picked.shape)
+            picked = np.where((np.array(picks) < 0)[:, np.newaxis], ours, picked)
+        picked = picked.reshape(*value.array.shape[:-1], -1)
         selected[name] = value._replace(array=picked)
     return selected
 

@@ -151,6 +151,27 @@ def batched_nms(
     return picked_boxes, picks.scores, picked_classes, picks.num_valid
 
 
+def with_best_refused(
+    scores: tf.Tensor, num_valid: tf.Tensor, candidate_scores: tf.Tensor
+) -> tf.Tensor:
+    """Puts the best score below the threshold where an image has no detection.
+
+    Such a score stands in a slot that `num_valid` does not count; it tells how far from a detection
+    the model was.
+
+    Args:
+      scores: [B, K] of the detections, 0 for padding.
+      num_valid: int32 [B].
+      candidate_scores: [B, N] before the threshold.
+
+    Returns:
+      [B, K].
+    """
+    best = tf.reduce_max(at_least_float32(candidate_scores), axis=-1, keepdims=True)
+    is_first = tf.range(tf.shape(scores)[1])[tf.newaxis] == 0
+    return tf.where(is_first & (num_valid == 0)[:, tf.newaxis], best, scores)
+
+
 def _score_factors(
     picked: Corners,
     others: Corners,

@@ -19,6 +19,8 @@ Segmentation = Any
 
 _FEWEST_COORDINATES = 6
 _MOST_CORNERS_MEASURED = 4  # polygons of more are taken to have an area if their box has one
+_LARGEST_COORDINATE_PX = 1e5  # pycocotools allots memory by the length of an edge
+_MOST_BITS = 40  # of a run; longer ones are garbage
 NO_POLYGON = "no polygon with three points or more"
 WRONG_SUM = "run lengths do not add up to the image"
 
@@ -87,7 +89,7 @@ def unpack_counts(counts: str | bytes) -> list[int] | None:
     number = shift = 0
     for byte in data:
         group = byte - 48
-        if not 0 <= group < 64:
+        if not 0 <= group < 64 or shift > _MOST_BITS:
             return None
         number |= (group & 31) << shift
         shift += 5
@@ -158,7 +160,10 @@ def _is_sound(polygon: Any) -> bool:
 
 def _has_extent(polygon: Sequence[float]) -> bool:
     xs, ys = polygon[::2], polygon[1::2]
-    if min(xs) == max(xs) or min(ys) == max(ys):
+    left, right, top, bottom = min(xs), max(xs), min(ys), max(ys)
+    if left == right or top == bottom:
+        return False
+    if min(left, top) < -_LARGEST_COORDINATE_PX or max(right, bottom) > _LARGEST_COORDINATE_PX:
         return False
     if len(xs) > _MOST_CORNERS_MEASURED:
         return True

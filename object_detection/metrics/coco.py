@@ -20,7 +20,10 @@ import numpy as np
 
 from object_detection.coco.annotations import CocoAnnotations, read_scored
 from object_detection.coco.listed import some
+from object_detection.coco.objects import CocoObject
+from object_detection.coco.segmentation import bounds
 from object_detection.coco.values import id_text
+from object_detection.masks.rle import decode_mask
 from object_detection.metrics import scorer as scoring
 from object_detection.metrics.detection_rows import ROW_FIELDS, rows_to_detections
 
@@ -30,6 +33,8 @@ METRIC_NAMES = (
 )
 CLASS_PREFIX = "AP_/"
 """`AP_/<class name>` is the AP of one class."""
+
+_SIDE_WITH_PIXELS_PX = 2.0  # masks of larger boxes are taken to cover a pixel
 
 IOU_TYPES = ("bbox", "segm")
 
@@ -298,12 +303,13 @@ def scoring_names(truth: CocoAnnotations) -> dict[int, str]:
 
 def _numbered(truth: CocoAnnotations, index: Mapping[str, int], *, iou_type: str) -> dict[str, Any]:
     """Returns the ground truth, images numbered from 1; for masks without the unknown ones."""
-    objects = {
-        source_id: [
-            entry for entry in entries if iou_type == "bbox" or entry["segmentation"] is not None
-        ]
-        for source_id, entries in truth.objects.items()
-    }
+    objects = truth.objects
+    if iou_type == "segm":
+        sizes = {image.source_id: (image.height, image.width) for image in truth.images}
+        objects = {
+            source_id: [entry for entry in entries if _has_pixels(entry, sizes[source_id])]
+            for source_id, entries in objects.items()
+        }
     if iou_type == "segm" and truth.num_objects and not any(objects.values()):
         raise ValueError(
             f"{truth.path}: not one of {truth.num_objects} objects has a usable segmentation: this "
@@ -317,6 +323,15 @@ def _numbered(truth: CocoAnnotations, index: Mapping[str, int], *, iou_type: str
         entry["image_id"] = numbers[entry["image_id"]]
     content["images"].sort(key=lambda image: image["id"])
     return {"info": {}, **content}
+
+
+def _has_pixels(entry: CocoObject, size: tuple[int | None, int | None]) -> bool:
+    """Whether the mask of an object is known and covers a pixel; conversion asks the same."""
+    segmentation = entry["segmentation"]
+    if segmentation is None or None in size:
+        return segmentation is not None
+    is_small = min(bounds(segmentation)[2:]) < _SIDE_WITH_PIXELS_PX
+    return not is_small or bool(decode_mask(segmentation, *size).any())
 
 
 def _mask_fields(segmentation: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from object_detection.metrics.coco import CLASS_PREFIX, METRIC_NAMES
 
 CSV_HEADER = "epoch,AP,AP50,AP75,APs,APm,APl"
 
-DESCRIPTIONS = {
+_DESCRIPTIONS = {
     "AP": "IoU 0.50:0.95",
     "AP50": "IoU 0.50",
     "AP75": "IoU 0.75",
@@ -17,7 +17,6 @@ DESCRIPTIONS = {
     "APl": "area above 96x96",
     "ARmax1": "1 detection per image",
     "ARmax10": "10 detections per image",
-    "ARmax100": "100 detections per image",
     "ARs": "area below 32x32",
     "ARm": "area 32x32 to 96x96",
     "ARl": "area above 96x96",
@@ -26,6 +25,15 @@ DESCRIPTIONS = {
 
 # Columns of the class table, filled downwards in order of the category ids.
 _CLASS_COLUMNS = 3
+
+
+def describe_metrics(max_detections: int = 100) -> dict[str, str]:
+    """Returns over what each of COCO's numbers is.
+
+    Args:
+      max_detections: of an image and class that were scored.
+    """
+    return {**_DESCRIPTIONS, "ARmax100": f"{max_detections} detections per image"}
 
 
 def csv_line(epoch: int, metrics: Mapping[str, float]) -> str:
@@ -38,19 +46,23 @@ def csv_line(epoch: int, metrics: Mapping[str, float]) -> str:
     return ",".join([str(epoch), *(f"{percent:.2f}" for percent in percents)])
 
 
-def format_metrics_table(metrics: Mapping[str, float], *, title: str = "") -> str:
+def format_metrics_table(
+    metrics: Mapping[str, float], *, title: str = "", max_detections: int = 100
+) -> str:
     """Returns the 12 numbers, then AP per class by name, in percent; `-` where unmeasured.
 
     Args:
       metrics: fractions, as `CocoEvaluator.evaluate` returns them.
       title: a first line, for instance the data set and the number of images.
+      max_detections: of an image and class that were scored.
     """
     lines = [title] if title else []
+    descriptions = describe_metrics(max_detections)
     precisions, recalls = METRIC_NAMES[:6], METRIC_NAMES[6:]
     for left, right in zip(precisions, recalls):
         lines.append(
-            f"  {left:<5}{_percent(metrics[left])}  {DESCRIPTIONS[left]:<22}"
-            f"{right:<9}{_percent(metrics[right])}  {DESCRIPTIONS[right]}"
+            f"  {left:<5}{_percent(metrics[left])}  {descriptions[left]:<22}"
+            f"{right:<9}{_percent(metrics[right])}  {descriptions[right]}"
         )
     classes = [
         (name.removeprefix(CLASS_PREFIX), value)

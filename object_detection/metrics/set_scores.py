@@ -10,14 +10,17 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from object_detection.coco.annotations import CocoAnnotations, read_scored
+from object_detection.coco.listed import some
 from object_detection.masks.rescale import rescale_annotations
 from object_detection.masks.rows import with_masks
+from object_detection.metrics import scorer as scoring
 from object_detection.metrics.coco import CocoEvaluator
 from object_detection.metrics.detection_rows import detections_to_array, empty_rows
 from object_detection.metrics.ground_truth_check import check_ground_truth
@@ -41,6 +44,8 @@ class SetScores:
     is_submission: detections may be for a test server: a JSON without annotations is then no error.
     has_masks: score masks too.
     is_scored: False: detections are only to be written, as if there were no annotations.
+    max_detections: of an image and class that are scored; COCO's numbers are those of 100.
+    score_threshold: below which the model gives nothing, for messages.
     """
 
     annotations: str
@@ -51,8 +56,13 @@ class SetScores:
     is_submission: bool = False
     has_masks: bool = False
     is_scored: bool = True
+    max_detections: int = scoring.DEFAULT_MAX_DETECTIONS[-1]
+    score_threshold: float = 0.0
     scored_image_ids: list[Any] | None = dataclasses.field(default=None, init=False)
     """Of the last `score`: the images it was over; None: all of the JSON."""
+
+    def __post_init__(self):
+        self._highest_refused = 0.0
 
     @functools.cached_property
     def _truth(self) -> CocoAnnotations:
@@ -60,14 +70,19 @@ class SetScores:
         return rescale_annotations(truth, self.card.resized_images) if self.card else truth
 
     @functools.cached_property
+    def _channels(self) -> ClassMap:
+        """The model's channels with the JSON's category ids; without classes it does not list."""
+        return self.class_map.matched(self._truth.category_names, source=self.annotations)
+
+    @functools.cached_property
     def evaluator(self) -> CocoEvaluator:
         """The ground truth, parsed at first use."""
-        return CocoEvaluator(self._truth, self.class_map.categories, scorer=self.scorer)
+        return CocoEvaluator(self._truth, self._channels.categories, scorer=self.scorer)
 
     @functools.cached_property
     def _mask_evaluator(self) -> CocoEvaluator:
         return CocoEvaluator(
-            self._truth, self.class_map.categories, iou_type="segm", scorer=self.scorer
+            self._truth, self._channels.categories, iou_type="segm", scorer=self.scorer
         )
 
     @functools.cached_property
@@ -94,13 +109,41 @@ class SetScores:
         self._require_all_images()
         for line in self._truth.describe_findings(with_masks=self.has_masks):
             _LOG.warning("%s", line)
+        renumbered = self.class_map.renumbered(self._channels)
+        if renumbered:
+            _LOG.warning("%s: classes are matched by name: %s", self.annotations, some(renumbered))
+        self._say_crowded()
         if self.has_masks:
             self._require_masks()
-        options = {"categories": self.class_map.categories, "scorer": self.scorer}
+        options = {"categories": self._channels.categories, "scorer": self.scorer}
         check_ground_truth(self._truth, **options)
         rows = self._ground_truth_rows(first_batch())
         if len(rows):
             check_ground_truth(self._truth, rows=rows, **options)
+
+    def _say_crowded(self) -> None:
+        """Warns if an image has more objects of a class than are scored."""
+        counts = Counter(
+            (source_id, entry["category_id"])
+            for source_id, entries in self._truth.objects.items()
+            for entry in entries
+            if not entry["iscrowd"]
+        )
+        crowded = [key for key, count in counts.items() if count > self.max_detections]
+        if crowded:
+            source_id, category_id = max(crowded, key=counts.__getitem__)
+            name = self._truth.category_names[category_id]
+            _LOG.warning(
+                "%s: the best %d detections of an image and class are scored, but %d images have "
+                "more objects of one class (image %s: %d of %r), so AP cannot reach 1: raise "
+                "--max_detections",
+                self.annotations,
+                self.max_detections,
+                len({image for image, _ in crowded}),
+                source_id,
+                counts[source_id, category_id],
+                name,
+            )
 
     def _require_all_images(self) -> None:
         """Raises ValueError if the JSON has images that are neither in the records nor left out."""
@@ -186,8 +229,11 @@ class SetScores:
           padding; and int64 [n, 2], where each row comes from: (example, slot) of the batch.
         """
         indices, known_indices = self._indices(batch)
-        keep = self.class_map.is_known(classes) & batch["valid"][:, np.newaxis]
+        keep = self._channels.is_known(classes) & batch["valid"][:, np.newaxis]
         keep &= np.arange(classes.shape[1]) < num_valid[:, np.newaxis]
+        # Of an image without detections the first slot has the best score below the threshold.
+        empty = batch["valid"] & (num_valid == 0)
+        self._highest_refused = max(self._highest_refused, *scores[empty, :1].ravel(), 0.0)
         rows = detections_to_array(
             indices, boxes, scores=scores, classes=np.where(keep, classes, -1)
         )
@@ -235,10 +281,20 @@ class SetScores:
         chosen = sorted(set(images.tolist())) if is_limited else None
         if is_limited:
             self.scored_image_ids = [self.evaluator.image_ids[i] for i in chosen]
-        metrics = self.evaluator.evaluate(rows, image_indices=chosen)
+        if not len(rows):
+            _LOG.warning(
+                "not one detection on %d images, so AP is 0: the highest score seen is %.2g, below "
+                "the threshold of %.2g. Train longer, or lower the threshold",
+                len(images),
+                self._highest_refused,
+                self.score_threshold,
+            )
+        limits = (1, 10, self.max_detections)
+        options = {"image_indices": chosen, "max_detections": limits}
+        metrics = self.evaluator.evaluate(rows, **options)
         if self.has_masks:
             results = with_masks(self.evaluator.to_detections(rows), masks)
             self._require_sizes(results)
-            of_masks = self._mask_evaluator.evaluate(results, image_indices=chosen)
+            of_masks = self._mask_evaluator.evaluate(results, **options)
             metrics |= {MASK_PREFIX + name: value for name, value in of_masks.items()}
         return metrics

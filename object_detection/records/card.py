@@ -86,6 +86,11 @@ class DataCard:
         return tuple(category.name for category in self.categories)
 
     @property
+    def category_names(self) -> dict[int, str]:
+        """The data set's ids to names."""
+        return {category.category_id: category.name for category in self.categories}
+
+    @property
     def category_ids(self) -> tuple[int, ...]:
         """The data set's ids, indexed by class_id."""
         return tuple(category.category_id for category in self.categories)

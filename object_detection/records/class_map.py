@@ -2,13 +2,16 @@
 
 `contiguous`: channel i is the i-th category of the data card. `category_id`: channel i is category
 id i + 1, the reference's convention, with channels that no category uses. The map is stored in
-every checkpoint. The map decides what is trained and scored, names only what is shown.
+every checkpoint and decides what is trained and scored. Other lists of categories (a validation
+set's, a JSON's) meet it by name (`ClassMap.matched`): ids are counted anew by many exporters.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ import numpy as np
 import yaml
 
 from object_detection.coco.categories import COCO_CATEGORIES
+from object_detection.coco.listed import some
 from object_detection.records.card import DataCard
 
 _VOC = (
@@ -37,10 +41,12 @@ class ClassMap:
 
     num_classes: class channels, foreground only.
     categories: class_id -> (category_id, name) of the channels in use.
+    data_names: class_id -> name in the training data, where a label map renamed it.
     """
 
     num_classes: int
     categories: Mapping[int, tuple[int, str]]
+    data_names: Mapping[int, str] = dataclasses.field(default_factory=dict)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -71,19 +77,132 @@ class ClassMap:
                 f"{sorted(self.category_to_class)[:5]}: it belongs to another data set"
             )
         categories = {i: (c, names.get(c, name)) for i, (c, name) in self.categories.items()}
-        return ClassMap(self.num_classes, categories)
+        data_names = {i: self.data_names.get(i, n) for i, (_, n) in self.categories.items()}
+        return ClassMap(self.num_classes, categories, data_names)
+
+    def matched(self, others: Mapping[int, str], *, source: str) -> ClassMap:
+        """Returns these channels with the category ids of another list.
+
+        Categories of one name are one class, whatever their ids; where a name says nothing (it is
+        the id, or belongs to several), the id decides.
+
+        Args:
+          others: category_id -> name of the other list.
+          source: whose list it is, for messages.
+
+        Returns:
+          The map. Channels that the other list lacks, and its categories that no channel stands
+          for, are left out.
+
+        Raises:
+          ValueError: the other list calls ids by names that are unknown here; lists them.
+        """
+        by_id, by_name = self.category_to_class, self._channels_by_name()
+        counts = Counter(_plain(name) for name in others.values())
+        categories: dict[int, tuple[int, str]] = {}
+        clashes: list[str] = []
+        for category_id, name in sorted(others.items()):
+            channel = by_id.get(category_id)
+            if channel is None or not self._is_called(channel, category_id, name):
+                is_unique = counts[_plain(name)] == 1
+                named = by_name.get(_plain(name)) if is_unique else None
+                if named is None and channel is not None:
+                    known = self.categories[channel][1]
+                    clashes.append(f"category {category_id} is {name!r} there, {known!r} here")
+                    continue
+                channel = named
+            if channel is None:
+                continue
+            if channel in categories:
+                twice = f"{categories[channel][0]} and {category_id}"
+                clashes.append(f"categories {twice} are both {self.categories[channel][1]!r} here")
+                continue
+            categories[channel] = (category_id, self.categories[channel][1])
+        if clashes:
+            raise ValueError(
+                f"the classes of {source} and of the model do not meet: {'; '.join(clashes[:10])}"
+                f"{'; ...' if len(clashes) > 10 else ''}. The same id must mean the same class, or "
+                "the same name: correct 'categories' in the annotation file and convert it again"
+            )
+        return dataclasses.replace(self, categories=categories)
+
+    def of_card(self, card: DataCard) -> dict[int, int]:
+        """Returns category_id, as records have it, to class_id; see `matched`."""
+        return self.matched(
+            card.category_names, source=f"the record set {card.split}"
+        ).category_to_class
+
+    def renumbered(self, other: ClassMap) -> list[str]:
+        """Names the classes that have other category ids in a map that `matched` returned."""
+        return [
+            f"{name!r} is category {other.categories[i][0]} there, {category_id} here"
+            for i, (category_id, name) in self.categories.items()
+            if i in other.categories and other.categories[i][0] != category_id
+        ]
+
+    def channels_in(self, other: ClassMap) -> list[int]:
+        """Returns for each channel the channel of the other map of the same name, -1 for none."""
+        by_name = other._channels_by_name()
+        return [
+            next((by_name[n] for n in self._names_of(i) if n in by_name), -1)
+            for i in range(self.num_classes)
+        ]
+
+    def describe_channels(self, channels: Sequence[int]) -> str:
+        """Says which classes continue those of a weight file; see `channels_in`."""
+        kept = [self.names[i] for i, channel in enumerate(channels) if channel >= 0]
+        new = [self.names[i] for i, channel in enumerate(channels) if channel < 0]
+        said = f"class predictor: {len(kept)} of {len(channels)} classes are the file's by name"
+        said += f": {some(kept, 10)}" if kept else ""
+        return said + (f"; kept as initialised: {some(new, 10)}" if new else "")
+
+    def _names_of(self, channel: int) -> list[str]:
+        if channel not in self.categories:
+            return []
+        shown = self.categories[channel][1]
+        return [_plain(name) for name in (shown, self.data_names.get(channel, shown))]
+
+    def _channels_by_name(self) -> dict[str, int]:
+        """Plain name -> channel, of names that only one channel has."""
+        names = {channel: set(self._names_of(channel)) for channel in self.categories}
+        counts = Counter(name for of_channel in names.values() for name in of_channel)
+        return {
+            name: channel
+            for channel, of_channel in names.items()
+            for name in of_channel
+            if counts[name] == 1
+        }
+
+    def _is_called(self, channel: int, category_id: int, name: str) -> bool:
+        """Whether a channel may be the category of this id and name."""
+        is_nameless = any(
+            candidate in (str(category_id), f"category {category_id}", f"class {channel}")
+            for candidate in (_plain(name), *self._names_of(channel))
+        )
+        return is_nameless or _plain(name) in self._names_of(channel)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain values for JSON."""
+        renamed = {"data_names": [[i, n] for i, n in self.data_names.items()]}
         return {
             "num_classes": self.num_classes,
             "categories": [[i, c, n] for i, (c, n) in self.categories.items()],
+            **(renamed if self.data_names else {}),
         }
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> ClassMap:
         """Undoes `to_dict`."""
-        return ClassMap(values["num_classes"], {i: (c, n) for i, c, n in values["categories"]})
+        return ClassMap(
+            values["num_classes"],
+            {i: (c, n) for i, c, n in values["categories"]},
+            dict(values.get("data_names", ())),
+        )
+
+
+def _plain(name: str) -> str:
+    """Returns a name without what exporters change: case, spaces, underscores, hyphens."""
+    return re.sub(r"[\s_-]+", " ", name).strip().casefold()
 
 
 def make_class_map(
@@ -152,6 +271,8 @@ def class_map_of_run(
         raise ValueError("--val_file_pattern is required: the classes are read from its records")
     else:
         class_map = make_class_map(card, class_ids=class_ids, num_classes=num_classes)
+    if eval_card:
+        class_map.matched(eval_card.category_names, source=f"the validation set {eval_card.split}")
     return class_map.renamed(read_label_map(label_map)) if label_map else class_map
 
 
@@ -164,8 +285,9 @@ def _require_same_classes(
             "leave num_classes unset; to train on other classes use --pretrained_ckpt and a new "
             "--model_dir"
         )
-    ids = [c.category_id for c in card.categories] if card else []
-    unknown = sorted(set(ids) - set(class_map.category_to_class))
+    names = card.category_names if card else {}
+    known = class_map.matched(names, source="the training records").category_to_class
+    unknown = sorted(set(names) - set(known))
     if unknown:
         raise ValueError(
             f"the training records have category ids {unknown[:5]} that the checkpoint does not "

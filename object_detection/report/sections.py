@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from object_detection.metrics.coco import METRIC_NAMES
-from object_detection.metrics.report import DESCRIPTIONS
+from object_detection.metrics.report import describe_metrics
 from object_detection.metrics.set_scores import MASK_PREFIX
 from object_detection.report import curves as curves_lib
 from object_detection.report import history, page, pictures
@@ -32,11 +32,11 @@ _ERROR_TEXTS = {
 _CLASS_COLUMNS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "ARmax100")
 
 
-def scores(metrics: Mapping[str, float], *, has_masks: bool) -> str:
+def scores(metrics: Mapping[str, float], *, has_masks: bool, max_detections: int = 100) -> str:
     """COCO's twelve numbers, of boxes and, where there are any, of masks."""
-    rows = []
+    rows, descriptions = [], describe_metrics(max_detections)
     for name in METRIC_NAMES:
-        row = [name, DESCRIPTIONS[name], float(metrics[name])]
+        row = [name, descriptions[name], float(metrics[name])]
         rows.append([*row, float(metrics[MASK_PREFIX + name])] if has_masks else row)
     half = len(rows) // 2  # precisions, then recalls
     head = ["", "over", "boxes, %"] + (["masks, %"] if has_masks else [])

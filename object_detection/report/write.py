@@ -17,6 +17,7 @@ import yaml
 
 from object_detection.coco.annotations import CocoAnnotations, read_scored
 from object_detection.metrics.coco import CocoEvaluator
+from object_detection.metrics.scorer import DEFAULT_MAX_DETECTIONS
 from object_detection.metrics.set_scores import MASK_PREFIX, SetScores
 from object_detection.records.card import DataCard
 from object_detection.report import page, pictures, sections
@@ -82,6 +83,7 @@ def about_evaluation(
         "records": scores.records,
         "image_ids": scores.scored_image_ids,
         "class_scores": scores.class_scores(),
+        "max_detections": scores.max_detections,
         "settings": settings,
         "cards": {
             name: {field: getattr(card, field) for field in _CARD_FIELDS}
@@ -131,9 +133,10 @@ def write_report(
     place = {"least_score": least, "files": files}
     has_masks = MASK_PREFIX in about["class_scores"]
     current = {"epoch": about["epoch"], **metrics}
+    most = about.get("max_detections", DEFAULT_MAX_DETECTIONS[-1])
     content = [
         ("scores", "Scores", _tiles(metrics, matches, whole.best, has_masks=has_masks)
-         + sections.scores(metrics, has_masks=has_masks)),
+         + sections.scores(metrics, has_masks=has_masks, max_detections=most)),
         ("training", "Training", sections.course(run, current, files)),
         ("classes", "Classes",
          sections.classes(matches, class_curves, about["class_scores"], **place)),
@@ -233,11 +236,12 @@ def _scored_again(folder: Path, annotations: str) -> dict[str, Any]:
     if any("segmentation" in entry for entry in detections[:1]):
         kinds[MASK_PREFIX] = "segm"
     class_scores = {}
+    metrics = json.loads((folder / "metrics.json").read_text())
+    most = metrics.get("max_detections", DEFAULT_MAX_DETECTIONS[-1])
     for prefix, kind in kinds.items():
         evaluator = CocoEvaluator(annotations, iou_type=kind)
-        evaluator.evaluate(detections)
+        evaluator.evaluate(detections, max_detections=(1, 10, most))
         class_scores[prefix] = evaluator.class_scores
-    metrics = json.loads((folder / "metrics.json").read_text())
     return {
         "model": folder.resolve().name,
         "epoch": int(metrics.get("epoch", 0)),
@@ -245,6 +249,7 @@ def _scored_again(folder: Path, annotations: str) -> dict[str, Any]:
         "records": "",
         "image_ids": None,
         "class_scores": class_scores,
+        "max_detections": most,
         "settings": {},
         "cards": {},
     }

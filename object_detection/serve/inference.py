@@ -240,6 +240,7 @@ class AnnotatedImages:
         truth = read_scored(annotations)
         self._images = {base_name(image.file_name): image for image in truth.images}
         self._objects = truth.objects
+        self._source, self._category_names = annotations, truth.category_names
 
     def _objects_of(self, name: str, size: Size) -> Sequence[Mapping[str, Any]]:
         """Returns the objects of an image, in its own pixels where the JSON has another size."""
@@ -262,8 +263,9 @@ class AnnotatedImages:
           with_boxes: as of `draw`.
         """
         name = Path(prediction.path).name
+        known = class_map.matched(self._category_names, source=self._source).category_to_class
         objects = [
-            {**entry, "class_id": class_map.category_to_class.get(entry["category_id"], -1)}
+            {**entry, "class_id": known.get(entry["category_id"], -1)}
             for entry in self._objects_of(base_name(name), prediction.image.shape[:2])
         ]
         truth = draw(

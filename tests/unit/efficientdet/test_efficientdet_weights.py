@@ -148,6 +148,27 @@ class TestClassCounts:
         assert set(report.missing.values()) == {"3 classes here, 5 in the file"}
         assert_holds(model, expected | {name: before[name] for name in dropped})
 
+    def test_channels_pick_classes_of_every_anchor(self, model, other_classes, tmp_path):
+        expected, before = random_values(other_classes, 1), values_of(model)
+        path = save_tensors(tmp_path / "ckpt", expected)
+        channels = [4, -1, 2]  # the second class is new
+        report = load_detector(model, path, channels=channels)
+        assert not report.missing
+        ours = values_of(model)
+        for anchor in range(9):
+            for class_id, channel in enumerate(channels):
+                for variable in ("bias", "pointwise_kernel"):
+                    name = f"class_net/class-predict/{variable}"
+                    place = anchor * 3 + class_id
+                    theirs = expected[name][..., anchor * 5 + channel]
+                    wanted = theirs if channel >= 0 else before[name][..., place]
+                    np.testing.assert_array_equal(ours[name][..., place], wanted)
+
+    def test_channels_that_the_file_lacks(self, model, other_classes, tmp_path):
+        path = save_tensors(tmp_path / "ckpt", random_values(other_classes, 1))
+        with pytest.raises(ValueError, match=r"channels names 0\.\.5.*has 5 classes"):
+            load_detector(model, path, channels=[0, 1, 5])
+
 
 class TestRefusals:
     def refuse(self, model, path, match, **kwargs):

@@ -175,6 +175,22 @@ def test_the_averages_are_what_is_evaluated_and_saved(unbroken):
     assert checkpoint.read_metadata(prefix)["metrics"] == result.metrics
 
 
+class _FailsToScore(Run):
+    def _write_evaluation(self, rows, metrics, epoch) -> list[str]:
+        raise ValueError("masks that cannot be scored")
+
+
+def test_a_scoring_that_fails_costs_no_epoch(unbroken, tmp_path):
+    failing = _FailsToScore(tmp_path / "run")
+    with pytest.raises(ValueError, match="cannot be scored"):
+        failing()
+    assert failing.files() == {"ckpt-00000006"}
+    continued = Run(tmp_path / "run")
+    continued()
+    assert continued.evaluated == [1, 2, 3]
+    assert tensors_of(continued) == tensors_of(unbroken[0])
+
+
 def test_logging_every_few_steps_gives_means(unbroken, tmp_path):
     train = dataclasses.replace(TRAIN, log_steps=4, time_history=True)
     fourth = Run(tmp_path / "fourth", train=train)

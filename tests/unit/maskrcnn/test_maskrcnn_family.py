@@ -158,7 +158,7 @@ def test_an_evaluation_leaves_boxes_masks_and_metrics(tmp_path):
     assert set(segm) == {"image_id", "category_id", "score", "segmentation"}
     np.testing.assert_array_equal(mask_api.decode(segm["segmentation"]), mask)
     assert read("detections.json") == [box | segm]
-    assert read("metrics.json") == {"epoch": 7, **both}
+    assert read("metrics.json") == {"epoch": 7, "max_detections": 100, **both}
     text = "\n".join(lines)
     assert "epoch 7, boxes" in text and "epoch 7, masks" in text
     assert "7,25.00,25.00" in text and "7,12.50,12.50" in text
@@ -228,3 +228,22 @@ def test_a_stored_configuration_is_rebuilt(monkeypatch):
     )
     assert config.model == base_config("maskrcnn-r50-c4").model
     assert config.test.test_nms == 0.4 and config.eval.eval_batch_size == 3
+
+
+def test_pretrained_weights_fill_the_predictors_by_class_name(tmp_path, monkeypatch):
+    of_file = ClassMap(3, {0: (1, "blue"), 1: (2, "red"), 2: (5, "green")})
+    (tmp_path / "ckpt.json").write_text(json.dumps({"task": {"class_map": of_file.to_dict()}}))
+    asked = []
+
+    def load(model, source, *, class_channels):
+        asked.append(class_channels)
+        return SimpleNamespace(format_table=lambda: "table", missing={})
+
+    monkeypatch.setattr(family.weights, "load_detector", load)
+    monkeypatch.setattr(family.weights, "read_source", lambda path: SimpleNamespace(layout="ours"))
+    ours = ClassMap(2, {0: (1, "red"), 1: (2, "black")})  # the file's ids are other colours
+    config = tiny_config(train__pretrained_ckpt=str(tmp_path / "ckpt"))
+    task = SimpleNamespace(class_map=ours, model=None, config=config)
+    lines = FAMILY.load_initial_weights(config, task)
+    assert asked == [[1, -1]]
+    assert "1 of 2 classes are the file's by name: red; kept as initialised: black" in lines[-1]

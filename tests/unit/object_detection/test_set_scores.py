@@ -170,3 +170,47 @@ def test_a_json_without_masks_is_refused_for_a_mask_model(scores):
     with pytest.raises(ValueError, match="not one of 4 objects has a usable segmentation"):
         scores(with_masks=False).check(lambda: None)
     scores(with_masks=False, has_masks=False).check(lambda: None)
+
+
+def named(tmp_path, **category):
+    """Scores of a JSON whose category has another id or name."""
+    value = annotations(with_masks=False)
+    value["categories"] = [{"id": 7, "name": "cell", **category}]
+    for entry in value["annotations"]:
+        entry["category_id"] = value["categories"][0]["id"]
+    path = tmp_path / "val.json"
+    path.write_text(json.dumps(value))
+    return SetScores(str(path), CLASSES, "val-*", card(), "pycocotools")
+
+
+def test_classes_of_the_json_meet_those_of_the_model_by_name(tmp_path, caplog):
+    made = named(tmp_path, id=3)
+    made.check(lambda: None)
+    assert "classes are matched by name: 'cell' is category 3 there, 7 here" in caplog.text
+    assert score(made, None)["AP"] == pytest.approx(1.0)
+    rows, _, _ = made.rows(batch(), **detections())
+    assert {entry["category_id"] for entry in made.evaluator.to_detections(rows)} == {3}
+
+
+def test_other_names_under_the_same_ids_are_never_scored(tmp_path):
+    with pytest.raises(ValueError, match="category 7 is 'nucleus' there, 'cell' here"):
+        named(tmp_path, name="nucleus").check(lambda: None)
+
+
+def test_a_class_that_the_json_does_not_list_is_left_out(tmp_path):
+    made = named(tmp_path)
+    made.class_map = ClassMap(2, {0: (7, "cell"), 1: (8, "person")})
+    rows, _, _ = made.rows(batch(), **detections())
+    assert set(rows[:, 6]) == {0}
+
+
+def test_no_detection_at_all_is_said_with_the_best_score(scores, caplog):
+    made = scores(has_masks=False)
+    made.score_threshold = 0.05
+    found = detections()
+    found |= {"num_valid": np.zeros(3, int), "classes": np.full((3, 4), -1)}
+    found["scores"] = np.array([[0.03, 0, 0, 0], [0.02, 0, 0, 0], [0.9, 0, 0, 0]], np.float32)
+    rows, images, _ = made.rows(batch(), **found)
+    assert made.score(rows, images, is_limited=False, most_bad_records=0)["AP"] == 0.0
+    assert "not one detection on 2 images" in caplog.text
+    assert "highest score seen is 0.03, below the threshold of 0.05" in caplog.text

@@ -1,0 +1,63 @@
+"""Classes of several lists meet by name."""
+
+import pytest
+
+from object_detection.records.class_map import ClassMap
+
+PETS = ClassMap(3, {0: (1, "person"), 1: (2, "animal"), 2: (3, "traffic light")})
+
+
+def matched(others):
+    return PETS.matched(others, source="val.json").category_to_class
+
+
+def test_the_same_names_under_the_same_ids():
+    assert matched({1: "person", 2: "animal", 3: "traffic light"}) == {1: 0, 2: 1, 3: 2}
+    assert matched({1: "Person ", 2: "ANIMAL", 3: "traffic_light"}) == {1: 0, 2: 1, 3: 2}
+
+
+def test_the_same_names_under_other_ids_are_mapped_and_said():
+    swapped = PETS.matched({1: "person", 2: "traffic light", 3: "animal"}, source="val.json")
+    assert swapped.category_to_class == {1: 0, 2: 2, 3: 1}
+    assert PETS.renumbered(swapped) == [
+        "'animal' is category 3 there, 2 here",
+        "'traffic light' is category 2 there, 3 here",
+    ]
+    assert matched({0: "person", 1: "animal", 2: "traffic light"}) == {0: 0, 1: 1, 2: 2}
+
+
+def test_fewer_and_unknown_categories():
+    assert matched({3: "traffic light"}) == {3: 2}
+    assert matched({3: "traffic light", 9: "cup"}) == {3: 2}
+
+
+def test_other_names_under_the_same_ids_are_listed():
+    message = "val.json.*category 2 is 'cup' there, 'animal' here; category 3 is 'fork' there"
+    with pytest.raises(ValueError, match=message):
+        matched({1: "person", 2: "cup", 3: "fork"})
+    with pytest.raises(ValueError, match="categories 1 and 5 are both 'person' here"):
+        matched({1: "1", 5: "person"})
+
+
+def test_names_that_say_nothing_leave_it_to_the_ids():
+    assert matched({1: "1", 2: "category 2", 3: "3"}) == {1: 0, 2: 1, 3: 2}
+    twins = ClassMap(2, {0: (3, "part"), 1: (4, "part")})
+    assert twins.matched({3: "part", 4: "part"}, source="x").category_to_class == {3: 0, 4: 1}
+
+
+def test_a_label_map_does_not_part_a_model_from_its_data():
+    renamed = PETS.renamed({2: "Tier"})
+    stored = ClassMap.from_dict(renamed.to_dict())
+    assert stored == renamed and stored.names[1] == "Tier"
+    again = stored.matched({1: "person", 2: "animal", 3: "traffic light"}, source="val.json")
+    assert again.category_to_class == {1: 0, 2: 1, 3: 2}
+    assert stored.matched({2: "Tier"}, source="val.json").category_to_class == {2: 1}
+
+
+def test_channels_of_a_weight_file_by_name():
+    ours = ClassMap(3, {0: (7, "cup"), 1: (8, "animal"), 2: (9, "person")})
+    channels = ours.channels_in(PETS)
+    assert channels == [-1, 1, 0]
+    said = ours.describe_channels(channels)
+    assert "2 of 3 classes are the file's by name: animal, person" in said
+    assert said.endswith("kept as initialised: cup")
