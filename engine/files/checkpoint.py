@@ -27,7 +27,7 @@ import numpy as np
 import tensorflow as tf
 
 from engine.config.fields import ConfigError
-from engine.files.plain_path import plain_path
+from path_names.plain_path import plain_path
 
 _DATA, _INDEX, _META = ".data-00000-of-00001", ".index", ".json"
 _TF_POINTER, _POINTER = "checkpoint", "last_checkpoint"

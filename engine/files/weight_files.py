@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from engine.files.numpy_pickle import read_numpy_pickle
-from engine.files.plain_path import plain_path
 from engine.files.restricted_pickle import read_torch_file
+from path_names.plain_path import plain_path
 
 _OBJECT_GRAPH_KEY = "_CHECKPOINTABLE_OBJECT_GRAPH"
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"

@@ -22,6 +22,7 @@ from typing import Any
 import tensorflow as tf
 
 from engine.ranks import distributed, guard, machine
+from path_names.patterns import match, split_patterns
 
 # Read of the first and the last file of each set: enough to find wrong rights and dead mounts.
 _READ_BYTES = 4096
@@ -49,7 +50,7 @@ def data_problems(patterns: Sequence[str]) -> list[str]:
     """Lists what this rank cannot read of the records that glob patterns name."""
     problems = []
     for pattern in filter(None, patterns):
-        files = sorted(glob.glob(pattern))
+        files = _files(pattern)
         if not files:
             problems.append(f"no file matches {pattern}")
         for path in dict.fromkeys(files[:1] + files[-1:]):
@@ -59,6 +60,10 @@ def data_problems(patterns: Sequence[str]) -> list[str]:
             except OSError as error:
                 problems.append(f"{path} cannot be read: {error.strerror or error}")
     return problems
+
+
+def _files(patterns: str) -> list[str]:
+    return sorted({path for pattern in split_patterns(patterns) for path in match(pattern)})
 
 
 def main_problems(paths: Sequence[str]) -> list[str]:
@@ -111,7 +116,7 @@ def facts(patterns: Sequence[str]) -> dict[str, str]:
     report = machine.report()
     sizes = {}
     for pattern in filter(None, patterns):
-        files = glob.glob(pattern)
+        files = _files(pattern)
         total = sum(os.path.getsize(f) for f in files)
         sizes[pattern] = f"{len(files)} files, {total} bytes"
     drivers = {gpu.split(",")[1].strip() for gpu in report["gpus"] if gpu.count(",") > 1}

@@ -26,6 +26,7 @@ from object_detection.metrics.detection_rows import detections_to_array, empty_r
 from object_detection.metrics.ground_truth_check import check_ground_truth
 from object_detection.records.card import DataCard
 from object_detection.records.class_map import ClassMap
+from object_detection.records.schema import SOURCE_ID
 
 _LOG = logging.getLogger(__name__)
 
@@ -202,6 +203,12 @@ class SetScores:
     def _indices(self, batch: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """Returns image indices int64 [batch], 0 for padding, and those without padding."""
         valid = batch["valid"]
+        if (batch["source_id"][valid] == b"").any():
+            raise ValueError(
+                f"{self.records}: a record has no {SOURCE_ID}, by which images are found in "
+                f"{self.annotations}: write the image's id in that JSON, as text, into every "
+                "record, or convert the validation set with dataset/create_coco_tfrecord.py"
+            )
         indices = np.zeros(len(valid), np.int64)
         indices[valid] = self.evaluator.image_indices(batch["source_id"][valid])
         return indices, indices[valid]

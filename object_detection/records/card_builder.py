@@ -27,8 +27,8 @@ from object_detection.records.card import (
 )
 from object_detection.records.card_merge import merge_cards
 from object_detection.records.example_proto import decode_example
-from object_detection.records.patterns import split_patterns
 from object_detection.records.tfrecord_file import iterate_records, record_files, shard_prefix
+from path_names.patterns import split_patterns
 
 _QUANTILES = {
     "min": 0.0,
@@ -237,7 +237,7 @@ def card_from_records(
             except (KeyError, ValueError, OSError) as error:
                 raise ValueError(
                     f"{path}: record {num_records} is no image record of the documented fields: "
-                    f"{error!r}"
+                    f"{error if isinstance(error, ValueError) else repr(error)}"
                 ) from error
             mask_format = mask_format or found
             num_records += 1
@@ -270,6 +270,13 @@ def _add_record(tally: Tally, record: memoryview, names: dict[int, str]) -> str 
     boxes = np.stack([np.asarray(column, np.float32) for column in columns], axis=1)
     boxes = boxes * np.array([height, width, height, width], np.float32)
     category_ids = [int(label) for label in values(schema.LABEL)]
+    if len(boxes) and not category_ids:
+        raise ValueError(
+            f"{len(boxes)} boxes but no {schema.LABEL}, the category ids"
+            + f" ({schema.TEXT} alone is not read)" * bool(len(values(schema.TEXT)))
+            + ": write them, one int64 for each box, or convert the data set with "
+            "dataset/create_coco_tfrecord.py"
+        )
     if len(category_ids) != len(boxes):
         raise ValueError(f"{len(boxes)} boxes but {len(category_ids)} labels")
     crowd = values(schema.IS_CROWD)

@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from object_detection.records.patterns import match
 from object_detection.records.tfrecord_file import record_files
+from path_names.patterns import match
 
 
 class DataSet(NamedTuple):

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from object_detection.records.patterns import match, split_patterns
+from path_names.patterns import match, split_patterns
 
 _HEADER_BYTES = 12
 _FOOTER_BYTES = 4

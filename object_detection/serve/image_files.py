@@ -15,7 +15,7 @@ from object_detection.convert.picture_file import (
     read_regular_file,
     suffixes,
 )
-from object_detection.records.patterns import match
+from path_names.patterns import match
 
 
 class ReadImage(NamedTuple):

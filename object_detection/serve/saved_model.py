@@ -13,9 +13,7 @@ assets/labels.json. The export is checked against the source model before it is 
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +24,7 @@ import tensorflow as tf
 from object_detection.masks.mask_paste import MaskRule
 from object_detection.records.class_map import ClassMap
 from object_detection.serve.detections import Detections, MaskDetections
+from path_names.plain_path import plain_path
 
 # Largest differences allowed between the export and the model it came from: pixels, score,
 # detections whose score is at the threshold, and probabilities of masks.
@@ -116,18 +115,9 @@ def export_detector(
 
 
 def load_saved_model(folder: str | Path) -> Any:
-    """Loads a SavedModel from a folder of any name.
-
-    TensorFlow takes the path of its variables for a pattern, in which `[` and a backslash mean
-    something else and cannot be escaped; a link has a plain name.
-    """
-    path = os.path.abspath(folder)
-    if not set("[\\") & set(path):
-        return tf.saved_model.load(path)
-    with tempfile.TemporaryDirectory(prefix="ringdet-") as place:
-        link = os.path.join(place, "model")
-        os.symlink(path, link)
-        return tf.saved_model.load(link)
+    """Loads a SavedModel from a folder of any name."""
+    with plain_path(Path(folder) / "saved_model.pb") as plain:
+        return tf.saved_model.load(str(Path(plain).parent))
 
 
 def _check(detect: Detect, folder: Path, size: tuple[int, int]) -> None:

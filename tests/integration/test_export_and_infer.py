@@ -1,6 +1,8 @@
 """A trained run put to use: detections drawn on files, and exports that need TensorFlow only."""
 
 import json
+import os
+import shutil
 import sys
 
 import numpy as np
@@ -151,6 +153,45 @@ def test_infer_on_a_folder_takes_all_its_pictures(commands, trained_run, picture
     found = json.loads((tmp_path / "out" / "detections.json").read_text())
     assert list(found) == [str(photos / "gray.png"), str(photos / "wide.jpg")]
     assert all(d["score"] >= 0.4 for detections in found.values() for d in detections)
+
+
+def test_infer_goes_on_past_what_it_cannot_read(commands, trained_run, pictures, tmp_path):
+    folder = tmp_path / "cells [v2], final"
+    photos = folder / "photos[1]"
+    photos.mkdir(parents=True)
+    shutil.copytree(trained_run.folder / "emackpt-final", folder / "model")
+    lying = Image.Exif()
+    lying[0x0112] = 6
+    with Image.open(pictures[0]) as image:
+        for name in ("a.webp", "b.TIF"):
+            image.save(photos / name, exif=lying)
+        Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257).save(
+            photos / "c.png"
+        )
+        Image.new("1", (9000, 9000)).save(photos / "huge.png")
+    (photos / "page.jpg").write_text("<html>")
+    (photos / "empty.jpg").touch()
+    os.mkfifo(photos / "pipe.jpg")
+    result = commands.run(
+        "infer.py",
+        f"--image_path={photos}",
+        f"--saved_model_dir={folder / 'model'}",
+        f"--output_dir={folder / 'out'}",
+        "--exif=apply",
+    )
+    assert result.code == 3
+    found = json.loads((folder / "out" / "detections.json").read_text())
+    assert list(found) == [str(photos / name) for name in ("a.webp", "b.TIF", "c.png")]
+    with Image.open(pictures[0]) as image, Image.open(folder / "out/a-detections.png") as drawn:
+        assert drawn.size == image.size[::-1]
+    assert "4 of 7 images were left out" in result.output
+    for name, reason in {
+        "huge.png": "too many pixels: 9000x9000",
+        "page.jpg": "not an image",
+        "empty.jpg": "empty file",
+        "pipe.jpg": "not a regular file",
+    }.items():
+        assert f"{photos / name} is not a readable image: {reason}" in result.output
 
 
 @pytest.mark.both_stacks

@@ -66,7 +66,7 @@ FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 FLAG = re.compile(r"(?<![\w-])--([A-Za-z][\w-]*)")
 FOLDERS = (
     *("benchmarks", "dataset", "docs", "efficientdet", "engine", "maskrcnn"),
-    *("object_detection", "requirements", "scripts", "tests"),
+    *("object_detection", "path_names", "requirements", "scripts", "tests"),
 )
 PATH = re.compile(
     rf"(?<![\w./-])(?:(?:{'|'.join(FOLDERS)})/[\w./*-]*|\w[\w./-]*\.(?:py|sh))(?![\w{{<])"

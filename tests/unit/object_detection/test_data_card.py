@@ -274,6 +274,17 @@ def test_scan_names_file_and_record_of_something_else(tmp_path):
         card_from_records([path])
 
 
+def test_records_with_names_alone_are_told_what_they_lack(tmp_path):
+    path = f"{tmp_path}/val-00000-of-00001.tfrecord"
+    kept = ("ENCODED", "HEIGHT", "WIDTH", "XMIN", "YMIN", "XMAX", "YMAX", "TEXT")
+    kept = [getattr(schema, name) for name in kept]
+    fields = decode_example(record("1", [3], names=["cat"]), kept)
+    write_records(path, [encode_example(fields)])
+    message = r"val-0.*record 0.*1 boxes but no image/object/class/label.*class/text alone.*write"
+    with pytest.raises(ValueError, match=message):
+        card_from_records([path])
+
+
 def test_coco_categories():
     assert len(COCO_CATEGORIES) == 80
     assert set(range(1, 91)) - set(COCO_CATEGORIES) == {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}

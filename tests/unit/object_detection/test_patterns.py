@@ -2,9 +2,9 @@
 
 import pytest
 
-from object_detection.records.patterns import match, split_patterns
 from object_detection.records.tfrecord_file import record_files
 from object_detection.serve.image_files import find_images
+from path_names.patterns import match, split_patterns
 
 ODD = 'cells [v2], final\'s "set" {1}'
 

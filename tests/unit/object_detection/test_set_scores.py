@@ -1,5 +1,6 @@
 """Scores of a record set: rows of batches, coverage, masks beside boxes."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -109,6 +110,11 @@ def test_rows_are_those_of_known_classes_on_real_images(scores):
     assert origins.tolist() == [[0, 0], [0, 1], [1, 0], [1, 1]]
 
 
+def test_records_without_image_ids_are_told_what_they_lack(scores):
+    with pytest.raises(ValueError, match="a record has no image/source_id.*create_coco_tfrecord"):
+        scores().rows(batch(ids=(b"11", b"", b"")), **detections())
+
+
 def test_num_valid_limits_the_rows(scores):
     found = detections()
     found["num_valid"][:] = 1
@@ -132,6 +138,23 @@ def test_boxes_and_masks_are_scored_apart(scores):
     assert score(scores(), empty)["AP"] == pytest.approx(1.0)
     # Each mask is right for the other object: matching is by mask, not by box.
     assert score(scores(), swapped)["mask_AP50"] == pytest.approx(1.0)
+
+
+def test_the_json_of_smaller_pictures_is_scaled_as_the_records_were(scores):
+    made = scores()
+    made.card = dataclasses.replace(card(), resized_images={"11": (120, 160), "12": (120, 160)})
+    found = detections()
+    found["boxes"] = found["boxes"] * 2
+    rows, images, _ = made.rows(batch(), **found)
+    doubled = []
+    for box in BOXES:
+        mask = np.zeros((2 * HEIGHT, 2 * WIDTH), np.uint8, order="F")
+        x, y, w, h = (2 * side for side in box)
+        mask[y : y + h, x : x + w] = 1
+        doubled.append(pack_mask(mask_api.encode(mask)))
+    options = {"is_limited": False, "most_bad_records": 0}
+    metrics = made.score(rows, images, masks=doubled * 2, **options)
+    assert metrics["AP"] == metrics["mask_AP"] == pytest.approx(1.0)
 
 
 def test_masks_of_another_size_than_the_json_are_refused(scores):
