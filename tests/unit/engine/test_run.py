@@ -238,7 +238,9 @@ class TestBeforeAnyStep:
         assert run_training(config, TinyFamily()) == 0
 
     def test_settings_of_engine_and_family(self, tmp_path):
-        assert "log_steps=0" in self.error_of(config_of(tmp_path / "a", log_steps=0))
+        config = config_of(tmp_path / "a", skip_test=True)
+        config = dataclasses.replace(config, eval=dataclasses.replace(config.eval, target_ap=0.3))
+        assert "--skip_test with target_ap=0.3" in self.error_of(config)
         assert "width=0" in self.error_of(config_of(tmp_path / "b", width=0))
         assert not (tmp_path / "a").exists()
 
