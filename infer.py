@@ -11,6 +11,7 @@ from absl import flags
 import families
 from engine import cli
 from engine.config.fields import ConfigError
+from object_detection.convert.picture_file import MAX_PIXELS
 
 flags.DEFINE_string("image_path", "", "Image file, folder or glob.")
 flags.DEFINE_string(
@@ -46,7 +47,7 @@ flags.DEFINE_enum(
 )
 flags.DEFINE_integer(
     "max_image_pixels",
-    64_000_000,
+    MAX_PIXELS,
     "Height times width beyond which an image is left out undecoded.",
     lower_bound=1,
 )

@@ -21,6 +21,7 @@ Run it again and it reuses what is there.
   --generate N M     pictures of the generated set to train on and to hold out (default 400 80)
   --image_size N     network input in pixels       --batch_size N   images per rank and step
   --ranks N          Horovod ranks                 --pictures N     held-out images to draw
+  --exif apply           turn pictures by their EXIF orientation    --follow_links   read links out of the image folder
   --train_split S, --eval_split S                  --seed N
   --on_data_error report  go on where the check of the data finds hopeless boxes
   -- FLAGS           further flags for train.py
