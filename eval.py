@@ -27,18 +27,22 @@ flags.DEFINE_string(
     "Conventions of a reference for checkpoints without a description, as in train.py.",
 )
 flags.DEFINE_string("hparams", "", "Comma-separated key=value pairs, or a YAML file.")
-flags.DEFINE_string("ckpt_path", "", "Checkpoint prefix, or a folder: then its newest checkpoint.")
+flags.DEFINE_string("ckpt_path", "", "Checkpoint prefix, or the folder of a run.")
+flags.DEFINE_enum("which", "best", ["best", "last"], "Which checkpoint of a run's folder.")
 flags.DEFINE_string("output_dir", "", "Folder for detections and metrics; '': CKPT-evaluation.")
 flags.DEFINE_integer("batch_size", 8, "Images per rank and step.")
 flags.DEFINE_bool("skip_eval", False, "Write the detections and compute no metrics.")
 flags.DEFINE_integer(
-    "only_this_epoch", 0, "Evaluate emackpt-N of this epoch in the folder ckpt_path; 0: the newest."
+    "only_this_epoch",
+    0,
+    "Evaluate emackpt-N of this epoch in the folder ckpt_path; 0: as of which.",
 )
 cli.define_flags(
     families.CONFIG_CLASSES,
     only=(
         *("val_file_pattern", "val_json_file", "eval_samples", "testdev_dir", "coco_scorer"),
         "max_detections",
+        *("report", "report_score", "report_iou", "report_images"),
         *("class_ids", "label_map", "max_instances_per_image", "on_overflow", "on_bad_record"),
         *("max_bad_records", "canvas_size", "resize_on", "input_threads", "prefetch_batches"),
         *("amp", "precision", "use_xla", "set_num_threads", "enable_map_parallelization"),
@@ -69,7 +73,9 @@ def main(argv: list[str]) -> int:
     def find_checkpoint() -> str:
         if FLAGS.only_this_epoch:
             return checkpoint.averaged(places[0], FLAGS.only_this_epoch)
-        return checkpoint.find_any(places)
+        # The PyTorch reference evaluates the newest of its OUTPUT_DIR.
+        which = FLAGS.which if FLAGS.ckpt_path or FLAGS["which"].present else "last"
+        return checkpoint.find_any(places, which=which)
 
     def configure(stored: Mapping[str, Any]) -> Any:
         described = request.description(stored)

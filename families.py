@@ -242,14 +242,17 @@ def load(model_name: str) -> DetectorFamily:
     return importlib.import_module(f"{package_of(model_name)}.family").FAMILY
 
 
-def load_task(path: str, *, model_name: str, preset_name: str, hparams: str) -> DetectionTask:
-    """Builds the model of a checkpoint with its weights, ready to detect.
+def load_task(
+    path: str, *, model_name: str, preset_name: str, hparams: str, which: str = "best"
+) -> DetectionTask:
+    """Builds the model of a checkpoint with its weights, ready to detect, and says which it took.
 
     Args:
       path: checkpoint prefix, or the folder of a run.
       model_name: as `--model_name`; where the checkpoint says it, it must agree if given.
       preset_name: as `--preset`, for checkpoints without a description.
       hparams: as `--hparams`.
+      which: as `--which`.
 
     Raises:
       FileNotFoundError: no checkpoint there.
@@ -257,9 +260,11 @@ def load_task(path: str, *, model_name: str, preset_name: str, hparams: str) -> 
     """
     from engine.files import checkpoint  # with it TensorFlow
 
-    stored = checkpoint.read_metadata(checkpoint.find(path))
+    prefix = checkpoint.find(path, which=which)
+    stored = checkpoint.read_metadata(prefix)
+    print(f"taking {prefix}{checkpoint.describe(stored)}", flush=True)
     family = load(stored["config"]["model"]["name"] if stored else model_name)
     config = family.config_of_description(
         stored, model_name=model_name, preset_name=preset_name, hparams=hparams
     )
-    return family.load_task(path, config=config)
+    return family.load_task(prefix, config=config)

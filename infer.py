@@ -3,6 +3,7 @@
 python infer.py --image_path=PHOTOS --model_dir=RUN --output_dir=OUT
 """
 
+import functools
 import json
 from pathlib import Path
 
@@ -18,6 +19,9 @@ flags.DEFINE_string(
     "image_list", "", "Text file with one image path per line, instead of image_path."
 )
 flags.DEFINE_string("annotations", "", "COCO annotations to draw beside the detections.")
+flags.DEFINE_integer(
+    "worst", 0, "With annotations: draw only so many images, those with the most errors; 0: all."
+)
 flags.DEFINE_string(
     "output_dir", "", "Folder for annotated images and detections.json; made if need be."
 )
@@ -25,6 +29,7 @@ flags.DEFINE_string("model_dir", "", "Checkpoint prefix, or the folder of a run.
 flags.DEFINE_string(
     "saved_model_dir", "", "Exported model to use; with --model_dir it is exported there first."
 )
+flags.DEFINE_enum("which", "best", ["best", "last"], "Which checkpoint of a run's folder.")
 flags.DEFINE_string("model_name", "efficientdet-d0", "Model of a checkpoint without a description.")
 flags.DEFINE_string("preset", "", "Conventions of a checkpoint without a description.")
 flags.DEFINE_string("hparams", "", "Comma-separated key=value pairs, or a YAML file.")
@@ -70,6 +75,9 @@ def main(argv: list[str]) -> int:
         )
     if not (FLAGS.model_dir or FLAGS.saved_model_dir):
         raise ConfigError("give --model_dir (a checkpoint) or --saved_model_dir (an export)")
+    if FLAGS.worst and not FLAGS.annotations:
+        raise ConfigError("--worst needs --annotations, to know what is wrong")
+    print("starting TensorFlow", flush=True)
     import tensorflow as tf
     from PIL import Image
 
@@ -86,6 +94,7 @@ def main(argv: list[str]) -> int:
     if FLAGS.model_dir:
         task = families.load_task(
             FLAGS.model_dir,
+            which=FLAGS.which,
             model_name=FLAGS.model_name,
             preset_name=FLAGS.preset,
             hparams=FLAGS.hparams,
@@ -98,18 +107,24 @@ def main(argv: list[str]) -> int:
         detector, class_map, mask_rule = inference.saved_model_detector(FLAGS.saved_model_dir)
     output = Path(FLAGS.output_dir)
     output.mkdir(parents=True, exist_ok=True)
-    written, sheet, unreadable, noted, names = {}, [], [], [], set()
-    for found in inference.predict_files(
+    predict = functools.partial(
+        inference.predict_files,
         detector,
         class_map,
-        paths,
         min_score=FLAGS.min_score_thresh,
-        unreadable=unreadable,
-        noted=noted,
         mask_rule=mask_rule,
         exif=FLAGS.exif,
         max_pixels=FLAGS.max_image_pixels,
-    ):
+    )
+    written, sheet, unreadable, noted, names = [], [], [], [], set()
+    shown = paths
+    if FLAGS.worst:
+        for found in predict(paths, unreadable=unreadable, noted=noted):
+            written += found.entries(truth)
+        shown = truth.worst_files(written, paths, count=FLAGS.worst)
+        print(f"drawing the {len(shown)} worst of {len(paths)} images", flush=True)
+    aside = {"unreadable": [], "noted": []} if FLAGS.worst else {}
+    for found in predict(shown, **{"unreadable": unreadable, "noted": noted, **aside}):
         # Images of equal names in several folders: cat, cat-2, ...
         stem = Path(found.path).stem
         name = next(n for n in (stem, *(f"{stem}-{i}" for i in range(2, 10**6))) if n not in names)
@@ -130,17 +145,19 @@ def main(argv: list[str]) -> int:
             heat = inference.draw_heat(found, weigh_by=FLAGS.heat_map)
             Image.fromarray(heat).save(output / f"{name}-heat.png")
         sheet.append(drawn)
-        written[found.path] = found.objects
+        if not FLAGS.worst:
+            written += found.entries(truth)
         print(f"{found.path}: {len(found.objects)} objects -> {target}", flush=True)
     (output / "detections.json").write_text(json.dumps(written, indent=1))
     for note in noted:
         print(f"WARNING: {note}", flush=True)
     for problem in unreadable:
         print(f"WARNING: left out: {problem}", flush=True)
-    if not sheet:
+    if len(unreadable) == len(paths):
         raise ValueError(f"none of the {len(paths)} images could be read: {unreadable[0]}")
-    shown = sheet[:_SHEET_IMAGES]
-    Image.fromarray(contact_sheet(shown, 2 if truth else 4)).save(output / "contact-sheet.png")
+    if sheet:
+        first = contact_sheet(sheet[:_SHEET_IMAGES], 2 if truth else 4)
+        Image.fromarray(first).save(output / "contact-sheet.png")
     print(f"{len(sheet)} images; detections.json and contact-sheet.png are in {output}")
     if unreadable:
         print(f"{len(unreadable)} of {len(paths)} images were left out, see the warnings above")

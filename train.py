@@ -104,7 +104,7 @@ def evaluate_others(request: families.Request, sets: dict[str, dict]) -> None:
             batch_size=request.config.eval.eval_batch_size,
         ),
         families.load(request.config.model.name),
-        find_checkpoint=lambda: checkpoint.find(folder),
+        find_checkpoint=lambda: checkpoint.find(folder, which="last"),
         output_dir=str(Path(folder) / "evaluation"),
         sets=sets,
         conclude=request.conclude,

@@ -2,8 +2,9 @@ r"""Draws what training sees: examples after the host's and the device's process
 
 With the masks where the records hold packed ones, else with boxes.
 
-Example:
+Examples:
   python dataset/draw_examples.py --records='data/train-*' --output_dir=examples
+  python dataset/draw_examples.py --model_dir=RUN --output_dir=examples
 
 Writes a sheet of training examples as they come (`train.png`), one of evaluation input
 (`eval.png`), and one for each augmentation alone (`flip.png`, `scale.png`, `crop.png`,
@@ -22,28 +23,33 @@ from absl import app, flags
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+if __name__ == "__main__":
+    print("drawing what training sees; starting TensorFlow", flush=True)
+
 import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from object_detection.draw.draw_masks import draw_masks
-from object_detection.draw.visualize import contact_sheet, draw_boxes
+import families
+from engine.config.fields import override
+from engine.config.recipe_yaml import read_yaml
+from object_detection.draw.batches import draw_batch
+from object_detection.draw.visualize import contact_sheet
 from object_detection.input import crop_decode
-from object_detection.input import geometry as geometry_lib
 from object_detection.input.canvases import Frames, make_frames
 from object_detection.input.datasets import evaluation_batches, training_batches
 from object_detection.input.loader import Augmentation
-from object_detection.input.preprocess import ground_truth_in_network_frame, to_network_input
 from object_detection.input.problems import InputProblems
-from object_detection.masks.mask_ops import unpack_masks
-from object_detection.masks.mask_paste import paste_mask
 from object_detection.records import schema
 from object_detection.records.card import DataCard
 from object_detection.records.card_builder import find_or_scan_card
 from object_detection.records.reader import RecordSet, record_set
 from object_detection.records.tfrecord_file import record_files
 
-_RECORDS = flags.DEFINE_string("records", "", "Glob of the record files.")
+_RECORDS = flags.DEFINE_string("records", "", "Glob of the record files; '': those of the run.")
+_MODEL_DIR = flags.DEFINE_string("model_dir", "", "Run whose records and settings are drawn.")
+_RECIPE = flags.DEFINE_string("recipe", "", "Recipe whose settings are drawn, as train.py's.")
+_MODEL_NAME = flags.DEFINE_string("model_name", "efficientdet-d0", "Model of the recipe.")
 _OUTPUT_DIR = flags.DEFINE_string("output_dir", "examples", "Folder for the sheets.")
 _IMAGE_SIZE = flags.DEFINE_integer("image_size", 512, "Side of the network input, pixels.")
 _NUM_EXAMPLES = flags.DEFINE_integer("num_examples", 24, "Examples in train.png and eval.png.")
@@ -60,12 +66,14 @@ _MAX_INSTANCES = 200
 
 def main(argv: Sequence[str]) -> int:
     """Writes the sheets; returns the exit status."""
-    if len(argv) > 1 or not _RECORDS.value:
-        print(
-            "error: expected --records='DATA/train-*' and nothing else; see --help", file=sys.stderr
-        )
-        return 2
     try:
+        network_size = take_settings()
+        if len(argv) > 1 or not _RECORDS.value:
+            print(
+                "error: expected --records='DATA/train-*' or --model_dir=RUN; see --help",
+                file=sys.stderr,
+            )
+            return 2
         pattern, card = _RECORDS.value, find_or_scan_card(_RECORDS.value)
         records = record_set(record_files(pattern))
     except (ValueError, OSError) as error:
@@ -73,9 +81,8 @@ def main(argv: Sequence[str]) -> int:
         return 1
     folder = Path(_OUTPUT_DIR.value)
     folder.mkdir(parents=True, exist_ok=True)
-    side = _IMAGE_SIZE.value
     frames = make_frames(
-        (side, side),
+        network_size,
         resize_on_host=_RESIZE_ON.value == "host",
         largest_image=(card.max_height, card.max_width),
     )
@@ -84,6 +91,30 @@ def main(argv: Sequence[str]) -> int:
         Image.fromarray(sheet).save(path)
         print(path)
     return 0
+
+
+def take_settings() -> tuple[int, int]:
+    """Takes settings of a run or recipe for flags that are not given; returns the network's size.
+
+    Raises:
+      FileNotFoundError, ValueError: no such run or recipe, or a setting that does not exist.
+    """
+    side = _IMAGE_SIZE.value
+    source = _RECIPE.value or (_MODEL_DIR.value and os.path.join(_MODEL_DIR.value, "config.yaml"))
+    if not source:
+        return side, side
+    values = read_yaml(source)
+    name = values["model"]["name"] if _MODEL_DIR.value else _MODEL_NAME.value
+    config = override(families.base_config(name), values, source=source)
+    defaults = {"records": config.data.training_file_pattern}
+    defaults |= {n: getattr(config.data, n) for n in ("jitter_min", "jitter_max", "color_jitter")}
+    for flag, value in defaults.items():
+        flags.FLAGS.set_default(flag, value)
+    if flags.FLAGS["image_size"].present:
+        return side, side
+    # Mask R-CNN has a canvas for wide images and one for high ones: the first is drawn.
+    sizes = getattr(config.model, "canvas_sizes", [config.model.image_size])
+    return tuple(sizes[0])
 
 
 def draw_sheets(records: RecordSet, card: DataCard, frames: Frames):
@@ -127,7 +158,7 @@ def draw_stream(
     else:
         batches = evaluation_batches(records, **common)
     batch = next(iter(batches))
-    pictures = draw_batch(batch, card, frames)
+    pictures = draw_batch(batch, card.class_names, frames)
     captions = [
         f"image {source_id.decode()}, {_describe(geometry)}"
         for source_id, geometry in zip(batch["source_id"].numpy(), batch["geometry"].numpy())
@@ -162,7 +193,9 @@ def draw_variants(
     for serialized in tf.data.TFRecordDataset(list(records.files)).take(_NUM_ROWS.value):
         for i, uniforms in enumerate(columns.values()):
             batch = read_example(serialized, card, frames, uniforms=uniforms, jitter=jitter)
-            pictures += draw_batch(batch, card, frames, strength=strength if i else 0.0, seed=i)
+            pictures += draw_batch(
+                batch, card.class_names, frames, strength=strength if i else 0.0, seed=i
+            )
     return pictures
 
 
@@ -205,74 +238,6 @@ def read_example(
     if mask_format:
         example["masks"] = tf.io.decode_raw(parsed["masks"], tf.uint8)
     return {name: value[tf.newaxis] for name, value in example.items()}
-
-
-def draw_batch(
-    batch: Mapping[str, tf.Tensor],
-    card: DataCard,
-    frames: Frames,
-    *,
-    strength: float = 0.0,
-    seed: int = 0,
-) -> list[np.ndarray]:
-    """Runs the device's part; draws masks, boxes where there are none, crowds striped or dashed.
-
-    Returns:
-      uint8 [height, width, 3] of each example.
-    """
-    height, width = frames.network_size
-    images = to_network_input(
-        batch["image"],
-        batch["geometry"],
-        height=height,
-        width=width,
-        mean=(0.0, 0.0, 0.0),
-        std=(1.0, 1.0, 1.0),
-        dtype=tf.float32,
-        resized_on_host=frames.resize_on_host,
-        color_jitter=strength,
-        seed=tf.constant([seed, 0]),
-    )
-    boxes, classes = ground_truth_in_network_frame(
-        batch["boxes"],
-        batch["classes"],
-        batch["is_crowd"],
-        batch["geometry"],
-        height=height,
-        width=width,
-        drop_crowd=False,
-    )
-    pixels = np.round(images.numpy()).astype(np.uint8)
-    columns = [boxes.numpy(), classes.numpy(), batch["is_crowd"].numpy()]
-    if "masks" not in batch:
-        return [
-            draw_boxes(image, b, c, names=card.class_names, dashed=crowd)
-            for image, b, c, crowd in zip(pixels, *columns)
-        ]
-    masks = paste_masks(batch, height=height, width=width)
-    return [
-        draw_masks(image, m, c, names=card.class_names, boxes=b, all_boxes=False, hatched=crowd)
-        for image, m, b, c, crowd in zip(pixels, masks, *columns)
-    ]
-
-
-def paste_masks(batch: Mapping[str, tf.Tensor], *, height: int, width: int) -> list[np.ndarray]:
-    """Returns bool [max_instances, height, width] of each example: its masks as the network sees.
-
-    A crop belongs to the whole box, so it moves with the box before this is clipped.
-    """
-    geometry = geometry_lib.unpack(batch["geometry"])
-    boxes = geometry_lib.original_to_network(batch["boxes"], geometry, network_width=width)
-    examples = []
-    for masks, places, is_mirrored in zip(
-        unpack_masks(batch["masks"]).numpy(), boxes.numpy(), geometry.flip.numpy() > 0
-    ):
-        masks = masks[..., ::-1] if is_mirrored else masks
-        pasted = [
-            paste_mask(mask, box, height=height, width=width) for mask, box in zip(masks, places)
-        ]
-        examples.append(np.array(pasted, bool).reshape(-1, height, width))
-    return examples
 
 
 def _reads_masks(card: DataCard) -> bool:

@@ -18,7 +18,8 @@ import numpy as np
 from detector.task import DetectionTask
 from detector.weight_loading import LoadReport
 from engine import cli
-from engine.config.fields import ConfigError, override
+from engine.best import key_of
+from engine.config.fields import ConfigError, override, to_dict
 from engine.files import checkpoint
 from engine.files.weight_files import weights_path
 from engine.ranks import distributed
@@ -30,6 +31,7 @@ from object_detection.metrics.set_scores import MASK_PREFIX
 from object_detection.records.card import DataCard
 from object_detection.records.card_builder import find_or_scan_card
 from object_detection.records.class_map import ClassMap, class_map_of_run, coco_class_map
+from object_detection.report.write import ReportOptions, about_evaluation, write_report
 from object_detection.serve.saved_model import export_detector
 
 _TESTDEV_FILE = "detections_test-dev2017_test_results.json"
@@ -120,7 +122,7 @@ class DetectorFamily:
             num_classes=config.data.num_classes,
             label_map=config.data.label_map,
         )
-        return self._task_class(
+        task = self._task_class(
             self.settled_config(config, description),
             class_map,
             train_card=train_card,
@@ -128,6 +130,9 @@ class DetectorFamily:
             batch_norm=batch_norm,
             seed=seed,
         )
+        if training and config.eval.val_json_file and config.eval.best_metric != "AP":
+            key_of(config.eval.best_metric, dict.fromkeys(task.set_scores.metric_names()))
+        return task
 
     def describe(self, task: DetectionTask) -> dict[str, Any]:
         """The class map and the identity of the training data."""
@@ -227,11 +232,11 @@ class DetectorFamily:
         most = task.config.eval.max_detections
         record = {"epoch": epoch, "max_detections": most, **metrics}
         (folder / "metrics.json").write_text(json.dumps(record, indent=1))
-        lines = []
+        lines, evaluated = [], task.config.eval.val_json_file
         for prefix, title in (("", "boxes"), (MASK_PREFIX, "masks")):
             of_kind = _with_prefix(metrics, prefix)
             if of_kind:
-                title = f"epoch {epoch}, {title}"
+                title = f"{evaluated}, epoch {epoch}, {title}"
                 table = format_metrics_table(of_kind, title=title, max_detections=most)
                 lines += [*table.splitlines(), f"csv format: {csv_line(epoch, of_kind)}"]
         lines.append(f"detections and metrics are in {folder}")
@@ -239,6 +244,8 @@ class DetectorFamily:
             testdev = Path(task.config.eval.testdev_dir) / _TESTDEV_FILE
             entries = files["detections.json"]
             lines.append(f"submission file: {write_detections_json(testdev, entries)}")
+        if metrics and task.config.eval.report:
+            lines.append(_report(task, files["detections.json"], metrics, folder, epoch=epoch))
         return lines
 
     def config_of_description(
@@ -289,6 +296,36 @@ def initial_weights(config: Any) -> tuple[str, str]:
 def _card(pattern: str) -> DataCard | None:
     """Returns the card of records; rank 0 reads, as records without a card are all read for it."""
     return distributed.on_main(lambda: find_or_scan_card(pattern)) if pattern else None
+
+
+def _report(
+    task: DetectionTask,
+    detections: Sequence[Mapping[str, Any]],
+    metrics: Mapping[str, float],
+    folder: Path,
+    *,
+    epoch: int,
+) -> str:
+    """Writes the report of an evaluation; returns what the log says of it."""
+    config = task.config
+    about = about_evaluation(
+        task.set_scores,
+        model=config.model.name,
+        epoch=epoch,
+        settings=to_dict(config),
+        train_card=task.train_card,
+        seconds=task.evaluation_seconds,
+    )
+    options = ReportOptions(
+        config.eval.report_score, config.eval.report_iou, config.eval.report_images
+    )
+    try:
+        path = write_report(
+            folder, about, detections, metrics, options=options, truth=task.evaluator.truth
+        )
+    except Exception as error:  # no page is worth the training before it
+        return f"WARNING: no report was written: {error!r}"
+    return f"report: {path}"
 
 
 def _with_prefix(metrics: Mapping[str, float], prefix: str) -> dict[str, float]:

@@ -15,6 +15,8 @@ import tensorflow as tf
 from detector import inputs
 from engine.ranks import distributed
 from engine.task import MaskedRows, Shard, Task
+from object_detection.draw.batches import draw_batch
+from object_detection.draw.visualize import contact_sheet
 from object_detection.input import geometry as geometry_lib
 from object_detection.input.canvases import Frames
 from object_detection.input.example import HOST_ONLY
@@ -27,6 +29,9 @@ from object_detection.metrics.set_scores import SetScores
 from object_detection.records.card import DataCard
 from object_detection.records.class_map import ClassMap
 from object_detection.serve.detections import Detections, MaskDetections
+
+# Examples of a batch that are drawn.
+_MOST_DRAWN = 16
 
 
 class DetectionTask(Task):
@@ -70,7 +75,7 @@ class DetectionTask(Task):
         self.mask_rule = mask_rule
         self.has_masks = mask_rule is not None
         self.compute_dtype = tf.keras.mixed_precision.global_policy().compute_dtype
-        self._scores = SetScores(
+        self.set_scores = SetScores(
             config.eval.val_json_file,
             class_map,
             records=config.eval.val_file_pattern,
@@ -143,6 +148,17 @@ class DetectionTask(Task):
         """Drops the strings."""
         return {k: v for k, v in batch.items() if k not in HOST_ONLY}
 
+    def draw_batch(self, batch: Mapping[str, tf.Tensor]) -> np.ndarray:
+        """Draws a training batch as the network sees it, with its boxes or masks."""
+        some = {name: value[:_MOST_DRAWN] for name, value in batch.items()}
+        size = tuple(batch["image"].shape[1:3])
+        frames = next(f for f in self.frames(self.train_card) if tuple(f.canvas_size) == size)
+        names = {k: name for k, (_, name) in self.class_map.categories.items()}
+        strength = self.config.data.color_jitter
+        captions = [f"image {source_id.decode()}" for source_id in some["source_id"].numpy()]
+        pictures = draw_batch(some, names, frames, strength=strength)
+        return contact_sheet(pictures, 4, captions, title="the first training batch")
+
     def network_input(
         self,
         images: tf.Tensor,
@@ -182,11 +198,11 @@ class DetectionTask(Task):
     @property
     def evaluator(self) -> CocoEvaluator:
         """The ground truth, parsed at first use."""
-        return self._scores.evaluator
+        return self.set_scores.evaluator
 
     def check_ground_truth(self) -> None:
         """Scores the ground truth against itself; see `SetScores.check`."""
-        self._scores.check(self._first_batch)
+        self.set_scores.check(self._first_batch)
 
     def _first_batch(self) -> dict[str, np.ndarray] | None:
         batch = next(iter(self.eval_dataset(shard=Shard(0, 1))), None)
@@ -199,7 +215,7 @@ class DetectionTask(Task):
         known = {name: batch[name].numpy() for name in ("valid", "source_id")}
         fields = {name: value.numpy() for name, value in detections._asdict().items()}
         masks = fields.pop("masks", None)
-        rows, images, origins = self._scores.rows(known, **fields)
+        rows, images, origins = self.set_scores.rows(known, **fields)
         if not self.has_masks:
             return rows, images
         sizes = geometry_lib.unpack(batch["geometry"]).original_size.numpy().astype(int)
@@ -221,7 +237,7 @@ class DetectionTask(Task):
         """COCO's numbers of boxes and, with the prefix `mask_`, masks; see `SetScores.score`."""
         data = self.config.data
         rows, masks = found if self.has_masks else (found, None)
-        return self._scores.score(
+        return self.set_scores.score(
             rows,
             images,
             masks=masks,

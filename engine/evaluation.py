@@ -51,6 +51,7 @@ class Evaluator:
                     last_said = time.monotonic()
                     self._say_progress(sum(len(i) for _, i in found), last_said - start)
             found += [future.result() for future in waiting]
+        self._task.evaluation_seconds = time.monotonic() - start
         rows = self._gather([rows for rows, _ in found])
         images = distributed.gather_rows(
             np.concatenate([np.zeros([0], np.int64), *(i for _, i in found)])

@@ -7,6 +7,7 @@ anyone's signal, and shared at fixed steps (`_agree`), never by each rank for it
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from engine.batches import iterate, largest_shape
+from engine.best import BestEvaluation
 from engine.config.settings import EvalConfig, TrainConfig
 from engine.evaluation import Evaluator, Validator, percent
 from engine.hooks import EpochEnd, Hook, RunResult, StepEnd
@@ -35,6 +37,9 @@ from engine.train_state import TrainState
 EXIT_DONE, EXIT_STOPPED = 0, 75
 # Steps between the small allreduce by which ranks agree to stop or save.
 _AGREE_STEPS = 4
+# What an evaluation may leave for TensorBoard to show, and how much of it.
+_DRAWN, _MOST_SHOWN = "evaluation/report/worst-*.jpg", 8
+_FIRST_BATCH = "first_batch.jpg"
 _SAID_METRICS = ("AP", "AP50", "mask_AP", "mask_AP50")
 # Steps before the speed is known well enough to fit a schedule to a time.
 _STEPS_TO_KNOW_SPEED = 8
@@ -103,7 +108,7 @@ class Trainer:
         self._shapes: set[tuple] = set()  # of batches whose step has been compiled
         self._pending: tuple[int, int, tf.Tensor, list[tf.Tensor]] | None = None
         self._metrics: dict[str, float] = dict(resumed.get("metrics", {}))
-        self._best: float | None = resumed.get("best_ap")
+        self._best = BestEvaluation(evaluation, resumed.get("best", {}))
         self._epochs_ended = int(resumed.get("epoch", 0))
         self._seconds_before = float(resumed.get("train_seconds", 0.0))
         self._train_clock = Stopwatch()
@@ -170,12 +175,27 @@ class Trainer:
                 numbers.numpy()
                 which = "first step" if is_first else f"first step of {shown}"
                 self._log.info(f"{which} after {format_duration(time.monotonic() - began)}")
+                if step == 1 and not self._train.benchmark:
+                    distributed.on_main(functools.partial(self._draw, batches[0]))
             throughput.add(time.monotonic() - began, waited, is_measured=not is_new)
             if step % self._agree_every == 0 and self._agree(step, signals):
                 return step, True
         self._read_pending()
         self._steps.end_epoch(epoch)
         return step, False
+
+    def _draw(self, batch: Mapping[str, tf.Tensor]) -> None:
+        """Draws the first batch into the run's folder."""
+        try:
+            picture = self._task.draw_batch(batch)
+        except Exception as error:  # a picture is not worth the run
+            self._log.warn(f"the first batch could not be drawn: {error!r}")
+            return
+        if picture is not None:
+            path = Path(self._train.model_dir) / _FIRST_BATCH
+            path.write_bytes(tf.io.encode_jpeg(picture, quality=90).numpy())
+            self._log.info(f"the first batch, as the network sees it, is drawn in {path}")
+            self._log.pictures(0, {"first_batch": path})
 
     def _read_pending(self) -> None:
         """Logs the last step, now that the next one is under way."""
@@ -266,7 +286,7 @@ class Trainer:
     # ------------------------------------------------------------------ evaluation
 
     def _evaluate(self, epoch: int, step: int) -> bool:
-        """Evaluates the averaged weights; returns True when the target AP is reached."""
+        """Evaluates the averaged weights; returns True when that is to end the run."""
         self._state.equalise()
         with self._state.averaged_weights():
             self._metrics, rows = self._evaluator()
@@ -275,15 +295,17 @@ class Trainer:
             self._log.info(line)
         if "AP" not in metrics:
             return False
+        drawn = sorted(Path(self._train.model_dir).glob(_DRAWN))[:_MOST_SHOWN]
+        self._log.pictures(epoch, {f"eval/{path.stem}": path for path in drawn})
         record = {"epoch": epoch, "validation_accuracy_mAP": percent(metrics, "AP")}
         self._log.dll([], record | renamed(metrics, self._dllogger_names))
         self._log.numbers("evaluation", {"epoch": epoch, "step": step, **metrics})
-        shown = {f"eval/{k}": v for k, v in metrics.items() if "AP_/" not in k}
+        # Numbers of classes, such as AP_/dog, are a group of their own.
+        shown = {f"classes/{k}" if "_/" in k else f"eval/{k}": v for k, v in metrics.items()}
         self._log.scalars(epoch, shown)
         said = [f"{k} {metrics[k]:.4f}" for k in _SAID_METRICS if k in metrics]
         self._log.info(f"epoch {epoch}: {' '.join(said)}")
-        if self._best is None or metrics["AP"] > self._best:
-            self._best = metrics["AP"]
+        if self._best.update(metrics):
             self._files.save_best(self._progress(step) | {"epoch": epoch})
         targets = {"AP": self._evaluation.target_ap, **self._task.more_targets}
         targets = {name: least for name, least in targets.items() if least}
@@ -291,7 +313,12 @@ class Trainer:
             reached = ", ".join(f"{name} {least}" for name, least in targets.items())
             self._log.info(f"target {reached} reached at epoch {epoch}")
             return True
-        return False
+        if self._best.is_over:
+            self._log.info(
+                f"epoch {epoch}: no new best in {self._evaluation.patience} evaluations, the best "
+                f"was {self._best.describe()}: the run ends"
+            )
+        return self._best.is_over
 
     def _validate(self, epoch: int) -> dict[str, float]:
         """Computes and logs the losses on the validation records."""
@@ -310,7 +337,7 @@ class Trainer:
         return {
             "step": step,
             "epoch": self._epochs_ended,
-            "best_ap": self._best,
+            "best": self._best.state(),
             "metrics": dict(self._metrics),
             "train_seconds": self._train_seconds(),
         }

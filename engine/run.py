@@ -27,6 +27,7 @@ from engine.log.run_log import RunLog
 from engine.loop import EXIT_DONE, Trainer
 from engine.optim.plan import check_settings, make_plan, needs_evaluation_data
 from engine.optim.precision import policy_name
+from engine.outside import make_loggers
 from engine.ranks import distributed, machine
 from engine.step import TrainStep
 from engine.task import Task
@@ -145,7 +146,8 @@ def run_training(
         start_checks.check_same_run(
             config, stored, sections_compared=family.COMPARED_SECTIONS, plan=plan, task=described
         )
-    hooks = make_hooks(train.hooks, RunStart(config, folder, distributed.is_main(), stored))
+    start = RunStart(config, folder, distributed.is_main(), stored)
+    hooks = [*make_loggers(train.loggers, start), *make_hooks(train.hooks, start)]
     if evaluates:
         distributed.on_main(task.check_ground_truth)
 

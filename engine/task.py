@@ -58,6 +58,9 @@ class Task(abc.ABC):
     has_masks: bool = False
     """Whether its rows are `MaskedRows`, which `score` takes."""
 
+    evaluation_seconds: float = 0.0
+    """Length of the last evaluation, without its scoring; the engine tells it."""
+
     more_targets: Mapping[str, float] = MappingProxyType({})
     """Metric -> least value: what else must be reached for target_ap to end a run."""
 
@@ -73,6 +76,11 @@ class Task(abc.ABC):
         """Returns the factor of a variable's learning rate under SGD."""
         del variable
         return 1.0
+
+    def draw_batch(self, batch: Mapping[str, tf.Tensor]) -> np.ndarray | None:
+        """Draws a training batch for people to look at: uint8 [height, width, 3]; None: cannot."""
+        del batch
+        return None
 
     @property
     @abc.abstractmethod

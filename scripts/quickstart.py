@@ -246,6 +246,7 @@ def main() -> None:
     }
     trained = json.loads((run_dir / "quickstart-done.json").read_text())["minutes"]
     say("done")
+    print(f"report      {run_dir / 'evaluation' / 'report.html'}")
     print(f"pictures    {pictures}/contact-sheet.png")
     print(f"run         {run_dir} (log, checkpoints, emackpt-final/ SavedModel)")
     print(f"scores      {run_dir / 'evaluation' / 'metrics.json'}")

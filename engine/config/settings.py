@@ -169,6 +169,9 @@ class TrainConfig(Section):
     profile_steps: int = setting(
         0, "Record so many steps, from the 11th on, with TensorFlow's profiler; 0: none.", least=0
     )
+    loggers: tuple[str, ...] = setting(
+        (), "Outside loggers that get the run's numbers and report: wandb, mlflow."
+    )
     hooks: tuple[str, ...] = setting(
         (), "MODULE:NAME or FILE.py:NAME of subclasses of engine.hooks.Hook, called by the run."
     )
@@ -205,6 +208,28 @@ class EvalConfig(Section):
         "that the model gives, unless it is told to give more.",
         least=10,
     )
+    best_metric: str = setting(
+        "AP",
+        "What the best checkpoint is best at, and patience watches: AP, AP50, mask_AP, another of "
+        "an evaluation's numbers, or a class for its AP.",
+    )
+    patience: int = setting(
+        0, "Stop after so many evaluations without a new best of best_metric; 0: off.", least=0
+    )
+    min_delta: float = setting(
+        0.0, "Least gain of best_metric that counts as new best for patience.", least=0, most=1
+    )
+    report: bool = setting(True, "Write report.html with every evaluation.")
+    report_score: float = setting(
+        0.0,
+        "Least score of detections that a report counts and draws; 0: where F1 is largest.",
+        least=0,
+        most=1,
+    )
+    report_iou: float = setting(
+        0.5, "Least IoU of a detection with what it found, in a report.", least=0.11, most=1
+    )
+    report_images: int = setting(16, "Most images that a report draws, the worst first.", least=0)
     coco_scorer: str = setting(
         "auto",
         "pycocotools, hotcoco, ultrafast_pycocotools or auto.",

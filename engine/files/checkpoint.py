@@ -143,12 +143,16 @@ def numbered(folder: str | Path, stem: str) -> list[str]:
     return [prefix for _, prefix in sorted(found)]
 
 
-def find(path: str | Path) -> str:
-    """Returns the checkpoint prefix that `path` means: a prefix, a folder's newest, a pointer's.
+def find(path: str | Path, *, which: str = "best") -> str:
+    """Returns the checkpoint prefix that `path` means: a prefix, one in a folder, a pointer's.
 
-    In a folder the order is: averaged weights of the highest epoch, then resumable checkpoints,
-    then ckpt-final, then the best by AP, then what TensorFlow's `checkpoint` file points to. The
-    path of a file `last_checkpoint` means what it names.
+    In a folder the order is: the best by the run's evaluations, then averaged weights of the
+    highest epoch, then resumable checkpoints, then ckpt-final, then what TensorFlow's `checkpoint`
+    file points to. The path of a file `last_checkpoint` means what it names.
+
+    Args:
+      path: of a checkpoint or a folder.
+      which: "best", or "last" to take the best only where there is no other.
 
     Raises:
       FileNotFoundError: nothing complete there; names what was looked for.
@@ -163,13 +167,16 @@ def find(path: str | Path) -> str:
             f"no checkpoint at {path}: expected {path}{_INDEX} and {path}{_DATA}, or a folder"
         )
     averages = path / "ema_weights"
+    best = (averages / "emackpt-best", path / "emackpt-best", path / "ckpt-best")
+    if which == "best":
+        for prefix in filter(exists, best):
+            return str(prefix)
     for folder, stem in ((averages, "emackpt-"), (path, "emackpt-"), (path, "ckpt-")):
         found = numbered(folder, stem)
         if found:
             return found[-1]
-    for prefix in (path / "ckpt-final", averages / "emackpt-best", path / "ckpt-best"):
-        if exists(prefix):
-            return str(prefix)
+    for prefix in filter(exists, (path / "ckpt-final", *best)):
+        return str(prefix)
     pointed = tf.train.latest_checkpoint(str(path))
     if pointed and exists(pointed):
         return pointed
@@ -179,7 +186,7 @@ def find(path: str | Path) -> str:
     )
 
 
-def find_any(paths: Sequence[str]) -> str:
+def find_any(paths: Sequence[str], *, which: str = "best") -> str:
     """Returns what the first of some paths means: a checkpoint as of `find`, or any other file.
 
     Raises:
@@ -188,7 +195,7 @@ def find_any(paths: Sequence[str]) -> str:
     problems = []
     for path in paths:
         try:
-            return find(path)
+            return find(path, which=which)
         except FileNotFoundError as error:
             if Path(path).is_file():  # weights of others
                 return path
@@ -241,6 +248,13 @@ def read_metadata(prefix: str | Path) -> dict[str, Any]:
             f"{path}: not readable as JSON: {error}. The checkpoint's description is damaged: "
             f"delete {prefix}.* to use the one before it"
         ) from error
+
+
+def describe(stored: Mapping[str, Any]) -> str:
+    """Returns, for what `read_metadata` gave, say ` (epoch 7, AP 0.4130)`; '' where nothing is."""
+    facts = [f"epoch {stored['epoch']}"] if stored.get("epoch") else []
+    facts += [f"AP {stored['metrics']['AP']:.4f}"] if "AP" in stored.get("metrics", {}) else []
+    return f" ({', '.join(facts)})" if facts else ""
 
 
 def read_description(prefix: str | Path) -> dict[str, Any]:

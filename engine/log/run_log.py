@@ -50,6 +50,14 @@ class _DllFile:
     def log(self, *, step: Any, data: Mapping[str, Any]) -> None:
         self._write("LOG", {"step": step, "data": dict(data)})
 
+    def pictures(self, step: int, pictures: Mapping[str, Path]) -> None:
+        """Shows picture files (JPEG, PNG) in TensorBoard, by name."""
+        if self._board:
+            with self._board.as_default(step=step):
+                for name, path in pictures.items():
+                    image = tf.io.decode_image(path.read_bytes(), channels=3)
+                    tf.summary.image(name, image[tf.newaxis])
+
     def flush(self) -> None:
         self._file.flush()
 
@@ -66,6 +74,14 @@ class _DllPackage:
 
     def log(self, *, step: Any, data: Mapping[str, Any]) -> None:
         dllogger.log(step=step, data=dict(data))
+
+    def pictures(self, step: int, pictures: Mapping[str, Path]) -> None:
+        """Shows picture files (JPEG, PNG) in TensorBoard, by name."""
+        if self._board:
+            with self._board.as_default(step=step):
+                for name, path in pictures.items():
+                    image = tf.io.decode_image(path.read_bytes(), channels=3)
+                    tf.summary.image(name, image[tf.newaxis])
 
     def flush(self) -> None:
         dllogger.flush()
@@ -145,6 +161,14 @@ class RunLog:
             with self._board.as_default(step=step):
                 for name, value in values.items():
                     tf.summary.scalar(name, value)
+
+    def pictures(self, step: int, pictures: Mapping[str, Path]) -> None:
+        """Shows picture files (JPEG, PNG) in TensorBoard, by name."""
+        if self._board:
+            with self._board.as_default(step=step):
+                for name, path in pictures.items():
+                    image = tf.io.decode_image(path.read_bytes(), channels=3)
+                    tf.summary.image(name, image[tf.newaxis])
 
     def flush(self) -> None:
         """Puts everything on disk."""

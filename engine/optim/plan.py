@@ -48,6 +48,12 @@ def check_settings(train: TrainConfig, optim: OptimConfig, evaluation: EvalConfi
             f"--skip_test with target_ap={evaluation.target_ap:g}: a run that never evaluates "
             "cannot reach a target; leave one of them out"
         )
+    epochs = range(1, stop_epoch(train) + 1)
+    if evaluation.patience and not any(evaluates_after(e, train, evaluation) for e in epochs):
+        raise ConfigError(
+            f"patience={evaluation.patience}: no evaluation comes before the end of this run; set "
+            "--eval_start and --eval_period"
+        )
     if optim.moving_average_decay == 1:
         raise ConfigError("moving_average_decay=1: expected less, or the average never moves")
 

@@ -21,7 +21,12 @@ from object_detection.coco.listed import some
 from object_detection.masks.rescale import rescale_annotations
 from object_detection.masks.rows import with_masks
 from object_detection.metrics import scorer as scoring
-from object_detection.metrics.coco import CocoEvaluator
+from object_detection.metrics.coco import (
+    CLASS_PREFIX,
+    METRIC_NAMES,
+    CocoEvaluator,
+    scoring_names,
+)
 from object_detection.metrics.detection_rows import detections_to_array, empty_rows
 from object_detection.metrics.ground_truth_check import check_ground_truth
 from object_detection.records.card import DataCard
@@ -90,6 +95,12 @@ class SetScores:
     def is_unlabelled(self) -> bool:
         """True where detections are only to be written: asked for, or the JSON is a mere list."""
         return not self.is_scored or (self.is_submission and not self._truth.num_objects)
+
+    def metric_names(self) -> list[str]:
+        """Returns the names of what `score` gives."""
+        classes = scoring_names(self.evaluator.truth).values()
+        names = [*METRIC_NAMES, *(CLASS_PREFIX + name for name in classes)]
+        return names + ([MASK_PREFIX + name for name in names] if self.has_masks else [])
 
     def class_scores(self) -> dict[str, dict[str, dict[str, float]]]:
         """Returns, of the last `score`, '' and 'mask_' -> class name -> COCO's 12 numbers."""

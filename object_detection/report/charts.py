@@ -33,6 +33,7 @@ COLORS = {
 
 LINES = ("accent", "second", "third", "fourth", "fifth", "sixth")
 _MOST_NAMED = len(LINES)
+_MOST_NAMES_AT_A_TABLE = 150
 # A phone shows a chart in about its own size.
 _SIZE = (4.4, 2.9)
 _STYLE = {
@@ -162,11 +163,12 @@ def draw_table(table: np.ndarray, names: Sequence[str], path: Path, *, title: st
         shares = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
         axes.imshow(shares, cmap=shades, vmin=0, vmax=1)
         small = 8 if len(names) <= 20 else 5
-        ticks = np.arange(len(names))
+        ticks = np.arange(len(names)) if len(names) <= _MOST_NAMES_AT_A_TABLE else []
+        names = names[: len(ticks)]
         axes.set_xticks(ticks, [_short(n) for n in names], rotation=90, fontsize=small)
         axes.set_yticks(ticks, [_short(n) for n in names], fontsize=small)
         axes.set(title=title, xlabel="detected as", ylabel="annotated as")
-        if len(names) <= 20:
+        if 0 < len(names) <= 20:
             for (row, column), count in np.ndenumerate(table):
                 dark = shares[row, column] > 0.5
                 if count:

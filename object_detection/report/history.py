@@ -72,6 +72,13 @@ def over_steps(steps: list[Mapping[str, Any]], name: str) -> Line:
     return Line(name, means[:, 0], means[:, 1])
 
 
+def median_speed(run: Path) -> float:
+    """Returns the images a second of a run's steps, 0 where they are not recorded."""
+    steps = read_records(run).get("step", ())
+    speeds = [r["images_per_second"] for r in steps if r.get("images_per_second")]
+    return float(np.median(speeds)) if speeds else 0.0
+
+
 def score_lines(evaluations: list[Mapping[str, Any]]) -> list[Line]:
     """Returns AP, AP50 and so on over the epochs, in percent."""
     lines = []

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import html
 import itertools
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -58,6 +59,7 @@ th, td { padding: 4px 9px; text-align: right; border-bottom: 1px solid var(--gri
 th { font-weight: 600; color: var(--faint); white-space: nowrap }
 th:first-child, td:first-child, .text { text-align: left; max-width: 40ch;
   overflow-wrap: break-word }
+td + td.text { min-width: 17ch }
 table.confusion th + th { text-align: center }
 table.sortable th { cursor: pointer }
 table.confusion td { text-align: center; min-width: 44px }
@@ -191,12 +193,18 @@ def _cell(value: Any, is_bar: bool) -> str:
 
 def _kind_of(value: Any) -> str:
     """Returns the attribute of a cell: text is aligned on the left, numbers on the right."""
-    return ' class="text"' if isinstance(value, str) else ""
+    is_text = isinstance(value, str) and not value.replace(".", "", 1).isdecimal()
+    return ' class="text"' if is_text else ""
 
 
 def percent(fraction: float) -> str:
     """Returns a fraction in percent with a decimal, `-` for NaN and below 0."""
     return f"{100 * fraction:.1f}" if fraction >= 0 else "-"
+
+
+def plain(number: float) -> str:
+    """Returns a number with two decimals, `-` for NaN."""
+    return "-" if math.isnan(number) else f"{number:.2f}"
 
 
 def confusion_table(counts: np.ndarray, names: Sequence[str]) -> str:

@@ -56,6 +56,11 @@ class Picture(NamedTuple):
     truth: bytes
     found: bytes
 
+    def side_by_side(self) -> bytes:
+        """Returns both as one picture, JPEG bytes."""
+        both = [np.asarray(Image.open(io.BytesIO(half))) for half in (self.truth, self.found)]
+        return _jpeg(np.concatenate(both, axis=1))
+
 
 def worst_images(matches: Matches, least_score: float, count: int) -> list[ImageResult]:
     """Returns the images with most to complain about, the worst first; none without an error."""

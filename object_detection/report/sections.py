@@ -21,6 +21,7 @@ from object_detection.report.matches import ERROR_KINDS, KIND_NAMES, Matches
 
 _MOST_CLASSES_IN_TABLE = 25
 _MOST_MISTAKES = 20
+_MOST_LINES = 100
 _ERROR_TEXTS = {
     "class": "in the right place, with the wrong class",
     "place": "of the right class, too far off",
@@ -32,12 +33,15 @@ _ERROR_TEXTS = {
 _CLASS_COLUMNS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "ARmax100")
 
 
-def scores(metrics: Mapping[str, float], *, has_masks: bool, max_detections: int = 100) -> str:
-    """COCO's twelve numbers, of boxes and, where there are any, of masks."""
+def scores(
+    metrics: Mapping[str, float], *, has_masks: bool, files: Path, max_detections: int = 100
+) -> str:
+    """COCO's twelve numbers, of boxes and, where there are any, of masks; `scores.csv`."""
     rows, descriptions = [], describe_metrics(max_detections)
     for name in METRIC_NAMES:
         row = [name, descriptions[name], float(metrics[name])]
         rows.append([*row, float(metrics[MASK_PREFIX + name])] if has_masks else row)
+    write_csv(files / "scores.csv", ["number", "over", "boxes", "masks"], rows)
     half = len(rows) // 2  # precisions, then recalls
     head = ["", "over", "boxes, %"] + (["masks, %"] if has_masks else [])
     tables = [page.table(head, part, sort=False) for part in (rows[:half], rows[half:])]
@@ -124,7 +128,7 @@ def classes(
         best = curve.best
         rows.append([*row, best.precision, best.recall, best.f1, best.score])
     write_csv(files / "classes.csv", head, rows)
-    rows = [[*row, f"{score:.2f}"] for *row, score in rows]
+    rows = [[*row, page.plain(score)] for *row, score in rows]
     text = page.paragraph(
         f"In percent; a click on a column's name sorts. Detections: those that score "
         f"{least_score:.2f} or more. Precision, recall and F1 at the class's own best score."
@@ -142,12 +146,14 @@ def curves(
     recalls, thresholds = curves_lib.RECALLS, curves_lib.THRESHOLDS
     best = whole.best
     several = len(measured) > 1
+    # Lines of more classes say nothing and make the page heavy.
+    drawn = measured if len(measured) <= _MOST_LINES else []
     lines = [Line(f"mean, {100 * mean.mean():.1f}", recalls, mean)] if several else []
     lines += [
-        Line(f"{curve.name}, {100 * curve.ap:.1f}", recalls, curve.precision) for curve in measured
+        Line(f"{curve.name}, {100 * curve.ap:.1f}", recalls, curve.precision) for curve in drawn
     ]
     f1_lines = [Line(whole.name, thresholds, whole.f1)]
-    f1_lines += [Line(curve.name, thresholds, curve.f1) for curve in measured] if several else []
+    f1_lines += [Line(curve.name, thresholds, curve.f1) for curve in drawn] if several else []
     trade = [
         Line("precision", thresholds, whole.precisions),
         Line("recall", thresholds, whole.recalls),
@@ -235,7 +241,7 @@ def errors(matches: Matches, *, least_score: float, files: Path) -> str:
         label=f"percentage points; AP at IoU {matches.iou:g} is {100 * ap:.1f}",
     )
     shown = [[name, _ERROR_TEXTS[name], count, float(gain)] for name, count, gain in rows]
-    head = ["kind", "means", f"count from {least_score:.2f}", "AP gain, %"]
+    head = ["kind", "means", "count", "AP gain"]
     text = page.paragraph(
         "Kinds of errors as TIDE (Bolya et al., 2020) tells them apart. Gains are over all "
         "detections and do not add up; counts are of detections that score "

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,9 +21,8 @@ from object_detection.metrics.coco import CocoEvaluator
 from object_detection.metrics.scorer import DEFAULT_MAX_DETECTIONS
 from object_detection.metrics.set_scores import MASK_PREFIX, SetScores
 from object_detection.records.card import DataCard
-from object_detection.report import page, pictures, sections
+from object_detection.report import history, page, pictures, sections
 from object_detection.report.curves import curves_of
-from object_detection.report.history import find_run
 from object_detection.report.matches import Matches, match
 
 PAGE, FILES, ABOUT = "report.html", "report", "evaluation.json"
@@ -65,6 +65,7 @@ def about_evaluation(
     epoch: int,
     settings: Mapping[str, Any],
     train_card: DataCard | None = None,
+    seconds: float = 0.0,
 ) -> dict[str, Any]:
     """Returns what a report must know beyond detections and metrics, for JSON.
 
@@ -74,11 +75,13 @@ def about_evaluation(
       epoch: of the weights, 0 where unknown.
       settings: the configuration, as nested dictionaries.
       train_card: of the training records, where they are known.
+      seconds: that the detector took for all images; 0: not known.
     """
     cards = {"training": train_card, "evaluation": scores.card}
     return {
         "model": model,
         "epoch": epoch,
+        "seconds": round(seconds, 1),
         "annotations": scores.annotations,
         "records": scores.records,
         "image_ids": scores.scored_image_ids,
@@ -117,12 +120,17 @@ def write_report(
     """
     began = time.monotonic()
     files = folder / FILES
-    files.mkdir(parents=True, exist_ok=True)
+    if files.is_dir():  # of an earlier report
+        shutil.rmtree(files)
+    files.mkdir(parents=True)
+    (folder / ABOUT).write_text(json.dumps(about, indent=1), encoding="utf-8")
     truth = read_scored(truth or about["annotations"])
     matches = match(truth, detections, iou=options.iou, image_ids=about["image_ids"])
     whole, class_curves = curves_of(matches)
-    least = options.score or (whole.best.score if whole.num_objects else 0.5)
-    run = find_run([folder, *folder.resolve().parents[:3]])
+    # Where nothing is right, F1 is largest for no detection at all: then all are shown.
+    least = options.score or (whole.best.score if whole.best.f1 > 0 else 0.0)
+    run = history.find_run([folder, *folder.resolve().parents[:3]])
+    has_objects = whole.num_objects > 0
     bad = pictures.worst_images(matches, least, len(matches.images))
     sections.write_csv(
         files / "images.csv",
@@ -130,22 +138,25 @@ def write_report(
         ([matches.images[r.image].image_id, r.right, r.wrong, r.missed] for r in bad),
     )
     drawn = _draw(bad, matches, about, detections, least=least, options=options)
+    for number, picture in enumerate(drawn, start=1):
+        (files / f"worst-{number:02d}.jpg").write_bytes(picture.side_by_side())
     place = {"least_score": least, "files": files}
     has_masks = MASK_PREFIX in about["class_scores"]
     current = {"epoch": about["epoch"], **metrics}
     most = about.get("max_detections", DEFAULT_MAX_DETECTIONS[-1])
     content = [
         ("scores", "Scores", _tiles(metrics, matches, whole.best, has_masks=has_masks)
-         + sections.scores(metrics, has_masks=has_masks, max_detections=most)),
+         + sections.scores(
+             metrics, has_masks=has_masks, files=files, max_detections=most)),
         ("training", "Training", sections.course(run, current, files)),
         ("classes", "Classes",
          sections.classes(matches, class_curves, about["class_scores"], **place)),
         ("curves", "Curves",
-         sections.curves(whole, class_curves, iou=options.iou, files=files)),
+         has_objects and sections.curves(whole, class_curves, iou=options.iou, files=files)),
         ("confusion", "Confusion", sections.confusion(matches, **place)),
-        ("errors", "Errors", sections.errors(matches, **place)),
+        ("errors", "Errors", has_objects and sections.errors(matches, **place)),
         ("images", "Worst images", sections.worst(drawn, num_bad=len(bad), least_score=least)),
-        ("about", "About", _about(about, run)),
+        ("about", "About", _about(about, run, num_images=len(matches.images))),
     ]  # fmt: skip
     title = f"{about['model']} on {Path(about['annotations']).name}"
     subtitle = f"epoch {about['epoch']}, " if about["epoch"] else ""
@@ -184,12 +195,12 @@ def _draw(
 def _tiles(metrics: Mapping[str, float], matches: Matches, best: Any, *, has_masks: bool) -> str:
     names = ["AP", "AP50", *([f"{MASK_PREFIX}AP", f"{MASK_PREFIX}AP50"] if has_masks else [])]
     shown = [(name.replace("_", " "), page.percent(metrics[name])) for name in names]
-    shown += [("best F1", page.percent(best.f1)), ("at least score", f"{best.score:.2f}")]
+    shown += [("best F1", page.percent(best.f1)), ("at least score", page.plain(best.score))]
     shown += [("images", f"{len(matches.images):,}")]
     return page.tiles([*shown, ("objects", f"{int((~matches.is_crowd).sum()):,}")])
 
 
-def _about(about: Mapping[str, Any], run: Path | None) -> str:
+def _about(about: Mapping[str, Any], run: Path | None, *, num_images: int) -> str:
     parts = [("Settings", about["settings"])]
     parts += [(f"Data card of the {name} records", card) for name, card in about["cards"].items()]
     if run and (run / "environment.json").is_file():
@@ -198,8 +209,11 @@ def _about(about: Mapping[str, Any], run: Path | None) -> str:
         )
     facts = [["annotations", about["annotations"]], ["records", about["records"]]]
     facts += [["run", str(run)]] if run else []
-    facts += [[name, value] for name, value in about.get("speed", {}).items()]
-    text = page.table(["", ""], facts, sort=False)
+    if about.get("seconds"):
+        facts.append(["speed of the evaluation", f"{num_images / about['seconds']:.1f} images/s"])
+    if run and (speed := history.median_speed(run)):
+        facts.append(["speed of the training", f"{speed:.1f} images/s"])
+    text = page.table(["", ""], [fact for fact in facts if fact[1]], sort=False)
     for name, values in parts:
         if values:
             text += page.folded(name, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))

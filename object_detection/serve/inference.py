@@ -24,6 +24,8 @@ from object_detection.masks.mask_paste import MaskRule, encode_masks
 from object_detection.masks.rescale import Size, is_same_shape, rescale_object
 from object_detection.masks.rle import BadMaskError, decode_mask
 from object_detection.records.class_map import ClassMap
+from object_detection.report.matches import match
+from object_detection.report.pictures import worst_images
 from object_detection.serve.image_files import read_image
 from object_detection.serve.saved_model import load_saved_model
 
@@ -53,6 +55,16 @@ class Prediction(NamedTuple):
     image: np.ndarray
     objects: list[dict[str, Any]]
     masks: np.ndarray | None
+
+    def entries(self, truth: AnnotatedImages | None = None) -> list[dict[str, Any]]:
+        """Returns the objects as COCO's result entries.
+
+        Each has `file_name`, the path, beside `image_id`, which is that of the annotations or, for
+        images without any, the path too.
+        """
+        known = truth.image_id(self.path) if truth else None
+        image_id = self.path if known is None else known
+        return [{"image_id": image_id, "file_name": self.path, **found} for found in self.objects]
 
 
 def detector_of(detect_images: Callable[[tf.Tensor], Any]) -> Detector:
@@ -237,10 +249,15 @@ class AnnotatedImages:
     """
 
     def __init__(self, annotations: str):
-        truth = read_scored(annotations)
-        self._images = {base_name(image.file_name): image for image in truth.images}
-        self._objects = truth.objects
-        self._source, self._category_names = annotations, truth.category_names
+        self._truth = read_scored(annotations)
+        self._images = {base_name(image.file_name): image for image in self._truth.images}
+        self._objects = self._truth.objects
+        self._source, self._category_names = annotations, self._truth.category_names
+
+    def image_id(self, path: str) -> Any | None:
+        """Returns the id of an image file in the annotations, None where it is not in them."""
+        image = self._images.get(Path(path).name)
+        return image.image_id if image else None
 
     def _objects_of(self, name: str, size: Size) -> Sequence[Mapping[str, Any]]:
         """Returns the objects of an image, in its own pixels where the JSON has another size."""
@@ -250,6 +267,28 @@ class AnnotatedImages:
         if None in stated or stated == size or not is_same_shape(stated, size):
             return objects
         return [rescale_object(entry, stated, size) for entry in objects]
+
+    def worst_files(
+        self, entries: Sequence[dict[str, Any]], paths: Sequence[str], *, count: int
+    ) -> list[str]:
+        """Returns the files with the most to complain about, the worst first.
+
+        Args:
+          entries: of all files, see `Prediction.entries`.
+          paths: of all files; those without annotations are left out.
+          count: the most files.
+        """
+        files = {self.image_id(path): path for path in paths}
+        files.pop(None, None)
+        ids = {name: category for category, name in self._category_names.items()}
+        known = [
+            {**entry, "category_id": ids[entry["name"]]}
+            for entry in entries
+            if entry["image_id"] in files and entry["name"] in ids
+        ]
+        matches = match(self._truth, known, image_ids=list(files))
+        worst = worst_images(matches, 0.0, count)
+        return [files[matches.images[result.image].image_id] for result in worst]
 
     def beside(
         self, prediction: Prediction, drawn: np.ndarray, class_map: ClassMap, *, with_boxes: bool

@@ -26,6 +26,7 @@ TINY = (
     "--nouse_xla",
     "--batch_size=2",
     "--eval_batch_size=3",
+    "--noreport",
     "--num_epochs=2",
     "--seed=5",
 )

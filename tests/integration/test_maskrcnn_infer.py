@@ -68,8 +68,8 @@ def test_masks_are_written_and_drawn(commands, run_folder, tmp_path):
     assert "5 objects" in result.output
     names = {"photo-detections.png", "photo-heat.png", "detections.json", "contact-sheet.png"}
     assert {path.name for path in (tmp_path / "out").iterdir()} == names
-    found = json.loads((tmp_path / "out" / "detections.json").read_text())[str(photo)]
-    assert len(found) == 5
+    found = json.loads((tmp_path / "out" / "detections.json").read_text())
+    assert [entry["file_name"] for entry in found] == [str(photo)] * 5
     areas = []
     for entry in found:
         assert (entry["category_id"], entry["name"]) in CLASSES.categories.values()

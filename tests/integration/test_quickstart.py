@@ -72,6 +72,16 @@ def test_pictures_of_held_out_images_are_there(quickstart):
 
 @pytest.mark.slow
 @pytest.mark.multi
+def test_the_report_is_named_and_shows_the_run(quickstart):
+    page = quickstart.output / "run" / "evaluation" / "report.html"
+    assert f"report      {page}\n" in quickstart.first.output
+    text = page.read_text()
+    assert 'id="training"' in text and "data:image/jpeg" in text
+    assert (quickstart.output / "run" / "first_batch.jpg").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.multi
 def test_second_call_reuses_data_records_and_training(quickstart):
     said = quickstart.second.output
     assert "is complete, reused" in said

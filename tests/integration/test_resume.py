@@ -98,7 +98,7 @@ def test_resumed_run_has_the_scores_of_the_unbroken_one(trained_run, broken_run)
         json.loads((folder / "ema_weights" / "emackpt-best.json").read_text())
         for folder in (broken_run.folder, trained_run.folder)
     ]
-    assert stored[0]["best_ap"] == stored[1]["best_ap"]
+    assert stored[0]["best"] == stored[1]["best"]
     assert stored[0]["epoch"] == stored[1]["epoch"]
 
 

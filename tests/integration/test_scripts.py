@@ -208,7 +208,7 @@ def test_inference_benchmark_gives_percentiles(folder):
 @pytest.fixture(scope="module")
 def trained_with_masks(masks):
     """The run of a TF2 recipe's convergence script on two CPU ranks."""
-    flags = (*TINY_MASK, "--eval_batch_size=4", "--num_epochs=1")
+    flags = (*TINY_MASK, "--eval_batch_size=4", "--num_epochs=1", "--noreport")
     script = "scripts/maskrcnn/convergence-AMP-8xA100-80G-tf2.sh"
     return start(masks, script, *flags, NGPU="2").require_success()
 

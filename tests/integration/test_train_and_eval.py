@@ -60,7 +60,9 @@ def evaluation(commands, tiny_set, trained_run):
     """(metrics, detections, folder) of eval.py on the last averages, in the run's batch size."""
     folder = trained_run.folder / "scored"
     prefix = trained_run.folder / "ema_weights" / f"emackpt-{LAST_EPOCH}"
-    metrics, detections = evaluate(commands, tiny_set, prefix, folder, "--batch_size=4")
+    metrics, detections = evaluate(
+        commands, tiny_set, prefix, folder, "--batch_size=4", "--report", "--report_images=3"
+    )
     return metrics, detections, folder
 
 
@@ -78,6 +80,7 @@ def test_the_documented_tree_is_there(trained_run):
         for suffix in (".index", ".data-00000-of-00001", ".json"):
             assert (folder / f"{prefix}{suffix}").is_file(), prefix + suffix
     assert (folder / "emackpt-final" / "saved_model.pb").is_file()
+    assert (folder / "first_batch.jpg").is_file()
     assert list((folder / "train").glob("events.out.tfevents.*"))
     assert re.fullmatch(
         r"train-\d{4}-\d\d-\d\d-\d\d-\d\d-\d\d\.log", next(folder.glob("*.log")).name
@@ -179,7 +182,7 @@ def test_the_best_checkpoint_is_that_of_the_best_score(trained_run):
     best = max(scored, key=lambda record: record["AP"])
     folder = trained_run.folder / "ema_weights"
     stored = json.loads((folder / "emackpt-best.json").read_text())
-    assert (stored["epoch"], stored["best_ap"]) == (best["epoch"], best["AP"])
+    assert (stored["epoch"], stored["best"]["value"]) == (best["epoch"], best["AP"])
     same = tf.train.load_checkpoint(str(folder / f"emackpt-{best['epoch']:02d}"))
     kept = tf.train.load_checkpoint(str(folder / "emackpt-best"))
     for name in kept.get_variable_to_shape_map():
@@ -200,6 +203,18 @@ def test_averaged_checkpoint_holds_the_averages_of_the_resumable_one(trained_run
 
 
 # ---------------------------------------------------------------------------- scores
+
+
+def test_an_evaluation_leaves_a_report_with_the_run_and_pictures_from_the_records(evaluation):
+    metrics, _, folder = evaluation
+    page = (folder / "report.html").read_text()
+    assert f"<b>{100 * metrics['AP']:.1f}</b><span>AP</span>" in page
+    assert 'id="training"' in page and "efficientdet-lite0 on " in page
+    assert page.count("data:image/jpeg") == 6
+    about = json.loads((folder / "evaluation.json").read_text())
+    assert {"training", "evaluation"} >= set(about["cards"]) and about["seconds"] > 0
+    for name, scores in about["class_scores"][""].items():
+        assert scores["AP"] == metrics[f"AP_/{name}"]
 
 
 def test_in_training_scores_are_those_of_the_saved_file(trained_run, evaluation):

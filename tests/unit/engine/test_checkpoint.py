@@ -163,7 +163,8 @@ class TestFind:
         ]
         for name in order:  # each is preferred to those before it
             save(tmp_path / name)
-            assert checkpoint.find(tmp_path) == str(tmp_path / name)
+            assert checkpoint.find(tmp_path, which="last") == str(tmp_path / name)
+        assert checkpoint.find(tmp_path) == str(tmp_path / "ema_weights/emackpt-best")
 
     def test_a_prefix_and_its_index_file(self, tmp_path):
         prefix = save(tmp_path / "ckpt-1")

@@ -227,6 +227,7 @@ def test_tensorboard_tags_and_epoch_means(tmp_path):
     assert {"examples/sec", "global_step/sec"} <= set(found)
     assert sorted(found["epoch_val_loss"]) == [1, 2, 3]
     assert "eval/AP" in found and "eval/AP_/thing" not in found
+    assert {tag for tag in found if tag.startswith("classes/")} == {"classes/AP_/thing"}
 
 
 def test_flags_that_switch_logs_off(tmp_path):
@@ -308,7 +309,30 @@ def test_the_best_and_the_last_are_kept(tmp_path):
     scores = {r["epoch"]: r["AP"] for r in run.records("evaluation")}
     best = checkpoint.read_metadata(run.folder / "ema_weights" / "emackpt-best")
     assert best["epoch"] == max(scores, key=scores.get)
-    assert best["best_ap"] == best["metrics"]["AP"] == max(scores.values())
+    assert best["best"]["value"] == best["metrics"]["AP"] == max(scores.values())
+
+
+def test_patience_ends_a_run_and_survives_a_resume(tmp_path):
+    # No AP rises by 1, so each evaluation after the first is one without a new best.
+    impatient = EvalConfig(patience=2, min_delta=1.0)
+    first = Run(tmp_path / "run", evaluation=impatient, train=dataclasses.replace(TRAIN))
+    first.trainer._plan = first.trainer._plan._replace(stop_epoch=2)
+    assert first().epoch == 2
+    again = Run(tmp_path / "run", evaluation=impatient, train=dataclasses.replace(TRAIN))
+    result = again()
+    assert (result.exit_code, result.epoch, again.evaluated) == (EXIT_DONE, 3, [3])
+    (*_, text) = sorted(again.folder.glob("train-*.log"))
+    assert "no new best in 2 evaluations, the best was AP 0." in text.read_text()
+    assert "ckpt-final" in again.files()
+
+
+def test_the_best_is_best_at_what_is_asked_for(tmp_path):
+    run = Run(tmp_path / "run", evaluation=EvalConfig(best_metric="thing"))
+    run()
+    scores = {r["epoch"]: r["AP_/thing"] for r in run.records("evaluation")}
+    best = checkpoint.read_metadata(run.folder / "ema_weights" / "emackpt-best")
+    assert best["epoch"] == max(scores, key=scores.get)
+    assert best["best"]["metric"] == "thing"
 
 
 def test_without_averages_the_plain_weights_are_the_best(tmp_path):

@@ -124,7 +124,7 @@ CATEGORIES = {0: (3, "red"), 1: (8, "blue")}
 
 
 def fake_task(*, has_masks, testdev_dir=""):
-    config = tiny_config(eval__testdev_dir=testdev_dir)
+    config = tiny_config(eval__testdev_dir=testdev_dir, eval__report=False)
     to_detections = lambda rows: rows_to_detections(rows, [11, 12], CATEGORIES)  # noqa: E731
     return SimpleNamespace(
         config=config, has_masks=has_masks, evaluator=SimpleNamespace(to_detections=to_detections)

@@ -41,7 +41,7 @@ def build(records, model_name="maskrcnn-r50-fpn", **changes):
     )
     tf.keras.utils.set_random_seed(7)
     task = FAMILY.make_task(config, description={}, training=True, batch_norm=None, seed=5)
-    task._scores.annotations = annotations()
+    task.set_scores.annotations = annotations()
     return task
 
 

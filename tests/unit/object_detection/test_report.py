@@ -17,6 +17,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from object_detection.coco.annotations import read_scored
+from object_detection.metrics import METRIC_NAMES
 from object_detection.report import curves, history, page, pictures
 from object_detection.report.matches import (
     BACKGROUND,
@@ -29,6 +30,7 @@ from object_detection.report.matches import (
     RIGHT,
     match,
 )
+from object_detection.report.write import ReportOptions, write_report
 
 ROOT = Path(__file__).resolve().parents[3]
 HOSTILE = "<script>alert(1)</script> & $x_1$"
@@ -276,8 +278,25 @@ def test_command_makes_the_page_with_charts_tables_and_pictures(evaluation):
     assert sum(int(row["objects"]) for row in rows.values()) == len(objects) < len(truth)
 
 
+@pytest.mark.parametrize(
+    ("objects", "entries"),
+    [([(1, 1, (0, 0, 20, 20), 0)], []), ([], [found(1, 1, (0, 0, 20, 20), 0.5)])],
+)
+def test_a_page_of_nothing_found_and_of_nothing_to_find(tmp_path, objects, entries):
+    dataset = dataset_of(objects, names=("red",))
+    numbers = dict.fromkeys(METRIC_NAMES, -1.0)
+    about = {"model": "m", "epoch": 1, "annotations": "x.json", "records": f"{tmp_path}/x-*"}
+    about |= {"image_ids": None, "class_scores": {"": {"red": numbers}}}
+    about |= {"settings": {}, "cards": {}}
+    path = write_report(
+        tmp_path, about, entries, numbers, options=ReportOptions(), truth=read_scored(dataset)
+    )
+    assert not re.search(">(nan|None|False)<", path.read_text())
+
+
 def test_an_evaluation_without_annotations_says_what_to_do(evaluation):
     run, _ = evaluation
+    (run / "evaluation" / "evaluation.json").unlink(missing_ok=True)
     result = make_report(run)
     assert result.returncode == 1 and "--annotations" in result.stderr
 

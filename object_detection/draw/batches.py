@@ -1,0 +1,91 @@
+"""Draws batches of the input pipeline as the network sees them, with their boxes or masks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import tensorflow as tf
+
+from object_detection.draw.draw_masks import draw_masks
+from object_detection.draw.visualize import Names, draw_boxes
+from object_detection.input import geometry as geometry_lib
+from object_detection.input.canvases import Frames
+from object_detection.input.preprocess import ground_truth_in_network_frame, to_network_input
+from object_detection.masks.mask_ops import unpack_masks
+from object_detection.masks.mask_paste import paste_mask
+
+
+def draw_batch(
+    batch: Mapping[str, tf.Tensor],
+    names: Names,
+    frames: Frames,
+    *,
+    strength: float = 0.0,
+    seed: int = 0,
+) -> list[np.ndarray]:
+    """Runs the device's part; draws masks, boxes where there are none, crowds striped or dashed.
+
+    Args:
+      batch: fields of a `HostExample`, batched.
+      names: class_id -> name.
+      frames: of the batch.
+      strength: of colour changes.
+      seed: of colour changes.
+
+    Returns:
+      uint8 [height, width, 3] of each example.
+    """
+    height, width = frames.network_size
+    images = to_network_input(
+        batch["image"],
+        batch["geometry"],
+        height=height,
+        width=width,
+        mean=(0.0, 0.0, 0.0),
+        std=(1.0, 1.0, 1.0),
+        dtype=tf.float32,
+        resized_on_host=frames.resize_on_host,
+        color_jitter=strength,
+        seed=tf.constant([seed, 0]),
+    )
+    boxes, classes = ground_truth_in_network_frame(
+        batch["boxes"],
+        batch["classes"],
+        batch["is_crowd"],
+        batch["geometry"],
+        height=height,
+        width=width,
+        drop_crowd=False,
+    )
+    pixels = np.round(images.numpy()).astype(np.uint8)
+    columns = [boxes.numpy(), classes.numpy(), batch["is_crowd"].numpy()]
+    if "masks" not in batch:
+        return [
+            draw_boxes(image, b, c, names=names, dashed=crowd)
+            for image, b, c, crowd in zip(pixels, *columns)
+        ]
+    masks = paste_masks(batch, height=height, width=width)
+    return [
+        draw_masks(image, m, c, names=names, boxes=b, all_boxes=False, hatched=crowd)
+        for image, m, b, c, crowd in zip(pixels, masks, *columns)
+    ]
+
+
+def paste_masks(batch: Mapping[str, tf.Tensor], *, height: int, width: int) -> list[np.ndarray]:
+    """Returns bool [max_instances, height, width] of each example: its masks as the network sees.
+
+    A crop belongs to the whole box, so it moves with the box before this is clipped.
+    """
+    geometry = geometry_lib.unpack(batch["geometry"])
+    boxes = geometry_lib.original_to_network(batch["boxes"], geometry, network_width=width)
+    examples = []
+    for masks, places, is_mirrored in zip(
+        unpack_masks(batch["masks"]).numpy(), boxes.numpy(), geometry.flip.numpy() > 0
+    ):
+        masks = masks[..., ::-1] if is_mirrored else masks
+        pasted = [
+            paste_mask(mask, box, height=height, width=width) for mask, box in zip(masks, places)
+        ]
+        examples.append(np.array(pasted, bool).reshape(-1, height, width))
+    return examples
