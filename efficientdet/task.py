@@ -55,7 +55,7 @@ class EfficientDetTask(DetectionTask):
     @property
     def score_threshold(self) -> float:
         """Least score of a detection."""
-        return self.config.nms.score_thresh or 0.001
+        return self.config.nms_configs.score_thresh or 0.001
 
     # ------------------------------------------------------------------ device
 
