@@ -281,7 +281,7 @@ def test_a_finished_environment_answers_at_once(machine, stack):
     assert result.returncode == 0, result.stdout + result.stderr
     assert "Environment is ready" in result.stdout
     assert f"{stack} stack" in result.stdout
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 5  # 0.3 s alone; pip would take longer
     assert not (machine.venv / "setup.log").exists()
 
 

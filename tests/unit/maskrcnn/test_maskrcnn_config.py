@@ -53,6 +53,12 @@ def test_numbers_of_the_bodies(name, strides, anchors, mask_size, divisor):
     assert config.size_divisor == divisor
 
 
+@pytest.mark.parametrize("repeats", [(3, 4, 6), (1, 1, 0, 1)])
+def test_blocks_of_four_stages_are_asked_for(repeats):
+    with pytest.raises(ValueError, match="expected four numbers of at least 1"):
+        dataclasses.replace(model_config("maskrcnn-r50-fpn"), backbone_repeats=repeats)
+
+
 def test_levels_of_roi_features():
     config = model_config("maskrcnn-r50-fpn")
     assert config.roi_levels == (2, 3, 4, 5)

@@ -8,7 +8,6 @@ import pytest
 import tensorflow as tf
 
 from maskrcnn.config import model_config
-from maskrcnn.network import backbone
 from maskrcnn.network.heads import build_box_head, build_mask_head, build_roi_stage, build_rpn_head
 
 
@@ -134,13 +133,8 @@ def test_initial_deviations_are_the_documented_ones():
         assert not np.any(variables[f"{name}/bias"]), name
 
 
-@pytest.fixture
-def shallow(monkeypatch):
-    monkeypatch.setitem(backbone.DEPTHS, "resnet50", backbone.Depth((1, 1, 1, 2)))
-
-
-def test_stage_five_on_roi_features(shallow):
-    config = small("maskrcnn-r50-c4", num_norm_groups=32)
+def test_stage_five_on_roi_features():
+    config = small("maskrcnn-r50-c4", num_norm_groups=32, backbone_repeats=(1, 1, 1, 2))
     stage = build_roi_stage(8, config, batch_norm=None)
     assert stage.output_shape == (None, 7, 7, 2048)
     assert "box_head/layer4/0/conv1/kernel" in names_of(stage)

@@ -12,7 +12,6 @@ import pytest
 import tensorflow as tf
 
 from maskrcnn.config import MODEL_TABLE, model_config
-from maskrcnn.network import backbone
 from maskrcnn.network.model import build_model
 
 # torchvision's maskrcnn_resnet50_fpn with 91 classes, its frozen batch norm not counted; it has box
@@ -21,15 +20,10 @@ KNOWN = 44401393 - 4 * 1025 - 257
 REAL_DEPTH = ("maskrcnn-r50-fpn", "maskrcnn-r101-fpn", "maskrcnn-x101-32x8d-fpn")
 
 
-@pytest.fixture
-def shallow(monkeypatch):
-    """One block per stage."""
-    for name, depth in list(backbone.DEPTHS.items()):
-        monkeypatch.setitem(backbone.DEPTHS, name, depth._replace(repeats=(1, 1, 1, 1)))
-
-
 def small(name="maskrcnn-r50-fpn", **changes):
+    """A narrow model of one block per stage."""
     changes = {
+        "backbone_repeats": (1, 1, 1, 1),
         "fpn_num_filters": 32,
         "box_mlp_dim": 32,
         "box_conv_dim": 32,
@@ -68,7 +62,7 @@ def test_variable_names_are_unique_and_in_known_parts(r50_fpn):
     }
 
 
-def test_second_model_has_the_same_names(r50_fpn, shallow):
+def test_second_model_has_the_same_names(r50_fpn):
     def outside_of_later_blocks(model):
         names = [v.name for v in model.variables]
         return [n for n in names if "/layer" not in n or "/0/" in n or n.startswith("fpn")]
@@ -114,7 +108,7 @@ def call_all_parts(model, images):
 
 @pytest.mark.parametrize("name", REAL_DEPTH[1:])
 def test_deep_models_build(name):
-    model = build_model(small(name, box_mlp_dim=8), num_classes=3)
+    model = build_model(small(name, box_mlp_dim=8, backbone_repeats=()), num_classes=3)
     blocks = {v.name.split("/")[2] for v in model.variables if "backbone/layer3/" in v.name}
     assert len(blocks) == 23
     kernel = next(v for v in model.variables if v.name == "backbone/layer1/0/conv2/kernel:0")
@@ -129,7 +123,7 @@ NETWORKS = (
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_network_builds_and_runs(shallow, name):
+def test_network_builds_and_runs(name):
     call_all_parts(build_model(small(name), num_classes=3), tf.ones([1, 64, 96, 3]))
 
 
@@ -176,7 +170,7 @@ IMAGES = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype(np.float32)
 PICK = tf.constant([0, 3, 1])
 
 
-def test_every_trained_variable_has_a_gradient(shallow):
+def test_every_trained_variable_has_a_gradient():
     config = small("maskrcnn-r50-fpn-4conv1fc-gn", freeze_at=0, mask_resolution=7)
     model = build_model(config, num_classes=3)
     reference.randomise(model)
@@ -186,7 +180,7 @@ def test_every_trained_variable_has_a_gradient(shallow):
         assert np.abs(gradient).max() > 0, variable.name
 
 
-def test_xla_gives_the_same_gradients(shallow):
+def test_xla_gives_the_same_gradients():
     model = build_model(small("maskrcnn-r50-c4", box_resolution=2), num_classes=3)
     reference.randomise(model)
     step = train_step(model)
@@ -221,7 +215,7 @@ def test_masks_of_one_class_and_their_gradients_are_those_of_all_classes(r50_fpn
     assert len(r50_fpn.variables) == 265 + 42
 
 
-def test_half_precision_network_with_float32_variables(shallow):
+def test_half_precision_network_with_float32_variables():
     try:
         tf.keras.mixed_precision.set_global_policy("mixed_float16")
         model = build_model(small("maskrcnn-r50-fpn-gn", mask_resolution=7), num_classes=3)

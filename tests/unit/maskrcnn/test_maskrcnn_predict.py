@@ -15,7 +15,6 @@ from engine.files import checkpoint
 from maskrcnn import family
 from maskrcnn.config import Conventions, conventions_of, model_config
 from maskrcnn.family import FAMILY
-from maskrcnn.network import backbone
 from maskrcnn.settings import MaskRcnnConfig
 from maskrcnn.task import MaskRcnnTask
 from maskrcnn.weights import weights
@@ -58,15 +57,6 @@ def tiny_config(**model):
 
 def described(config):
     return {"config": to_dict(config), "task": {"class_map": CLASSES.to_dict()}}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def shallow():
-    """One block per stage, for speed."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, depth in list(backbone.DEPTHS.items()):
-            patch.setitem(backbone.DEPTHS, name, depth._replace(repeats=(1, 1, 1, 1)))
-        yield
 
 
 @pytest.fixture(scope="module")
