@@ -93,6 +93,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "loss.loss_normalizer": "rank",
         "optim.lr_batch_size": 0,
         "train.num_examples_per_epoch": 120000,
+        "train.training_mode": "traineval",
         "nms_configs.pixel_offset": 1.0,
         "nms_configs.clip_boxes": False,
     },

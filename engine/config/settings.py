@@ -122,13 +122,16 @@ class TrainConfig(Section):
 
     model_dir: str = setting("", "Folder of the run: checkpoints, logs, configuration.")
     training_mode: str = setting(
-        "traineval",
-        "train: to 75% of num_epochs, evaluated at the end; traineval: evaluated from epoch 200 on "
-        "(from the start if it ends before); train300: not evaluated. All end at epoch 300.",
-        choices=("train", "traineval", "train300"),
+        "full",
+        "full: num_epochs, evaluated from epoch 200 on (from the start if it ends before). The "
+        "reference's modes: traineval: the same, but ends at epoch 300; train: to 75% of "
+        "num_epochs, at most 300, evaluated at the end; train300: to 300, not evaluated.",
+        choices=("full", "train", "traineval", "train300"),
     )
     batch_size: int = setting(64, "Images per rank and step.", least=1)
-    num_epochs: int = setting(300, "Epochs that the learning-rate schedule spans.", least=1)
+    num_epochs: int = setting(
+        300, "Epochs to train, which the learning-rate schedule spans.", least=1
+    )
     stop_epoch: int = setting(0, "Epoch to stop after; 0: by training_mode.", least=0)
     train_minutes: float = setting(
         0.0,
@@ -246,7 +249,11 @@ class EvalConfig(Section):
 class RuntimeConfig(Section):
     """Precision, compilation, processes."""
 
-    amp: bool = setting(True, "mixed_float16 with dynamic loss scaling.", key="mixed_precision")
+    amp: Optional[bool] = setting(
+        None,
+        "mixed_float16 with dynamic loss scaling; none: where there is an accelerator.",
+        key="mixed_precision",
+    )
     precision: str = setting(
         "",
         "float32, mixed_float16 or mixed_bfloat16; '': by --amp.",

@@ -6,7 +6,8 @@ from typing import NamedTuple
 from engine.config.fields import ConfigError
 from engine.config.settings import EvalConfig, OptimConfig, TrainConfig
 
-# The reference's training modes: evaluation from epoch 200 on, an end at 300 or at 75%.
+# Modes that evaluate while they train. All but `full` are the reference's, which end at epoch 300.
+_EVALUATING_MODES = ("full", "traineval")
 _EVAL_START = 200
 _STOP = 300
 _TRAIN_SHARE = 0.75
@@ -101,10 +102,13 @@ def make_plan(
 def stop_epoch(train: TrainConfig) -> int:
     """Returns the last epoch: --stop_epoch, else the rule of the training mode.
 
-    `train` ends at the first epoch beyond 75% of num_epochs, every mode at epoch 300 at the latest.
+    `full` trains num_epochs. The reference's modes end at epoch 300 at the latest, and `train` at
+    the first epoch beyond 75% of num_epochs.
     """
     if train.stop_epoch:
         return min(train.stop_epoch, train.num_epochs)
+    if train.training_mode == "full":
+        return train.num_epochs
     last = min(train.num_epochs, _STOP)
     if train.training_mode == "train":
         last = min(last, math.floor(_TRAIN_SHARE * train.num_epochs) + 1)
@@ -115,7 +119,7 @@ def evaluates_after(epoch: int, train: TrainConfig, evaluation: EvalConfig) -> b
     """True if an evaluation follows `epoch` (1-based) during training."""
     if train.benchmark or train.skip_test:
         return False
-    if train.training_mode != "traineval" and not evaluation.eval_start:
+    if train.training_mode not in _EVALUATING_MODES and not evaluation.eval_start:
         return False
     period = evaluation.eval_period or train.checkpoint_period
     start = evaluation.eval_start or (_EVAL_START if stop_epoch(train) >= _EVAL_START else 1)

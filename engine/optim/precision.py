@@ -11,7 +11,10 @@ _SMALLEST_SCALE = 1.0
 
 def policy_name(config: RuntimeConfig) -> str:
     """Returns the Keras policy that the settings ask for."""
-    return config.precision or ("mixed_float16" if config.amp else "float32")
+    amp = config.amp
+    if amp is None:  # half precision is emulated, and slow, on a CPU
+        amp = bool(tf.config.get_visible_devices("GPU"))
+    return config.precision or ("mixed_float16" if amp else "float32")
 
 
 class LossScale:

@@ -84,6 +84,8 @@ def test_benchmark_is_one_epoch_of_its_steps():
 @pytest.mark.parametrize(
     ("mode", "epochs", "last"),
     [
+        ("full", 400, 400),
+        ("full", 50, 50),
         ("traineval", 300, 300),
         ("traineval", 400, 300),
         ("traineval", 50, 50),
@@ -101,7 +103,8 @@ def test_stop_rules(mode, epochs, last):
 
 
 def test_stop_epoch_as_a_flag_goes_beyond_300():
-    assert stop_epoch(TrainConfig(num_epochs=600, stop_epoch=600)) == 600
+    given = TrainConfig(num_epochs=600, stop_epoch=600, training_mode="traineval")
+    assert stop_epoch(given) == 600
     assert stop_epoch(TrainConfig(num_epochs=600, stop_epoch=450, training_mode="train")) == 450
     assert stop_epoch(TrainConfig(num_epochs=20, stop_epoch=450)) == 20
 
@@ -113,7 +116,9 @@ def evaluations(train: TrainConfig, **evaluation) -> list[int]:
 
 def test_evaluations_of_the_modes():
     full = TrainConfig(num_epochs=400)
-    assert evaluations(full) == [*range(200, 301, 10)]
+    assert evaluations(full) == [*range(200, 401, 10)]
+    reference = dataclasses.replace(full, training_mode="traineval")
+    assert evaluations(reference) == [*range(200, 301, 10)]
     for mode in ("train", "train300"):
         assert evaluations(dataclasses.replace(full, training_mode=mode)) == []
     assert evaluates_at_end(full)  # only if the last epoch had none

@@ -21,6 +21,13 @@ def test_policies(settings, expected):
     assert policy_name(RuntimeConfig(**settings)) == expected
 
 
+def test_half_precision_is_for_accelerators(monkeypatch):
+    monkeypatch.setattr(tf.config, "get_visible_devices", lambda kind: [])
+    assert policy_name(RuntimeConfig()) == "float32"
+    monkeypatch.setattr(tf.config, "get_visible_devices", lambda kind: [kind])
+    assert policy_name(RuntimeConfig()) == "mixed_float16"
+
+
 def test_unknown_policy_names_the_nearest():
     with pytest.raises(ConfigError, match="did you mean 'mixed_float16'"):
         policy_name(RuntimeConfig(precision="mixed_fp16"))
