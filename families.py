@@ -48,6 +48,16 @@ def package_of(model_name: str) -> str:
     return look_up(model_name, packages, what="model_name")
 
 
+def model_lines() -> list[str]:
+    """Returns a line for each model: its name and the height x width of its published input."""
+    tables = _MODELS.values()
+    return [
+        f"{name:<32} {'x'.join(map(str, row.image_size))}"
+        for table in tables
+        for name, row in table.items()
+    ]
+
+
 def base_config(model_name: str) -> Any:
     """Returns the defaults of a model.
 

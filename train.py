@@ -24,6 +24,7 @@ from engine import cli
 flags.DEFINE_string(
     "model_name", "efficientdet-d0", "Model, for example efficientdet-d0 or maskrcnn-r50-fpn."
 )
+flags.DEFINE_bool("list_models", False, "Print the names of all models and end.")
 flags.DEFINE_string(
     "preset",
     "",
@@ -76,6 +77,9 @@ def resolve_request(argv: list[str]) -> families.Request:
 
 def main(argv: list[str]) -> int:
     """Trains; returns the exit code."""
+    if FLAGS.list_models:
+        print("\n".join(families.model_lines()))
+        return 0
     request = resolve_request(argv)
     config = request.config
     family = families.load(config.model.name)

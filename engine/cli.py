@@ -17,9 +17,14 @@ from absl import app, flags, logging
 
 from engine.config import fields as config_lib
 from engine.config import recipe_yaml as hparams_lib
+from engine.help_text import help_text
 
 # The flags defined here belong to the program that asks for them: so its --help lists them.
 flags.disclaim_key_flags()
+
+# Flag -> title of its group in --help.
+_GROUPS: dict[str, str] = {}
+_HELP = ("--help", "-help", "-h", "-?")
 
 
 def define_flags(
@@ -46,14 +51,16 @@ def define_fields(
     only: Container[str] | None = None,
     flag_values: flags.FlagValues = flags.FLAGS,
 ) -> None:
-    """Defines one flag per setting of one dataclass; see `define_flags`."""
+    """Defines one flag per setting of one dataclass, a group of --help; see `define_flags`."""
     hints = typing.get_type_hints(section)
+    title = (section.__doc__ or section.__name__).strip().splitlines()[0]
     for field in dataclasses.fields(section):
         name = flag_name(field)
         if name is None or name in flag_values:
             continue
         if only is None or name in only:
             _define(name, field, hint=hints[field.name], flag_values=flag_values)
+            _GROUPS[name] = title
 
 
 def flag_name(field: dataclasses.Field) -> str | None:
@@ -187,6 +194,23 @@ def refuse_arguments(argv: Sequence[str]) -> None:
         )
 
 
+def grouped_help(program: str, about: str, flag_values: flags.FlagValues) -> str:
+    """Returns the answer to --help.
+
+    Args:
+      program: its name, as of `sys.argv[0]`.
+      about: what it does.
+      flag_values: its flags.
+    """
+    groups: dict[str, list[flags.Flag]] = {}
+    for name, title in _GROUPS.items():
+        if name in flag_values:
+            groups.setdefault(title, []).append(flag_values[name])
+    key_flags = flag_values.get_key_flags_for_module(program)
+    own = [flag for flag in key_flags if flag.name not in _GROUPS]
+    return help_text(about, own, groups)
+
+
 def parse_flags(argv: Sequence[str], *, flag_values: flags.FlagValues = flags.FLAGS) -> list[str]:
     """Parses the command line; ends the process after --help (status 0) or a wrong flag (2).
 
@@ -196,6 +220,10 @@ def parse_flags(argv: Sequence[str], *, flag_values: flags.FlagValues = flags.FL
     Returns:
       The program's name and what is no flag.
     """
+    if any(argument in _HELP for argument in argv[1:]):
+        about = sys.modules["__main__"].__doc__ or ""
+        print(grouped_help(argv[0], about, flag_values))
+        sys.exit(0)
     try:
         return flag_values(_in_our_spelling(argv, flag_values))
     except SystemExit:  # --help was answered; absl would end with status 1

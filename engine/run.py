@@ -104,11 +104,10 @@ def run_training(
     """
     clock = Stopwatch()
     train, runtime = config.train, config.runtime
-    start_checks.require(config, "data.training_file_pattern", "train.model_dir")
-    evaluates = needs_evaluation_data(train, config.eval)
-    if evaluates:
-        start_checks.require(config, "eval.val_file_pattern", "eval.val_json_file")
     check_settings(train, config.optim, config.eval)
+    evaluates = needs_evaluation_data(train, config.eval)
+    validation = ("eval.val_file_pattern", "eval.val_json_file") if evaluates else ()
+    start_checks.require(config, "train.model_dir", "data.training_file_pattern", *validation)
     family.validate(config)
     policy = policy_name(runtime)
 

@@ -15,11 +15,13 @@ from engine.ranks import distributed, machine
 
 
 def require(config: Any, *names: str) -> None:
-    """Raises ConfigError unless each `section.field` has a value."""
-    for name in names:
-        section, field = name.split(".")
-        if not getattr(getattr(config, section), field):
-            raise ConfigError(f"--{field} is required")
+    """Raises ConfigError unless each `section.field` has a value; names all that lack one."""
+    pairs = (name.split(".") for name in names)
+    missing = [
+        f"--{field}" for section, field in pairs if not getattr(getattr(config, section), field)
+    ]
+    if missing:
+        raise ConfigError(f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} required")
 
 
 def prepare_folder(folder: Path, *, min_free_gb: float) -> None:

@@ -60,7 +60,7 @@ OUR_CONVENTIONS = Conventions(
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig(Section):
-    """Shape of one network with its anchors and RoI features."""
+    """Mask R-CNN: shape of one network with its anchors and RoI features."""
 
     name: str
     backbone_name: str = setting("resnet50", "Which ResNet.", flag=None, choices=BACKBONES)

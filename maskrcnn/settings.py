@@ -101,7 +101,7 @@ class LossConfig(Section):
 
 @dataclasses.dataclass(frozen=True)
 class DetectionConfig(Section):
-    """What is kept of an image's detections."""
+    """Mask R-CNN: what is kept of an image's detections."""
 
     test_score_thresh: float = setting(0.05, "Least class probability.", flag=None, least=0, most=1)
     test_nms: float = setting(

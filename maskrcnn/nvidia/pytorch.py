@@ -13,7 +13,7 @@ from engine.config.fields import setting
 
 @dataclasses.dataclass(frozen=True)
 class FileArguments:
-    """Configuration files and data sets by name."""
+    """NVIDIA's Mask R-CNN for PyTorch: configuration files, data sets by name."""
 
     config_file: str = setting(
         "", "YAML file of NVIDIA's PyTorch program; KEY VALUE pairs may follow."
@@ -32,7 +32,7 @@ class FileArguments:
 
 @dataclasses.dataclass(frozen=True)
 class PyTorchArguments:
-    """Arguments of NVIDIA's PyTorch programs whose names differ from ours."""
+    """NVIDIA's Mask R-CNN for PyTorch: arguments named otherwise than ours."""
 
     max_steps: int = setting(0, "SOLVER.MAX_ITER, above the file and the pairs; 0: theirs.")
     fp16: bool = setting(False, "--amp.")
@@ -42,7 +42,7 @@ class PyTorchArguments:
 
 @dataclasses.dataclass(frozen=True)
 class RefusedPyTorchArguments:
-    """Arguments that are refused; the help text is the reason."""
+    """NVIDIA's arguments that are refused; the help text is the reason."""
 
     local_rank: str = setting(
         "", "Refused: ranks are started by mpirun, horovodrun or srun and know their place."

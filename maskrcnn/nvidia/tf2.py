@@ -21,7 +21,7 @@ _RANKS = 8
 
 @dataclasses.dataclass(frozen=True)
 class Tf2Arguments:
-    """Arguments whose names differ from ours, with the defaults of that program."""
+    """NVIDIA's Mask R-CNN for TensorFlow 2: arguments named otherwise than ours, its defaults."""
 
     train_batch_size: int = setting(4, "Images per rank and step: --batch_size.")
     epochs: int = setting(12, "Epochs in all: --num_epochs.")
@@ -51,7 +51,7 @@ class Tf2Arguments:
 
 @dataclasses.dataclass(frozen=True)
 class RefusedTf2Arguments:
-    """Arguments that are refused; the help text is the reason."""
+    """NVIDIA's arguments that are refused; the help text is the reason."""
 
     log_graph: bool = setting(False, "Refused: it does nothing in that program either.")
     log_tensorboard: str = setting(

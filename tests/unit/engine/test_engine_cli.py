@@ -144,6 +144,25 @@ def test_help_lists_the_flags_at_once(script, expected):
     assert set(expected) - shown == set()
 
 
+def test_help_is_in_groups():
+    shown = run("train.py", "--help").stdout
+    titles = [line for line in shown.splitlines() if line.endswith(":") and line[:1].strip()]
+    assert titles[0] == "This program:" and len(titles) > 8
+    runtime = shown.split("Precision, compilation, processes:")[1].split("\n\n")[0]
+    assert "--[no]amp" in runtime and "--model_dir" not in runtime
+    assert "(default: 300)" in shown
+    flags_of_nvidia = [title for title in titles if title.startswith("NVIDIA's")]
+    assert len(flags_of_nvidia) == 4  # files and data sets, TF2, PyTorch, what is refused
+
+
+def test_models_are_listed():
+    import families
+
+    lines = families.model_lines()
+    assert ["efficientdet-d0", "512x512"] in [line.split() for line in lines]
+    assert ["maskrcnn-r50-fpn", "832x1344"] in [line.split() for line in lines]
+
+
 def test_help_does_not_load_tensorflow():
     code = (
         "import runpy, sys\n"

@@ -231,6 +231,12 @@ class TestBeforeAnyStep:
             part = dataclasses.replace(getattr(whole, section), **{name: ""})
             config = dataclasses.replace(whole, **{section: part})
             assert self.error_of(config) == f"--{name} is required"
+        nothing = dataclasses.replace(
+            whole, data=DataConfig(), train=TrainConfig(), eval=EvalConfig()
+        )
+        assert self.error_of(nothing) == (
+            "--model_dir, --training_file_pattern, --val_file_pattern, --val_json_file are required"
+        )
 
     def test_a_run_without_evaluation_needs_no_validation_set(self, tmp_path):
         config = config_of(tmp_path / "run", benchmark=True, benchmark_steps=2)
