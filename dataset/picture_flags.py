@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from absl import flags
 
-from object_detection.convert.picture_file import MAX_PIXELS, PictureRules
+if TYPE_CHECKING:
+    from object_detection.convert.picture_file import PictureRules
 
 
 def define() -> None:
@@ -18,8 +21,9 @@ def define() -> None:
     )
     flags.DEFINE_integer(
         "max_image_pixels",
-        MAX_PIXELS,
-        "In a conversion: height times width beyond which an image counts as bad, undecoded.",
+        None,
+        "In a conversion: height times width beyond which an image counts as bad, undecoded; "
+        "none: 64 million.",
         lower_bound=1,
     )
     flags.DEFINE_bool(
@@ -29,5 +33,9 @@ def define() -> None:
 
 def rules() -> PictureRules:
     """Returns what the flags say."""
+    # With it NumPy and Pillow, which --help does not wait for.
+    from object_detection.convert.picture_file import MAX_PIXELS, PictureRules
+
     values = flags.FLAGS
-    return PictureRules(values.exif, values.max_image_pixels, values.follow_links)
+    most = values.max_image_pixels or MAX_PIXELS
+    return PictureRules(values.exif, most, values.follow_links)
