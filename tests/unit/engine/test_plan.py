@@ -29,7 +29,8 @@ RECIPES = {
 
 def plan_of(recipe, **train):
     ranks, batch, epochs, rate, warmup = recipe
-    train = TrainConfig(batch_size=batch, num_epochs=epochs, num_examples_per_epoch=120000, **train)
+    train = {"training_mode": "traineval", "num_examples_per_epoch": 120000, **train}
+    train = TrainConfig(batch_size=batch, num_epochs=epochs, **train)
     optim = OptimConfig(learning_rate=rate, lr_batch_size=0, lr_warmup_epoch=warmup)
     return make_plan(train, optim, num_examples=117266, num_ranks=ranks)
 
