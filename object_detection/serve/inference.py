@@ -256,7 +256,7 @@ class AnnotatedImages:
 
     def image_id(self, path: str) -> Any | None:
         """Returns the id of an image file in the annotations, None where it is not in them."""
-        image = self._images.get(Path(path).name)
+        image = self._images.get(base_name(Path(path).name))
         return image.image_id if image else None
 
     def _objects_of(self, name: str, size: Size) -> Sequence[Mapping[str, Any]]:
@@ -277,9 +277,17 @@ class AnnotatedImages:
           entries: of all files, see `Prediction.entries`.
           paths: of all files; those without annotations are left out.
           count: the most files.
+
+        Raises:
+          ValueError: not one of the files is in the annotations.
         """
         files = {self.image_id(path): path for path in paths}
         files.pop(None, None)
+        if not files:
+            raise ValueError(
+                f"{self._source}: not one of {len(paths)} image files is listed there, such as "
+                f"{paths[0]}: give the annotations of these images"
+            )
         ids = {name: category for category, name in self._category_names.items()}
         known = [
             {**entry, "category_id": ids[entry["name"]]}

@@ -46,17 +46,17 @@ def photo(tmp_path):
 
 
 def test_the_worst_files_and_their_entries(tmp_path):
-    paths = [str(tmp_path / f"{name}.png") for name in "abc"]
+    paths = [str(tmp_path / f"{name}.png") for name in "Abc"]
     boxes = [[20, 10, 40, 40], [5, 5, 20, 20]]
     truth = {
         "images": [
             {"id": f"i{name}", "file_name": f"{name}.png", "height": 80, "width": 100}
-            for name in "ab"
+            for name in "Ab"
         ],
         "categories": [{"id": 7, "name": "cat"}],
         "annotations": [
             {"id": i, "image_id": image, "category_id": 7, "bbox": box, "area": 400, "iscrowd": 0}
-            for i, (image, box) in enumerate([("ia", boxes[0]), ("ib", boxes[0]), ("ib", boxes[1])])
+            for i, (image, box) in enumerate([("iA", boxes[0]), ("ib", boxes[0]), ("ib", boxes[1])])
         ],
     }
     (tmp_path / "truth.json").write_text(json.dumps(truth))
@@ -65,7 +65,7 @@ def test_the_worst_files_and_their_entries(tmp_path):
     found = [inference.Prediction(path, np.zeros((80, 100, 3)), objects, None) for path in paths]
     entries = [entry for each in found for entry in each.entries(truth)]
     assert [(e["image_id"], e["file_name"]) for e in entries] == [
-        ("ia", paths[0]),
+        ("iA", paths[0]),
         ("ib", paths[1]),
         (paths[2], paths[2]),
     ]
