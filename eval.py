@@ -46,6 +46,7 @@ cli.define_flags(
         *("class_ids", "label_map", "max_instances_per_image", "on_overflow", "on_bad_record"),
         *("max_bad_records", "canvas_size", "resize_on", "input_threads", "prefetch_batches"),
         *("amp", "precision", "use_xla", "set_num_threads", "enable_map_parallelization"),
+        *("heartbeat_seconds", "compile_seconds", "evaluation_seconds"),
     ),
 )
 families.define_flags(training=False)

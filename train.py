@@ -57,8 +57,12 @@ FLAGS = flags.FLAGS
 
 def resolve_request(argv: list[str]) -> families.Request:
     """Returns what the command line asks for."""
-    from engine.ranks import distributed  # brings TensorFlow, which --help does not wait for
+    from engine import start_checks  # brings TensorFlow, which --help does not wait for
+    from engine.config.settings import TrainConfig
 
+    resumed = TrainConfig(
+        model_dir=FLAGS.model_dir or "", allow_rank_change=bool(FLAGS.allow_rank_change)
+    )
     notes = (
         families.use_data_folder(FLAGS.data, FLAGS.data_records, FLAGS.on_data_error)
         if FLAGS.data
@@ -69,7 +73,7 @@ def resolve_request(argv: list[str]) -> families.Request:
         preset_name=FLAGS.preset,
         recipe=FLAGS.recipe,
         hparams=FLAGS.hparams,
-        num_ranks=distributed.launched_size(),
+        num_ranks=start_checks.ranks_meant(resumed),
     )
     notes += families.data_notes(request.config)
     return dataclasses.replace(request, notes=(*notes, *request.notes))

@@ -19,6 +19,8 @@ from engine.config import fields as config_lib
 from engine.config import recipe_yaml as hparams_lib
 from engine.help_text import help_text
 
+_INTERRUPTED = 130
+
 # The flags defined here belong to the program that asks for them: so its --help lists them.
 flags.disclaim_key_flags()
 
@@ -290,4 +292,11 @@ def run_app(main: Callable[[list[str]], int]) -> None:
 
         guard.run_guarded(lambda: main(argv))
 
-    app.run(guarded, flags_parser=parse_flags)
+    try:
+        app.run(guarded, flags_parser=parse_flags)
+    except (KeyboardInterrupt, ImportError) as error:
+        # An import that is interrupted may end as one that failed.
+        if not any(isinstance(e, KeyboardInterrupt) for e in (error, error.__context__)):
+            raise
+        print("ERROR: interrupted before the start", file=sys.stderr)
+        sys.exit(_INTERRUPTED)

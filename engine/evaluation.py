@@ -14,6 +14,7 @@ from engine.batches import iterate
 from engine.log.meters import format_duration
 from engine.log.run_log import RunLog
 from engine.ranks import distributed
+from engine.ranks.progress import EVALUATE, HERE
 from engine.task import MaskedRows, Shard, Task
 
 _PROGRESS_SECONDS = 10
@@ -36,6 +37,7 @@ class Evaluator:
 
     def __call__(self) -> tuple[dict[str, float], Any]:
         """Returns (metrics on every rank, all detection rows on rank 0)."""
+        HERE.at("evaluating", EVALUATE)
         start = last_said = time.monotonic()
         found: list[tuple[Any, np.ndarray]] = []
         waiting: list[Future] = []
@@ -43,6 +45,7 @@ class Evaluator:
         # One thread makes rows (and pastes masks) while the next batch is predicted.
         with ThreadPoolExecutor(max_workers=1) as pool:
             for batch in iterate(self._task.eval_dataset(shard=shard)):
+                HERE.tick()
                 detections = self._predict(self._task.device_batch(batch))
                 waiting.append(pool.submit(self._task.detection_rows, batch, detections))
                 if len(waiting) > _MOST_WAITING:
@@ -52,6 +55,7 @@ class Evaluator:
                     self._say_progress(sum(len(i) for _, i in found), last_said - start)
             found += [future.result() for future in waiting]
         self._task.evaluation_seconds = time.monotonic() - start
+        HERE.at("gathering and scoring detections", EVALUATE)
         rows = self._gather([rows for rows, _ in found])
         images = distributed.gather_rows(
             np.concatenate([np.zeros([0], np.int64), *(i for _, i in found)])
@@ -107,10 +111,12 @@ class Validator:
 
     def __call__(self) -> dict[str, float]:
         """Returns `val_loss` and `val_<part>`, weighted over batches and ranks as in training."""
+        HERE.at("computing validation losses", EVALUATE)
         names = ("val_loss", *(f"val_{name}" for name in self._task.loss_names))
         sums = np.zeros(len(names) + 1)
         shard = Shard(distributed.rank(), distributed.size())
         for batch in iterate(self._task.eval_dataset(shard=shard)):
+            HERE.tick()
             sums += self._losses(self._task.device_batch(batch)).numpy()
         total = distributed.reduce_sum([tf.constant(sums)])[0].numpy()
         return dict(zip(names, (total[:-1] / total[-1]).tolist()))

@@ -27,6 +27,7 @@ from engine.log.run_log import RunLog
 from engine.log.step_log import FinishedStep, StepLog
 from engine.optim.plan import StepPlan, evaluates_after, evaluates_at_end
 from engine.ranks import distributed
+from engine.ranks.progress import COMPILE, HERE
 from engine.ranks.stop_signals import StopSignals
 from engine.run_files import RunFiles
 from engine.step import TrainStep
@@ -64,6 +65,7 @@ class Trainer:
       resumed: description of the checkpoint that the run continues from, {} for a new run.
       clock: runs since the start of the program.
       hooks: what a user has added.
+      shards: the shares of the training data that are this rank's; () for the one of its own.
     """
 
     def __init__(
@@ -85,11 +87,13 @@ class Trainer:
         resumed: Mapping[str, Any],
         clock: Stopwatch,
         hooks: Sequence[Hook] = (),
+        shards: Sequence[Shard] = (),
     ):
         self._task, self._state, self._step, self._plan = task, state, step, plan
         self._train, self._evaluation = train, evaluation
         self._accumulation, self._log, self._clock = accumulation, log, clock
         self._hooks = hooks
+        self._shards = list(shards) or [Shard(distributed.rank(), distributed.size())]
         self._plan_line, self._write_evaluation = plan_line, write_evaluation
         self._evaluator = Evaluator(task, log, use_xla=use_xla)
         self._validator = Validator(task, use_xla=use_xla)
@@ -131,8 +135,11 @@ class Trainer:
         self._log.info(self._plan_line)
         if step:
             self._log.info(f"continuing at step {step}, epoch {epoch + 1}")
-        shard = Shard(distributed.rank(), distributed.size())
-        data = iterate(self._task.train_dataset(shard=shard, start_step=step * self._accumulation))
+        first = step * self._accumulation
+        data = [
+            iterate(self._task.train_dataset(shard=shard, start_step=first))
+            for shard in self._shards
+        ]
         # A run stopped at the very end of an epoch still has its evaluation and saves to do.
         finished = self._is_last(epoch, step)
         begun = -(-step // plan.steps_per_epoch)
@@ -147,7 +154,7 @@ class Trainer:
         return self._finish(epoch, step)
 
     def _train_epoch(
-        self, data: Iterator[Any], step: int, epoch: int, *, signals: StopSignals
+        self, data: Sequence[Iterator[Any]], step: int, epoch: int, *, signals: StopSignals
     ) -> tuple[int, bool]:
         """Trains to the end of an epoch; returns (step, whether the run is to stop)."""
         last = epoch * self._plan.steps_per_epoch
@@ -156,7 +163,8 @@ class Trainer:
             is_first = not throughput.count
             self._profiler.before_step(throughput.count)
             began = time.monotonic()
-            batches = [next(data) for _ in range(self._accumulation)]
+            HERE.at(f"reading the batches of step {step + 1}")
+            batches = [next(share) for share in data for _ in range(self._accumulation)]
             waited = time.monotonic() - began
             shapes = tuple(map(largest_shape, batches))
             is_new = shapes not in self._shapes
@@ -167,6 +175,7 @@ class Trainer:
                     "takes longest"
                 )
                 self._shapes.add(shapes)
+            HERE.at(f"step {step + 1}", *([COMPILE] if is_new else []))
             numbers = self._step([self._task.device_batch(b) for b in batches])
             step += 1
             self._read_pending()

@@ -17,10 +17,11 @@ from typing import Any, Protocol
 import tensorflow as tf
 import yaml
 
-from engine import out_of_memory, start_checks
+from engine import out_of_memory, run_lock, start_checks
 from engine.config.fields import override, to_dict
+from engine.config.settings import RuntimeConfig
 from engine.evaluation import Evaluator
-from engine.files import checkpoint
+from engine.files import checkpoint, checksums
 from engine.hooks import RunStart, make_hooks
 from engine.log.meters import Stopwatch
 from engine.log.run_log import RunLog
@@ -28,13 +29,16 @@ from engine.loop import EXIT_DONE, Trainer
 from engine.optim.plan import check_settings, make_plan, needs_evaluation_data
 from engine.optim.precision import policy_name
 from engine.outside import make_loggers
-from engine.ranks import distributed, machine
+from engine.ranks import distributed, machine, watch
+from engine.ranks.progress import COMPILE, HERE
 from engine.step import TrainStep
-from engine.task import Task
+from engine.task import Shard, Task
 from engine.train_state import TrainState
 
 _DEBUG_SEED = 111111
 _SPACE_FOR_RESULTS_GB = 0.05
+# Settings that each share of the data keeps, whichever rank reads it.
+_OF_A_SHARE = ("train.batch_size", "optim.gradient_accumulation")
 
 
 class Family(Protocol):
@@ -109,15 +113,31 @@ def run_training(
     validation = ("eval.val_file_pattern", "eval.val_json_file") if evaluates else ()
     start_checks.require(config, "train.model_dir", "data.training_file_pattern", *validation)
     family.validate(config)
-    policy = policy_name(runtime)
+    join_ranks(set_num_threads=runtime.set_num_threads, debug=train.debug)
+    folder = Path(train.model_dir)
+    with watch.watching(watch_limits(runtime)):
+        distributed.on_main(
+            lambda: start_checks.prepare_folder(folder, min_free_gb=runtime.min_free_gb)
+        )
+        with run_lock.held(folder, stale_seconds=runtime.lock_seconds, say=_say):
+            return _train(config, family, notes=notes, conclude=conclude, clock=clock)
 
-    place = join_ranks(set_num_threads=runtime.set_num_threads, debug=train.debug)
+
+def _train(
+    config: Any,
+    family: Family,
+    *,
+    notes: Sequence[str],
+    conclude: Callable[[Mapping[str, float]], Sequence[str]],
+    clock: Stopwatch,
+) -> int:
+    """Trains, on ranks that have joined; see `run_training`."""
+    train, runtime, place = config.train, config.runtime, distributed.placement()
+    policy, evaluates = policy_name(runtime), needs_evaluation_data(train, config.eval)
     set_precision(config)
     use_xla = chooses_xla(config)
     folder = Path(train.model_dir)
-    distributed.on_main(
-        lambda: start_checks.prepare_folder(folder, min_free_gb=runtime.min_free_gb)
-    )
+    distributed.on_main(lambda: checkpoint.remove_unfinished(folder))
     log = RunLog(folder, dll_name=train.log_filename, tensorboard=not train.benchmark)
     xla = "on" if use_xla else "off"
     log.info(f"{place.size} rank(s), {place.device}, precision {policy}, XLA {xla}")
@@ -126,7 +146,28 @@ def run_training(
         log.info(note)
     start_checks.check_ranks_agree(config)
 
-    latest, stored = distributed.on_main(lambda: _resumable(config))
+    latest, stored, problems = distributed.on_main(lambda: _resumable(config))
+    for problem in problems:
+        log.warn(f"{problem}: passed over")
+    if stored:
+        finished = distributed.on_main(lambda: start_checks.finished_run(config, stored))
+        if finished:
+            log.info(finished)
+            return EXIT_DONE
+    shares = start_checks.shares_of(config, stored)
+    per_rank = shares // place.size
+    shards = [Shard(place.rank * per_rank + i, shares) for i in range(per_rank)]
+    if per_rank > 1:
+        # What the ranks were told may follow from their number.
+        kept = {
+            name: stored["config"][name.split(".")[0]][name.split(".")[1]] for name in _OF_A_SHARE
+        }
+        config = override(config, kept, source="checkpoint")
+        train = config.train
+        log.info(
+            f"each rank does the work of {per_rank} of the {shares} that the run began with: the "
+            "global batch, the order of the data and the schedule stay"
+        )
     seed = distributed.broadcast_object(_choose_seed(config, stored))
     tf.keras.utils.set_random_seed(seed)
     if runtime.deterministic:
@@ -137,9 +178,7 @@ def run_training(
     )
     # As a checkpoint records it: with what only the weights could tell filled in.
     config = config if task.config is None else task.config
-    plan = make_plan(
-        train, config.optim, num_examples=task.num_train_examples, num_ranks=place.size
-    )
+    plan = make_plan(train, config.optim, num_examples=task.num_train_examples, num_ranks=shares)
     described = json.loads(json.dumps(family.describe(task)))
     if stored:
         start_checks.check_same_run(
@@ -153,7 +192,8 @@ def run_training(
     dynamic = policy == "mixed_float16"
     state = TrainState(task, config.optim, plan, dynamic_loss_scale=dynamic)
     if latest:
-        log.info(f"restoring {latest}; initial weights are not read")
+        HERE.saved = latest
+        log.info(f"restoring {latest}, which is whole; initial weights are not read")
     lines = distributed.on_main(
         lambda: _restore(state, latest) if latest else _initialise(state, family, config, task=task)
     )
@@ -172,6 +212,7 @@ def run_training(
         use_xla=use_xla,
         half_gradients=dynamic if half is None else half,
         seed=seed,
+        shards=shards,
         compile_forward=batch_norm is None,
     )
     description = {
@@ -182,9 +223,12 @@ def run_training(
         "total_steps": plan.total_steps,
         "warmup_steps": plan.warmup_steps,
         "num_ranks": place.size,
+        "shares": shares,
         "seed": seed,
     }
     distributed.on_main(lambda: _write_description(folder, description))
+    if stored and (changes := start_checks.changes_since(stored, description)):
+        log.info(f"since the checkpoint: {'; '.join(changes)}")
     trained = sum(v.shape.num_elements() for v in state.trained)
     log.info(
         f"{config.model.name}: {trained:,} trained parameters, {task.num_train_examples} images, "
@@ -209,6 +253,7 @@ def run_training(
         resumed=stored,
         clock=clock,
         hooks=hooks,
+        shards=shards,
     )
     with out_of_memory.explained(config, training=True):
         result = trainer.run()
@@ -216,6 +261,16 @@ def run_training(
         for line in conclude(result.metrics):
             log.info(line)
     return result.exit_code
+
+
+def watch_limits(runtime: RuntimeConfig) -> watch.Limits:
+    """Returns how long a rank may be silent, and stay at one place."""
+    return watch.Limits(
+        heartbeat=runtime.heartbeat_seconds,
+        step=runtime.stall_seconds,
+        compile=runtime.compile_seconds,
+        evaluate=runtime.evaluation_seconds,
+    )
 
 
 def join_ranks(*, set_num_threads: bool, debug: bool = False) -> distributed.Placement:
@@ -255,12 +310,20 @@ def chooses_xla(config: Any) -> bool:
     return bool(tf.config.get_visible_devices("GPU")) if use_xla is None else use_xla
 
 
-def _resumable(config: Any) -> tuple[str | None, dict[str, Any]]:
-    """Returns the checkpoint to continue from and its description, (None, {}) for a new run."""
-    latest = None
+def _resumable(config: Any) -> tuple[str | None, dict[str, Any], list[str]]:
+    """Returns the checkpoint to continue from, its description, what is wrong with newer ones.
+
+    (None, {}, ...) for a new run.
+    """
+    latest, problems = None, []
     if not config.train.benchmark:
-        latest = checkpoint.latest_resumable(config.train.model_dir)
-    return latest, checkpoint.read_description(latest) if latest else {}
+        latest, problems = checkpoint.recover(config.train.model_dir)
+    return latest, checkpoint.read_description(latest) if latest else {}, problems
+
+
+def _say(text: str) -> None:
+    """Says something before there is a log; on rank 0."""
+    print(text, flush=True)
 
 
 def _choose_seed(config: Any, stored: Mapping[str, Any]) -> int:
@@ -355,19 +418,21 @@ def evaluate_checkpoint(
     folder, log = Path(output_dir or f"{prefix}-evaluation"), RunLog()
     for note in notes:
         log.info(note)
-    for name, values in ({"": {}} if sets is None else sets).items():
-        if name:
-            log.info(f"data set {name}")
-            tf.keras.backend.clear_session()  # of the set before
-        metrics = _evaluate_set(
-            override(base, values, source=name or "evaluation"),
-            family,
-            checkpoint_of=(prefix, stored),
-            folder=folder / name,
-            log=log,
-        )
-        for line in conclude(metrics) if metrics else ():
-            log.info(f"{name}: {line}" if name else line)
+    with watch.watching(watch_limits(base.runtime)):
+        for name, values in ({"": {}} if sets is None else sets).items():
+            HERE.at(f"preparing an evaluation {name}", COMPILE)
+            if name:
+                log.info(f"data set {name}")
+                tf.keras.backend.clear_session()  # of the set before
+            metrics = _evaluate_set(
+                override(base, values, source=name or "evaluation"),
+                family,
+                checkpoint_of=(prefix, stored),
+                folder=folder / name,
+                log=log,
+            )
+            for line in conclude(metrics) if metrics else ():
+                log.info(f"{name}: {line}" if name else line)
 
 
 def _evaluate_set(
@@ -389,6 +454,8 @@ def _evaluate_set(
     distributed.on_main(task.check_ground_truth)
     for line in distributed.on_main(lambda: family.load_weights(task, prefix)):
         log.info(line)
+    if checksums.has_checksums(stored):
+        log.info(f"{prefix} is as it was written: its checksums agree")
     distributed.broadcast_variables(task.model.variables)
     with out_of_memory.explained(config, training=False):
         metrics, rows = Evaluator(task, log, use_xla=chooses_xla(config))()

@@ -12,6 +12,7 @@ from engine.config.settings import TrainConfig
 from engine.files import checkpoint
 from engine.log.run_log import RunLog
 from engine.ranks import distributed
+from engine.ranks.progress import EVALUATE, HERE
 from engine.train_state import TrainState
 
 
@@ -51,10 +52,11 @@ class RunFiles:
         Args:
           progress: where the run is; becomes part of the checkpoint's description.
         """
+        prefix = self._folder / f"ckpt-{int(self._state.step):08d}"
+        HERE.at(f"saving {prefix}", EVALUATE)
         self._state.equalise()
 
         def write() -> None:
-            prefix = self._folder / f"ckpt-{int(self._state.step):08d}"
             checkpoint.save(prefix, self._state.tensors(), {**self._description, **progress})
             checkpoint.write_pointer(self._folder, str(prefix))
             saved = checkpoint.numbered(self._folder, "ckpt-")
@@ -62,6 +64,7 @@ class RunFiles:
             self._log.info(f"saved {prefix}")
 
         distributed.on_main(write)
+        HERE.saved = str(prefix)
         self._saved_at = time.monotonic()
         self._log.flush()
 
@@ -92,6 +95,7 @@ class RunFiles:
 
     def write_final(self, progress: Mapping[str, Any]) -> None:
         """Writes ckpt-final and the SavedModel with the averaged weights."""
+        HERE.at("writing ckpt-final and the exported model", EVALUATE)
         self._state.equalise()
 
         def write() -> None:

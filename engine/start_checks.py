@@ -1,5 +1,6 @@
 """What is checked before a run starts, so that nothing fails hours later or on one rank only."""
 
+import contextlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -9,9 +10,15 @@ from typing import Any
 import tensorflow as tf
 
 from engine.config.fields import ConfigError, differences, to_dict
+from engine.config.settings import TrainConfig
 from engine.files import checkpoint
-from engine.optim.plan import StepPlan
+from engine.optim.plan import StepPlan, stop_epoch
 from engine.ranks import distributed, machine
+
+# What a run keeps in its folder besides files.
+_FOLDERS = ("train", "evaluation", "ema_weights", "emackpt-final", "model-final")
+# Settings that say when a run ends.
+_LENGTHS = ("num_epochs", "stop_epoch", "training_mode", "train_minutes")
 
 
 def require(config: Any, *names: str) -> None:
@@ -25,7 +32,7 @@ def require(config: Any, *names: str) -> None:
 
 
 def prepare_folder(folder: Path, *, min_free_gb: float) -> None:
-    """Makes a folder, tries to write into it and clears up after an interrupted save. Rank 0 only.
+    """Makes a folder and tries to write into it. Rank 0 only.
 
     Raises:
       ConfigError: it cannot be written, or has too little space.
@@ -46,7 +53,12 @@ def prepare_folder(folder: Path, *, min_free_gb: float) -> None:
             f"{folder} has {free:.2f} GiB free, {min_free_gb:g} are wanted (--min_free_gb): free "
             "some space"
         )
-    checkpoint.remove_unfinished(folder)
+    for name in _FOLDERS:
+        if (folder / name).is_file():
+            raise ConfigError(
+                f"{folder / name} is a file where a run keeps a folder: move it away, or choose "
+                "another --model_dir"
+            )
 
 
 def check_ranks_agree(config: Any) -> None:
@@ -114,7 +126,114 @@ def check_same_run(
             f"{config.train.model_dir} holds a run of another configuration: "
             f"{'; '.join(changed)}. Use its settings, another --model_dir, or "
             "--allow_config_change to go on from its step with the new ones"
+            + _about_ranks(stored, plan)
         )
+
+
+def _about_ranks(stored: Mapping[str, Any], plan: StepPlan) -> str:
+    if stored["global_batch_size"] == plan.global_batch_size:
+        return ""
+    return (
+        f" (it ran on {stored['num_ranks']} rank(s), this is {distributed.size()}: "
+        "--allow_rank_change keeps its global batch)"
+    )
+
+
+def finished_run(config: Any, stored: Mapping[str, Any]) -> str:
+    """Returns how to go on from a run that has ended and written its end; '' for any other.
+
+    Args:
+      config: of this run.
+      stored: description of the newest checkpoint of its folder.
+    """
+    folder, train = Path(config.train.model_dir), config.train
+    try:
+        final = checkpoint.read_metadata(folder / "ckpt-final")
+    except ConfigError:  # damaged: to be written again
+        return ""
+    is_exported = any((folder / name).is_dir() for name in ("emackpt-final", "model-final"))
+    if final.get("step") != stored["step"] or not is_exported:
+        return ""
+    ours = to_dict(config)
+    lengths = [("train", name) for name in _LENGTHS]
+    lengths += [("eval", name) for name in ours["eval"] if "target" in name]
+    is_same = all(final["config"][part].get(n) == ours[part][n] for part, n in lengths)
+    if not is_same and (stored["epoch"] < stop_epoch(train) or train.train_minutes):
+        return ""
+    ap = f", AP {stored['metrics']['AP']:.4f}" if "AP" in stored.get("metrics", {}) else ""
+    return (
+        f"{folder} holds a run that is finished: epoch {stored['epoch']}, step {stored['step']}"
+        f"{ap}; nothing is left to do. To train on: a larger --num_epochs (with "
+        "--allow_config_change, as the schedule then spans it) or --stop_epoch. To start from its "
+        f"weights: --pretrained_ckpt={folder} and a new --model_dir"
+    )
+
+
+def ranks_meant(train: TrainConfig) -> int:
+    """Returns the ranks that settings for all ranks together are divided by.
+
+    These are the launched ones; with --allow_rank_change those that the run in model_dir began
+    with, so that a reference's global batch or rate means the same as then.
+    """
+    saved = checkpoint.numbered(train.model_dir, "ckpt-") if train.allow_rank_change else []
+    with contextlib.suppress(ConfigError):  # damaged: told when the run begins
+        stored = checkpoint.read_description(saved[-1]) if saved else {}
+        return int(stored.get("shares", stored.get("num_ranks", distributed.launched_size())))
+    return distributed.launched_size()
+
+
+def shares_of(config: Any, stored: Mapping[str, Any]) -> int:
+    """Returns in how many shares the training data of a run are read: one for each of its ranks.
+
+    With --allow_rank_change a continued run keeps its shares, and each rank has several.
+
+    Raises:
+      ConfigError: they cannot be dealt out evenly to the ranks of now.
+    """
+    ranks = distributed.size()
+    shares = int(stored.get("shares", stored["num_ranks"])) if stored else ranks
+    if shares == ranks or not config.train.allow_rank_change:
+        return ranks
+    if shares % ranks:
+        fitting = [str(n) for n in range(1, shares + 1) if shares % n == 0]
+        raise ConfigError(
+            f"--allow_rank_change: the run in {config.train.model_dir} reads its data in {shares} "
+            f"shares, which {ranks} rank(s) cannot share evenly: {', '.join(fitting)} ranks can"
+        )
+    if config.runtime.sync_bn:
+        raise ConfigError(
+            "--allow_rank_change does not go with --sync_bn: batch norm over all ranks has no "
+            f"equal on fewer of them; use {shares} ranks"
+        )
+    return shares
+
+
+def changes_since(stored: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Lists what differs from the machine and software of a checkpoint.
+
+    Args:
+      stored, now: descriptions of the checkpoint and of this run.
+    """
+
+    def facts(description: Mapping[str, Any]) -> dict[str, Any]:
+        environment = description.get("environment", {})
+        gpus = sorted({gpu.split(",")[0] for gpu in environment.get("gpus", [])})
+        return {
+            "ranks": description.get("num_ranks"),
+            "commit": environment.get("commit"),
+            "Python": environment.get("python"),
+            "GPUs": ", ".join(gpus) or "none",
+            "cores": environment.get("cores"),
+            "host": environment.get("host"),
+            **environment.get("packages", {}),
+        }
+
+    before, after = facts(stored), facts(now)
+    return [
+        f"{name}: {before.get(name) or 'none'} -> {after.get(name) or 'none'}"
+        for name in {**before, **after}
+        if before.get(name) != after.get(name)
+    ]
 
 
 def _short(value: Any) -> str:

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from engine.config.settings import OptimConfig
 from engine.ranks import distributed
-from engine.task import Task
+from engine.task import Shard, Task
 from engine.train_state import TrainState
 
 # Numbers of one step, after the family's own loss names.
@@ -29,6 +29,9 @@ class TrainStep:
       use_xla: compile forward+backward and update.
       half_gradients: reduce gradients in float16.
       seed: the run's seed; what is random on the device also depends on the step and the rank.
+      shards: the shares of the data that this rank trains on, one batch (or `gradient_accumulation`
+        of them) of each in a step; [] for the one of its own. Several stand for as many ranks: what
+        is random is theirs, and batch-norm statistics are the mean of what theirs would be.
       compile_forward: False keeps collectives inside the forward pass possible (synchronised batch
         norm).
     """
@@ -42,11 +45,14 @@ class TrainStep:
         use_xla: bool,
         half_gradients: bool,
         seed: int = 0,
+        shards: Sequence[Shard] = (),
         compile_forward: bool = True,
     ):
         self._task, self.state, self._config = task, state, config
         self._half = half_gradients
-        self._seed = (seed * 7919 + distributed.rank()) % 2**31
+        ranks = [shard.rank for shard in shards] or [distributed.rank()]
+        self._seeds = [(seed * 7919 + rank) % 2**31 for rank in ranks]
+        self._statistics = [v for v in task.model.non_trainable_variables if v.dtype.is_floating]
         self.names = (*task.loss_names, *STEP_NAMES)
         self.compiled_forward_backward = tf.function(
             self.forward_backward,
@@ -59,7 +65,7 @@ class TrainStep:
         self._whole = tf.function(self._run, autograph=False)
 
     def __call__(self, batches: Sequence[Mapping[str, tf.Tensor]]) -> tf.Tensor:
-        """Runs one step on `gradient_accumulation` batches.
+        """Runs one step on `gradient_accumulation` batches of each share.
 
         Returns:
           The step's numbers, float32 [len(names)], in the order of `names`.
@@ -68,11 +74,22 @@ class TrainStep:
 
     def _run(self, batches: Sequence[Mapping[str, tf.Tensor]]) -> tf.Tensor:
         sums: list[tf.Tensor] = []
-        for i, batch in enumerate(batches):
-            position = self.state.step * len(batches) + i
-            seed = tf.stack([tf.cast(position, tf.int32), self._seed])
+        accumulation = len(batches) // len(self._seeds)
+        statistics = self._statistics if len(self._seeds) > 1 else []
+        before, moved = [v.read_value() for v in statistics], []
+        for k, batch in enumerate(batches):
+            share, i = divmod(k, accumulation)
+            if i == 0:  # each share begins with the statistics of the step before
+                for variable, value in zip(statistics, before):
+                    variable.assign(value)
+            position = self.state.step * accumulation + i
+            seed = tf.stack([tf.cast(position, tf.int32), self._seeds[share]])
             parts = self.compiled_forward_backward(batch, seed)
             sums = [a + b for a, b in zip(sums, parts)] if sums else parts
+            if i == accumulation - 1:
+                moved.append([v.read_value() for v in statistics])
+        for variable, *values in zip(statistics, *moved):
+            variable.assign(tf.add_n(values) / float(len(values)))
         return self.compiled_update(*self.reduce(sums))
 
     def forward_backward(self, batch: Mapping[str, tf.Tensor], seed: tf.Tensor) -> list[tf.Tensor]:

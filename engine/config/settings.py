@@ -155,6 +155,11 @@ class TrainConfig(Section):
     allow_config_change: bool = setting(
         False, "Resume although the configuration in model_dir differs."
     )
+    allow_rank_change: bool = setting(
+        False,
+        "Resume on another number of ranks with the same global batch, order of data and schedule: "
+        "each rank accumulates the batches of several.",
+    )
     seed: Optional[int] = setting(
         None, "Seed of weights, data order and augmentation; none: a fresh one, logged."
     )
@@ -278,3 +283,23 @@ class RuntimeConfig(Section):
     set_num_threads: bool = setting(True, "Share this host's cores among its ranks.")
     enable_map_parallelization: bool = setting(True, "Let tf.data parallelise maps by itself.")
     min_free_gb: float = setting(1.0, "Least free disk space in model_dir at the start, GB.")
+    lock_seconds: float = setting(
+        45.0,
+        "A run in the same model_dir that gives no sign of life for so long is taken for dead; 0: "
+        "several runs may write there.",
+    )
+    heartbeat_seconds: float = setting(
+        60.0,
+        "A rank that gives no sign of life for so long, or five times so long while it compiles or "
+        "evaluates, is named, and the job ends; 0: nobody watches.",
+    )
+    stall_seconds: float = setting(
+        900.0, "Longest stay at one place of a training step before the job ends; 0: no limit."
+    )
+    compile_seconds: float = setting(
+        3600.0, "The same for the start of a run and its first step; 0: no limit."
+    )
+    evaluation_seconds: float = setting(
+        7200.0,
+        "The same for a batch or the scores of an evaluation, a save, an export; 0: no limit.",
+    )

@@ -27,11 +27,19 @@ import numpy as np
 import tensorflow as tf
 
 from engine.config.fields import ConfigError
+from engine.files import checksums
 from path_names.plain_path import plain_path
 
 _DATA, _INDEX, _META = ".data-00000-of-00001", ".index", ".json"
 _TF_POINTER, _POINTER = "checkpoint", "last_checkpoint"
 _NUMBERED = re.compile(r"^(?P<stem>.*-)(?P<number>\d+)$")
+_RESUMABLE_FILE = re.compile(r"^(?P<stem>ckpt-(?P<number>\d+))\.(index|json|data-\d+-of-\d+)$")
+# What the description of a run must hold to be continued.
+_DESCRIBED = {
+    **{"config": dict, "task": dict},
+    **{name: int for name in ("step", "epoch", "seed", "num_ranks", "global_batch_size")},
+}
+_READ_ERRORS = (tf.errors.OpError, RuntimeError, IndexError)
 # Files being written, and files being replaced: an interrupted save is cleared up or undone.
 _ASIDE, _REPLACED = ".writing-", ".replaced-"
 
@@ -54,7 +62,7 @@ def save(prefix: str | Path, tensors: Mapping[str, tf.Tensor], metadata: Mapping
     aside = prefix.with_name(f"{_ASIDE}{os.getpid()}-{prefix.name}")
     try:
         prefix.parent.mkdir(parents=True, exist_ok=True)
-        _write(aside, tensors, json.dumps(metadata, indent=1, sort_keys=True))
+        _write(aside, tensors, metadata)
         _put_in_place(aside, prefix)
     except (OSError, tf.errors.OpError) as error:
         _remove(prefix.parent.glob(f"{aside.name}*"))
@@ -64,7 +72,7 @@ def save(prefix: str | Path, tensors: Mapping[str, tf.Tensor], metadata: Mapping
     return str(prefix)
 
 
-def _write(aside: Path, tensors: Mapping[str, tf.Tensor], metadata: str) -> None:
+def _write(aside: Path, tensors: Mapping[str, tf.Tensor], metadata: Mapping[str, Any]) -> None:
     names = sorted(tensors)
     with tf.device("cpu:0"):
         values = [tf.convert_to_tensor(tensors[name]) for name in names]
@@ -78,7 +86,9 @@ def _write(aside: Path, tensors: Mapping[str, tf.Tensor], metadata: str) -> None
             shape_and_slices=[""] * len(names),
             tensors=values,
         )
-    Path(f"{aside}{_META}").write_text(metadata, encoding="utf-8")
+    files = {suffix: Path(f"{aside}{suffix}") for suffix in (_DATA, _INDEX)}
+    text = json.dumps(checksums.sealed(metadata, files), indent=1, sort_keys=True)
+    Path(f"{aside}{_META}").write_text(text, encoding="utf-8")
     for suffix in (_DATA, _META, _INDEX):
         with open(f"{aside}{suffix}", "rb") as file:
             os.fsync(file.fileno())  # on the disk before it gets its name
@@ -226,10 +236,66 @@ def averaged(folder: str, epoch: int) -> str:
     )
 
 
-def latest_resumable(folder: str | Path) -> str | None:
-    """Returns the newest `ckpt-<step>` of a run's folder, or None."""
-    found = numbered(folder, "ckpt-")
-    return found[-1] if found else None
+def recover(folder: str | Path) -> tuple[str | None, list[str]]:
+    """Finds the newest whole `ckpt-<step>` of a run's folder. Rank 0 only.
+
+    Damaged and incomplete ones that are newer are renamed to `damaged-ckpt-<step>`, so that nothing
+    takes them for the newest.
+
+    Returns:
+      Its prefix, None where nothing was ever saved; and what was found wrong with newer ones.
+
+    Raises:
+      ConfigError: something was saved, and nothing of it is whole.
+    """
+    folder, found = Path(folder), {}
+    for path in folder.glob("ckpt-*"):
+        if match := _RESUMABLE_FILE.match(path.name):
+            found[int(match["number"])] = folder / match["stem"]
+    problems, chosen = [], None
+    for number in sorted(found, reverse=True):
+        try:
+            require_whole(found[number])
+        except ConfigError as error:
+            problems.append(str(error))
+            continue
+        chosen = found.pop(number)
+        for newer in [prefix for n, prefix in found.items() if n > number]:
+            for path in folder.glob(f"{newer.name}.*"):
+                os.replace(path, path.with_name(f"damaged-{path.name}"))
+        break
+    pointer = folder / _POINTER
+    was_saved = pointer.is_file() or any(Path(f"{p}{_INDEX}").is_file() for p in found.values())
+    if chosen is None and was_saved:
+        if not problems:
+            problems = [f"{pointer} names {_shown(pointer)}, which is not there"]
+        raise ConfigError(
+            f"{folder} holds a run, and none of its checkpoints is whole: {'; '.join(problems)}. "
+            "Bring one back from a copy; or choose another --model_dir; or, to begin at step 1, "
+            f"delete {folder}/ckpt-* and {pointer}"
+        )
+    return str(chosen) if chosen else None, problems
+
+
+def _shown(pointer: Path) -> str:
+    return pointer.read_text(encoding="utf-8", errors="replace").strip()[:100]
+
+
+def require_whole(prefix: str | Path) -> None:
+    """Raises ConfigError unless a checkpoint can be continued: complete, and as it was written."""
+    for suffix in (_INDEX, _DATA):
+        if not Path(f"{prefix}{suffix}").is_file():
+            raise ConfigError(f"{prefix} is incomplete: {prefix}{suffix} is missing")
+    description = read_description(prefix)
+    checksums.require_same_files(prefix, description)
+    if not checksums.has_checksums(description):
+        try:
+            with plain_path(prefix) as plain:
+                reader = tf.train.load_checkpoint(plain)
+                for name in reader.get_variable_to_shape_map():
+                    reader.get_tensor(name)
+        except _READ_ERRORS as error:
+            raise ConfigError(f"{prefix} is damaged: {error}") from error
 
 
 def read_metadata(prefix: str | Path) -> dict[str, Any]:
@@ -242,12 +308,20 @@ def read_metadata(prefix: str | Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: not readable as JSON: {error}; {_remedy(prefix)}") from error
+    if not isinstance(found, dict):
         raise ConfigError(
-            f"{path}: not readable as JSON: {error}. The checkpoint's description is damaged: "
-            f"delete {prefix}.* to use the one before it"
-        ) from error
+            f"{path}: expected a JSON object with the description of a checkpoint, found "
+            f"{type(found).__name__}; {_remedy(prefix)}"
+        )
+    checksums.require_sound(found, path=path)
+    return found
+
+
+def _remedy(prefix: str | Path) -> str:
+    return f"delete {prefix}.* to use the one before it"
 
 
 def describe(stored: Mapping[str, Any]) -> str:
@@ -261,14 +335,21 @@ def read_description(prefix: str | Path) -> dict[str, Any]:
     """Returns the JSON of a checkpoint that a run continues from.
 
     Raises:
-      ConfigError: it is missing or damaged.
+      ConfigError: it is missing, damaged, or not of a run.
     """
     description = read_metadata(prefix)
     if not description:
         raise ConfigError(
-            f"{prefix}{_META} is missing, without which {prefix} cannot be continued: delete "
-            f"{prefix}.* to use the one before it"
+            f"{prefix}{_META} is missing, without which {prefix} cannot be continued; "
+            f"{_remedy(prefix)}"
         )
+    for name, kind in _DESCRIBED.items():
+        value = description.get(name)
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise ConfigError(
+                f"{prefix}{_META}: expected {name!r} to be {kind.__name__}, found "
+                f"{type(value).__name__}: not the description of a run; {_remedy(prefix)}"
+            )
     return description
 
 
@@ -284,10 +365,8 @@ def load(prefix: str, expected: Mapping[str, tf.Tensor]) -> dict[str, np.ndarray
             shapes = reader.get_variable_to_shape_map()
             _require_fit(prefix, shapes, expected)
             return {name: reader.get_tensor(name) for name in expected}
-    except (tf.errors.OpError, RuntimeError, IndexError) as error:
-        raise ConfigError(
-            f"{prefix} is damaged: {error}; delete {prefix}.* to use the one before it"
-        ) from error
+    except _READ_ERRORS as error:
+        raise ConfigError(f"{prefix} is damaged: {error}; {_remedy(prefix)}") from error
 
 
 def _require_fit(

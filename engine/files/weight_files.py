@@ -163,6 +163,9 @@ def _read_single_file(path: Path) -> WeightFile:
 def _read_checkpoint(prefix: Path) -> WeightFile:
     import tensorflow as tf
 
+    from engine.files import checkpoint, checksums
+
+    checksums.require_same_files(prefix, checkpoint.read_metadata(prefix))
     try:
         with plain_path(prefix) as plain:
             reader = tf.train.load_checkpoint(plain)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Mapping
@@ -135,10 +136,25 @@ class RunLog:
         """Says something to people: console and text log."""
         if not self._active:
             return
+        self._require_folder()
         line = f"{datetime.datetime.now():%H:%M:%S} {message}"
         print(line, flush=True)
         if self._text:
             self._text.write(line + "\n")
+
+    def _require_folder(self) -> None:
+        """Raises OSError if what is written no longer goes into the run's folder."""
+        if self._text is None:
+            return
+        try:
+            is_there = os.path.samestat(os.fstat(self._text.fileno()), os.stat(self._text.name))
+        except OSError:
+            is_there = False
+        if not is_there:
+            raise FileNotFoundError(
+                f"{self._text.name} is gone: model_dir was deleted, moved or unmounted during the "
+                "run. Nothing more can be saved there; bring it back, or choose another --model_dir"
+            )
 
     def warn(self, message: str) -> None:
         """Says something that wants attention."""
@@ -151,6 +167,7 @@ class RunLog:
 
     def numbers(self, kind: str, data: Mapping[str, Any]) -> None:
         """Appends a record to metrics.jsonl."""
+        self._require_folder()
         if self._lines:
             record = {"kind": kind, "time": round(time.time(), 3), **finite_or_none(data)}
             self._lines.write(json.dumps(record) + "\n")

@@ -50,11 +50,19 @@ def _describe(error: Exception) -> str:
     return f"{type(error).__name__}: {error}{hint}"
 
 
-def _end_all(reason: str, *, code: int) -> int:
+def say_error(reason: str) -> None:
+    """Says why this rank ends, in the form that scripts/launch.sh looks for."""
     place = distributed.placement()
-    ranks = max(place.size, distributed.launched_size())
-    where = f"rank {place.rank} of {ranks} on {place.host}"
+    where = f"rank {place.rank} of {_ranks()} on {place.host}"
     print(f"ERROR ({where}): {reason}", file=sys.stderr, flush=True)
-    if ranks > 1:
+
+
+def _ranks() -> int:
+    return max(distributed.placement().size, distributed.launched_size())
+
+
+def _end_all(reason: str, *, code: int) -> int:
+    say_error(reason)
+    if _ranks() > 1:
         distributed.abort_all(code)
     return code

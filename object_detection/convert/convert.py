@@ -27,7 +27,7 @@ from object_detection.convert.image_paths import FoundFiles, find_image_files
 from object_detection.convert.picture_file import DEFAULT_RULES, PictureRules
 from object_detection.convert.staging import publish, staged
 from object_detection.records import schema
-from object_detection.records.card import DataCard, RecordFile, card_path
+from object_detection.records.card import DataCard, RecordFile, card_path, content_of
 from object_detection.records.card_builder import Tally, build_card
 from object_detection.records.tfrecord_file import shard_name
 
@@ -137,7 +137,10 @@ def convert(
             total,
             split=split,
             categories=[(category.category_id, category.name) for category in categories],
-            shards=[RecordFile(n, len(t.image_sizes)) for n, t in zip(names, tallies)],
+            shards=[
+                RecordFile(name, len(tally.image_sizes), content_of(folder / name))
+                for name, tally in zip(names, tallies)
+            ],
             mask_format=settings.mask_format,
             annotations_file=os.path.abspath(annotations.path) if annotations else "",
             annotations_sha256=annotations.sha256 if annotations else "",

@@ -20,6 +20,7 @@ from object_detection.records.tfrecord_file import record_files, shard_prefix
 
 CARD_SUFFIX = "-card.json"
 FORMAT_VERSION = 1
+_SAMPLE_BYTES = 1 << 14
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,10 +39,14 @@ class Category:
 
 @dataclasses.dataclass(frozen=True)
 class RecordFile:
-    """One record file, named without its folder."""
+    """One record file, named without its folder.
+
+    content: of `content_of`; "" in cards made before there was one.
+    """
 
     file: str
     num_records: int
+    content: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,13 +124,27 @@ class DataCard:
 def make_fingerprint(
     shards: Iterable[RecordFile], categories: Iterable[Category], annotations_sha256: str
 ) -> str:
-    """Returns a sha256 over record counts, category list and annotation file hash."""
+    """Returns a sha256 over the shards' counts and contents, categories and annotation file."""
     identity = [
-        [shard.num_records for shard in shards],
+        [[shard.num_records, shard.content] for shard in shards],
         [[category.category_id, category.name] for category in categories],
         annotations_sha256,
     ]
     return hashlib.sha256(json.dumps(identity).encode()).hexdigest()
+
+
+def content_of(path: str | os.PathLike[str]) -> str:
+    """Returns a sha256 over a file's length and samples of its beginning, middle and end.
+
+    Reads little however large the file is: enough to tell it from any other set's.
+    """
+    size = os.path.getsize(path)
+    digest = hashlib.sha256(str(size).encode())
+    with open(path, "rb") as file:
+        for start in (0, size // 2, max(size - _SAMPLE_BYTES, 0)):
+            file.seek(start)
+            digest.update(file.read(_SAMPLE_BYTES))
+    return digest.hexdigest()
 
 
 def card_path(prefix: str | os.PathLike[str]) -> Path:
@@ -188,6 +207,7 @@ def find_card(file_pattern: str) -> DataCard | None:
     if len(prefixes) == 1 and (path := card_path(prefixes.pop())).is_file():
         card = load_card(path)
         _check_files(card, path, files)
+        _check_contents(card, path, files)
         return _restrict(card, files)
     names = {os.path.basename(path) for path in files}
     found = {}
@@ -199,7 +219,10 @@ def find_card(file_pattern: str) -> DataCard | None:
         raise ValueError(
             f"several data cards describe {file_pattern!r}: {', '.join(map(str, found))}. Keep one"
         )
-    return _restrict(next(iter(found.values())), files) if found else None
+    for path, card in found.items():
+        _check_contents(card, path, files)
+        return _restrict(card, files)
+    return None
 
 
 def _restrict(card: DataCard, files: list[str]) -> DataCard:
@@ -224,6 +247,22 @@ def _check_files(card: DataCard, path: Path, files: list[str]) -> None:
             f"{path} does not agree with its folder: {len(strangers)} matching files are not in "
             f"the card {strangers[:3]}, {len(missing)} files of the card do not exist "
             f"{missing[:3]}. Convert the data set again, or remove the files of another conversion"
+        )
+
+
+def _check_contents(card: DataCard, path: Path, files: list[str]) -> None:
+    """Raises ValueError if a file is not the one that was converted."""
+    expected = {shard.file: shard.content for shard in card.shards}
+    changed = [
+        file
+        for file in files
+        if (content := expected[os.path.basename(file)]) and content_of(file) != content
+    ]
+    if changed:
+        raise ValueError(
+            f"{path} does not describe {len(changed)} of its files, which were changed or "
+            f"exchanged since they were converted: {changed[:3]}. Convert the data set again, "
+            "or delete the card to have the records scanned"
         )
 
 

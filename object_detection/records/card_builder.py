@@ -22,6 +22,7 @@ from object_detection.records.card import (
     Category,
     DataCard,
     RecordFile,
+    content_of,
     find_card,
     make_fingerprint,
 )
@@ -241,7 +242,7 @@ def card_from_records(
                 ) from error
             mask_format = mask_format or found
             num_records += 1
-        shards.append(RecordFile(os.path.basename(path), num_records))
+        shards.append(RecordFile(os.path.basename(path), num_records, content_of(path)))
         if progress is not None:
             progress(index + 1, len(files))
     return build_card(

@@ -52,6 +52,8 @@ compose_training() {
 compose_convergence() {
   compose_training
   program+=("--backbone_init=$backbone")
+  # A job that Slurm has queued again may have got fewer nodes.
+  [ -z "$in_slurm" ] || [ "${SLURM_RESTART_COUNT:-0}" = 0 ] || program+=(--allow_rank_change)
 }
 
 # Speed does not depend on the weights: without a backbone they are random.

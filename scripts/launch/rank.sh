@@ -80,6 +80,7 @@ set -m
 ${dies_with_parent[@]+"${dies_with_parent[@]}"} "$@" </dev/null &
 child=$!
 set +m
+echo "$child" >"$base.child"
 while :; do
   interrupted=0
   wait "$child" 2>/dev/null

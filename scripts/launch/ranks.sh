@@ -6,7 +6,8 @@
 
 is_batch=''
 [ -z "${SLURM_JOB_ID:-}" ] || [ -n "${SLURM_STEP_ID:-}" ] || is_batch=1
-first_signal='' signals=0 ended_by_limit=0 started='' interrupted=0
+first_signal='' signals=0 ended_by_limit=0 started='' interrupted=0 keeper='' ender=''
+stop_seconds=$(number STOP_SECONDS "${STOP_SECONDS:-300}")
 
 # Sets command: all words, from the launcher to the program's flags.
 compose_command() {
@@ -68,15 +69,58 @@ start_ranks() {
   trap 'on_signal INT' INT
   trap 'on_signal TERM' TERM
   trap 'on_signal USR1' USR1
+  trap 'on_signal HUP' HUP
   setsid "${command[@]}" </dev/null &
   started=$!
+  # Groups of their own: what ends the launcher does not end them.
+  set -m
+  keep_watch &
+  keeper=$!
+  set +m
   while :; do
     interrupted=0 status=0
     wait "$started" || status=$?
     [ "$interrupted" = 1 ] || break
   done
   started=
+  kill -KILL -- "-$keeper" ${ender:+"-$ender"} 2>/dev/null || true
+  wait "$keeper" ${ender:+"$ender"} 2>/dev/null || true
   judge "$status"
+}
+
+# Beside the launcher. If it is killed, its ranks are treated as after a SIGTERM. If a rank has failed and what started it
+# does not end the others, they are ended here.
+keep_watch() {
+  local failed_for=0 parent=$$
+  trap '' INT TERM HUP USR1
+  while [ "$parent" = "$$" ]; do
+    kill -0 "$started" 2>/dev/null || return 0
+    if [ -n "$(cat "$rank_logs"/*.end 2>/dev/null | first_cause)" ]; then failed_for=$((failed_for + 2)); fi
+    if [ "$failed_for" -ge 60 ]; then
+      say "a rank has failed and $launcher has not ended the others within 60 s: ending them"
+      end_ranks
+      return
+    fi
+    sleep 2
+    # A killed launcher that nobody has waited for still is a process, but nobody's parent.
+    read -r _ _ _ parent _ <"/proc/$BASHPID/stat"
+  done
+  say "the launcher was killed: the ranks are asked to finish their step, save and leave"
+  if [ "$stops_orderly" = 1 ]; then ask_ranks_to_stop; else end_ranks; fi
+  end_after "$stop_seconds"
+}
+
+# Ends what is left of the ranks after so many seconds.
+end_after() {
+  local waited
+  trap '' INT TERM HUP USR1
+  for ((waited = 0; waited < 5 * $1; waited++)); do
+    kill -0 -- "-$started" 2>/dev/null || return 0
+    sleep 0.2
+  done
+  say "the ranks have not ended $1 s after they were asked to (STOP_SECONDS): ending them"
+  end_ranks
+  wait
 }
 
 on_signal() {
@@ -94,6 +138,11 @@ on_signal() {
     if [ -n "$in_slurm" ] && [ "$1" = USR1 ] && is_at_time_limit; then ended_by_limit=1; fi
     ask_ranks_to_stop
   fi
+  [ -z "$ender" ] || return 0
+  set -m
+  end_after "$stop_seconds" &
+  ender=$!
+  set +m
 }
 
 ask_ranks_to_stop() {
@@ -119,8 +168,23 @@ end_ranks() {
       kill -0 -- "-$group" 2>/dev/null || exit 0
       sleep 0.2
     done
-    kill -KILL -- "-$group" 2>/dev/null || true
+    kill_ranks "$group"
   ) >/dev/null 2>&1 &
+}
+
+# Not even a stopped process outlives this. The ranks are in groups of their own, which mpirun and rank.sh make.
+kill_ranks() {
+  local record rank host pid node
+  set +e # what has ended by itself is no failure here
+  if [ "$launcher" = srun ]; then scancel --signal=KILL "$SLURM_JOB_ID"; fi
+  kill -KILL -- "-$1"
+  for record in "$rank_logs"/*.start; do
+    [ ! -e "${record%.start}.end" ] || continue
+    read -r rank host pid node <"$record"
+    [ "$host" = "$(uname -n)" ] || continue
+    kill -KILL "$pid"
+    if read -r pid <"${record%.start}.child"; then kill -KILL -- "-$pid"; fi
+  done
 }
 
 # Reads what the ranks left: NAME.start (rank host pid node) and NAME.end (rank host code time, a signal they were told).

@@ -23,7 +23,8 @@ DEFECTS = {
 MASK_DEFECTS = {"T": 35, "P": 31}
 PAGES = (
     *("architecture", "data", "departures", "inference"),
-    *("maskrcnn", "maskrcnn_arguments", "performance", "runs", "scaling", "stacks", "training"),
+    *("maskrcnn", "maskrcnn_arguments", "performance", "reliability", "runs", "scaling", "stacks"),
+    "training",
 )
 
 BENCHMARKS = tuple(
@@ -57,7 +58,7 @@ SOURCES = {
 }
 PROGRAMS = (*CONFIGURED, *SOURCES)
 # Flags of other programs that the running text mentions.
-FOREIGN_FLAGS = {"--allow-run-as-root", "--kill-on-bad-exit", "--help"}
+FOREIGN_FLAGS = {"--allow-run-as-root", "--kill-on-bad-exit", "--help", "--gloo"}
 # The PyTorch reference's spellings, which are understood.
 FOREIGN_FLAGS |= {"--config-file", "--skip-test", "--skip-eval", "--json-summary"}
 

@@ -212,6 +212,14 @@ def test_in_an_allocation_srun_starts_the_ranks(machine, offered, expected):
     assert "the learning rate follows" in result.stderr
 
 
+@pytest.mark.parametrize(("restarts", "expected"), [("0", False), ("1", True)])
+def test_a_job_queued_again_may_have_got_fewer_nodes(machine, restarts, expected):
+    machine.add_slurm()
+    variables = {**in_job(nodes=1), "SLURM_RESTART_COUNT": restarts}
+    command = machine.dry("convergence-AMP-8xA100-80G.sh", **variables)
+    assert ("--allow_rank_change" in command) == expected
+
+
 def test_without_pmix_mpirun_uses_the_allocation(machine):
     machine.add_slurm(mpi="none pmi2")
     command = machine.dry("slurm/convergence-AMP-32xV100-32G.sub", **in_job())
@@ -399,6 +407,56 @@ def test_a_second_signal_ends_the_ranks(machine, tmp_path):
     assert process.poll() is None
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=60)
+    assert process.returncode == 137
+
+
+def is_running(pid):
+    """True unless a process is gone or waits to be reaped."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def wait_until_gone(pids, seconds=20):
+    end = time.monotonic() + seconds
+    while left := [pid for pid in pids if is_running(pid)]:
+        assert time.monotonic() < end, f"still there: {left}"
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("launcher", ["plain", "mpirun", "horovodrun"])
+def test_ranks_of_a_killed_launcher_stop_as_after_a_signal(machine, tmp_path, launcher):
+    variable = "HOROVOD_" if launcher == "horovodrun" else "OMPI_COMM_WORLD_"
+    stub = MPIRUN.replace("OMPI_COMM_WORLD_", variable).replace('"$@" &', '"$@" & pids+=" $!";')
+    machine.add(launcher, f"trap 'kill -USR1 $pids' USR1\n{stub.partition('code=0')[0]}wait; wait")
+    body = f"trap 'echo asked; exit 75' USR1; : >{tmp_path}/ready-$$\nwhile :; do sleep 0.1; done"
+    ranks = 1 if launcher == "plain" else 2
+    process = start(machine, tmp_path, body, NGPU=str(ranks), LAUNCHER=launcher)
+    end = time.monotonic() + 20
+    while len(ready := list(tmp_path.glob("ready-*"))) < ranks and time.monotonic() < end:
+        time.sleep(0.05)
+    process.kill()
+    wait_until_gone([int(path.name.removeprefix("ready-")) for path in ready])
+    _, errors = process.communicate(timeout=30)
+    assert "the launcher was killed: the ranks are asked to finish" in errors
+    ends = [p.read_text().split()[2] for p in machine.results.glob("*/logs/*/*.end")]
+    assert ends == ["75"] * ranks
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_one_signal_ends_ranks_that_do_not_answer(machine, tmp_path, stopped):
+    body = f"trap '' USR1 TERM; : >{tmp_path}/ready-$$\nwhile :; do sleep 0.1; done"
+    process = start(machine, tmp_path, body, STOP_SECONDS="1")
+    pid = int(wait_for("ready-*", tmp_path).name.removeprefix("ready-"))
+    if stopped:
+        os.kill(pid, signal.SIGSTOP)
+    process.send_signal(signal.SIGTERM)
+    began = time.monotonic()
+    _, errors = process.communicate(timeout=30)
+    assert time.monotonic() - began < 14, errors
+    assert "have not ended 1 s after they were asked to (STOP_SECONDS)" in errors
+    wait_until_gone([pid], seconds=1)
     assert process.returncode == 137
 
 

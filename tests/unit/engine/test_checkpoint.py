@@ -10,9 +10,13 @@ import tensorflow as tf
 
 from engine.config.fields import ConfigError
 from engine.files import checkpoint
+from engine.files.weight_files import read_weight_file
 
 TENSORS = {"model/a": tf.constant([1.0, 2.0]), "state/step": tf.constant(7, tf.int64)}
-META = {"step": 7, "config": {"train": {"batch_size": 4}}}
+META = {
+    **{"step": 7, "epoch": 1, "seed": 3, "num_ranks": 1, "global_batch_size": 4},
+    **{"task": {}, "config": {"train": {"batch_size": 4}}},
+}
 
 
 def files(folder) -> set[str]:
@@ -22,6 +26,12 @@ def files(folder) -> set[str]:
 def values(prefix) -> dict[str, np.ndarray]:
     reader = tf.train.load_checkpoint(str(prefix))
     return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
+
+
+def description(prefix) -> dict:
+    """What was given to be stored; without the checksums."""
+    found = checkpoint.read_metadata(prefix)
+    return {name: found[name] for name in found.keys() - {"files", "description_sha256"}}
 
 
 def save(prefix, number: float = 1.0) -> str:
@@ -40,7 +50,7 @@ class TestSave:
         for name, value in TENSORS.items():
             assert loaded[name].tobytes() == value.numpy().tobytes()
             assert loaded[name].dtype == value.dtype.as_numpy_dtype
-        assert checkpoint.read_metadata(prefix) == META
+        assert description(prefix) == META
 
     def test_disk_full_leaves_the_old_one_and_nothing_else(self, tmp_path, monkeypatch):
         save(tmp_path / "ckpt-best", 1.0)
@@ -85,7 +95,7 @@ class TestSave:
         checkpoint.remove_unfinished(tmp_path)
         assert files(tmp_path) == before
         np.testing.assert_array_equal(values(tmp_path / "ckpt-best")["model/a"], [1.0])
-        assert checkpoint.read_metadata(tmp_path / "ckpt-best") == {"number": 1.0}
+        assert description(tmp_path / "ckpt-best") == {"number": 1.0}
 
     @pytest.mark.parametrize("last", range(1, 10))
     def test_a_kill_at_any_rename_is_made_good_at_the_next_start(self, tmp_path, monkeypatch, last):
@@ -114,7 +124,7 @@ class TestSave:
         (number,) = values(tmp_path / "ckpt-best")["model/a"].tolist()
         # Renames 1-3 take the old files away, 4-6 bring the new ones, 7-9 delete the old ones.
         assert number == (1.0 if last <= 6 else 2.0)
-        assert checkpoint.read_metadata(tmp_path / "ckpt-best") == {"number": number}
+        assert description(tmp_path / "ckpt-best") == {"number": number}
 
     def test_replacing_works(self, tmp_path):
         save(tmp_path / "ckpt-best", 1.0)
@@ -149,7 +159,6 @@ class TestFind:
         (tmp_path / "ckpt-999.index").write_text("no data")
         found = [p.rsplit("/", 1)[1] for p in checkpoint.numbered(tmp_path, "ckpt-")]
         assert found == ["ckpt-9", "ckpt-10", "ckpt-100"]
-        assert checkpoint.latest_resumable(tmp_path) == str(tmp_path / "ckpt-100")
 
     def test_order_in_a_run_folder(self, tmp_path):
         order = [
@@ -199,7 +208,7 @@ class TestFind:
             checkpoint.find(tmp_path)
         with pytest.raises(FileNotFoundError, match="expected .*none.index"):
             checkpoint.find(tmp_path / "none")
-        assert checkpoint.latest_resumable(tmp_path) is None
+        assert checkpoint.recover(tmp_path) == (None, [])
 
     def test_prune_keeps_the_last(self, tmp_path):
         for step in range(1, 6):
@@ -245,7 +254,7 @@ class TestLoad:
 
     def test_missing_description(self, tmp_path):
         prefix = checkpoint.save(tmp_path / "ckpt-1", TENSORS, META)
-        assert checkpoint.read_description(prefix) == META
+        assert checkpoint.read_description(prefix).items() >= META.items()
         os.remove(tmp_path / "ckpt-1.json")
         assert checkpoint.read_metadata(prefix) == {}
         with pytest.raises(ConfigError, match="ckpt-1.json is missing"):
@@ -253,4 +262,95 @@ class TestLoad:
 
     def test_a_description_is_plain_json(self, tmp_path):
         checkpoint.save(tmp_path / "ckpt-1", TENSORS, META)
-        assert json.loads((tmp_path / "ckpt-1.json").read_text()) == META
+        found = json.loads((tmp_path / "ckpt-1.json").read_text())
+        assert found.keys() - META.keys() == {"files", "description_sha256"}
+        assert found.items() >= META.items()
+
+
+def flip_bit(path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4
+    path.write_bytes(data)
+
+
+def other_number(path) -> None:
+    text = path.read_text()
+    assert '"seed": 3' in text
+    path.write_text(text.replace('"seed": 3', '"seed": 4'))
+
+
+class TestRecover:
+    """The newest whole checkpoint of a run that saved at steps 1, 2 and 3."""
+
+    @pytest.fixture
+    def folder(self, tmp_path):
+        for step in (1, 2, 3):
+            number = tf.fill([500], float(step))
+            prefix = checkpoint.save(
+                tmp_path / f"ckpt-{step:08d}", {"model/a": number}, {**META, "step": step}
+            )
+            checkpoint.write_pointer(tmp_path, prefix)
+        return tmp_path
+
+    def test_the_newest_of_whole_ones(self, folder):
+        before = files(folder)
+        assert checkpoint.recover(folder) == (str(folder / "ckpt-00000003"), [])
+        assert files(folder) == before
+
+    @pytest.mark.parametrize(
+        ("suffix", "damage", "words"),
+        [
+            (".data-00000-of-00001", os.remove, "data-00000-of-00001 is missing"),
+            (".data-00000-of-00001", flip_bit, "its checksum differs"),
+            (".index", os.remove, "index is missing"),
+            (".index", flip_bit, "its checksum differs"),
+            (".index", lambda path: os.truncate(path, 30), "bytes expected, 30 found"),
+            (".json", os.remove, "json is missing"),
+            (".json", other_number, "not what was written"),
+            (".json", lambda path: path.write_text("[1, 2]"), "found list"),
+            (".json", lambda path: path.write_text('{"step": "7"}'), "'config' to be dict"),
+            (".json", lambda path: path.write_text("{"), "not readable as JSON"),
+        ],
+    )
+    def test_a_damaged_one_is_passed_over_and_set_aside(self, folder, suffix, damage, words):
+        damage(folder / f"ckpt-00000003{suffix}")
+        found, (problem,) = checkpoint.recover(folder)
+        assert found == str(folder / "ckpt-00000002")
+        assert words in problem and str(folder / "ckpt-00000003") in problem
+        assert not list(folder.glob("ckpt-00000003*")) and list(folder.glob("damaged-ckpt-*03.*"))
+        assert checkpoint.recover(folder) == (found, [])
+        assert checkpoint.find(folder) == found
+
+    def test_with_none_left_nothing_begins_at_step_1(self, folder):
+        for path in folder.glob("ckpt-*.data*"):
+            flip_bit(path)
+        before = files(folder)
+        with pytest.raises(
+            ConfigError, match="none of its checkpoints is whole: .*02.data.*delete"
+        ):
+            checkpoint.recover(folder)
+        assert files(folder) == before
+        for path in folder.glob("ckpt-*"):
+            path.unlink()
+        with pytest.raises(ConfigError, match="names ckpt-00000003, which is not there"):
+            checkpoint.recover(folder)
+
+    def test_a_first_save_that_was_cut_short_is_no_checkpoint(self, tmp_path):
+        (tmp_path / "ckpt-00000001.data-00000-of-00001").write_bytes(b"x")
+        found, (problem,) = checkpoint.recover(tmp_path)
+        assert found is None and "index is missing" in problem
+
+    def test_checkpoints_without_checksums_are_read_through(self, folder):
+        for step in (2, 3):
+            path = folder / f"ckpt-{step:08d}.json"
+            path.write_text(json.dumps({**META, "step": step}))
+        assert checkpoint.recover(folder) == (str(folder / "ckpt-00000003"), [])
+        flip_bit(folder / "ckpt-00000003.data-00000-of-00001")
+        assert checkpoint.recover(folder)[0] == str(folder / "ckpt-00000002")
+
+    def test_weights_are_read_only_as_they_were_written(self, folder):
+        prefix = folder / "ckpt-00000003"
+        assert read_weight_file(str(prefix)).arrays["model/a"][0] == 3.0
+        os.replace(folder / "ckpt-00000002.index", f"{prefix}.index")
+        with pytest.raises(ConfigError, match="ckpt-00000003.index is damaged"):
+            read_weight_file(str(prefix))

@@ -190,3 +190,29 @@ def test_the_references_spellings():
     assert cli.parse_flags([*argv, "--seed=3"], flag_values=values) == ["program.py", "A.B", "-1"]
     given = cli.given_fields(Optim, flag_values=values)
     assert given == {"lr_batch_size": 8, "steps": [5, 6.5], "on": False, "seed": 3}
+
+
+@pytest.mark.parametrize("as_import_error", [False, True])
+def test_an_interrupt_while_modules_load_is_one_line(monkeypatch, capsys, as_import_error):
+    def run(main, **options):
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            if as_import_error:
+                raise ImportError("cannot import name 'x'")  # noqa: B904  the context is the point
+            raise
+
+    monkeypatch.setattr(cli.app, "run", run)
+    with pytest.raises(SystemExit) as end:
+        cli.run_app(lambda argv: 0)
+    assert end.value.code == 130
+    assert capsys.readouterr().err == "ERROR: interrupted before the start\n"
+
+
+def test_a_module_that_is_missing_is_still_said(monkeypatch):
+    def run(main, **options):
+        raise ImportError("no tensorflow")
+
+    monkeypatch.setattr(cli.app, "run", run)
+    with pytest.raises(ImportError, match="no tensorflow"):
+        cli.run_app(lambda argv: 0)

@@ -42,7 +42,7 @@ class Run:
         train = dataclasses.replace(train, model_dir=str(folder))
         plan = make_plan(train, optim, num_examples=24, num_ranks=1)
         self.state = TrainState(self.task, optim, plan, dynamic_loss_scale=False)
-        latest = checkpoint.latest_resumable(folder)
+        latest = next(reversed(checkpoint.numbered(folder, "ckpt-")), None)
         resumed = checkpoint.read_metadata(latest) if latest else {}
         if latest:
             self.state.assign(checkpoint.load(latest, self.state.tensors()))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -9,99 +10,25 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import yaml
-from engine_tiny_task import TinyTask
+from engine_tiny_family import Config, TinyFamily, config_of
 
-from engine import start_checks
-from engine.config.fields import ConfigError, setting
-from engine.config.settings import DataConfig, EvalConfig, OptimConfig, RuntimeConfig, TrainConfig
+from engine import run_lock, start_checks
+from engine.config.fields import ConfigError
+from engine.config.settings import DataConfig, EvalConfig, TrainConfig
 from engine.files import checkpoint
 from engine.files.weight_files import read_weight_file
 from engine.hooks import RunStart, make_hooks
-from engine.ranks import distributed
+from engine.log.run_log import RunLog
+from engine.ranks import distributed, machine
 from engine.run import run_evaluation, run_training
 
-
-@dataclasses.dataclass(frozen=True)
-class TinyModel:
-    name: str = setting("tiny", "Its name.", flag=None)
-    width: int = setting(7, "Not used.", flag=None)
-
-
-@dataclasses.dataclass(frozen=True)
-class Config:
-    model: TinyModel = dataclasses.field(default_factory=TinyModel)
-    data: DataConfig = dataclasses.field(default_factory=DataConfig)
-    optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
-    train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
-    eval: EvalConfig = dataclasses.field(default_factory=EvalConfig)
-    runtime: RuntimeConfig = dataclasses.field(default_factory=RuntimeConfig)
-
-
-class TinyFamily:
-    """The family; notes what it is asked for."""
-
-    COMPARED_SECTIONS = ("model", "optim")
-
-    def __init__(self):
-        self.initialised = self.checked = 0
-        self.fingerprint = "abc"
-        self.ground_truth_error = ""
-        self.tasks: list[TinyTask] = []
-        self.evaluations: list[dict] = []
-
-    def validate(self, config) -> None:
-        if config.model.width < 1:
-            raise ConfigError(f"width={config.model.width}: expected at least 1")
-
-    def make_task(self, config, *, description, training, batch_norm, seed) -> TinyTask:
-        task = TinyTask(batch_size=config.train.batch_size)
-        task.check_ground_truth = self._check_ground_truth
-        self.tasks.append(task)
-        return task
-
-    def _check_ground_truth(self) -> None:
-        self.checked += 1
-        if self.ground_truth_error:
-            raise ValueError(self.ground_truth_error)
-
-    def describe(self, task) -> dict:
-        return {"data": {"fingerprint": self.fingerprint}}
-
-    def load_initial_weights(self, config, task) -> list[str]:
-        self.initialised += 1
-        task.model.get_layer("out").bias.assign([1.0, 2.0, 3.0])
-        return ["loaded"]
-
-    def load_weights(self, task, prefix) -> list[str]:
-        arrays = read_weight_file(prefix).arrays
-        for variable in task.model.variables:
-            variable.assign(arrays[f"model/{variable.name.removesuffix(':0')}"])
-        return [f"evaluating {prefix}"]
-
-    def export(self, task, folder) -> None:
-        Path(folder).mkdir(exist_ok=True)
-
-    def write_evaluation(self, task, rows, metrics, *, folder, epoch) -> list[str]:
-        self.evaluations.append({"folder": folder, "epoch": epoch, **metrics})
-        return []
+MORE_RANKS = {"num_ranks": 2, "global_batch_size": 8}
 
 
 @pytest.fixture(autouse=True)
 def policy():
     yield
     tf.keras.mixed_precision.set_global_policy("float32")
-
-
-def config_of(folder: Path, *, width: int = 7, lr: float = 0.05, **train) -> Config:
-    settings = {"batch_size": 4, "num_epochs": 2, "checkpoint_period": 1, "seed": 3, **train}
-    return Config(
-        model=TinyModel(width=width),
-        data=DataConfig(training_file_pattern="train-*"),
-        optim=OptimConfig(learning_rate=lr, lr_batch_size=0, moving_average_decay=0.9),
-        train=TrainConfig(model_dir=str(folder), **settings),
-        eval=EvalConfig(val_file_pattern="val-*", val_json_file="val.json"),
-        runtime=RuntimeConfig(amp=False, set_num_threads=False, min_free_gb=0.0),
-    )
 
 
 @pytest.fixture(scope="module")
@@ -208,8 +135,106 @@ def test_settings_that_may_change_between_runs(resumable):
 def test_a_damaged_checkpoint_is_named(resumable, suffix):
     path = resumable / f"ckpt-00000006{suffix}"
     path.write_bytes(path.read_bytes()[:20])
-    with pytest.raises(ConfigError, match=r"ckpt-00000006.*delete .*ckpt-00000006\.\*"):
+    with pytest.raises(ConfigError, match=r"none of its checkpoints is whole: .*ckpt-00000006"):
         run_training(config_of(resumable), TinyFamily())
+
+
+def test_the_checkpoint_before_a_damaged_one_is_continued(trained, tmp_path, capsys):
+    folder = tmp_path / "run"
+    shutil.copytree(trained, folder)
+    (folder / "ckpt-00000012.json").write_text("{}")
+    assert run_training(config_of(folder), TinyFamily()) == 0
+    said = capsys.readouterr().out
+    assert "WARNING" in said and "ckpt-00000012.json is missing" in said and "passed over" in said
+    assert f"restoring {folder}/ckpt-00000006, which is whole" in said
+    ours, theirs = (read_weight_file(str(f / "ckpt-final")).arrays for f in (folder, trained))
+    assert all(np.array_equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_finished_run_says_how_to_go_on(trained, tmp_path, capsys):
+    folder = tmp_path / "run"
+    shutil.copytree(trained, folder)
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.index")}
+    family = TinyFamily()
+    assert run_training(config_of(folder), family) == 0
+    said = capsys.readouterr().out
+    assert "a run that is finished: epoch 2, step 12, AP" in said and not family.tasks
+    for flag in ("--num_epochs", "--allow_config_change", "--stop_epoch", "--pretrained_ckpt="):
+        assert flag in said
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.index")} == before
+
+
+def test_what_changed_since_the_checkpoint_is_said(resumable, monkeypatch, capsys):
+    real = machine.report()
+    later = {**real, "commit": "abc", "packages": {**real["packages"], "numpy": "9.9"}}
+    monkeypatch.setattr(machine, "report", lambda: later)
+    run_training(config_of(resumable), TinyFamily())
+    said = capsys.readouterr().out
+    (line,) = [line for line in said.splitlines() if "since the checkpoint: " in line]
+    assert f"commit: {real['commit']} -> abc" in line
+    assert f"numpy: {real['packages']['numpy']} -> 9.9" in line and "ranks" not in line
+
+
+def test_a_run_in_use_is_refused_and_left_alone(resumable):
+    lock = run_lock.RunLock(resumable, stale_seconds=5.0, on_lost=pytest.fail)
+    lock.acquire()
+    before = sorted(resumable.iterdir())
+    family = TinyFamily()
+    try:
+        with pytest.raises(ConfigError, match=f"is in use by another run .host .*{os.getpid()}"):
+            run_training(config_of(resumable), family)
+        assert sorted(resumable.iterdir()) == before and not family.tasks
+    finally:
+        lock.release()
+    assert run_training(config_of(resumable), family) == 0
+    assert not (resumable / run_lock.NAME).exists()
+
+
+@pytest.mark.parametrize(
+    ("stored", "ranks", "fitting"), [(8, 3, "1, 2, 4, 8"), (6, 4, "1, 2, 3, 6")]
+)
+def test_ranks_that_cannot_share_the_data_are_told_which_can(monkeypatch, stored, ranks, fitting):
+    monkeypatch.setattr(distributed, "size", lambda: ranks)
+    config = config_of("run", allow_rank_change=True)
+    with pytest.raises(ConfigError, match=f"{ranks} rank.s. cannot share evenly: {fitting} ranks"):
+        start_checks.shares_of(config, {"num_ranks": stored})
+    assert start_checks.shares_of(config_of("run"), {"num_ranks": stored}) == ranks
+
+
+def test_settings_for_all_ranks_mean_those_that_the_run_began_with(trained, monkeypatch):
+    monkeypatch.setattr(distributed, "launched_size", lambda: 5)
+    train = config_of(trained).train
+    assert start_checks.ranks_meant(train) == 5
+    allowing = dataclasses.replace(train, allow_rank_change=True)
+    assert start_checks.ranks_meant(allowing) == 1
+    assert start_checks.ranks_meant(dataclasses.replace(allowing, model_dir="nowhere")) == 5
+
+
+def test_fewer_ranks_are_told_of_the_flag(resumable, monkeypatch):
+    stored = checkpoint.read_metadata(resumable / "ckpt-00000006")
+    monkeypatch.setattr(checkpoint, "read_description", lambda prefix: stored | MORE_RANKS)
+    with pytest.raises(ConfigError, match="it ran on 2 rank.s., this is 1: --allow_rank_change"):
+        run_training(config_of(resumable), TinyFamily())
+
+
+def test_a_folder_that_vanishes_is_noticed_at_the_next_line(tmp_path):
+    (tmp_path / "run").mkdir()
+    log = RunLog(tmp_path / "run", tensorboard=False)
+    log.info("all is well")
+    log.numbers("step", {"loss": 1.0})
+    shutil.rmtree(tmp_path / "run")
+    for say in (lambda: log.info("more"), lambda: log.numbers("step", {"loss": 1.0})):
+        with pytest.raises(FileNotFoundError, match="model_dir was deleted, moved or unmounted"):
+            say()
+    (tmp_path / "run").mkdir()
+    with pytest.raises(FileNotFoundError, match="is gone"):
+        log.info("into a new folder")
+
+
+def test_a_file_where_a_folder_belongs(tmp_path):
+    (tmp_path / "train").write_text("notes")
+    with pytest.raises(ConfigError, match="train is a file where a run keeps a folder"):
+        run_training(config_of(tmp_path), TinyFamily())
 
 
 class TestBeforeAnyStep:

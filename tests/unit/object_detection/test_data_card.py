@@ -13,6 +13,7 @@ from object_detection.records.card import (
     Category,
     RecordFile,
     card_path,
+    content_of,
     find_card,
     load_card,
     make_fingerprint,
@@ -132,8 +133,39 @@ def test_fingerprint_follows_counts_categories_and_annotations():
         make_fingerprint(shards, [Category(0, 2, "cat")], "f"),
         make_fingerprint(shards, [Category(0, 1, "dog")], "f"),
         make_fingerprint(shards, categories, "g"),
+        make_fingerprint([RecordFile("a", 1, "x"), shards[1]], categories, "f"),
     ]
-    assert len({base, *others}) == 5
+    assert len({base, *others}) == 6
+
+
+def test_exchanged_records_are_noticed(tmp_path):
+    patterns = []
+    for name, first in (("train", "1"), ("other", "2")):
+        path = tmp_path / f"{name}-00000-of-00001.tfrecord"
+        write_records(path, [record(first, [1]), record("3", [1])])
+        save_card(card_from_records([str(path)]), tmp_path / f"{name}-card.json")
+        patterns.append(f"{tmp_path}/{name}-*")
+    ours, theirs = map(find_card, patterns)
+    assert ours.num_images == theirs.num_images and ours.fingerprint != theirs.fingerprint
+    (tmp_path / "other-00000-of-00001.tfrecord").replace(tmp_path / ours.shards[0].file)
+    with pytest.raises(ValueError, match="changed or exchanged since they were converted.*train-0"):
+        find_card(patterns[0])
+    (tmp_path / "train-card.json").unlink()
+    assert find_or_scan_card(patterns[0]).fingerprint == theirs.fingerprint
+
+
+def test_content_is_that_of_the_whole_file_for_all_that_is_sampled(tmp_path):
+    path = tmp_path / "file"
+    data = bytearray(100_000)
+    path.write_bytes(data)
+    found = {content_of(path)}
+    for position in (0, 50_001, 99_999):
+        changed = data[:]
+        changed[position] = 1
+        path.write_bytes(changed)
+        found.add(content_of(path))
+    path.write_bytes(data + b"\0")
+    assert len(found | {content_of(path)}) == 5
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,116 @@
+"""Runs of the tiny family under the launcher, to which faults are done."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+# Generous for a busy machine; a run that does not come this far within it hangs.
+SECONDS = 180
+
+
+class FaultyRun:
+    """A run of `tiny_run.py` under scripts/launch.sh.
+
+    Args:
+      folder: for the run and the stand-in for Python.
+      ranks, launcher: how it is started.
+      flags: of the program.
+      variables: of the environment.
+    """
+
+    def __init__(
+        self, folder: Path, *flags: str, ranks: int = 2, launcher: str = "mpirun", **variables: str
+    ):
+        self.folder, self.model_dir = folder, folder / "run"
+        stand_in = folder / "python"
+        # The first word is train.py; what follows are the flags of a documented run.
+        program = f'exec "{sys.executable}" "{ROOT}/tests/faults/tiny_run.py" "$@"'
+        stand_in.write_text(f"#!/bin/bash\nshift\n{program}\n")
+        stand_in.chmod(0o755)
+        environment = {
+            **os.environ,
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "PYTHON": str(stand_in),
+            "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}",
+            "MODEL_DIR": str(self.model_dir),
+            "NGPU": str(ranks),
+            "LAUNCHER": launcher,
+            "PREFLIGHT": "0",
+            "STEP_SECONDS": "0.1",
+            "TF_NUM_INTRAOP_THREADS": "1",
+            "TF_NUM_INTEROP_THREADS": "1",
+            **variables,
+        }
+        self._output = folder / "output"
+        script = ROOT / "scripts" / "D0" / "convergence-AMP-8xA100-80G.sh"
+        with self._output.open("a") as output:
+            self.process = subprocess.Popen(
+                ["/bin/bash", str(script), "--num_epochs=1000", "--checkpoint_period=1", *flags],
+                env=environment,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def said(self) -> str:
+        """Returns the console, then the logs of all ranks."""
+        logs = sorted(self.model_dir.glob("logs/*/rank-*.log"))
+        return "\n".join(p.read_text(errors="replace") for p in (self._output, *logs))
+
+    def wait_until_said(self, text: str) -> None:
+        """Waits for a text; fails if the run ends first."""
+        end = time.monotonic() + SECONDS
+        while text not in self.said():
+            assert self.process.poll() is None and time.monotonic() < end, self.said()[-6000:]
+            time.sleep(0.1)
+
+    def pids(self) -> list[int]:
+        """Returns the processes of the ranks, in rank order."""
+        records = sorted(self.model_dir.glob("logs/*/rank-*.child"))
+        return [int(path.read_text()) for path in records]
+
+    def wait(self, seconds: float = SECONDS) -> int:
+        """Waits for the launcher's end and for that of all ranks; returns the exit code."""
+        code = self.process.wait(timeout=seconds)
+        self.wait_for_ranks(20)
+        return code
+
+    def wait_for_ranks(self, seconds: float) -> None:
+        """Waits until no rank is there any more."""
+        end = time.monotonic() + seconds
+        while left := [pid for pid in self.pids() if _is_there(pid)]:
+            assert time.monotonic() < end, f"still there: {left}\n{self.said()[-6000:]}"
+            time.sleep(0.1)
+
+    def kill(self) -> None:
+        """Leaves nothing running."""
+        for pid in [self.process.pid, *self.pids()]:
+            if _is_there(pid):
+                os.kill(pid, signal.SIGKILL)
+
+
+def _is_there(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Starts runs, which end with the test."""
+    runs = []
+
+    def start(*flags: str, folder: Path = tmp_path, **options) -> FaultyRun:
+        runs.append(FaultyRun(folder, *flags, **options))
+        return runs[-1]
+
+    yield start
+    for run in runs:
+        run.kill()

@@ -1,0 +1,192 @@
+"""Who is named when a rank freezes or stands still: watches of several ranks in one process."""
+
+import socket
+import time
+
+import pytest
+
+from engine.ranks.progress import COMPILE, EVALUATE, Progress
+from engine.ranks.watch import Limits, Watch, own_addresses
+
+HOSTS = ["node1", "node1", "node2"]
+LIMITS = Limits(heartbeat=0.5, step=0.6, compile=30.0, evaluate=30.0)
+
+
+class Ranks:
+    """Three watches that talk through real sockets; what each is ended by is in `reasons`."""
+
+    def __init__(self, limits: Limits = LIMITS):
+        self.reasons: dict[int, list[str]] = {rank: [] for rank in range(3)}
+        self.places = [Progress() for _ in HOSTS]
+        self.watches = [
+            Watch(
+                limits,
+                rank=rank,
+                hosts=HOSTS,
+                here=self.places[rank],
+                end=self.reasons[rank].append,
+            )
+            for rank in range(3)
+        ]
+        for place in self.places:
+            place.at("step 0")
+        meeting = self.watches[0].listen()
+        meeting["addresses"].append("127.0.0.1")
+        assert all(watch.connect(meeting) for watch in self.watches[1:])
+        self.meeting = meeting
+
+    def start(self, *ranks: int) -> None:
+        for rank in ranks:
+            self.watches[rank].start()
+
+    def run(self, seconds: float, *, stepping: tuple[int, ...] = (0, 1, 2)) -> None:
+        """Lets time pass while some ranks come from step to step."""
+        end, step = time.monotonic() + seconds, 0
+        while time.monotonic() < end and not any(self.reasons.values()):
+            step += 1
+            for rank in stepping:
+                self.places[rank].at(f"step {step}")
+            time.sleep(0.05)
+
+    def close(self) -> None:
+        for watch in self.watches:
+            watch.close()
+
+
+@pytest.fixture
+def ranks():
+    made = Ranks()
+    yield made
+    made.close()
+
+
+def test_nobody_is_named_while_all_go_on_or_have_ended(ranks):
+    ranks.start(0, 1, 2)
+    ranks.run(1.2)
+    ranks.watches[2].close()
+    ranks.run(1.2, stepping=(0, 1))
+    assert not any(ranks.reasons.values())
+
+
+def test_a_silent_rank_is_named_with_its_place(ranks):
+    ranks.start(0, 1, 2)
+    ranks.run(0.5)
+    ranks.watches[2]._lines[0].send = lambda message: None  # it is stopped
+    ranks.run(5.0)
+    (reason,) = ranks.reasons[0]
+    assert reason.startswith("rank 2 of 3 on node2 is frozen or cut off: no sign of life for 0.5 s")
+    assert "(--heartbeat_seconds); last seen at: step" in reason
+    deadline = time.monotonic() + 5
+    while not ranks.reasons[1] and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert ranks.reasons[1] == [""], "the others are told to end"
+
+
+def test_a_rank_that_vanishes_is_named(ranks):
+    ranks.start(0, 1, 2)
+    ranks.run(0.5)
+    line = ranks.watches[1]._lines[0]
+    line.send = lambda message: None
+    line.connection.shutdown(socket.SHUT_RDWR)
+    ranks.run(5.0)
+    assert ranks.reasons[0][0].startswith("rank 1 of 3 on node1 is frozen or cut off")
+
+
+def test_the_others_name_rank_0(ranks):
+    ranks.start(0, 1, 2)
+    ranks.run(0.5)
+    for line in ranks.watches[0]._lines:
+        line.send = lambda message: None
+    ranks.run(5.0)
+    deadline = time.monotonic() + 5
+    while not (ranks.reasons[1] and ranks.reasons[2]) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    for rank in (1, 2):
+        assert ranks.reasons[rank][0].startswith("rank 0 of 3 on node1 is frozen or cut off")
+
+
+def test_the_rank_that_the_others_wait_for_is_named(ranks):
+    ranks.start(0, 1, 2)
+    ranks.run(0.3)
+    for rank in (0, 2):
+        ranks.places[rank].at("step 100")
+        ranks.places[rank].at("step 101")
+    ranks.places[1].at("reading the batches of step 101")
+    ranks.run(5.0, stepping=())
+    assert ranks.reasons[0] == [
+        "rank 1 of 3 on node1 stands still for 0.6 s (--stall_seconds) at: reading the batches of "
+        "step 101; the other ranks wait for it"
+    ]
+
+
+def test_a_collective_in_which_all_hang_is_told_as_such(ranks):
+    ranks.start(0, 1, 2)
+    ranks.run(0.3)
+    ranks.run(5.0, stepping=())
+    assert ranks.reasons[0][0].startswith("every rank stands still for 0.6 s (--stall_seconds) at:")
+
+
+@pytest.mark.parametrize("kind", [COMPILE, EVALUATE])
+def test_compilation_and_evaluation_have_limits_of_their_own(ranks, kind):
+    ranks.start(0, 1, 2)
+    for place in ranks.places:
+        place.at("long work", kind)
+    ranks.run(1.5, stepping=())
+    assert not any(ranks.reasons.values())
+
+
+def test_work_that_goes_on_at_one_place_is_no_standstill(ranks):
+    ranks.start(0, 1, 2)
+    for place in ranks.places:
+        place.at("many batches")
+    for _ in range(20):
+        ranks.places[1].tick()
+        time.sleep(0.07)
+    assert not any(ranks.reasons.values())
+
+
+def test_a_long_silence_in_an_evaluation_is_borne(ranks):
+    ranks.start(0, 1, 2)
+    for place in ranks.places:
+        place.at("gathering and scoring detections", EVALUATE)
+    time.sleep(0.3)
+    ranks.watches[2]._lines[0].send = lambda message: None
+    time.sleep(1.5)
+    assert not any(ranks.reasons.values())
+    ranks.run(5.0, stepping=())
+    assert "no sign of life for 2.5 s" in ranks.reasons[0][0]
+
+
+def test_a_stranger_is_not_heard(ranks):
+    ranks.start(0, 1, 2)
+    with socket.create_connection(("127.0.0.1", ranks.meeting["port"])) as stranger:
+        stranger.sendall(b'{"token": "guess", "rank": 1}\n{"end": true}\n')
+        ranks.run(0.6)
+        assert stranger.recv(10) in (b"", b'{"place": ')
+    assert not any(ranks.reasons.values())
+
+
+def test_a_process_that_itself_was_stopped_names_nobody(ranks, monkeypatch):
+    ranks.start(0, 1, 2)
+    ranks.run(0.3)
+    real = time.monotonic
+    monkeypatch.setattr(time, "monotonic", lambda: real() + 100.0)
+    ranks.run(0.4)
+    assert not any(ranks.reasons.values())
+
+
+def test_one_process_alone_is_watched_for_standing_still():
+    reasons: list[str] = []
+    place = Progress()
+    watch = Watch(LIMITS, rank=0, hosts=["node1"], here=place, end=reasons.append)
+    watch.start()
+    place.at("step 3")
+    time.sleep(1.5)
+    watch.close()
+    assert reasons == ["the run stands still for 0.6 s (--stall_seconds) at: step 3"]
+
+
+def test_own_addresses_are_those_of_this_host():
+    for address in own_addresses({"localhost", "no-such-host.invalid"}):
+        with socket.create_server((address, 0)):
+            pass
