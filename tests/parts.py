@@ -12,6 +12,7 @@ THOROUGH = (
     *("test_benchmarks", "test_efficientdet_backbone", "test_efficientdet_input_pipeline"),
     *("test_efficientdet_model", "test_maskrcnn_backbone", "test_maskrcnn_input_pipeline"),
     *("test_maskrcnn_model", "test_maskrcnn_task", "test_maskrcnn_weights"),
+    *("test_canvas_choice", "test_host_batches"),
 )
 # The longest files, which are begun first where files run side by side.
 LONGEST = ("test_slurm", "test_rank_equality", "test_maskrcnn", "test_scripts", "test_bad_input")
