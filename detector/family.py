@@ -158,7 +158,9 @@ class DetectorFamily:
             if channels is not None:
                 lines.append(f"  {task.class_map.describe_channels(channels)}")
             elif not report.missing:
-                lines.append("  class predictor: the file names no classes; taken in their order")
+                lines.append(
+                    "  class predictor: the file names no classes; by COCO's ids or in order"
+                )
         return lines
 
     def load_weights(self, task: DetectionTask, prefix: str) -> list[str]:

@@ -21,7 +21,9 @@ class _EfficientDetFamily(DetectorFamily):
     def load_detector(
         self, task: EfficientDetTask, path: str, *, channels: Sequence[int] | None = None
     ) -> LoadReport:
-        return weights.load_detector(task.model, path, channels=channels)
+        return weights.load_detector(
+            task.model, path, channels=channels, coco_channels=task.class_map.coco_channels()
+        )
 
 
 FAMILY = _EfficientDetFamily(settings, EfficientDetConfig, EfficientDetTask)

@@ -24,6 +24,9 @@ from efficientdet.heads import CLASS_PREDICTOR
 from efficientdet.weight_names import BACKBONE_PREFIXES, blocks_of, translate
 from engine.files.weight_files import read_weight_file
 
+COCO_ID_COUNTS = (90, 91)
+"""Class counts of files whose channels are COCO's category ids less 1."""
+
 _VARIABLE_KINDS = (
     "kernel",
     "depthwise_kernel",
@@ -66,7 +69,11 @@ def load_backbone(model: tf.keras.Model, path: str | Path) -> LoadReport:
 
 
 def load_detector(
-    model: tf.keras.Model, path: str | Path, *, channels: Sequence[int] | None = None
+    model: tf.keras.Model,
+    path: str | Path,
+    *,
+    channels: Sequence[int] | None = None,
+    coco_channels: Sequence[int] | None = None,
 ) -> LoadReport:
     """Loads all variables of a model.
 
@@ -76,6 +83,8 @@ def load_detector(
         other file that `read_weight_file` reads.
       channels: for each class of the model, the class channel of the file it continues, -1 if it
         is new and keeps its values; None if classes correspond one to one.
+      coco_channels: taken as `channels` where the file has another class count than the model, one
+        of `COCO_ID_COUNTS`: COCO's category ids less 1, as google/automl and NVIDIA number them.
 
     Returns:
       What was loaded, skipped and missing. With another class count and no `channels` the class
@@ -84,14 +93,20 @@ def load_detector(
     Raises:
       ValueError: nothing matched, or the file is of another network; nothing was changed.
     """
-    return _load(variables_of(model), path, channels)
+    return _load(variables_of(model), path, channels, coco_channels)
 
 
 def _load(
-    wanted: Mapping[str, tf.Variable], path: str | Path, channels: Sequence[int] | None = None
+    wanted: Mapping[str, tf.Variable],
+    path: str | Path,
+    channels: Sequence[int] | None = None,
+    coco_channels: Sequence[int] | None = None,
 ) -> LoadReport:
     file = read_weight_file(path)
     found, skipped = translate(file.arrays, blocks_of(wanted))
+    ours, theirs = _class_counts(found, wanted)
+    if channels is None and ours != theirs and theirs in COCO_ID_COUNTS:
+        channels = coco_channels
     if channels is not None:
         found = _select_classes(found, wanted, channels)
     missing, problems = compare(found, wanted)
@@ -122,18 +137,25 @@ def _unexpected(found: Mapping[str, Translated], wanted: Mapping[str, tf.Variabl
     ]
 
 
+def _class_counts(
+    found: Mapping[str, Translated], wanted: Mapping[str, tf.Variable]
+) -> tuple[float, float]:
+    """Returns how many classes the model and the file have; (0, 0) where either has no head."""
+    name = f"{CLASS_PREDICTOR}/bias"
+    if name not in wanted or name not in found:
+        return 0, 0
+    num_anchors = wanted["box_net/box-predict/bias"].shape[0] // 4
+    return wanted[name].shape[0] / num_anchors, found[name].array.shape[0] / num_anchors
+
+
 def _other_class_count(
     found: Mapping[str, Translated], wanted: Mapping[str, tf.Variable]
 ) -> dict[str, str]:
     """Returns the class predictor's variables, with the reason, if the file has other classes."""
-    name = f"{CLASS_PREDICTOR}/bias"
-    if name not in wanted or name not in found:
-        return {}
-    ours, theirs = wanted[name].shape[0], found[name].array.shape[0]
+    ours, theirs = _class_counts(found, wanted)
     if ours == theirs:
         return {}
-    num_anchors = wanted["box_net/box-predict/bias"].shape[0] // 4
-    reason = f"{ours // num_anchors} classes here, {theirs / num_anchors:g} in the file"
+    reason = f"{ours:g} classes here, {theirs:g} in the file"
     return {name: reason for name in wanted if name.startswith(f"{CLASS_PREDICTOR}/")}
 
 

@@ -25,10 +25,8 @@ from maskrcnn.settings import MaskRcnnConfig
 from maskrcnn.task import MaskRcnnTask
 from maskrcnn.weights import weights
 from maskrcnn.weights.weight_names import TORCHVISION
-from object_detection.coco.categories import COCO_CATEGORIES
 from object_detection.masks.rows import with_masks
 from object_detection.records.card import DataCard
-from object_detection.records.class_map import ClassMap
 
 _LOG = logging.getLogger(__name__)
 
@@ -80,7 +78,7 @@ class _MaskRcnnFamily(DetectorFamily):
     ) -> LoadReport:
         source = weights.read_source(path)
         if channels is None and source.layout == TORCHVISION:
-            channels = _coco_channels(task.class_map)
+            channels = task.class_map.coco_channels()
         return weights.load_detector(task.model, source, class_channels=channels)
 
     def load_initial_weights(self, config: MaskRcnnConfig, task: MaskRcnnTask) -> list[str]:
@@ -132,15 +130,6 @@ def _with_conventions(
         except ValueError as error:
             raise ConfigError(str(error)) from error
     return dataclasses.replace(config, model=with_our_conventions(model))
-
-
-def _coco_channels(class_map: ClassMap) -> Sequence[int] | None:
-    """Returns the channels of torchvision's detectors, COCO's ids less 1; None for other sets."""
-    names = {category_id: name for category_id, name in class_map.categories.values()}
-    is_coco = all(COCO_CATEGORIES.get(number) == name for number, name in names.items())
-    if not is_coco or len(class_map.categories) != class_map.num_classes:
-        return None
-    return [class_map.categories[channel][0] - 1 for channel in range(class_map.num_classes)]
 
 
 FAMILY = _MaskRcnnFamily(settings, MaskRcnnConfig, MaskRcnnTask)

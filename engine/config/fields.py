@@ -176,7 +176,9 @@ def convert(value: Any, hint: Any, *, where: str) -> Any:
     """Converts `value` to the annotated type, accepting only what loses nothing.
 
     Optional settings take None and 'none'; text settings read None as ''. A size (int, int) is
-    (height, width) as a pair, a square as a number, and WIDTHxHEIGHT as text.
+    (height, width) as a pair, a square as a number, and WIDTHxHEIGHT as text. An aspect (float,
+    float) is (width, height) as a pair, and a number is their ratio at area 1, as google/automl
+    reads `1.0*2.0*0.5`.
 
     Raises:
       ConfigError: naming `where`, the expected type and what came.
@@ -205,6 +207,8 @@ def _convert_tuple(value: Any, inner: tuple[Any, ...], *, where: str) -> tuple[A
     items = value if isinstance(value, (list, tuple)) else (value,)
     if inner == (int, int):
         items = _height_width(value, items)
+    if inner == (float, float) and isinstance(value, (int, float)) and value > 0:
+        items = (math.sqrt(value), 1.0 / math.sqrt(value))
     if len(inner) == 2 and inner[1] is Ellipsis:
         return tuple(convert(item, inner[0], where=where) for item in items)
     if len(items) != len(inner):

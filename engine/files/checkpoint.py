@@ -154,11 +154,12 @@ def numbered(folder: str | Path, stem: str) -> list[str]:
 
 
 def find(path: str | Path, *, which: str = "best") -> str:
-    """Returns the checkpoint prefix that `path` means: a prefix, one in a folder, a pointer's.
+    """Returns what `path` means: a checkpoint's prefix, one in a folder, a pointer's, or a file.
 
     In a folder the order is: the best by the run's evaluations, then averaged weights of the
     highest epoch, then resumable checkpoints, then ckpt-final, then what TensorFlow's `checkpoint`
-    file points to. The path of a file `last_checkpoint` means what it names.
+    file points to. The path of a file `last_checkpoint` means what it names. Any other file is
+    taken as weights of another program (`engine.files.weight_files`).
 
     Args:
       path: of a checkpoint or a folder.
@@ -172,9 +173,12 @@ def find(path: str | Path, *, which: str = "best") -> str:
         path = path.parent / path.read_text(encoding="utf-8").strip()
     if exists(path):
         return str(path)
+    if path.is_file():
+        return str(path)
     if not path.is_dir():
         raise FileNotFoundError(
-            f"no checkpoint at {path}: expected {path}{_INDEX} and {path}{_DATA}, or a folder"
+            f"no checkpoint at {path}: expected {path}{_INDEX} and {path}{_DATA}, a folder, or a "
+            "weight file of another program"
         )
     averages = path / "ema_weights"
     best = (averages / "emackpt-best", path / "emackpt-best", path / "ckpt-best")
@@ -197,7 +201,7 @@ def find(path: str | Path, *, which: str = "best") -> str:
 
 
 def find_any(paths: Sequence[str], *, which: str = "best") -> str:
-    """Returns what the first of some paths means: a checkpoint as of `find`, or any other file.
+    """Returns what the first of some paths means, see `find`.
 
     Raises:
       FileNotFoundError: none of them is there; says what was looked for.
@@ -207,8 +211,6 @@ def find_any(paths: Sequence[str], *, which: str = "best") -> str:
         try:
             return find(path, which=which)
         except FileNotFoundError as error:
-            if Path(path).is_file():  # weights of others
-                return path
             problems.append(str(error))
     raise FileNotFoundError("; ".join(problems))
 

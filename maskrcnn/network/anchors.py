@@ -22,6 +22,8 @@ def model_anchors(config: ModelConfig, network_size: tuple[int, int]) -> np.ndar
 
     Returns:
       [A, 4] float32, (y1, x1, y2, x2), network pixels, in the order of the RPN's outputs.
+      torchvision's cells are the input's side over the map's, rounded down: less than the stride
+      where a side is no multiple of it.
     """
     config = with_our_conventions(config)
     strides = config.anchor_strides
@@ -29,14 +31,21 @@ def model_anchors(config: ModelConfig, network_size: tuple[int, int]) -> np.ndar
     if config.body != "fpn":
         sizes = [config.anchor_sizes]
     is_detectron = config.anchor_convention == "detectron"
+    is_torchvision = config.anchor_convention == "torchvision"
+    map_sizes = [tuple(-(-side // stride) for side in network_size) for stride in strides]
     return generate_grid_anchors(
-        [tuple(-(-side // stride) for side in network_size) for stride in strides],
-        strides=strides,
+        map_sizes,
+        strides=[
+            tuple(side // cells for side, cells in zip(network_size, size))
+            if is_torchvision
+            else (stride, stride)
+            for stride, size in zip(strides, map_sizes)
+        ],
         shapes=[
             np.concatenate([_shapes(config, stride, size) for size in of_level])
             for stride, of_level in zip(strides, sizes)
         ],
-        center=0.0 if config.anchor_convention == "torchvision" else 0.5,
+        center=0.0 if is_torchvision else 0.5,
         pixel_offset=1.0 if is_detectron else 0.0,
     )
 

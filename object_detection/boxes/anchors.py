@@ -5,6 +5,8 @@ order of all anchors is level, row, column, anchor: that of the heads' output ch
 level is reshaped to [positions * anchors, ...] and the levels are put behind one another.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 
 import numpy as np
@@ -153,7 +155,7 @@ def torchvision_anchor_shapes(*, sizes: Sequence[float], ratios: Sequence[float]
 def generate_grid_anchors(
     map_sizes: Sequence[tuple[int, int]],
     *,
-    strides: Sequence[int],
+    strides: Sequence[int | tuple[int, int]],
     shapes: Sequence[np.ndarray],
     center: float = 0.5,
     pixel_offset: float = 0.0,
@@ -165,7 +167,7 @@ def generate_grid_anchors(
 
     Args:
       map_sizes: (height, width) of each level, finest first.
-      strides: pixels per cell of each level.
+      strides: pixels per cell of each level; (height, width) of a cell where they differ.
       shapes: [n, 2] (height, width) of each level's anchors, pixels.
       center: place of the anchors within their cell; 0.0 is torchvision's.
       pixel_offset: taken off the far corners; 1.0 gives Detectron's boxes, whose far corner is the
@@ -183,8 +185,9 @@ def generate_grid_anchors(
             f"{len(map_sizes)} maps, {len(strides)} strides, {len(shapes)} shapes"
         )
     levels = []
-    for (height, width), stride, level_shapes in zip(map_sizes, strides, shapes):
-        image_size = (height * stride, width * stride)
-        anchors = _level_anchors(image_size, (height, width), level_shapes / stride)
-        levels.append(anchors + (center - 0.5) * stride)
+    for map_size, stride, level_shapes in zip(map_sizes, strides, shapes):
+        anchors = _level_anchors(
+            np.multiply(stride, map_size), map_size, np.divide(level_shapes, stride)
+        )
+        levels.append(anchors + (center - 0.5) * np.resize(stride, 4))
     return (np.concatenate(levels) - [0.0, 0.0, pixel_offset, pixel_offset]).astype(np.float32)

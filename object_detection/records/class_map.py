@@ -148,6 +148,13 @@ class ClassMap:
             for i in range(self.num_classes)
         ]
 
+    def coco_channels(self) -> list[int] | None:
+        """Returns for each channel the COCO id less 1 of its category; None for other classes."""
+        is_coco = all(COCO_CATEGORIES.get(i) == name for i, name in self.categories.values())
+        if not is_coco or len(self.categories) != self.num_classes:
+            return None
+        return [self.categories[channel][0] - 1 for channel in range(self.num_classes)]
+
     def describe_channels(self, channels: Sequence[int]) -> str:
         """Says which classes continue those of a weight file; see `channels_in`."""
         kept = [self.names[i] for i, channel in enumerate(channels) if channel >= 0]

@@ -7,6 +7,9 @@ import sys
 import pytest
 
 from efficientdet.config import MODEL_TABLE, ModelConfig, model_config
+from efficientdet.settings import base_config
+from engine.config.fields import override
+from engine.config.recipe_yaml import parse_hparams
 
 # name: (backbone, image, width, cells, repeats, anchor scale, max level, fusion)
 PUBLISHED = {
@@ -89,3 +92,10 @@ def test_config_is_frozen():
 def test_import_does_not_start_tensorflow(repository):
     code = "import efficientdet.config, sys; sys.exit('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=repository).returncode == 0
+
+
+def test_one_number_is_an_aspect_ratio_at_area_one():
+    values = parse_hparams("aspect_ratios=1.0*2.0*0.5")
+    config = override(base_config("efficientdet-d0"), values, source="hparams")
+    expected = [(1.0, 1.0), (2**0.5, 0.5**0.5), (0.5**0.5, 2**0.5)]
+    assert [pytest.approx(pair) for pair in config.model.aspect_ratios] == expected

@@ -164,6 +164,15 @@ class TestClassCounts:
                     wanted = theirs if channel >= 0 else before[name][..., place]
                     np.testing.assert_array_equal(ours[name][..., place], wanted)
 
+    def test_coco_ids_of_other_programs_are_told_by_their_number(self, tiny, model, tmp_path):
+        expected = random_values(tiny(90), 3)
+        path = save_tensors(tmp_path / "automl", expected)
+        report = load_detector(model, path, coco_channels=[0, 12, 89])  # person, stop sign, brush
+        assert not report.missing
+        theirs = expected["class_net/class-predict/bias"].reshape(9, 90)[:, [0, 12, 89]]
+        ours = values_of(model)["class_net/class-predict/bias"].reshape(9, 3)
+        np.testing.assert_array_equal(ours, theirs)
+
     def test_channels_that_the_file_lacks(self, model, other_classes, tmp_path):
         path = save_tensors(tmp_path / "ckpt", random_values(other_classes, 1))
         with pytest.raises(ValueError, match=r"channels names 0\.\.5.*has 5 classes"):

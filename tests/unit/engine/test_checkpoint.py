@@ -199,6 +199,7 @@ class TestFind:
         weights = tmp_path / "model.pkl"
         weights.touch()
         assert checkpoint.find_any([str(tmp_path / "run"), str(weights)]) == prefix
+        assert checkpoint.find(weights) == str(weights)
         assert checkpoint.find_any([str(tmp_path / "none"), str(weights)]) == str(weights)
         with pytest.raises(FileNotFoundError, match="none.*nowhere"):
             checkpoint.find_any([str(tmp_path / "none"), str(tmp_path / "nowhere")])

@@ -52,6 +52,13 @@ def test_torchvision_anchors_are_centred_at_the_cells_corners():
                                                         (-11, -23, 11, 23)])  # fmt: skip
 
 
+def test_torchvision_divides_the_inputs_side_by_the_maps():
+    # 928 pixels, P6: 15 cells of 928 // 15 = 61 pixels; 1344 has 21 of 64.
+    config = dataclasses.replace(FPN, anchor_convention="torchvision")
+    last = model_anchors(config, (928, 1344))[-1]
+    np.testing.assert_array_equal((last[:2] + last[2:]) / 2, [14 * 61, 20 * 64])
+
+
 @pytest.mark.parametrize("convention", ["continuous", "detectron", "torchvision"])
 def test_one_map_carries_all_sizes_sizes_outermost(convention):
     config = dataclasses.replace(model_config("maskrcnn-r50-c4"), anchor_convention=convention)

@@ -189,8 +189,8 @@ def test_a_test_split_has_files_but_no_table(tmp_path):
 
 def test_coco_channels_of_torchvision_are_category_ids_less_one():
     coco = ClassMap(2, {0: (1, "person"), 1: (90, "toothbrush")})
-    assert family._coco_channels(coco) == [0, 89]
-    assert family._coco_channels(ClassMap(1, {0: (1, "nucleus")})) is None
+    assert coco.coco_channels() == [0, 89]
+    assert ClassMap(1, {0: (1, "nucleus")}).coco_channels() is None
 
 
 @pytest.mark.parametrize(
