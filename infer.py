@@ -13,6 +13,7 @@ import families
 from engine import cli
 from engine.config.fields import ConfigError
 from object_detection.convert.picture_file import MAX_PIXELS
+from outside_data.text import clean, clean_lines
 
 flags.DEFINE_string("image_path", "", "Image file, folder or glob.")
 flags.DEFINE_string(
@@ -147,12 +148,12 @@ def main(argv: list[str]) -> int:
         sheet.append(drawn)
         if not FLAGS.worst:
             written += found.entries(truth)
-        print(f"{found.path}: {len(found.objects)} objects -> {target}", flush=True)
+        print(f"{clean(found.path)}: {len(found.objects)} objects -> {clean(target)}", flush=True)
     (output / "detections.json").write_text(json.dumps(written, indent=1))
     for note in noted:
-        print(f"WARNING: {note}", flush=True)
+        print(f"WARNING: {clean_lines(note)}", flush=True)
     for problem in unreadable:
-        print(f"WARNING: left out: {problem}", flush=True)
+        print(f"WARNING: left out: {clean_lines(problem)}", flush=True)
     if len(unreadable) == len(paths):
         raise ValueError(f"none of the {len(paths)} images could be read: {unreadable[0]}")
     if sheet:

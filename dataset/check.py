@@ -29,6 +29,7 @@ from object_detection.check.split_table import SplitTable
 from object_detection.convert.picture_file import PictureRules
 from object_detection.convert.prepare import check_data, choose_splits, coco_splits
 from object_detection.formats.importers import FORMATS
+from outside_data.text import clean_lines
 
 _FORMAT = flags.DEFINE_enum(
     "format", "auto", ["auto", *FORMATS], "Of the annotations; auto looks at the files."
@@ -80,7 +81,7 @@ def main(argv: Sequence[str]) -> int:
                 max_detections=_MAX_DETECTIONS.value,
             )
     except (ValueError, OSError, ConfigError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {clean_lines(error)}", file=sys.stderr)
         return 1
     print(report.describe())
     if _OUTPUT_DIR.value:

@@ -27,6 +27,7 @@ from PIL import Image
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 from dataset.instance_masks import mask_annotation
+from outside_data.text import clean_lines
 
 _CITYSCAPES_DIR = flags.DEFINE_string(
     "cityscapes_dir", None, "Folder with gtFine and leftImg8bit.", required=True
@@ -65,7 +66,7 @@ def main(argv: Sequence[str]) -> int:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(dataset))
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {clean_lines(error)}", file=sys.stderr)
         return 1
     counts = ", ".join(f"{len(dataset[key])} {key}" for key in ("images", "annotations"))
     print(f"{path}: {counts}")

@@ -26,6 +26,7 @@ from object_detection.convert.prepare import coco_splits
 from object_detection.convert.report import describe_conversion, progress_printer
 from object_detection.formats.importers import FORMATS
 from object_detection.formats.voc import CORNER_RULES
+from outside_data.text import clean_lines
 
 _FORMAT = flags.DEFINE_enum(
     "format", "auto", ["auto", *FORMATS], "Of the annotations; auto looks at the files."
@@ -83,7 +84,7 @@ def main(argv: Sequence[str]) -> int:
             print(describe_conversion(conversion))
             print(f"annotations of {split}: {annotation_file}, images in {image_dir}\n")
     except (ValueError, OSError, RuntimeError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {clean_lines(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted: run the same command again", file=sys.stderr)

@@ -24,6 +24,7 @@ from dataset import picture_flags
 from object_detection.coco.annotations import read_annotations, read_captions, read_images
 from object_detection.convert.convert import Conversion, convert
 from object_detection.convert.report import describe_conversion, progress_printer
+from outside_data.text import clean_lines
 
 _INCLUDE_MASKS = flags.DEFINE_bool("include_masks", False, "Store instance masks.")
 _MASK_FORMAT = flags.DEFINE_enum(
@@ -81,7 +82,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         conversion = _convert_from_flags()
     except (ValueError, OSError, RuntimeError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {clean_lines(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted: nothing was written; run the same command again", file=sys.stderr)

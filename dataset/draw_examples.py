@@ -45,6 +45,7 @@ from object_detection.records.card import DataCard
 from object_detection.records.card_builder import find_or_scan_card
 from object_detection.records.reader import RecordSet, record_set
 from object_detection.records.tfrecord_file import record_files
+from outside_data.text import clean_lines
 
 _RECORDS = flags.DEFINE_string("records", "", "Glob of the record files; '': those of the run.")
 _MODEL_DIR = flags.DEFINE_string("model_dir", "", "Run whose records and settings are drawn.")
@@ -77,7 +78,7 @@ def main(argv: Sequence[str]) -> int:
         pattern, card = _RECORDS.value, find_or_scan_card(_RECORDS.value)
         records = record_set(record_files(pattern))
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {clean_lines(error)}", file=sys.stderr)
         return 1
     folder = Path(_OUTPUT_DIR.value)
     folder.mkdir(parents=True, exist_ok=True)

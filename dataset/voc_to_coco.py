@@ -32,6 +32,7 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 from object_detection.formats import voc
 from object_detection.formats.folder import DataFolder
 from object_detection.formats.plain_xml import parse_xml
+from outside_data.text import clean_lines
 
 _VOC_DIR = flags.DEFINE_string(
     "voc_dir", None, "Folder with Annotations, ImageSets, JPEGImages.", required=True
@@ -61,7 +62,7 @@ def main(argv: Sequence[str]) -> int:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(dataset))
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {clean_lines(error)}", file=sys.stderr)
         return 1
     counts = ", ".join(f"{len(dataset[key])} {key}" for key in ("images", "annotations"))
     print(f"{path}: {counts}")

@@ -18,6 +18,7 @@ from absl import app, flags, logging
 from engine.config import fields as config_lib
 from engine.config import recipe_yaml as hparams_lib
 from engine.help_text import help_text
+from outside_data.text import clean_lines
 
 _INTERRUPTED = 130
 
@@ -235,7 +236,7 @@ def parse_flags(argv: Sequence[str], *, flag_values: flags.FlagValues = flags.FL
         message = f"unknown flag --{error.flagname}{close}"
     except flags.Error as error:
         message = str(error)
-    print(f"ERROR: {message}\nAll flags: python {argv[0]} --help", file=sys.stderr)
+    print(f"ERROR: {clean_lines(message)}\nAll flags: python {argv[0]} --help", file=sys.stderr)
     sys.exit(2)
 
 

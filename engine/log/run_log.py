@@ -20,6 +20,7 @@ from typing import Any, TextIO
 import tensorflow as tf
 
 from engine.ranks import distributed
+from outside_data.text import clean_lines
 
 try:
     import dllogger
@@ -51,14 +52,6 @@ class _DllFile:
     def log(self, *, step: Any, data: Mapping[str, Any]) -> None:
         self._write("LOG", {"step": step, "data": dict(data)})
 
-    def pictures(self, step: int, pictures: Mapping[str, Path]) -> None:
-        """Shows picture files (JPEG, PNG) in TensorBoard, by name."""
-        if self._board:
-            with self._board.as_default(step=step):
-                for name, path in pictures.items():
-                    image = tf.io.decode_image(path.read_bytes(), channels=3)
-                    tf.summary.image(name, image[tf.newaxis])
-
     def flush(self) -> None:
         self._file.flush()
 
@@ -75,14 +68,6 @@ class _DllPackage:
 
     def log(self, *, step: Any, data: Mapping[str, Any]) -> None:
         dllogger.log(step=step, data=dict(data))
-
-    def pictures(self, step: int, pictures: Mapping[str, Path]) -> None:
-        """Shows picture files (JPEG, PNG) in TensorBoard, by name."""
-        if self._board:
-            with self._board.as_default(step=step):
-                for name, path in pictures.items():
-                    image = tf.io.decode_image(path.read_bytes(), channels=3)
-                    tf.summary.image(name, image[tf.newaxis])
 
     def flush(self) -> None:
         dllogger.flush()
@@ -137,7 +122,7 @@ class RunLog:
         if not self._active:
             return
         self._require_folder()
-        line = f"{datetime.datetime.now():%H:%M:%S} {message}"
+        line = f"{datetime.datetime.now():%H:%M:%S} {clean_lines(message)}"
         print(line, flush=True)
         if self._text:
             self._text.write(line + "\n")

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from engine.config.fields import ConfigError
 from engine.ranks import distributed
+from outside_data.text import clean_lines
 
 # Set to see the stack of errors that are normally explained by their message alone.
 _TRACEBACK = "RINGDET_TRACEBACK"
@@ -44,7 +45,7 @@ def _describe(error: Exception) -> str:
         error = error.__cause__
     hint = ""
     if not isinstance(error, _EXPLAINED) or os.environ.get(_TRACEBACK):
-        traceback.print_exception(error)
+        print(clean_lines("".join(traceback.format_exception(error))), file=sys.stderr)
     elif not isinstance(error, (ConfigError, OSError)):
         hint = f" ({_TRACEBACK}=1 shows where)"
     return f"{type(error).__name__}: {error}{hint}"
@@ -54,7 +55,7 @@ def say_error(reason: str) -> None:
     """Says why this rank ends, in the form that scripts/launch.sh looks for."""
     place = distributed.placement()
     where = f"rank {place.rank} of {_ranks()} on {place.host}"
-    print(f"ERROR ({where}): {reason}", file=sys.stderr, flush=True)
+    print(f"ERROR ({where}): {clean_lines(reason)}", file=sys.stderr, flush=True)
 
 
 def _ranks() -> int:

@@ -22,6 +22,7 @@ from typing import Any
 import tensorflow as tf
 
 from engine.ranks import distributed, guard, machine
+from outside_data.text import clean_lines
 from path_names.patterns import match, split_patterns
 
 # Read of the first and the last file of each set: enough to find wrong rights and dead mounts.
@@ -201,7 +202,7 @@ def check(args: argparse.Namespace) -> int:
 
 
 def _say(text: str) -> None:
-    print(f"preflight: {text}", flush=True)
+    print(f"preflight: {clean_lines(text)}", flush=True)
 
 
 def _existing(folder: Path) -> Path:

@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from outside_data.text import MOST_OF_A_LINE, clean
+
 LEVELS = ("error", "warning", "note")
 """error: a training on it is lost; warning: it costs score; note: worth knowing."""
 
@@ -47,7 +49,13 @@ def finding(
 ) -> CheckFinding:
     """Returns a finding with as many examples as are shown."""
     return CheckFinding(
-        level, code, split, what, remedy, int(count), tuple(examples)[:_MOST_EXAMPLES]
+        level,
+        code,
+        clean(split),
+        clean(what, most=MOST_OF_A_LINE),
+        clean(remedy, most=MOST_OF_A_LINE),
+        int(count),
+        tuple(map(clean, tuple(examples)[:_MOST_EXAMPLES])),
     )
 
 
@@ -80,7 +88,7 @@ class Report:
     def describe(self) -> str:
         """Returns the page."""
         lines = [
-            f"{name}: " + ", ".join(f"{value:,} {key}" for key, value in facts.items())
+            f"{clean(name)}: " + ", ".join(f"{value:,} {key}" for key, value in facts.items())
             for name, facts in self.splits.items()
         ]
         if self.anchors:

@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from outside_data.text import clean
+
 _MOST_EXAMPLES = 3
 MASK_PREFIX = "mask"
 """What is said of masks starts so; sets converted without masks leave it out."""
@@ -62,7 +64,7 @@ class Counts:
 
     def _note(self, what: str, places: Sequence[str]) -> None:
         shown = self.examples.setdefault(what, [])
-        shown += places[: _MOST_EXAMPLES - len(shown)]
+        shown += map(clean, places[: _MOST_EXAMPLES - len(shown)])
 
 
 def describe_counts(

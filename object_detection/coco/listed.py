@@ -9,6 +9,7 @@ from typing import Any
 
 from object_detection.coco import values
 from object_detection.coco.findings import Finding
+from outside_data.text import clean
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +35,7 @@ class CocoCategory:
 
 def some(named: Sequence[Any], limit: int = 5) -> str:
     """Returns the first few values for a message."""
-    shown = ", ".join(str(value) for value in named[:limit])
+    shown = ", ".join(map(clean, named[:limit]))
     return shown + (", ..." if len(named) > limit else "")
 
 

@@ -10,6 +10,7 @@ from typing import TextIO
 from object_detection.coco.findings import describe_counts
 from object_detection.convert.convert import Conversion
 from object_detection.records.card import DataCard
+from outside_data.text import MOST_OF_A_LINE, clean
 
 ROWS_BY_DEFAULT = 100
 """What training keeps of an image's boxes: the default of `max_instances_per_image`."""
@@ -21,14 +22,14 @@ _LINE_SECONDS = 10.0
 def describe_card(card: DataCard) -> str:
     """Returns what a record set holds: images, boxes, a table of its classes, what was dropped."""
     lines = [
-        f"{card.split}: {card.num_images:,} images, {card.num_images_without_boxes:,} without a "
-        + "box",
+        f"{clean(card.split)}: {card.num_images:,} images, "
+        + f"{card.num_images_without_boxes:,} without a box",
         f"image height {card.min_height} to {card.max_height}, width {card.min_width} to "
         + f"{card.max_width} pixels",
         f"{card.num_instances:,} instances of {card.num_classes} classes, {card.num_crowd:,} of "
         + f"them crowd regions; masks: {card.mask_format or 'none'}",
         f"largest number of boxes in one image: {card.max_boxes_per_image}"
-        + (f" (image id {card.max_boxes_source_id})" if card.max_boxes_per_image else ""),
+        + (f" (image id {clean(card.max_boxes_source_id)})" if card.max_boxes_per_image else ""),
     ]
     beyond = card.max_boxes_per_image - ROWS_BY_DEFAULT
     if beyond > 0:
@@ -53,11 +54,14 @@ def describe_conversion(conversion: Conversion) -> str:
     card = conversion.card
     lines = [describe_card(card)]
     skipped = conversion.skipped_images
-    lines += [f"  {name} (image id {i}): {reason}" for i, name, reason in skipped[:_LISTED_IMAGES]]
+    for i, name, reason in skipped[:_LISTED_IMAGES]:
+        lines.append(f"  {clean(name)} (image id {clean(i)}): {clean(reason)}")
     if len(skipped) > _LISTED_IMAGES:
         lines.append(f"  ... and {len(skipped) - _LISTED_IMAGES} more")
     warnings = conversion.warnings
-    lines += [f"WARNING: {warning}" for warning in warnings[:_LISTED_IMAGES]]
+    lines += [
+        f"WARNING: {clean(warning, most=MOST_OF_A_LINE)}" for warning in warnings[:_LISTED_IMAGES]
+    ]
     if len(warnings) > _LISTED_IMAGES:
         lines.append(f"WARNING: ... and {len(warnings) - _LISTED_IMAGES} more such images")
     if conversion.removed_files:
@@ -123,12 +127,13 @@ def _class_table(card: DataCard) -> list[str]:
     """Returns the classes by falling number of instances; those without any in one line."""
     present = sorted(card.categories, key=lambda category: -category.instances)
     present = [category for category in present if category.instances]
-    absent = [category.name for category in card.categories if not category.instances]
-    width = max([len(category.name) for category in present] + [4])
+    absent = [clean(category.name) for category in card.categories if not category.instances]
+    names = [clean(category.name) for category in present]
+    width = max([*map(len, names), 4])
     lines = [f"  {'name':{width}}  class_id  category_id  instances  images"] if present else []
-    for c in present:
+    for name, c in zip(names, present):
         ids = f"{c.class_id:>8}  {c.category_id:>11}"
-        lines.append(f"  {c.name:{width}}  {ids}  {c.instances:>9,}  {c.images:>6,}")
+        lines.append(f"  {name:{width}}  {ids}  {c.instances:>9,}  {c.images:>6,}")
     if absent and card.num_instances:
         lines.append(f"  no instance of {len(absent)} classes: {', '.join(absent)}")
     return lines

@@ -25,20 +25,22 @@ from object_detection.draw.strokes import (
     font_of,
     style_for,
 )
+from outside_data.text import clean
 
 Names = Union[Mapping[int, str], Sequence[str], None]
 
+_MOST_OF_A_LABEL = 100  # characters
 _SHEET_BACKGROUND: Color = (24, 26, 32)
 _SHEET_TEXT: Color = (222, 224, 230)
 
 
 def class_name(names: Names, class_id: int) -> str:
-    """Returns the name of a class, or `class 7` where the map does not have it."""
+    """Returns the name of a class as it is drawn, or `class 7` where the map does not have it."""
     class_id = int(class_id)
     if isinstance(names, Mapping):
-        return str(names.get(class_id, f"class {class_id}"))
+        return clean(names.get(class_id, f"class {class_id}"), most=_MOST_OF_A_LABEL)
     if names is not None and 0 <= class_id < len(names):
-        return str(names[class_id])
+        return clean(names[class_id], most=_MOST_OF_A_LABEL)
     return f"class {class_id}"
 
 
@@ -135,7 +137,7 @@ def contact_sheet(
     )
     draw = ImageDraw.Draw(sheet)
     if title:
-        draw.text((gap, gap), title, fill=_SHEET_TEXT, font=font_of(round(1.3 * font_size)))
+        draw.text((gap, gap), clean(title), fill=_SHEET_TEXT, font=font_of(round(1.3 * font_size)))
     top = title_height + gap
     for r, row in enumerate(rows):
         for c, picture in enumerate(row):
@@ -144,7 +146,7 @@ def contact_sheet(
             offset = (left + (cell[1] - picture.width) // 2, top + (room - picture.height) // 2)
             sheet.paste(picture, offset)
             if captions is not None:
-                text = _shortened(captions[r * columns + c], cell[1], font_size)
+                text = _shortened(clean(captions[r * columns + c]), cell[1], font_size)
                 draw.text(
                     (left + cell[1] / 2, top + room + caption_height / 2),
                     text,

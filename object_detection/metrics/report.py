@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from object_detection.metrics.coco import CLASS_PREFIX, METRIC_NAMES
+from outside_data.text import clean
 
 CSV_HEADER = "epoch,AP,AP50,AP75,APs,APm,APl"
 
@@ -65,7 +66,7 @@ def format_metrics_table(
             f"{right:<9}{_percent(metrics[right])}  {descriptions[right]}"
         )
     classes = [
-        (name.removeprefix(CLASS_PREFIX), value)
+        (clean(name.removeprefix(CLASS_PREFIX)), value)
         for name, value in metrics.items()
         if name.startswith(CLASS_PREFIX)
     ]

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from object_detection.report.charts import COLORS
+from outside_data.text import MOST_OF_A_LINE, clean
 
 _DARK = {
     "ink": "#e6e9ef",
@@ -97,7 +98,7 @@ for (const figure of document.querySelectorAll("figure"))
 
 def escape(value: Any) -> str:
     """Returns a value as text that is safe between tags and in quoted attributes."""
-    return html.escape(str(value), quote=True)
+    return html.escape(clean(value, most=MOST_OF_A_LINE), quote=True)
 
 
 def page(title: str, subtitle: str, sections: Sequence[tuple[str, str, str]], foot: str) -> str:
@@ -245,4 +246,5 @@ def key(colors: Iterable[tuple[str, tuple[int, int, int]]]) -> str:
 
 def folded(summary: str, text: str) -> str:
     """Returns preformatted text that a click unfolds."""
-    return f"<details><summary>{escape(summary)}</summary><pre>{escape(text)}</pre></details>"
+    lines = "\n".join(map(escape, text.split("\n")))
+    return f"<details><summary>{escape(summary)}</summary><pre>{lines}</pre></details>"

@@ -67,7 +67,8 @@ FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 FLAG = re.compile(r"(?<![\w-])--([A-Za-z][\w-]*)")
 FOLDERS = (
     *("benchmarks", "dataset", "docs", "efficientdet", "engine", "maskrcnn"),
-    *("object_detection", "path_names", "requirements", "scripts", "tests"),
+    *("object_detection", "outside_data", "path_names", "requirements"),
+    *("scripts", "tests"),
 )
 PATH = re.compile(
     rf"(?<![\w./-])(?:(?:{'|'.join(FOLDERS)})/[\w./*-]*|\w[\w./-]*\.(?:py|sh))(?![\w{{<])"

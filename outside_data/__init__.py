@@ -1,0 +1,1 @@
+"""What comes from others: how it is read (files, JSON, YAML, pictures) and how it is shown."""
