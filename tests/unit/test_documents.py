@@ -13,7 +13,7 @@ import pytest
 from own_files import own_files
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = [ROOT / "README.md", *own_files("docs/*.md")]
+DOCUMENTS = [*own_files("*.md"), *own_files("docs/*.md")]
 
 # Ids of the reference's defects: the areas and how many each has.
 DEFECTS = {
@@ -22,9 +22,9 @@ DEFECTS = {
 }
 MASK_DEFECTS = {"T": 35, "P": 31}
 PAGES = (
-    *("architecture", "data", "departures", "inference"),
+    *("architecture", "coming_from", "data", "departures", "glossary", "inference"),
     *("maskrcnn", "maskrcnn_arguments", "performance", "reliability", "runs", "scaling", "stacks"),
-    "training",
+    *("training", "troubleshooting"),
 )
 
 BENCHMARKS = tuple(
@@ -59,16 +59,42 @@ SOURCES = {
 PROGRAMS = (*CONFIGURED, *SOURCES)
 # Flags of other programs that the running text mentions.
 FOREIGN_FLAGS = {"--allow-run-as-root", "--kill-on-bad-exit", "--help", "--gloo"}
+FOREIGN_FLAGS |= {"--bind-to", "--ntasks-per-node"}
 # The PyTorch reference's spellings, which are understood.
 FOREIGN_FLAGS |= {"--config-file", "--skip-test", "--skip-eval", "--json-summary"}
+
+# What the references' documents tell their users to start.
+THEIR_PROGRAMS = {
+    "EfficientDet-D0 for TensorFlow 2": (
+        *("scripts/docker/build.sh", "scripts/docker/interactive.sh", "dataset/get_coco.sh"),
+        *("dataset/create_coco_tfrecord.py", "train.py", "eval.py", "infer.py", "inspector.py"),
+        *("scripts/D0/convergence-", "scripts/D0/evaluate-", "scripts/D0/training-benchmark-"),
+        *("scripts/D0/inference-benchmark.sh", "scripts/D0/inference.sh", ".sub"),
+    ),
+    "Mask R-CNN for TensorFlow 2": (
+        *("scripts/docker/build.sh", "scripts/docker/launch.sh"),
+        *("dataset/download_and_preprocess_coco.sh", "scripts/download_weights.py"),
+        *("scripts/train.py", "scripts/evaluate.py", "scripts/inference.py"),
+        *("scripts/benchmark_training.py", "scripts/benchmark_inference.py"),
+        *("main.py train", "main.py eval", "main.py infer"),
+    ),
+    "Mask R-CNN for PyTorch": (
+        *("scripts/docker/build.sh", "scripts/docker/interactive.sh", "download_dataset.sh"),
+        *("download_weights.sh", "verify_dataset.sh", "extract_dataset.sh", "scripts/train.sh"),
+        *("scripts/eval.sh", "scripts/train_benchmark.sh", "scripts/inference.sh"),
+        *("scripts/inference_benchmark.sh", "./train.sh", "test_fp16.sh", "test_fp32.sh"),
+        *("tools/train_net.py", "tools/test_net.py", "convert_cityscapes_to_coco.py"),
+        *("demo/webcam.py", "notebook"),
+    ),
+}
 
 LINK = re.compile(r"\]\(([^)#\s]+)\)")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 FLAG = re.compile(r"(?<![\w-])--([A-Za-z][\w-]*)")
 FOLDERS = (
-    *("benchmarks", "dataset", "docs", "efficientdet", "engine", "maskrcnn"),
-    *("object_detection", "outside_data", "path_names", "requirements"),
-    *("scripts", "tests"),
+    *("benchmarks", "dataset", "detector", "docker", "docs", "efficientdet", "engine"),
+    *("keras_choice", "maskrcnn", "object_detection", "outside_data", "path_names"),
+    *("requirements", "scripts", "slurm", "tests"),
 )
 PATH = re.compile(
     rf"(?<![\w./-])(?:(?:{'|'.join(FOLDERS)})/[\w./*-]*|\w[\w./-]*\.(?:py|sh))(?![\w{{<])"
@@ -82,6 +108,13 @@ def ids(path: Path) -> str:
 @functools.cache
 def text_of(path: Path) -> str:
     return path.read_text(encoding="utf-8")
+
+
+def own_words(path: Path) -> str:
+    """Returns what a document says of this repository: without the references' commands."""
+    text = text_of(path)
+    is_theirs = path.name == "coming_from.md"
+    return re.sub(r"^\|[^|\n]*\|", "|", text, flags=re.MULTILINE) if is_theirs else text
 
 
 @functools.cache
@@ -166,7 +199,17 @@ def missing_paths(text: str) -> list[str]:
 def test_the_documents_are_there():
     names = {path.relative_to(ROOT).as_posix() for path in DOCUMENTS}
     expected = {f"docs/{name}.md" for name in PAGES}
-    assert expected | {"README.md"} <= names
+    assert expected | {"README.md", "CHANGELOG.md", "CONTRIBUTING.md"} == names
+
+
+@pytest.mark.parametrize("reference", THEIR_PROGRAMS)
+def test_every_command_of_a_reference_has_its_like(reference):
+    text = text_of(ROOT / "docs/coming_from.md")
+    section = text.split(f"\n## {reference}\n", 1)[1].split("\n## ", 1)[0]
+    rows = re.findall(r"^\| (?!There|---)([^|]+) \| ([^|]+) \|", section, re.MULTILINE)
+    theirs = "\n".join(there for there, _ in rows)
+    assert [name for name in THEIR_PROGRAMS[reference] if name not in theirs] == []
+    assert all(there.strip() and here.strip() for there, here in rows)
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=ids)
@@ -177,12 +220,12 @@ def test_links_lead_somewhere(path):
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=ids)
 def test_paths_exist(path):
-    assert missing_paths(text_of(path)) == []
+    assert missing_paths(own_words(path)) == []
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=ids)
 def test_flags_exist(path):
-    assert unknown_flags(text_of(path)) == []
+    assert unknown_flags(own_words(path)) == []
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=ids)
