@@ -231,9 +231,10 @@ def main() -> None:
     args = parse_arguments()
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     name = Path(args.data).resolve().name if args.data else "embedded"
-    output = (
-        Path(args.output).resolve() if args.output else ROOT / "quickstart" / f"{name}-{args.model}"
-    )
+    # Installed, this file lies among packages, which is no place for results.
+    home = ROOT if (ROOT / "quickstart.sh").is_file() else Path.cwd()
+    folder = args.output or home / "quickstart" / f"{name}-{args.model}"
+    output = Path(folder).resolve()
     output.mkdir(parents=True, exist_ok=True)
     records = make_records(args, output)
     run_dir = output / "run"

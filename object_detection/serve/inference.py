@@ -8,7 +8,7 @@ set's category ids and names.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -117,14 +117,33 @@ def predict_files(
       exif: as of `read_image`.
       max_pixels: as of `read_image`.
     """
-    for path in paths:
-        try:
-            image, notes = read_image(path, exif=exif, max_pixels=max_pixels)
-        except ValueError as error:
-            unreadable.append(str(error))
-            continue
-        if noted is not None:
-            noted += notes
+
+    def readable() -> Iterator[tuple[str, np.ndarray]]:
+        for path in paths:
+            try:
+                image, notes = read_image(path, exif=exif, max_pixels=max_pixels)
+            except ValueError as error:
+                unreadable.append(str(error))
+                continue
+            if noted is not None:
+                noted.extend(notes)
+            yield path, image
+
+    yield from predict_pixels(
+        detector, class_map, readable(), min_score=min_score, mask_rule=mask_rule
+    )
+
+
+def predict_pixels(
+    detector: Detector,
+    class_map: ClassMap,
+    images: Iterable[tuple[str, np.ndarray]],
+    *,
+    min_score: float,
+    mask_rule: MaskRule | None = None,
+) -> Iterator[Prediction]:
+    """Runs the detector over images given as (name, uint8 [h, w, 3]); see `predict_files`."""
+    for path, image in images:
         boxes, scores, classes, count, *masks = (t.numpy()[0] for t in detector(image[np.newaxis]))
         kept = np.flatnonzero(
             (np.arange(len(scores)) < count) & (scores >= min_score) & class_map.is_known(classes)

@@ -132,7 +132,7 @@ FLAG = re.compile(r"(?<![\w-])--([A-Za-z][\w-]*)")
 FOLDERS = (
     *("benchmarks", "dataset", "detector", "docker", "docs", "efficientdet", "engine"),
     *("keras_choice", "maskrcnn", "object_detection", "outside_data", "path_names"),
-    *("requirements", "scripts", "slurm", "tests"),
+    *("requirements", "ringdet", "scripts", "slurm", "tests"),
 )
 PATH = re.compile(
     rf"(?<![\w./-])(?:(?:{'|'.join(FOLDERS)})/[\w./*-]*|\w[\w./-]*\.(?:py|sh))(?![\w{{<])"

@@ -16,7 +16,7 @@ GROUND = {"keras_choice": set(), "outside_data": set(), "path_names": set()}
 BASEMENT = {"object_detection": set(GROUND), "engine": set(GROUND)}
 SHARED = {"detector": {*GROUND, *BASEMENT}}
 FAMILIES = {name: {*GROUND, *BASEMENT, *SHARED} for name in ("efficientdet", "maskrcnn")}
-TOOLS = ("dataset", "benchmarks", "scripts", "tests")
+TOOLS = ("ringdet", "dataset", "benchmarks", "scripts", "tests")
 ALLOWED = {**GROUND, **BASEMENT, **SHARED, **FAMILIES}
 
 # Package -> its rooms (folders, or single files) from the lowest up. A room imports those before it

@@ -1,0 +1,195 @@
+"""A trained detector in Python: arrays, files, folders or videos in, NumPy out.
+
+TensorFlow is imported by `load`, so that `import ringdet` takes no time.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import warnings
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Union
+
+import numpy as np
+
+if TYPE_CHECKING:  # they bring TensorFlow
+    from object_detection.masks.mask_paste import MaskRule
+    from object_detection.records.class_map import ClassMap
+    from object_detection.serve.inference import Detector, Prediction
+
+Images = Union[str, os.PathLike, np.ndarray, Iterable[Union[str, os.PathLike, np.ndarray]]]
+"""An image file, a folder, a glob, a video, uint8 [h, w, 3] or [n, h, w, 3] RGB, or several."""
+
+
+class Detections:
+    """What was found on one image, best first.
+
+    Attributes:
+      path: of the file; of an array "", of a frame of a video PATH#NUMBER.
+      image: uint8 [h, w, 3], RGB.
+      boxes: float32 [n, 4], (y1, x1, y2, x2), pixels of the image.
+      scores: float32 [n].
+      category_ids: int64 [n], the data set's.
+      names: n names of classes.
+    """
+
+    def __init__(self, prediction: Prediction, class_map: ClassMap):
+        self._prediction, self._class_map = prediction, class_map
+        objects = prediction.objects
+        self.path, self.image = prediction.path, prediction.image
+        x, y, width, height = np.array([d["bbox"] for d in objects], float).reshape([-1, 4]).T
+        self.boxes = np.stack([y, x, y + height, x + width], axis=1).astype(np.float32)
+        self.scores = np.array([d["score"] for d in objects], np.float32)
+        self.category_ids = np.array([d["category_id"] for d in objects], np.int64)
+        self.names: list[str] = [d["name"] for d in objects]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __repr__(self) -> str:
+        found = ", ".join(f"{name} {score:.2f}" for name, score in zip(self.names, self.scores))
+        return f"<{self.path or 'array'}: {found or 'nothing'}>"
+
+    @functools.cached_property
+    def masks(self) -> np.ndarray | None:
+        """Bool [n, h, w] in the image's pixels; None of a model without masks."""
+        from object_detection.masks.rle import decode_mask
+
+        if self._prediction.masks is None:
+            return None
+        size = self.image.shape[:2]
+        masks = [decode_mask(d["segmentation"], *size) for d in self._prediction.objects]
+        return np.array(masks, bool).reshape([-1, *size])
+
+    def draw(self) -> np.ndarray:
+        """Returns uint8 [h, w, 3], the image with its detections."""
+        from object_detection.serve.inference import draw
+
+        found = self._prediction
+        has_masks = found.masks is not None
+        return draw(found.image, found.objects, self._class_map, with_masks=has_masks)
+
+    def entries(self) -> list[dict[str, Any]]:
+        """Returns COCO's result entries, as infer.py writes them."""
+        return self._prediction.entries()
+
+
+class Model:
+    """A detector that `load` made.
+
+    Attributes:
+      names: category id -> name.
+    """
+
+    def __init__(self, detector: Detector, class_map: ClassMap, mask_rule: MaskRule | None):
+        self._detector, self._class_map, self._mask_rule = detector, class_map, mask_rule
+        self.names = dict(class_map.categories.values())
+
+    def predict(
+        self, images: Images, *, min_score: float = 0.4, exif: str = "ignore"
+    ) -> list[Detections]:
+        """Detects objects; see `stream`, which gives one image at a time, for long videos."""
+        return list(self.stream(images, min_score=min_score, exif=exif))
+
+    def stream(
+        self, images: Images, *, min_score: float = 0.4, exif: str = "ignore"
+    ) -> Iterator[Detections]:
+        """Detects objects, image by image.
+
+        Args:
+          images: see `Images`; in a folder or glob a file that cannot be read is left out, with a
+            warning.
+          min_score: least score.
+          exif: "apply" turns files by their EXIF orientation, "ignore" takes them as stored.
+
+        Raises:
+          FileNotFoundError: no such file.
+          ValueError: a file named by itself cannot be read, or an array is no image.
+          ImportError: a video, and nothing installed to read it; names the extra.
+        """
+        from object_detection.serve.inference import predict_pixels
+
+        found = predict_pixels(
+            self._detector,
+            self._class_map,
+            _pixels_of(images, exif),
+            min_score=min_score,
+            mask_rule=self._mask_rule,
+        )
+        for prediction in found:
+            yield Detections(prediction, self._class_map)
+
+
+def _pixels_of(images: Images, exif: str) -> Iterator[tuple[str, np.ndarray]]:
+    """Yields (path, uint8 [h, w, 3]) of everything that was given."""
+    if isinstance(images, np.ndarray):
+        yield from (("", _checked(image)) for image in (images if images.ndim == 4 else [images]))
+    elif isinstance(images, (str, os.PathLike)):
+        yield from _pixels_of_path(os.fspath(images), exif)
+    else:
+        for some in images:
+            yield from _pixels_of(some, exif)
+
+
+def _checked(image: np.ndarray) -> np.ndarray:
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(
+            f"expected an image as uint8 [height, width, 3] in RGB, got {image.dtype} "
+            f"{list(image.shape)}"
+        )
+    return image
+
+
+def _pixels_of_path(path: str, exif: str) -> Iterator[tuple[str, np.ndarray]]:
+    from object_detection.serve.image_files import find_images, read_image
+    from object_detection.serve.videos import is_video, read_frames
+
+    if is_video(path):
+        yield from ((f"{path}#{i}", frame) for i, frame in enumerate(read_frames(path)))
+        return
+    for file in find_images(path):
+        try:
+            image, notes = read_image(file, exif=exif)
+        except ValueError as error:
+            if file == path:
+                raise
+            warnings.warn(f"left out: {error}", stacklevel=2)
+            continue
+        for note in notes:
+            warnings.warn(note, stacklevel=2)
+        yield file, image
+
+
+def load(
+    path: str | Path,
+    *,
+    which: str = "best",
+    model_name: str = "efficientdet-d0",
+    preset: str = "",
+    hparams: str = "",
+) -> Model:
+    """Loads a detector.
+
+    Args:
+      path: folder of a run, a checkpoint's prefix, or the folder of an export (a SavedModel).
+      which: "best" or "last" checkpoint of a run's folder.
+      model_name: model of a checkpoint without a description.
+      preset: conventions of a checkpoint without a description.
+      hparams: settings that differ from the checkpoint's, as key=value pairs.
+
+    Raises:
+      FileNotFoundError: nothing to load there.
+      ConfigError: the checkpoint and what is asked for do not fit; a ValueError.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    import families
+    from object_detection.serve import inference
+
+    if (Path(path) / "saved_model.pb").is_file():
+        return Model(*inference.saved_model_detector(str(path)))
+    task = families.load_task(
+        str(path), which=which, model_name=model_name, preset_name=preset, hparams=hparams
+    )
+    return Model(inference.detector_of(task.detect_images), task.class_map, task.mask_rule)
