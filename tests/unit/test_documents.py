@@ -96,7 +96,7 @@ SOURCES = {
 }
 PROGRAMS = (*CONFIGURED, *SOURCES)
 # Flags of other programs that the running text mentions.
-FOREIGN_FLAGS = {"--allow-run-as-root", "--kill-on-bad-exit", "--help", "--gloo"}
+FOREIGN_FLAGS = {"--no-deps", "--allow-run-as-root", "--kill-on-bad-exit", "--help", "--gloo"}
 FOREIGN_FLAGS |= {"--bind-to", "--ntasks-per-node"}
 # The PyTorch reference's spellings, which are understood.
 FOREIGN_FLAGS |= {"--config-file", "--skip-test", "--skip-eval", "--json-summary"}
