@@ -57,7 +57,7 @@ def main(argv: list[str]) -> int:
     """Evaluates; returns the exit code."""
     from engine.files import checkpoint
     from engine.ranks import distributed
-    from engine.run import run_evaluation
+    from engine.run_evaluation import run_evaluation
 
     request = families.evaluation_request(
         argv[1:],

@@ -100,7 +100,7 @@ def main(argv: list[str]) -> int:
 def evaluate_others(request: families.Request, sets: dict[str, dict]) -> None:
     """Evaluates the end of a run on further data sets, one by one."""
     from engine.files import checkpoint
-    from engine.run import evaluate_checkpoint
+    from engine.run_evaluation import evaluate_checkpoint
 
     folder = request.config.train.model_dir
     evaluate_checkpoint(

@@ -38,8 +38,8 @@ def main(argv: list[str]) -> int:
     from engine.config.fields import override
     from engine.config.recipe_yaml import parse_hparams
     from engine.optim.flat import FlatLayout
+    from engine.process import join_ranks
     from engine.ranks import distributed
-    from engine.run import join_ranks
 
     config = override(base_config(FLAGS.model_name), parse_hparams(FLAGS.hparams), source="hparams")
     place = join_ranks(set_num_threads=True)

@@ -51,8 +51,8 @@ def main(argv: list[str]) -> int:
     from benchmarks.synthetic import benchmark_config, numbered_class_map, synthetic_batch
     from benchmarks.timing import peak_memory_gb, percentiles_ms, timed
     from engine.optim.plan import make_plan
+    from engine.process import chooses_xla, join_ranks, set_precision
     from engine.ranks import distributed
-    from engine.run import chooses_xla, join_ranks, set_precision
     from engine.step import TrainStep
     from engine.task import Shard
     from engine.train_state import TrainState

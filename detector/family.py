@@ -1,8 +1,8 @@
 """A family as the commands see it: making tasks, loading weights, exporting, writing results.
 
-`DetectorFamily` answers what `engine.run.Family` asks, and what eval.py, infer.py and export.py ask
-beside it. A checkpoint's own description (its configuration and class map) decides the model when
-evaluating; flags only say where data and results are.
+`DetectorFamily` answers what `engine.family.Family` asks, and what eval.py, infer.py and export.py
+ask beside it. A checkpoint's own description (its configuration and class map) decides the model
+when evaluating; flags only say where data and results are.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class DetectorFamily:
         batch_norm: Any,
         seed: int,
     ) -> DetectionTask:
-        """Binds data and model; see `engine.run.Family`."""
+        """Binds data and model; see `engine.family.Family`."""
         train_card = _card(config.data.training_file_pattern) if training else None
         eval_card = _card(config.eval.val_file_pattern)
         if train_card:

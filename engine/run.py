@@ -1,8 +1,8 @@
 """Assembles a run: settings -> preflight -> data -> model -> restore or initialise -> loop.
 
-`run_training` and `run_evaluation` are what train.py and eval.py call, for every family. Resuming
-(same model_dir) and starting from weights (--pretrained_ckpt, --backbone_init) are different
-things; if there is something to resume, initial weights are not read.
+`run_training` is what train.py calls, for every family. Resuming (same model_dir) and starting from
+weights (--pretrained_ckpt, --backbone_init) are different things; if there is something to resume,
+initial weights are not read.
 """
 
 from __future__ import annotations
@@ -12,16 +12,15 @@ import random
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import tensorflow as tf
 import yaml
 
 from engine import out_of_memory, run_lock, start_checks
 from engine.config.fields import override, to_dict
-from engine.config.settings import RuntimeConfig
-from engine.evaluation import Evaluator
-from engine.files import checkpoint, checksums
+from engine.family import Family, says_nothing
+from engine.files import checkpoint
 from engine.hooks import RunStart, make_hooks
 from engine.log.meters import Stopwatch
 from engine.log.run_log import RunLog
@@ -29,62 +28,16 @@ from engine.loop import EXIT_DONE, Trainer
 from engine.optim.plan import check_settings, make_plan, needs_evaluation_data
 from engine.optim.precision import policy_name
 from engine.outside import make_loggers
+from engine.process import chooses_xla, join_ranks, set_precision, watch_limits
 from engine.ranks import distributed, machine, watch
-from engine.ranks.progress import COMPILE, HERE
+from engine.ranks.progress import HERE
 from engine.step import TrainStep
 from engine.task import Shard, Task
 from engine.train_state import TrainState
 
 _DEBUG_SEED = 111111
-_SPACE_FOR_RESULTS_GB = 0.05
 # Settings that each share of the data keeps, whichever rank reads it.
 _OF_A_SHARE = ("train.batch_size", "optim.gradient_accumulation")
-
-
-class Family(Protocol):
-    """What a run needs of a model family beside its task. A module with these names will do."""
-
-    COMPARED_SECTIONS: tuple[str, ...]
-
-    def validate(self, config: Any) -> None:
-        """Raises ConfigError for settings that cannot work together."""
-
-    def make_task(
-        self,
-        config: Any,
-        *,
-        description: Mapping[str, Any],
-        training: bool,
-        batch_norm: Any,
-        seed: int,
-    ) -> Task:
-        """Binds data and model; on all ranks.
-
-        description: of the checkpoint to continue or evaluate, {} for a new run.
-        """
-
-    def describe(self, task: Task) -> dict[str, Any]:
-        """What a checkpoint must know of the task beside the configuration (class map, data)."""
-
-    def load_initial_weights(self, config: Any, task: Task) -> list[str]:
-        """Loads --backbone_init and --pretrained_ckpt; returns lines for the log. Rank 0 only."""
-
-    def load_weights(self, task: Task, prefix: str) -> list[str]:
-        """Loads a checkpoint for evaluation; returns lines for the log. Rank 0 only."""
-
-    def export(self, task: Task, folder: Path) -> None:
-        """Writes the serving SavedModel with the weights now in the model. Rank 0 only."""
-
-    def write_evaluation(
-        self, task: Task, rows: Any, metrics: Mapping[str, float], *, folder: Path, epoch: int
-    ) -> list[str]:
-        """Writes detections and metrics; returns lines for the log. Rank 0 only."""
-
-
-def _nothing(metrics: Mapping[str, float]) -> list[str]:
-    """Says nothing of the metrics."""
-    del metrics
-    return []
 
 
 def run_training(
@@ -92,7 +45,7 @@ def run_training(
     family: Family,
     *,
     notes: Sequence[str] = (),
-    conclude: Callable[[Mapping[str, float]], Sequence[str]] = _nothing,
+    conclude: Callable[[Mapping[str, float]], Sequence[str]] = says_nothing,
 ) -> int:
     """Trains; returns the exit code (see `engine.loop`).
 
@@ -263,53 +216,6 @@ def _train(
     return result.exit_code
 
 
-def watch_limits(runtime: RuntimeConfig) -> watch.Limits:
-    """Returns how long a rank may be silent, and stay at one place."""
-    return watch.Limits(
-        heartbeat=runtime.heartbeat_seconds,
-        step=runtime.stall_seconds,
-        compile=runtime.compile_seconds,
-        evaluate=runtime.evaluation_seconds,
-    )
-
-
-def join_ranks(*, set_num_threads: bool, debug: bool = False) -> distributed.Placement:
-    """Joins the ranks; before TensorFlow runs anything.
-
-    Args:
-      set_num_threads: share the host's cores among its ranks.
-      debug: run eagerly, check numbers, log devices.
-    """
-
-    def set_up_tensorflow(local_size: int) -> None:
-        if set_num_threads:
-            threads = machine.cores_per_rank(local_size)
-            tf.config.threading.set_intra_op_parallelism_threads(threads)
-            tf.config.threading.set_inter_op_parallelism_threads(max(2, threads))
-        if debug:
-            tf.debugging.set_log_device_placement(True)
-            tf.config.run_functions_eagerly(True)
-            tf.debugging.enable_check_numerics()
-
-    return distributed.init(before_tensorflow=set_up_tensorflow)
-
-
-def set_precision(config: Any) -> None:
-    """Sets the Keras policy of this process."""
-    tf.keras.mixed_precision.set_global_policy(policy_name(config.runtime))
-
-
-def chooses_xla(config: Any) -> bool:
-    """Settles `use_xla`: by itself only where there is an accelerator.
-
-    XLA's CPU compiler takes minutes for these networks and gains nothing there.
-    """
-    if config.train.debug:
-        return False
-    use_xla = config.runtime.use_xla
-    return bool(tf.config.get_visible_devices("GPU")) if use_xla is None else use_xla
-
-
 def _resumable(config: Any) -> tuple[str | None, dict[str, Any], list[str]]:
     """Returns the checkpoint to continue from, its description, what is wrong with newer ones.
 
@@ -356,112 +262,3 @@ def _sync_batch_norm() -> Any:
     from engine.optim.sync_batch_norm import SyncBatchNormalization
 
     return SyncBatchNormalization
-
-
-def run_evaluation(
-    configure: Callable[[Mapping[str, Any]], Any],
-    family: Family | Callable[[Any], Family],
-    *,
-    find_checkpoint: Callable[[], str],
-    output_dir: str,
-    set_num_threads: bool,
-    **options: Any,
-) -> int:
-    """Joins the ranks and evaluates a checkpoint; returns the exit code.
-
-    Args:
-      configure, family, find_checkpoint, output_dir, options: see `evaluate_checkpoint`.
-      set_num_threads: share the host's cores among its ranks.
-    """
-    join_ranks(set_num_threads=set_num_threads)
-    evaluate_checkpoint(
-        configure, family, find_checkpoint=find_checkpoint, output_dir=output_dir, **options
-    )
-    return EXIT_DONE
-
-
-def evaluate_checkpoint(
-    configure: Callable[[Mapping[str, Any]], Any],
-    family: Family | Callable[[Any], Family],
-    *,
-    find_checkpoint: Callable[[], str],
-    output_dir: str,
-    sets: Mapping[str, Mapping[str, Any]] | None = None,
-    notes: Sequence[str] = (),
-    conclude: Callable[[Mapping[str, float]], Sequence[str]] = _nothing,
-) -> None:
-    """Evaluates a checkpoint on one or several sets, one after the other; the ranks are joined.
-
-    Args:
-      configure: the checkpoint's description -> configuration of this evaluation.
-      family: the model family, or what tells it from the configuration.
-      find_checkpoint: returns the checkpoint's prefix; called on rank 0 only, as the other hosts
-        need not see it.
-      output_dir: where detections and metrics are written; '': beside the checkpoint.
-      sets: name -> overrides of the configuration; each set's results go to a folder of its name.
-        None: one set, as the configuration says.
-      notes: lines for the log's beginning.
-      conclude: metrics of a set -> lines for the log.
-
-    Raises:
-      FileNotFoundError: no checkpoint there; random weights are never evaluated.
-    """
-
-    def read() -> tuple[str, dict[str, Any]]:
-        found = find_checkpoint()
-        return found, checkpoint.read_metadata(found)
-
-    prefix, stored = distributed.on_main(read)
-    base = configure(stored)
-    family = family(base) if callable(family) else family
-    set_precision(base)
-    folder, log = Path(output_dir or f"{prefix}-evaluation"), RunLog()
-    for note in notes:
-        log.info(note)
-    with watch.watching(watch_limits(base.runtime)):
-        for name, values in ({"": {}} if sets is None else sets).items():
-            HERE.at(f"preparing an evaluation {name}", COMPILE)
-            if name:
-                log.info(f"data set {name}")
-                tf.keras.backend.clear_session()  # of the set before
-            metrics = _evaluate_set(
-                override(base, values, source=name or "evaluation"),
-                family,
-                checkpoint_of=(prefix, stored),
-                folder=folder / name,
-                log=log,
-            )
-            for line in conclude(metrics) if metrics else ():
-                log.info(f"{name}: {line}" if name else line)
-
-
-def _evaluate_set(
-    config: Any,
-    family: Family,
-    *,
-    checkpoint_of: tuple[str, Mapping[str, Any]],
-    folder: Path,
-    log: RunLog,
-) -> Mapping[str, float]:
-    """Evaluates a checkpoint, given as (prefix, description), on one set; returns the metrics."""
-    prefix, stored = checkpoint_of
-    start_checks.require(config, "eval.val_file_pattern", "eval.val_json_file")
-    family.validate(config)
-    distributed.on_main(
-        lambda: start_checks.prepare_folder(folder, min_free_gb=_SPACE_FOR_RESULTS_GB)
-    )
-    task = family.make_task(config, description=stored, training=False, batch_norm=None, seed=0)
-    distributed.on_main(task.check_ground_truth)
-    for line in distributed.on_main(lambda: family.load_weights(task, prefix)):
-        log.info(line)
-    if checksums.has_checksums(stored):
-        log.info(f"{prefix} is as it was written: its checksums agree")
-    distributed.broadcast_variables(task.model.variables)
-    with out_of_memory.explained(config, training=False):
-        metrics, rows = Evaluator(task, log, use_xla=chooses_xla(config))()
-    epoch = int(stored.get("epoch", 0))
-    for line in distributed.on_main(
-        lambda: family.write_evaluation(task, rows, metrics, folder=folder, epoch=epoch)
-    ):
-        log.info(line)
-    return metrics

@@ -20,7 +20,8 @@ from engine.files.weight_files import read_weight_file
 from engine.hooks import RunStart, make_hooks
 from engine.log.run_log import RunLog
 from engine.ranks import distributed, machine
-from engine.run import run_evaluation, run_training
+from engine.run import run_training
+from engine.run_evaluation import run_evaluation
 
 MORE_RANKS = {"num_ranks": 2, "global_batch_size": 8}
 
