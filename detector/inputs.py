@@ -22,6 +22,7 @@ from object_detection.input.datasets import (
     training_batches,
     with_map_parallelization,
 )
+from object_detection.input.geometry import ANTIALIASED
 from object_detection.input.loader import Augmentation, resizes_on_host
 from object_detection.input.problems import InputProblems
 from object_detection.records.card import DataCard
@@ -135,13 +136,25 @@ def frames_of(
     known = [card for card in cards if card]
     largest = (max(c.max_height for c in known), max(c.max_width for c in known)) if known else None
     side = config.data.canvas_size
-    return frames_of_networks(
+    frames = frames_of_networks(
         network_sizes,
         side_limits=side_limits,
-        resize_on_host=resizes_on_host(config.data.resize_on),
+        resize_on_host=resampled_on_host(config),
         canvas_size=(side, side) if side else None,
         largest_image=largest,
     )
+    resampling = config.model.resampling or ANTIALIASED
+    return tuple(frame._replace(resampling=resampling) for frame in frames)
+
+
+def resampled_on_host(config: Any) -> bool:
+    """Returns whether images leave the host at network size.
+
+    Conventions without antialiasing need pixels that no decoder has reduced, which only the host
+    has of images larger than the canvas.
+    """
+    is_ours = config.model.resampling in ("", ANTIALIASED)
+    return not is_ours or resizes_on_host(config.data.resize_on)
 
 
 def _problems(config: Any, records: RecordSet) -> InputProblems:

@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from detector import inputs
+from detector.inputs import resampled_on_host
 from engine.ranks import distributed
 from engine.task import MaskedRows, Shard, Task
 from object_detection.draw.batches import draw_batch
@@ -20,7 +21,7 @@ from object_detection.draw.visualize import contact_sheet
 from object_detection.input import geometry as geometry_lib
 from object_detection.input.canvases import Frames
 from object_detection.input.example import HOST_ONLY
-from object_detection.input.loader import resizes_on_host
+from object_detection.input.geometry import ANTIALIASED
 from object_detection.input.preprocess import to_network_input
 from object_detection.masks.mask_paste import MaskRule, encode_masks
 from object_detection.masks.rows import pack_mask
@@ -179,7 +180,7 @@ class DetectionTask(Task):
         """
         model, data = self.config.model, self.config.data
         if resized_on_host is None:
-            resized_on_host = resizes_on_host(data.resize_on)
+            resized_on_host = resampled_on_host(self.config)
         return to_network_input(
             images,
             geometry,
@@ -189,6 +190,7 @@ class DetectionTask(Task):
             std=model.stddev_rgb,
             dtype=tf.as_dtype(self.compute_dtype),
             resized_on_host=resized_on_host,
+            resampling=model.resampling or ANTIALIASED,
             color_jitter=data.color_jitter if seed is not None else 0.0,
             seed=seed,
         )

@@ -56,6 +56,12 @@ class ModelConfig(Section):
     bn_epsilon: float = 1e-3
     mean_rgb: tuple[float, float, float] = IMAGENET_MEAN_RGB  # of uint8 pixel values
     stddev_rgb: tuple[float, float, float] = IMAGENET_STDDEV_RGB
+    resampling: str = setting(
+        "",
+        "How images are resized; '': by the weights, else antialiased.",
+        flag=None,
+        choices=("", "antialiased", "bilinear", "bilinear_legacy"),
+    )
     double_normalize: bool = False  # True: normalise again inside the backbone (reference)
 
     def __post_init__(self) -> None:

@@ -84,8 +84,14 @@ COMPARED_SECTIONS = ("model", "loss", "optim")
 
 PRESETS: dict[str, dict[str, Any]] = {
     "": {},
+    "automl": {
+        "model.resampling": "bilinear",
+        "data.num_classes": 90,
+        "data.class_ids": "category_id",
+    },
     "nvidia": {
         "model.double_normalize": True,
+        "model.resampling": "bilinear_legacy",
         "model.raw_fusion_weights": True,
         "model.survival_prob": None,
         "data.num_classes": 91,

@@ -78,6 +78,12 @@ def translate(
     return prefer_averages(named, unused), unused
 
 
+def is_of_automl(names: Iterable[str]) -> bool:
+    """Tells whether these are names of a detector of google/automl."""
+    stripped = [_strip_copy(name)[0] for name in names]
+    return any(_AUTOML.match(n) for n in stripped) and any("class-predict" in n for n in stripped)
+
+
 def _strip_copy(name: str) -> tuple[str, bool]:
     """Splits off what marks a moving average."""
     if name.startswith(_AVERAGE_PREFIX):

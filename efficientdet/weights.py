@@ -21,8 +21,10 @@ from detector.weight_loading import (
     variables_of,
 )
 from efficientdet.heads import CLASS_PREDICTOR
-from efficientdet.weight_names import BACKBONE_PREFIXES, blocks_of, translate
+from efficientdet.weight_names import BACKBONE_PREFIXES, blocks_of, is_of_automl, translate
+from engine.files import checkpoint
 from engine.files.weight_files import read_weight_file
+from object_detection.input.geometry import ANTIALIASED, BILINEAR
 
 COCO_ID_COUNTS = (90, 91)
 """Class counts of files whose channels are COCO's category ids less 1."""
@@ -45,6 +47,19 @@ def _part_of(name: str) -> str:
     if name.startswith(("resample_p", "fpn_cells/")):
         return "neck"
     return first_part(name)
+
+
+def resampling_of(path: str | Path) -> str:
+    """Returns how the images of a detector's training were resized; "" where nothing tells.
+
+    Args:
+      path: of one of our checkpoints, which records it, or of another program's weights:
+        google/automl's names are those of networks trained with plain bilinear resizing.
+    """
+    stored = checkpoint.read_metadata(path)
+    if stored:
+        return stored["config"]["model"].get("resampling") or ANTIALIASED
+    return BILINEAR if is_of_automl(read_weight_file(path).arrays) else ""
 
 
 def load_backbone(model: tf.keras.Model, path: str | Path) -> LoadReport:

@@ -46,6 +46,7 @@ class Conventions(NamedTuple):
     coding_offset: float | None = None
     iou_offset: float | None = None
     roi_align_convention: str | None = None
+    resampling: str | None = None
 
     def of_backbone(self) -> Conventions:
         """Leaves out what only whole detectors demand."""
@@ -53,7 +54,15 @@ class Conventions(NamedTuple):
 
 
 OUR_CONVENTIONS = Conventions(
-    "symmetric", "3x3", IMAGENET_MEAN_RGB, IMAGENET_STDDEV_RGB, "continuous", 0.0, 0.0, "aligned"
+    "symmetric",
+    "3x3",
+    IMAGENET_MEAN_RGB,
+    IMAGENET_STDDEV_RGB,
+    "continuous",
+    0.0,
+    0.0,
+    "aligned",
+    "antialiased",
 )
 """For weights that are trained from scratch."""
 
@@ -78,6 +87,12 @@ class ModelConfig(Section):
     stride_in: str = setting("", "3x3, 1x1; '': by the weights.", flag=None, choices=STRIDE_PLACES)
     mean_rgb: tuple[float, ...] = ()  # of uint8 pixel values; (): by the weights
     stddev_rgb: tuple[float, ...] = ()
+    resampling: str = setting(
+        "",
+        "How images are resized; '': by the weights, else antialiased.",
+        flag=None,
+        choices=("", "antialiased", "bilinear", "bilinear_legacy"),
+    )
     norm: str = setting("frozen_bn", "Of the backbone.", flag=None, choices=NORMS)
     finetune_bn: bool = setting(
         False, "Train batch norm where the model says frozen_bn; not that of frozen stages."
@@ -246,7 +261,7 @@ def with_conventions(config: ModelConfig, demanded: Conventions, *, source: str)
       source: where the weights come from, for messages.
 
     Returns:
-      The configuration with all that is demanded.
+      The configuration with all that is demanded; how images are resized may be chosen otherwise.
 
     Raises:
       ValueError: the configuration already says something else; names field, values and remedy.
@@ -258,7 +273,7 @@ def with_conventions(config: ModelConfig, demanded: Conventions, *, source: str)
             continue
         if given in _OPEN:
             changes[name] = value
-        elif not _is_equal(given, value):
+        elif name != "resampling" and not _is_equal(given, value):
             raise ValueError(
                 f"model.{name}={given!r}, but {source} was trained with {value!r}: leave "
                 f"model.{name} unset before the model is built, or choose weights or a preset of "

@@ -23,6 +23,7 @@ from maskrcnn.config import (
     ModelConfig,
 )
 from maskrcnn.weights.foreign_names import BENCHMARK, DETECTRON, NGC, TORCHVISION, foreign_name
+from object_detection.input.geometry import ANTIALIASED, BILINEAR
 
 OURS = "ours"
 
@@ -64,7 +65,7 @@ def conventions_of_layout(layout: str, arrays: Mapping[str, np.ndarray]) -> Conv
         demanded = OUR_CONVENTIONS.of_backbone()
         if not _is_detector(arrays):
             return demanded
-        return Conventions(*demanded[:4], "torchvision", 0.0, 0.0, "legacy")
+        return Conventions(*demanded[:4], "torchvision", 0.0, 0.0, "legacy", BILINEAR)
     if layout not in (BENCHMARK, DETECTRON):
         return None
     is_grouped = any(
@@ -78,7 +79,9 @@ def conventions_of_layout(layout: str, arrays: Mapping[str, np.ndarray]) -> Conv
     demanded = Conventions("symmetric", stride_in, _MSRA_MEAN_RGB, (1.0, 1.0, 1.0))
     if not _is_detector(arrays):
         return demanded
-    return Conventions(*demanded[:4], "detectron", 1.0, 1.0, "legacy")
+    # Detectron resizes by OpenCV, maskrcnn-benchmark by Pillow, which antialiases.
+    resampling = BILINEAR if layout == DETECTRON else ANTIALIASED
+    return Conventions(*demanded[:4], "detectron", 1.0, 1.0, "legacy", resampling)
 
 
 def _is_detector(names: Iterable[str]) -> bool:

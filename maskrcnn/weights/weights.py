@@ -68,10 +68,10 @@ def _details(source: WeightSource) -> tuple[str, ...]:
             f"deviation {_numbers(stddev)} of RGB 0..255"
         )
         if None not in of_detector:
-            anchors, coding, iou, roi_align = of_detector
+            anchors, coding, iou, roi_align, resampling = of_detector
             lines.append(
                 f"convention: anchors {anchors}, coding offset {coding:g}, IoU offset {iou:g}, "
-                f"RoIAlign {roi_align}"
+                f"RoIAlign {roi_align}, resampling {resampling}"
             )
     return tuple(lines)
 

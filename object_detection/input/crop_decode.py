@@ -124,6 +124,7 @@ def decode_crop(
     network_size: tuple[int, int],
     canvas_size: tuple[int, int],
     resize_on_host: bool,
+    resampling: str = geometry_lib.ANTIALIASED,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Decodes the pixels that a crop needs.
 
@@ -137,12 +138,14 @@ def decode_crop(
       network_size: (height, width), pixels.
       canvas_size: (height, width), pixels; the network size if `resize_on_host`.
       resize_on_host: resample here; the canvas is then the network frame before mirroring.
+      resampling: one of `geometry.RESAMPLINGS`; other than antialiased only with `resize_on_host`,
+        as the device has no unreduced pixels of large images.
 
     Returns:
       (uint8 [h, w, 3] with h, w at most the canvas size, packed geometry).
     """
     scale = crop.scaled_size / image.size
-    branch, ratio = _decoder_ratio(scale, image.is_jpeg)
+    branch, ratio = _decoder_ratio(scale, image.is_jpeg, resampling)
     scale_after = scale * ratio  # network pixels per decoded pixel
     frame_end = crop.offset + tf.constant(network_size, tf.float32)
     first, last = tf.maximum(crop.offset, 0.0), tf.minimum(frame_end, crop.scaled_size)
@@ -151,7 +154,7 @@ def decode_crop(
 
     def resampled(part_first, part_last, limit):
         target = (part_first, part_last, tf.constant(limit, tf.float32))
-        resized, size, factor = _resample(pixels, *target, scale_after, window[0])
+        resized, size, factor = _resample(pixels, *target, scale_after, window[0], resampling)
         return resized, tf.concat([part_first / scale, scale * factor, size], axis=0)
 
     def as_decoded():
@@ -170,9 +173,12 @@ def decode_crop(
     return pixels_out, packed
 
 
-def _decoder_ratio(scale: tf.Tensor, is_jpeg: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def _decoder_ratio(
+    scale: tf.Tensor, is_jpeg: tf.Tensor, resampling: str
+) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns the branch of _RATIO_OF_BRANCH that keeps the network's resolution, and its ratio."""
     shrinks = tf.reduce_max(scale) * tf.constant(_RATIOS[1:], tf.float32) <= 1.0 + 1e-5
+    shrinks &= resampling == geometry_lib.ANTIALIASED
     branch = tf.where(is_jpeg, tf.reduce_sum(tf.cast(shrinks, tf.int32)), len(_RATIOS))
     return branch, tf.gather(tf.constant(_RATIO_OF_BRANCH, tf.float32), branch)
 
@@ -217,8 +223,9 @@ def _resample(
     limit: tf.Tensor,
     scale: tf.Tensor,
     origin: tf.Tensor,
+    resampling: str,
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Resamples decoded pixels to network scale, with the antialiased triangle filter.
+    """Resamples decoded pixels to network scale.
 
     Args:
       pixels: uint8 [h, w, 3].
@@ -227,6 +234,7 @@ def _resample(
       limit: [2] size that the result must not exceed; it is made smaller where it would.
       scale: [2] network pixels per decoded pixel.
       origin: [2] (y, x) of the decoded pixels in the (reduced) image.
+      resampling: see `decode_crop`.
 
     Returns:
       (uint8 pixels of the part, zero outside the image; their size [2]; the factor [2] by which
@@ -235,12 +243,17 @@ def _resample(
     wanted = last - first
     size = tf.minimum(wanted, limit)
     factor = size / wanted
+    translation = (origin * scale - first) * factor
+    if resampling == geometry_lib.BILINEAR_LEGACY:
+        translation += 0.5 - 0.5 * scale * factor
+        # Its last pixels lie beyond the centre of the image's last, which they repeat.
+        pixels = tf.pad(pixels, [[0, 1], [0, 1], [0, 0]], mode="SYMMETRIC")
     resampled = tf.raw_ops.ScaleAndTranslate(
         images=pixels[tf.newaxis],
         size=tf.cast(size, tf.int32),
         scale=scale * factor,
-        translation=(origin * scale - first) * factor,
+        translation=translation,
         kernel_type="triangle",
-        antialias=True,
+        antialias=resampling == geometry_lib.ANTIALIASED,
     )[0]
     return tf.cast(tf.clip_by_value(resampled + 0.5, 0.0, 255.0), tf.uint8), size, factor

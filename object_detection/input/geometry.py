@@ -23,6 +23,12 @@ import tensorflow as tf
 
 GEOMETRY_SIZE = 13
 
+# How pixels are resampled into the network frame. A triangle, widened where the image shrinks; or
+# between the two nearest pixels of each axis only, by their centres, or by their indices as
+# TensorFlow 1 did it.
+ANTIALIASED, BILINEAR, BILINEAR_LEGACY = "antialiased", "bilinear", "bilinear_legacy"
+RESAMPLINGS = (ANTIALIASED, BILINEAR, BILINEAR_LEGACY)
+
 
 class Geometry(NamedTuple):
     """Where the pixels of one example came from and go to. Every field is float32.

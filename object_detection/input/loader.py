@@ -237,6 +237,7 @@ def _read_record(
         network_size=frames.network_size,
         canvas_size=frames.canvas_size,
         resize_on_host=frames.resize_on_host,
+        resampling=frames.resampling,
     )
     if with_masks and png_masks:
         fields[schema.MASK_112] = packed_from_png(fields, image.size)

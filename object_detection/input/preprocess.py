@@ -3,7 +3,8 @@
 Pixels are resampled by two small matrix products per image, one for the rows and one for the
 columns, whose weights follow from the geometry: a triangle of one canvas pixel's reach, widened by
 the scale where the image shrinks (antialiasing). Crop, mirror and placement are in the weights and
-cost nothing. The host's resampling (`data.crop_decode`) has the same positions and weights.
+cost nothing. The host's resampling (`data.crop_decode`) has the same positions and weights. Two
+other conventions are for networks that other programs trained (`geometry.RESAMPLINGS`).
 
 Everything is of static shape, compiles with XLA, and differentiates into nothing.
 """
@@ -15,7 +16,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from object_detection.input import geometry as geometry_lib
-from object_detection.input.geometry import Geometry
+from object_detection.input.geometry import ANTIALIASED, BILINEAR_LEGACY, Geometry
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, red, green, blue
 
@@ -30,6 +31,7 @@ def to_network_input(
     std: Sequence[float],
     dtype: tf.DType,
     resized_on_host: bool = False,
+    resampling: str = ANTIALIASED,
     color_jitter: float = 0.0,
     seed: tf.Tensor | None = None,
 ) -> tf.Tensor:
@@ -45,6 +47,7 @@ def to_network_input(
       dtype: of the result. With a 16-bit type the matrix products run in float16: pixel values and
         weights fit it (bfloat16 has too few digits for them).
       resized_on_host: the canvas is the network frame already, but for the mirror.
+      resampling: one of `RESAMPLINGS`; other than antialiased needs canvases that are not reduced.
       color_jitter: strength in [0, 1] of random brightness, contrast and saturation; 0: none.
       seed: int [2], of the colour changes; each image of the batch has its own.
 
@@ -58,7 +61,9 @@ def to_network_input(
         pixels = tf.where(_per_image(places.flip) > 0.5, mirrored, images)
     else:
         compute_dtype = tf.float16 if dtype.size == 2 else tf.float32
-        pixels = resample(images, places, height=height, width=width, dtype=compute_dtype)
+        pixels = resample(
+            images, places, height=height, width=width, dtype=compute_dtype, resampling=resampling
+        )
     pixels = tf.cast(pixels, tf.float32)
     if color_jitter > 0.0:
         pixels = jitter_colors(pixels, strength=color_jitter, seed=seed, inside=inside)
@@ -67,7 +72,13 @@ def to_network_input(
 
 
 def resample(
-    images: tf.Tensor, geometry: Geometry, *, height: int, width: int, dtype: tf.DType
+    images: tf.Tensor,
+    geometry: Geometry,
+    *,
+    height: int,
+    width: int,
+    dtype: tf.DType,
+    resampling: str = ANTIALIASED,
 ) -> tf.Tensor:
     """Resamples canvases into the network frame, mirrored where the geometry says so.
 
@@ -77,13 +88,16 @@ def resample(
       height: of the network input, pixels.
       width: of the network input, pixels.
       dtype: in which the products are computed.
+      resampling: see `to_network_input`.
 
     Returns:
       dtype [batch, height, width, 3], 0..255; what is outside the image is not meaningful.
     """
     shape = tf.shape(images) if None in images.shape[1:3] else images.shape
-    rows = _weights(geometry, 0, num_outputs=height, num_inputs=shape[1])
-    columns = _weights(geometry, 1, num_outputs=width, num_inputs=shape[2])
+    rows, columns = (
+        _weights(geometry, axis, num_outputs=size, num_inputs=shape[1 + axis], how=resampling)
+        for axis, size in enumerate((height, width))
+    )
     pixels = tf.einsum("byp,bpqc->byqc", tf.cast(rows, dtype), tf.cast(images, dtype))
     return tf.einsum("bxq,byqc->byxc", tf.cast(columns, dtype), pixels)
 
@@ -182,7 +196,7 @@ def _inside(geometry: Geometry, *, height: int, width: int) -> tf.Tensor:
 
 
 def _weights(
-    geometry: Geometry, axis: int, *, num_outputs: int, num_inputs: int | tf.Tensor
+    geometry: Geometry, axis: int, *, num_outputs: int, num_inputs: int | tf.Tensor, how: str
 ) -> tf.Tensor:
     """Returns [batch, num_outputs, num_inputs], rows that sum to 1 where they meet the image."""
     positions = _source_positions(geometry, axis, num_outputs=num_outputs)
@@ -195,8 +209,10 @@ def _weights(
             geometry.network_scale,
         )
     )
+    if how == BILINEAR_LEGACY:  # pixel i of the input at i / network_scale, not the centres
+        positions += 0.5 - 0.5 / network_scale
     centres = (positions - origin) * scale
-    reach = tf.maximum(scale / network_scale, 1.0)
+    reach = tf.maximum(scale / network_scale, 1.0) if how == ANTIALIASED else tf.ones_like(scale)
     canvas_centres = tf.range(tf.cast(num_inputs, tf.float32), dtype=tf.float32) + 0.5
     distances = tf.abs(canvas_centres - centres[..., tf.newaxis])
     weights = tf.maximum(1.0 - distances / reach[..., tf.newaxis], 0.0)

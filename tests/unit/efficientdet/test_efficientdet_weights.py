@@ -7,10 +7,13 @@ import pytest
 import tensorflow as tf
 from imagenet_classifier import build_classifier
 
+from detector.inputs import resampled_on_host
 from efficientdet import backbone
 from efficientdet.backbone import backbone_blocks
 from efficientdet.config import model_config
+from efficientdet.family import FAMILY
 from efficientdet.model import build_model
+from efficientdet.settings import base_config
 from efficientdet.weight_names import NamedBlock, blocks_of, our_name, translate
 from efficientdet.weights import load_backbone, load_detector
 
@@ -370,3 +373,17 @@ def test_keras_applications_weights_give_its_features(tmp_path):
     images = rng.normal(size=(1, 64, 64, 3)).astype(np.float32)
     expected = theirs(images * 255.0, training=False).numpy()  # it divides by 255 itself
     np.testing.assert_allclose(features(images, training=False), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_weights_of_automl_are_evaluated_with_its_resampling(tmp_path):
+    names = [
+        "efficientnet-b0/stem/conv2d/kernel",
+        "class_net/class-predict/bias/ExponentialMovingAverage",
+    ]
+    path = save_tensors(tmp_path / "automl", {name: np.zeros(3, np.float32) for name in names})
+    config = FAMILY.config_for_weights(base_config("efficientdet-d0"), path)
+    assert config.model.resampling == "bilinear" and resampled_on_host(config)
+    assert FAMILY.config_for_weights(config, path) == config
+    other = save_tensors(tmp_path / "other", {names[1]: np.zeros(3, np.float32)})
+    config = FAMILY.config_for_weights(base_config("efficientdet-d0"), other)
+    assert config.model.resampling == "antialiased"

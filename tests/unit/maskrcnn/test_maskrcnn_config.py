@@ -122,7 +122,7 @@ class TestConventions:
         assert conventions_of(model_config("maskrcnn-r50-fpn")) == OUR_CONVENTIONS
 
     def test_a_detector_also_decides_anchors_and_box_coding(self):
-        detector = Conventions(*MSRA[:4], "detectron", 1.0, 1.0, "legacy")
+        detector = Conventions(*MSRA[:4], "detectron", 1.0, 1.0, "legacy", "antialiased")
         filled = with_conventions(model_config("maskrcnn-r50-fpn"), detector, source="model.pkl")
         assert conventions_of(filled) == detector
         assert with_our_conventions(filled) == filled
@@ -131,7 +131,7 @@ class TestConventions:
 
     def test_zero_is_a_choice(self):
         config = dataclasses.replace(model_config("maskrcnn-r50-fpn"), coding_offset=0.0)
-        detector = Conventions(*MSRA[:4], "detectron", 1.0, 1.0, "legacy")
+        detector = Conventions(*MSRA[:4], "detectron", 1.0, 1.0, "legacy", "antialiased")
         with pytest.raises(ValueError, match=r"model\.coding_offset=0\.0.*model\.pkl.*1\.0"):
             with_conventions(config, detector, source="model.pkl")
 

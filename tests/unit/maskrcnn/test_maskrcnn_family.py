@@ -23,7 +23,7 @@ from object_detection.metrics.detection_rows import rows_to_detections
 from object_detection.records.class_map import ClassMap, make_class_map
 
 MSRA = Conventions("symmetric", "1x1", (122.8, 115.9, 103.0), (1.0, 1.0, 1.0))
-BOXES_OF_DETECTRON = ("detectron", 1.0, 1.0, "legacy")
+BOXES_OF_DETECTRON = ("detectron", 1.0, 1.0, "legacy", "bilinear")
 
 
 # ------------------------------------------------------------------------------ conventions

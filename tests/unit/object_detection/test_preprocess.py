@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from object_detection.input import crop_decode, preprocess
 from object_detection.input import geometry as geometry_lib
-from object_detection.input import preprocess
 from object_detection.input.geometry import Geometry
 
 MEAN, STD = (100.0, 110.0, 120.0), (50.0, 60.0, 70.0)
@@ -61,6 +61,43 @@ def test_resampling_is_that_of_pillow(scaled):
     np.testing.assert_allclose(out[0, : scaled[0], : scaled[1]], expected, atol=1.01)
     np.testing.assert_array_equal(out[0, scaled[0] :], 0.0)
     np.testing.assert_array_equal(out[0, :, scaled[1] :], 0.0)
+
+
+def bilinear(image, size, *, legacy):
+    """Resizes between the two nearest pixels of each axis; legacy: without half-pixel centres."""
+    result = image.astype(np.float64)
+    for axis, count in enumerate(size):
+        step = image.shape[axis] / count
+        places = np.arange(count) * step if legacy else (np.arange(count) + 0.5) * step - 0.5
+        low = np.floor(places).astype(int)
+        shares = (places - low).reshape([-1 if i == axis else 1 for i in range(3)])
+        below, above = (np.clip(i, 0, image.shape[axis] - 1) for i in (low, low + 1))
+        first, second = np.take(result, below, axis), np.take(result, above, axis)
+        result = first + (second - first) * shares
+    return result
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["bilinear", "bilinear_legacy"])
+@pytest.mark.parametrize("scaled", [(11, 17), (64, 96), (130, 201)])
+def test_plain_bilinear_equals_numpy_on_device_and_host(scaled, legacy):
+    image, how = noise(32, 48), "bilinear_legacy" if legacy else "bilinear"
+    expected = bilinear(image, scaled, legacy=legacy)
+    place = pack(whole(32, 48, scaled=scaled))
+    out = run([image], place, height=scaled[0], width=scaled[1] + 5, resampling=how)
+    np.testing.assert_allclose(out[0, :, : scaled[1]], expected, atol=0.02)
+    np.testing.assert_array_equal(out[0, :, scaled[1] :], 0.0)
+    for offset in ((0, 0), (3, 5)):
+        pixels, _ = crop_decode.decode_crop(
+            crop_decode.open_image(tf.io.encode_png(image)),
+            crop_decode.Crop(
+                tf.constant(scaled, tf.float32), tf.constant(offset, tf.float32), tf.zeros([])
+            ),
+            network_size=(scaled[0] - offset[0], scaled[1] - offset[1]),
+            canvas_size=(scaled[0] - offset[0], scaled[1] - offset[1]),
+            resize_on_host=True,
+            resampling=how,
+        )
+        np.testing.assert_allclose(pixels, expected[offset[0] :, offset[1] :], atol=0.52)
 
 
 def test_a_crop_is_a_part_of_the_scaled_image():
