@@ -12,7 +12,7 @@ from absl import flags
 import families
 from engine import cli
 from engine.config.fields import ConfigError
-from object_detection.convert.picture_file import MAX_PIXELS
+from outside_data.picture_file import MAX_PIXELS
 from outside_data.text import clean, clean_lines
 
 flags.DEFINE_string("image_path", "", "Image file, folder or glob.")

@@ -5,13 +5,13 @@ python report.py --evaluation=RUN/evaluation --score=0.3 --num_images=40
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from absl import flags
 
 from engine import cli
 from engine.config.fields import ConfigError
+from outside_data.files import MOST_JSON_BYTES, read_json
 
 flags.DEFINE_string("evaluation", "", "Folder that eval.py or a training wrote.")
 flags.DEFINE_float(
@@ -35,8 +35,8 @@ def main(argv: list[str]) -> int:
     folder = Path(FLAGS.evaluation)
     options = ReportOptions(FLAGS.score, FLAGS.iou, FLAGS.num_images, FLAGS.images)
     about = read_about(folder, annotations=FLAGS.annotations, records=FLAGS.records)
-    detections = json.loads((folder / "detections.json").read_bytes())
-    metrics = json.loads((folder / "metrics.json").read_text())
+    detections = read_json(folder / "detections.json", most=MOST_JSON_BYTES)
+    metrics = read_json(folder / "metrics.json")
     print(f"report of {len(detections)} detections in {folder}", flush=True)
     print(f"report: {write_report(folder, about, detections, metrics, options=options)}")
     return 0

@@ -26,9 +26,9 @@ import families
 from engine.config.fields import ConfigError
 from object_detection.check.findings import Report
 from object_detection.check.split_table import SplitTable
-from object_detection.convert.picture_file import PictureRules
 from object_detection.convert.prepare import check_data, choose_splits, coco_splits
 from object_detection.formats.importers import FORMATS
+from outside_data.picture_file import PictureRules
 from outside_data.text import clean_lines
 
 _FORMAT = flags.DEFINE_enum(

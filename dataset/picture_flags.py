@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 if TYPE_CHECKING:
-    from object_detection.convert.picture_file import PictureRules
+    from outside_data.picture_file import PictureRules
 
 
 def define() -> None:
@@ -34,7 +34,7 @@ def define() -> None:
 def rules() -> PictureRules:
     """Returns what the flags say."""
     # With it NumPy and Pillow, which --help does not wait for.
-    from object_detection.convert.picture_file import MAX_PIXELS, PictureRules
+    from outside_data.picture_file import MAX_PIXELS, PictureRules
 
     values = flags.FLAGS
     most = values.max_image_pixels or MAX_PIXELS

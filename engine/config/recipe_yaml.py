@@ -10,9 +10,8 @@ import ast
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from engine.config.fields import ConfigError
+from outside_data import files
 
 _YAML = (".yaml", ".yml")
 
@@ -86,13 +85,12 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
       FileNotFoundError: naming the path.
       ConfigError: when the file does not hold a mapping.
     """
-    path = Path(path)
-    if not path.is_file():
+    if files.regular_file(path) is None:
         raise FileNotFoundError(f"no configuration file at {path}")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not readable as YAML: {error}") from error
+        values = files.read_yaml(path)
+    except files.BadFileError as error:
+        raise ConfigError(str(error)) from error
     if values is None:
         return {}
     if not isinstance(values, dict):

@@ -28,6 +28,7 @@ import tensorflow as tf
 
 from engine.config.fields import ConfigError
 from engine.files import checksums
+from outside_data.files import BadFileError, read_json
 from path_names.plain_path import plain_path
 
 _DATA, _INDEX, _META = ".data-00000-of-00001", ".index", ".json"
@@ -310,9 +311,9 @@ def read_metadata(prefix: str | Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: not readable as JSON: {error}; {_remedy(prefix)}") from error
+        found = read_json(path)
+    except (OSError, BadFileError) as error:
+        raise ConfigError(f"{error}; {_remedy(prefix)}") from error
     if not isinstance(found, dict):
         raise ConfigError(
             f"{path}: expected a JSON object with the description of a checkpoint, found "

@@ -8,18 +8,29 @@ of objects, records and other structured types.
 
 from __future__ import annotations
 
+import io
 import math
-import pickle
 import re
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
-from engine.files.restricted_pickle import RefusedPickleError
+from engine.files.bounded_unpickler import (
+    BoundedUnpickler,
+    RefusedPickleError,
+    StandIn,
+    replace_stand_ins,
+    shape_of,
+    shown,
+)
+from outside_data.expansion import Budget
+from outside_data.files import read_file
+from outside_data.text import clean
 
 # Booleans, integers, floating-point numbers and byte strings of fixed size.
-_DTYPE = re.compile(r"^[biufS?]\d*$")
+_DTYPE = re.compile(r"^[biufS?]\d{0,4}$")
+_MOST_BYTES = 16 << 30
 _BYTE_ORDERS = ("<", ">", "|", "=")
 
 
@@ -30,20 +41,21 @@ class _Dtype:
 
     def __init__(self, code: Any, order: str = "=") -> None:
         if not isinstance(code, str) or not _DTYPE.match(code):
-            raise RefusedPickleError(f"the array type {code!r:.40}")
+            raise RefusedPickleError(f"the array type {shown(code)}")
         self.code = code
         self.order = order
 
     def __setstate__(self, state: Any) -> None:
         """Takes (version, byte order, ...); the rest describes structured types."""
-        if not isinstance(state, tuple) or len(state) < 2 or state[1] not in _BYTE_ORDERS:
-            raise RefusedPickleError(f"an array type with state {state!r:.40}")
+        if not isinstance(state, tuple) or len(state) < 2 or not _is_one_of(state[1], _BYTE_ORDERS):
+            raise RefusedPickleError(f"an array type with state {shown(state)}")
         if any(part is not None for part in state[2:5]):
             raise RefusedPickleError("an array of a structured type")
         self.order = state[1]
 
-    def decode(self, data: Any, count: int) -> np.ndarray:
+    def decode(self, data: Any, count: int, budget: Budget) -> np.ndarray:
         """Turns bytes into `count` flat elements."""
+        budget.take(2 * len(data) if isinstance(data, (str, bytes)) else 0)
         data = data.encode("latin1") if isinstance(data, str) else data
         dtype = np.dtype(self.order + self.code)
         if not isinstance(data, bytes) or len(data) != count * dtype.itemsize:
@@ -52,103 +64,93 @@ class _Dtype:
 
 
 class _Array:
-    """Stands for an array; its content comes with `__setstate__`, once."""
+    """Stands for an array; its content comes with `__setstate__`, once, and is decoded last."""
 
-    __slots__ = ("values",)
+    __slots__ = ("_content",)
 
     def __init__(self) -> None:
-        self.values: np.ndarray | None = None
+        self._content: tuple[tuple[int, ...], _Dtype, Any, str] | None = None
 
     def __setstate__(self, state: Any) -> None:
         """Takes (version, shape, type, whether columns come first, data)."""
-        if self.values is not None or not isinstance(state, tuple) or len(state) != 5:
+        if self._content is not None or not isinstance(state, tuple) or len(state) != 5:
             raise RefusedPickleError("a change of an array's state")
         _, shape, dtype, is_fortran, data = state
         if not isinstance(dtype, _Dtype) or not isinstance(shape, tuple):
             raise RefusedPickleError("an array without type and shape")
-        if not all(isinstance(n, int) and n >= 0 for n in shape):
-            raise RefusedPickleError(f"an array of shape {shape!r:.40}")
-        flat = dtype.decode(data, math.prod(shape))
-        self.values = flat.reshape(shape, order="F" if is_fortran else "C")
+        self._content = shape_of(shape), dtype, data, "F" if is_fortran else "C"
+
+    def to_array(self, budget: Budget) -> np.ndarray:
+        """Decodes the content."""
+        if self._content is None:
+            raise RefusedPickleError("an array without content")
+        shape, dtype, data, order = self._content
+        return dtype.decode(data, math.prod(shape), budget).reshape(shape, order=order)
 
 
-class _Callable:
-    """A function of the pickle that cannot be changed by it."""
-
-    __slots__ = ()
-
-    def __setstate__(self, state: Any) -> None:
-        raise RefusedPickleError("a change of a function's state")
-
-
-class _ArrayType(_Callable):
+class _ArrayType(StandIn):
     """Stands for numpy.ndarray, which is named but never called."""
 
     __slots__ = ()
 
 
-class _Reconstruct(_Callable):
+class _Reconstruct(StandIn):
     __slots__ = ()
 
     def __call__(self, array_type: Any, *_: Any) -> _Array:
         if not isinstance(array_type, _ArrayType):
-            raise RefusedPickleError(f"an array of the type {array_type!r:.40}")
+            raise RefusedPickleError(f"an array of the type {shown(array_type)}")
         return _Array()
 
 
-class _MakeDtype(_Callable):
+class _MakeDtype(StandIn):
     __slots__ = ()
 
     def __call__(self, code: Any, *_: Any) -> _Dtype:
         return _Dtype(code)
 
 
-class _MakeScalar(_Callable):
-    __slots__ = ()
+class _MakeScalar(StandIn):
+    __slots__ = ("_budget",)
+
+    def __init__(self, budget: Budget) -> None:
+        self._budget = budget
 
     def __call__(self, dtype: Any, data: Any = b"") -> Any:
         if not isinstance(dtype, _Dtype):
             raise RefusedPickleError("a number without a type")
-        return dtype.decode(data, 1)[0]
+        return dtype.decode(data, 1, self._budget)[0]
 
 
-class _Encode(_Callable):
+class _Encode(StandIn):
     """Stands for _codecs.encode, by which Python 3 writes bytes into old pickles."""
 
-    __slots__ = ()
+    __slots__ = ("_budget",)
+
+    def __init__(self, budget: Budget) -> None:
+        self._budget = budget
 
     def __call__(self, text: Any, encoding: Any = "latin1") -> bytes:
-        if not isinstance(text, str) or encoding not in ("latin1", "utf-8"):
-            raise RefusedPickleError(f"the encoding {encoding!r:.40}")
+        if not isinstance(text, str) or not _is_one_of(encoding, ("latin1", "utf-8")):
+            raise RefusedPickleError(f"the encoding {shown(encoding)}")
+        self._budget.take(len(text))
         return text.encode(encoding)
 
 
-_ALLOWED: dict[tuple[str, str], Any] = {
-    ("numpy", "ndarray"): _ArrayType(),
-    ("numpy", "dtype"): _MakeDtype(),
-    ("_codecs", "encode"): _Encode(),
-}
-for _module in ("numpy.core.multiarray", "numpy._core.multiarray"):
-    _ALLOWED[(_module, "_reconstruct")] = _Reconstruct()
-    _ALLOWED[(_module, "scalar")] = _MakeScalar()
+def _is_one_of(value: Any, words: tuple[str, ...]) -> bool:
+    return isinstance(value, str) and value in words
 
 
-class _Unpickler(pickle.Unpickler):
-    """Unpickles containers, numbers, text and arrays; refuses every other name."""
-
-    def __init__(self, stream: BinaryIO) -> None:
-        super().__init__(stream, encoding="latin1")
-
-    def find_class(self, module: str, name: str) -> Any:
-        """Looks a name up among the stand-ins; never imports."""
-        try:
-            return _ALLOWED[(module, name)]
-        except KeyError:
-            raise RefusedPickleError(f"the name {module}.{name}") from None
-
-    def persistent_load(self, pid: Any) -> Any:
-        """Refuses; arrays hold their data themselves."""
-        raise RefusedPickleError(f"a persistent object {pid!r:.80}")
+def _allowed(budget: Budget) -> dict[tuple[str, str], Any]:
+    names: dict[tuple[str, str], Any] = {
+        ("numpy", "ndarray"): _ArrayType(),
+        ("numpy", "dtype"): _MakeDtype(),
+        ("_codecs", "encode"): _Encode(budget),
+    }
+    for module in ("numpy.core.multiarray", "numpy._core.multiarray"):
+        names[(module, "_reconstruct")] = _Reconstruct()
+        names[(module, "scalar")] = _MakeScalar(budget)
+    return names
 
 
 def read_numpy_pickle(path: str | Path) -> Any:
@@ -161,38 +163,28 @@ def read_numpy_pickle(path: str | Path) -> Any:
       What was pickled.
 
     Raises:
-      ValueError: the file is no pickle, is damaged, or asks for anything but containers and arrays.
-        Nothing of the file has been executed then.
+      OSError: there is no such file, or it is none that may be read.
+      ValueError: the file is no pickle, is damaged, would become far larger than it is, or asks for
+        anything but containers and arrays. Nothing of the file has been executed then.
     """
     try:
-        with open(path, "rb") as stream:
-            return _resolve(_Unpickler(stream).load())
+        data = read_file(path, most=_MOST_BYTES)
+        budget = Budget(len(data))
+        unpickler = BoundedUnpickler(
+            io.BytesIO(data), budget, allowed=_allowed(budget), encoding="latin1"
+        )
+        return replace_stand_ins(
+            unpickler.load(),
+            lambda value: value.to_array(budget) if isinstance(value, _Array) else value,
+        )
     except RefusedPickleError as error:
         raise RefusedPickleError(
             f"{path}: refused, because it asks for {error}. Only arrays and plain containers are "
             "read; save the weights as a dictionary of NumPy arrays."
         ) from None
-    except (
-        pickle.UnpicklingError,
-        ArithmeticError,
-        AttributeError,
-        EOFError,
-        LookupError,
-        MemoryError,
-        TypeError,
-        ValueError,
-    ) as error:
-        raise ValueError(f"{path}: not a readable pickle of arrays: {error!r}.") from None
-
-
-def _resolve(content: Any) -> Any:
-    """Replaces stand-ins by arrays, at any depth of plain containers."""
-    if isinstance(content, _Array):
-        if content.values is None:
-            raise RefusedPickleError("an array without content")
-        return content.values
-    if isinstance(content, dict):
-        return {key: _resolve(value) for key, value in content.items()}
-    if isinstance(content, (list, tuple)):
-        return type(content)(_resolve(value) for value in content)
-    return content
+    except OSError:
+        raise
+    except Exception as error:  # a pickle may fail in every operation that it names
+        raise ValueError(
+            f"{path}: not a readable pickle of arrays: {type(error).__name__} {clean(error)}."
+        ) from None

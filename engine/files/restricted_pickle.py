@@ -8,16 +8,27 @@ stream of pickles before it. What is not read: whole pickled modules, quantised 
 
 from __future__ import annotations
 
-import collections
 import io
 import math
-import pickle
+import mmap
+import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+
+from engine.files.bounded_unpickler import (
+    BoundedUnpickler,
+    RefusedPickleError,
+    StandIn,
+    replace_stand_ins,
+    shape_of,
+    shown,
+)
+from outside_data.expansion import Budget
+from outside_data.text import clean
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
@@ -37,20 +48,7 @@ _STORAGE_DTYPES = {
 }
 
 
-class RefusedPickleError(ValueError):
-    """The file asks for something that a table of weights does not need."""
-
-
-class _StandIn:
-    """An object of the pickle that the pickle itself cannot change afterwards."""
-
-    __slots__ = ()
-
-    def __setstate__(self, state: Any) -> None:
-        raise RefusedPickleError("a change of a tensor's or storage's state")
-
-
-class _StorageType(_StandIn):
+class _StorageType(StandIn):
     """Stands for a storage class; carries its element type and cannot be called."""
 
     __slots__ = ("dtype",)
@@ -69,7 +67,7 @@ class _StorageType(_StandIn):
         return np.frombuffer(data, self.dtype)
 
 
-class _Storage(_StandIn):
+class _Storage(StandIn):
     """A flat array whose content becomes known only after the pickle has been read."""
 
     __slots__ = ("key", "size", "type", "values")
@@ -81,7 +79,7 @@ class _Storage(_StandIn):
         self.values: np.ndarray | None = None
 
 
-class _Tensor(_StandIn):
+class _Tensor(StandIn):
     """A view of a storage, copied out of it once the storage has been filled."""
 
     __slots__ = ("offset", "shape", "storage", "strides")
@@ -89,17 +87,17 @@ class _Tensor(_StandIn):
     def __init__(self, storage: Any, offset: Any, shape: Any, strides: Any) -> None:
         if not isinstance(storage, _Storage):
             raise RefusedPickleError("a tensor without a storage")
-        numbers = (offset, *shape, *strides)
-        if not all(isinstance(n, int) and n >= 0 for n in numbers) or len(shape) != len(strides):
-            raise RefusedPickleError(f"a tensor of shape {shape!r} and strides {strides!r}")
+        (self.offset,) = shape_of((offset,))
+        self.shape, self.strides = shape_of(shape), shape_of(strides)
+        if len(self.shape) != len(self.strides):
+            raise RefusedPickleError(f"a tensor of shape {self.shape} and strides {self.strides}")
         self.storage = storage
-        self.offset = offset
-        self.shape = tuple(shape)
-        self.strides = tuple(strides)
 
-    def to_array(self) -> np.ndarray:
+    def to_array(self, budget: Budget) -> np.ndarray:
         """Copies the view, after checking that it stays within its storage."""
         values = self.storage.values
+        if values is None:
+            raise ValueError(f"storage {self.storage.key} is missing")
         if 0 in self.shape:
             return np.zeros(self.shape, values.dtype)
         reach = sum((n - 1) * stride for n, stride in zip(self.shape, self.strides))
@@ -110,32 +108,32 @@ class _Tensor(_StandIn):
             )
         byte_strides = [stride * values.itemsize for stride in self.strides]
         view = np.lib.stride_tricks.as_strided(values[self.offset :], self.shape, byte_strides)
+        budget.take(view.nbytes)
         return np.array(view)
 
 
-class _RebuildTensor(_StandIn):
+class _RebuildTensor(StandIn):
     __slots__ = ()
 
     def __call__(self, storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> _Tensor:
         return _Tensor(storage, offset, shape, strides)
 
 
-class _RebuildParameter(_StandIn):
+class _RebuildParameter(StandIn):
     __slots__ = ()
 
     def __call__(self, tensor: Any, *_: Any) -> Any:
         return tensor
 
 
-class _RebuildSize(_StandIn):
+class _RebuildSize(StandIn):
     __slots__ = ()
 
     def __call__(self, dimensions: Any = ()) -> tuple[Any, ...]:
-        return tuple(dimensions)
+        return shape_of(dimensions)
 
 
 _ALLOWED: dict[tuple[str, str], Any] = {
-    ("collections", "OrderedDict"): collections.OrderedDict,
     ("torch._utils", "_rebuild_tensor"): _RebuildTensor(),
     ("torch._utils", "_rebuild_tensor_v2"): _RebuildTensor(),
     ("torch._utils", "_rebuild_parameter"): _RebuildParameter(),
@@ -144,20 +142,18 @@ _ALLOWED: dict[tuple[str, str], Any] = {
 }
 
 
-class RestrictedUnpickler(pickle.Unpickler):
+class RestrictedUnpickler(BoundedUnpickler):
     """Unpickles containers, numbers, text and tensors; refuses every other name."""
 
-    def __init__(self, stream: BinaryIO, make_storage: Callable[..., _Storage] | None) -> None:
-        """Takes the stream and the maker of storages (None: none are expected)."""
-        super().__init__(stream, encoding="utf-8")
+    def __init__(
+        self,
+        stream: BinaryIO,
+        budget: Budget,
+        make_storage: Callable[..., _Storage] | None = None,
+    ) -> None:
+        """Takes the stream, the budget and the maker of storages (None: none are expected)."""
+        super().__init__(stream, budget, allowed=_ALLOWED, encoding="utf-8")
         self._make_storage = make_storage
-
-    def find_class(self, module: str, name: str) -> Any:
-        """Looks a name up among the stand-ins; never imports."""
-        try:
-            return _ALLOWED[(module, name)]
-        except KeyError:
-            raise RefusedPickleError(f"the name {module}.{name}") from None
 
     def persistent_load(self, pid: Any) -> _Storage:
         """Makes the storage that a tensor refers to."""
@@ -169,8 +165,9 @@ class RestrictedUnpickler(pickle.Unpickler):
             and isinstance(pid[1], _StorageType)
         )
         if not is_storage or (len(pid) > 5 and pid[5] is not None):
-            raise RefusedPickleError(f"a persistent object {pid!r:.80}")
-        return self._make_storage(str(pid[2]), pid[1], int(pid[4]))
+            raise RefusedPickleError(f"a persistent object {shown(pid)}")
+        (size,) = shape_of((pid[4],))
+        return self._make_storage(clean(pid[2]), pid[1], size)
 
 
 class _Storages:
@@ -205,44 +202,47 @@ def read_torch_file(path: str | Path) -> Any:
             f"{path}: refused, because it asks for {error}. Only tensors and plain containers are "
             "read; save a state dict with torch.save(model.state_dict(), ...)."
         ) from None
+    except OSError:
+        raise
     except ValueError as error:
-        raise ValueError(f"{path}: not a readable PyTorch state dict: {error}.") from None
-    except (
-        pickle.UnpicklingError,
-        EOFError,
-        AttributeError,
-        IndexError,
-        KeyError,
-        TypeError,
-        OverflowError,
-        zipfile.BadZipFile,
-    ) as error:
-        raise ValueError(f"{path}: not a readable PyTorch state dict: {error!r}.") from None
+        raise ValueError(f"{path}: not a readable PyTorch state dict: {clean(error)}.") from None
+    except Exception as error:  # a pickle may fail in every operation that it names
+        raise ValueError(
+            f"{path}: not a readable PyTorch state dict: {type(error).__name__} {clean(error)}."
+        ) from None
 
 
 def _read_zip(path: str | Path) -> Any:
     """Reads the zip container: one pickle, and one member per storage."""
+    budget = Budget(os.path.getsize(path))
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
         pickles = [name for name in names if name.split("/")[-1] == "data.pkl"]
         if len(pickles) != 1:
             raise ValueError(f"expected one data.pkl in the zip file, found {len(pickles)}")
         root = pickles[0].removesuffix("data.pkl")
-        if f"{root}byteorder" in names and archive.read(f"{root}byteorder") != b"little":
+
+        def read(name: str) -> bytes:
+            budget.take(archive.getinfo(name).file_size)
+            return archive.read(name)
+
+        if f"{root}byteorder" in names and read(f"{root}byteorder") != b"little":
             raise ValueError("written on a big-endian machine")
         storages = _Storages()
-        content = RestrictedUnpickler(io.BytesIO(archive.read(pickles[0])), storages).load()
+        stream = io.BytesIO(read(pickles[0]))
+        content = RestrictedUnpickler(stream, budget, storages).load()
         for key, storage in storages.by_key.items():
-            storage.values = storage.type.decode(archive.read(f"{root}data/{key}"))
-    return _resolve(content)
+            storage.values = storage.type.decode(read(f"{root}data/{key}"))
+    return _resolve(content, budget)
 
 
 def _read_legacy(path: str | Path) -> Any:
     """Reads the stream container: magic, protocol, system, content, keys, then raw storages."""
-    with open(path, "rb") as stream:
+    budget = Budget(os.path.getsize(path))
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as stream:
 
         def load(make_storage: Callable[..., _Storage] | None = None) -> Any:
-            return RestrictedUnpickler(stream, make_storage).load()
+            return RestrictedUnpickler(stream, budget, make_storage).load()
 
         if load() != _LEGACY_MAGIC:
             raise ValueError("wrong magic number")
@@ -255,21 +255,15 @@ def _read_legacy(path: str | Path) -> Any:
         for key in load():
             storage = storages.by_key[key]
             size = int.from_bytes(stream.read(8), "little")
-            data = stream.read(size * storage.type.item_size)
+            data = stream.read(min(size * storage.type.item_size, len(stream)))
             if size != storage.size or len(data) != size * storage.type.item_size:
                 raise ValueError(f"truncated: storage {key} should hold {storage.size} elements")
             storage.values = storage.type.decode(data)
-    return _resolve(content)
+    return _resolve(content, budget)
 
 
-def _resolve(content: Any) -> Any:
+def _resolve(content: Any, budget: Budget) -> Any:
     """Replaces tensors by arrays, at any depth of plain containers."""
-    if isinstance(content, _Tensor):
-        if content.storage.values is None:
-            raise ValueError(f"storage {content.storage.key} is missing")
-        return content.to_array()
-    if isinstance(content, dict):
-        return {key: _resolve(value) for key, value in content.items()}
-    if isinstance(content, (list, tuple)):
-        return type(content)(_resolve(value) for value in content)
-    return content
+    return replace_stand_ins(
+        content, lambda value: value.to_array(budget) if isinstance(value, _Tensor) else value
+    )

@@ -19,6 +19,9 @@ import numpy as np
 
 from engine.files.numpy_pickle import read_numpy_pickle
 from engine.files.restricted_pickle import read_torch_file
+from outside_data.expansion import Budget
+from outside_data.files import BadFileError, expecting
+from outside_data.text import clean
 from path_names.plain_path import plain_path
 
 _OBJECT_GRAPH_KEY = "_CHECKPOINTABLE_OBJECT_GRAPH"
@@ -213,8 +216,11 @@ def _object_based_arrays(reader: Any) -> dict[str, np.ndarray]:
 def _read_h5(path: Path) -> WeightFile:
     import h5py
 
-    with h5py.File(path, "r") as file:
-        root = file["model_weights"] if "model_weights" in file else file
+    budget = Budget(path.stat().st_size)
+    with expecting(path, "weights as Keras saves them"), h5py.File(path, "r") as file:
+        root = file
+        if "model_weights" in file:
+            root = _own_h5_object(file, "model_weights", path)
         if "layer_names" not in root.attrs and "layer_names0" not in root.attrs:
             raise ValueError(
                 f"{path}: HDF5 without the attribute layer_names. Expected a file written by "
@@ -222,10 +228,32 @@ def _read_h5(path: Path) -> WeightFile:
             )
         arrays = {}
         for layer in _h5_texts(root.attrs, "layer_names"):
-            group = root[layer]
+            group = _own_h5_object(root, layer, path)
             for name in _h5_texts(group.attrs, "weight_names"):
-                arrays[name.removesuffix(":0")] = np.asarray(group[name])
+                values = _own_h5_object(group, name, path)
+                budget.take(values.nbytes)
+                arrays[name.removesuffix(":0")] = np.asarray(values)
     return WeightFile(str(path), KERAS_H5, arrays)
+
+
+def _own_h5_object(group: Any, name: str, path: Path) -> Any:
+    """Returns what a name means in a file; refuses links and data outside of it."""
+    import h5py
+
+    for part in name.strip("/").split("/"):
+        link = group.get(part, getlink=True)
+        if not isinstance(link, h5py.HardLink):
+            raise BadFileError(
+                f"{path}: {clean(name)} is a link ({type(link).__name__}), which may lead to "
+                "another file: refused. Save the weights with model.save_weights('name.h5')"
+            )
+        group = group[part]
+    if isinstance(group, h5py.Dataset) and (group.external or group.is_virtual):
+        raise BadFileError(
+            f"{path}: {clean(name)} has its data in another file: refused. Save the weights with "
+            "model.save_weights('name.h5')"
+        )
+    return group
 
 
 def _h5_texts(attributes: Any, name: str) -> list[str]:

@@ -10,10 +10,10 @@ import math
 from collections.abc import Iterator
 
 import numpy as np
-from PIL import Image
 
 from object_detection.check.findings import CheckFinding, finding
 from object_detection.check.split_table import SplitTable
+from outside_data.picture_file import open_picture, read_regular_file
 
 _SHIFTS = (1, -1, 2, -2)
 _FEWEST_IMAGES = 4
@@ -112,11 +112,11 @@ def _by_pixels(table: SplitTable) -> tuple[int, str, list[str]] | None:
 
 def _thumbnail(path: str) -> np.ndarray | None:
     try:
-        with Image.open(path) as image:
-            image.draft("RGB", (_THUMBNAIL_PX, _THUMBNAIL_PX))
-            small = image.convert("RGB").resize((_THUMBNAIL_PX, _THUMBNAIL_PX))
-            return np.asarray(small, np.float32)
-    except (OSError, ValueError, Image.DecompressionBombError):
+        image = open_picture(read_regular_file(path), whole=False).image
+        image.draft("RGB", (_THUMBNAIL_PX, _THUMBNAIL_PX))
+        small = image.convert("RGB").resize((_THUMBNAIL_PX, _THUMBNAIL_PX))
+        return np.asarray(small, np.float32)
+    except (OSError, ValueError, SyntaxError):
         return None
 
 

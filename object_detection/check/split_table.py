@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from object_detection.coco.annotations import CocoAnnotations, read_stated
 from object_detection.coco.listed import CocoImage
 from object_detection.coco.objects import StatedBox, frame_columns
+from outside_data.picture_file import read_picture_header
 
 Locate = Callable[[Sequence[CocoImage], Path], Sequence[str]]
 
@@ -127,10 +127,9 @@ def _as_named(images: Sequence[CocoImage], image_dir: Path) -> list[str]:
 def _look(path: str) -> ImageFacts:
     try:
         num_bytes = os.path.getsize(path)
-        with Image.open(path) as image:
-            orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
-            return ImageFacts(path, *image.size, orientation, num_bytes)
+        picture = read_picture_header(path)
+        return ImageFacts(path, picture.width, picture.height, picture.orientation, num_bytes)
     except FileNotFoundError:
         return ImageFacts(path, 0, 0, 1, -1)
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, ValueError):
+    except (OSError, ValueError):
         return ImageFacts(path, 0, 0, 1, 0)

@@ -37,6 +37,7 @@ from object_detection.coco.objects import (
     refuse_nothing_left,
     refuse_other_frames,
 )
+from outside_data.files import MOST_JSON_BYTES, parse_json, read_file, regular_file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -244,15 +245,10 @@ def _load(
     if isinstance(source, Mapping):
         return "the annotations given", source, ""
     path = Path(source)
-    if not path.is_file():
+    if regular_file(path) is None:
         raise FileNotFoundError(f"no annotation file {path} (looked from {os.getcwd()})")
-    data = path.read_bytes()
-    try:
-        content = json.loads(data)  # takes a byte order mark, and UTF-16
-    except (ValueError, RecursionError) as error:
-        raise ValueError(
-            f"{path} is no valid JSON: {error}. If it was cut short, copy or download it again"
-        ) from error
+    data = read_file(path, most=MOST_JSON_BYTES)
+    content = parse_json(data, path)
     if isinstance(content, dict):
         return str(path), content, hashlib.sha256(data).hexdigest()
     raise ValueError(

@@ -37,9 +37,9 @@ def id_text(value: Any) -> str:
 def category_number(value: Any) -> int | None:
     """Returns a category id, an integer from 0 that a record can hold, or None."""
     text = id_text(value)
-    if not (text.isascii() and text.isdecimal()) or int(text) > _LARGEST_ID:
+    if not (text.isascii() and text.isdecimal()) or len(text) > len(str(_LARGEST_ID)):
         return None
-    return int(text)
+    return int(text) if int(text) <= _LARGEST_ID else None
 
 
 def finite_number(value: Any) -> float | None:

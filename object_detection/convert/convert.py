@@ -24,12 +24,12 @@ from object_detection.convert.convert_shard import (
 )
 from object_detection.convert.convert_workers import Progress, run_shards
 from object_detection.convert.image_paths import FoundFiles, find_image_files
-from object_detection.convert.picture_file import DEFAULT_RULES, PictureRules
 from object_detection.convert.staging import publish, staged
 from object_detection.records import schema
 from object_detection.records.card import DataCard, RecordFile, card_path, content_of
 from object_detection.records.card_builder import Tally, build_card
 from object_detection.records.tfrecord_file import shard_name
+from outside_data.picture_file import DEFAULT_RULES, PictureRules
 
 _IMAGES_WORTH_A_WORKER = 300  # starting one takes as long as converting so many images
 

@@ -22,17 +22,17 @@ from object_detection.coco.objects import MASK_UNKNOWN, CocoObject
 from object_detection.coco.values import SMALLEST_SIDE_PX
 from object_detection.convert.image_headers import ImageFile, inspect_image, upright
 from object_detection.convert.image_paths import FoundFiles
-from object_detection.convert.picture_file import (
-    DEFAULT_RULES,
-    BadImageError,
-    PictureRules,
-    read_regular_file,
-)
 from object_detection.masks import rle
 from object_detection.masks.rescale import Size, is_same_shape, rescale_object
 from object_detection.records import schema
 from object_detection.records.card_builder import Tally
 from object_detection.records.tfrecord_file import write_records
+from outside_data.picture_file import (
+    DEFAULT_RULES,
+    BadImageError,
+    PictureRules,
+    read_regular_file,
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import io
 
-from object_detection.convert.picture_file import (
+from outside_data.picture_file import (
     MAX_PIXELS,
     BadImageError,
     Picture,

@@ -20,7 +20,7 @@ from typing import NamedTuple
 from urllib.parse import unquote
 
 from object_detection.coco.listed import CocoImage
-from object_detection.convert.picture_file import BadImageError
+from outside_data.picture_file import BadImageError
 
 _URL = re.compile(r"^[a-zA-Z][a-zA-Z0-9+.-]+://[^/]*/([^?#]*)")
 _UPLOAD = re.compile(r"^[^?]*/data/local-files/\?(?:.*&)?d=([^&]*)")

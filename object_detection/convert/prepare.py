@@ -22,10 +22,10 @@ from object_detection.coco.annotations import CocoAnnotations, read_annotations,
 from object_detection.coco.listed import CocoImage
 from object_detection.convert.convert import convert
 from object_detection.convert.image_paths import find_image_files
-from object_detection.convert.picture_file import DEFAULT_RULES, PictureRules
 from object_detection.convert.report import describe_conversion, progress_printer
 from object_detection.convert.splits import find_splits, make_split
 from object_detection.formats.importers import Imported, import_folder
+from outside_data.picture_file import DEFAULT_RULES, PictureRules
 
 # Splits by preference: trained on, and held out.
 _TRAIN_NAMES = ("train",)

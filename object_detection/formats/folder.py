@@ -16,6 +16,8 @@ from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
+from outside_data.files import read_text
+
 IMAGE_SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 )
@@ -47,7 +49,7 @@ class DataFolder:
             subfolders[:] = visible if depth < _MAX_DEPTH else []
             for name in sorted(names):
                 path = Path(folder, name)
-                if not name.startswith("."):
+                if not name.startswith(".") and path.is_file():  # no pipes
                     self._by_suffix[path.suffix.lower()].append(path)
         self.images = sorted(p for suffix in IMAGE_SUFFIXES for p in self._by_suffix[suffix])
         self._by_name: dict[str, list[Path]] = defaultdict(list)
@@ -130,7 +132,7 @@ def read_class_list(folder: DataFolder, *names: str) -> list[str]:
         suffix = "." + wanted.rsplit(".", 1)[-1]
         for path in folder.files(suffix):
             if path.name == wanted:
-                lines = [line.strip() for line in path.read_text("utf-8-sig").splitlines()]
+                lines = [line.strip() for line in read_text(path).splitlines()]
                 if wanted == "labelmap.txt":
                     lines = [line.split(":")[0] for line in lines if not line.startswith("#")]
                 return [line for line in lines if line and line not in _NO_CLASSES]

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from object_detection.formats.folder import DataFolder
 from object_detection.formats.labelled import LabelledSet, coco_split
+from outside_data.files import expecting, read_json
 
 FORMATS = ("coco", "cvat", "voc", "labelme", "label_studio", "open_images", "yolo")
 """In the order in which they are looked for: later ones leave fewer marks."""
@@ -87,13 +88,16 @@ def import_folder(
     description = target / _DESCRIPTION
     identity = _identity(folder, name, voc_corners)
     if description.is_file():
-        known = json.loads(description.read_text("utf-8"))
-        if known["identity"] == identity:
-            return _from_description(known)
+        with expecting(description, "what an import wrote; delete it to import again"):
+            known = read_json(description)
+            if known["identity"] == identity:
+                return _from_description(known)
     importer = _importer(name)
     if not importer.files(folder):
         raise ValueError(f"{folder.root}: no annotations in the format {name}")
-    read = importer.read(folder, corners=voc_corners) if name == "voc" else importer.read(folder)
+    with expecting(folder.root, f"annotations of the format {name}"):
+        options = {"corners": voc_corners} if name == "voc" else {}
+        read = importer.read(folder, **options)
     _require_objects(read, folder, name)
     splits = {}
     for split, images in read.splits.items():

@@ -6,7 +6,6 @@ path behind `/data/local-files/?d=`, by a URL's path, or by the name before the 
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from object_detection.formats.labelled import (
     image_size,
     polygon_object,
 )
+from outside_data.files import MOST_JSON_BYTES, read_json
 
 _ELLIPSE_POINTS = 36
 _NAMES = ("rectanglelabels", "polygonlabels", "ellipselabels", "labels")
@@ -40,10 +40,7 @@ def read(folder: DataFolder) -> LabelledSet:
     """
     result = LabelledSet()
     for path in files(folder):
-        try:
-            tasks = json.loads(path.read_text("utf-8-sig"))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path} is no valid JSON: {error}") from error
+        tasks = read_json(path, most=MOST_JSON_BYTES)
         split = folder.split_of(path)
         for index, task in enumerate(tasks):
             where = f"{path} task {task.get('id', index)}"

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from PIL import Image, UnidentifiedImageError
+from outside_data.picture_file import BadImageError, Picture, read_picture_header
 
 
 class LabelledObject(NamedTuple):
@@ -104,11 +104,16 @@ def coco_split(
 
 def image_size(path: Path) -> tuple[int, int]:
     """Returns (width, height) of the stored pixels from a file's header; (0, 0) if unreadable."""
+    picture = picture_of(path)
+    return (picture.width, picture.height) if picture else (0, 0)
+
+
+def picture_of(path: Path) -> Picture | None:
+    """Returns a picture whose header was read; None if it cannot be: the conversion names it."""
     try:
-        with Image.open(path) as image:
-            return image.size
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError):
-        return 0, 0  # the conversion names the file
+        return read_picture_header(path)
+    except BadImageError:
+        return None
 
 
 def box_of_corners(x1: float, y1: float, x2: float, y2: float) -> tuple[float, ...]:

@@ -7,15 +7,11 @@ of one label and one `group_id` are parts of one object.
 from __future__ import annotations
 
 import base64
-import binascii
-import io
-import json
 import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from object_detection.formats.cvat import runs_of_mask
 from object_detection.formats.folder import DataFolder, read_class_list
@@ -26,6 +22,8 @@ from object_detection.formats.labelled import (
     box_of_corners,
     polygon_object,
 )
+from outside_data.files import MOST_JSON_BYTES, read_json
+from outside_data.picture_file import open_picture
 
 _HEAD_BYTES = 65536
 _CIRCLE_POINTS = 36
@@ -45,10 +43,7 @@ def read(folder: DataFolder) -> LabelledSet:
     """
     result = LabelledSet(class_names=read_class_list(folder, "labels.txt", "classes.txt"))
     for path in files(folder):
-        try:
-            content = json.loads(path.read_text("utf-8-sig"))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path} is no valid JSON: {error}") from error
+        content = read_json(path, most=MOST_JSON_BYTES)
         file = folder.find_image(str(content.get("imagePath") or ""), path.stem, near=path)
         width, height = (content.get(f"image{side}") or 0 for side in ("Width", "Height"))
         size = (int(width), int(height)) if width and height else None
@@ -115,9 +110,9 @@ def _mask(
     """Returns a mask, which LabelMe stores as a PNG of its box."""
     (left, top), (right, bottom) = ((int(x), int(y)) for x, y in points[:2])
     try:
-        with Image.open(io.BytesIO(base64.b64decode(shape.get("mask") or ""))) as image:
-            inside = (np.asarray(image) > 0).astype(np.uint8)
-    except (OSError, binascii.Error) as error:
+        picture = open_picture(base64.b64decode(shape.get("mask") or ""))
+        inside = (np.asarray(picture.image) > 0).astype(np.uint8)
+    except (OSError, ValueError) as error:
         raise ValueError(f"{where}: its 'mask' is no picture: {error}") from error
     if size is None:
         raise ValueError(f"{where}: a mask, but the file states no imageHeight and imageWidth")

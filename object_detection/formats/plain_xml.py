@@ -11,6 +11,8 @@ from pathlib import Path
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
+from outside_data.files import read_file
+
 _ROOT_TAG = re.compile(rb"<([A-Za-z_][\w.-]*)[\s>/]")
 
 
@@ -35,7 +37,7 @@ def parse_xml(path: Path) -> Element:
 
     parser.EntityDeclHandler = refuse
     try:
-        parser.Parse(path.read_bytes(), True)
+        parser.Parse(read_file(path), True)
     except (expat.ExpatError, UnicodeDecodeError, LookupError) as error:
         raise ValueError(f"{path} is no well-formed XML: {error}") from error
     return builder.close()

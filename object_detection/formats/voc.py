@@ -19,6 +19,7 @@ from object_detection.formats.labelled import (
 )
 from object_detection.formats.plain_xml import number, parse_xml, root_tag
 from object_detection.records.class_map import LABEL_MAPS
+from outside_data.files import read_text
 
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
 _PLAIN_CORNER_TOOLS = ("unknown", "roboflow", "cvat", "labelme")
@@ -128,7 +129,7 @@ def _listed_splits(folder: DataFolder) -> dict[str, list[str]]:
     splits: dict[str, list[str]] = {}
     for name in names:
         for path in lists[name]:
-            for line in path.read_text().splitlines():
+            for line in read_text(path).splitlines():
                 if line.strip():
                     splits.setdefault(line.split()[0], []).append(name)
     return splits

@@ -12,20 +12,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
-from PIL import Image
-
 from object_detection.formats.folder import DataFolder, read_class_list
 from object_detection.formats.labelled import (
     LabelledImage,
     LabelledObject,
     LabelledSet,
-    image_size,
+    picture_of,
     polygon_object,
 )
+from outside_data.files import expecting, read_text, read_yaml
 
-_EXIF_ORIENTATION = 0x0112
-_TURNED = (5, 6, 7, 8)
+_MOST_CLASSES = 100_000
 _SPLIT_KEYS = ("train", "val", "valid", "test")
 
 
@@ -44,18 +41,20 @@ def read(folder: DataFolder) -> LabelledSet:
     described = _data_yaml(folder)
     description = _load_yaml(described) if described else {}
     names = description.get("names") or read_class_list(folder)
-    if isinstance(names, dict):
-        last = max(map(int, names))
-        by_number = {int(number): str(name) for number, name in names.items()}
-        names = [by_number.get(number, f"class {number}") for number in range(last + 1)]
-    result = LabelledSet(class_names=[str(name) for name in names])
+    with expecting(described or folder.root, "names: a list of classes, or number: name"):
+        if isinstance(names, dict):
+            by_number = {int(number): str(name) for number, name in names.items()}
+            last = min(max(by_number), _MOST_CLASSES)
+            names = [by_number.get(number, f"class {number}") for number in range(last + 1)]
+        names = [str(name) for name in names]
+    result = LabelledSet(class_names=names)
     has_key_points = "kpt_shape" in description
     splits = _described_splits(folder, described, description) or _listed_splits(folder)
     if not splits:
         for image in folder.images:
             splits.setdefault(folder.split_of(image), []).append(image)
     labels = {image: _label_of(image) for images in splits.values() for image in images}
-    unnamed = _highest_class(labels.values()) + 1 if not names else 0
+    unnamed = min(_highest_class(labels.values()), _MOST_CLASSES) + 1 if not names else 0
     result.class_names += [f"class {number}" for number in range(unnamed)]
     for split, images in splits.items():
         for image in images:
@@ -81,7 +80,7 @@ def _object(
 ) -> LabelledObject:
     try:
         class_number, values = int(float(words[0])), [float(word) for word in words[1:]]
-    except ValueError:
+    except (OverflowError, ValueError):
         raise ValueError(f"{where}: expected numbers, got {' '.join(words)!r}") from None
     if not 0 <= class_number < len(class_names):
         raise ValueError(
@@ -105,17 +104,17 @@ def _object(
 
 def _lines(path: Path) -> Iterator[tuple[str, list[str]]]:
     if path.is_file():
-        for number, line in enumerate(path.read_text("utf-8-sig").splitlines(), start=1):
+        for number, line in enumerate(read_text(path).splitlines(), start=1):
             if line.strip():
                 yield f"{path} line {number}", line.replace(",", " ").split()
 
 
 def _highest_class(labels: Any) -> int:
     numbers = [
-        int(float(words[0]))
+        int(float(words[0][:20]))
         for label in labels
         for _, words in _lines(label)
-        if words[0].replace(".", "", 1).isdigit()
+        if words[0].isascii() and words[0].replace(".", "", 1).isdigit()
     ]
     return max(numbers, default=-1)
 
@@ -133,12 +132,11 @@ def _label_of(image: Path) -> Path:
 
 def _viewed_size(path: Path) -> tuple[int, int]:
     """Returns (width, height) as viewers that follow EXIF show a picture."""
-    width, height = image_size(path)
-    if width:
-        with Image.open(path) as image:
-            if image.getexif().get(_EXIF_ORIENTATION) in _TURNED:
-                return height, width
-    return width, height
+    picture = picture_of(path)
+    if picture is None:
+        return 0, 0
+    size = picture.width, picture.height
+    return size[::-1] if picture.swaps_sides else size
 
 
 def _data_yaml(folder: DataFolder) -> Path | None:
@@ -151,10 +149,7 @@ def _data_yaml(folder: DataFolder) -> Path | None:
 
 
 def _load_yaml(path: Path) -> Any:
-    try:
-        return yaml.safe_load(path.read_text("utf-8-sig"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no valid YAML: {error}") from error
+    return read_yaml(path)
 
 
 def _described_splits(
@@ -204,4 +199,4 @@ def _listed_splits(folder: DataFolder) -> dict[str, list[Path]]:
 
 
 def _names_in(path: Path) -> list[str]:
-    return [line.strip() for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
+    return [line.strip() for line in read_text(path).splitlines() if line.strip()]

@@ -100,7 +100,7 @@ def crop_png(png: bytes, box: np.ndarray, *, height: int, width: int) -> bytes:
         return bytes(MASK_BYTES)
     top, left, bottom, right = *np.floor(box[:2]).astype(int), *np.ceil(box[2:]).astype(int)
     try:
-        with Image.open(io.BytesIO(png)) as image:
+        with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
             if image.size != (width, height):
                 raise BadMaskError(
                     f"PNG mask of {image.size[0]}x{image.size[1]} pixels in an image of "

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from object_detection.records.tfrecord_file import record_files, shard_prefix
+from outside_data.files import read_json, regular_file
 
 CARD_SUFFIX = "-card.json"
 FORMAT_VERSION = 1
@@ -170,11 +171,11 @@ def load_card(path: str | os.PathLike[str]) -> DataCard:
       ValueError: the file is no data card, or of a later format.
     """
     source = Path(path)
-    if not source.is_file():
+    if regular_file(source) is None:
         raise FileNotFoundError(f"no data card at {source}: convert the data set first")
     try:
-        return _from_json(json.loads(source.read_text()))
-    except (KeyError, TypeError, ValueError) as error:
+        return _from_json(read_json(source))
+    except (AttributeError, LookupError, OverflowError, TypeError, ValueError) as error:
         raise ValueError(
             f"{source} is no data card of format {FORMAT_VERSION} ({error!r}): convert the data "
             "set again, or delete the file to have the records scanned instead"

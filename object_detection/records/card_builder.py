@@ -6,14 +6,12 @@ whatever the number of workers.
 
 from __future__ import annotations
 
-import io
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from object_detection.coco.categories import COCO_CATEGORIES
 from object_detection.coco.findings import Counts
@@ -29,6 +27,7 @@ from object_detection.records.card import (
 from object_detection.records.card_merge import merge_cards
 from object_detection.records.example_proto import decode_example
 from object_detection.records.tfrecord_file import iterate_records, record_files, shard_prefix
+from outside_data.picture_file import open_picture
 from path_names.patterns import split_patterns
 
 _QUANTILES = {
@@ -265,8 +264,8 @@ def _add_record(tally: Tally, record: memoryview, names: dict[int, str]) -> str 
     height, width = (int(next(iter(values(name)), 0)) for name in (schema.HEIGHT, schema.WIDTH))
     if min(height, width) <= 0:
         encoded = decode_example(record, [schema.ENCODED])[schema.ENCODED][0]
-        with Image.open(io.BytesIO(encoded)) as image:
-            width, height = image.size
+        picture = open_picture(encoded, whole=False)
+        width, height = picture.width, picture.height
     columns = [values(name) for name in (schema.YMIN, schema.XMIN, schema.YMAX, schema.XMAX)]
     boxes = np.stack([np.asarray(column, np.float32) for column in columns], axis=1)
     boxes = boxes * np.array([height, width, height, width], np.float32)

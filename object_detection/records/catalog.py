@@ -16,12 +16,10 @@ import difflib
 import os
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
 from object_detection.records.tfrecord_file import record_files
+from outside_data.files import read_yaml, regular_file
 from path_names.patterns import match
 
 
@@ -109,12 +107,9 @@ def read_catalog(path: str, folder: str) -> dict[str, DataSet]:
     if not path:
         return stock_catalog(folder)
     folder = folder or os.path.dirname(path)
-    if not Path(path).is_file():
+    if regular_file(path) is None:
         raise FileNotFoundError(f"no data-set catalog at {path} (--data_catalog)")
-    try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not readable as YAML: {error}") from error
+    content = read_yaml(path) or {}
     if not isinstance(content, Mapping):
         raise ValueError(f"{path}: expected data sets by name, got {type(content).__name__}")
     catalog = stock_catalog(folder)

@@ -12,15 +12,14 @@ import dataclasses
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from object_detection.coco.categories import COCO_CATEGORIES
 from object_detection.coco.listed import some
 from object_detection.records.card import DataCard
+from outside_data.files import expecting, read_yaml, regular_file
 
 _VOC = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
@@ -311,15 +310,12 @@ def read_label_map(label_map: str) -> dict[int, str]:
     """
     if label_map in LABEL_MAPS:
         return LABEL_MAPS[label_map]
-    if not Path(label_map).is_file():
+    if regular_file(label_map) is None:
         raise FileNotFoundError(
             f"label_map={label_map!r}: expected {', '.join(LABEL_MAPS)} or a YAML file"
         )
-    try:
-        names = yaml.safe_load(Path(label_map).read_text(encoding="utf-8"))
-        return {int(key): str(name) for key, name in names.items()}
-    except (yaml.YAMLError, ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"{label_map}: expected category id: name ({error})") from error
+    with expecting(label_map, "category id: name"):
+        return {int(key): str(name) for key, name in read_yaml(label_map).items()}
 
 
 def coco_class_map(*, class_ids: str, num_classes: int | None) -> ClassMap:

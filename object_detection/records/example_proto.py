@@ -63,7 +63,7 @@ def decode_example(message: memoryview | bytes, fields: Collection[str]) -> dict
                 name = bytes(parts.get(1, b"")).decode()
                 if name in fields:
                     values[name] = _decode_feature(parts.get(2, memoryview(b"")))
-    except (IndexError, UnicodeDecodeError) as error:
+    except (IndexError, ValueError) as error:
         raise ValueError(
             f"expected a serialised tf.train.Example, got {len(view)} bytes that are not one"
         ) from error
@@ -113,12 +113,15 @@ def _read_varint(view: memoryview | bytes, position: int) -> tuple[int, int]:
         if byte < 0x80:
             return value, position
         shift += 7
+        if shift > 63:
+            raise IndexError("a number of more than 64 bits")
 
 
 def _unpack_varints(packed: bytes) -> np.ndarray:
     values, position = [], 0
     while position < len(packed):
         value, position = _read_varint(packed, position)
+        value &= 2**64 - 1
         values.append(value - 2**64 if value >= 2**63 else value)
     return np.array(values, np.int64)
 

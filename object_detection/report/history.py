@@ -38,7 +38,7 @@ def read_records(run: Path) -> dict[str, list[dict[str, Any]]]:
             try:
                 record = json.loads(line)
                 kind = record.pop("kind")
-            except (ValueError, KeyError):
+            except (AttributeError, KeyError, RecursionError, TypeError, ValueError):
                 continue
             key = record.get("step", record.get("epoch"))
             found.setdefault(kind, {})[key] = record

@@ -22,6 +22,7 @@ from object_detection.records import schema
 from object_detection.records.example_proto import decode_example
 from object_detection.records.tfrecord_file import iterate_records, record_files
 from object_detection.report.matches import IGNORED, KIND_NAMES, RIGHT, Matches
+from outside_data.picture_file import BadImageError, open_picture, read_regular_file
 
 RIGHT_COLOR: Color = (46, 204, 128)
 WRONG_COLOR: Color = (255, 92, 92)
@@ -186,7 +187,7 @@ def pixels_of_records(file_pattern: str, images: Sequence[CocoImage]) -> dict[st
             if text in wanted:
                 wanted.remove(text)
                 encoded = decode_example(record, (schema.ENCODED,))[schema.ENCODED][0]
-                pixels[text] = _decoded(io.BytesIO(encoded))
+                pixels[text] = _decoded(encoded)
         if not wanted:
             break
     return {text: image for text, image in pixels.items() if image is not None}
@@ -194,13 +195,19 @@ def pixels_of_records(file_pattern: str, images: Sequence[CocoImage]) -> dict[st
 
 def pixels_of_files(folder: Path, images: Sequence[CocoImage]) -> dict[str, np.ndarray]:
     """Returns source_id -> uint8 [h, w, 3] of those images that are in a folder and readable."""
-    pixels = {image.source_id: _decoded(folder / image.file_name) for image in images}
+    pixels = {image.source_id: _pixels_of_file(folder / image.file_name) for image in images}
     return {text: image for text, image in pixels.items() if image is not None}
 
 
-def _decoded(file: io.BytesIO | Path) -> np.ndarray | None:
+def _pixels_of_file(path: Path) -> np.ndarray | None:
     try:
-        with Image.open(file) as image:
-            return np.asarray(image.convert("RGB"))
-    except (OSError, ValueError):
+        return _decoded(read_regular_file(path))
+    except BadImageError:
+        return None
+
+
+def _decoded(data: bytes) -> np.ndarray | None:
+    try:
+        return np.asarray(open_picture(data).rgb(upright=False))
+    except BadImageError:
         return None

@@ -24,6 +24,7 @@ from object_detection.records.card import DataCard
 from object_detection.report import history, page, pictures, sections
 from object_detection.report.curves import curves_of
 from object_detection.report.matches import Matches, match
+from outside_data.files import MOST_JSON_BYTES, read_json
 
 PAGE, FILES, ABOUT = "report.html", "report", "evaluation.json"
 
@@ -204,9 +205,7 @@ def _about(about: Mapping[str, Any], run: Path | None, *, num_images: int) -> st
     parts = [("Settings", about["settings"])]
     parts += [(f"Data card of the {name} records", card) for name, card in about["cards"].items()]
     if run and (run / "environment.json").is_file():
-        parts.append(
-            ("Machine of the training", json.loads((run / "environment.json").read_text()))
-        )
+        parts.append(("Machine of the training", read_json(run / "environment.json")))
     facts = [["annotations", about["annotations"]], ["records", about["records"]]]
     facts += [["run", str(run)]] if run else []
     if about.get("seconds"):
@@ -232,7 +231,7 @@ def read_about(folder: Path, *, annotations: str = "", records: str = "") -> dic
         if not (folder / name).is_file():
             raise FileNotFoundError(f"no {name} in {folder}: expected a folder that eval.py wrote")
     if (folder / ABOUT).is_file():
-        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+        about = read_json(folder / ABOUT)
     elif annotations:
         about = _scored_again(folder, annotations)
     else:
@@ -245,12 +244,12 @@ def read_about(folder: Path, *, annotations: str = "", records: str = "") -> dic
 
 
 def _scored_again(folder: Path, annotations: str) -> dict[str, Any]:
-    detections = json.loads((folder / "detections.json").read_bytes())
+    detections = read_json(folder / "detections.json", most=MOST_JSON_BYTES)
     kinds = {"": "bbox"}
     if any("segmentation" in entry for entry in detections[:1]):
         kinds[MASK_PREFIX] = "segm"
     class_scores = {}
-    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics = read_json(folder / "metrics.json")
     most = metrics.get("max_detections", DEFAULT_MAX_DETECTIONS[-1])
     for prefix, kind in kinds.items():
         evaluator = CocoEvaluator(annotations, iou_type=kind)

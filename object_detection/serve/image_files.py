@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from object_detection.convert.picture_file import (
+from outside_data.files import read_text
+from outside_data.picture_file import (
     MAX_PIXELS,
     BadImageError,
     open_picture,
@@ -32,7 +33,7 @@ def read_image_list(path: str) -> list[str]:
       FileNotFoundError: no such file.
       ValueError: it names no image.
     """
-    paths = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines()]
+    paths = [line.strip() for line in read_text(path).splitlines()]
     if not any(paths):
         raise ValueError(f"{path}: expected one image path per line, found none")
     return [p for p in paths if p]

@@ -7,7 +7,6 @@ set's category ids and names.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +16,6 @@ import tensorflow as tf
 
 from object_detection.coco.annotations import read_scored
 from object_detection.convert.image_paths import base_name
-from object_detection.convert.picture_file import MAX_PIXELS
 from object_detection.draw.draw_masks import draw_heat_map, draw_masks, mask_heat
 from object_detection.draw.visualize import contact_sheet, draw_boxes
 from object_detection.masks.mask_paste import MaskRule, encode_masks
@@ -28,6 +26,8 @@ from object_detection.report.matches import match
 from object_detection.report.pictures import worst_images
 from object_detection.serve.image_files import read_image
 from object_detection.serve.saved_model import load_saved_model
+from outside_data.files import expecting, read_json
+from outside_data.picture_file import MAX_PIXELS
 
 # Pictures with masks of smaller images are enlarged by a whole number to about this side, pixels,
 # but not beyond the second.
@@ -83,12 +83,17 @@ def saved_model_detector(folder: str) -> tuple[Detector, ClassMap, MaskRule | No
     if not (Path(folder) / "saved_model.pb").is_file():
         raise FileNotFoundError(f"no SavedModel in {folder}: export one with export.py")
     loaded = load_saved_model(folder)
-    labels = json.loads((Path(folder) / "assets" / "labels.json").read_text())
-    categories = {label["category_id"]: (label["category_id"], label["name"]) for label in labels}
+    path = Path(folder) / "assets" / "labels.json"
+    with expecting(path, "a list of objects with category_id and name"):
+        categories = {
+            int(label["category_id"]): (int(label["category_id"]), str(label["name"]))
+            for label in read_json(path)
+        }
     if not categories:
         raise ValueError(f"{folder}/assets/labels.json names no class")
     masks = Path(folder) / "assets" / "masks.json"
-    rule = MaskRule(**json.loads(masks.read_text())) if masks.is_file() else None
+    with expecting(masks, "the rule by which masks are pasted"):
+        rule = MaskRule(**read_json(masks)) if masks.is_file() else None
     return loaded, ClassMap(max(categories) + 1, categories), rule
 
 

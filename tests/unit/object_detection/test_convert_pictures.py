@@ -12,13 +12,6 @@ from PIL import Image
 from object_detection.coco.annotations import read_annotations
 from object_detection.convert.convert import convert
 from object_detection.convert.image_headers import inspect_image
-from object_detection.convert.picture_file import (
-    BadImageError,
-    PictureRules,
-    open_picture,
-    read_regular_file,
-    suffixes,
-)
 from object_detection.convert.report import describe_conversion
 from object_detection.convert.splits import find_image_dir
 from object_detection.masks.rescale import is_same_shape, rescale_annotations, rescale_object
@@ -27,6 +20,13 @@ from object_detection.records import schema
 from object_detection.records.card import load_card
 from object_detection.records.example_proto import decode_example
 from object_detection.records.tfrecord_file import iterate_records, record_files
+from outside_data.picture_file import (
+    BadImageError,
+    PictureRules,
+    open_picture,
+    read_regular_file,
+    suffixes,
+)
 
 LINKS = PictureRules(follow_links=True)
 ORIENTATION = 0x0112

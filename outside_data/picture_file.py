@@ -31,6 +31,7 @@ _FORMATS = (
 )
 _BYTES_PER_PIXEL = 16  # of the largest uncompressed file that is read at all
 _HEADER_BYTES = 1 << 20
+_FIRST_BYTES = 1 << 16  # enough for most headers
 _ORIENTATION = 0x0112
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -124,8 +125,25 @@ class Picture:
         return pixels.transpose((_TRANSPOSE if upright else _UNDO)[self.orientation])
 
 
-def read_regular_file(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> bytes:
-    """Returns the bytes of a file, unless it is a pipe, a device or absurdly large.
+def read_picture_header(path: str | os.PathLike[str]) -> Picture:
+    """Returns a picture of which no more is read than its size and orientation take.
+
+    Raises:
+      BadImageError: it is none, or must not be read.
+    """
+    head = read_regular_file(path, first=_FIRST_BYTES)
+    try:
+        return open_picture(head, whole=False)
+    except BadImageError:
+        if len(head) < _FIRST_BYTES:
+            raise
+        return open_picture(read_regular_file(path), whole=False)
+
+
+def read_regular_file(
+    path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS, first: int = -1
+) -> bytes:
+    """Returns the bytes of a file, or so many first, unless it is a pipe, a device or too large.
 
     Raises:
       BadImageError: there is nothing to read, or it must not be read.
@@ -148,14 +166,14 @@ def read_regular_file(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIX
             what = f"{status.st_size:,} bytes, more than {most:,} (--max_image_pixels)"
             raise BadImageError("file too large", what)
         with open(descriptor, "rb", closefd=False) as file:
-            return file.read()
+            return file.read(first)
     except OSError as error:
         raise BadImageError("cannot be read", error.strerror or str(error)) from error
     finally:
         os.close(descriptor)
 
 
-def open_picture(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Picture:
+def open_picture(data: bytes, *, max_pixels: int = MAX_PIXELS, whole: bool = True) -> Picture:
     """Reads the header of a picture.
 
     The pixels are decoded only of a JPEG, at an eighth of its size, to see whether it is whole.
@@ -163,6 +181,7 @@ def open_picture(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Picture:
     Args:
       data: the bytes of the file.
       max_pixels: height times width beyond which it is refused.
+      whole: see whether it is; False decodes nothing.
 
     Raises:
       BadImageError: empty, no picture, too many pixels, truncated.
@@ -182,8 +201,8 @@ def open_picture(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Picture:
         if image_format == "TIFF" and orientation >= 5:
             width, height = height, width
         is_jpeg = image_format in ("JPEG", "MPO")
-        is_damaged = is_jpeg and _is_damaged_jpeg(data)
-        num_frames = 1 if is_jpeg else getattr(image, "n_frames", 1)
+        is_damaged = whole and is_jpeg and _is_damaged_jpeg(data)
+        num_frames = 1 if is_jpeg or not whole else getattr(image, "n_frames", 1)
     return Picture(image, image_format, height, width, orientation, is_damaged, num_frames)
 
 

@@ -1,0 +1,171 @@
+"""Reads what others wrote: regular files only, up to a size; JSON and YAML within bounds.
+
+Every reader here ends in one of two ways when it cannot give what was asked for. `OSError` (mostly
+`FileNotFoundError`): there is no such file, or it must not be opened. `BadFileError`: it was read
+and is not what it should be. Both name the file and say what to do. Python's parsers raise more
+than that: of deep nesting RecursionError, of numbers with megabytes of digits ValueError.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from outside_data.text import clean
+
+MOST_JSON_BYTES = 4 << 30
+"""Of an annotation file; COCO's largest has 0.5 GB."""
+MOST_SMALL_BYTES = 64 << 20
+"""Of a card, of a checkpoint's description, of annotations that are a file for each image."""
+MOST_YAML_BYTES = 512 << 10
+"""Of a recipe, a label map, a catalog."""
+MOST_YAML_NODES = 200_000
+"""Of a YAML file with its aliases written out."""
+
+_COPY_AGAIN = "If it was cut short, copy or download it again"
+
+
+class BadFileError(ValueError):
+    """A file of others that is not what it should be; names it, says where and what to do."""
+
+
+def read_file(path: str | os.PathLike[str], *, most: int = MOST_SMALL_BYTES) -> bytes:
+    """Returns the bytes of a regular file.
+
+    Args:
+      path: a file; links are followed.
+      most: bytes beyond which it is not read.
+
+    Raises:
+      FileNotFoundError: there is no such file, or no file can have this name.
+      OSError: it is a pipe, a device or a folder, or cannot be read.
+      BadFileError: it is larger than `most`.
+    """
+    shown = clean(os.fspath(path))
+    try:
+        # Opening a pipe would wait for its writer.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"no file {shown} (looked from {os.getcwd()})") from None
+    except ValueError as error:
+        raise FileNotFoundError(f"{shown}: no file can have this name ({error})") from None
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(f"{shown}: not a regular file: only such are read; name a file")
+        if status.st_size > most:
+            raise BadFileError(
+                f"{shown}: {status.st_size:,} bytes, more than the {most:,} that are read of such "
+                "a file: is it the right one?"
+            )
+        with open(descriptor, "rb", closefd=False) as file:
+            return file.read()
+    finally:
+        os.close(descriptor)
+
+
+def read_text(path: str | os.PathLike[str], *, most: int = MOST_SMALL_BYTES) -> str:
+    """Returns the text of a UTF-8 file, without a byte order mark; raises as `read_file`."""
+    try:
+        return read_file(path, most=most).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise BadFileError(f"{clean(path)}: no UTF-8 text ({error}): save it as UTF-8") from None
+
+
+def read_json(path: str | os.PathLike[str], *, most: int = MOST_SMALL_BYTES) -> Any:
+    """Returns what a JSON file holds; raises as `read_file`."""
+    return parse_json(read_file(path, most=most), path)
+
+
+def parse_json(data: bytes | str, path: str | os.PathLike[str]) -> Any:
+    """Returns what JSON text means.
+
+    Args:
+      data: UTF-8, also with a byte order mark, or UTF-16.
+      path: the file, for messages.
+
+    Raises:
+      BadFileError: it is no JSON, too deep, or has numbers of too many digits.
+    """
+    try:
+        return json.loads(data)
+    except RecursionError:
+        what = "its brackets are nested too deeply to be read"
+    except MemoryError:
+        what = f"this machine has not the memory to hold it ({len(data):,} bytes as text)"
+    except ValueError as error:
+        what = clean(error)
+    raise BadFileError(f"{clean(path)} is no valid JSON: {what}. {_COPY_AGAIN}")
+
+
+def read_yaml(path: str | os.PathLike[str]) -> Any:
+    """Returns what a YAML file holds, aliases resolved; raises as `read_file`.
+
+    Aliases that would multiply beyond MOST_YAML_NODES are refused before anything is built.
+    """
+    text = read_text(path, most=MOST_YAML_BYTES)
+    try:
+        loader = yaml.SafeLoader(text)
+        try:
+            root = loader.get_single_node()
+            if root is None:
+                return None
+            num_nodes = _expanded_nodes(root, {})
+            if num_nodes <= MOST_YAML_NODES:
+                return loader.construct_document(root)
+            what = f"{num_nodes:,} values with its aliases written out, of {MOST_YAML_NODES:,}"
+        finally:
+            loader.dispose()
+    except RecursionError:
+        what = "it is nested too deeply to be read, or contains itself"
+    except Exception as error:  # PyYAML lets errors of numbers, dates and keys through as they come
+        what = clean(error, most=500)
+    raise BadFileError(f"{clean(path)} is not readable as YAML: {what}. Correct it or remove it")
+
+
+def _expanded_nodes(node: yaml.Node, known: dict[int, int]) -> int:
+    """Returns how many nodes a node stands for; `known` is of those whose count is complete."""
+    if id(node) not in known:
+        parts: list[yaml.Node] = []
+        if isinstance(node, yaml.MappingNode):
+            parts = [part for pair in node.value for part in pair]
+        elif isinstance(node, yaml.SequenceNode):
+            parts = node.value
+        known[id(node)] = 1 + sum(_expanded_nodes(part, known) for part in parts)
+    return known[id(node)]
+
+
+@contextlib.contextmanager
+def expecting(path: str | os.PathLike[str], what: str) -> Iterator[None]:
+    """Around what reads a file's content: errors of another shape become a `BadFileError`.
+
+    Args:
+      path: the file, or the folder of the files.
+      what: was expected in it, and what to do if it is not there.
+    """
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        if isinstance(error, ValueError) and os.fspath(path) in str(error):
+            raise
+        found = f"{type(error).__name__}: {clean(error)}"
+        raise BadFileError(f"{clean(path)}: expected {what}; found something else ({found})") from (
+            error
+        )
+
+
+def regular_file(path: str | os.PathLike[str]) -> Path | None:
+    """Returns the path if a regular file is there; a name that no file can have is none."""
+    try:
+        return Path(path) if os.path.isfile(path) else None
+    except ValueError:
+        return None

@@ -1,0 +1,116 @@
+"""Files of others: what must not be opened, what is too deep or too large, and how it is said."""
+
+import os
+
+import h5py
+import numpy as np
+import pytest
+
+from engine.files.weight_files import read_weight_file
+from object_detection.coco.annotations import read_annotations
+from object_detection.records.card import load_card
+from outside_data import files
+
+
+def laughs() -> str:
+    lines = ["a: &a [ha, ha]"]
+    lines += [f"{b}: &{b} [*{a}, *{a}, *{a}, *{a}]" for a, b in zip("abcdefghijk", "bcdefghijkl")]
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 100_000,
+        "{a: " * 5_000,
+        laughs(),
+        laughs().replace("[", "[{<<: [").replace("]", "]}]"),
+        "a: &a [*a]",
+        "a: 2020-99-99",
+        "a: " + "9" * 10_000,
+        "? [a, {}]\n: 1",
+        "a: !!python/object/apply:os.system ['true']",
+        "\x00",
+    ],
+)
+def test_yaml_that_is_none(tmp_path, text):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    with pytest.raises(files.BadFileError, match=r"recipe.yaml is not readable as YAML: .+\. Corr"):
+        files.read_yaml(path)
+
+
+def test_yaml_with_aliases_is_read(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("a: &a {x: 1}\nb: {<<: *a, y: 2}\nc: [*a, *a]\n")
+    assert files.read_yaml(path)["b"] == {"x": 1, "y": 2}
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a": ' * 100_000, "9" * 10_000, "{", "\x00"])
+@pytest.mark.parametrize("read", [files.read_json, read_annotations, load_card])
+def test_json_that_is_none(tmp_path, text, read):
+    path = tmp_path / "x.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match="x.json") as error:
+        read(path)
+    assert len(str(error.value)) < 1000
+
+
+@pytest.mark.parametrize("read", [files.read_json, files.read_yaml, files.read_text])
+def test_only_regular_files_are_read(tmp_path, read):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", "/dev/zero", tmp_path):
+        with pytest.raises(OSError, match="not a regular file"):
+            read(path)
+    for path in (tmp_path / "absent", "a\0b"):
+        with pytest.raises(FileNotFoundError):
+            read(path)
+
+
+def test_a_limit_of_bytes(tmp_path):
+    path = tmp_path / "x.yaml"
+    with path.open("wb") as file:
+        file.truncate(files.MOST_YAML_BYTES + 1)
+    with pytest.raises(files.BadFileError, match=r"524,289 bytes, more than the 524,288"):
+        files.read_yaml(path)
+
+
+def h5_file(path, fill) -> None:
+    with h5py.File(path, "w") as file:
+        file.attrs["layer_names"] = [b"conv"]
+        file.create_group("conv").attrs["weight_names"] = [b"conv/kernel:0"]
+        fill(file["conv"].create_group("conv"))
+
+
+def external(group):
+    group.create_dataset("kernel:0", (4,), "u1", external=[("/etc/hostname", 0, 4)])
+
+
+def external_link(group):
+    group["kernel:0"] = h5py.ExternalLink("other.h5", "/x")
+
+
+def soft_link(group):
+    group["kernel:0"] = h5py.SoftLink("/elsewhere")
+
+
+def virtual(group):
+    layout = h5py.VirtualLayout((4,), "u1")
+    layout[:] = h5py.VirtualSource("other.h5", "x", (4,))
+    group.create_virtual_dataset("kernel:0", layout)
+
+
+def bomb(group):
+    group.create_dataset("kernel:0", (1 << 40,), "f4", chunks=(1 << 20,), compression="gzip")
+
+
+@pytest.mark.parametrize("fill", [external, external_link, soft_link, virtual, bomb])
+def test_weights_lie_in_their_own_file(tmp_path, fill):
+    h5_file(tmp_path / "w.h5", fill)
+    with pytest.raises(files.BadFileError, match=r"w.h5: .*(refused|16 times)"):
+        read_weight_file(tmp_path / "w.h5")
+
+
+def test_weights_in_their_own_file_are_read(tmp_path):
+    h5_file(tmp_path / "w.h5", lambda group: group.create_dataset("kernel:0", data=np.ones(3)))
+    assert read_weight_file(tmp_path / "w.h5").arrays["conv/kernel"].sum() == 3
