@@ -126,8 +126,8 @@ def read_yaml(path: str | os.PathLike[str]) -> Any:
     except RecursionError:
         what = "it is nested too deeply to be read, or contains itself"
     except Exception as error:  # PyYAML lets errors of numbers, dates and keys through as they come
-        what = clean(error, most=500)
-    raise BadFileError(f"{clean(path)} is not readable as YAML: {what}. Correct it or remove it")
+        what = clean(" ".join(str(error).split()), most=500)
+    raise BadFileError(f"{clean(path)}: not readable as YAML: {what}. Correct it or remove it")
 
 
 def _expanded_nodes(node: yaml.Node, known: dict[int, int]) -> int:

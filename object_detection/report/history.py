@@ -38,14 +38,18 @@ def read_records(run: Path) -> dict[str, list[dict[str, Any]]]:
             try:
                 record = json.loads(line)
                 kind = record.pop("kind")
-            except (AttributeError, KeyError, RecursionError, TypeError, ValueError):
+                key = record.get("step", record.get("epoch"))
+                found.setdefault(kind, {})[float(key or 0)] = record
+            except (
+                AttributeError,
+                LookupError,
+                OverflowError,
+                RecursionError,
+                TypeError,
+                ValueError,
+            ):
                 continue
-            key = record.get("step", record.get("epoch"))
-            found.setdefault(kind, {})[key] = record
-    return {
-        kind: sorted(records.values(), key=lambda r: r.get("step") or r.get("epoch") or 0)
-        for kind, records in found.items()
-    }
+    return {kind: [records[key] for key in sorted(records)] for kind, records in found.items()}
 
 
 def loss_lines(steps: list[Mapping[str, Any]]) -> list[Line]:

@@ -36,7 +36,7 @@ def laughs() -> str:
 def test_yaml_that_is_none(tmp_path, text):
     path = tmp_path / "recipe.yaml"
     path.write_text(text)
-    with pytest.raises(files.BadFileError, match=r"recipe.yaml is not readable as YAML: .+\. Corr"):
+    with pytest.raises(files.BadFileError, match=r"recipe.yaml: not readable as YAML: .+\. Corr"):
         files.read_yaml(path)
 
 
