@@ -22,15 +22,17 @@ def outputs(tmp_path_factory):
         pytest.skip("RINGDET_OTHER_VENV does not name the environment of the other stack")
     pythons = {"this": sys.executable, "other": Path(venv).resolve() / "bin" / "python"}
     folder = tmp_path_factory.mktemp("stacks")
-    found = {}
-    for writer in pythons:
-        run_from_scratch([pythons[writer], PROGRAM, "write", folder / writer]).require_success()
-        for reader in pythons:
-            output = folder / f"{writer}-{reader}.npz"
-            command = [pythons[reader], PROGRAM, "read", folder / writer, output]
-            run_from_scratch(command).require_success()
-            found[writer, reader] = dict(np.load(output))
-    return found
+
+    def read(writer, reader):
+        return ["read", folder / writer, folder / f"{writer}-{reader}.npz"]
+
+    for stack, actions in (
+        ("this", ["write", folder / "this", *read("this", "this")]),
+        ("other", ["write", folder / "other", *read("other", "other"), *read("this", "other")]),
+        ("this", read("other", "this")),
+    ):
+        run_from_scratch([pythons[stack], PROGRAM, *actions]).require_success()
+    return {tuple(path.stem.split("-")): dict(np.load(path)) for path in folder.glob("*.npz")}
 
 
 @pytest.mark.slow

@@ -1,10 +1,10 @@
 """Writes and reads what the two stacks exchange: checkpoints of a whole state, and exports.
 
-    python stack_exchange.py write FOLDER
-    python stack_exchange.py read FOLDER OUTPUT.npz
+    python stack_exchange.py write FOLDER read FOLDER OUTPUT.npz read FOLDER OUTPUT.npz
 
 `write` makes, for each family, a checkpoint of a small network after one update and its export.
 `read` runs both on one image; with the outputs it writes all values of the state that it restored.
+One start does any number of them, in order.
 """
 
 import sys
@@ -89,8 +89,16 @@ def read(folder: Path, output: Path) -> None:
     np.savez(output, **found)
 
 
+def main(arguments: list[str]) -> None:
+    """Does what the command line says."""
+    while arguments:
+        action, folder, *arguments = arguments
+        if action == "write":
+            write(Path(folder))
+        else:
+            output, *arguments = arguments
+            read(Path(folder), Path(output))
+
+
 if __name__ == "__main__":
-    if sys.argv[1] == "write":
-        write(Path(sys.argv[2]))
-    else:
-        read(Path(sys.argv[2]), Path(sys.argv[3]))
+    main(sys.argv[1:])
