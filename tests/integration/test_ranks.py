@@ -47,13 +47,12 @@ def under_gloo() -> Result:
     )
 
 
-@pytest.mark.both_stacks
 @pytest.mark.parametrize("check", CHECKS)
 def test_under_mpi(under_mpi, check):
     assert f"PASSED {check}\n" in under_mpi.output, under_mpi.output + under_mpi.errors[-3000:]
 
 
-@pytest.mark.both_stacks
+@pytest.mark.both_stacks  # under MPI test_rank_equality.py runs with both
 @pytest.mark.parametrize("check", CHECKS)
 def test_under_gloo(under_gloo, check):
     assert f"PASSED {check}\n" in under_gloo.output, under_gloo.output + under_gloo.errors[-3000:]
