@@ -45,6 +45,7 @@ def make(family: str) -> tuple[DetectionTask, TrainState]:
     settings = dict(SETTINGS[family])
     if family == "maskrcnn":
         settings |= {"test_detections_per_image": 5, "test_score_thresh": 0.0}
+        settings |= {"moving_average_decay": 0.9}
     config = override(families.base_config(MODELS[family]), settings, source="test")
     description = {"config": to_dict(config), "task": {"class_map": CLASSES.to_dict()}}
     task = families.load(config.model.name).make_task(
