@@ -50,6 +50,8 @@ def record(index, *, encoded=None, boxes=None, categories=None, is_crowd=None):
     box = (10 + index, 20, 40, 50 + index)
     boxes = np.array([box] if boxes is None else boxes, np.float32).reshape(-1, 4)
     count = len(boxes)
+    categories = [8] * count if categories is None else categories
+    names = dict(CLASS_MAP.categories.values())
     return schema.encode_record(
         jpeg(picture(box)) if encoded is None else encoded,
         image_format="jpeg",
@@ -58,8 +60,8 @@ def record(index, *, encoded=None, boxes=None, categories=None, is_crowd=None):
         source_id=str(1000 + index),
         file_name=f"{index}.jpg",
         boxes=boxes,
-        category_ids=[8] * count if categories is None else categories,
-        category_names=["cup"] * count,
+        category_ids=categories,
+        category_names=[names[category] for category in categories],
         is_crowd=[0] * count if is_crowd is None else is_crowd,
         areas=[float((b[2] - b[0]) * (b[3] - b[1])) for b in boxes],
     )
