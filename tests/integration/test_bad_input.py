@@ -54,13 +54,18 @@ def records(tiny_set, tmp_path):
 
 
 def spoil_records(path, change):
-    """Writes a record file anew with `change(index, example)` applied to each of its records."""
+    """Writes a record file anew with `change(index, example)` applied to each of its records.
+
+    The set loses its card, which would refuse files that it does not describe.
+    """
     examples = []
     for index, record in enumerate(iterate_records(path)):
         example = tf.train.Example.FromString(bytes(record))
         change(index, example.features.feature)
         examples.append(example.SerializeToString())
     write_records(path, examples)
+    for card in path.parent.glob(f"{path.name.split('-')[0]}-card.json"):
+        card.unlink()
 
 
 def changed_json(source, target, change):
@@ -90,7 +95,7 @@ def shift_categories(content):
         (["--hparams=image_size=large"], ["--hparams: image_size", "'large'"]),
         (["--hparams=image_size=130"], ["image_size", "130", "128", "256"]),
         (["--hparams=image_size"], ["--hparams", "key=value"]),
-        (["--hparams=nms_configs.method=soft"], ["nms_configs.method='soft'"]),
+        (["--hparams=nms_configs.method=soft"], ["method='soft'", "'hard'"]),
         (["--training_mode=trainval"], ["training_mode='trainval'", "'traineval'"]),
         (["--preset=nvdia"], ["preset='nvdia'", "'nvidia'"]),
         (["--recipe=/nowhere/fast.yaml"], ["/nowhere/fast.yaml"]),
@@ -133,9 +138,10 @@ def test_truncated_records(train, records):
     shard = sorted(records.glob("train-*.tfrecord"))[-1]
     with shard.open("r+b") as file:
         file.truncate(shard.stat().st_size - 100)
-    train(f"--training_file_pattern={records}/train-*").require_explained_failure(
-        str(shard), "truncated", "byte"
-    )
+    pattern = f"--training_file_pattern={records}/train-*"
+    train(pattern).require_explained_failure("train-card.json", str(shard), "changed")
+    (records / "train-card.json").unlink()
+    train(pattern).require_explained_failure(str(shard), "truncated", "byte")
 
 
 def test_truncated_validation_records_are_found_before_training(train, records):
@@ -298,10 +304,14 @@ def test_image_ids_that_are_shuffled(train, tiny_set, tmp_path):
 
 
 def test_category_ids_that_do_not_meet(train, tiny_set, tmp_path):
-    path = changed_json(tiny_set.annotations, tmp_path / "val.json", shift_categories)
+    def rename_and_shift(content):
+        shift_categories(content)
+        for category in content["categories"]:
+            category["name"] = f"another {category['name']}"
+
+    path = changed_json(tiny_set.annotations, tmp_path / "val.json", rename_and_shift)
     result = train(f"--val_json_file={path}")
-    said = result.require_explained_failure("categor", "1002")
-    assert "card" in said
+    result.require_explained_failure("categor", "1002", "another")
     assert "tracing" not in result.output
 
 
