@@ -84,6 +84,13 @@ def shift_categories(content):
         annotation["category_id"] += 1000
 
 
+def exchange_categories(content):
+    """Gives all categories of a COCO file other ids and other names."""
+    shift_categories(content)
+    for category in content["categories"]:
+        category["name"] = f"another {category['name']}"
+
+
 # ---------------------------------------------------------------------------- settings
 
 
@@ -304,12 +311,7 @@ def test_image_ids_that_are_shuffled(train, tiny_set, tmp_path):
 
 
 def test_category_ids_that_do_not_meet(train, tiny_set, tmp_path):
-    def rename_and_shift(content):
-        shift_categories(content)
-        for category in content["categories"]:
-            category["name"] = f"another {category['name']}"
-
-    path = changed_json(tiny_set.annotations, tmp_path / "val.json", rename_and_shift)
+    path = changed_json(tiny_set.annotations, tmp_path / "val.json", exchange_categories)
     result = train(f"--val_json_file={path}")
     result.require_explained_failure("categor", "1002", "another")
     assert "tracing" not in result.output
@@ -557,7 +559,7 @@ def test_class_count_unlike_the_checkpoints(evaluate):
 
 
 def test_evaluation_on_another_data_set(evaluate, tiny_set, tmp_path):
-    path = changed_json(tiny_set.annotations, tmp_path / "other.json", shift_categories)
+    path = changed_json(tiny_set.annotations, tmp_path / "other.json", exchange_categories)
     convert(read_annotations(path), tiny_set.images, tmp_path / "other", num_shards=1)
     evaluate(
         f"--val_file_pattern={tmp_path}/other-*", f"--val_json_file={path}"

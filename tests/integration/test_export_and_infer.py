@@ -107,7 +107,7 @@ def test_infer_writes_pictures_and_detections(tiny_set, pictures, drawn):
     names = {f"{p.stem}-detections.png" for p in pictures}
     assert {p.name for p in drawn.iterdir()} == names | {"detections.json", "contact-sheet.png"}
     found = detections_of(drawn)
-    assert list(found) == [str(p) for p in pictures]
+    assert set(found) <= {str(p) for p in pictures}  # those on which something was found
     categories = json.loads(tiny_set.annotations.read_text())["categories"]
     categories = {category["id"]: category["name"] for category in categories}
     assert sum(map(len, found.values())) > 4
@@ -194,9 +194,10 @@ def test_infer_goes_on_past_what_it_cannot_read(commands, trained_run, pictures,
         f"--saved_model_dir={folder / 'model'}",
         f"--output_dir={folder / 'out'}",
         "--exif=apply",
+        "--min_score_thresh=0.01",
     )
     assert result.code == 3
-    found = json.loads((folder / "out" / "detections.json").read_text())
+    found = detections_of(folder / "out")
     assert list(found) == [str(photos / name) for name in ("a.webp", "b.TIF", "c.png")]
     with Image.open(pictures[0]) as image, Image.open(folder / "out/a-detections.png") as drawn:
         assert drawn.size == image.size[::-1]
