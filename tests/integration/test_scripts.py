@@ -315,10 +315,10 @@ def test_train_py_takes_the_arguments_of_the_tf2_program(masks):
 # ---------------------------------------------------------------------------- docker
 
 
-def dry(script, **variables):
+def dry(script, *arguments, **variables):
     """Runs a script of docker/ dry; returns the finished process."""
     environment = {"PATH": os.environ["PATH"], "DRY_RUN": "1", **variables}
-    command = ["bash", ROOT / "docker" / script]
+    command = ["bash", ROOT / "docker" / script, *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
 
 
