@@ -28,7 +28,7 @@ from object_detection.check.findings import Report
 from object_detection.check.split_table import SplitTable
 from object_detection.convert.prepare import check_data, choose_splits, coco_splits
 from object_detection.formats.importers import FORMATS
-from outside_data.picture_file import PictureRules
+from outside_data.picture_file import BadImageError, PictureRules, open_picture, read_regular_file
 from outside_data.text import clean_lines
 
 _FORMAT = flags.DEFINE_enum(
@@ -113,9 +113,9 @@ def _draw(report: Report, tables: Mapping[str, SplitTable], path: Path) -> Path:
     for (name, index), caption in shown.items():
         table = tables[name]
         try:
-            with Image.open(table.facts[index].path) as image:
-                pixels = np.asarray(image.convert("RGB"))
-        except OSError:
+            data = read_regular_file(table.facts[index].path)
+            pixels = np.asarray(open_picture(data).rgb(upright=False))
+        except BadImageError:
             continue
         own = table.image == index
         x, y, width, height = table.boxes[own].T

@@ -22,11 +22,11 @@ from typing import Any
 
 import numpy as np
 from absl import app, flags
-from PIL import Image
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 from dataset.instance_masks import mask_annotation
+from outside_data.picture_file import read_picture_header, stored_values
 from outside_data.text import clean_lines
 
 _CITYSCAPES_DIR = flags.DEFINE_string(
@@ -91,8 +91,8 @@ def convert(folder: Path, split: str) -> dict[str, Any]:
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for picture in pictures:
-        with Image.open(picture) as image:
-            width, height = image.size
+        header = read_picture_header(picture)
+        width, height = header.width, header.height
         entry = {
             "id": picture.name[: -len(_IMAGE_END)],
             "file_name": picture.relative_to(root).as_posix(),
@@ -113,8 +113,7 @@ def _objects(path: Path, size: tuple[int, int]) -> list[dict[str, Any]]:
     """Returns the COCO entries of an instance-id image, whose image is (height, width)."""
     if not path.is_file():
         raise FileNotFoundError(f"no instance ids at {path}: unpack gtFine_trainvaltest.zip")
-    with Image.open(path) as image:
-        values = np.asarray(image).astype(np.int32)
+    values = stored_values(path).astype(np.int32)
     if values.shape != size:
         raise ValueError(f"{path} is of size {values.shape}, its image of size {size}")
     category_ids = {label: number for number, label in enumerate(LABELS, start=1)}

@@ -25,13 +25,13 @@ from xml.etree.ElementTree import Element
 
 import numpy as np
 from absl import app, flags
-from PIL import Image
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 from object_detection.formats import voc
 from object_detection.formats.folder import DataFolder
 from object_detection.formats.plain_xml import parse_xml
+from outside_data.picture_file import stored_values
 from outside_data.text import clean_lines
 
 _VOC_DIR = flags.DEFINE_string(
@@ -145,8 +145,7 @@ def _add_masks(objects: list[dict[str, Any]], path: Path) -> None:
     """Puts masks in the place of boxes; object k of the annotation file has value k + 1."""
     from dataset.instance_masks import mask_annotation  # boxes do without pycocotools
 
-    with Image.open(path) as image:
-        values = np.asarray(image)
+    values = stored_values(path)
     present = set(np.unique(values).tolist()) - {0, _BORDER}
     if max(present, default=0) > len(objects):
         raise ValueError(

@@ -140,6 +140,20 @@ def read_picture_header(path: str | os.PathLike[str]) -> Picture:
         return open_picture(read_regular_file(path), whole=False)
 
 
+def stored_values(path: str | os.PathLike[str]) -> np.ndarray:
+    """Returns what a picture file holds, [h, w] or [h, w, channels]: of a palette the numbers.
+
+    Raises:
+      BadImageError: it is no picture or must not be read; names the file.
+    """
+    try:
+        picture = open_picture(read_regular_file(path), whole=False)
+        with _reading_errors():
+            return np.asarray(picture.image)
+    except BadImageError as error:
+        raise BadImageError(f"{os.fspath(path)}: {error.reason}", error.detail) from error
+
+
 def read_regular_file(
     path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS, first: int = -1
 ) -> bytes:

@@ -237,7 +237,7 @@ def missing_paths(text: str) -> list[str]:
 def test_the_documents_are_there():
     names = {path.relative_to(ROOT).as_posix() for path in DOCUMENTS}
     expected = {f"docs/{name}.md" for name in PAGES}
-    assert expected | {"README.md", "CHANGELOG.md", "CONTRIBUTING.md"} == names
+    assert expected | {"README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"} == names
 
 
 @pytest.mark.parametrize("reference", THEIR_PROGRAMS)
