@@ -147,7 +147,7 @@ def test_installed_it_finds_its_programs(tmp_path):
         [sys.executable, "-m", "pip", "install", *options, source], cwd=tmp_path
     ).require_success()
     environment = {"PYTHONPATH": str(target)}
-    for words in (["--help"], ["train", "--help"], ["draw", "--help"], ["quickstart", "--help"]):
+    for words in (["--help"], ["train", "--help"], ["quickstart", "--help"]):
         result = run_from_scratch(
             [sys.executable, target / "bin" / "ringdet", *words],
             cwd=tmp_path,
