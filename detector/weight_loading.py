@@ -56,6 +56,29 @@ def prefer_averages(
     return chosen
 
 
+def with_our_epsilon(
+    found: Mapping[str, Translated], *, theirs: float | None, ours: float
+) -> dict[str, Translated]:
+    """Scales gammas so that another epsilon beneath the root gives the same normalisation.
+
+    Args:
+      found: our name -> array; gammas whose variance is there too are corrected.
+      theirs: what the file's program adds to variances; None: as ours.
+      ours: what the model adds.
+    """
+    corrected = dict(found)
+    for name, value in found.items():
+        variance = found.get(f"{name.removesuffix('/gamma')}/moving_variance")
+        if theirs in (None, ours) or not name.endswith("/gamma") or variance is None:
+            continue
+        spread = variance.array.astype(np.float64)
+        is_sound = spread + theirs > 0.0
+        ratio = np.where(is_sound, (spread + ours) / np.where(is_sound, spread + theirs, 1), 1)
+        gamma = (value.array * np.sqrt(ratio)).astype(np.float32)
+        corrected[name] = value._replace(array=gamma)
+    return corrected
+
+
 @dataclasses.dataclass(frozen=True)
 class LoadReport:
     """What one load did."""

@@ -1,19 +1,22 @@
 """Turns variable names of other EfficientNet and EfficientDet programs into ours.
 
 Five layouts are known: ours (which is NVIDIA's backbone with google/automl's neck and heads),
-google/automl's backbone, the PyTorch port of EfficientNet, and keras-applications. Their patterns
-exclude one another, so a name is tried against all of them and no layout has to be declared.
+google/automl's backbone, the PyTorch port of EfficientNet, and keras-applications; those of timm,
+effdet and torchvision are in `torch_names`. Their patterns exclude one another, so a name is tried
+against all of them and no layout has to be declared.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
 
 from detector.weight_loading import Translated, prefer_averages
+from efficientdet.torch_names import torch_name
 
 BACKBONE_PREFIXES = ("stem_", "stack_")
 _ROOTS = (
@@ -28,6 +31,9 @@ _PYTORCH_BLOCK = re.compile(r"^_blocks\.(\d+)\._(\w+)\.(\w+)$")
 _AVERAGE_PREFIX = "ema/"
 _AVERAGE_SUFFIXES = ("/ExponentialMovingAverage", "/average")
 _VALUE_PREFIX = "model/"
+_NO_SCOPES: Mapping[tuple[str, ...], str] = MappingProxyType({})
+# Channels before the classifier of torchvision's largest network with the epsilon of PyTorch (B4).
+_MOST_CHANNELS_OF_TORCH_EPSILON = 1792
 
 
 class NamedBlock(NamedTuple):
@@ -48,13 +54,16 @@ def blocks_of(variable_names: Iterable[str]) -> list[NamedBlock]:
 
 
 def translate(
-    arrays: Mapping[str, np.ndarray], blocks: Sequence[NamedBlock]
+    arrays: Mapping[str, np.ndarray],
+    blocks: Sequence[NamedBlock],
+    scopes: Mapping[tuple[str, ...], str] = _NO_SCOPES,
 ) -> tuple[dict[str, Translated], dict[str, str]]:
     """Renames the arrays of a file to our names, and PyTorch arrays to TensorFlow's layout.
 
     Args:
       arrays: as read from the file.
       blocks: of the model that will receive them; gives flat block numbers their meaning.
+      scopes: of `torch_names.scopes_of` for that model.
 
     Returns:
       {our name: array}, the average where a value has one, and {name in the file: why it has no
@@ -63,12 +72,12 @@ def translate(
     has_prefixes = any(name.startswith(_VALUE_PREFIX) for name in arrays)
     named: list[tuple[str, Translated]] = []
     unused: dict[str, str] = {}
-    for source, array in arrays.items():
+    for source, array in _single_edges(arrays):
         base, is_average = _strip_copy(source)
         if has_prefixes and not source.startswith((_VALUE_PREFIX, _AVERAGE_PREFIX)):
             unused[source] = "training state"
             continue
-        name = our_name(base, blocks)
+        name = our_name(base, blocks, scopes)
         if name is None:
             unused[source] = "not a variable of this network"
             continue
@@ -79,9 +88,34 @@ def translate(
 
 
 def is_of_automl(names: Iterable[str]) -> bool:
-    """Tells whether these are names of a detector of google/automl."""
+    """Tells whether these are names of a detector of google/automl, or of its port effdet."""
     stripped = [_strip_copy(name)[0] for name in names]
+    if any(name.startswith("fpn.cell.") for name in stripped):
+        return True
     return any(_AUTOML.match(n) for n in stripped) and any("class-predict" in n for n in stripped)
+
+
+def layout_of(names: Iterable[str]) -> str:
+    """Says whose names a file of another program has, and what its convolutions pad; '' if ours."""
+    names = set(names)
+    if any(name.startswith("fpn.cell.") for name in names):
+        return "effdet (padding as TensorFlow's)"
+    if "features.1.0.block.0.0.weight" in names:
+        return "torchvision (padded symmetrically there, as TensorFlow does here)"
+    if "blocks.0.0.conv_dw.weight" in names:
+        return "timm (its tf_ files are padded as here, its others symmetrically)"
+    return "google/automl" if is_of_automl(names) else ""
+
+
+def batch_norm_epsilon(arrays: Mapping[str, np.ndarray]) -> float | None:
+    """Returns what the file's program adds to variances, if another number than ours.
+
+    torchvision: 1e-5 up to B4, 1e-3 for the larger. timm's files do not tell; their tf_ have 1e-3.
+    """
+    head = arrays.get("features.8.0.weight")
+    if head is None or len(head) > _MOST_CHANNELS_OF_TORCH_EPSILON:
+        return None
+    return 1e-5
 
 
 def _strip_copy(name: str) -> tuple[str, bool]:
@@ -94,7 +128,20 @@ def _strip_copy(name: str) -> tuple[str, bool]:
     return name.removeprefix(_VALUE_PREFIX), False
 
 
-def our_name(name: str, blocks: Sequence[NamedBlock]) -> str | None:
+def _single_edges(arrays: Mapping[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
+    """Yields the arrays; those of effdet's fusion weights one by one, as variables are here."""
+    for name, array in arrays.items():
+        if name.endswith(".edge_weights") and array.ndim == 1:
+            yield from ((f"{name}.{i}", np.asarray(weight)) for i, weight in enumerate(array))
+        else:
+            yield name, array
+
+
+def our_name(
+    name: str,
+    blocks: Sequence[NamedBlock],
+    scopes: Mapping[tuple[str, ...], str] = _NO_SCOPES,
+) -> str | None:
     """Translates one name; None if it is of no known layout."""
     if match := _OURS.match(name):
         return match[1]
@@ -102,6 +149,9 @@ def our_name(name: str, blocks: Sequence[NamedBlock]) -> str | None:
         return _from_automl(match, blocks)
     if name.startswith("_"):
         return _from_pytorch_name(name, blocks)
+    if "." in name:
+        expands = {block.name: block.has_expansion for block in blocks}
+        return torch_name(name, expands=expands, scopes=scopes)
     return _from_applications(name)
 
 

@@ -19,9 +19,18 @@ from detector.weight_loading import (
     compare,
     first_part,
     variables_of,
+    with_our_epsilon,
 )
 from efficientdet.heads import CLASS_PREDICTOR
-from efficientdet.weight_names import BACKBONE_PREFIXES, blocks_of, is_of_automl, translate
+from efficientdet.torch_names import scopes_of
+from efficientdet.weight_names import (
+    BACKBONE_PREFIXES,
+    batch_norm_epsilon,
+    blocks_of,
+    is_of_automl,
+    layout_of,
+    translate,
+)
 from engine.files import checkpoint
 from engine.files.weight_files import read_weight_file
 from object_detection.input.geometry import ANTIALIASED, BILINEAR
@@ -80,7 +89,7 @@ def load_backbone(model: tf.keras.Model, path: str | Path) -> LoadReport:
         for name, variable in variables_of(model).items()
         if name.startswith(BACKBONE_PREFIXES)
     }
-    return _load(wanted, path)
+    return _load(wanted, path, epsilon=_epsilon_of(model))
 
 
 def load_detector(
@@ -108,7 +117,11 @@ def load_detector(
     Raises:
       ValueError: nothing matched, or the file is of another network; nothing was changed.
     """
-    return _load(variables_of(model), path, channels, coco_channels)
+    return _load(variables_of(model), path, channels, coco_channels, epsilon=_epsilon_of(model))
+
+
+def _epsilon_of(model: tf.keras.Model) -> float:
+    return model.get_layer("stem_bn").epsilon
 
 
 def _load(
@@ -116,9 +129,12 @@ def _load(
     path: str | Path,
     channels: Sequence[int] | None = None,
     coco_channels: Sequence[int] | None = None,
+    *,
+    epsilon: float,
 ) -> LoadReport:
     file = read_weight_file(path)
-    found, skipped = translate(file.arrays, blocks_of(wanted))
+    found, skipped = translate(file.arrays, blocks_of(wanted), scopes_of(wanted))
+    found = with_our_epsilon(found, theirs=batch_norm_epsilon(file.arrays), ours=epsilon)
     ours, theirs = _class_counts(found, wanted)
     if channels is None and ours != theirs and theirs in COCO_ID_COUNTS:
         channels = coco_channels
@@ -137,6 +153,7 @@ def _load(
         skipped=skipped,
         problems=problems + _unexpected(found, wanted),
         part_of=_part_of,
+        details=tuple(f"layout {text}" for text in [layout_of(file.arrays)] if text),
     )
 
 

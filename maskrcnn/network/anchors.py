@@ -45,7 +45,7 @@ def model_anchors(config: ModelConfig, network_size: tuple[int, int]) -> np.ndar
             np.concatenate([_shapes(config, stride, size) for size in of_level])
             for stride, of_level in zip(strides, sizes)
         ],
-        center=0.0 if is_torchvision else 0.5,
+        center=0.0 if config.anchor_convention in ("detectron2", "torchvision") else 0.5,
         pixel_offset=1.0 if is_detectron else 0.0,
     )
 
@@ -57,4 +57,6 @@ def _shapes(config: ModelConfig, stride: int, size: float) -> np.ndarray:
         return detectron_anchor_shapes(stride, sizes=[size], ratios=ratios)
     if config.anchor_convention == "torchvision":
         return torchvision_anchor_shapes(sizes=[size], ratios=ratios)
+    if config.anchor_convention == "detectron2":
+        return anchor_shapes(size, aspect_ratios=[(ratio**-0.5, ratio**0.5) for ratio in ratios])
     return anchor_shapes(size, aspect_ratios=config.aspect_ratios)

@@ -1,9 +1,10 @@
 """Translates variable names of other programs into ours, one function per program.
 
 `ngc` is NVIDIA's ResNet-50 classifier for TensorFlow; `torchvision` its ResNets and detectors;
-`benchmark` maskrcnn-benchmark and NVIDIA's PyTorch program; `detectron` blobs of Caffe2. Arrays are
-the matter of `weight_names`. With group norm, maskrcnn-benchmark keeps the names of batch norm in
-the body, and elsewhere makes each layer a sequence of layer and norm.
+`benchmark` maskrcnn-benchmark and NVIDIA's PyTorch program; `detectron` blobs of Caffe2;
+`detectron2` and `mmdetection` the programs of these names. Arrays are the matter of `weight_names`.
+With group norm, maskrcnn-benchmark keeps the names of batch norm in the body, and elsewhere makes
+each layer a sequence of layer and norm.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import re
 
 NGC, TORCHVISION, BENCHMARK, DETECTRON = "ngc", "torchvision", "benchmark", "detectron"
+DETECTRON2, MMDETECTION = "detectron2", "mmdetection"
 
 _NGC_CONV = re.compile(
     r"^resnet50/(?:btlnck_block_(\d)_(\d+)/(?:bottleneck_(\d)|(shortcut)/conv2d)|(conv2d))"
@@ -34,7 +36,7 @@ def foreign_name(layout: str, name: str, *, has_group_norm: bool = False) -> str
     """Translates one name of another program; None if it has no place in our networks.
 
     Args:
-      layout: one of `NGC`, `TORCHVISION`, `BENCHMARK`, `DETECTRON`.
+      layout: one of the constants of this module.
       name: without a leading `module.`.
       has_group_norm: of the whole file: norms of the backbone are group norms.
     """
@@ -44,6 +46,10 @@ def foreign_name(layout: str, name: str, *, has_group_norm: bool = False) -> str
         return _from_detectron(name)
     if layout == TORCHVISION:
         return _from_torchvision(name)
+    if layout == DETECTRON2:
+        return _from_detectron2(name)
+    if layout == MMDETECTION:
+        return _from_mmdetection(name)
     return _from_benchmark(name, norm="gn" if has_group_norm else "bn")
 
 
@@ -156,3 +162,62 @@ def _from_detectron(name: str) -> str | None:
     elif layer in ("conv5_mask", "mask_fcn_logits"):
         ours = f"mask_head/{layer}"
     return f"{ours}/{_BLOB_LAYER[variable]}" if ours else None
+
+
+_DETECTRON2_BODY = re.compile(
+    r"^(?:backbone\.(?:bottom_up\.)?|(roi_heads)\.)(?:stem|res(\d)\.(\d+))"
+    r"\.(?:conv(\d)|shortcut)\.(?:(weight)|norm\.(\w+))$"
+)
+_DETECTRON2_LAYERS = {
+    "proposal_generator.rpn_head.conv": "rpn/conv",
+    "proposal_generator.rpn_head.objectness_logits": "rpn/cls_logits",
+    "proposal_generator.rpn_head.anchor_deltas": "rpn/bbox_pred",
+    "roi_heads.box_head.fc1": "box_head/fc6",
+    "roi_heads.box_head.fc2": "box_head/fc7",
+    "roi_heads.box_predictor.cls_score": "box_head/cls_score",
+    "roi_heads.box_predictor.bbox_pred": "box_head/bbox_pred",
+    "roi_heads.mask_head.deconv": "mask_head/conv5_mask",
+    "roi_heads.mask_head.predictor": "mask_head/mask_fcn_logits",
+    **{f"roi_heads.mask_head.mask_fcn{i}": f"mask_head/mask_fcn{i}" for i in range(1, 9)},
+    **{f"backbone.fpn_lateral{level}": f"fpn/inner{level}" for level in range(2, 6)},
+    **{f"backbone.fpn_output{level}": f"fpn/layer{level}" for level in range(2, 6)},
+}
+_MMDETECTION_LAYERS = {
+    "rpn_head.rpn_conv": "rpn/conv",
+    "rpn_head.rpn_cls": "rpn/cls_logits",
+    "rpn_head.rpn_reg": "rpn/bbox_pred",
+    "roi_head.bbox_head.shared_fcs.0": "box_head/fc6",
+    "roi_head.bbox_head.shared_fcs.1": "box_head/fc7",
+    "roi_head.bbox_head.fc_cls": "box_head/cls_score",
+    "roi_head.bbox_head.fc_reg": "box_head/bbox_pred",
+    "roi_head.mask_head.upsample": "mask_head/conv5_mask",
+    "roi_head.mask_head.conv_logits": "mask_head/mask_fcn_logits",
+    **{f"roi_head.mask_head.convs.{i}.conv": f"mask_head/mask_fcn{i + 1}" for i in range(8)},
+    **{f"neck.lateral_convs.{i}.conv": f"fpn/inner{i + 2}" for i in range(4)},
+    **{f"neck.fpn_convs.{i}.conv": f"fpn/layer{i + 2}" for i in range(4)},
+}
+
+
+def _of_layer(name: str, layers: dict[str, str]) -> str | None:
+    layer, _, variable = name.rpartition(".")
+    is_known = layer in layers and variable in _TORCH_LAYER
+    return f"{layers[layer]}/{_TORCH_LAYER[variable]}" if is_known else None
+
+
+def _from_detectron2(name: str) -> str | None:
+    match = _DETECTRON2_BODY.match(name)
+    if match is None:
+        return _of_layer(name, _DETECTRON2_LAYERS)
+    heads, stage, block, number, weight, norm = match.groups()
+    prefix = "box_head" if heads else "backbone"
+    prefix += f"/layer{int(stage) - 1}/{block}/" if stage else "/"
+    prefix += "" if number else "downsample_"
+    if weight:
+        return f"{prefix}conv{number or ''}/kernel"
+    return f"{prefix}bn{number or ''}/{_TORCH_NORM[norm]}" if norm in _TORCH_NORM else None
+
+
+def _from_mmdetection(name: str) -> str | None:
+    if name.startswith("backbone."):
+        return _from_torch_resnet(name.removeprefix("backbone."), prefix="backbone", norm="bn")
+    return _of_layer(name, _MMDETECTION_LAYERS)

@@ -22,7 +22,15 @@ from maskrcnn.config import (
     Conventions,
     ModelConfig,
 )
-from maskrcnn.weights.foreign_names import BENCHMARK, DETECTRON, NGC, TORCHVISION, foreign_name
+from maskrcnn.weights.foreign_names import (
+    BENCHMARK,
+    DETECTRON,
+    DETECTRON2,
+    MMDETECTION,
+    NGC,
+    TORCHVISION,
+    foreign_name,
+)
 from object_detection.input.geometry import ANTIALIASED, BILINEAR
 
 OURS = "ours"
@@ -44,6 +52,10 @@ def layout_of(names: Iterable[str]) -> str:
         return NGC
     if "res2_0_branch2a_w" in names:
         return DETECTRON
+    if any(name.startswith(("backbone.bottom_up.", "proposal_generator.")) for name in names):
+        return DETECTRON2
+    if "rpn_head.rpn_conv.weight" in names:
+        return MMDETECTION
     marks = ("backbone.body.stem.", "backbone.fpn.fpn_", "roi_heads.box.feature_extractor.")
     if any(name.startswith(marks) for name in names):
         return BENCHMARK
@@ -56,8 +68,10 @@ def conventions_of_layout(layout: str, arrays: Mapping[str, np.ndarray]) -> Conv
     """Returns what the weights of another program demand; None for ours.
 
     Detectron's ResNets come from MSRA's, with the stride in the 1x1 convolution; its ResNeXt and
-    its networks with group norm have it in the 3x3. Whole detectors also demand the anchors, the
-    box coding and the RoIAlign that they were trained with.
+    its networks with group norm have it in the 3x3. Detectron2's are likewise, and its ResNeXt has
+    pixels divided by deviations; mmdetection's files are taken for those of its style `pytorch`.
+    Whole detectors also demand the anchors, the box coding, the RoIAlign and the resampling that
+    they were trained with.
     """
     if layout == NGC:
         return Conventions("same", "3x3", IMAGENET_MEAN_RGB, IMAGENET_STDDEV_RGB)
@@ -66,16 +80,23 @@ def conventions_of_layout(layout: str, arrays: Mapping[str, np.ndarray]) -> Conv
         if not _is_detector(arrays):
             return demanded
         return Conventions(*demanded[:4], "torchvision", 0.0, 0.0, "legacy", BILINEAR)
-    if layout not in (BENCHMARK, DETECTRON):
+    if layout == MMDETECTION:
+        demanded = OUR_CONVENTIONS.of_backbone()
+        return Conventions(*demanded[:4], "detectron2", 0.0, 0.0, "aligned", BILINEAR)
+    if layout not in (BENCHMARK, DETECTRON, DETECTRON2):
         return None
     is_grouped = any(
-        re.search(r"res\d_\d+_branch2b_w$|layer\d\.\d+\.conv2\.weight$", name)
+        re.search(r"res\d_\d+_branch2b_w$|(?:layer|res)\d\.\d+\.conv2\.weight$", name)
         and array.ndim == 4
         and array.shape[0] != array.shape[1]
         for name, array in arrays.items()
     )
     in_first = not is_grouped and not _has_group_norm(layout, arrays)
     stride_in = "1x1" if in_first else "3x3"
+    if layout == DETECTRON2:
+        stddev = IMAGENET_STDDEV_RGB if is_grouped else (1.0, 1.0, 1.0)
+        of_body = ("symmetric", stride_in, IMAGENET_MEAN_RGB, stddev)
+        return Conventions(*of_body, "detectron2", 0.0, 0.0, "aligned", ANTIALIASED)
     demanded = Conventions("symmetric", stride_in, _MSRA_MEAN_RGB, (1.0, 1.0, 1.0))
     if not _is_detector(arrays):
         return demanded
@@ -165,19 +186,20 @@ def _to_our_axes(name: str, array: np.ndarray, *, box_resolution: int) -> np.nda
 
 def _to_our_order(name: str, array: np.ndarray, layout: str, config: ModelConfig) -> np.ndarray:
     """Reorders colours, classes, anchors and coordinates along the axes they lie on."""
-    if name == "backbone/conv1/kernel" and layout in (BENCHMARK, DETECTRON):
+    if name == "backbone/conv1/kernel" and layout in (BENCHMARK, DETECTRON, DETECTRON2):
         return array[:, :, ::-1]  # blue, green, red there
     layer, _, _ = name.rpartition("/")
+    is_ours = layout in (DETECTRON2, MMDETECTION)  # background last, or absent
     if layer == "box_head/cls_score":
-        return np.roll(array, -1, axis=-1)
+        return array if is_ours else np.roll(array, -1, axis=-1)
     if layer == "mask_head/mask_fcn_logits":
-        return array[..., 1:]
+        return array if is_ours else array[..., 1:]
     if layer == "box_head/bbox_pred" and array.shape[-1] % 4 == 0:
-        return _swap_coordinates(array)[..., 4:]
+        return _swap_coordinates(array)[..., 0 if is_ours else 4 :]
     if layer == "rpn/bbox_pred" and array.shape[-1] == 4 * config.num_anchors_per_cell:
-        return _swap_coordinates(array, anchor_order(config))
+        return _swap_coordinates(array, anchor_order(config, layout))
     if layer == "rpn/cls_logits" and array.shape[-1] == config.num_anchors_per_cell:
-        return array[..., anchor_order(config)]
+        return array[..., anchor_order(config, layout)]
     return array
 
 
@@ -188,10 +210,11 @@ def _swap_coordinates(array: np.ndarray, order: Sequence[int] | None = None) -> 
     return boxes.reshape(array.shape)
 
 
-def anchor_order(config: ModelConfig) -> list[int]:
+def anchor_order(config: ModelConfig, layout: str = "") -> list[int]:
     """Returns, for each anchor of a cell of ours, its position among those of other programs.
 
-    Ours run over sizes and then aspects, theirs over the ratios 1/2, 1, 2 and then sizes.
+    Ours run over sizes and then aspects, theirs over the ratios 1/2, 1, 2 and then sizes;
+    Detectron2's over sizes and then these ratios.
 
     Raises:
       ValueError: our aspects are not those three.
@@ -208,6 +231,8 @@ def anchor_order(config: ModelConfig) -> list[int]:
             "1/2, 1 and 2 widths: use (1.4, 0.7), (1, 1), (0.7, 1.4) in any order"
         )
     num_sizes = config.num_anchors_per_cell // 3
+    if layout == DETECTRON2:
+        return [3 * size + position for size in range(num_sizes) for position in positions]
     return [position * num_sizes + size for size in range(num_sizes) for position in positions]
 
 
@@ -232,4 +257,4 @@ def batch_norm_epsilon(layout: str, names: Iterable[str]) -> float | None:
         return 0.0
     if layout == TORCHVISION:
         return 0.0 if any(name.startswith("roi_heads.") for name in names) else 1e-5
-    return 1e-5 if layout == NGC else None
+    return 1e-5 if layout in (NGC, DETECTRON2, MMDETECTION) else None

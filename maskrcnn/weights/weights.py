@@ -25,6 +25,7 @@ from detector.weight_loading import (
     first_part,
     nothing_matched,
     variables_of,
+    with_our_epsilon,
 )
 from engine.files import checkpoint
 from engine.files.weight_files import WeightFile, read_weight_file
@@ -198,7 +199,8 @@ def _load(
         found = {name: value for name, value in found.items() if name not in others}
     elif class_channels is not None:
         found = _select_classes(found, wanted, class_channels, num_classes=model.num_classes)
-    found = _with_our_epsilon(found, source, epsilon=model.config.bn_epsilon)
+    theirs = batch_norm_epsilon(source.layout, file.arrays)
+    found = with_our_epsilon(found, theirs=theirs, ours=model.config.bn_epsilon)
     missing, problems = _compare(found, wanted, num_classes=model.num_classes)
     return assign(
         file,
@@ -295,21 +297,3 @@ def _select_classes(
         picked = picked.reshape(*value.array.shape[:-1], -1)
         selected[name] = value._replace(array=picked)
     return selected
-
-
-def _with_our_epsilon(
-    found: Mapping[str, Translated], source: WeightSource, *, epsilon: float
-) -> dict[str, Translated]:
-    """Scales gammas so that another epsilon beneath the root gives the same normalisation."""
-    theirs = batch_norm_epsilon(source.layout, source.file.arrays)
-    corrected = dict(found)
-    for name, value in found.items():
-        variance = found.get(f"{name.removesuffix('/gamma')}/moving_variance")
-        if theirs in (None, epsilon) or not name.endswith("/gamma") or variance is None:
-            continue
-        spread = variance.array.astype(np.float64)
-        is_sound = spread + theirs > 0.0
-        ratio = np.where(is_sound, (spread + epsilon) / np.where(is_sound, spread + theirs, 1), 1)
-        gamma = (value.array * np.sqrt(ratio)).astype(np.float32)
-        corrected[name] = value._replace(array=gamma)
-    return corrected

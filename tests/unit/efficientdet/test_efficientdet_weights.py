@@ -1,7 +1,9 @@
 """Loading: every kind of file and every layout, round trips, and refusals that change nothing."""
 
 import dataclasses
+import re
 
+import effdet_in_numpy as effdet
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -15,7 +17,7 @@ from efficientdet.family import FAMILY
 from efficientdet.model import build_model
 from efficientdet.settings import base_config
 from efficientdet.weight_names import NamedBlock, blocks_of, our_name, translate
-from efficientdet.weights import load_backbone, load_detector
+from efficientdet.weights import load_backbone, load_detector, resampling_of
 
 BLOCKS = [NamedBlock(b.name, b.expand_ratio > 1) for b in backbone_blocks("efficientnet-b0")]
 
@@ -26,15 +28,9 @@ def tiny():
     backbone.SCALINGS["tiny"] = backbone.Scaling(0.25, 0.3)
 
     def build(num_classes, **changes):
-        config = dataclasses.replace(
-            model_config("efficientdet-d0"),
-            backbone_name="tiny",
-            image_size=(64, 64),
-            fpn_num_filters=8,
-            fpn_cell_repeats=1,
-            box_class_repeats=1,
-            **changes,
-        )
+        small = {"image_size": (64, 64), "fpn_num_filters": 8, "fpn_cell_repeats": 1}
+        small |= {"backbone_name": "tiny", "box_class_repeats": 1, **changes}
+        config = dataclasses.replace(model_config("efficientdet-d0"), **small)
         return build_model(config, num_classes=num_classes)
 
     yield build
@@ -387,3 +383,121 @@ def test_weights_of_automl_are_evaluated_with_its_resampling(tmp_path):
     other = save_tensors(tmp_path / "other", {names[1]: np.zeros(3, np.float32)})
     config = FAMILY.config_for_weights(base_config("efficientdet-d0"), other)
     assert config.model.resampling == "antialiased"
+
+
+class TestTorchNames:
+    @staticmethod
+    def values(seed, *, classes, width=8):
+        numbers = [[int(n) for n in re.findall(r"\d+", b.name)] for b in backbone_blocks("tiny")]
+        blocks = [
+            (*n, b.kernel_size, b.expand_ratio, b.in_channels, b.out_channels, b.se_channels)
+            for n, b in zip(numbers, backbone_blocks("tiny"))
+        ]
+        stem = backbone.stem_channels("tiny")
+        shapes = effdet.shapes_of(blocks, stem=stem, width=width, classes=classes)
+        rng = np.random.default_rng(seed)
+        values = {}
+        for name, shape in shapes.items():
+            scale = np.sqrt(np.prod(shape[1:])) if len(shape) > 1 else 2.0
+            value = rng.normal(0.0, 1.0 / scale, shape)
+            is_spread = name.endswith(("running_var", "edge_weights"))
+            values[name] = (np.abs(value) + 0.5 if is_spread else value).astype(np.float32)
+        return values
+
+    def test_effdets_detector_computes_the_same(self, tiny, tmp_path):
+        model = tiny(3, image_size=(128, 128))
+        values = self.values(1, classes=3)
+        counts = {"backbone.bn1.num_batches_tracked": np.array(7)}
+        path = effdet.write_safetensors(tmp_path / "tf_efficientdet.safetensors", values | counts)
+        report = load_detector(model, path)
+        assert not report.missing and set(report.skipped) == set(counts)
+        assert report.details == ("layout effdet (padding as TensorFlow's)",)
+        assert resampling_of(path) == "bilinear"
+        images = np.random.default_rng(2).normal(size=(1, 128, 128, 3)).astype(np.float32)
+        network = effdet.Effdet(values)
+        maps = network.pyramid(images.transpose(0, 3, 1, 2).astype(np.float64))
+        outputs = model(images, training=False)
+        for kind, key, width in (("class", "class_logits", 3), ("box", "box_deltas", 4)):
+            ours = [np.reshape(x, (1, -1, width)) for x in outputs[key]]
+            theirs = network.head(maps, kind, width)
+            largest = np.abs(theirs).max()
+            np.testing.assert_allclose(
+                np.concatenate(ours, axis=1), theirs, rtol=1e-3, atol=1e-3 * largest
+            )
+
+    def test_a_detector_without_the_biases_of_tensorflows_is_refused(self, tiny, tmp_path):
+        values = self.values(1, classes=3)
+        bare = {
+            n: v for n, v in values.items() if not n.endswith("after_combine.conv.conv_pw.bias")
+        }
+        path = effdet.write_safetensors(tmp_path / "efficientdet.safetensors", bare)
+        with pytest.raises(ValueError, match="another network.*conv/bias is not in the file"):
+            load_detector(tiny(3), path)
+
+    def test_timms_classifier_fills_the_backbone(self, model, tmp_path):
+        values = {
+            name.removeprefix("backbone."): value
+            for name, value in self.values(3, classes=1).items()
+            if name.startswith("backbone.")
+        }
+        path = effdet.write_safetensors(tmp_path / "tf_efficientnet.safetensors", values)
+        report = load_backbone(model, path)
+        assert not report.missing and not report.skipped
+        kernel = values_of(model)["stack_1/block_0/depthwise_conv2d/depthwise_kernel"]
+        theirs = values["blocks.1.0.conv_dw.weight"]
+        np.testing.assert_array_equal(kernel[..., 0].transpose(2, 0, 1), theirs[:, 0])
+
+    @pytest.mark.parametrize(
+        ("name", "ours"),
+        [
+            ("features.0.0.weight", "stem_conv2d/kernel"),
+            ("features.0.1.running_var", "stem_bn/moving_variance"),
+            ("features.1.0.block.0.0.weight", "stack_0/block_0/depthwise_conv2d/depthwise_kernel"),
+            ("features.1.0.block.1.fc1.bias", "stack_0/block_0/se_reduce_conv2d/bias"),
+            ("features.1.0.block.2.1.weight", "stack_0/block_0/project_bn/gamma"),
+            ("features.3.1.block.0.0.weight", "stack_2/block_1/expand_conv2d/kernel"),
+            ("features.3.1.block.1.1.bias", "stack_2/block_1/depthwise_bn/beta"),
+            ("features.3.1.block.2.fc2.weight", "stack_2/block_1/se_expand_conv2d/kernel"),
+            ("features.3.1.block.3.0.weight", "stack_2/block_1/project_conv2d/kernel"),
+            ("features.8.0.weight", "top_conv2d/kernel"),
+            ("features.1.0.block.0.1.num_batches_tracked", None),
+        ],
+    )
+    def test_torchvisions_names(self, name, ours):
+        assert our_name(name, BLOCKS) == ours
+
+    def test_torchvisions_epsilon_is_corrected(self, model, tmp_path):
+        ours = random_values(model, 5)
+        names = {our_name(name, BLOCKS): name for name in _torchvision_names(ours)}
+        assert None not in names
+        values = {}
+        for name, theirs in names.items():
+            value = np.abs(ours[name])
+            if value.ndim == 4:
+                value = value.transpose((2, 3, 0, 1) if "depthwise" in name else (3, 2, 0, 1))
+            values[theirs] = value
+        values["features.8.0.weight"] = np.zeros((1280, 1, 1, 1), np.float32)
+        path = effdet.write_safetensors(tmp_path / "efficientnet_b0.safetensors", values)
+        report = load_backbone(model, path)
+        assert not report.missing and "symmetrically" in report.details[0]
+        gamma, variance = (np.abs(ours[f"stem_bn/{v}"]) for v in ("gamma", "moving_variance"))
+        expected = gamma * np.sqrt((variance + 1e-3) / (variance + 1e-5))
+        np.testing.assert_allclose(values_of(model)["stem_bn/gamma"], expected, rtol=1e-5)
+
+
+def _torchvision_names(ours):
+    """Names that torchvision gives the variables of our backbone, of any variable list."""
+    layers = {"expand": "0", "depthwise": "1", "se": "2", "project": "3"}
+    kinds = {"gamma": "weight", "beta": "bias", "kernel": "weight", "depthwise_kernel": "weight"}
+    kinds |= {"moving_mean": "running_mean", "moving_variance": "running_var", "bias": "bias"}
+    for name in ours:
+        if not name.startswith(("stem_", "stack_")):
+            continue
+        *place, layer, variable = name.split("/")
+        if not place:
+            yield f"features.0.{int(layer == 'stem_bn')}.{kinds[variable]}"
+            continue
+        stage, block = (int(part.split("_")[1]) for part in place)
+        step = int(layers[layer.split("_")[0]]) - (stage == 0)
+        part = f"fc{1 + ('expand' in layer)}" if layer.startswith("se_") else int("bn" in layer)
+        yield f"features.{stage + 1}.{block}.block.{step}.{part}.{kinds[variable]}"

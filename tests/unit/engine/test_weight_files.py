@@ -1,6 +1,7 @@
 """Weight files of every kind, made here; and pickles that try to do more than hold weights."""
 
 import io
+import json
 import os
 import pickle
 import struct
@@ -376,3 +377,45 @@ class TestWrongFiles:
         write_zip(tmp_path / "w.pth", [1, 2])
         with pytest.raises(ValueError, match="expected a PyTorch state dict, got a list"):
             read_weight_file(tmp_path / "w.pth")
+
+
+class TestSafetensors:
+    @staticmethod
+    def write(path, table, data=b""):
+        head = json.dumps(table).encode()
+        path.write_bytes(len(head).to_bytes(8, "little") + head + data)
+        return path
+
+    def test_types_and_shapes(self, tmp_path):
+        data = struct.pack("<2f", 1.5, -2.0) + struct.pack("<H", 0x3FC0) + struct.pack("<q", 7)
+        table = {
+            "__metadata__": {"format": "pt"},
+            "a.weight": {"dtype": "F32", "shape": [2, 1], "data_offsets": [0, 8]},
+            "b": {"dtype": "BF16", "shape": [1], "data_offsets": [8, 10]},
+            "steps": {"dtype": "I64", "shape": [], "data_offsets": [10, 18]},
+        }
+        content = read_weight_file(self.write(tmp_path / "m.safetensors", table, data))
+        assert content.kind == weight_files.SAFETENSORS
+        assert_arrays(content, {"a.weight": [[1.5], [-2.0]], "b": [1.5], "steps": 7})
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"data_offsets": [0, 16]}, "0..16 of 8 bytes"),
+            ({"shape": [3]}, "0..8 of 8 bytes"),
+            ({"shape": [-2]}, "shape .-2."),
+            ({"dtype": "F8_E4M3"}, "not read"),
+            ({"dtype": None}, "not read"),
+        ],
+    )
+    def test_tensors_stay_within_the_file(self, tmp_path, change, message):
+        entry = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]} | change
+        path = self.write(tmp_path / "m.safetensors", {"a": entry}, bytes(8))
+        with pytest.raises(ValueError, match=message):
+            read_weight_file(path)
+
+    def test_a_truncated_table(self, tmp_path):
+        path = tmp_path / "m.safetensors"
+        path.write_bytes((1000).to_bytes(8, "little") + b'{"a": ')
+        with pytest.raises(ValueError, match="table of 1000 bytes"):
+            read_weight_file(path)

@@ -126,6 +126,67 @@ def to_detectron(values):
     return blobs
 
 
+def to_detectron2(values):
+    stem, body = "backbone.bottom_up.stem.conv1", r"^backbone\.body\.layer(\d)\.(\d+)\."
+
+    def place(match):
+        return f"backbone.bottom_up.res{int(match[1]) + 1}.{match[2]}."
+
+    return _renamed(
+        _background_last(values),
+        [
+            (r"^backbone\.body\.conv1", stem),
+            (r"^backbone\.body\.bn1", f"{stem}.norm"),
+            (rf"{body}bn(\d)", lambda m: f"{place(m)}conv{m[3]}.norm"),
+            (rf"{body}downsample\.0", lambda m: f"{place(m)}shortcut"),
+            (rf"{body}downsample\.1", lambda m: f"{place(m)}shortcut.norm"),
+            (body, place),
+            (r"fpn\.inner_blocks\.(\d)\.0", lambda m: f"fpn_lateral{int(m[1]) + 2}"),
+            (r"fpn\.layer_blocks\.(\d)\.0", lambda m: f"fpn_output{int(m[1]) + 2}"),
+            (r"^rpn\.head\.conv\.0\.0", "proposal_generator.rpn_head.conv"),
+            (r"^rpn\.head\.cls_logits", "proposal_generator.rpn_head.objectness_logits"),
+            (r"^rpn\.head\.bbox_pred", "proposal_generator.rpn_head.anchor_deltas"),
+            (r"box_head\.fc([67])", lambda m: f"box_head.fc{int(m[1]) - 5}"),
+            (r"mask_head\.(\d)\.0", lambda m: f"mask_head.mask_fcn{int(m[1]) + 1}"),
+            (r"mask_predictor\.conv5_mask", "mask_head.deconv"),
+            (r"mask_predictor\.mask_fcn_logits", "mask_head.predictor"),
+        ],
+    )
+
+
+def to_mmdetection(values):
+    return _renamed(
+        _background_last(values),
+        [
+            (r"^backbone\.body\.", "backbone."),
+            (r"^backbone\.fpn\.inner_blocks\.(\d)\.0", r"neck.lateral_convs.\1.conv"),
+            (r"^backbone\.fpn\.layer_blocks\.(\d)\.0", r"neck.fpn_convs.\1.conv"),
+            (r"^rpn\.head\.conv\.0\.0", "rpn_head.rpn_conv"),
+            (r"^rpn\.head\.cls_logits", "rpn_head.rpn_cls"),
+            (r"^rpn\.head\.bbox_pred", "rpn_head.rpn_reg"),
+            (r"^roi_heads\.", "roi_head."),
+            (r"box_head\.fc([67])", lambda m: f"bbox_head.shared_fcs.{int(m[1]) - 6}"),
+            (r"box_predictor\.cls_score", "bbox_head.fc_cls"),
+            (r"box_predictor\.bbox_pred", "bbox_head.fc_reg"),
+            (r"mask_head\.(\d)\.0", r"mask_head.convs.\1.conv"),
+            (r"mask_predictor\.conv5_mask", "mask_head.upsample"),
+            (r"mask_predictor\.mask_fcn_logits", "mask_head.conv_logits"),
+        ],
+    )
+
+
+def _background_last(values):
+    moved = dict(values)
+    for name, value in values.items():
+        if "cls_score" in name:
+            moved[name] = np.roll(value, -1, axis=0)
+        elif "box_predictor.bbox_pred" in name:
+            moved[name] = value[4:]
+        elif "mask_fcn_logits" in name:
+            moved[name] = value[1:]
+    return moved
+
+
 def _blob_of(layer):
     if match := re.match(r"backbone\.body\.(conv1|bn1)$", layer):
         return {"conv1": "conv1", "bn1": "res_conv1_bn"}[match[1]]

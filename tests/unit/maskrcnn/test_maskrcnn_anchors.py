@@ -59,6 +59,14 @@ def test_torchvision_divides_the_inputs_side_by_the_maps():
     np.testing.assert_array_equal((last[:2] + last[2:]) / 2, [14 * 61, 20 * 64])
 
 
+def test_detectron2s_anchors_are_of_one_area_around_the_cells_corners():
+    config = dataclasses.replace(FPN, anchor_convention="detectron2")
+    root = 2**0.5
+    expected = [(-16 * root, -8 * root), (-16, -16), (-8 * root, -16 * root)]
+    np.testing.assert_allclose(first_cells(config)[4][:, :2], expected, rtol=1e-6)
+    np.testing.assert_allclose(first_cells(config)[4][:, 2:], -np.array(expected), rtol=1e-6)
+
+
 @pytest.mark.parametrize("convention", ["continuous", "detectron", "torchvision"])
 def test_one_map_carries_all_sizes_sizes_outermost(convention):
     config = dataclasses.replace(model_config("maskrcnn-r50-c4"), anchor_convention=convention)

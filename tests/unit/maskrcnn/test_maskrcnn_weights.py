@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pickle
 
 import foreign_weights as foreign
 import numpy as np
@@ -9,7 +10,13 @@ import pytest
 import tensorflow as tf
 
 from engine.files import checkpoint, weight_files
-from maskrcnn.config import OUR_CONVENTIONS, Conventions, model_config, with_conventions
+from maskrcnn.config import (
+    IMAGENET_MEAN_RGB,
+    OUR_CONVENTIONS,
+    Conventions,
+    model_config,
+    with_conventions,
+)
 from maskrcnn.network import backbone
 from maskrcnn.network.model import build_model
 from maskrcnn.weights.foreign_names import foreign_name
@@ -136,6 +143,33 @@ class TestOutputsOfOtherPrograms:
         load_detector(detectron_model, source)
         network = foreign.ForeignNetwork(values, stride_in_1x1=True, epsilon=0.0)
         assert_computes(detectron_model, network, swaps_colours=True)
+
+    def test_detectron2(self, values, tmp_path):
+        path = tmp_path / "model_final.pkl"
+        content = {"model": foreign.to_detectron2(values), "__author__": "Detectron2 Model Zoo"}
+        path.write_bytes(pickle.dumps(content, protocol=2))
+        source = read_source(path)
+        assert source.layout == "detectron2"
+        assert source.conventions == Conventions(
+            *("symmetric", "1x1", IMAGENET_MEAN_RGB, (1.0, 1.0, 1.0)),
+            *("detectron2", 0.0, 0.0, "aligned", "antialiased"),
+        )
+        model = small_model(conventions=source.conventions)
+        assert not load_detector(model, source).missing
+        network = foreign.ForeignNetwork(values, stride_in_1x1=True, epsilon=1e-5)
+        assert_computes(model, network, swaps_colours=True)
+
+    def test_mmdetection(self, values, tmp_path):
+        renamed = foreign.to_mmdetection(values)
+        path = foreign.write_torch(tmp_path / "m.pth", renamed, wrapped_in="state_dict")
+        source = read_source(path)
+        assert source.layout == "mmdetection"
+        of_detector = ("detectron2", 0.0, 0.0, "aligned", "bilinear")
+        assert source.conventions == Conventions(*OUR_CONVENTIONS[:4], *of_detector)
+        model = small_model(conventions=source.conventions)
+        assert not load_detector(model, source).missing
+        network = foreign.ForeignNetwork(values, stride_in_1x1=False, epsilon=1e-5)
+        assert_computes(model, network, swaps_colours=False)
 
     def test_detectron(self, detectron_model, folded, tmp_path):
         blobs = foreign.to_detectron(folded)
