@@ -320,7 +320,23 @@ def read_metadata(prefix: str | Path) -> dict[str, Any]:
             f"{type(found).__name__}; {_remedy(prefix)}"
         )
     checksums.require_sound(found, path=path)
+    _require_types(found, path)
     return found
+
+
+def _require_types(found: Mapping[str, Any], path: Path) -> None:
+    for name, kind in (("epoch", int), ("step", int), ("config", dict), ("metrics", dict)):
+        if name in found and not isinstance(found[name], kind):
+            raise ConfigError(
+                f"{path}: {name}: expected {kind.__name__}, found {type(found[name]).__name__}; "
+                f"{_remedy(str(path).removesuffix(_META))}"
+            )
+    score = found.get("metrics", {}).get("AP", 0.0)
+    if not isinstance(score, (int, float)):
+        raise ConfigError(
+            f"{path}: metrics.AP: expected a number, found {type(score).__name__}; "
+            f"{_remedy(str(path).removesuffix(_META))}"
+        )
 
 
 def _remedy(prefix: str | Path) -> str:

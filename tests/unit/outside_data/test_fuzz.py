@@ -223,6 +223,7 @@ VALUES = st.recursive(
 FOUND: list[tuple[str, bytes]] = [
     ("history", b'{"kind": [], "step": 1}'),
     ("history", b'{"kind": "train", "step": [1]}\n{"kind": "train", "step": 2}'),
+    ("checkpoint", b'{"step": 3, "metrics": null}'),
 ]
 
 
