@@ -325,18 +325,18 @@ def read_metadata(prefix: str | Path) -> dict[str, Any]:
 
 
 def _require_types(found: Mapping[str, Any], path: Path) -> None:
-    for name, kind in (("epoch", int), ("step", int), ("config", dict), ("metrics", dict)):
-        if name in found and not isinstance(found[name], kind):
+    """Raises ConfigError where what is told of a checkpoint is of another type."""
+    score = ("metrics.AP", found.get("metrics", {}), (int, float))
+    known = [(name, found, kind) for name, kind in _DESCRIBED.items()]
+    for name, holder, kind in [*known, ("metrics", found, dict), score]:
+        key = name.rpartition(".")[2]
+        if not isinstance(holder, dict) or key not in holder:
+            continue
+        if not isinstance(holder[key], kind) or isinstance(holder[key], bool):
             raise ConfigError(
-                f"{path}: {name}: expected {kind.__name__}, found {type(found[name]).__name__}; "
-                f"{_remedy(str(path).removesuffix(_META))}"
+                f"{path}: expected {name!r} to be {getattr(kind, '__name__', 'a number')}, found "
+                f"{type(holder[key]).__name__}; {_remedy(str(path).removesuffix(_META))}"
             )
-    score = found.get("metrics", {}).get("AP", 0.0)
-    if not isinstance(score, (int, float)):
-        raise ConfigError(
-            f"{path}: metrics.AP: expected a number, found {type(score).__name__}; "
-            f"{_remedy(str(path).removesuffix(_META))}"
-        )
 
 
 def _remedy(prefix: str | Path) -> str:
@@ -362,13 +362,12 @@ def read_description(prefix: str | Path) -> dict[str, Any]:
             f"{prefix}{_META} is missing, without which {prefix} cannot be continued; "
             f"{_remedy(prefix)}"
         )
-    for name, kind in _DESCRIBED.items():
-        value = description.get(name)
-        if not isinstance(value, kind) or isinstance(value, bool):
-            raise ConfigError(
-                f"{prefix}{_META}: expected {name!r} to be {kind.__name__}, found "
-                f"{type(value).__name__}: not the description of a run; {_remedy(prefix)}"
-            )
+    missing = [name for name in _DESCRIBED if name not in description]
+    if missing:
+        raise ConfigError(
+            f"{prefix}{_META}: expected {missing[0]!r} to be there: not the description of a run; "
+            f"{_remedy(prefix)}"
+        )
     return description
 
 

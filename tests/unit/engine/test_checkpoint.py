@@ -250,7 +250,7 @@ class TestLoad:
     def test_damaged_description(self, tmp_path):
         prefix = checkpoint.save(tmp_path / "ckpt-1", TENSORS, META)
         (tmp_path / "ckpt-1.json").write_text('{"step": ')
-        with pytest.raises(ConfigError, match=r"ckpt-1.json: not readable as JSON"):
+        with pytest.raises(ConfigError, match=r"ckpt-1.json is no valid JSON"):
             checkpoint.read_metadata(prefix)
 
     def test_missing_description(self, tmp_path):
@@ -309,8 +309,9 @@ class TestRecover:
             (".json", os.remove, "json is missing"),
             (".json", other_number, "not what was written"),
             (".json", lambda path: path.write_text("[1, 2]"), "found list"),
-            (".json", lambda path: path.write_text('{"step": "7"}'), "'config' to be dict"),
-            (".json", lambda path: path.write_text("{"), "not readable as JSON"),
+            (".json", lambda path: path.write_text('{"step": "7"}'), "'step' to be int"),
+            (".json", lambda path: path.write_text('{"step": 7}'), "'config' to be there"),
+            (".json", lambda path: path.write_text("{"), "no valid JSON"),
         ],
     )
     def test_a_damaged_one_is_passed_over_and_set_aside(self, folder, suffix, damage, words):
