@@ -130,7 +130,7 @@ def batches_of_this_rank(case: Case, task: Task) -> Iterator[Mapping[str, tf.Ten
     pieces = []
     for _ in range(IMAGES // size):
         batch = task.device_batch(next(stream))
-        added = noise.integers(-20, 21, batch["image"].shape)
+        added = noise.integers(-60, 61, batch["image"].shape)
         noisy = np.clip(batch["image"].numpy() + added, 0, 255).astype(np.uint8)
         pieces.append({**batch, "image": tf.constant(noisy)})
     for part in range(case.parts(ranks)):
