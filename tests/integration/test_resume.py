@@ -78,7 +78,10 @@ def test_signal_saves_and_asks_to_be_started_again(broken_run):
 def test_continuing_says_where_it_continues(broken_run):
     assert f"continuing at step {BOUNDARY_STEP}, epoch 5" in broken_run.second.output
     prefix = broken_run.folder / broken_run.left[-1]
-    assert f"restoring {prefix}; initial weights are not read" in broken_run.third.output
+    assert (
+        f"restoring {prefix}, which is whole; initial weights are not read"
+        in broken_run.third.output
+    )
     assert "backbone" not in broken_run.third.output
 
 

@@ -234,7 +234,7 @@ def test_metrics_are_the_twelve_of_coco_and_one_per_class(tiny_set, evaluation):
     metrics, _, _ = evaluation
     names = {c.name for c in load_card(tiny_set.records / "val-card.json").categories}
     assert len(names) == 8
-    assert {name for name in metrics if "/" not in name} == {"epoch", *COCO_NAMES}
+    assert {name for name in metrics if "/" not in name} == {"epoch", "max_detections", *COCO_NAMES}
     per_class = {name.removeprefix("AP_/"): metrics[name] for name in metrics if "/" in name}
     assert set(per_class) == names
     known = [value for value in per_class.values() if value >= 0]
