@@ -8,12 +8,19 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from object_detection.boxes import roi_align as roi_align_module
 from object_detection.boxes.roi_align import roi_align
 
 LEVELS = {2: (16, 24), 3: (8, 12), 4: (4, 6)}
 CHANNELS = 3
 # The level rule at these sizes: 16 px belongs to level 2, from 16 on to 3, from 32 on to 4.
+# As small as the maps: FPN's rule with 32 pixels in place of 224.
 RULE = {"canonical_size": 32.0, "canonical_level": 4}
+
+
+@pytest.fixture(autouse=True)
+def small_boxes(monkeypatch):
+    monkeypatch.setattr(roi_align_module, "_CANONICAL_SIZE", RULE["canonical_size"])
 
 
 def random_features(batch=2, seed=0):
@@ -99,7 +106,7 @@ def expected(features, boxes, *, size, ratio, convention):
 def test_equals_numpy_loops(convention, size, ratio):
     features, boxes = random_features(), random_boxes()
     result = roi_align(
-        features, boxes, output_size=size, sampling_ratio=ratio, convention=convention, **RULE
+        features, boxes, output_size=size, sampling_ratio=ratio, convention=convention
     )
     np.testing.assert_allclose(
         result,
@@ -163,9 +170,7 @@ def test_gradient_equals_finite_differences(convention, ratio):
 
     @tf.function
     def objective(maps):
-        result = roi_align(
-            maps, boxes, output_size=2, sampling_ratio=ratio, convention=convention, **RULE
-        )
+        result = roi_align(maps, boxes, output_size=2, sampling_ratio=ratio, convention=convention)
         return tf.reduce_sum(result * weights)
 
     variables = {level: tf.constant(values) for level, values in features.items()}
@@ -189,7 +194,7 @@ def test_gradient_is_the_transpose():
     maps = {level: tf.constant(values) for level, values in features.items()}
     with tf.GradientTape() as tape:
         tape.watch(maps)
-        result = roi_align(maps, boxes, output_size=3, sampling_ratio=2, **RULE)
+        result = roi_align(maps, boxes, output_size=3, sampling_ratio=2)
     upstream = rng.normal(size=result.shape).astype(np.float32)
     gradients = tape.gradient(result, maps, output_gradients=tf.constant(upstream))
     forward = float(np.sum(result.numpy().astype(np.float64) * upstream))

@@ -24,7 +24,15 @@ from object_detection.serve import inference, saved_model
 
 CLASSES = ClassMap(2, {0: (3, "cat"), 1: (8, "dog")})
 THEIRS = Conventions(
-    "symmetric", "1x1", (120.0, 110.0, 100.0), (1.0, 1.0, 1.0), "detectron", 1.0, 1.0, "legacy"
+    "symmetric",
+    "1x1",
+    (120.0, 110.0, 100.0),
+    (1.0, 1.0, 1.0),
+    "detectron",
+    1.0,
+    1.0,
+    "legacy",
+    "bilinear",
 )
 
 
