@@ -15,8 +15,8 @@ from typing import Any
 from absl import flags
 
 import families
-from engine import cli
 from engine.config.fields import ConfigError, override
+from engine.start import cli
 
 flags.DEFINE_string(
     "model_name", "efficientdet-d0", "Model; where the checkpoint says it, it must agree."

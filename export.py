@@ -10,8 +10,8 @@ from pathlib import Path
 from absl import flags
 
 import families
-from engine import cli
 from engine.config.fields import ConfigError
+from engine.start import cli
 
 flags.DEFINE_string("model_dir", "", "Checkpoint prefix, or the folder of a run.")
 flags.DEFINE_string("saved_model_dir", "", "Folder to write; replaced if it is there.")

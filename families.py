@@ -17,8 +17,8 @@ import efficientdet.settings
 import maskrcnn.config
 import maskrcnn.settings
 from detector.request import Request
-from engine import cli
 from engine.config.fields import ConfigError, look_up
+from engine.start import cli
 from maskrcnn.nvidia import command_line
 
 if TYPE_CHECKING:  # they bring TensorFlow

@@ -10,8 +10,8 @@ from pathlib import Path
 from absl import flags
 
 import families
-from engine import cli
 from engine.config.fields import ConfigError
+from engine.start import cli
 from outside_data.picture_file import MAX_PIXELS
 from outside_data.text import clean, clean_lines
 

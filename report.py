@@ -9,8 +9,8 @@ from pathlib import Path
 
 from absl import flags
 
-from engine import cli
 from engine.config.fields import ConfigError
+from engine.start import cli
 from outside_data.files import MOST_JSON_BYTES, read_json
 
 flags.DEFINE_string("evaluation", "", "Folder that eval.py or a training wrote.")

@@ -19,7 +19,7 @@ from absl import flags
 
 import families
 from dataset import picture_flags
-from engine import cli
+from engine.start import cli
 
 flags.DEFINE_string(
     "model_name", "efficientdet-d0", "Model, for example efficientdet-d0 or maskrcnn-r50-fpn."
@@ -57,7 +57,7 @@ FLAGS = flags.FLAGS
 
 def resolve_request(argv: list[str]) -> families.Request:
     """Returns what the command line asks for."""
-    from engine import start_checks  # brings TensorFlow, which --help does not wait for
+    from engine.start import start_checks  # brings TensorFlow, which --help does not wait for
     from engine.config.settings import TrainConfig
 
     resumed = TrainConfig(

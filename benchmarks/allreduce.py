@@ -13,7 +13,7 @@ import os
 from absl import flags
 
 from benchmarks.record import define_results_flag, finish
-from engine import cli
+from engine.start import cli
 
 FLAGS = flags.FLAGS
 
@@ -33,13 +33,13 @@ def main(argv: list[str]) -> int:
     import tensorflow as tf
 
     from benchmarks.timing import percentiles_ms, timed
-    from efficientdet.model import build_model
+    from efficientdet.network.model import build_model
     from efficientdet.settings import base_config
     from engine.config.fields import override
     from engine.config.recipe_yaml import parse_hparams
     from engine.optim.flat import FlatLayout
-    from engine.process import join_ranks
     from engine.ranks import distributed
+    from engine.start.process import join_ranks
 
     config = override(base_config(FLAGS.model_name), parse_hparams(FLAGS.hparams), source="hparams")
     place = join_ranks(set_num_threads=True)

@@ -14,7 +14,7 @@ import numpy as np
 from absl import flags
 
 from benchmarks.record import define_results_flag, finish
-from engine import cli
+from engine.start import cli
 
 FLAGS = flags.FLAGS
 

@@ -25,8 +25,8 @@ import numpy as np
 from absl import flags
 
 from benchmarks.program_arguments import describe, draw_normal, join_rows
-from engine import cli
 from engine.config.fields import ConfigError
+from engine.start import cli
 
 FLAGS = flags.FLAGS
 
@@ -167,7 +167,7 @@ def main(argv: list[str]) -> int:
     from benchmarks.synthetic import benchmark_config, numbered_class_map, synthetic_batch
     from engine.config.fields import override
     from engine.optim.plan import make_plan
-    from engine.process import set_precision
+    from engine.start.process import set_precision
     from engine.step import TrainStep
     from engine.train_state import TrainState
     from object_detection.input.accelerator import assume_accelerator

@@ -15,8 +15,8 @@ from absl import flags
 
 import families
 from benchmarks.record import define_results_flag, finish
-from engine import cli
 from engine.config.fields import ConfigError
+from engine.start import cli
 
 FLAGS = flags.FLAGS
 

@@ -27,8 +27,8 @@ from typing import Any, NamedTuple
 from absl import flags
 
 from benchmarks.record import define_results_flag, finish
-from engine import cli
 from engine.config.fields import ConfigError
+from engine.start import cli
 
 FLAGS = flags.FLAGS
 

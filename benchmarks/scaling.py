@@ -15,8 +15,8 @@ import json
 from absl import flags
 
 from benchmarks.record import print_table
-from engine import cli
 from engine.config.fields import ConfigError
+from engine.start import cli
 
 FLAGS = flags.FLAGS
 

@@ -18,7 +18,7 @@ import time
 from absl import flags
 
 from benchmarks.record import define_results_flag, finish
-from engine import cli
+from engine.start import cli
 
 FLAGS = flags.FLAGS
 
@@ -51,8 +51,8 @@ def main(argv: list[str]) -> int:
     from benchmarks.synthetic import benchmark_config, numbered_class_map, synthetic_batch
     from benchmarks.timing import peak_memory_gb, percentiles_ms, timed
     from engine.optim.plan import make_plan
-    from engine.process import chooses_xla, join_ranks, set_precision
     from engine.ranks import distributed
+    from engine.start.process import chooses_xla, join_ranks, set_precision
     from engine.step import TrainStep
     from engine.task import Shard
     from engine.train_state import TrainState

@@ -17,12 +17,12 @@ import numpy as np
 
 from detector.task import DetectionTask
 from detector.weight_loading import LoadReport
-from engine import cli
-from engine.best import key_of
 from engine.config.fields import ConfigError, override, to_dict
 from engine.files import checkpoint
+from engine.files.best import key_of
 from engine.files.weight_files import weights_path
 from engine.ranks import distributed
+from engine.start import cli
 from engine.task import MaskedRows
 from object_detection.metrics.coco import METRIC_NAMES
 from object_detection.metrics.detection_rows import write_detections_json

@@ -8,9 +8,10 @@ from typing import Any
 
 from detector.family import DetectorFamily, initial_weights
 from detector.weight_loading import LoadReport
-from efficientdet import settings, weights
+from efficientdet import settings
 from efficientdet.settings import EfficientDetConfig
 from efficientdet.task import EfficientDetTask
+from efficientdet.weights import weights
 from engine.ranks import distributed
 from object_detection.input.geometry import ANTIALIASED
 

@@ -14,9 +14,9 @@ from typing import Any
 import tensorflow as tf
 
 from detector.task import DetectionTask
-from efficientdet.layers import drop_connect_seed
 from efficientdet.losses import detection_losses
-from efficientdet.model import build_model
+from efficientdet.network.layers import drop_connect_seed
+from efficientdet.network.model import build_model
 from efficientdet.postprocess import postprocess
 from efficientdet.settings import EfficientDetConfig
 from efficientdet.targets import IGNORED_CLASS, Targets, assign_targets

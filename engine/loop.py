@@ -17,10 +17,10 @@ import numpy as np
 import tensorflow as tf
 
 from engine.batches import iterate, largest_shape
-from engine.best import BestEvaluation
 from engine.config.settings import EvalConfig, TrainConfig
 from engine.evaluation import Evaluator, Validator, percent
-from engine.hooks import EpochEnd, Hook, RunResult, StepEnd
+from engine.files.best import BestEvaluation
+from engine.log.hooks import EpochEnd, Hook, RunResult, StepEnd
 from engine.log.meters import Stopwatch, format_duration, renamed
 from engine.log.profiler import StepProfiler
 from engine.log.run_log import RunLog

@@ -17,20 +17,20 @@ from typing import Any
 import tensorflow as tf
 import yaml
 
-from engine import out_of_memory, run_lock, start_checks
 from engine.config.fields import override, to_dict
 from engine.family import Family, says_nothing
 from engine.files import checkpoint
-from engine.hooks import RunStart, make_hooks
+from engine.log.hooks import RunStart, make_hooks
 from engine.log.meters import Stopwatch
+from engine.log.outside_loggers import make_loggers
 from engine.log.run_log import RunLog
 from engine.loop import EXIT_DONE, Trainer
 from engine.optim.plan import check_settings, make_plan, needs_evaluation_data
 from engine.optim.precision import policy_name
-from engine.outside import make_loggers
-from engine.process import chooses_xla, join_ranks, set_precision, watch_limits
 from engine.ranks import distributed, machine, watch
 from engine.ranks.progress import HERE
+from engine.start import out_of_memory, run_lock, start_checks
+from engine.start.process import chooses_xla, join_ranks, set_precision, watch_limits
 from engine.step import TrainStep
 from engine.task import Shard, Task
 from engine.train_state import TrainState

@@ -8,16 +8,16 @@ from typing import Any
 
 import tensorflow as tf
 
-from engine import out_of_memory, start_checks
 from engine.config.fields import override
 from engine.evaluation import Evaluator
 from engine.family import Family, says_nothing
 from engine.files import checkpoint, checksums
 from engine.log.run_log import RunLog
 from engine.loop import EXIT_DONE
-from engine.process import chooses_xla, join_ranks, set_precision, watch_limits
 from engine.ranks import distributed, watch
 from engine.ranks.progress import COMPILE, HERE
+from engine.start import out_of_memory, start_checks
+from engine.start.process import chooses_xla, join_ranks, set_precision, watch_limits
 
 _SPACE_FOR_RESULTS_GB = 0.05
 

@@ -181,7 +181,7 @@ class TrainConfig(Section):
         (), "Outside loggers that get the run's numbers and report: wandb, mlflow."
     )
     hooks: tuple[str, ...] = setting(
-        (), "MODULE:NAME or FILE.py:NAME of subclasses of engine.hooks.Hook, called by the run."
+        (), "MODULE:NAME or FILE.py:NAME of subclasses of engine.log.hooks.Hook, called by the run."
     )
     validate: bool = setting(False, "Compute the validation losses after every epoch.")
     skip_test: bool = setting(False, "Never evaluate; a target AP is then an error.")

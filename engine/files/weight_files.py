@@ -1,7 +1,7 @@
 """Reads weight files of other programs, and ours, as named NumPy arrays.
 
 Which names a model needs, and how foreign layouts are turned into ours, is the model's business
-(`efficientdet/weights.py`); here a file becomes `{name: array}` and nothing is executed from it.
+(`efficientdet/weights/`); here a file becomes `{name: array}` and nothing is executed from it.
 What surprises a newcomer: an object-based TensorFlow checkpoint stores its variables under paths of
 Python attributes; the names used here are the variables' own, which it also records.
 """

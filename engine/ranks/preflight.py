@@ -2,8 +2,8 @@
 
 scripts/launch.sh starts it on the ranks of the run, with the flags of the run. It takes those that
 name files and passes over the others. What only one process has to know is in
-`engine.start_checks`. Rank 0 may see what other hosts do not, so each check runs on every rank and
-their findings are joined.
+`engine.start.start_checks`. Rank 0 may see what other hosts do not, so each check runs on every
+rank and their findings are joined.
 """
 
 from __future__ import annotations

@@ -17,8 +17,8 @@ from typing import Any
 from absl import flags
 
 from detector.request import Request
-from engine import cli
 from engine.config.fields import ConfigError, from_dict, override, to_dict
+from engine.start import cli
 from maskrcnn.nvidia import expected_results
 from maskrcnn.nvidia.pytorch import (
     FileArguments,

@@ -7,8 +7,8 @@ import pytest
 import tensorflow as tf
 
 from efficientdet.config import model_config
-from efficientdet.layers import batch_norm_factory
-from efficientdet.neck import NeckBuilder, UpsampleTo, bifpn_nodes, cell_nodes, qufpn_nodes
+from efficientdet.network.layers import batch_norm_factory
+from efficientdet.network.neck import NeckBuilder, UpsampleTo, bifpn_nodes, cell_nodes, qufpn_nodes
 
 # (level, inputs) of nodes 5..12; 0..4 are the inputs P3..P7.
 D0_NODES = [

@@ -20,14 +20,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 import tensorflow as tf
 
 import families
-from efficientdet import weights
+from efficientdet.weights import weights
 from engine.config.fields import override
 from engine.files.weight_files import weights_path
 from engine.optim.plan import make_plan
 from engine.optim.sync_batch_norm import SyncBatchNormalization
-from engine.process import join_ranks
 from engine.ranks import distributed
 from engine.ranks.guard import run_guarded
+from engine.start.process import join_ranks
 from engine.step import TrainStep
 from engine.task import Shard, Task
 from engine.train_state import TrainState

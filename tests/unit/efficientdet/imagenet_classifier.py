@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from efficientdet.backbone import build_backbone, scaling_of
-from efficientdet.layers import activation_function, batch_norm_factory
+from efficientdet.network.backbone import build_backbone, scaling_of
+from efficientdet.network.layers import activation_function, batch_norm_factory
 
 
 def build_classifier(name: str) -> tf.keras.Model:

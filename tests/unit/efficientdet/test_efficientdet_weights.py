@@ -10,14 +10,14 @@ import tensorflow as tf
 from imagenet_classifier import build_classifier
 
 from detector.inputs import resampled_on_host
-from efficientdet import backbone
-from efficientdet.backbone import backbone_blocks
 from efficientdet.config import model_config
 from efficientdet.family import FAMILY
-from efficientdet.model import build_model
+from efficientdet.network import backbone
+from efficientdet.network.backbone import backbone_blocks
+from efficientdet.network.model import build_model
 from efficientdet.settings import base_config
-from efficientdet.weight_names import NamedBlock, blocks_of, our_name, translate
-from efficientdet.weights import load_backbone, load_detector, resampling_of
+from efficientdet.weights.weight_names import NamedBlock, blocks_of, our_name, translate
+from efficientdet.weights.weights import load_backbone, load_detector, resampling_of
 
 BLOCKS = [NamedBlock(b.name, b.expand_ratio > 1) for b in backbone_blocks("efficientnet-b0")]
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from absl import flags
 
-from engine import cli
 from engine.config.fields import ConfigError, setting
+from engine.start import cli
 
 ROOT = Path(__file__).resolve().parents[3]
 # Every flag of the reference's train.py and eval.py.

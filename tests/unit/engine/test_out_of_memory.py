@@ -4,10 +4,10 @@ import pytest
 import tensorflow as tf
 from test_run import Config, TinyFamily
 
-from engine import out_of_memory
 from engine.config.fields import override
-from engine.out_of_memory import OutOfMemoryError
 from engine.run import run_training
+from engine.start import out_of_memory
+from engine.start.out_of_memory import OutOfMemoryError
 
 
 def configured(folder, **values):

@@ -7,11 +7,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from engine.best import BestEvaluation, key_of
 from engine.config.fields import ConfigError
 from engine.config.settings import EvalConfig, TrainConfig
-from engine.hooks import EpochEnd, RunResult, RunStart, StepEnd
-from engine.outside import make_loggers
+from engine.files.best import BestEvaluation, key_of
+from engine.log.hooks import EpochEnd, RunResult, RunStart, StepEnd
+from engine.log.outside_loggers import make_loggers
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,16 +12,16 @@ import tensorflow as tf
 import yaml
 from engine_tiny_family import Config, TinyFamily, config_of
 
-from engine import run_lock, start_checks
 from engine.config.fields import ConfigError
 from engine.config.settings import DataConfig, EvalConfig, TrainConfig
 from engine.files import checkpoint
 from engine.files.weight_files import read_weight_file
-from engine.hooks import RunStart, make_hooks
+from engine.log.hooks import RunStart, make_hooks
 from engine.log.run_log import RunLog
 from engine.ranks import distributed, machine
 from engine.run import run_training
 from engine.run_evaluation import run_evaluation
+from engine.start import run_lock, start_checks
 
 MORE_RANKS = {"num_ranks": 2, "global_batch_size": 8}
 
@@ -351,7 +351,7 @@ def test_mixed_precision_runs_and_resumes(tmp_path):
 HOOK = """
 import json
 
-from engine.hooks import Hook
+from engine.log.hooks import Hook
 
 
 class Note(Hook):
@@ -405,7 +405,7 @@ class TestHooks:
         ("name", "message"),
         [
             ("{file}:Absent", "no attribute 'Absent'"),
-            ("{file}:no_hook", "expected to get an engine.hooks.Hook, got int"),
+            ("{file}:no_hook", "expected to get an engine.log.hooks.Hook, got int"),
             ("absent_module:Hook", "absent_module"),
             ("Hook", "expected MODULE:NAME"),
         ],

@@ -8,9 +8,9 @@ import time
 
 import pytest
 
-from engine import run_lock
 from engine.config.fields import ConfigError
-from engine.run_lock import NAME, RunLock
+from engine.start import run_lock
+from engine.start.run_lock import NAME, RunLock
 
 STALE = 1.0
 

@@ -10,8 +10,8 @@ from mask_records import mask_record
 from test_maskrcnn_yaml import CONFIGS, SHIPPED
 
 import families
-from engine import cli
 from engine.config.fields import ConfigError, settings
+from engine.start import cli
 from maskrcnn.nvidia import command_line
 from maskrcnn.nvidia.tf2 import RefusedTf2Arguments, Tf2Arguments
 from object_detection.records.tfrecord_file import write_records

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from efficientdet.config import ModelConfig
-from efficientdet.layers import BatchNormFactory, activation_function
+from efficientdet.network.layers import BatchNormFactory, activation_function
 
 _FUSION_EPSILON = 1e-4  # section 3.3, fast normalised fusion
 

@@ -1,7 +1,7 @@
 """Puts the weights of a file into an EfficientDet by the rules of `detector.weight_loading`.
 
 The one thing that may differ without being an error is the class predictor of a detector with
-another number of classes. Names are the matter of `efficientdet.weight_names`.
+another number of classes. Names are the matter of `efficientdet.weights.weight_names`.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from detector.weight_loading import (
     variables_of,
     with_our_epsilon,
 )
-from efficientdet.heads import CLASS_PREDICTOR
-from efficientdet.torch_names import scopes_of
-from efficientdet.weight_names import (
+from efficientdet.network.heads import CLASS_PREDICTOR
+from efficientdet.weights.torch_names import scopes_of
+from efficientdet.weights.weight_names import (
     BACKBONE_PREFIXES,
     batch_norm_epsilon,
     blocks_of,

@@ -106,12 +106,13 @@ def make_hooks(names: Sequence[str], start: RunStart) -> list[Hook]:
         except (ImportError, AttributeError, OSError, ValueError) as error:
             raise ConfigError(
                 f"hooks={entry}: expected MODULE:NAME or FILE.py:NAME of a subclass of "
-                f"engine.hooks.Hook, but {error}"
+                f"engine.log.hooks.Hook, but {error}"
             ) from error
         hook = maker(start)
         if not isinstance(hook, Hook):
             raise ConfigError(
-                f"hooks={entry}: expected to get an engine.hooks.Hook, got {type(hook).__name__}"
+                f"hooks={entry}: expected to get an engine.log.hooks.Hook, "
+                f"got {type(hook).__name__}"
             )
         hooks.append(hook)
     return hooks

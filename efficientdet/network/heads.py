@@ -11,7 +11,12 @@ import math
 import tensorflow as tf
 
 from efficientdet.config import ModelConfig
-from efficientdet.layers import BatchNormFactory, DropConnect, activation_function, is_stochastic
+from efficientdet.network.layers import (
+    BatchNormFactory,
+    DropConnect,
+    activation_function,
+    is_stochastic,
+)
 
 _PRIOR_PROBABILITY = 0.01  # focal loss, arXiv 1708.02002, section 4.1
 CLASS_PREDICTOR = "class_net/class-predict"

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from detector.recompute import recomputed
-from efficientdet.layers import (
+from efficientdet.network.layers import (
     BatchNormFactory,
     activation_function,
     drop_connect,

@@ -17,7 +17,7 @@ from absl import app, flags, logging
 
 from engine.config import fields as config_lib
 from engine.config import recipe_yaml as hparams_lib
-from engine.help_text import help_text
+from engine.start.help_text import help_text
 from outside_data.text import clean_lines
 
 _INTERRUPTED = 130

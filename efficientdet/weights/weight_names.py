@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from detector.weight_loading import Translated, prefer_averages
-from efficientdet.torch_names import torch_name
+from efficientdet.weights.torch_names import torch_name
 
 BACKBONE_PREFIXES = ("stem_", "stack_")
 _ROOTS = (

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from efficientdet.backbone import build_backbone
 from efficientdet.config import ModelConfig
-from efficientdet.heads import build_heads
-from efficientdet.layers import BatchNormFactory, batch_norm_factory
-from efficientdet.neck import build_neck
+from efficientdet.network.backbone import build_backbone
+from efficientdet.network.heads import build_heads
+from efficientdet.network.layers import BatchNormFactory, batch_norm_factory
+from efficientdet.network.neck import build_neck
 
 
 def build_model(

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.config.fields import ConfigError, nearest, to_dict
-from engine.hooks import EpochEnd, Hook, RunResult, RunStart, StepEnd
+from engine.log.hooks import EpochEnd, Hook, RunResult, RunStart, StepEnd
 
 _REPORT = Path("evaluation") / "report.html"
 

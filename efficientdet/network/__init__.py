@@ -1,0 +1,1 @@
+"""The network alone: backbone, BiFPN, heads; callable without targets or losses."""
