@@ -19,12 +19,14 @@ from absl import flags
 
 import families
 from dataset import picture_flags
+from engine.files import zoo
 from engine.start import cli
 
 flags.DEFINE_string(
     "model_name", "efficientdet-d0", "Model, for example efficientdet-d0 or maskrcnn-r50-fpn."
 )
 flags.DEFINE_bool("list_models", False, "Print the names of all models and end.")
+flags.DEFINE_bool("list_zoo", False, "Print the weights that zoo:NAME fetches and end.")
 flags.DEFINE_string(
     "preset",
     "",
@@ -57,8 +59,8 @@ FLAGS = flags.FLAGS
 
 def resolve_request(argv: list[str]) -> families.Request:
     """Returns what the command line asks for."""
-    from engine.start import start_checks  # brings TensorFlow, which --help does not wait for
     from engine.config.settings import TrainConfig
+    from engine.start import start_checks  # brings TensorFlow, which --help does not wait for
 
     resumed = TrainConfig(
         model_dir=FLAGS.model_dir or "", allow_rank_change=bool(FLAGS.allow_rank_change)
@@ -83,6 +85,9 @@ def main(argv: list[str]) -> int:
     """Trains; returns the exit code."""
     if FLAGS.list_models:
         print("\n".join(families.model_lines()))
+        return 0
+    if FLAGS.list_zoo:
+        print("\n".join(zoo.lines()))
         return 0
     request = resolve_request(argv)
     config = request.config

@@ -149,9 +149,12 @@ class TrainConfig(Section):
         3, "Resumable checkpoints and averaged checkpoints kept; 0: all.", least=0
     )
     backbone_init: str = setting(
-        "", "Backbone weights (SavedModel folder, TF checkpoint, .h5, torch file, pip:NAME)."
+        "",
+        "Backbone weights (SavedModel folder, TF checkpoint, .h5, torch file, pip:NAME, zoo:NAME).",
     )
-    pretrained_ckpt: str = setting("", "Detector weights to start from, at step 0; not a resume.")
+    pretrained_ckpt: str = setting(
+        "", "Detector weights to start from, or zoo:NAME, at step 0; not a resume."
+    )
     allow_config_change: bool = setting(
         False, "Resume although the configuration in model_dir differs."
     )

@@ -27,7 +27,7 @@ import numpy as np
 import tensorflow as tf
 
 from engine.config.fields import ConfigError
-from engine.files import checksums
+from engine.files import checksums, zoo
 from outside_data.files import BadFileError, read_json
 from path_names.plain_path import plain_path
 
@@ -160,7 +160,8 @@ def find(path: str | Path, *, which: str = "best") -> str:
     In a folder the order is: the best by the run's evaluations, then averaged weights of the
     highest epoch, then resumable checkpoints, then ckpt-final, then what TensorFlow's `checkpoint`
     file points to. The path of a file `last_checkpoint` means what it names. Any other file is
-    taken as weights of another program (`engine.files.weight_files`).
+    taken as weights of another program (`engine.files.weight_files`), as is `zoo:NAME`, which is
+    fetched if need be (`engine.files.zoo`).
 
     Args:
       path: of a checkpoint or a folder.
@@ -169,7 +170,7 @@ def find(path: str | Path, *, which: str = "best") -> str:
     Raises:
       FileNotFoundError: nothing complete there; names what was looked for.
     """
-    path = Path(str(path).removesuffix(_INDEX))
+    path = Path(zoo.local_path(str(path)).removesuffix(_INDEX))
     if path.name == _POINTER and path.is_file():
         path = path.parent / path.read_text(encoding="utf-8").strip()
     if exists(path):
@@ -217,7 +218,11 @@ def find_any(paths: Sequence[str], *, which: str = "best") -> str:
 
 
 def newest_or_path(path: str) -> str:
-    """Returns the newest checkpoint of a run's folder; any other path as it is."""
+    """Returns the newest checkpoint of a run's folder, or the file of `zoo:NAME`.
+
+    Any other path is returned as it is.
+    """
+    path = zoo.local_path(path)
     try:
         return find(path)
     except FileNotFoundError:

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from engine.files import zoo
 from engine.files.numpy_pickle import read_numpy_pickle
 from engine.files.restricted_pickle import read_torch_file
 from engine.files.safetensors_file import is_safetensors, read_safetensors
@@ -89,13 +90,15 @@ def read_weight_file(path: str | Path) -> WeightFile:
 def weights_path(text: str) -> str:
     """Returns the file that `--backbone_init` names.
 
-    `pip:NAME` is the weight file that an installed package carries.
+    `pip:NAME` is the weight file that an installed package carries, `zoo:NAME` one of
+    `engine.files.zoo`.
 
     Raises:
-      FileNotFoundError: the package is not installed or holds no weight file.
+      FileNotFoundError: the package is not installed or holds no weight file; or as of
+        `zoo.local_path`.
     """
     if not text.startswith("pip:"):
-        return text
+        return zoo.local_path(text)
     package = text.removeprefix("pip:")
     try:
         files = importlib.metadata.files(package) or []

@@ -69,7 +69,7 @@ def _files(patterns: str) -> list[str]:
 
 def main_problems(paths: Sequence[str]) -> list[str]:
     """Lists the paths that rank 0 alone needs and does not find; a prefix of files will do."""
-    names = [p for p in paths if p and not p.startswith("pip:")]
+    names = [p for p in paths if p and not p.startswith(("pip:", "zoo:"))]
     return [f"{p} does not exist" for p in names if not glob.glob(glob.escape(p) + "*")]
 
 

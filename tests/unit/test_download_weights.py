@@ -1,15 +1,22 @@
-"""The download of Mask R-CNN's backbones, from a server of the test's own."""
+"""Published weights: `zoo:NAME` and download_weights.py, from a server of the test's own."""
 
+import dataclasses
 import hashlib
 import http.server
 import io
 import subprocess
 import sys
+import tarfile
 import threading
 import zipfile
 from pathlib import Path
 
 import pytest
+
+import families
+from engine.config.fields import ConfigError
+from engine.files import checkpoint, zoo
+from engine.files.weight_files import weights_path
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "maskrcnn" / "download_weights.py"
 FOLDER = "rn50_tf_amp_ckpt_v20.06.0"
@@ -54,7 +61,7 @@ class Server:
 
         self.server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}/file"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
 
 
 @pytest.fixture
@@ -134,3 +141,81 @@ def test_the_sum_of_detectron_s_file_is_checked(server, tmp_path):
     md5 = hashlib.md5(server.content).hexdigest()
     result = call(tmp_path, *flags, "--md5", md5)
     assert result.returncode == 0 and f"backbone: {tmp_path}/R-50.pkl" in result.stdout
+
+
+@pytest.fixture
+def cache(server, tmp_path, monkeypatch):
+    """A cache of its own; the table's files are at the test's server, or nowhere."""
+    table = zoo.entries()
+
+    def use(url=server.url, **changes):
+        moved = {n: dataclasses.replace(e, url=url, **changes) for n, e in table.items()}
+        monkeypatch.setattr(zoo, "entries", lambda: moved)
+        zoo._of_cache.cache_clear()
+
+    monkeypatch.setenv("RINGDET_CACHE", str(tmp_path))
+    use()
+    yield use
+    zoo._of_cache.cache_clear()
+
+
+def test_the_table_names_models_and_places():
+    table = zoo.entries()
+    assert len({(name.split("/")[0], e.file) for name, e in table.items()}) == len(table)
+    for entry in table.values():
+        assert families.package_of(entry.model) in ("efficientdet", "maskrcnn")
+        assert entry.url.startswith("https://") and entry.licence
+        assert entry.part in ("detector", "backbone")
+    assert table["effdet/tf_efficientdet_d0"].sha256 == "f153e0cf"
+    lines = zoo.lines()
+    assert len(lines) == 1 + len(table)
+    assert any("zoo:detectron/R-50 " in line and "md5 b19105fd" in line for line in lines)
+
+
+def test_zoo_fetches_once_and_notices_a_change(cache, server, tmp_path):
+    with pytest.raises(ValueError, match="SHA-256 sum .* expected f153e0cf: it was removed"):
+        checkpoint.find("zoo:effdet/tf_efficientdet_d0")
+    cache(sha256=hashlib.sha256(server.content).hexdigest()[:8])
+    path = checkpoint.find("zoo:effdet/tf_efficientdet_d0")
+    assert path == f"{tmp_path}/zoo/effdet/tf_efficientdet_d0_34-f153e0cf.pth"
+    assert checkpoint.newest_or_path("zoo:effdet/tf_efficientdet_d0") == path
+    assert len(server.ranges) == 2, "once wrong, once right"
+    cache("http://127.0.0.1:1/nothing", sha256="")
+    assert weights_path("zoo:effdet/tf_efficientdet_d0") == path
+    zoo._of_cache.cache_clear()
+    Path(path).write_bytes(b"another")
+    with pytest.raises(ValueError, match="expected [0-9a-f]{64}: it was removed"):
+        weights_path("zoo:effdet/tf_efficientdet_d0")
+
+
+def test_zoo_says_what_to_fetch_where_there_is_no_network(cache, server, tmp_path):
+    cache("http://127.0.0.1:1/nothing")
+    place = tmp_path / "zoo" / "detectron" / "R-50.pkl"
+    for find in (checkpoint.find, checkpoint.newest_or_path, weights_path):
+        with pytest.raises(FileNotFoundError, match=f"fetch it elsewhere and put it at {place}"):
+            find("zoo:detectron/R-50")
+    cache("http://127.0.0.1:1/nothing", md5="")
+    place.write_bytes(b"fetched elsewhere")
+    assert weights_path("zoo:detectron/R-50") == str(place)
+    with pytest.raises(ConfigError, match="'detectron/R50' is unknown; did you mean 'detectron/R-"):
+        weights_path("zoo:detectron/R50")
+
+
+@pytest.mark.parametrize("member", ["efficientdet-d0/model", "../model"])
+def test_archives_are_unpacked_within_their_folder(cache, server, tmp_path, member):
+    memory = io.BytesIO()
+    with tarfile.open(fileobj=memory, mode="w:gz") as archive:
+        for suffix in (".index", ".data-00000-of-00001", ".meta"):
+            info = tarfile.TarInfo(member + suffix)
+            info.size = 9
+            archive.addfile(info, io.BytesIO(b"checkpoin"))
+    server.content = memory.getvalue()
+    folder = tmp_path / "zoo" / "automl"
+    if ".." in member:
+        with pytest.raises(ValueError, match="'../model.index' would leave its folder"):
+            checkpoint.find("zoo:automl/efficientdet-d0")
+        assert not list(folder.iterdir())
+        return
+    found = checkpoint.find("zoo:automl/efficientdet-d0")
+    assert found == str(folder / "efficientdet-d0" / "efficientdet-d0" / "model")
+    assert [path.name for path in folder.iterdir()] == ["efficientdet-d0"]
