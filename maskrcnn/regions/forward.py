@@ -92,7 +92,26 @@ class Forward:
         config, weights = self._config, self._config.loss
         seeds = tf.random.experimental.stateless_split(seed, 2)
         trunk = self._model(images, training=training)
-        rpn = self._rpn_losses(images, trunk, truth, seed=seeds[0])
+        anchors = self.anchors(images)
+        anchor_targets = assign_rpn_targets(
+            anchors,
+            truth.boxes,
+            truth.classes,
+            image_sizes=truth.image_sizes,
+            crowd_boxes=truth.crowds,
+            config=config,
+            seed=seeds[0],
+        )
+        rpn = rpn_losses(
+            trunk.rpn_logits,
+            trunk.rpn_deltas,
+            anchor_targets,
+            anchors,
+            truth.boxes,
+            is_counted=truth.is_counted,
+            settings=weights,
+            coding_offset=config.model.coding_offset,
+        )
         losses = {
             "rpn_score_loss": rpn.rpn_score_loss,
             "rpn_box_loss": weights.rpn_box_loss_weight * rpn.rpn_box_loss,
@@ -100,7 +119,16 @@ class Forward:
         if config.model.rpn_only:
             return losses
         proposals = self._propose(images, trunk, truth.image_sizes, training=True)
-        rois = self._sample(proposals, truth, seed=seeds[1])
+        rois = sample_rois(
+            proposals.boxes,
+            proposals.is_valid,
+            truth.boxes,
+            truth.classes,
+            num_classes=self._model.num_classes,
+            crowd_boxes=truth.crowds,
+            config=config,
+            seed=seeds[1],
+        )
         features = self._box_features(trunk, rois.boxes, training=training)
         outputs = self._model.boxes(features, training=training)
         heads = box_head_losses(
@@ -108,9 +136,7 @@ class Forward:
             outputs.box_deltas,
             rois,
             is_counted=truth.is_counted,
-            class_normalizer=weights.class_normalizer,
-            box_normalizer=weights.box_normalizer,
-            beta=weights.box_beta,
+            settings=weights,
         )
         losses["fast_rcnn_class_loss"] = heads.fast_rcnn_class_loss
         losses["fast_rcnn_box_loss"] = weights.fast_rcnn_box_loss_weight * heads.fast_rcnn_box_loss
@@ -131,11 +157,11 @@ class Forward:
         Returns:
           Detections in network pixels, and their masks [B, K, s, s], none without masks.
         """
-        config, test = self._config, self._config.test
+        config = self._config
         trunk = self._model(images, training=False)
         proposals = self._propose(images, trunk, image_sizes, training=False)
-        most = config.eval.most_detections(test.test_detections_per_image)
         if config.model.rpn_only:
+            most = config.eval.most_detections(config.test.test_detections_per_image)
             return _as_detections(proposals, most), None
         features = self._box_features(trunk, proposals.boxes, training=False)
         outputs = self._model.boxes(features, training=False)
@@ -145,12 +171,7 @@ class Forward:
             proposals.boxes,
             proposals.is_valid,
             image_sizes,
-            score_threshold=test.test_score_thresh,
-            iou_threshold=test.test_nms,
-            max_output_size=most,
-            box_weights=config.roi.bbox_reg_weights,
-            coding_offset=config.model.coding_offset,
-            iou_offset=config.model.iou_offset,
+            config=config,
         )
         if not config.model.include_mask:
             return found, None
@@ -168,83 +189,16 @@ class Forward:
         """Returns the anchors of the images' size, [A, 4] float32."""
         return tf.constant(self._anchors((int(images.shape[1]), int(images.shape[2]))))
 
-    def _rpn_losses(
-        self, images: tf.Tensor, trunk: TrunkOutputs, truth: GroundTruth, *, seed: tf.Tensor
-    ):
-        config, rpn, weights = self._config.model, self._config.rpn, self._config.loss
-        anchors = self.anchors(images)
-        is_bounded = rpn.rpn_straddle_thresh >= 0.0
-        targets = assign_rpn_targets(
-            anchors,
-            truth.boxes,
-            truth.classes,
-            seed=seed,
-            num_samples=rpn.rpn_batch_size_per_im,
-            positive_fraction=rpn.rpn_fg_fraction,
-            positive_threshold=rpn.rpn_positive_overlap,
-            negative_threshold=rpn.rpn_negative_overlap,
-            force_ties=config.anchor_convention == "detectron",
-            image_sizes=truth.image_sizes if is_bounded else None,
-            straddle_threshold=max(rpn.rpn_straddle_thresh, 0.0),
-            crowd_boxes=truth.crowds,
-            coding_offset=config.coding_offset,
-            iou_offset=config.iou_offset,
-        )
-        return rpn_losses(
-            trunk.rpn_logits,
-            trunk.rpn_deltas,
-            targets,
-            anchors,
-            truth.boxes,
-            is_counted=truth.is_counted,
-            score_normalizer=weights.rpn_score_normalizer,
-            box_normalizer=weights.rpn_box_normalizer,
-            beta=weights.rpn_box_beta,
-            coding_offset=config.coding_offset,
-        )
-
     def _propose(
         self, images: tf.Tensor, trunk: TrunkOutputs, image_sizes: tf.Tensor, *, training: bool
     ) -> Proposals:
-        model, rpn = self._config.model, self._config.rpn
-        if training:
-            before, after = rpn.train_rpn_pre_nms_topn, rpn.train_rpn_post_nms_topn
-            threshold = rpn.train_rpn_nms_threshold
-        else:
-            before, after = rpn.test_rpn_pre_nms_topn, rpn.test_rpn_post_nms_topn
-            threshold = rpn.test_rpn_nms_thresh
         return propose_regions(
             trunk.rpn_logits,
             trunk.rpn_deltas,
             self.anchors(images),
             image_sizes,
-            num_pre_nms=before,
-            num_post_nms=after,
-            num_proposals=after,
-            iou_threshold=threshold,
-            min_size=rpn.rpn_min_size,
-            coding_offset=model.coding_offset,
-            iou_offset=model.iou_offset,
-        )
-
-    def _sample(self, proposals: Proposals, truth: GroundTruth, *, seed: tf.Tensor) -> RoiTargets:
-        model, roi = self._config.model, self._config.roi
-        return sample_rois(
-            proposals.boxes,
-            proposals.is_valid,
-            truth.boxes,
-            truth.classes,
-            num_classes=self._model.num_classes,
-            seed=seed,
-            num_samples=roi.batch_size_per_im,
-            positive_fraction=roi.fg_fraction,
-            positive_threshold=roi.fg_thresh,
-            negative_threshold=roi.bg_thresh_hi,
-            lowest_negative=roi.bg_thresh_lo,
-            crowd_boxes=truth.crowds,
-            box_weights=roi.bbox_reg_weights,
-            coding_offset=model.coding_offset,
-            iou_offset=model.iou_offset,
+            config=self._config,
+            training=training,
         )
 
     def _mask_loss(

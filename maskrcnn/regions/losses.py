@@ -21,13 +21,10 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from maskrcnn.regions.targets import IGNORED_CLASS, MaskTargets, RoiTargets, RpnTargets
+from maskrcnn.settings import LossConfig
 from object_detection.boxes.box_coder import encode_boxes
 from object_detection.boxes.box_ops import at_least_float32
 from object_detection.boxes.matcher import IGNORED, POSITIVE
-
-# Where the RPN's box loss turns from quadratic to linear, in units of the deltas (Detectron; both
-# references).
-RPN_BETA = 1.0 / 9.0
 
 
 class ImageSums(NamedTuple):
@@ -58,15 +55,13 @@ def rpn_losses(
     anchors: tf.Tensor,
     gt_boxes: tf.Tensor,
     *,
-    is_counted: tf.Tensor | None = None,
-    score_normalizer: str = "fixed",
-    box_normalizer: str = "fixed",
-    beta: float = RPN_BETA,
-    coding_offset: float = 0.0,
+    is_counted: tf.Tensor,
+    settings: LossConfig,
+    coding_offset: float,
 ) -> RpnLosses:
     """Computes objectness and box loss of the RPN (Faster R-CNN, arXiv 1506.01497, eq. 1).
 
-    The box normaliser 'levels' is the NVIDIA TF2 reference's: Huber loss (`beta` times the smooth
+    The box normaliser 'levels' is the NVIDIA TF2 reference's: Huber loss (beta times the smooth
     L1 loss) of all matched anchors, sampled or not, without coordinates whose target is exactly 0;
     each level is divided by the number of its coordinates, and the levels are added up.
 
@@ -76,19 +71,11 @@ def rpn_losses(
       targets: of the anchors.
       anchors: [A, 4], (y1, x1, y2, x2), network pixels; only 'levels' needs them.
       gt_boxes: [B, M, 4], same order and frame; only 'levels' needs them.
-      is_counted: bool [B], images that count; none: all.
-      score_normalizer: 'fixed' or 'batch', of sampled anchors.
-      box_normalizer: 'fixed' or 'batch', of sampled anchors, objects or not; or 'levels'.
-      beta: where the box loss turns linear.
+      is_counted: bool [B], images that count.
+      settings: normalisers 'fixed' and 'batch' count sampled anchors, objects or not.
       coding_offset: that of the targets; only 'levels' needs it.
-
-    Returns:
-      `RpnLosses`.
-
-    Raises:
-      ValueError: if a normaliser is unknown.
     """
-    counted = _image_weights(targets.labels, is_counted)
+    counted = tf.cast(is_counted, tf.float32)
     labels = tf.where(counted[:, tf.newaxis] > 0.0, targets.labels, IGNORED)
     num_samples = labels.shape[1]
     logits = tf.concat([_rows(level, 1)[..., 0] for level in rpn_logits], axis=1)
@@ -98,24 +85,25 @@ def rpn_losses(
     )
     is_sampled = labels != IGNORED
     score = _sums(score_losses, is_sampled)
-    score_loss = normalise(score, counted, how=score_normalizer, fixed=num_samples)
-    if box_normalizer == "levels":
+    score_loss = normalise(score, counted, how=settings.rpn_score_normalizer, fixed=num_samples)
+    if settings.rpn_box_normalizer == "levels":
         box_loss = _matched_box_loss(
             rpn_deltas,
             targets,
             anchors,
             gt_boxes,
             counted=counted,
-            delta=beta,
+            delta=settings.rpn_box_beta,
             coding_offset=coding_offset,
         )
         return RpnLosses(score_loss, box_loss)
     deltas = tf.concat([_rows(level, 4) for level in rpn_deltas], axis=1)
     sampled_deltas = at_least_float32(tf.gather(deltas, targets.indices, batch_dims=1))
-    box_losses = smooth_l1(sampled_deltas - targets.box_targets, beta=beta)
+    box_losses = smooth_l1(sampled_deltas - targets.box_targets, beta=settings.rpn_box_beta)
     box = _sums(tf.reduce_sum(box_losses, axis=-1), labels == POSITIVE)
     box = box._replace(counts=score.counts)
-    return RpnLosses(score_loss, normalise(box, counted, how=box_normalizer, fixed=num_samples))
+    box_loss = normalise(box, counted, how=settings.rpn_box_normalizer, fixed=num_samples)
+    return RpnLosses(score_loss, box_loss)
 
 
 def box_head_losses(
@@ -123,10 +111,8 @@ def box_head_losses(
     box_deltas: tf.Tensor,
     targets: RoiTargets,
     *,
-    is_counted: tf.Tensor | None = None,
-    class_normalizer: str = "fixed",
-    box_normalizer: str = "fixed",
-    beta: float = 1.0,
+    is_counted: tf.Tensor,
+    settings: LossConfig,
 ) -> BoxHeadLosses:
     """Computes class and box loss of the box head (Fast R-CNN, arXiv 1504.08083, eq. 1 to 3).
 
@@ -134,66 +120,50 @@ def box_head_losses(
       class_logits: [B * S, num_classes + 1] or [B, S, num_classes + 1], background last.
       box_deltas: [B * S, num_classes, 4] or with B and S apart, (ty, tx, th, tw).
       targets: of the sampled regions.
-      is_counted: bool [B], images that count; none: all.
-      class_normalizer: 'fixed' or 'batch', of sampled regions.
-      box_normalizer: 'fixed' or 'batch', of sampled regions, objects or not; or 'positives', four
-        times the objects of this batch, the NVIDIA TF2 reference's.
-      beta: where the box loss turns linear; at 1 smooth L1 and Huber loss are the same.
-
-    Returns:
-      `BoxHeadLosses`.
-
-    Raises:
-      ValueError: if a normaliser is unknown.
+      is_counted: bool [B], images that count.
+      settings: normalisers 'fixed' and 'batch' count sampled regions, objects or not; 'positives'
+        four times the objects of this batch, as the NVIDIA TF2 reference.
     """
     num_samples, num_classes = targets.class_targets.shape[1], box_deltas.shape[-2]
-    counted = _image_weights(targets.class_targets, is_counted)
+    counted = tf.cast(is_counted, tf.float32)
     classes = tf.where(counted[:, tf.newaxis] > 0.0, targets.class_targets, IGNORED_CLASS)
     logits = at_least_float32(tf.reshape(class_logits, [-1, num_samples, num_classes + 1]))
     losses = tf.nn.sparse_softmax_cross_entropy_with_logits(
         labels=tf.maximum(classes, 0), logits=logits
     )
     class_sums = _sums(losses, classes != IGNORED_CLASS)
-    class_loss = normalise(class_sums, counted, how=class_normalizer, fixed=num_samples)
+    class_loss = normalise(class_sums, counted, how=settings.class_normalizer, fixed=num_samples)
 
     deltas = tf.reshape(box_deltas, [-1, num_samples, num_classes, 4])
     own_class = tf.clip_by_value(classes, 0, num_classes - 1)[..., tf.newaxis]
     deltas = at_least_float32(tf.gather(deltas, own_class, batch_dims=2)[:, :, 0])
     is_object = targets.is_positive & (classes != IGNORED_CLASS)
-    box_losses = tf.reduce_sum(smooth_l1(deltas - targets.box_targets, beta=beta), axis=-1)
-    box_sums = _sums(box_losses, is_object)
-    if box_normalizer == "positives":
+    box_losses = smooth_l1(deltas - targets.box_targets, beta=settings.box_beta)
+    box_sums = _sums(tf.reduce_sum(box_losses, axis=-1), is_object)
+    if settings.box_normalizer == "positives":
         box_sums = box_sums._replace(counts=4.0 * box_sums.counts)
         return BoxHeadLosses(class_loss, normalise(box_sums, counted, how="batch"))
     box_sums = box_sums._replace(counts=class_sums.counts)
-    return BoxHeadLosses(
-        class_loss, normalise(box_sums, counted, how=box_normalizer, fixed=num_samples)
-    )
+    box_loss = normalise(box_sums, counted, how=settings.box_normalizer, fixed=num_samples)
+    return BoxHeadLosses(class_loss, box_loss)
 
 
 def mask_loss(
-    mask_logits: tf.Tensor,
-    targets: MaskTargets,
-    *,
-    is_counted: tf.Tensor | None = None,
-    normalizer: str = "image",
+    mask_logits: tf.Tensor, targets: MaskTargets, *, is_counted: tf.Tensor, normalizer: str
 ) -> tf.Tensor:
     """Computes the mask loss (Mask R-CNN, arXiv 1703.06870, section 3).
 
     Args:
       mask_logits: [B * P, s, s, num_classes] or [B, P, s, s, num_classes].
       targets: of the sampled objects.
-      is_counted: bool [B], images that count; none: all.
+      is_counted: bool [B], images that count.
       normalizer: 'image' or, as both references, 'batch': of objects with a mask. Either way a mask
         is the mean over its cells.
 
     Returns:
       Scalar, float32; 0 without objects.
-
-    Raises:
-      ValueError: if the normaliser is unknown.
     """
-    counted = _image_weights(targets.classes, is_counted)
+    counted = tf.cast(is_counted, tf.float32)
     classes = tf.where(counted[:, tf.newaxis] > 0.0, targets.classes, IGNORED_CLASS)
     shape = [-1, *targets.masks.shape[1:], mask_logits.shape[-1]]
     logits = select_class(tf.reshape(mask_logits, shape), classes)
@@ -242,29 +212,16 @@ def normalise(
     Args:
       losses: of each image, 0 where an image does not count.
       counted: [B], 1 or 0.
-      how: 'fixed', 'image' or 'batch'.
-      fixed: examples asked for in each image; with it 'fixed' may be asked for, and 'image' not.
+      how: 'batch'; or 'fixed' where `fixed` is given, else 'image'.
+      fixed: examples asked for in each image.
 
     Returns:
       Scalar, 0 where there is nothing.
-
-    Raises:
-      ValueError: if the normaliser does not exist here.
     """
-    allowed = ("image", "batch") if fixed is None else ("fixed", "batch")
-    if how not in allowed:
-        raise ValueError(f"unknown normalizer {how!r}, expected one of {allowed}")
     if how == "batch":
         return tf.reduce_sum(losses.sums) / tf.maximum(tf.reduce_sum(losses.counts), 1.0)
     per_image = losses.sums / (tf.maximum(losses.counts, 1.0) if fixed is None else float(fixed))
     return tf.reduce_sum(per_image) / tf.maximum(tf.reduce_sum(counted), 1.0)
-
-
-def _image_weights(like: tf.Tensor, is_counted: tf.Tensor | None) -> tf.Tensor:
-    """Returns [B], 1 for images that count and 0 for others."""
-    if is_counted is None:
-        return tf.ones(tf.shape(like)[:1])
-    return tf.cast(is_counted, tf.float32)
 
 
 def _sums(losses: tf.Tensor, is_counted: tf.Tensor) -> ImageSums:

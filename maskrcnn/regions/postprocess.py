@@ -11,13 +11,16 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from maskrcnn.regions.targets import BOX_HEAD_WEIGHTS
-from object_detection.boxes.box_coder import BoxWeights, decode_boxes
+from maskrcnn.settings import MaskRcnnConfig
+from object_detection.boxes.box_coder import decode_boxes
 from object_detection.boxes.box_ops import at_least_float32, clip_boxes
 from object_detection.boxes.nms import pick_boxes, with_best_refused
 from object_detection.boxes.top_k import exact_top_k
 from object_detection.input import geometry as geometry_lib
 from object_detection.serve.detections import Detections, MaskDetections
+
+# (Proposal, class) pairs of an image that enter the suppression.
+_MOST_PAIRS = 5000
 
 
 class NetworkDetections(NamedTuple):
@@ -43,13 +46,7 @@ def detect_boxes(
     is_valid: tf.Tensor,
     image_sizes: tf.Tensor,
     *,
-    score_threshold: float = 0.05,
-    iou_threshold: float = 0.5,
-    max_output_size: int = 100,
-    max_nms_inputs: int = 5000,
-    box_weights: BoxWeights = BOX_HEAD_WEIGHTS,
-    coding_offset: float = 0.0,
-    iou_offset: float = 0.0,
+    config: MaskRcnnConfig,
 ) -> NetworkDetections:
     """Decodes the best (proposal, class) pairs and suppresses overlaps within each class.
 
@@ -63,31 +60,26 @@ def detect_boxes(
       proposals: [B, R, 4], (y1, x1, y2, x2), network pixels.
       is_valid: [B, R] bool, False for padding.
       image_sizes: [B, 2] (height, width) to which boxes are clipped, network pixels.
-      score_threshold: least score; the PyTorch reference has 0.05, the TF2 reference 0.
-      iou_threshold: overlap beyond which the lower box of a class is suppressed.
-      max_output_size: K, detections per image.
-      max_nms_inputs: pairs that enter the suppression.
-      box_weights: divisors of (ty, tx, th, tw).
-      coding_offset: 1.0 decodes and clips as both references do.
-      iou_offset: added to lengths in the overlap; 1.0 is the PyTorch reference's.
+      config: `test` and `eval` say what is kept, `roi` and `model` how boxes are coded.
 
     Returns:
       `NetworkDetections`, float32, without gradient.
     """
+    test, coding_offset = config.test, config.model.coding_offset
     num_proposals, num_classes = proposals.shape[1], box_deltas.shape[-2]
     num_pairs = num_proposals * num_classes
     logits = tf.reshape(class_logits, [-1, num_proposals, num_classes + 1])
     scores = tf.nn.softmax(at_least_float32(tf.stop_gradient(logits)), axis=-1)[..., :num_classes]
     all_scores = tf.reshape(scores, [-1, num_pairs])
     # Written so that a NaN score counts as dropped.
-    is_candidate = is_valid[..., tf.newaxis] & (scores >= score_threshold)
+    is_candidate = is_valid[..., tf.newaxis] & (scores >= test.test_score_thresh)
     scores = tf.reshape(tf.where(is_candidate, scores, -1.0), [-1, num_pairs])
-    scores, pairs = exact_top_k(scores, min(max_nms_inputs, num_pairs))
+    scores, pairs = exact_top_k(scores, min(_MOST_PAIRS, num_pairs))
     deltas = tf.reshape(tf.stop_gradient(box_deltas), [-1, num_pairs, 4])
     boxes = decode_boxes(
         tf.gather(deltas, pairs, batch_dims=1),
         tf.gather(tf.stop_gradient(proposals), pairs // num_classes, batch_dims=1),
-        weights=box_weights,
+        weights=config.roi.bbox_reg_weights,
         pixel_offset=coding_offset,
     )
     height, width = (image_sizes[:, axis, tf.newaxis] - coding_offset for axis in (0, 1))
@@ -98,12 +90,12 @@ def detect_boxes(
         boxes,
         scores,
         classes,
-        max_output_size=max_output_size,
+        max_output_size=config.eval.most_detections(test.test_detections_per_image),
         method="hard",
-        iou_threshold=iou_threshold,
+        iou_threshold=test.test_nms,
         sigma=0.5,
-        score_threshold=score_threshold,
-        pixel_offset=iou_offset,
+        score_threshold=test.test_score_thresh,
+        pixel_offset=config.model.iou_offset,
     )
     is_picked, rows = picks.indices >= 0, tf.maximum(picks.indices, 0)
     boxes = tf.gather(boxes, rows, batch_dims=1)

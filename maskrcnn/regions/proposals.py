@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from maskrcnn.settings import MaskRcnnConfig
 from object_detection.boxes.box_coder import decode_boxes
 from object_detection.boxes.box_ops import at_least_float32, clip_boxes
 from object_detection.boxes.large_nms import suppress_sorted
@@ -52,15 +53,12 @@ def propose_regions(
     anchors: tf.Tensor,
     image_sizes: tf.Tensor,
     *,
-    num_pre_nms: int,
-    num_post_nms: int,
-    num_proposals: int,
-    iou_threshold: float = 0.7,
-    min_size: float = 0.0,
-    coding_offset: float = 0.0,
-    iou_offset: float = 0.0,
+    config: MaskRcnnConfig,
+    training: bool,
 ) -> Proposals:
     """Chooses proposals. Everything is float32 whatever the outputs' dtype; no gradient.
+
+    Boxes without area are always left out. As many boxes leave a level as an image has in all.
 
     Args:
       rpn_logits: per level [B, h, w, anchors_per_position], any float dtype.
@@ -68,19 +66,16 @@ def propose_regions(
       anchors: [A, 4], (y1, x1, y2, x2), network pixels, in the order of the levels.
       image_sizes: [B, 2] (height, width) to which boxes are clipped, network pixels: the part of
         the network's input that is image.
-      num_pre_nms: boxes of a level that enter suppression.
-      num_post_nms: boxes of a level that leave it.
-      num_proposals: K, boxes of an image over all levels.
-      iou_threshold: overlap beyond which the lower box is suppressed.
-      min_size: least height and width after clipping, pixels; boxes without area are always
-        left out.
-      coding_offset: 1.0 decodes and clips as both NVIDIA references do, with boxes whose far
-        corner is the last pixel they contain.
-      iou_offset: added to lengths in the overlap; 1.0 is the NVIDIA PyTorch reference's.
-
-    Returns:
-      `Proposals`.
+      config: `rpn` says how many and which, `model` how boxes are coded and compared.
+      training: whether the counts and the threshold of training hold.
     """
+    rpn, model = config.rpn, config.model
+    if training:
+        before, after = rpn.train_rpn_pre_nms_topn, rpn.train_rpn_post_nms_topn
+        threshold = rpn.train_rpn_nms_threshold
+    else:
+        before, after = rpn.test_rpn_pre_nms_topn, rpn.test_rpn_post_nms_topn
+        threshold = rpn.test_rpn_nms_thresh
     candidates, start = [], 0
     for logits, deltas in zip(rpn_logits, rpn_deltas):
         _, height, width, per_position = logits.shape
@@ -90,9 +85,9 @@ def propose_regions(
             tf.reshape(tf.stop_gradient(deltas), [-1, end - start, 4]),
             anchors[start:end],
             image_sizes,
-            count=min(num_pre_nms, end - start),
-            min_size=min_size,
-            coding_offset=coding_offset,
+            count=min(before, end - start),
+            min_size=rpn.rpn_min_size,
+            coding_offset=model.coding_offset,
         )
         candidates.append(level)
         start = end
@@ -105,13 +100,13 @@ def propose_regions(
     kept = suppress_sorted(
         tf.reshape(boxes, [-1, most, 4]),
         tf.reshape(is_candidate, [-1, most]),
-        iou_threshold=iou_threshold,
-        max_kept=num_post_nms,
-        pixel_offset=iou_offset,
+        iou_threshold=threshold,
+        max_kept=after,
+        pixel_offset=model.iou_offset,
     )
     order = tf.cumsum(tf.cast(kept, tf.int32), axis=-1)
-    kept = tf.reshape(kept & (order <= num_post_nms), tf.shape(logits))
-    return _best_of_levels(boxes, logits, kept, count=num_proposals)
+    kept = tf.reshape(kept & (order <= after), tf.shape(logits))
+    return _best_of_levels(boxes, logits, kept, count=after)
 
 
 def _decode_best(
@@ -124,17 +119,7 @@ def _decode_best(
     min_size: float,
     coding_offset: float,
 ) -> _Candidates:
-    """Decodes the best anchors of one level.
-
-    Args:
-      logits: [B, n].
-      deltas: [B, n, 4].
-      anchors: [n, 4].
-      image_sizes: [B, 2].
-      count: of boxes.
-      min_size: see `propose_regions`.
-      coding_offset: see `propose_regions`.
-    """
+    """Decodes the best anchors of one level: [B, n], [B, n, 4], [n, 4], [B, 2]."""
     logits = at_least_float32(logits)
     logits = tf.where(tf.math.is_finite(logits), logits, _WORST)
     top_logits, index = exact_top_k(logits, count)

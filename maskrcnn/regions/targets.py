@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from object_detection.boxes.box_coder import BoxWeights, encode_boxes
+from maskrcnn.settings import MaskRcnnConfig
+from object_detection.boxes.box_coder import encode_boxes
 from object_detection.boxes.box_ops import corner_overlaps, pairwise_iou, split_corners
 from object_detection.boxes.matcher import IGNORED, NEGATIVE, POSITIVE, Matches, match_anchors
 from object_detection.boxes.samplers import max_positives, sample_balanced
@@ -22,8 +23,8 @@ from object_detection.masks.mask_ops import is_mask_known, mask_targets
 
 IGNORED_CLASS = -1
 
-# Factors of (ty, tx, th, tw) of the box head (Fast R-CNN's code; both references).
-BOX_HEAD_WEIGHTS: BoxWeights = (10.0, 10.0, 5.0, 5.0)
+# Share of an example's area from which a crowd that covers it keeps it from being background.
+_CROWDED = 0.7
 
 
 class RpnTargets(NamedTuple):
@@ -79,77 +80,62 @@ def assign_rpn_targets(
     gt_boxes: tf.Tensor,
     gt_classes: tf.Tensor,
     *,
+    image_sizes: tf.Tensor,
+    crowd_boxes: tf.Tensor | None,
+    config: MaskRcnnConfig,
     seed: tf.Tensor,
-    num_samples: int = 256,
-    positive_fraction: float = 0.5,
-    positive_threshold: float = 0.7,
-    negative_threshold: float = 0.3,
-    force_match: bool = True,
-    force_ties: bool = False,
-    image_sizes: tf.Tensor | None = None,
-    straddle_threshold: float = 0.0,
-    crowd_boxes: tf.Tensor | None = None,
-    crowd_threshold: float = 0.7,
-    coding_offset: float = 0.0,
-    iou_offset: float = 0.0,
 ) -> RpnTargets:
     """Matches and samples anchors (Faster R-CNN, arXiv 1506.01497, section 3.1.2).
+
+    Each box also takes the anchor that overlaps it most, if any does; with Detectron's anchors all
+    that overlap it equally.
 
     Args:
       anchors: [A, 4], (y1, x1, y2, x2), network pixels.
       gt_boxes: [B, M, 4], same order and frame.
       gt_classes: [B, M] int32, class_id; -1 for padding and for boxes to leave out.
-      seed: int32 [2], of the sampling.
-      num_samples: S, anchors per image.
-      positive_fraction: largest share of objects among them.
-      positive_threshold: least IoU of a positive anchor.
-      negative_threshold: IoU below which an anchor is background.
-      force_match: whether each box also takes the anchor that overlaps it most, if any does.
-      force_ties: whether it makes all anchors positive that overlap it equally, as in the PyTorch
-        reference.
-      image_sizes: [B, 2] (height, width) of the part that is image, network pixels. Given, anchors
-        that leave it are not sampled, as in the PyTorch reference.
-      straddle_threshold: by how many pixels they may leave it.
+      image_sizes: [B, 2] (height, width) of the part that is image, network pixels; where the
+        configuration bounds anchors, those that leave it are not sampled.
       crowd_boxes: [B, N, 4], same order and frame, zero for padding. Given, background anchors of
         which a crowd covers a large share are taken back after sampling.
-      crowd_threshold: that share, of the anchor's area.
-      coding_offset: 1.0 encodes as the PyTorch reference does.
-      iou_offset: added to lengths in the IoU; 1.0 is that reference's.
+      config: `rpn` says what is sampled, `model` how boxes are coded and compared.
+      seed: int32 [2], of the sampling.
 
     Returns:
       `RpnTargets`, without gradient. An image without boxes is all background.
     """
+    rpn, model = config.rpn, config.model
     gt_boxes = tf.stop_gradient(gt_boxes)
     matches = match_anchors(
-        _extend(anchors, iou_offset),
-        _extend(gt_boxes, iou_offset),
+        _extend(anchors, model.iou_offset),
+        _extend(gt_boxes, model.iou_offset),
         _has_area(gt_boxes) & (gt_classes >= 0),
-        positive_threshold=positive_threshold,
-        negative_threshold=negative_threshold,
-        force_match=force_match,
-        force_ties=force_ties,
+        positive_threshold=rpn.rpn_positive_overlap,
+        negative_threshold=rpn.rpn_negative_overlap,
+        force_match=True,
+        force_ties=model.anchor_convention == "detectron",
     )
-    if image_sizes is not None:
+    if rpn.rpn_straddle_thresh >= 0.0:
         is_inside = _is_inside(
-            anchors, image_sizes, margin=straddle_threshold, pixel_offset=coding_offset
+            anchors, image_sizes, margin=rpn.rpn_straddle_thresh, pixel_offset=model.coding_offset
         )
         matches = matches._replace(labels=tf.where(is_inside, matches.labels, IGNORED))
     samples = sample_balanced(
         matches.labels == POSITIVE,
         matches.labels == NEGATIVE,
-        num_samples=num_samples,
-        positive_fraction=positive_fraction,
+        num_samples=rpn.rpn_batch_size_per_im,
+        positive_fraction=rpn.rpn_fg_fraction,
         seed=seed,
     )
     labels = tf.where(samples.is_positive, POSITIVE, NEGATIVE)
     labels = tf.where(samples.is_valid, labels, IGNORED)
     sampled = tf.gather(tf.convert_to_tensor(anchors), samples.indices)
     if crowd_boxes is not None:
-        is_crowded = crowd_cover(sampled, crowd_boxes) >= crowd_threshold
+        is_crowded = crowd_cover(sampled, crowd_boxes) >= _CROWDED
         labels = tf.where(is_crowded & (labels == NEGATIVE), IGNORED, labels)
     gt_index = tf.gather(matches.gt_index, samples.indices, batch_dims=1)
     box_targets = encode_boxes(
-        tf.gather(gt_boxes, gt_index, batch_dims=1), sampled, pixel_offset=coding_offset
+        tf.gather(gt_boxes, gt_index, batch_dims=1), sampled, pixel_offset=model.coding_offset
     )
     return RpnTargets(
         indices=samples.indices,
@@ -166,22 +152,14 @@ def sample_rois(
     gt_classes: tf.Tensor,
     *,
     num_classes: int,
+    crowd_boxes: tf.Tensor | None,
+    config: MaskRcnnConfig,
     seed: tf.Tensor,
-    num_samples: int = 512,
-    positive_fraction: float = 0.25,
-    positive_threshold: float = 0.5,
-    negative_threshold: float = 0.5,
-    lowest_negative: float = 0.0,
-    add_gt: bool = True,
-    crowd_boxes: tf.Tensor | None = None,
-    crowd_threshold: float = 0.7,
-    box_weights: BoxWeights = BOX_HEAD_WEIGHTS,
-    coding_offset: float = 0.0,
-    iou_offset: float = 0.0,
 ) -> RoiTargets:
     """Samples regions of objects and of background (Fast R-CNN, arXiv 1504.08083, section 2.3).
 
-    A region belongs to the box that it overlaps most, the first one on ties.
+    The boxes themselves are among the regions to sample from. A region belongs to the box that it
+    overlaps most, the first one on ties.
 
     Args:
       proposals: [B, R, 4], (y1, x1, y2, x2), network pixels.
@@ -189,41 +167,32 @@ def sample_rois(
       gt_boxes: [B, M, 4], same order and frame.
       gt_classes: [B, M] int32, class_id; -1 for padding and for boxes to leave out.
       num_classes: of the foreground; its value marks background.
-      seed: int32 [2], of the sampling; another one than that of the RPN.
-      num_samples: S, regions per image.
-      positive_fraction: largest share of objects among them.
-      positive_threshold: least IoU of an object.
-      negative_threshold: IoU below which a region is background.
-      lowest_negative: IoU from which it is.
-      add_gt: whether the boxes themselves are among the regions to sample from.
       crowd_boxes: [B, N, 4], same order and frame, zero for padding. Given, regions of which a
         crowd covers a large share are never background.
-      crowd_threshold: that share, of the region's area.
-      box_weights: factors of (ty, tx, th, tw).
-      coding_offset: 1.0 encodes as both references do.
-      iou_offset: added to lengths in the IoU; 1.0 is the PyTorch reference's.
+      config: `roi` says what is sampled, `model` how boxes are coded and compared.
+      seed: int32 [2], of the sampling; another one than that of the RPN.
 
     Returns:
       `RoiTargets`, without gradient; padding where an image has too few regions.
     """
-    regions, gt_boxes = tf.stop_gradient(proposals), tf.stop_gradient(gt_boxes)
+    roi, model = config.roi, config.model
+    gt_boxes = tf.stop_gradient(gt_boxes)
     is_gt = _has_area(gt_boxes) & (gt_classes >= 0)
-    if add_gt:
-        regions = tf.concat([regions, gt_boxes], axis=1)
-        is_valid = tf.concat([is_valid, is_gt], axis=1)
-    overlaps = pairwise_iou(regions, gt_boxes, pixel_offset=iou_offset)
+    regions = tf.concat([tf.stop_gradient(proposals), gt_boxes], axis=1)
+    is_valid = tf.concat([is_valid, is_gt], axis=1)
+    overlaps = pairwise_iou(regions, gt_boxes, pixel_offset=model.iou_offset)
     overlaps = tf.where(is_gt[:, tf.newaxis, :], overlaps, 0.0)
     best = tf.reduce_max(overlaps, axis=-1)
     gt_index = tf.argmax(overlaps, axis=-1, output_type=tf.int32)
-    is_object = is_valid & (best >= positive_threshold)
-    is_background = is_valid & (best < negative_threshold) & (best >= lowest_negative)
+    is_object = is_valid & (best >= roi.fg_thresh)
+    is_background = is_valid & (best < roi.bg_thresh_hi) & (best >= roi.bg_thresh_lo)
     if crowd_boxes is not None:
-        is_background &= crowd_cover(regions, crowd_boxes) < crowd_threshold
+        is_background &= crowd_cover(regions, crowd_boxes) < _CROWDED
     samples = sample_balanced(
         is_object,
         is_background & ~is_object,
-        num_samples=num_samples,
-        positive_fraction=positive_fraction,
+        num_samples=roi.batch_size_per_im,
+        positive_fraction=roi.fg_fraction,
         seed=seed,
     )
 
@@ -237,8 +206,8 @@ def sample_rois(
     box_targets = encode_boxes(
         tf.gather(gt_boxes, gt_index, batch_dims=1),
         boxes,
-        weights=box_weights,
-        pixel_offset=coding_offset,
+        weights=roi.bbox_reg_weights,
+        pixel_offset=model.coding_offset,
     )
     return RoiTargets(
         boxes=boxes,

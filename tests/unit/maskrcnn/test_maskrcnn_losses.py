@@ -13,6 +13,7 @@ from maskrcnn.regions.losses import (
     smooth_l1,
 )
 from maskrcnn.regions.targets import MaskTargets, RoiTargets, RpnTargets
+from maskrcnn.settings import LossConfig
 from object_detection.boxes.box_coder import encode_boxes
 from object_detection.boxes.matcher import Matches
 
@@ -89,24 +90,34 @@ class Example:
             )
         return part
 
-    def rpn(self, **changes):
+    def counted(self, given):
+        return tf.ones(len(self.gt_boxes), bool) if given is None else given
+
+    def rpn(self, is_counted=None, coding_offset=0.0, **changes):
         return rpn_losses(
             self.rpn_logits,
             self.rpn_deltas,
             self.rpn_targets,
             self.anchors,
             self.gt_boxes,
-            **changes,
+            is_counted=self.counted(is_counted),
+            settings=LossConfig(**changes),
+            coding_offset=coding_offset,
         )
 
-    def box_head(self, **changes):
-        return box_head_losses(self.class_logits, self.box_deltas, self.roi_targets, **changes)
+    def box_head(self, is_counted=None, **changes):
+        outputs, settings = (self.class_logits, self.box_deltas), LossConfig(**changes)
+        counted = self.counted(is_counted)
+        return box_head_losses(*outputs, self.roi_targets, is_counted=counted, settings=settings)
 
-    def masks(self, **changes):
-        return mask_loss(self.mask_logits, self.mask_targets, **changes)
+    def masks(self, is_counted=None, normalizer="image"):
+        counted = self.counted(is_counted)
+        return mask_loss(
+            self.mask_logits, self.mask_targets, is_counted=counted, normalizer=normalizer
+        )
 
-    def all(self, **changes):
-        return [*self.rpn(**changes), *self.box_head(**changes), self.masks(**changes)]
+    def all(self, is_counted=None):
+        return [*self.rpn(is_counted), *self.box_head(is_counted), self.masks(is_counted)]
 
 
 def flat_outputs(example, values_per_anchor):
@@ -132,9 +143,9 @@ def test_rpn_losses_equal_numpy_with_each_normalizer():
     score, box, sampled, _ = numpy_rpn_sums(example)
     fixed = BATCH * SAMPLES
     np.testing.assert_allclose(example.rpn(), [score / fixed, box / fixed], rtol=1e-5)
-    by_count = example.rpn(score_normalizer="batch", box_normalizer="batch")
+    by_count = example.rpn(rpn_score_normalizer="batch", rpn_box_normalizer="batch")
     np.testing.assert_allclose(by_count, [score / sampled, box / sampled], rtol=1e-5)
-    mixed = example.rpn(score_normalizer="fixed", box_normalizer="batch")
+    mixed = example.rpn(rpn_score_normalizer="fixed", rpn_box_normalizer="batch")
     np.testing.assert_allclose(mixed, [score / fixed, box / sampled], rtol=1e-5)
 
 
@@ -155,7 +166,7 @@ def test_rpn_box_loss_by_levels_equals_numpy(offset):
         errors = numpy_smooth_l1(deltas - targets[:, part], 1 / 9) / 9  # Huber of delta 1/9
         expected += errors[counts].sum() / counts.sum()
         start += deltas.shape[1]
-    loss = example.rpn(box_normalizer="levels", coding_offset=offset).rpn_box_loss
+    loss = example.rpn(rpn_box_normalizer="levels", coding_offset=offset).rpn_box_loss
     np.testing.assert_allclose(loss, expected, rtol=1e-4)
 
 
@@ -224,8 +235,8 @@ def test_images_that_do_not_count_change_nothing():
     )
     assert float(batch_weight(tf.constant(counted))) == 2.0
     options = (
-        {"score_normalizer": "batch", "box_normalizer": "batch"},
-        {"box_normalizer": "levels"},
+        {"rpn_score_normalizer": "batch", "rpn_box_normalizer": "batch"},
+        {"rpn_box_normalizer": "levels"},
     )
     for changes in options:
         np.testing.assert_allclose(
@@ -307,16 +318,7 @@ def test_selecting_a_class_ignores_what_is_not_a_number_elsewhere():
     np.testing.assert_array_equal(selected[0, :, 0, 0], [7, 0])
 
 
-@pytest.mark.parametrize(
-    ("method", "option"),
-    [
-        ("rpn", "score_normalizer"),
-        ("rpn", "box_normalizer"),
-        ("box_head", "class_normalizer"),
-        ("box_head", "box_normalizer"),
-        ("masks", "normalizer"),
-    ],
-)
-def test_unknown_normalizers_are_refused(method, option):
+@pytest.mark.parametrize("part", ["rpn_score", "rpn_box", "class", "box", "mask"])
+def test_unknown_normalizers_are_refused(part):
     with pytest.raises(ValueError, match=r"'anchors'.*batch"):
-        getattr(Example(), method)(**{option: "anchors"})
+        LossConfig(**{f"{part}_normalizer": "anchors"})

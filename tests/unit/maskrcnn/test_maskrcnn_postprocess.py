@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from engine.config.fields import override
+from maskrcnn.regions import postprocess
 from maskrcnn.regions.postprocess import detect_boxes, to_original
+from maskrcnn.settings import MaskRcnnConfig, base_config
 from object_detection.input import geometry as geometry_lib
 from object_detection.serve.detections import Detections, MaskDetections
 
@@ -22,14 +25,24 @@ def example(seed=0):
     return logits, deltas, proposals, valid
 
 
-def detect(logits, deltas, proposals, valid, **changes):
+def config_with(count, *, floor=0.05, coding=0.0, iou=0.0) -> MaskRcnnConfig:
+    settings = {
+        "test_detections_per_image": count,
+        "test_score_thresh": floor,
+        "coding_offset": coding,
+        "iou_offset": iou,
+    }
+    return override(base_config("maskrcnn-r50-fpn"), settings, source="test")
+
+
+def detect(logits, deltas, proposals, valid, *settings, **changes):
     detections = detect_boxes(
         tf.constant(logits),
         tf.constant(deltas),
         tf.constant(proposals),
         tf.constant(valid),
         tf.constant(IMAGE_SIZES),
-        **changes,
+        config=config_with(*settings, **changes),
     )
     return [field.numpy() for field in detections]
 
@@ -73,15 +86,10 @@ def numpy_detect(logits, deltas, proposals, valid, image, *, floor, count, codin
 )
 def test_equals_numpy(floor, coding, iou):
     arrays = example()
-    boxes, scores, classes, num_valid = detect(
-        *arrays,
-        score_threshold=floor,
-        max_output_size=40,
-        coding_offset=coding,
-        iou_offset=iou,
-    )
+    conventions = {"floor": floor, "coding": coding, "iou": iou}
+    boxes, scores, classes, num_valid = detect(*arrays, 40, **conventions)
     for image in range(2):
-        rows = numpy_detect(*arrays, image, floor=floor, count=40, coding=coding, iou=iou)
+        rows = numpy_detect(*arrays, image, count=40, **conventions)
         count = len(rows)
         assert num_valid[image] == count > 15
         np.testing.assert_allclose(scores[image, :count], [row[0] for row in rows], rtol=1e-5)
@@ -91,19 +99,20 @@ def test_equals_numpy(floor, coding, iou):
         assert (classes[image, count:] == -1).all()
 
 
-def test_flat_outputs_and_few_candidates():
+def test_flat_outputs_and_few_candidates(monkeypatch):
     logits, deltas, proposals, valid = example(1)
-    separate = detect(logits, deltas, proposals, valid, max_output_size=10)
+    separate = detect(logits, deltas, proposals, valid, 10)
     flat = detect(
         logits.reshape(-1, NUM_CLASSES + 1),
         deltas.reshape(-1, NUM_CLASSES, 4),
         proposals,
         valid,
-        max_output_size=10,
+        10,
     )
     for a, b in zip(separate, flat):
         np.testing.assert_array_equal(a, b)
-    few = detect(logits, deltas, proposals, valid, max_output_size=10, max_nms_inputs=3)
+    monkeypatch.setattr(postprocess, "_MOST_PAIRS", 3)
+    few = detect(logits, deltas, proposals, valid, 10)
     assert few[3].max() <= 3
     np.testing.assert_allclose(few[1][:, 0], separate[1][:, 0])
 
@@ -112,7 +121,7 @@ def test_nothing_to_detect_and_values_that_are_not_numbers():
     logits, deltas, proposals, valid = example(2)
     logits[0, :, -1] = 50.0  # all background
     logits[1, :5] = np.nan
-    boxes, scores, classes, num_valid = detect(logits, deltas, proposals, valid, max_output_size=9)
+    boxes, scores, classes, num_valid = detect(logits, deltas, proposals, valid, 9)
     assert num_valid[0] == 0 and not boxes[0].any() and (classes[0] == -1).all()
     assert num_valid[1] == 9 and np.isfinite(scores).all() and np.isfinite(boxes).all()
 
@@ -123,7 +132,7 @@ def test_compiled_equals_eager_with_half_precision_outputs():
 
     def run(logits, deltas, proposals, valid):
         return detect_boxes(
-            logits, deltas, proposals, valid, tf.constant(IMAGE_SIZES), max_output_size=20
+            logits, deltas, proposals, valid, tf.constant(IMAGE_SIZES), config=config_with(20)
         )
 
     eager = run(logits, deltas, proposals, valid)
@@ -137,7 +146,10 @@ def test_boxes_move_to_the_original_image():
     sizes = tf.constant([[128.0, 192.0], [160.0, 120.0]])
     geometry = geometry_lib.pack(geometry_lib.fit_inside(sizes, height=64, width=96))
     detections = detect_boxes(
-        *example(5)[:3], tf.constant(example(5)[3]), tf.constant(IMAGE_SIZES), max_output_size=12
+        *example(5)[:3],
+        tf.constant(example(5)[3]),
+        tf.constant(IMAGE_SIZES),
+        config=config_with(12),
     )
     moved = to_original(detections, geometry, network_width=96)
     assert isinstance(moved, Detections) and moved.boxes.shape == (2, 12, 4)

@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from engine.config.fields import override
 from maskrcnn.regions.proposals import propose_regions
+from maskrcnn.settings import base_config
 
 SIZES = [(8, 12), (4, 6)]
 STRIDES = (8, 16)
 IMAGE_SIZES = np.array([[64, 96], [50, 70]], np.float32)
-SETTINGS = {"num_pre_nms": 60, "num_post_nms": 30, "num_proposals": 40}
+BEFORE, AFTER = 60, 30
 
 
 def make_anchors():
@@ -38,6 +40,20 @@ def outputs(seed=0):
     return logits, deltas
 
 
+def propose(logits, deltas, *, before=BEFORE, after=AFTER, min_size=0.0, coding=0.0, iou=0.0):
+    settings = {
+        "train_rpn_pre_nms_topn": before,
+        "train_rpn_post_nms_topn": after,
+        "rpn_min_size": min_size,
+        "coding_offset": coding,
+        "iou_offset": iou,
+    }
+    config = override(base_config("maskrcnn-r50-fpn"), settings, source="test")
+    return propose_regions(
+        logits, deltas, ANCHORS, tf.constant(IMAGE_SIZES), config=config, training=True
+    )
+
+
 def numpy_decode(deltas, anchors, offset):
     size = anchors[:, 2:] - anchors[:, :2] + offset
     center = anchors[:, :2] + size / 2
@@ -52,12 +68,12 @@ def numpy_overlap(a, b, offset):
     return inter / (np.prod(a[2:] - a[:2] + offset) + areas - inter)
 
 
-def numpy_proposals(logits, deltas, image, *, min_size=0.0, coding=0.0, iou=0.0):
+def numpy_proposals(logits, deltas, image, *, min_size, coding, iou):
     boxes, scores, start = [], [], 0
     for level_logits, level_deltas in zip(logits, deltas):
         flat = level_logits[image].ravel().astype(np.float64)
         end = start + len(flat)
-        order = np.argsort(-flat, kind="stable")[: SETTINGS["num_pre_nms"]]
+        order = np.argsort(-flat, kind="stable")[:BEFORE]
         decoded = numpy_decode(
             level_deltas[image].reshape(-1, 4)[order].astype(np.float64),
             ANCHORS[start:end][order].astype(np.float64),
@@ -71,12 +87,12 @@ def numpy_proposals(logits, deltas, image, *, min_size=0.0, coding=0.0, iou=0.0)
         for i in np.flatnonzero(alive):
             if not kept or numpy_overlap(decoded[i], decoded[kept], iou).max() <= 0.7:
                 kept.append(i)
-        kept = kept[: SETTINGS["num_post_nms"]]
+        kept = kept[:AFTER]
         boxes.append(decoded[kept])
         scores.append(flat[order][kept])
         start = end
     boxes, scores = np.concatenate(boxes), np.concatenate(scores)
-    order = np.argsort(-scores, kind="stable")[: SETTINGS["num_proposals"]]
+    order = np.argsort(-scores, kind="stable")[:AFTER]
     return boxes[order], 1 / (1 + np.exp(-scores[order]))
 
 
@@ -85,22 +101,12 @@ def numpy_proposals(logits, deltas, image, *, min_size=0.0, coding=0.0, iou=0.0)
 )
 def test_equals_numpy(min_size, coding, iou):
     logits, deltas = outputs()
-    proposals = propose_regions(
-        logits,
-        deltas,
-        ANCHORS,
-        IMAGE_SIZES,
-        min_size=min_size,
-        coding_offset=coding,
-        iou_offset=iou,
-        **SETTINGS,
-    )
+    conventions = {"min_size": min_size, "coding": coding, "iou": iou}
+    proposals = propose(logits, deltas, **conventions)
     for image in range(2):
-        boxes, scores = numpy_proposals(
-            logits, deltas, image, min_size=min_size, coding=coding, iou=iou
-        )
+        boxes, scores = numpy_proposals(logits, deltas, image, **conventions)
         count = len(boxes)
-        np.testing.assert_array_equal(proposals.is_valid[image], np.arange(40) < count)
+        np.testing.assert_array_equal(proposals.is_valid[image], np.arange(AFTER) < count)
         np.testing.assert_allclose(proposals.scores[image, :count], scores, rtol=1e-5)
         np.testing.assert_allclose(proposals.boxes[image, :count], boxes, atol=1e-3)
         assert not proposals.boxes[image, count:].numpy().any()
@@ -109,13 +115,9 @@ def test_equals_numpy(min_size, coding, iou):
 def test_compiled_equals_eager_and_float16_is_decoded_in_float32():
     logits, deltas = outputs(seed=1)
     logits, deltas = ([tf.cast(x, tf.float16) for x in part] for part in (logits, deltas))
-
-    def run(logits, deltas):
-        return propose_regions(logits, deltas, ANCHORS, tf.constant(IMAGE_SIZES), **SETTINGS)
-
-    eager = run(logits, deltas)
+    eager = propose(logits, deltas)
     assert eager.boxes.dtype == eager.scores.dtype == tf.float32
-    compiled = tf.function(run, jit_compile=True)(logits, deltas)
+    compiled = tf.function(propose, jit_compile=True)(logits, deltas)
     for plain, xla in zip(eager, compiled):
         np.testing.assert_allclose(plain, xla, rtol=1e-4, atol=1e-3)
 
@@ -126,7 +128,7 @@ def test_outputs_that_are_not_numbers_give_no_proposals():
     logits[1][0, 1, 1, 0] = 50.0
     logits[0][1] = np.nan
     logits[1][1] = np.nan
-    proposals = propose_regions(logits, deltas, ANCHORS, IMAGE_SIZES, **SETTINGS)
+    proposals = propose(logits, deltas)
     assert np.isfinite(proposals.boxes).all() and np.isfinite(proposals.scores).all()
     assert proposals.is_valid[0].numpy().any() and not proposals.is_valid[1].numpy().any()
     assert proposals.scores.numpy().max() < 1.0 - 1e-6
@@ -134,8 +136,7 @@ def test_outputs_that_are_not_numbers_give_no_proposals():
 
 def test_more_wanted_than_there_are():
     logits, deltas = outputs()
-    settings = {"num_pre_nms": 10_000, "num_post_nms": 10_000, "num_proposals": 1000}
-    proposals = propose_regions(logits, deltas, ANCHORS, IMAGE_SIZES, **settings)
+    proposals = propose(logits, deltas, before=10_000, after=1000)
     assert proposals.boxes.shape == (2, 1000, 4)
     valid = proposals.is_valid.numpy()
     assert 20 < valid[0].sum() < 360
@@ -148,7 +149,7 @@ def test_no_gradient_leaves_the_proposals():
     logits, deltas = ([tf.constant(x) for x in part] for part in outputs())
     with tf.GradientTape() as tape:
         tape.watch([logits, deltas])
-        proposals = propose_regions(logits, deltas, ANCHORS, IMAGE_SIZES, **SETTINGS)
+        proposals = propose(logits, deltas)
         total = tf.reduce_sum(proposals.boxes) + tf.reduce_sum(proposals.scores)
     gradients = tape.gradient(total, [*logits, *deltas])
     assert all(gradient is None for gradient in gradients)

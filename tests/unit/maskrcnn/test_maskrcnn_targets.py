@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from engine.config.fields import override
 from maskrcnn.regions.targets import (
     RoiTargets,
     assign_mask_targets,
@@ -12,6 +13,7 @@ from maskrcnn.regions.targets import (
     num_mask_rois,
     sample_rois,
 )
+from maskrcnn.settings import MaskRcnnConfig, base_config
 from object_detection.boxes.box_coder import encode_boxes
 
 NUM_CLASSES = 3
@@ -35,10 +37,21 @@ def numpy_iou(a, b, offset=0.0):
     return inter / (areas[0][:, None] + areas[1][None] - inter)
 
 
-def rpn(gt_boxes, gt_classes, anchors=ANCHORS, **changes):
-    settings = {"seed": SEED, "num_samples": 16, **changes}
+def config_with(**changes) -> MaskRcnnConfig:
+    settings = {"rpn_batch_size_per_im": 16, "roi.batch_size_per_im": 8, **changes}
+    offsets = {"coding_offset": 0.0, "iou_offset": 0.0}
+    return override(base_config("maskrcnn-r50-fpn"), {**offsets, **settings}, source="test")
+
+
+def rpn(gt_boxes, gt_classes, anchors=ANCHORS, image_sizes=None, crowds=None, **changes):
     targets = assign_rpn_targets(
-        tf.constant(anchors), tf.constant(gt_boxes), tf.constant(gt_classes), **settings
+        tf.constant(anchors),
+        tf.constant(gt_boxes),
+        tf.constant(gt_classes),
+        image_sizes=image_sizes,
+        crowd_boxes=crowds,
+        config=config_with(**changes),
+        seed=SEED,
     )
     return targets._replace(**{key: getattr(targets, key).numpy() for key in targets._fields[:3]})
 
@@ -54,7 +67,8 @@ def test_rpn_labels_and_box_targets_equal_numpy(offset):
     rng = np.random.default_rng(0)
     gt_boxes = random_gt(rng, 2, 6)
     gt_classes = np.array([[0, 2, -1, 1, 0, -1], [1, -1, -1, -1, -1, -1]], np.int32)
-    targets = rpn(gt_boxes, gt_classes, num_samples=64, iou_offset=offset, coding_offset=offset)
+    offsets = {"iou_offset": offset, "coding_offset": offset}
+    targets = rpn(gt_boxes, gt_classes, rpn_batch_size_per_im=64, **offsets)
     for image in range(2):
         valid = np.flatnonzero(gt_classes[image] >= 0)
         overlaps = numpy_iou(ANCHORS, gt_boxes[image, valid], offset)
@@ -95,39 +109,40 @@ def test_anchors_that_leave_the_image_are_not_sampled_if_asked():
     gt_boxes = np.array([[[0, 0, 22, 22]]] * 2, np.float32)
     gt_classes = np.zeros((2, 1), np.int32)
     image_sizes = tf.constant([[100.0, 100.0], [60.0, 80.0]])
-    everywhere = rpn(gt_boxes, gt_classes, num_samples=80)
+    settings = {"image_sizes": image_sizes, "rpn_batch_size_per_im": 80}
+    everywhere = rpn(gt_boxes, gt_classes, **settings)
     assert (ANCHORS[everywhere.indices].min(axis=-1) < 0).any()
-    inside = rpn(gt_boxes, gt_classes, num_samples=80, image_sizes=image_sizes)
+    inside = rpn(gt_boxes, gt_classes, rpn_straddle_thresh=0, **settings)
     for image, (height, width) in enumerate(image_sizes.numpy()):
         used = ANCHORS[inside.indices[image][inside.labels[image] >= 0]]
         assert len(used) and used.min() >= 0
         assert used[:, 2].max() <= height and used[:, 3].max() <= width
     # The box at the corner is matched best by an anchor outside: ignored, and nobody else's.
     assert (inside.labels == 1).sum() == 0
-    loose = rpn(
-        gt_boxes, gt_classes, num_samples=80, image_sizes=image_sizes, straddle_threshold=16.0
-    )
+    loose = rpn(gt_boxes, gt_classes, rpn_straddle_thresh=16.0, **settings)
     assert (loose.labels == 1).sum() == 2
 
 
 def test_background_anchors_on_a_crowd_are_taken_back():
     gt_boxes, gt_classes = np.zeros((1, 2, 4), np.float32), np.full((1, 2), -1, np.int32)
     crowd = np.array([[[0, 0, 60, 130], [0, 0, 0, 0]]], np.float32)
-    targets = rpn(gt_boxes, gt_classes, num_samples=90, crowd_boxes=tf.constant(crowd))
+    targets = rpn(gt_boxes, gt_classes, rpn_batch_size_per_im=90, crowds=tf.constant(crowd))
     cover = crowd_cover(tf.constant(ANCHORS)[tf.newaxis], tf.constant(crowd)).numpy()[0]
     used = targets.indices[0][targets.labels[0] == 0]
     assert 10 < len(used) < 90
     assert (cover[used] < 0.7).all()
 
 
-def rois(proposals, valid, gt_boxes, gt_classes, **changes):
-    settings = {"num_classes": NUM_CLASSES, "seed": SEED, "num_samples": 8, **changes}
+def rois(proposals, valid, gt_boxes, gt_classes, crowds=None, **changes):
     targets = sample_rois(
         tf.constant(proposals, tf.float32),
         tf.constant(valid),
         tf.constant(gt_boxes, tf.float32),
         tf.constant(gt_classes, tf.int32),
-        **settings,
+        num_classes=NUM_CLASSES,
+        crowd_boxes=crowds,
+        config=config_with(**changes),
+        seed=SEED,
     )
     return RoiTargets(*(field.numpy() for field in targets))
 
@@ -136,7 +151,7 @@ def test_rois_by_overlap_with_ground_truth_among_them():
     proposals = [[[20, 20, 60, 50], [20, 20, 40, 38], [80, 80, 90, 90], [0, 0, 0, 0]]]
     valid = [[True, True, True, False]]
     gt_boxes, gt_classes = [[BOX, [0, 0, 0, 0]]], [[2, -1]]
-    targets = rois(proposals, valid, gt_boxes, gt_classes, positive_fraction=0.5)
+    targets = rois(proposals, valid, gt_boxes, gt_classes, fg_fraction=0.5)
     # IoU 0.75 and the box itself are objects, 0.225 and 0 background; the padding is neither.
     assert {tuple(box) for box in targets.boxes[0, :2]} == {(20, 20, 60, 50), tuple(BOX)}
     assert {tuple(box) for box in targets.boxes[0, 2:4]} == {(20, 20, 40, 38), (80, 80, 90, 90)}
@@ -151,22 +166,16 @@ def test_rois_by_overlap_with_ground_truth_among_them():
     np.testing.assert_allclose(by_box[20, 20, 60, 50], expected, rtol=1e-5, atol=1e-6)
 
 
-def test_rois_without_ground_truth_among_them():
-    proposals = [[[20, 20, 60, 50], [80, 80, 90, 90]]]
-    targets = rois(proposals, [[True, True]], [[BOX]], [[1]], add_gt=False, positive_fraction=0.5)
-    np.testing.assert_array_equal(targets.class_targets[0], [1, 3] + [-1] * 6)
-
-
 def test_roi_thresholds():
     # IoU with BOX: 0.5 exactly, 0.45, 0.05 and 0.
     proposals = [[[20, 20, 60, 40], [20, 20, 60, 38], [20, 20, 60, 22], [80, 80, 90, 90]]]
     valid = [[True] * 4]
-    targets = rois(proposals, valid, [[BOX]], [[0]], add_gt=False, positive_fraction=0.5)
-    np.testing.assert_array_equal(targets.class_targets[0], [0, 3, 3, 3] + [-1] * 4)
-    settings = {"negative_threshold": 0.4, "lowest_negative": 0.01, "positive_fraction": 0.5}
-    targets = rois(proposals, valid, [[BOX]], [[0]], add_gt=False, **settings)
-    np.testing.assert_array_equal(targets.class_targets[0], [0, 3] + [-1] * 6)
-    np.testing.assert_array_equal(targets.boxes[0, 1], [20, 20, 60, 22])
+    targets = rois(proposals, valid, [[BOX]], [[0]], fg_fraction=0.5)
+    np.testing.assert_array_equal(targets.class_targets[0], [0, 0, 3, 3, 3] + [-1] * 3)
+    settings = {"bg_thresh_hi": 0.4, "bg_thresh_lo": 0.01, "fg_fraction": 0.5}
+    targets = rois(proposals, valid, [[BOX]], [[0]], **settings)
+    np.testing.assert_array_equal(targets.class_targets[0], [0, 0, 3] + [-1] * 5)
+    np.testing.assert_array_equal(targets.boxes[0, 2], [20, 20, 60, 22])
 
 
 def test_image_without_boxes_has_background_only():
@@ -179,7 +188,7 @@ def test_image_without_boxes_has_background_only():
 def test_regions_on_a_crowd_are_no_background():
     proposals = [[[20, 20, 60, 50], [70, 70, 90, 90], [0, 70, 20, 90]]]
     crowd = tf.constant([[[60.0, 60, 100, 100], [0, 0, 0, 0]]])
-    targets = rois(proposals, [[True] * 3], [[BOX]], [[0]], crowd_boxes=crowd)
+    targets = rois(proposals, [[True] * 3], [[BOX]], [[0]], crowds=crowd)
     used = {tuple(box) for box in targets.boxes[0][targets.class_targets[0] == NUM_CLASSES]}
     assert used == {(0, 70, 20, 90)}
 
@@ -256,16 +265,18 @@ def test_all_targets_compile_and_agree_with_the_plain_ones():
     proposals = tf.constant(random_gt(rng, 4, 200))
     valid = tf.constant(np.arange(200) < np.array([[200], [50], [200], [200]]))
     image_sizes = tf.constant([[100.0, 70], [70, 100], [100, 100], [100, 100]])
+    settings = {"rpn_batch_size_per_im": 64, "roi.batch_size_per_im": 32}
+    config = config_with(rpn_straddle_thresh=0, **settings)
 
     def run(gt_boxes, gt_classes, crowd_boxes, packed, proposals, valid):
         anchors = assign_rpn_targets(
             ANCHORS,
             gt_boxes,
             gt_classes,
-            seed=SEED,
-            num_samples=64,
             image_sizes=image_sizes,
             crowd_boxes=crowd_boxes,
+            config=config,
+            seed=SEED,
         )
         regions = sample_rois(
             proposals,
@@ -273,9 +284,9 @@ def test_all_targets_compile_and_agree_with_the_plain_ones():
             gt_boxes,
             gt_classes,
             num_classes=NUM_CLASSES,
-            seed=SEED + 1,
-            num_samples=32,
             crowd_boxes=crowd_boxes,
+            config=config,
+            seed=SEED + 1,
         )
         masks = assign_mask_targets(regions, packed, gt_boxes, num_rois=8, mask_size=14)
         return anchors, regions, masks
