@@ -12,9 +12,11 @@ readonly root
 usage() {
   cat <<'USAGE'
 Usage: scripts/launch.sh FAMILY KIND [options] [-- FLAGS]
+       scripts/launch.sh SCRIPT [options] [-- FLAGS]
 
   FAMILY          efficientdet or maskrcnn
   KIND            convergence, evaluate, training-benchmark, inference-benchmark, inference
+  SCRIPT          of scripts/D0 or scripts/maskrcnn: its folder says the family, its name begins with the kind
   --name NAME     name of the run and of its folder
   --recipe NAME   settings: a name in the family's configs/, or a YAML file
   --gpus N        ranks, one for each GPU, where NGPU does not say otherwise (default 1)
@@ -50,9 +52,20 @@ case ${1:-} in
     exit 0
     ;;
 esac
-[ $# -ge 2 ] || fail "expected FAMILY KIND (--help explains)"
-family=$1 kind=$2
-shift 2
+case ${1:-} in
+  *.sh)
+    name=$(basename "$1" .sh)
+    kind=$(grep -oE '^(convergence|evaluate|training-benchmark|inference-benchmark|inference)' <<<"$name") || fail "whose kind is $1?"
+    family=maskrcnn
+    case $(cd "$(dirname "$1")" && pwd -P) in */D0) family=efficientdet ;; *) name=maskrcnn-$name ;; esac
+    shift
+    ;;
+  *)
+    [ $# -ge 2 ] || fail "expected FAMILY KIND (--help explains)"
+    family=$1 kind=$2
+    shift 2
+    ;;
+esac
 while [ $# -gt 0 ]; do
   case $1 in
     --name | --recipe | --gpus | --nodes)

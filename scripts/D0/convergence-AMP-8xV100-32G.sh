@@ -1,6 +1,4 @@
 #!/usr/bin/env bash
 # Trains EfficientDet-D0 on COCO 2017 with 8 V100 32 GB, mixed precision.
 # The reference reports: AP 0.3445, 14.3 hours, 777 images/s (of its training benchmark).
-set -euo pipefail
-exec "$(dirname "${BASH_SOURCE[0]}")/../launch.sh" efficientdet convergence \
-  --name convergence-AMP-8xV100-32G --recipe d0_coco_8xv100_amp --gpus 8 -- "$@"
+exec "$(dirname "$0")/../launch.sh" "$0" --recipe d0_coco_8xv100_amp --gpus 8 -- "$@"

@@ -1,6 +1,4 @@
 #!/usr/bin/env bash
 # Trains EfficientDet-D0 on COCO 2017 with 8 V100 32 GB, single precision.
 # The reference reports: AP 0.3442, 16.9 hours, 645 images/s (of its training benchmark).
-set -euo pipefail
-exec "$(dirname "${BASH_SOURCE[0]}")/../launch.sh" efficientdet convergence \
-  --name convergence-FP32-8xV100-32G --recipe d0_coco_8xv100_fp32 --gpus 8 -- "$@"
+exec "$(dirname "$0")/../launch.sh" "$0" --recipe d0_coco_8xv100_fp32 --gpus 8 -- "$@"

@@ -1,6 +1,4 @@
 #!/usr/bin/env bash
 # Trains EfficientDet-D0 on COCO 2017 with 8 A100 80 GB, TF32.
 # The reference reports: AP 0.3453, 8.5 hours, 1266 images/s (of its training benchmark).
-set -euo pipefail
-exec "$(dirname "${BASH_SOURCE[0]}")/../launch.sh" efficientdet convergence \
-  --name convergence-TF32-8xA100-80G --recipe d0_coco_8xa100_tf32 --gpus 8 -- "$@"
+exec "$(dirname "$0")/../launch.sh" "$0" --recipe d0_coco_8xa100_tf32 --gpus 8 -- "$@"

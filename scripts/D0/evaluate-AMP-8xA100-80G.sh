@@ -1,6 +1,4 @@
 #!/usr/bin/env bash
 # Evaluates CKPT=... (a checkpoint or the folder of a run) on COCO val2017 with 8 A100 80 GB, mixed precision.
 # The reference reports AP 0.3427 for the run that this belongs to.
-set -euo pipefail
-exec "$(dirname "${BASH_SOURCE[0]}")/../launch.sh" efficientdet evaluate \
-  --name evaluate-AMP-8xA100-80G --recipe d0_coco_8xa100_amp --gpus 8 -- "$@"
+exec "$(dirname "$0")/../launch.sh" "$0" --recipe d0_coco_8xa100_amp --gpus 8 -- "$@"

@@ -1,7 +1,5 @@
 #!/usr/bin/env bash
 # Times 500 training steps of EfficientDet-D0 on one A100 80 GB, mixed precision, with the data of the training. Not for NGPU.
 # The reference reports: 397 images/s.
-set -euo pipefail
 export NGPU=1
-exec "$(dirname "${BASH_SOURCE[0]}")/../launch.sh" efficientdet training-benchmark \
-  --name training-benchmark-AMP-1xA100-80G --recipe d0_coco_8xa100_amp --gpus 1 -- --enable_map_parallelization=False "$@"
+exec "$(dirname "$0")/../launch.sh" "$0" --recipe d0_coco_8xa100_amp --gpus 1 -- --enable_map_parallelization=False "$@"

@@ -2,6 +2,4 @@
 # Trains Mask R-CNN R-50-FPN on COCO 2017 with 8 V100 16 GB, mixed precision.
 # The TF2 reference reports: AP 0.3792, mask AP 0.3444, 9.01 hours, 58.33 images/s (of its training benchmark).
 # 4 images per GPU, as the reference's command and curves; its table says 2 (BS=2).
-set -euo pipefail
-exec "$(dirname "${BASH_SOURCE[0]}")/../launch.sh" maskrcnn convergence \
-  --name maskrcnn-convergence-AMP-8xV100-16G-tf2 --recipe tf2_coco_8xv100_amp --gpus 8 -- "$@"
+exec "$(dirname "$0")/../launch.sh" "$0" --recipe tf2_coco_8xv100_amp --gpus 8 -- "$@"

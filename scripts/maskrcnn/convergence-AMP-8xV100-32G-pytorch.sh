@@ -2,7 +2,5 @@
 # Trains Mask R-CNN R-50-FPN on COCO 2017 with 8 V100 32 GB, mixed precision.
 # The PyTorch reference reports: AP 0.3755, mask AP 0.3403, 3.37 hours, 135 images/s (of its training benchmark).
 # Its revision of 2022: 12 images per GPU.
-set -euo pipefail
 export AMP=${AMP:-True}
-exec "$(dirname "${BASH_SOURCE[0]}")/../launch.sh" maskrcnn convergence \
-  --name maskrcnn-convergence-AMP-8xV100-32G-pytorch --recipe e2e_mask_rcnn_R_50_FPN_1x --gpus 8 -- "$@"
+exec "$(dirname "$0")/../launch.sh" "$0" --recipe e2e_mask_rcnn_R_50_FPN_1x --gpus 8 -- "$@"

@@ -1,7 +1,5 @@
 #!/usr/bin/env bash
 # Evaluates CKPT=... (a checkpoint or the folder of a run) on COCO val2017 with 8 V100 32 GB, mixed precision.
 # The PyTorch reference reports AP 0.3755, mask AP 0.3403 for the run that this belongs to. 1 image per GPU, as there.
-set -euo pipefail
 export AMP=${AMP:-True}
-exec "$(dirname "${BASH_SOURCE[0]}")/../launch.sh" maskrcnn evaluate \
-  --name maskrcnn-evaluate-AMP-8xV100-32G-pytorch --recipe e2e_mask_rcnn_R_50_FPN_1x --gpus 8 -- "$@"
+exec "$(dirname "$0")/../launch.sh" "$0" --recipe e2e_mask_rcnn_R_50_FPN_1x --gpus 8 -- "$@"

@@ -1,7 +1,5 @@
 #!/usr/bin/env bash
 # Evaluates CKPT=... (a checkpoint or the folder of a run) on COCO val2017 with 8 V100 16 GB, single precision.
 # The PyTorch reference reports AP 0.377, mask AP 0.342 for the run that this belongs to. 1 image per GPU, as there.
-set -euo pipefail
 export AMP=${AMP:-False}
-exec "$(dirname "${BASH_SOURCE[0]}")/../launch.sh" maskrcnn evaluate \
-  --name maskrcnn-evaluate-FP32-8xV100-16G-pytorch --recipe e2e_mask_rcnn_R_50_FPN_1x_2019 --gpus 8 -- "$@"
+exec "$(dirname "$0")/../launch.sh" "$0" --recipe e2e_mask_rcnn_R_50_FPN_1x_2019 --gpus 8 -- "$@"

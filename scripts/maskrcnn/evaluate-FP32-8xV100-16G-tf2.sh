@@ -1,6 +1,4 @@
 #!/usr/bin/env bash
 # Evaluates CKPT=... (a checkpoint or the folder of a run) on COCO val2017 with 8 V100 16 GB, single precision.
 # The TF2 reference reports AP 0.3793, mask AP 0.3442 for the run that this belongs to. It evaluates on one GPU: NGPU=1.
-set -euo pipefail
-exec "$(dirname "${BASH_SOURCE[0]}")/../launch.sh" maskrcnn evaluate \
-  --name maskrcnn-evaluate-FP32-8xV100-16G-tf2 --recipe tf2_coco_8xv100_fp32 --gpus 8 -- "$@"
+exec "$(dirname "$0")/../launch.sh" "$0" --recipe tf2_coco_8xv100_fp32 --gpus 8 -- "$@"

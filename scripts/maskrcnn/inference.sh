@@ -1,4 +1,3 @@
 #!/usr/bin/env bash
 # Draws the masks that MODEL_DIR=... (a checkpoint or the folder of a run) finds on IMAGE_PATH (testdata/img1.jpg).
-set -euo pipefail
-exec "$(dirname "${BASH_SOURCE[0]}")/../launch.sh" maskrcnn inference --name maskrcnn-inference -- "$@"
+exec "$(dirname "$0")/../launch.sh" "$0" -- "$@"

@@ -3,7 +3,4 @@
 # The TF2 reference reports in images/s, by number of GPUs:
 #   BS=2: 18.26 on 1, 87.31 on 8
 #   BS=4: 28.58 on 1, 114.45 on 8
-set -euo pipefail
-exec "$(dirname "${BASH_SOURCE[0]}")/../launch.sh" maskrcnn training-benchmark \
-  --name maskrcnn-training-benchmark-AMP-A100-80G-tf2 --recipe tf2_coco_8xa100_amp --gpus 8 \
-  -- "$@"
+exec "$(dirname "$0")/../launch.sh" "$0" --recipe tf2_coco_8xa100_amp --gpus 8 -- "$@"

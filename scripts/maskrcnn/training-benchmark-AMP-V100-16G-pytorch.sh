@@ -3,8 +3,5 @@
 # The PyTorch reference reports in images/s, by number of GPUs:
 #   BS=2: 10.77 on 1, 36.88 on 4, 70.45 on 8
 #   BS=4: 12.73 on 1, 44.95 on 4, 82.9 on 8
-set -euo pipefail
 export AMP=${AMP:-True}
-exec "$(dirname "${BASH_SOURCE[0]}")/../launch.sh" maskrcnn training-benchmark \
-  --name maskrcnn-training-benchmark-AMP-V100-16G-pytorch --recipe e2e_mask_rcnn_R_50_FPN_1x_2019 --gpus 8 \
-  -- --benchmark_steps=3665 "$@"
+exec "$(dirname "$0")/../launch.sh" "$0" --recipe e2e_mask_rcnn_R_50_FPN_1x_2019 --gpus 8 -- --benchmark_steps=3665 "$@"

@@ -3,7 +3,4 @@
 # The TF2 reference reports in images/s, by number of GPUs:
 #   BS=2: 14.47 on 1, 53.40 on 8
 #   BS=4: 19.35 on 1, 58.33 on 8
-set -euo pipefail
-exec "$(dirname "${BASH_SOURCE[0]}")/../launch.sh" maskrcnn training-benchmark \
-  --name maskrcnn-training-benchmark-AMP-V100-16G-tf2 --recipe tf2_coco_8xv100_amp --gpus 8 \
-  -- "$@"
+exec "$(dirname "$0")/../launch.sh" "$0" --recipe tf2_coco_8xv100_amp --gpus 8 -- "$@"

@@ -5,8 +5,5 @@
 #   BS=8: 13.05 on 1, 46.69 on 4, 87.10 on 8
 #   BS=12: 16 on 1, 71 on 4, 135 on 8
 #   BS=16: 13.82 on 1, 48.41 on 4, 89.33 on 8
-set -euo pipefail
 export AMP=${AMP:-True}
-exec "$(dirname "${BASH_SOURCE[0]}")/../launch.sh" maskrcnn training-benchmark \
-  --name maskrcnn-training-benchmark-AMP-V100-32G-pytorch --recipe e2e_mask_rcnn_R_50_FPN_1x --gpus 8 \
-  -- "$@"
+exec "$(dirname "$0")/../launch.sh" "$0" --recipe e2e_mask_rcnn_R_50_FPN_1x --gpus 8 -- "$@"

@@ -3,8 +3,5 @@
 # The PyTorch reference reports in images/s, by number of GPUs:
 #   BS=2: 8.47 on 1, 30.23 on 4, 56.35 on 8
 #   BS=4: 9.29 on 1, 34.07 on 4, 62.7 on 8
-set -euo pipefail
 export AMP=${AMP:-False}
-exec "$(dirname "${BASH_SOURCE[0]}")/../launch.sh" maskrcnn training-benchmark \
-  --name maskrcnn-training-benchmark-FP32-V100-16G-pytorch --recipe e2e_mask_rcnn_R_50_FPN_1x_2019 --gpus 8 \
-  -- --benchmark_steps=3665 "$@"
+exec "$(dirname "$0")/../launch.sh" "$0" --recipe e2e_mask_rcnn_R_50_FPN_1x_2019 --gpus 8 -- --benchmark_steps=3665 "$@"

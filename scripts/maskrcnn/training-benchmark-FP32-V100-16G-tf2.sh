@@ -4,7 +4,4 @@
 #   BS=2: 7.57 on 1, 44.55 on 8
 #   BS=4: 8.51 on 1, 50.56 on 8
 # It also lists 8 GPUs with BS=4 among what runs out of memory.
-set -euo pipefail
-exec "$(dirname "${BASH_SOURCE[0]}")/../launch.sh" maskrcnn training-benchmark \
-  --name maskrcnn-training-benchmark-FP32-V100-16G-tf2 --recipe tf2_coco_8xv100_fp32 --gpus 8 \
-  -- "$@"
+exec "$(dirname "$0")/../launch.sh" "$0" --recipe tf2_coco_8xv100_fp32 --gpus 8 -- "$@"

@@ -4,8 +4,5 @@
 #   BS=4: 9.06 on 1, 32.87 on 4, 62.93 on 8
 #   BS=8: 9.35 on 1, 33.38 on 4, 71.85 on 8
 #   BS=12: 12 on 1, 44 on 4, 85 on 8
-set -euo pipefail
 export AMP=${AMP:-False}
-exec "$(dirname "${BASH_SOURCE[0]}")/../launch.sh" maskrcnn training-benchmark \
-  --name maskrcnn-training-benchmark-FP32-V100-32G-pytorch --recipe e2e_mask_rcnn_R_50_FPN_1x --gpus 8 \
-  -- "$@"
+exec "$(dirname "$0")/../launch.sh" "$0" --recipe e2e_mask_rcnn_R_50_FPN_1x --gpus 8 -- "$@"

@@ -3,7 +3,4 @@
 # The TF2 reference reports in images/s, by number of GPUs:
 #   BS=2: 13.44 on 1, 84.29 on 8
 #   BS=4: 18.41 on 1, 103.80 on 8
-set -euo pipefail
-exec "$(dirname "${BASH_SOURCE[0]}")/../launch.sh" maskrcnn training-benchmark \
-  --name maskrcnn-training-benchmark-TF32-A100-80G-tf2 --recipe tf2_coco_8xa100_tf32 --gpus 8 \
-  -- "$@"
+exec "$(dirname "$0")/../launch.sh" "$0" --recipe tf2_coco_8xa100_tf32 --gpus 8 -- "$@"
