@@ -28,6 +28,7 @@ flags.DEFINE_string(
 )
 flags.DEFINE_string("hparams", "", "Comma-separated key=value pairs, or a YAML file.")
 flags.DEFINE_string("ckpt_path", "", "Checkpoint prefix, or the folder of a run.")
+flags.DEFINE_alias("model_dir", "ckpt_path")
 flags.DEFINE_enum("which", "best", ["best", "last"], "Which checkpoint of a run's folder.")
 flags.DEFINE_string("output_dir", "", "Folder for detections and metrics; '': CKPT-evaluation.")
 flags.DEFINE_integer("batch_size", 8, "Images per rank and step.")

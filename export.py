@@ -14,6 +14,7 @@ from engine.config.fields import ConfigError
 from engine.start import cli
 
 flags.DEFINE_string("model_dir", "", "Checkpoint prefix, or the folder of a run.")
+flags.DEFINE_alias("ckpt_path", "model_dir")
 flags.DEFINE_string("saved_model_dir", "", "Folder to write; replaced if it is there.")
 flags.DEFINE_enum("which", "best", ["best", "last"], "Which checkpoint of a run's folder.")
 flags.DEFINE_string("model_name", "efficientdet-d0", "Model of a checkpoint without a description.")

@@ -27,6 +27,7 @@ flags.DEFINE_string(
     "output_dir", "", "Folder for annotated images and detections.json; made if need be."
 )
 flags.DEFINE_string("model_dir", "", "Checkpoint prefix, or the folder of a run.")
+flags.DEFINE_alias("ckpt_path", "model_dir")
 flags.DEFINE_string(
     "saved_model_dir", "", "Exported model to use; with --model_dir it is exported there first."
 )
