@@ -6,17 +6,13 @@ leaves, with score 1.
 
 import io
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 from pycocotools import mask as mask_api
 
-from object_detection.coco.annotations import read_annotations, read_scored
+from object_detection.coco.annotations import read_annotations
 from object_detection.coco.segmentation import bounds, read_segmentation, unpack_counts
 from object_detection.convert.convert import convert
 from object_detection.convert.report import describe_conversion
@@ -406,33 +402,3 @@ def test_the_number_of_detections_scored_is_a_setting_and_is_said(tmp_path, capl
     caplog.clear()
     assert ap(300) == pytest.approx(1.0)
     assert not caplog.text
-
-
-CASES = Path(os.environ.get("DETECTION_TEST_CASES", Path(__file__).parents[4] / "shared" / "cases"))
-
-
-@pytest.mark.nightly
-def test_shared_cases_convert_and_score_as_expected(tmp_path):
-    data = Path(os.environ.get("DETECTION_TEST_DATA", CASES.parent / "data"))
-    if not (CASES / "make_cases.py").is_file() or not (data / "coco_cc").is_dir():
-        pytest.skip(f"no {CASES}: set DETECTION_TEST_CASES and DETECTION_TEST_DATA")
-    command = [sys.executable, "make_cases.py", str(tmp_path), "--data", str(data)]
-    subprocess.run(command, cwd=CASES, check=True, stdout=subprocess.DEVNULL)
-    refused = {"normalised_boxes": "fractions", "corner_boxes": "corners"}
-    names = (
-        *("base", "short_rle", "long_rle", "rle_text_counts", "two_point_polygon_val", "bbox_text"),
-        *("nan_box_val", "bbox_missing", "iscrowd_area_null", "iscrowd_text_0_train", "text_ids"),
-        *("float_image_ids", "text_image_id", "category_without_name", "val_names_swapped"),
-        *("val_fewer_categories", "utf8_bom", *refused),
-    )
-    for name in names:
-        for split, count in (("train", 24), ("val", 21)):
-            path = tmp_path / name / "annotations" / f"instances_{split}.json"
-            if name in refused:
-                with pytest.raises(ValueError, match=refused[name]):
-                    read_scored(path)
-                continue
-            evaluator = CocoEvaluator(path)
-            rows, _ = ground_truth_rows(evaluator)
-            assert len(rows) == count - (name == "nan_box_val" and split == "val"), name
-            assert evaluator.evaluate(rows)["AP"] == pytest.approx(1.0), name
