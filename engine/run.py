@@ -64,7 +64,11 @@ def run_training(
     check_settings(train, config.optim, config.eval)
     evaluates = needs_evaluation_data(train, config.eval)
     validation = ("eval.val_file_pattern", "eval.val_json_file") if evaluates else ()
-    start_checks.require(config, "train.model_dir", "data.training_file_pattern", *validation)
+    start_checks.require(
+        config,
+        *("train.model_dir", "data.training_file_pattern", *validation),
+        without_eval="; --skip_test trains without a validation set",
+    )
     family.validate(config)
     join_ranks(set_num_threads=runtime.set_num_threads, debug=train.debug)
     folder = Path(train.model_dir)

@@ -21,14 +21,22 @@ _FOLDERS = ("train", "evaluation", "ema_weights", "emackpt-final", "model-final"
 _LENGTHS = ("num_epochs", "stop_epoch", "training_mode", "train_minutes")
 
 
-def require(config: Any, *names: str) -> None:
-    """Raises ConfigError unless each `section.field` has a value; names all that lack one."""
-    pairs = (name.split(".") for name in names)
-    missing = [
-        f"--{field}" for section, field in pairs if not getattr(getattr(config, section), field)
-    ]
+def require(config: Any, *names: str, without_eval: str = "") -> None:
+    """Raises ConfigError unless each `section.field` has a value; names all that lack one.
+
+    Args:
+      without_eval: said too where a field of `eval` is missing: how to do without.
+    """
+    pairs = [name.split(".") for name in names]
+    missing = {
+        f"--{field}": section
+        for section, field in pairs
+        if not getattr(getattr(config, section), field)
+    }
     if missing:
-        raise ConfigError(f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} required")
+        verb = "is" if len(missing) == 1 else "are"
+        also = without_eval if "eval" in missing.values() else ""
+        raise ConfigError(f"{', '.join(missing)} {verb} required{also}")
 
 
 def prepare_folder(folder: Path, *, min_free_gb: float) -> None:

@@ -256,12 +256,14 @@ class TestBeforeAnyStep:
         ):
             part = dataclasses.replace(getattr(whole, section), **{name: ""})
             config = dataclasses.replace(whole, **{section: part})
-            assert self.error_of(config) == f"--{name} is required"
+            also = "; --skip_test trains without a validation set" * (section == "eval")
+            assert self.error_of(config) == f"--{name} is required{also}"
         nothing = dataclasses.replace(
             whole, data=DataConfig(), train=TrainConfig(), eval=EvalConfig()
         )
         assert self.error_of(nothing) == (
-            "--model_dir, --training_file_pattern, --val_file_pattern, --val_json_file are required"
+            "--model_dir, --training_file_pattern, --val_file_pattern, --val_json_file are "
+            "required; --skip_test trains without a validation set"
         )
 
     def test_a_run_without_evaluation_needs_no_validation_set(self, tmp_path):
