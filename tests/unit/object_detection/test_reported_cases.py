@@ -21,6 +21,7 @@ from object_detection.convert.report import describe_conversion
 from object_detection.convert.splits import find_splits
 from object_detection.metrics.ground_truth_check import ground_truth_rows
 from object_detection.metrics.set_scores import SetScores
+from object_detection.records.card_builder import find_or_scan_card
 from object_detection.records.class_map import make_class_map
 from object_detection.records.example_proto import decode_example
 from object_detection.records.tfrecord_file import iterate_records, record_files
@@ -184,3 +185,13 @@ def scored(path, done):
     """Returns the scores of a validation set for a detector of the classes of the training set."""
     classes = make_class_map(done["train"].card, class_ids="contiguous", num_classes=None)
     return SetScores(str(path), classes, "val", done["val"].card)
+
+
+def test_records_without_labels_name_what_is_missing(cases):
+    with pytest.raises(ValueError, match="record 0.*class/label.*class/text alone"):
+        find_or_scan_card(f"{cases}/records_text_only/records/train-*")
+
+
+def test_records_without_image_ids_are_read_for_training(cases, base):
+    card = find_or_scan_card(f"{cases}/records_no_source_id/records/train-*")
+    assert (card.num_images, card.num_instances) == (8, sum(map(len, base[0]["train"].values())))
