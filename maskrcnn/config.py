@@ -117,6 +117,8 @@ class ModelConfig(Section):
     # PyTorch reference); None: by the weights.
     coding_offset: Optional[float] = None
     iou_offset: Optional[float] = None
+    rpn_num_convs: int = setting(1, "3x3 convolutions of the RPN.", flag=None, least=1)
+    rpn_conv_dim: int = setting(0, "Their filters; 0: as the maps have.", flag=None, least=0)
     rpn_only: bool = False  # no box and mask heads
     include_mask: bool = True  # False: Faster R-CNN
     box_head: str = setting(
@@ -302,9 +304,19 @@ _C4 = {
     "roi_sampling_ratio": 0,
 }
 _C5 = {"body": "c5"}
+# torchvision's second version (arXiv 2111.11429).
+_FPN_V2 = {
+    "norm": "batch_norm",
+    "fpn_norm": "batch_norm",
+    "rpn_num_convs": 2,
+    "box_head": "conv",
+    "box_head_norm": "batch_norm",
+    "mask_head_norm": "batch_norm",
+}
 _ROWS: dict[str, dict[str, object]] = {
     "r50-fpn": {},
     "r101-fpn": {"backbone_name": "resnet101"},
+    "r50-fpn-v2": _FPN_V2,
     "r50-c4": _C4,
     "r101-c4": {"backbone_name": "resnet101", **_C4},
     "r50-c5": _C5,

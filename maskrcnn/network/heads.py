@@ -1,8 +1,9 @@
 """The RPN head, and the box and mask heads on RoI features.
 
-Names are Detectron's: `rpn/{conv,cls_logits,bbox_pred}`, `box_head/{fc6,fc7,cls_score,bbox_pred}`,
-`box_head/conv{1..4}`, `box_head/layer4/...` (stage 5 of a c4 body on RoI features),
-`mask_head/{mask_fcn1..4,conv5_mask,mask_fcn_logits}`; norms are `<layer>_gn` or `<layer>_bn`.
+Names are Detectron's: `rpn/{conv,conv2,cls_logits,bbox_pred}`,
+`box_head/{fc6,fc7,cls_score,bbox_pred}`, `box_head/conv{1..4}`, `box_head/layer4/...` (stage 5 of a
+c4 body on RoI features), `mask_head/{mask_fcn1..4,conv5_mask,mask_fcn_logits}`; norms are
+`<layer>_gn` or `<layer>_bn`.
 
 What surprises a newcomer: the background is the last of the class logits, and there are box deltas
 and masks for foreground classes only. Deltas are (ty, tx, th, tw), anchor- or class-major.
@@ -10,6 +11,7 @@ and masks for foreground classes only. Deltas are (ty, tx, th, tw), anchor- or c
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import tensorflow as tf
@@ -44,7 +46,9 @@ def build_rpn_head(
       [batch, h, w, num_anchors_per_cell * 4] per map.
     """
     num_anchors = config.num_anchors_per_cell
-    layers = [
+    filters = config.rpn_conv_dim or maps[0].shape[-1]
+    names = ["conv", *(f"conv{index + 2}" for index in range(config.rpn_num_convs - 1))]
+    *convs, classify, regress = [
         Conv2D(
             filters,
             size,
@@ -54,13 +58,14 @@ def build_rpn_head(
             name=f"rpn/{name}",
         )
         for name, filters, size, activation in (
-            ("conv", maps[0].shape[-1], 3, "relu"),
+            *((name, filters, 3, "relu") for name in names),
             ("cls_logits", num_anchors, 1, None),
             ("bbox_pred", num_anchors * 4, 1, None),
         )
     ]
-    conv, classify, regress = layers
-    hidden = [conv(x) for x in maps]
+    hidden = maps
+    for conv in convs:
+        hidden = [conv(x) for x in hidden]
     return [classify(x) for x in hidden], [regress(x) for x in hidden]
 
 
@@ -145,7 +150,9 @@ def build_box_head(
                     initializer=normal(0.01),
                 )
         x = tf.keras.layers.Flatten(name="box_head/flatten")(x)
-        x = _dense_norm_relu(x, config.box_mlp_dim, name="box_head/fc6", norm=norm)
+        # After convolutions the dense layer has no norm: Detectron's and torchvision's alike.
+        of_dense = norm if config.box_head == "mlp" else dataclasses.replace(norm, kind="")
+        x = _dense_norm_relu(x, config.box_mlp_dim, name="box_head/fc6", norm=of_dense)
         if config.box_head == "mlp":
             x = _dense_norm_relu(x, config.box_mlp_dim, name="box_head/fc7", norm=norm)
     class_logits = tf.keras.layers.Dense(

@@ -86,21 +86,29 @@ def _from_torchvision(name: str) -> str | None:
     if found := _from_torch_resnet(body, prefix="backbone", norm="bn"):
         return found
     layer, _, variable = name.rpartition(".")
-    if variable not in _TORCH_LAYER:
-        return None
-    ours = None
-    # Newer versions wrap each convolution into a sequence, older ones do not.
-    if match := re.match(r"^backbone\.fpn\.(inner|layer)_blocks\.(\d)(?:\.0)?$", layer):
-        ours = f"fpn/{match[1]}{int(match[2]) + 2}"
+    ours, is_norm = None, False
+    # Newer versions wrap each convolution into a sequence, older ones do not; the networks of the
+    # second version have a norm in it, and a sequence as box head.
+    if match := re.match(r"^backbone\.fpn\.(inner|layer)_blocks\.(\d)(?:\.([01]))?$", layer):
+        ours, is_norm = f"fpn/{match[1]}{int(match[2]) + 2}", match[3] == "1"
+    elif match := re.match(r"^rpn\.head\.conv\.([1-9])\.0$", layer):
+        ours = f"rpn/conv{int(match[1]) + 1}"
     elif match := re.match(r"^rpn\.head\.(conv|cls_logits|bbox_pred)(?:\.0\.0)?$", layer):
         ours = f"rpn/{match[1]}"
-    elif match := re.match(r"^roi_heads\.box_(?:head|predictor)\.(\w+)$", layer):
+    elif match := re.match(r"^roi_heads\.box_head\.(\d)\.([01])$", layer):
+        ours, is_norm = f"box_head/conv{int(match[1]) + 1}", match[2] == "1"
+    elif re.match(r"^roi_heads\.box_head\.\d$", layer):
+        ours = "box_head/fc6"
+    elif match := re.match(r"^roi_heads\.box_(?:head|predictor)\.([a-z]\w+)$", layer):
         ours = f"box_head/{match[1]}"
     elif match := re.match(r"^roi_heads\.mask_predictor\.(\w+)$", layer):
         ours = f"mask_head/{match[1]}"
-    elif match := re.match(r"^roi_heads\.mask_head\.(?:mask_fcn(\d)|(\d)\.0)$", layer):
-        ours = f"mask_head/mask_fcn{match[1] or int(match[2]) + 1}"
-    return f"{ours}/{_TORCH_LAYER[variable]}" if ours else None
+    elif match := re.match(r"^roi_heads\.mask_head\.(?:mask_fcn(\d)|(\d)\.([01]))$", layer):
+        ours, is_norm = f"mask_head/mask_fcn{match[1] or int(match[2]) + 1}", match[3] == "1"
+    variables = _TORCH_NORM if is_norm else _TORCH_LAYER
+    if ours is None or variable not in variables:
+        return None
+    return f"{ours}{'_bn' if is_norm else ''}/{variables[variable]}"
 
 
 def _from_benchmark(name: str, *, norm: str) -> str | None:

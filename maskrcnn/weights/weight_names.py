@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -40,6 +40,7 @@ CLASS_PREDICTORS = ("box_head/cls_score", "box_head/bbox_pred", "mask_head/mask_
 _MSRA_MEAN_RGB = (122.7717, 115.9465, 102.9801)
 _PARTS = r"(?:backbone|fpn|rpn|box_head|mask_head)/"
 _OURS = re.compile(rf"^(?:model/|ema/)?({_PARTS}.+)$")
+_V2_MARK = "backbone.fpn.inner_blocks.0.1.running_mean"  # of torchvision's second version
 _AVERAGE_PREFIX, _AVERAGE_SUFFIX = "ema/", "/average"
 # Ratios height / width of the anchors of all other programs, in their order.
 _FOREIGN_RATIOS = (0.5, 1.0, 2.0)
@@ -62,6 +63,11 @@ def layout_of(names: Iterable[str]) -> str:
     if {"layer1.0.conv1.weight", "backbone.body.layer1.0.conv1.weight"} & names:
         return TORCHVISION
     return OURS if any(_OURS.match(name) for name in names) else ""
+
+
+def row_of_models(layout: str, names: Container[str]) -> str:
+    """Returns the row of models that a file is made for, where its names tell; else ''."""
+    return "r50-fpn-v2" if layout == TORCHVISION and _V2_MARK in names else ""
 
 
 def conventions_of_layout(layout: str, arrays: Mapping[str, np.ndarray]) -> Conventions | None:
@@ -251,10 +257,13 @@ def _add_statistics(translated: dict[str, Translated]) -> None:
 def batch_norm_epsilon(layout: str, names: Iterable[str]) -> float | None:
     """Returns what the file's program adds to variances; None where it is ours.
 
-    Detectron and maskrcnn-benchmark add nothing, nor does torchvision to the detector it publishes.
+    Detectron and maskrcnn-benchmark add nothing, nor does torchvision to the first version of the
+    detector that it publishes.
     """
+    names = set(names)
     if layout in (BENCHMARK, DETECTRON):
         return 0.0
     if layout == TORCHVISION:
-        return 0.0 if any(name.startswith("roi_heads.") for name in names) else 1e-5
+        is_first = any(name.startswith("roi_heads.") for name in names) and _V2_MARK not in names
+        return 0.0 if is_first else 1e-5
     return 1e-5 if layout in (NGC, DETECTRON2, MMDETECTION) else None

@@ -41,6 +41,7 @@ from maskrcnn.weights.weight_names import (
     batch_norm_epsilon,
     conventions_of_layout,
     layout_of,
+    row_of_models,
     translate,
 )
 
@@ -202,6 +203,9 @@ def _load(
     theirs = batch_norm_epsilon(source.layout, file.arrays)
     found = with_our_epsilon(found, theirs=theirs, ours=model.config.bn_epsilon)
     missing, problems = _compare(found, wanted, num_classes=model.num_classes)
+    row = row_of_models(source.layout, file.arrays)
+    if problems and row and not model.config.name.endswith(f"-{row}"):
+        problems.insert(0, f"it is of --model_name=maskrcnn-{row} or fasterrcnn-{row}")
     return assign(
         file,
         found,

@@ -56,6 +56,33 @@ def detector_shapes(*, repeats, classes, filters=256, hidden=1024, anchors=3, ma
     return shapes
 
 
+def second_version(shapes):
+    """Names and shapes of torchvision's maskrcnn_resnet50_fpn_v2, from those of the first."""
+    changed = {}
+
+    def convolution(name, shape):
+        changed[f"{name}.0.weight"] = shape
+        for variable in ("weight", "bias", "running_mean", "running_var"):
+            changed[f"{name}.1.{variable}"] = shape[:1]
+
+    for name, shape in shapes.items():
+        layer, _, variable = name.rpartition(".")
+        if re.search(r"fpn\.\w+_blocks|mask_head", name):
+            if variable == "weight":
+                convolution(layer.removesuffix(".0"), shape)
+        elif "box_head.fc6" in name:
+            filters = shapes["rpn.head.conv.0.0.bias"][0]
+            if variable == "weight":
+                for index in range(4):
+                    convolution(f"roi_heads.box_head.{index}", (filters, filters, 3, 3))
+            changed[f"roi_heads.box_head.5.{variable}"] = shape
+        elif "box_head.fc7" not in name:
+            changed[name] = shape
+        if "rpn.head.conv.0.0" in name:
+            changed[name.replace("conv.0", "conv.1")] = shape
+    return changed
+
+
 def random_values(shapes, *, seed=0):
     rng = np.random.default_rng(seed)
     values = {}
@@ -325,6 +352,11 @@ class ForeignNetwork:
         )
         return (x - mean) / np.sqrt(variance + self.epsilon) * gamma + beta
 
+    def layer(self, x, name):
+        """A convolution that is the first of a sequence, and the norm behind it, if any."""
+        x = self.conv(x, f"{name}.0")
+        return self.norm(x, f"{name}.1") if f"{name}.1.weight" in self.values else x
+
     def body(self, images):
         """images: [batch, 3, h, w] in the order of colours that the weights are for."""
         x = self.conv(images, "backbone.body.conv1", stride=2)
@@ -355,15 +387,17 @@ class ForeignNetwork:
     def pyramid(self, levels):
         above, maps = None, []
         for index in (3, 2, 1, 0):
-            lateral = self.conv(levels[index], f"backbone.fpn.inner_blocks.{index}.0")
+            lateral = self.layer(levels[index], f"backbone.fpn.inner_blocks.{index}")
             if above is not None:
                 lateral = lateral + above.repeat(2, axis=2).repeat(2, axis=3)
             above = lateral
-            maps.insert(0, self.conv(lateral, f"backbone.fpn.layer_blocks.{index}.0"))
+            maps.insert(0, self.layer(lateral, f"backbone.fpn.layer_blocks.{index}"))
         return maps
 
     def rpn(self, x):
         hidden = np.maximum(self.conv(x, "rpn.head.conv.0.0"), 0.0)
+        if "rpn.head.conv.1.0.weight" in self.values:
+            hidden = np.maximum(self.conv(hidden, "rpn.head.conv.1.0"), 0.0)
         return self.conv(hidden, "rpn.head.cls_logits"), self.conv(hidden, "rpn.head.bbox_pred")
 
     def dense(self, x, name):
@@ -371,8 +405,12 @@ class ForeignNetwork:
 
     def boxes(self, rois):
         """rois: [n, c, 7, 7]; returns class logits [n, K + 1] and deltas [n, 4 * (K + 1)]."""
-        x = np.maximum(self.dense(rois.reshape(len(rois), -1), "roi_heads.box_head.fc6"), 0.0)
-        x = np.maximum(self.dense(x, "roi_heads.box_head.fc7"), 0.0)
+        is_second = "roi_heads.box_head.0.0.weight" in self.values
+        for index in range(4 if is_second else 0):
+            rois = np.maximum(self.layer(rois, f"roi_heads.box_head.{index}"), 0.0)
+        x = rois.reshape(len(rois), -1)
+        for name in ("5",) if is_second else ("fc6", "fc7"):
+            x = np.maximum(self.dense(x, f"roi_heads.box_head.{name}"), 0.0)
         return tuple(
             self.dense(x, f"roi_heads.box_predictor.{name}") for name in ("cls_score", "bbox_pred")
         )
@@ -381,7 +419,7 @@ class ForeignNetwork:
         """rois: [n, c, h, w]; returns [n, K + 1, 2 h, 2 w]."""
         x = rois
         for index in range(4):
-            x = np.maximum(self.conv(x, f"roi_heads.mask_head.{index}.0"), 0.0)
+            x = np.maximum(self.layer(x, f"roi_heads.mask_head.{index}"), 0.0)
         kernel = self.values["roi_heads.mask_predictor.conv5_mask.weight"]  # [in, out, 2, 2]
         bias = self.values["roi_heads.mask_predictor.conv5_mask.bias"]
         blocks = np.einsum("bchw,cdij->bdhiwj", x, kernel, optimize=True)

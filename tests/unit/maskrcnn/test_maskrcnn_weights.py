@@ -135,6 +135,18 @@ class TestOutputsOfOtherPrograms:
         network = foreign.ForeignNetwork(values, stride_in_1x1=False, epsilon=0.0)
         assert_computes(torchvision_model, network, swaps_colours=False)
 
+    def test_torchvisions_second_version(self, torchvision_model, tmp_path):
+        values = foreign.random_values(foreign.second_version(SHAPES))
+        counter = {"roi_heads.mask_head.0.1.num_batches_tracked": np.zeros(1, np.float32)}
+        source = read_source(foreign.write_torch(tmp_path / "v2.pth", values | counter))
+        assert (source.layout, source.conventions) == ("torchvision", TORCHVISION)
+        model = small_model(name="maskrcnn-r50-fpn-v2", box_conv_dim=8)
+        assert not load_detector(model, source).missing
+        network = foreign.ForeignNetwork(values, stride_in_1x1=False, epsilon=1e-5)
+        assert_computes(model, network, swaps_colours=False)
+        with pytest.raises(ValueError, match="of --model_name=maskrcnn-r50-fpn-v2 or fasterrcnn-"):
+            load_detector(torchvision_model, source)
+
     def test_maskrcnn_benchmark(self, detectron_model, values, tmp_path):
         path = foreign.write_torch(tmp_path / "m.pth", foreign.to_benchmark(values))
         source = read_source(path)
@@ -222,6 +234,9 @@ class TestPublishedShapes:
         norms = {n for n in shapes if ".bn" in n or "downsample.1" in n}
         elements -= sum(int(np.prod(shapes[n])) for n in norms if "bias" in n)
         assert elements == 44401393  # torchvision's own count
+        second = foreign.second_version(shapes)
+        trained = [s for n, s in second.items() if "running" not in n]
+        assert sum(int(np.prod(s)) for s in trained) == 46359409  # and of its second version
         arrays = {n: np.broadcast_to(np.float32(0.5), s) for n, s in shapes.items()}
         file = weight_files.WeightFile("state_dict.pth", weight_files.TORCH, arrays)
         source = WeightSource(file, layout_of(arrays), OUR_CONVENTIONS)
