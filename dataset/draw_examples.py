@@ -8,7 +8,8 @@ Examples:
 
 Writes a sheet of training examples as they come (`train.png`), one of evaluation input
 (`eval.png`), and one for each augmentation alone (`flip.png`, `scale.png`, `crop.png`,
-`color.png`), in which only the named thing changes from column to column.
+`translate.png`, `color.png`, `mosaic.png`, `mixup.png`), in which only the named thing changes
+from column to column.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from PIL import Image
 import families
 from engine.config.fields import override
 from engine.config.recipe_yaml import read_yaml
+from object_detection.augment.scenes import DeviceAugmentation
 from object_detection.draw.batches import draw_batch
 from object_detection.draw.visualize import contact_sheet
 from object_detection.input import crop_decode
@@ -59,6 +61,11 @@ _COLUMNS = flags.DEFINE_integer("columns", 6, "Columns of train.png and eval.png
 _JITTER_MIN = flags.DEFINE_float("jitter_min", 0.1, "Least scale.")
 _JITTER_MAX = flags.DEFINE_float("jitter_max", 2.0, "Largest scale.")
 _COLOR_JITTER = flags.DEFINE_float("color_jitter", 0.4, "Strength of colour changes in color.png.")
+_TRANSLATE = flags.DEFINE_float(
+    "translate", 0.0, "Largest shift; 0: none in train.png, 0.2 in translate.png."
+)
+_MOSAIC = flags.DEFINE_float("mosaic", 0.0, "Share of mosaics in train.png.")
+_MIXUP = flags.DEFINE_float("mixup", 0.0, "Share of blended images in train.png.")
 _RESIZE_ON = flags.DEFINE_enum("resize_on", "device", ["device", "host"], "Where to resample.")
 _SEED = flags.DEFINE_integer("seed", 0, "Of order and augmentation.")
 
@@ -108,7 +115,8 @@ def take_settings() -> tuple[int, int]:
     name = values["model"]["name"] if _MODEL_DIR.value else _MODEL_NAME.value
     config = override(families.base_config(name), values, source=source)
     defaults = {"records": config.data.training_file_pattern}
-    defaults |= {n: getattr(config.data, n) for n in ("jitter_min", "jitter_max", "color_jitter")}
+    names = ("jitter_min", "jitter_max", "color_jitter", "translate", "mosaic", "mixup")
+    defaults |= {name: getattr(config.data, name) for name in names}
     for flag, value in defaults.items():
         flags.FLAGS.set_default(flag, value)
     if flags.FLAGS["image_size"].present:
@@ -126,11 +134,19 @@ def draw_sheets(records: RecordSet, card: DataCard, frames: Frames):
     fitting = _uniform_for(1.0, jitter)
     most = _uniform_for(min(2.0, jitter[1]), jitter)
     scales = np.linspace(*jitter, 6)
+    shifts = [(0.5, 0.5), (0.0, 0.5), (1.0, 0.5), (0.5, 0.0), (0.5, 1.0)]
+    translate = _TRANSLATE.value or 0.2
     corners = [(0.0, 0.0), (0.0, 0.999), (0.5, 0.5), (0.999, 0.0), (0.999, 0.999)]
     variants = {
         "flip": {"as stored": (fitting, 0, 0, 1), "mirrored": (fitting, 0, 0, 0)},
         "scale": {f"scale {s:.2f}": (_uniform_for(s, jitter), 0.5, 0.5, 1) for s in scales},
         "crop": {f"offset {y:.1f}, {x:.1f}": (most, y, x, 1) for y, x in corners},
+        "translate": {
+            f"shift {translate * (2 * y - 1):.1f}, {translate * (2 * x - 1):.1f}": (
+                *(fitting, 0, 0, 1, y, x),
+            )
+            for y, x in shifts
+        },
         "color": {f"seed {i}" if i else "as stored": (fitting, 0, 0, 1) for i in range(5)},
     }
     for name, columns in variants.items():
@@ -138,6 +154,16 @@ def draw_sheets(records: RecordSet, card: DataCard, frames: Frames):
         pictures = draw_variants(records, card, frames, columns, jitter=jitter, strength=strength)
         captions = list(columns) * (len(pictures) // len(columns))
         yield name, _sheet(pictures, len(columns), captions, f"{name} alone")
+    for name in ("mosaic", "mixup"):
+        changes = DeviceAugmentation(**{name: 1.0})
+        captions = ["as stored", *(f"seed {i}" for i in range(1, 5))]
+        pictures = draw_device_variants(
+            *(records, card, frames, changes),
+            columns=len(captions),
+            scale=fitting,
+            jitter=jitter,
+        )
+        yield name, _sheet(pictures, len(captions), captions * _NUM_ROWS.value, f"{name} alone")
 
 
 def draw_stream(
@@ -154,12 +180,20 @@ def draw_stream(
     }
     if training:
         jitter = (_JITTER_MIN.value, _JITTER_MAX.value)
-        augmentation = Augmentation(jitter=jitter, flip_probability=0.5, seed=_SEED.value)
+        augmentation = Augmentation(
+            jitter=jitter,
+            flip_probability=0.5,
+            seed=_SEED.value,
+            translate=_TRANSLATE.value,
+        )
         batches = training_batches(records, augmentation=augmentation, seed=_SEED.value, **common)
     else:
         batches = evaluation_batches(records, **common)
     batch = next(iter(batches))
-    pictures = draw_batch(batch, card.class_names, frames)
+    changes = DeviceAugmentation()
+    if training:
+        changes = DeviceAugmentation(mosaic=_MOSAIC.value, mixup=_MIXUP.value)
+    pictures = draw_batch(batch, card.class_names, frames, augmentation=changes)
     captions = [
         f"image {source_id.decode()}, {_describe(geometry)}"
         for source_id, geometry in zip(batch["source_id"].numpy(), batch["geometry"].numpy())
@@ -183,7 +217,7 @@ def draw_variants(
       records: the set.
       card: its card.
       frames: sizes and where to resample.
-      columns: caption -> the four numbers that `crop_decode.sample_crop` takes.
+      columns: caption -> the four or six numbers that `crop_decode.sample_crop` takes.
       jitter: least and largest scale.
       strength: of colour changes in all columns but the first.
 
@@ -194,10 +228,56 @@ def draw_variants(
     for serialized in tf.data.TFRecordDataset(list(records.files)).take(_NUM_ROWS.value):
         for i, uniforms in enumerate(columns.values()):
             batch = read_example(serialized, card, frames, uniforms=uniforms, jitter=jitter)
-            pictures += draw_batch(
-                batch, card.class_names, frames, strength=strength if i else 0.0, seed=i
-            )
+            changes = DeviceAugmentation(color_jitter=strength if i else 0.0)
+            pictures += draw_batch(batch, card.class_names, frames, augmentation=changes, seed=i)
     return pictures
+
+
+def draw_device_variants(
+    records: RecordSet,
+    card: DataCard,
+    frames: Frames,
+    changes: DeviceAugmentation,
+    *,
+    columns: int,
+    scale: float,
+    jitter: tuple[float, float],
+) -> list[np.ndarray]:
+    """Draws the first images as stored, then changed in `columns` - 1 ways, with their boxes.
+
+    Args:
+      records, card, frames: as of `draw_variants`.
+      changes: what the device shall do.
+      columns: pictures of each image.
+      scale: uniform number that draws the scale of the images.
+      jitter: least and largest scale.
+
+    Returns:
+      uint8 [height, width, 3] of the first image in all columns, then of the second, and so on.
+    """
+    stream = tf.data.TFRecordDataset(list(records.files)).repeat().take(max(_NUM_ROWS.value, 4))
+    examples = []
+    for serialized in stream:
+        uniforms = (scale, 0, 0, 1)
+        example = read_example(serialized, card, frames, uniforms=uniforms, jitter=jitter)
+        example.pop("masks", None)  # the drawn ones would stay where they were
+        missing = [[0, 0], [0, _MAX_INSTANCES - example["classes"].shape[1]]]
+        example["classes"] = tf.pad(example["classes"], missing, constant_values=-1)
+        example["is_crowd"] = tf.pad(example["is_crowd"], missing)
+        example["boxes"] = tf.pad(example["boxes"], [*missing, [0, 0]])
+        examples.append(example)
+    batch = {name: tf.concat([e[name] for e in examples], axis=0) for name in examples[0]}
+    drawn = [
+        draw_batch(
+            batch,
+            card.class_names,
+            frames,
+            augmentation=changes if column else DeviceAugmentation(),
+            seed=column,
+        )
+        for column in range(columns)
+    ]
+    return [pictures[row] for row in range(_NUM_ROWS.value) for pictures in drawn]
 
 
 def read_example(
@@ -218,6 +298,7 @@ def read_example(
         network_size=frames.network_size,
         jitter=jitter,
         flip_probability=0.5,
+        translate=(_TRANSLATE.value or 0.2) if len(uniforms) > 4 else 0.0,
     )
     pixels, geometry = crop_decode.decode_crop(
         image,

@@ -1,9 +1,9 @@
 """A family's input: the settings of a run turned into `object_detection`'s data sets.
 
-Nothing is read or decoded here. Augmentation as in both references: scale, crop and flip on the
-host (`object_detection.input.crop_decode`), colour on the device
-(`object_detection.input.preprocess`). Batches of several canvases come in shapes of their own, so
-that every canvas has a compiled step.
+Nothing is read or decoded here. Augmentation: scale, crop, flip and shift on the host
+(`object_detection.input.crop_decode`), colour on the device (`object_detection.input.preprocess`),
+as are images made of several (`object_detection.augment`). Batches of several canvases come in
+shapes of their own, so that every canvas has a compiled step.
 """
 
 from __future__ import annotations
@@ -65,6 +65,8 @@ def train_dataset(
             jitter=(data.jitter_min, data.jitter_max),
             flip_probability=0.5 if data.input_rand_hflip else 0.0,
             seed=seed,
+            translate=data.translate,
+            mixing_end_epoch=data.mixing_end_epoch if data.mosaic or data.mixup else 0,
         ),
         class_of_category=class_map.of_card(card),
         problems=_problems(config, records),

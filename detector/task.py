@@ -6,6 +6,7 @@ engine asks.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,8 @@ from detector import inputs
 from detector.inputs import resampled_on_host
 from engine.ranks import distributed
 from engine.task import MaskedRows, Shard, Task
+from object_detection.augment.mixing import Scenes
+from object_detection.augment.scenes import DeviceAugmentation, make_scenes
 from object_detection.draw.batches import draw_batch
 from object_detection.draw.visualize import contact_sheet
 from object_detection.input import geometry as geometry_lib
@@ -155,10 +158,43 @@ class DetectionTask(Task):
         size = tuple(batch["image"].shape[1:3])
         frames = next(f for f in self.frames(self.train_card) if tuple(f.canvas_size) == size)
         names = {k: name for k, (_, name) in self.class_map.categories.items()}
-        strength = self.config.data.color_jitter
         captions = [f"image {source_id.decode()}" for source_id in some["source_id"].numpy()]
-        pictures = draw_batch(some, names, frames, strength=strength)
+        pictures = draw_batch(some, names, frames, augmentation=self.augmentation)
         return contact_sheet(pictures, 4, captions, title="the first training batch")
+
+    @property
+    def augmentation(self) -> DeviceAugmentation:
+        """What is random on the device in training."""
+        data = self.config.data
+        return DeviceAugmentation(data.color_jitter, data.mosaic, data.mixup)
+
+    def scenes(
+        self,
+        batch: Mapping[str, tf.Tensor],
+        *,
+        size: tuple[int, int],
+        training: bool,
+        seed: tf.Tensor | None,
+    ) -> Scenes:
+        """Turns a batch into network input with its objects, augmented in training.
+
+        Args:
+          batch: as of `device_batch`.
+          size: (height, width) of the network input.
+          training: whether to augment.
+          seed: of the augmentation, int32 [2]; None: none.
+        """
+        seed = seed if training else None
+        return make_scenes(
+            batch,
+            None if seed is None else self.augmentation,
+            network_input=functools.partial(
+                self.network_input, batch["image"], batch["geometry"], size=size, seed=seed
+            ),
+            size=size,
+            drop_crowd=self.config.data.skip_crowd_during_training or not training,
+            seed=seed,
+        )
 
     def network_input(
         self,

@@ -146,3 +146,9 @@ def validate(config: EfficientDetConfig) -> None:
         raise ConfigError(
             f"expected 0 < jitter_min <= jitter_max, got {data.jitter_min} and {data.jitter_max}"
         )
+    for name, least in (("mosaic", 4), ("mixup", 2)):
+        if getattr(data, name) and config.train.batch_size < least:
+            raise ConfigError(
+                f"{name}={getattr(data, name):g} makes an image of {least} of a rank's batch, but "
+                f"batch_size={config.train.batch_size}: raise it to {least}, or leave {name} out"
+            )

@@ -22,9 +22,9 @@ from efficientdet.settings import EfficientDetConfig
 from efficientdet.targets import IGNORED_CLASS, Targets, assign_targets
 from engine.ranks import distributed
 from engine.task import Losses
+from object_detection.augment.mixing import Scenes
 from object_detection.boxes.anchors import generate_anchors
 from object_detection.input import geometry as geometry_lib
-from object_detection.input.preprocess import ground_truth_in_network_frame
 from object_detection.records.class_map import ClassMap
 from object_detection.serve.detections import Detections
 
@@ -64,12 +64,9 @@ class EfficientDetTask(DetectionTask):
     ) -> Losses:
         """Forward pass, targets and losses of one batch."""
         loss = self.config.loss
-        images = self.network_input(
-            batch["image"],
-            batch["geometry"],
-            size=self.config.model.image_size,
-            seed=seed if training else None,
-        )
+        size = self.config.model.image_size
+        scenes = self.scenes(batch, size=size, training=training, seed=seed)
+        images = scenes.images
         if seed is None:
             outputs = self.model(images, training=training)
         else:
@@ -78,7 +75,7 @@ class EfficientDetTask(DetectionTask):
         parts = detection_losses(
             outputs["class_logits"],
             outputs["box_deltas"],
-            self._targets(batch, training=training),
+            self._targets(batch, scenes, training=training),
             self.anchors,
             num_classes=self.class_map.num_classes,
             alpha=loss.alpha,
@@ -91,19 +88,11 @@ class EfficientDetTask(DetectionTask):
         )
         return self._weighted(parts, batch_size=images.shape[0])
 
-    def _targets(self, batch: Mapping[str, tf.Tensor], *, training: bool) -> Targets:
-        height, width = self.config.model.image_size
-        gt_boxes, gt_classes = ground_truth_in_network_frame(
-            batch["boxes"],
-            batch["classes"],
-            batch["is_crowd"],
-            batch["geometry"],
-            height=height,
-            width=width,
-            drop_crowd=self.config.data.skip_crowd_during_training or not training,
-        )
+    def _targets(
+        self, batch: Mapping[str, tf.Tensor], scenes: Scenes, *, training: bool
+    ) -> Targets:
         targets = assign_targets(
-            self.anchors, gt_boxes, gt_classes, num_classes=self.class_map.num_classes
+            self.anchors, scenes.boxes, scenes.classes, num_classes=self.class_map.num_classes
         )
         if training:
             return targets

@@ -20,7 +20,7 @@ from engine.task import Losses
 from maskrcnn.config import with_our_conventions
 from maskrcnn.network.model import build_model
 from maskrcnn.nvidia.dllogger_names import DLLOGGER_NAMES
-from maskrcnn.regions.forward import Forward, GroundTruth, valid_sizes
+from maskrcnn.regions.forward import Forward, GroundTruth
 from maskrcnn.regions.losses import batch_weight
 from maskrcnn.regions.postprocess import to_original
 from maskrcnn.settings import MaskRcnnConfig
@@ -132,9 +132,7 @@ class MaskRcnnTask(DetectionTask):
         """Runs the network on its normalised input."""
         size = tuple(images.shape[1:3])
         places = geometry_lib.unpack(geometry)
-        found, masks = self._forward.detect(
-            images, valid_sizes(places.original_size, places.network_scale, size)
-        )
+        found, masks = self._forward.detect(images, geometry_lib.ends_in_network(places, size))
         return to_original(
             found, geometry, network_width=size[1], masks=masks, pixel_offset=self._far_corner
         )
@@ -173,6 +171,6 @@ class MaskRcnnTask(DetectionTask):
             packed_masks=batch.get("masks"),
             mask_frames=frames,
             is_mirrored=places.flip > 0.5,
-            image_sizes=valid_sizes(places.original_size, places.network_scale, size),
+            image_sizes=geometry_lib.ends_in_network(places, size),
             is_counted=batch["valid"],
         )

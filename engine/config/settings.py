@@ -48,6 +48,24 @@ class DataConfig(Section):
     color_jitter: float = setting(
         0.0, "Strength of brightness, contrast and saturation changes.", least=0, most=1
     )
+    translate: float = setting(
+        0.0,
+        "Shift training images by up to this share of the network input, in all directions; at "
+        "most that share of what is visible leaves it.",
+        least=0,
+        most=0.9,
+    )
+    mosaic: float = setting(
+        0.0, "Share of training images that are put together of four.", least=0, most=1
+    )
+    mixup: float = setting(
+        0.0, "Share of training images that are blended with another.", least=0, most=1
+    )
+    mixing_end_epoch: int = setting(
+        0,
+        "Passes over the training set after which there is no mosaic and no mixup; 0: no such end.",
+        least=0,
+    )
     shuffle_buffer: int = setting(5000, "Encoded records in the shuffle buffer of a rank.", least=1)
     cache_records: Optional[bool] = setting(
         None, "Hold encoded records in memory; none: if they take under 1 GB."

@@ -41,7 +41,7 @@ class GroundTruth(NamedTuple):
     packed_masks: uint8 [B, M, 1568]; none without masks.
     mask_frames: [B, M, 4], the boxes unclipped.
     is_mirrored: bool [B].
-    image_sizes: [B, 2] (height, width) of the part of the input that is image.
+    image_sizes: [B, 2] (y, x), where in the network's input the images end.
     is_counted: bool [B], False for images that only fill up a batch.
     """
 
@@ -273,14 +273,6 @@ class Forward:
             pixel_offset=model.iou_offset,
         )
         return tf.reshape(pooled, [-1, *pooled.shape[2:]])
-
-
-def valid_sizes(
-    original_size: tf.Tensor, network_scale: tf.Tensor, network_size: tuple[int, int]
-) -> tf.Tensor:
-    """Returns [B, 2] (height, width) of the part of the network's input that is image."""
-    scaled = tf.round(original_size * network_scale)
-    return tf.minimum(scaled, tf.constant(network_size, tf.float32))
 
 
 def _as_detections(proposals: Proposals, count: int) -> NetworkDetections:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 
 import numpy as np
 import tensorflow as tf
 
+from object_detection.augment.scenes import DeviceAugmentation, make_scenes
 from object_detection.draw.draw_masks import draw_masks
 from object_detection.draw.visualize import Names, draw_boxes
 from object_detection.input import geometry as geometry_lib
 from object_detection.input.canvases import Frames
-from object_detection.input.preprocess import ground_truth_in_network_frame, to_network_input
+from object_detection.input.preprocess import to_network_input
 from object_detection.masks.mask_ops import unpack_masks
 from object_detection.masks.mask_paste import paste_mask
 
@@ -21,7 +23,7 @@ def draw_batch(
     names: Names,
     frames: Frames,
     *,
-    strength: float = 0.0,
+    augmentation: DeviceAugmentation = DeviceAugmentation(),  # noqa: B008  an immutable tuple
     seed: int = 0,
 ) -> list[np.ndarray]:
     """Runs the device's part; draws masks, boxes where there are none, crowds striped or dashed.
@@ -30,14 +32,16 @@ def draw_batch(
       batch: fields of a `HostExample`, batched.
       names: class_id -> name.
       frames: of the batch.
-      strength: of colour changes.
-      seed: of colour changes.
+      augmentation: what the device changes.
+      seed: of that.
 
     Returns:
       uint8 [height, width, 3] of each example.
     """
     height, width = frames.network_size
-    images = to_network_input(
+    seeds = tf.constant([seed, 0])
+    network_input = functools.partial(
+        to_network_input,
         batch["image"],
         batch["geometry"],
         height=height,
@@ -46,20 +50,20 @@ def draw_batch(
         std=(1.0, 1.0, 1.0),
         dtype=tf.float32,
         resized_on_host=frames.resize_on_host,
-        color_jitter=strength,
-        seed=tf.constant([seed, 0]),
+        color_jitter=augmentation.color_jitter,
+        seed=seeds,
     )
-    boxes, classes = ground_truth_in_network_frame(
-        batch["boxes"],
-        batch["classes"],
-        batch["is_crowd"],
-        batch["geometry"],
-        height=height,
-        width=width,
-        drop_crowd=False,
+    scenes = make_scenes(
+        batch,
+        augmentation,
+        network_input=network_input,
+        size=frames.network_size,
+        drop_crowd=augmentation.mixes,
+        seed=seeds,
     )
-    pixels = np.round(images.numpy()).astype(np.uint8)
-    columns = [boxes.numpy(), classes.numpy(), batch["is_crowd"].numpy()]
+    pixels = np.round(scenes.images.numpy()).astype(np.uint8)
+    is_crowd = batch["is_crowd"].numpy() & ~augmentation.mixes
+    columns = [scenes.boxes.numpy(), scenes.classes.numpy(), is_crowd]
     if "masks" not in batch:
         return [
             draw_boxes(image, b, c, names=names, dashed=crowd)

@@ -43,6 +43,7 @@ def sample_crop(
     jitter: tuple[float, float],
     flip_probability: float,
     fit_size: tf.Tensor | None = None,
+    translate: float = 0.0,
 ) -> Crop:
     """Draws scale, crop offset and flip for training.
 
@@ -51,13 +52,16 @@ def sample_crop(
     uniform over the excess; where it is smaller, it lies at the top left and the rest is padding.
 
     Args:
-      uniforms: float32 [4] in [0, 1): scale, y offset, x offset, flip.
+      uniforms: float32 [4] in [0, 1): scale, y offset, x offset, flip; [6] with `translate`: y
+        shift, x shift.
       original_size: float32 [2] (height, width), pixels.
       network_size: (height, width), pixels.
       jitter: least and largest `s`.
       flip_probability: of mirroring the image left to right before it is cropped.
       fit_size: float32 [2] (height, width), what the image is scaled to fit into at s = 1; none:
         the network size.
+      translate: the image is shifted, after scale and crop, by a uniform share of the network size
+        in [-translate, translate]; at most that share of its visible part leaves the frame.
     """
     network = tf.constant(network_size, tf.float32)
     size_factor = jitter[0] + uniforms[:1] * (jitter[1] - jitter[0])
@@ -65,7 +69,13 @@ def sample_crop(
     scaled = geometry_lib.scaled_size_within(original_size, target)
     excess = scaled - network
     offset = tf.floor(tf.maximum(excess, 0.0) * uniforms[1:3])
-    flip = tf.cast(uniforms[3:] < [0.0, flip_probability], tf.float32)  # (never, x)
+    if translate:
+        visible = tf.minimum(scaled, network)
+        shift = translate * (2.0 * uniforms[4:6] - 1.0) * network
+        shift = tf.minimum(shift, network - (1.0 - translate) * visible)
+        shift = tf.maximum(shift, -translate * visible)
+        offset -= tf.sign(shift) * tf.floor(tf.abs(shift))
+    flip = tf.cast(uniforms[3:4] < [0.0, flip_probability], tf.float32)  # (never, x)
     # The offset counts from the left edge of the mirrored image. The geometry mirrors last, so it
     # needs the same crop's offset from the left edge of the unmirrored one: excess - offset.
     return Crop(scaled_size=scaled, offset=offset + flip * (excess - 2.0 * offset), flip=flip[1])

@@ -47,6 +47,8 @@ def host_example_spec(
       areas: [batch, max_instances], square original pixels; of the mask where the data set has it.
       masks: uint8 [batch, max_instances, 1568], bit-packed crop within the box as stored (not
         clipped, not mirrored), see `mask_ops`; all zero where unknown.
+      mixing: bool [batch], whether the device may still mix the image with others; only in training
+        with an end of mixing, and not part of the specification.
       valid: bool [batch], False for padding examples of the last evaluation batches.
       record_index: int64 [batch], position of the record in the set; -1 for padding examples.
       source_id: string [batch], the data set's image id as text.

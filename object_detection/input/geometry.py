@@ -137,6 +137,14 @@ def network_to_original(boxes: tf.Tensor, geometry: Geometry, *, network_width: 
     return (_mirror(boxes, geometry.flip, network_width) + offset) / scale
 
 
+def ends_in_network(geometry: Geometry, network_size: tuple[int, int]) -> tf.Tensor:
+    """Returns [batch, 2] (y, x), where in the network frame the images of a batch end, pixels."""
+    ends = tf.round(geometry.original_size * geometry.network_scale) - geometry.network_offset
+    mirrored = network_size[1] + geometry.network_offset[:, 1]
+    right = tf.where(geometry.flip > 0.5, mirrored, ends[:, 1])
+    return tf.minimum(tf.stack([ends[:, 0], right], axis=-1), tf.constant(network_size, tf.float32))
+
+
 def clip_to_original(boxes: tf.Tensor, geometry: Geometry) -> tf.Tensor:
     """Clips boxes to the stored image.
 

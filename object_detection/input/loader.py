@@ -50,6 +50,7 @@ _FIELDS = {
     "areas": ((None,), tf.float32, COLUMN_PADDING["areas"]),
 }
 _MASKS = {"masks": ((None,), tf.string, COLUMN_PADDING["masks"])}
+_MIXING = {"mixing": ((), tf.bool, False)}
 _CORNERS = (schema.YMIN, schema.XMIN, schema.YMAX, schema.XMAX)
 _PARSED = (schema.ENCODED, schema.SOURCE_ID, schema.LABEL, schema.IS_CROWD, schema.AREA, *_CORNERS)
 # Batches that are completed at the same time; little work each.
@@ -60,11 +61,17 @@ _NODE_NAMES = re.compile(r"\{\{[^}]*\}\}|\[Op:.*")
 
 
 class Augmentation(NamedTuple):
-    """What is random on the host. Ranges and meaning: `crop_decode.sample_crop`."""
+    """What is random on the host. Ranges and meaning: `crop_decode.sample_crop`.
+
+    mixing_end_epoch: passes over the set after which the device shall not mix images any more; 0:
+      there is no such end, and no field `mixing`.
+    """
 
     jitter: tuple[float, float]
     flip_probability: float
     seed: int
+    translate: float = 0.0
+    mixing_end_epoch: int = 0
 
 
 def resizes_on_host(choice: str) -> bool:
@@ -120,6 +127,8 @@ def collect_batches(
     """
     choices = (frames,) if isinstance(frames, Frames) else tuple(frames)
     fields = {**_FIELDS, **_MASKS} if with_masks else _FIELDS
+    if augmentation and augmentation.mixing_end_epoch:
+        fields = fields | _MIXING
     if len(choices) == 1:
         groups = stream.batch(batch_size)
     else:
@@ -207,7 +216,7 @@ def _read_record(
 
     Returns `fields`. Objects stay columns as stored: see `example.object_rows`.
     """
-    with_masks = "masks" in fields
+    with_masks, knows_mixing = "masks" in fields, "mixing" in fields
     spec = schema.parse_spec(mask_format="bitpacked" if with_masks else None)
     parsed_fields = (*_PARSED, schema.MASK_112) if with_masks else _PARSED
     if with_masks and png_masks:
@@ -222,7 +231,8 @@ def _read_record(
         )
     else:
         stream_seed = augmentation.seed * _EPOCH_STRIDE + data_epoch
-        uniforms = tf.random.stateless_uniform([4], seed=tf.stack([stream_seed, record_index]))
+        count = 6 if augmentation.translate else 4
+        uniforms = tf.random.stateless_uniform([count], seed=tf.stack([stream_seed, record_index]))
         crop = crop_decode.sample_crop(
             uniforms,
             image.size,
@@ -230,6 +240,7 @@ def _read_record(
             jitter=augmentation.jitter,
             flip_probability=augmentation.flip_probability,
             fit_size=fit_size,
+            translate=augmentation.translate,
         )
     pixels, geometry = crop_decode.decode_crop(
         image,
@@ -241,8 +252,11 @@ def _read_record(
     )
     if with_masks and png_masks:
         fields[schema.MASK_112] = packed_from_png(fields, image.size)
-    masks = {"masks": _checked_masks(fields)} if with_masks else {}
-    return masks | {
+    more = {"masks": _checked_masks(fields)} if with_masks else {}
+    if knows_mixing:
+        is_mixing = augmentation is not None and data_epoch < augmentation.mixing_end_epoch
+        more["mixing"] = tf.convert_to_tensor(is_mixing)
+    return more | {
         "place": place,
         "group": tf.zeros([0], tf.int64),
         "record_index": record_index,
@@ -364,8 +378,10 @@ def _to_host_example(
     )
     with tf.control_dependencies([complained]):
         classes = tf.identity(rows.classes)
-    masks = {"masks": rows.masks} if "masks" in batch else {}
-    return masks | {
+    more = {"masks": rows.masks} if "masks" in batch else {}
+    if "mixing" in batch:
+        more["mixing"] = batch["mixing"]
+    return more | {
         "image": batch["image"],
         "geometry": batch["geometry"],
         "boxes": rows.boxes,

@@ -11,7 +11,7 @@ Everything is of static shape, compiles with XLA, and differentiates into nothin
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
@@ -34,6 +34,7 @@ def to_network_input(
     resampling: str = ANTIALIASED,
     color_jitter: float = 0.0,
     seed: tf.Tensor | None = None,
+    change: Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]] | None = None,
 ) -> tf.Tensor:
     """Turns canvases into normalised network input.
 
@@ -50,6 +51,8 @@ def to_network_input(
       resampling: one of `RESAMPLINGS`; other than antialiased needs canvases that are not reduced.
       color_jitter: strength in [0, 1] of random brightness, contrast and saturation; 0: none.
       seed: int [2], of the colour changes; each image of the batch has its own.
+      change: takes pixels [batch, height, width, 3], 0..255, and bool [batch, height, width, 1],
+        which of them are image; returns others in their place, before they are normalised.
 
     Returns:
       dtype [batch, height, width, 3]; padding is 0, that is the mean colour.
@@ -67,6 +70,8 @@ def to_network_input(
     pixels = tf.cast(pixels, tf.float32)
     if color_jitter > 0.0:
         pixels = jitter_colors(pixels, strength=color_jitter, seed=seed, inside=inside)
+    if change is not None:
+        pixels, inside = change(pixels, inside)
     normalised = (pixels - tf.constant(mean, tf.float32)) / tf.constant(std, tf.float32)
     return tf.cast(tf.where(inside, normalised, 0.0), dtype)
 

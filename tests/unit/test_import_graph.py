@@ -25,8 +25,8 @@ ROOMS = {
     "engine": ("config", "ranks", "files", "optim", "log", "start", ""),
     "efficientdet": ("config", "settings", "network", "weights", ""),
     "object_detection": (
-        *("boxes", "coco", "records", "formats", "check", "masks", "input", "convert"),
-        *("draw", "metrics", "report", "serve"),
+        *("boxes", "coco", "records", "formats", "check", "masks", "input", "augment"),
+        *("convert", "draw", "metrics", "report", "serve"),
         "",
     ),
     "maskrcnn": ("config", "settings", "network", "weights", "nvidia", "regions", ""),

@@ -9,7 +9,7 @@ from PIL import Image
 from object_detection.records import schema
 from object_detection.records.tfrecord_file import write_records
 
-SHEETS = {"train", "eval", "flip", "scale", "crop", "color"}
+SHEETS = {"train", "eval", "flip", "scale", "crop", "translate", "color", "mosaic", "mixup"}
 
 
 def write_set(folder, *, with_masks=False):

@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from efficientdet.config import MODEL_TABLE, ModelConfig, model_config
-from efficientdet.settings import base_config
-from engine.config.fields import override
+from efficientdet.settings import base_config, validate
+from engine.config.fields import ConfigError, override
 from engine.config.recipe_yaml import parse_hparams
 
 # name: (backbone, image, width, cells, repeats, anchor scale, max level, fusion)
@@ -81,6 +81,14 @@ def test_unknown_name_names_the_nearest():
 def test_impossible_values_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(model_config("efficientdet-d0"), **change)
+
+
+@pytest.mark.parametrize(("name", "batch_size", "least"), [("mosaic", 3, 4), ("mixup", 1, 2)])
+def test_images_are_mixed_within_batches_that_are_large_enough(name, batch_size, least):
+    config = override(base_config("efficientdet-d0"), {name: 0.5}, source="test")
+    validate(override(config, {"batch_size": least}, source="test"))
+    with pytest.raises(ConfigError, match=f"{name}=0.5 .*batch_size={batch_size}: raise it to"):
+        validate(override(config, {"batch_size": batch_size}, source="test"))
 
 
 def test_config_is_frozen():

@@ -8,7 +8,6 @@ from pycocotools import mask as mask_api
 
 from engine.task import MaskedRows, Shard
 from maskrcnn.family import FAMILY
-from maskrcnn.regions import forward
 from object_detection.input import geometry as geometry_lib
 from object_detection.masks.rows import unpack_mask
 from object_detection.serve.detections import Detections, MaskDetections
@@ -180,15 +179,6 @@ def test_ground_truth_moves_with_a_mirrored_image(task):
     np.testing.assert_allclose(truth.mask_frames, truth.boxes, atol=1e-4)
     assert truth.is_mirrored.numpy().tolist() == [True]
     np.testing.assert_allclose(truth.image_sizes, [[64, 96]])
-
-
-def test_valid_sizes_are_those_of_the_scaled_image():
-    sizes = forward.valid_sizes(
-        tf.constant([[50.0, 100.0], [200.0, 100.0]]),
-        tf.constant([[0.96, 0.96], [0.48, 0.48]]),
-        (64, 96),
-    )
-    np.testing.assert_allclose(sizes, [[48, 96], [64, 48]])
 
 
 # ------------------------------------------------------------------------------ detections

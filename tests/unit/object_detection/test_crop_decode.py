@@ -13,6 +13,7 @@ from object_detection.input import crop_decode
 from object_detection.input import geometry as geometry_lib
 from object_detection.input.crop_decode import Crop
 from object_detection.input.geometry import Geometry
+from object_detection.input.preprocess import to_network_input
 
 NETWORK = (64, 96)
 CANVAS = (80, 120)
@@ -38,13 +39,13 @@ def picture(height, width):
     return np.stack([red, green, np.full_like(red, 120)], axis=-1).astype(np.uint8)
 
 
-def sample(uniforms, size, *, jitter=JITTER, flip_probability=0.5, network_size=NETWORK):
+def sample(uniforms, size, *, jitter=JITTER, network_size=NETWORK, **changes):
     return crop_decode.sample_crop(
         tf.cast(uniforms, tf.float32),
         tf.cast(size, tf.float32),
         network_size=network_size,
         jitter=jitter,
-        flip_probability=flip_probability,
+        **{"flip_probability": 0.5, **changes},
     )
 
 
@@ -120,6 +121,66 @@ def test_a_crop_lies_within_the_scaled_image_and_its_padding_at_the_bottom_right
             assert low <= 0 and high >= frame, "no padding where the image is larger"
         else:
             assert (low, high) == (0, length)
+
+
+@few
+@given(
+    uniforms=st.tuples(*[uniform] * 6),
+    size=st.tuples(st.integers(1, 5000), st.integers(1, 5000)),
+    translate=st.sampled_from([0.1, 0.5]),
+)
+def test_a_shifted_image_moves_by_a_share_of_the_frame_and_stays_in_sight(
+    uniforms, size, translate
+):
+    crop, plain = sample(uniforms, size, translate=translate), sample(uniforms, size)
+    sign = np.array([1.0, 1.0 - 2.0 * float(crop.flip)])
+    shift = (plain.offset - crop.offset).numpy() * sign  # down and right, after mirroring
+    scaled = crop.scaled_size.numpy()
+    start = -crop.offset.numpy()
+    if float(crop.flip) > 0:
+        start[1] = NETWORK[1] - (start[1] + scaled[1])
+    visible = np.minimum(start + scaled, NETWORK) - np.maximum(start, 0)
+    assert (np.abs(shift) <= translate * np.array(NETWORK)).all()
+    assert (visible >= (1 - translate) * np.minimum(scaled, NETWORK) - 1e-3).all()
+    # The uniform number 0.5 stands for no shift, and the ends for the largest.
+    middle = sample((*uniforms[:4], 0.5, 0.5), size, translate=translate)
+    np.testing.assert_array_equal(middle.offset, plain.offset)
+
+
+def test_boxes_and_pixels_of_a_shifted_image_move_together():
+    pixels = np.full((64, 96, 3), 30, np.uint8)
+    pixels[20:40, 30:60] = 220
+    for flip, left in ((0.9, 30), (0.1, 96 - 60)):
+        uniforms = tf.constant([0.5, 0.0, 0.0, flip, 0.75, 0.25])
+        for resize_on_host in (False, True):
+            out, places = decode(
+                encode(pixels),
+                lambda size: sample(uniforms, size, jitter=(0.5, 1.5), translate=0.5),  # noqa: B023
+                resize_on_host=resize_on_host,
+            )
+            packed = geometry_lib.pack(places)[tf.newaxis]
+            image = to_network_input(
+                tf.image.pad_to_bounding_box(out, 0, 0, *CANVAS)[tf.newaxis]
+                if not resize_on_host
+                else tf.constant(out)[tf.newaxis],
+                packed,
+                height=NETWORK[0],
+                width=NETWORK[1],
+                mean=(0.0,) * 3,
+                std=(1.0,) * 3,
+                dtype=tf.float32,
+                resized_on_host=resize_on_host,
+            )
+            # A quarter of the frame down and a quarter to the left.
+            expected = [20 + 16, left - 24, 40 + 16, left + 30 - 24]
+            rows, columns = np.nonzero(image.numpy()[0, :, :, 0] > 125)
+            found = [rows.min(), columns.min(), rows.max() + 1, columns.max() + 1]
+            assert found == expected
+            boxes = tf.constant([[[20.0, 30.0, 40.0, 60.0]]])
+            moved = geometry_lib.original_to_network(
+                boxes, geometry_lib.unpack(packed), network_width=NETWORK[1]
+            )
+            np.testing.assert_allclose(moved[0, 0], expected, atol=1e-4)
 
 
 def test_crops_are_drawn_alike_eagerly_and_in_a_data_set():

@@ -158,3 +158,16 @@ def test_eager_mapped_and_compiled_agree():
         # XLA may turn a product and a sum into one operation with one rounding.
         np.testing.assert_allclose(jit, want, rtol=1e-4, atol=1e-2)
         np.testing.assert_allclose(single, want, rtol=1e-6)
+
+
+def test_images_end_where_they_were_scaled_and_shifted_to():
+    originals = tf.constant([[50.0, 100.0], [200.0, 100.0], [50.0, 50.0], [50.0, 50.0]])
+    fitted = geometry_lib.fit_inside(originals, height=64, width=96)
+    places = fitted._replace(
+        network_scale=tf.constant([[0.96, 0.96], [0.48, 0.48], [1.0, 1.0], [1.0, 1.0]]),
+        # The third is shifted by 10 rows and -5 columns; so is the fourth, which is mirrored.
+        network_offset=tf.constant([[0.0, 0.0], [0.0, 0.0], [-10.0, 5.0], [-10.0, -51.0]]),
+        flip=tf.constant([0.0, 0.0, 0.0, 1.0]),
+    )
+    sizes = geometry_lib.ends_in_network(places, (64, 96))
+    np.testing.assert_allclose(sizes, [[48, 96], [64, 48], [60, 45], [60, 45]])

@@ -411,8 +411,13 @@ def test_training_batches_are_full_and_drop_crowds_and_bad_records(all_kinds):
 @pytest.mark.parametrize("cache_below_bytes", [0, 1 << 30], ids=["streamed", "cached"])
 def test_resumed_training_equals_the_unbroken_one(all_kinds, cache_below_bytes):
     """Also with bad records in it and with batches that reach from one epoch into the next."""
-    arguments = {"cache_below_bytes": cache_below_bytes}
+    augmentation = Augmentation(
+        jitter=(0.5, 1.5), flip_probability=0.5, seed=3, translate=0.3, mixing_end_epoch=1
+    )
+    arguments = {"cache_below_bytes": cache_below_bytes, "augmentation": augmentation}
     unbroken = arrays(train(all_kinds, **arguments).take(9))
+    mixing = np.concatenate([batch["mixing"] for batch in unbroken])
+    assert mixing[:4].all() and not mixing[-4:].any()
     resumed = arrays(train(all_kinds, start_position=5 * 4, **arguments).take(4))
     for want, got in zip(unbroken[5:], resumed):
         for name, value in want.items():

@@ -1,0 +1,79 @@
+"""A batch of training images in the network's frame with its objects, changed as the run asks.
+
+What is random follows from a seed of two numbers: the engine gives the step and the rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from object_detection.augment.mixing import Scenes, mixup, mosaic
+from object_detection.input import geometry as geometry_lib
+from object_detection.input.preprocess import ground_truth_in_network_frame
+
+# What the seed is folded with, so that decisions do not depend on one another.
+_MOSAIC, _MOSAIC_CHOICE, _MIXUP, _MIXUP_CHOICE = range(4)
+
+
+class DeviceAugmentation(NamedTuple):
+    """What is random on the device."""
+
+    color_jitter: float = 0.0  # strength, see `preprocess.jitter_colors`
+    mosaic: float = 0.0  # share of the images
+    mixup: float = 0.0  # share of the images
+
+    @property
+    def mixes(self) -> bool:
+        """Whether rows of objects change their order."""
+        return bool(self.mosaic or self.mixup)
+
+
+def make_scenes(
+    batch: Mapping[str, tf.Tensor],
+    augmentation: DeviceAugmentation | None,
+    *,
+    network_input: Callable[..., tf.Tensor],
+    size: tuple[int, int],
+    drop_crowd: bool,
+    seed: tf.Tensor | None = None,
+) -> Scenes:
+    """Brings a batch into the network's frame and augments it.
+
+    Args:
+      batch: fields of a `HostExample`, batched.
+      augmentation: None: none, as in evaluation.
+      network_input: makes the batch's normalised images; colour changes are its own.
+      size: (height, width) of the network input, pixels.
+      drop_crowd: leave crowd regions out.
+      seed: int [2].
+    """
+    boxes, classes = ground_truth_in_network_frame(
+        batch["boxes"],
+        batch["classes"],
+        batch["is_crowd"],
+        batch["geometry"],
+        height=size[0],
+        width=size[1],
+        drop_crowd=drop_crowd,
+    )
+    ends = geometry_lib.ends_in_network(geometry_lib.unpack(batch["geometry"]), size)
+    scenes = Scenes(network_input(), boxes, classes, ends)
+    if augmentation is None:
+        return scenes
+    for mix, share, choice, place in (
+        (mosaic, augmentation.mosaic, _MOSAIC_CHOICE, _MOSAIC),
+        (mixup, augmentation.mixup, _MIXUP_CHOICE, _MIXUP),
+    ):
+        if share:
+            chosen = tf.random.stateless_uniform([classes.shape[0]], _fold(seed, choice)) < share
+            if "mixing" in batch:
+                chosen &= batch["mixing"]
+            scenes = mix(scenes, chosen, _fold(seed, place))
+    return scenes
+
+
+def _fold(seed: tf.Tensor, number: int) -> tf.Tensor:
+    return tf.random.fold_in(seed, number)
