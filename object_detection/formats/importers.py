@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 
 from object_detection.formats.folder import DataFolder
 from object_detection.formats.labelled import LabelledSet, coco_split
-from outside_data.files import expecting, read_json
+from outside_data.files import MOST_JSON_BYTES, BadFileError, expecting, read_json
+from outside_data.text import clean
 
 FORMATS = ("coco", "cvat", "voc", "labelme", "label_studio", "open_images", "yolo")
 """In the order in which they are looked for: later ones leave fewer marks."""
@@ -54,6 +55,7 @@ def detect_format(folder: DataFolder) -> str:
         f"{folder.root}: {len(folder.images)} images, but no annotations in a known format "
         f"({', '.join(FORMATS)}): expected for instance annotations/instances_train.json, an .xml "
         "file for each image, or labels/*.txt; name the format with --format if it is there"
+        + "".join(f". {_why_not_coco(path)}" for path in folder.files(".json")[:1])
     )
 
 
@@ -136,6 +138,16 @@ def _coco_files(folder: DataFolder) -> list[Path]:
                 if b'"images"' in data and b'"categories"' in data:
                     return [path]
     return []
+
+
+def _why_not_coco(path: Path) -> str:
+    """Says what a JSON file lacks to be COCO's; reading it as such may end in the reason."""
+    try:
+        content = read_json(path, most=MOST_JSON_BYTES)
+    except BadFileError as error:
+        return str(error)
+    found = f"the keys {clean(sorted(content)[:9])}" if isinstance(content, dict) else "no object"
+    return f"{path} has {found}: COCO's instances have 'images', 'annotations' and 'categories'"
 
 
 def _identity(folder: DataFolder, name: str, voc_corners: str) -> str:

@@ -298,6 +298,16 @@ def test_what_is_no_data_set_is_said(tmp_path):
     write_images(tmp_path / "set")
     with pytest.raises(ValueError, match="3 images, but no annotations in a known format"):
         import_folder(tmp_path / "set", tmp_path / "out")
+    path = tmp_path / "set" / "instances_train.json"
+    for content, why in (
+        ('{"images": [], "annotations": [', "instances_train.json is no valid JSON"),
+        ('{"images": [], "annotations": []}', r"has the keys .*'images'.*'categories'"),
+        ("", "instances_train.json is no valid JSON"),
+    ):
+        path.write_text(content)
+        with pytest.raises(ValueError, match=why):
+            import_folder(tmp_path / "set", tmp_path / "out")
+    path.unlink()
     write_voc(tmp_path / "set")
     (tmp_path / "set/train/b.jpg").unlink()
     with pytest.raises(FileNotFoundError, match=r"b\.xml: no image 'b or old-name\.png'"):
