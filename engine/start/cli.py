@@ -7,6 +7,7 @@ really given count (`present`), so that a recipe is not overridden by another fl
 from __future__ import annotations
 
 import dataclasses
+import logging as python_logging
 import os
 import sys
 import typing
@@ -289,6 +290,9 @@ def run_app(main: Callable[[list[str]], int]) -> None:
     def guarded(argv: list[str]) -> None:
         # TensorFlow speaks of its own file formats through absl.
         logging.set_verbosity(logging.WARNING)
+        # The form of the run's own lines.
+        lines = python_logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S")
+        logging.get_absl_handler().setFormatter(lines)
         from engine.ranks import guard  # brings TensorFlow, which --help does not wait for
 
         guard.run_guarded(lambda: main(argv))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import subprocess
 import sys
 import time
@@ -181,6 +182,15 @@ def test_a_wrong_name_ends_the_program_with_one_line():
     assert "ConfigError: model_name='efficientdet-dO' is unknown" in result.stderr
     assert "did you mean 'efficientdet-d0'?" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_warnings_have_the_form_of_the_other_lines():
+    code = (
+        "import logging, sys\nfrom engine.start import cli\n"
+        "cli.run_app(lambda argv: logging.getLogger('any').warning('mind the %s', 'gap') or 0)"
+    )
+    said = run("-c", code).stderr
+    assert re.search(r"^\d\d:\d\d:\d\d WARNING mind the gap$", said, re.MULTILINE), said
 
 
 def test_the_references_spellings():
