@@ -6,12 +6,11 @@ and right, move the boxes likewise, clip them and drop those without area. Two d
 the resize is antialiased, and boxes are clipped to the network size, not to one pixel less.
 """
 
-import io
-
 import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
+from samples import encoded, record
 
 from object_detection.input import crop_decode, preprocess
 from object_detection.input import geometry as geometry_lib
@@ -19,7 +18,7 @@ from object_detection.input.canvases import Frames
 from object_detection.input.datasets import training_batches
 from object_detection.input.loader import Augmentation
 from object_detection.input.problems import InputProblems
-from object_detection.records import reader, schema
+from object_detection.records import reader
 from object_detection.records.tfrecord_file import write_records
 
 JITTER = (0.1, 2.0)
@@ -99,15 +98,9 @@ def picture(height, width, *, grain=12):
     return np.clip(np.stack(smooth, axis=-1) + noise, 0, 255).astype(np.uint8)
 
 
-def encode(pixels, image_format, **options):
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, image_format, **options)
-    return buffer.getvalue()
-
-
-def network_pixels(encoded, uniforms, network, *, resize_on_host):
+def network_pixels(file, uniforms, network, *, resize_on_host):
     """Runs host and device on one image; float32 [*network, 3] in 0..255, padding 0."""
-    image = crop_decode.open_image(tf.constant(encoded))
+    image = crop_decode.open_image(tf.constant(file))
     crop = crop_decode.sample_crop(
         tf.constant(uniforms, tf.float32),
         image.size,
@@ -163,7 +156,7 @@ def test_pixels_equal_the_whole_image_resized_then_cropped(case, mirrored, resiz
     uniforms = uniforms_for(factor, mirrored=mirrored)
     scaled, offset, flags = model_crop(uniforms, size, NETWORK)
     expected = model_pixels(pixels, NETWORK, scaled=scaled[0], offset=offset[0], mirrored=flags[0])
-    got = network_pixels(encode(pixels, "PNG"), uniforms, NETWORK, resize_on_host=resize_on_host)
+    got = network_pixels(encoded(pixels), uniforms, NETWORK, resize_on_host=resize_on_host)
     # Rounding to uint8 on the way: half a level, and a little where it is resampled once more.
     assert np.abs(got - expected).max() < 0.75
 
@@ -182,13 +175,13 @@ def shift_between(got, expected):
 @pytest.mark.parametrize(("factor", "ratio"), [(1.8, 1), (1.0, 2), (0.5, 4), (0.24, 8), (0.13, 8)])
 def test_jpeg_pixels_with_the_decoders_ratio(factor, ratio, mirrored, resize_on_host):
     """Reduced while decoding: near the filter's result, not equal to it, and in the same place."""
-    encoded = encode(picture(122, 170, grain=2), "JPEG", quality=95, subsampling=0)
-    pixels = tf.io.decode_jpeg(encoded, channels=3).numpy()
+    file = encoded(picture(122, 170, grain=2), "JPEG", quality=95, subsampling=0)
+    pixels = tf.io.decode_jpeg(file, channels=3).numpy()
     uniforms = uniforms_for(factor, mirrored=mirrored)
     scaled, offset, flags = model_crop(uniforms, pixels.shape[:2], NETWORK)
     assert ratio <= (pixels.shape[:2] / scaled[0]).min() + 1e-5, "the case is what it says"
     expected = model_pixels(pixels, NETWORK, scaled=scaled[0], offset=offset[0], mirrored=flags[0])
-    got = network_pixels(encoded, uniforms, NETWORK, resize_on_host=resize_on_host)
+    got = network_pixels(file, uniforms, NETWORK, resize_on_host=resize_on_host)
     height, width = (int(min(pair)) for pair in zip(scaled[0], NETWORK))
     assert (got[height:] == 0).all() and (got[:, width:] == 0).all()
     got, expected = got[:height, :width], expected[:height, :width]
@@ -247,22 +240,8 @@ def drawn(tmp_path_factory):
     """Geometry and moved boxes of many records and epochs, through the training input."""
     records = []
     for i in range(RECORDS):
-        height, width = DRAWN_SIZES[i % len(DRAWN_SIZES)]
-        records.append(
-            schema.encode_record(
-                encode(np.full((height, width, 3), 99, np.uint8), "PNG"),
-                image_format="png",
-                height=height,
-                width=width,
-                source_id=str(i),
-                file_name=f"{i}.png",
-                boxes=BOXES * np.tile((height, width), 2),
-                category_ids=[1, 2, 3],
-                category_names=["a", "b", "c"],
-                is_crowd=[False] * 3,
-                areas=[1.0] * 3,
-            )
-        )
+        size = DRAWN_SIZES[i % len(DRAWN_SIZES)]
+        records.append(record(str(i), size, BOXES * np.tile(size, 2), category_ids=[1, 2, 3]))
     path = tmp_path_factory.mktemp("drawn") / "set.tfrecord"
     write_records(path, records)
     record_set = reader.record_set([str(path)])

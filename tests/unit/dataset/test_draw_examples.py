@@ -1,10 +1,9 @@
 """The command that draws training examples: all sheets are written, and errors are said."""
 
-import io
-
 import numpy as np
 import pytest
 from PIL import Image
+from samples import encoded, record
 
 from object_detection.records import schema
 from object_detection.records.tfrecord_file import write_records
@@ -18,24 +17,10 @@ def write_set(folder, *, with_masks=False):
     mask[:, : schema.MASK_SIZE // 2] = 1
     records = []
     for i in range(3):
-        buffer = io.BytesIO()
         pixels = np.random.default_rng(i).integers(0, 256, (48, 72, 3), np.uint8)
-        Image.fromarray(pixels).save(buffer, "JPEG")
-        record = schema.encode_record(
-            buffer.getvalue(),
-            image_format="jpeg",
-            height=48,
-            width=72,
-            source_id=str(i),
-            file_name=f"{i}.jpg",
-            boxes=np.array([[5, 10, 30, 60]], np.float32),
-            category_ids=[9],
-            category_names=["thing"],
-            is_crowd=[0],
-            areas=[1250.0],
-            masks=[np.packbits(mask).tobytes()] if with_masks else None,
-        )
-        records.append(record)
+        image = {"image": encoded(pixels, "JPEG"), "image_format": "jpeg"}
+        masks = [np.packbits(mask).tobytes()] if with_masks else None
+        records.append(record(str(i), (48, 72), [[5, 10, 30, 60]], masks=masks, **image))
     write_records(folder / "set-00000-of-00001.tfrecord", records)
 
 

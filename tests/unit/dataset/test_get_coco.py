@@ -2,7 +2,6 @@
 
 import hashlib
 import http.server
-import io
 import json
 import os
 import shutil
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from samples import encoded
 
 from object_detection.coco.annotations import read_annotations
 from object_detection.records.card import find_card
@@ -32,10 +31,7 @@ pytestmark = pytest.mark.skipif(
 
 
 def jpeg(seed):
-    buffer = io.BytesIO()
-    pixels = np.random.default_rng(seed).integers(0, 256, (24, 32, 3), np.uint8)
-    Image.fromarray(pixels).save(buffer, "JPEG")
-    return buffer.getvalue()
+    return encoded(np.random.default_rng(seed).integers(0, 256, (24, 32, 3)), "JPEG")
 
 
 @pytest.fixture

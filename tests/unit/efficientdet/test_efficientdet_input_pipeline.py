@@ -4,13 +4,12 @@ How batches come from records, good and bad, ranks and resumes: `test_host_batch
 """
 
 import dataclasses
-import io
 import logging
 
 import numpy as np
 import pytest
+import samples
 import tensorflow as tf
-from PIL import Image
 
 from detector import inputs
 from efficientdet.config import model_config
@@ -21,7 +20,6 @@ from object_detection.input import geometry as geometry_lib
 from object_detection.input.example import host_example_spec
 from object_detection.input.loader import resizes_on_host
 from object_detection.input.preprocess import ground_truth_in_network_frame, to_network_input
-from object_detection.records import schema
 from object_detection.records.card_builder import find_or_scan_card
 from object_detection.records.class_map import ClassMap
 from object_detection.records.reader import Shard
@@ -36,9 +34,7 @@ RED = (250, 10, 10)
 
 
 def jpeg(pixels):
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "JPEG", quality=95)
-    return buffer.getvalue()
+    return samples.encoded(pixels, "JPEG", quality=95)
 
 
 def picture(box):
@@ -49,23 +45,16 @@ def picture(box):
     return pixels
 
 
-def record(index, *, encoded=None, boxes=None, categories=None):
+def record(index, *, image=None, boxes=None, categories=None):
     box = (10 + index, 20, 40, 50 + index)
-    boxes = np.array([box] if boxes is None else boxes, np.float32).reshape(-1, 4)
-    count = len(boxes)
-    categories = [8] * count if categories is None else categories
-    names = dict(CLASS_MAP.categories.values())
-    return schema.encode_record(
-        jpeg(picture(box)) if encoded is None else encoded,
+    boxes = [box] if boxes is None else boxes
+    return samples.record(
+        str(1000 + index),
+        (HEIGHT, WIDTH),
+        boxes,
+        image=jpeg(picture(box)) if image is None else image,
         image_format="jpeg",
-        height=HEIGHT,
-        width=WIDTH,
-        source_id=str(1000 + index),
-        file_name=f"{index}.jpg",
-        boxes=boxes,
-        category_ids=categories,
-        category_names=[names[category] for category in categories],
-        is_crowd=[0] * count,
+        category_ids=[8] * len(boxes) if categories is None else categories,
         areas=[float((b[2] - b[0]) * (b[3] - b[1])) for b in boxes],
     )
 
@@ -239,7 +228,7 @@ BAD_IMAGES = {
 
 @pytest.mark.parametrize("kind", BAD_IMAGES)
 def test_a_bad_image_is_named_and_its_place_filled(tmp_path, caplog, kind):
-    records = spoiled(tmp_path, encoded=BAD_IMAGES[kind])
+    records = spoiled(tmp_path, image=BAD_IMAGES[kind])
     with caplog.at_level(logging.WARNING):
         batches = records.train(6, batch_size=5, jitter_min=0.9, jitter_max=1.0)
     seen = indices(batches)
@@ -255,7 +244,7 @@ def test_a_bad_image_does_not_move_the_others(tmp_path):
     (tmp_path / "good").mkdir()
     (tmp_path / "bad").mkdir()
     good = indices(Records(tmp_path / "good", [record(i) for i in range(10)]).train(4))
-    bad_records = spoiled(tmp_path / "bad", encoded=b"")
+    bad_records = spoiled(tmp_path / "bad", image=b"")
     bad = indices(bad_records.train(4))
     groups = zip(good.reshape(-1, 4).tolist(), bad.reshape(-1, 4).tolist())
     for expected, got in groups:
@@ -268,7 +257,7 @@ def test_a_bad_image_does_not_move_the_others(tmp_path):
     "policy", [{"on_bad_record": "error"}, {"max_bad_records": 0}], ids=["error", "limit"]
 )
 def test_a_bad_image_can_end_the_run(tmp_path, policy):
-    records = spoiled(tmp_path, encoded=b"")
+    records = spoiled(tmp_path, image=b"")
     with pytest.raises(ValueError, match=r"set-00001-of-00003\.tfrecord, record 1 .*on_bad_record"):
         records.train(4, **policy)
 

@@ -1,14 +1,11 @@
 """Records of coloured ellipses with masks, and a network small enough for unit tests."""
 
-import io
-
 import numpy as np
-from PIL import Image
+from samples import encoded, record
 
 from engine.config.fields import override
 from maskrcnn.settings import MaskRcnnConfig, base_config
 from object_detection.masks.rle import cell_coverage, encode_png
-from object_detection.records import schema
 from object_detection.records.card_builder import find_or_scan_card
 from object_detection.records.tfrecord_file import write_records
 
@@ -75,21 +72,14 @@ def mask_record(
         pixels[mask > 0] = _COLORS[kind]
         packed = np.packbits(cell_coverage(mask, np.array(box, float)) >= 0.5 - 1e-4).tobytes()
         masks.append(packed if mask_format == "bitpacked" else encode_png(mask))
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    boxes = np.array([box for box, _ in objects], np.float64).reshape(-1, 4)
-    return schema.encode_record(
-        buffer.getvalue(),
-        image_format="png",
-        height=size[0],
-        width=size[1],
-        source_id=str(index + 1),
-        file_name=f"{index + 1}.png",
-        boxes=boxes,
+    return record(
+        str(index + 1),
+        size,
+        [box for box, _ in objects],
+        image=encoded(pixels),
         category_ids=[CATEGORY_IDS[kind] for _, kind in objects],
         category_names=["red" if kind == 0 else "blue" for _, kind in objects],
-        is_crowd=is_crowd or [False] * len(boxes),
-        areas=[1.0] * len(boxes),
+        is_crowd=is_crowd or [False] * len(objects),
         masks=masks if with_masks else None,
         mask_format=mask_format,
     )

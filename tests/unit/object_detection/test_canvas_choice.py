@@ -1,11 +1,9 @@
 """Choice of canvas by an image's shape, and grouping of records by canvas."""
 
-import io
-
 import numpy as np
 import pytest
 import tensorflow as tf
-from PIL import Image
+from samples import encoded, record
 
 from object_detection.input import canvases
 from object_detection.input.canvases import Frames, best_frame, fit_size, frames_of_networks
@@ -13,7 +11,6 @@ from object_detection.input.datasets import evaluation_batches, training_batches
 from object_detection.input.geometry import unpack
 from object_detection.input.loader import Augmentation
 from object_detection.input.problems import InputProblems
-from object_detection.records import schema
 from object_detection.records.reader import Shard, record_set
 from object_detection.records.tfrecord_file import write_records
 
@@ -90,21 +87,9 @@ SHAPES = [(32, 64), (64, 32), (40, 40), (30, 60), (60, 30), (64, 31), (33, 64)]
 
 
 def make_record(index, shape, *, with_size=True):
-    buffer = io.BytesIO()
-    Image.fromarray(np.full((*shape, 3), 10 * index, np.uint8)).save(buffer, "PNG")
-    return schema.encode_record(
-        buffer.getvalue(),
-        image_format="png",
-        height=shape[0] if with_size else -1,
-        width=shape[1] if with_size else -1,
-        source_id=str(index),
-        file_name=f"{index}.png",
-        boxes=np.array([[1, 2, 20, 25]]),
-        category_ids=[1],
-        category_names=["x"],
-        is_crowd=[False],
-        areas=[5.0],
-    )
+    image = encoded(np.full((*shape, 3), 10 * index))
+    size = shape if with_size else (-1, -1)
+    return record(str(index), size, [[1, 2, 20, 25]], image=image, category_ids=[1])
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
+from samples import encoded
 
 from object_detection.coco.annotations import read_annotations
 from object_detection.convert.convert import convert
@@ -61,9 +62,7 @@ def encode(picture, image_format="JPEG", *, tag=None, **options):
         exif = Image.Exif()
         exif[ORIENTATION] = tag
         options["exif"] = exif
-    buffer = io.BytesIO()
-    picture.save(buffer, image_format, **{**KINDS.get(image_format, {}), **options})
-    return buffer.getvalue()
+    return encoded(picture, image_format, **{**KINDS.get(image_format, {}), **options})
 
 
 def half_jpeg(**options):

@@ -8,6 +8,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from samples import encoded as encode
 
 from object_detection.input import crop_decode
 from object_detection.input import geometry as geometry_lib
@@ -20,15 +21,6 @@ CANVAS = (80, 120)
 JITTER = (0.1, 2.0)
 few = settings(max_examples=60, deadline=None)
 uniform = st.floats(0.0, 1.0, exclude_max=True, width=32)
-
-
-def encode(pixels, image_format="PNG", mode=None, **options):
-    """Returns the bytes of an image file. pixels: uint8 [h, w, 3] or [h, w]."""
-    image = Image.fromarray(np.asarray(pixels, np.uint8))
-    buffer = io.BytesIO()
-    converted = image.convert(mode, palette=Image.Palette.ADAPTIVE) if mode else image
-    converted.save(buffer, image_format, **options)
-    return buffer.getvalue()
 
 
 def picture(height, width):

@@ -1,11 +1,10 @@
 """Data cards: what they say, how they are found, and scanning records that have none."""
 
 import dataclasses
-import io
 
 import numpy as np
 import pytest
-from PIL import Image
+from samples import record as make_record
 
 from object_detection.coco.categories import COCO_CATEGORIES
 from object_detection.records import schema
@@ -29,27 +28,11 @@ from object_detection.records.example_proto import decode_example, encode_exampl
 from object_detection.records.tfrecord_file import publishing_marker, record_files, write_records
 
 
-def png(height=8, width=16):
-    buffer = io.BytesIO()
-    Image.new("RGB", (width, height)).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
 def record(source_id, labels, *, names=None, crowd=None, **changes):
-    boxes = np.tile([[0.0, 0.0, 4.0, 9.0]], (len(labels), 1))
-    arguments = {
-        "image_format": "png",
-        "height": 8,
-        "width": 16,
-        "source_id": source_id,
-        "file_name": f"{source_id}.png",
-        "boxes": boxes,
-        "category_ids": labels,
-        "category_names": names or [""] * len(labels),
-        "is_crowd": crowd or [False] * len(labels),
-        "areas": [36.0] * len(labels),
-    }
-    return schema.encode_record(png(), **{**arguments, **changes})
+    boxes = [[0.0, 0.0, 4.0, 9.0]] * len(labels)
+    given = {"category_ids": labels, "category_names": names or [""] * len(labels), **changes}
+    given["is_crowd"] = crowd or [False] * len(labels)
+    return make_record(source_id, (8, 16), boxes, areas=[36.0] * len(labels), **given)
 
 
 def example_card(prefix="train", num_shards=2, **changes):

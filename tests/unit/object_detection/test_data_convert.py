@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from samples import encoded
 
 from object_detection.coco.annotations import read_annotations
 from object_detection.convert.convert import convert
@@ -38,9 +39,7 @@ SQUARE = [[2.0, 2.0, 12.0, 2.0, 12.0, 12.0, 2.0, 12.0]]
 def picture(height=30, width=40, *, image_format="JPEG", mode="RGB", seed=0, **save):
     size = (height, width, 3) if mode == "RGB" else (height, width)
     pixels = np.random.default_rng(seed).integers(0, 256, size, np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).convert(mode).save(buffer, image_format, **save)
-    return buffer.getvalue()
+    return encoded(pixels, image_format, mode, **save)
 
 
 def box(image_id, bbox, **more):
@@ -55,9 +54,9 @@ def data(tmp_path):
         folder = tmp_path / "images"
         folder.mkdir(exist_ok=True)
         images = []
-        for index, (name, encoded) in enumerate(files.items()):
-            if encoded is not None:
-                (folder / name).write_bytes(encoded)
+        for index, (name, content) in enumerate(files.items()):
+            if content is not None:
+                (folder / name).write_bytes(content)
             height, width = (sizes or {}).get(name, (30, 40))
             images.append({"id": index, "file_name": name, "height": height, "width": width})
         annotations = [{"id": i + 1, **entry} for i, entry in enumerate(objects)]

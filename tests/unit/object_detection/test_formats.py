@@ -2,7 +2,6 @@
 
 import base64
 import csv
-import io
 import json
 import shutil
 import subprocess
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from samples import encoded
 
 from object_detection.coco.annotations import read_annotations
 from object_detection.convert.convert import convert
@@ -226,10 +226,8 @@ def objects_of(folder, tmp_path, split="all"):
 def test_masks_of_labelme_and_cvat(tmp_path):
     pixels = np.zeros((4, 6), np.uint8)
     pixels[1:, 2:5] = 1
-    buffer = io.BytesIO()
-    Image.fromarray(pixels * 255).save(buffer, "PNG")
     shape = {"label": "cat", "shape_type": "mask", "points": [[3, 5], [8, 8]]}
-    shape["mask"] = base64.b64encode(buffer.getvalue()).decode()
+    shape["mask"] = base64.b64encode(encoded(pixels * 255)).decode()
     parts = [
         {"label": "dog", "group_id": 1, "points": [[x, 0], [x + 2, 0], [x, 3]]} for x in (1, 9)
     ]

@@ -1,11 +1,9 @@
 """Batches from records: rows for objects, bad records, padding, resume, ranks, kinds of images."""
 
-import io
-
 import numpy as np
 import pytest
 import tensorflow as tf
-from PIL import Image
+from samples import encoded, record
 
 from object_detection.input import example
 from object_detection.input import geometry as geometry_lib
@@ -22,34 +20,14 @@ CLASSES = {7: 0, 1: 1, 90: 2}  # category_id -> class_id
 ROWS = 3
 
 
-def encode(pixels, image_format="PNG", mode=None):
-    image = Image.fromarray(np.asarray(pixels, np.uint8))
-    buffer = io.BytesIO()
-    (image.convert(mode) if mode else image).save(buffer, image_format)
-    return buffer.getvalue()
-
-
 def plain(height, width, value=100):
     return np.full((height, width, 3), value, np.uint8)
 
 
-def make_record(i, *, size=(40, 60), encoded=None, boxes=((4, 6, 20, 30),), **changes):
+def make_record(i, *, size=(40, 60), boxes=((4, 6, 20, 30),), image=None, **changes):
     """One image with objects of category 7, None for no annotation; its source_id is `id <i>`."""
-    count = len(boxes or ())
-    arguments = {
-        "image_format": "png",
-        "height": size[0],
-        "width": size[1],
-        "source_id": f"id {i}",
-        "file_name": f"{i}.png",
-        "boxes": None if boxes is None else np.array(boxes, np.float64).reshape(-1, 4),
-        "category_ids": [7] * count,
-        "category_names": ["x"] * count,
-        "is_crowd": [False] * count,
-        "areas": [10.0] * count,
-    }
-    pixels = encode(plain(*size, value=i)) if encoded is None else encoded
-    return schema.encode_record(pixels, **{**arguments, **changes})
+    image = encoded(plain(*size, value=i)) if image is None else image
+    return record(f"id {i}", size, boxes, image=image, **changes)
 
 
 def make_set(folder, contents):
@@ -249,14 +227,14 @@ KINDS = {
     "no boxes": {"boxes": ()},
     "crowd": {"boxes": ((0, 0, 9, 9), (0, 0, 30, 30)), "is_crowd": [False, True]},
     "no annotation": {"boxes": None},
-    "broken image": {"encoded": encode(plain(40, 60), "JPEG")[:200]},
+    "broken image": {"image": encoded(plain(40, 60), "JPEG")[:200]},
     "unusable boxes": {"boxes": ((NAN, 0, 5, 5), (3, 3, 3, 9), (2, 2, 8, 8))},
     "too many boxes": {"boxes": [(0, 0, side, side) for side in (3, 30, 2, 20, 10)]},
-    "grey": {"encoded": encode(GREY, "JPEG")},
-    "cmyk": {"encoded": encode(plain(40, 60), "JPEG", mode="CMYK")},
-    "alpha": {"encoded": encode(np.full((40, 60, 4), 100, np.uint8))},
+    "grey": {"image": encoded(GREY, "JPEG")},
+    "cmyk": {"image": encoded(plain(40, 60), "JPEG", mode="CMYK")},
+    "alpha": {"image": encoded(np.full((40, 60, 4), 100, np.uint8))},
     "tiny": {"size": (1, 1), "boxes": ((0, 0, 1, 1),)},
-    "huge": {"size": (1500, 2500), "encoded": encode(plain(1500, 2500), "JPEG")},
+    "huge": {"size": (1500, 2500), "image": encoded(plain(1500, 2500), "JPEG")},
     "flat": {"size": (3, 900), "boxes": ((0, 0, 3, 900),)},
 }
 INDEX = {kind: i for i, kind in enumerate(KINDS)}
@@ -402,8 +380,8 @@ def test_training_batches_are_full_and_drop_crowds_and_bad_records(all_kinds):
     indices = np.concatenate([batch["record_index"] for batch in batches])
     assert set(range(NUM_RECORDS)) - bad <= set(indices.tolist())
     assert set(problems.bad_records) == bad
-    for record in bad:
-        file, position = all_kinds.locate(record)
+    for index in bad:
+        file, position = all_kinds.locate(index)
         said = [line for line in told if f"{file}, record {position} is left out" in line]
         assert len(said) == 1, "said once, not in each epoch"
 
@@ -448,7 +426,7 @@ def test_a_batch_may_hold_more_images_than_there_are_records(tmp_path):
 
 
 def test_a_batch_of_bad_records_only_is_invalid_but_there(tmp_path):
-    broken = [make_record(i, encoded=b"no image") for i in range(2)]
+    broken = [make_record(i, image=b"no image") for i in range(2)]
     records = make_set(tmp_path, broken)
     (batch,) = arrays(train(records, batch_size=2).take(1))
     assert not batch["valid"].any()
@@ -503,7 +481,7 @@ def test_what_ends_the_run_does_so_in_every_batch():
 
 
 def test_each_batch_with_a_bad_record_is_an_error(tmp_path):
-    records = make_set(tmp_path, [make_record(0), make_record(1, encoded=b"no picture")])
+    records = make_set(tmp_path, [make_record(0), make_record(1, image=b"no picture")])
     problems = Told().problems(records, max_bad_records=0)
     for _ in range(2):
         with pytest.raises(tf.errors.OpError, match="cannot be used"):

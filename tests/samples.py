@@ -1,0 +1,58 @@
+"""Image files and records that tests of several rooms start from."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from object_detection.records import schema
+
+
+def encoded(
+    picture: np.ndarray | Image.Image, image_format: str = "PNG", mode: str = "", **options: Any
+) -> bytes:
+    """Returns an image file of a picture, or of uint8 [h, w, 3] or [h, w]; `mode` converts it."""
+    if not isinstance(picture, Image.Image):
+        picture = Image.fromarray(np.asarray(picture, np.uint8))
+    if mode:
+        picture = picture.convert(mode, palette=Image.Palette.ADAPTIVE)
+    buffer = io.BytesIO()
+    picture.save(buffer, image_format, **options)
+    return buffer.getvalue()
+
+
+def record(
+    source_id: str,
+    size: tuple[int, int],
+    boxes: Any = (),
+    *,
+    image: bytes | None = None,
+    **changes: Any,
+) -> bytes:
+    """Returns a record of a black PNG picture, or of `image`, with objects of category 7.
+
+    Args:
+      source_id: of the image, which names its file too.
+      size: (height, width) of the image, pixels.
+      boxes: (y1, x1, y2, x2) each, pixels; None: the image has no annotation.
+      image: the file.
+      changes: arguments of `encode_record` that are to be others.
+    """
+    count = 0 if boxes is None else len(boxes)
+    arguments = {
+        "image_format": "png",
+        "height": size[0],
+        "width": size[1],
+        "source_id": source_id,
+        "file_name": f"{source_id}.png",
+        "boxes": None if boxes is None else np.array(boxes, np.float64).reshape(-1, 4),
+        "category_ids": [7] * count,
+        "category_names": ["x"] * count,
+        "is_crowd": [False] * count,
+        "areas": [10.0] * count,
+    }
+    image = encoded(np.zeros((*size, 3))) if image is None else image
+    return schema.encode_record(image, **{**arguments, **changes})
