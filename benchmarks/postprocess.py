@@ -8,6 +8,7 @@ something to suppress. Beside hard suppression stands TensorFlow's own, which ru
 and has no XLA form; both get the same candidates and must pick the same scores.
 """
 
+import dataclasses
 import json
 
 import numpy as np
@@ -106,10 +107,7 @@ def main(argv: list[str]) -> int:
             places,
             num_classes=FLAGS.num_classes,
             network_size=model.image_size,
-            max_nms_inputs=nms.max_nms_inputs,
-            nms_method=method,
-            iou_threshold=None,
-            **settings,
+            nms=dataclasses.replace(nms, method=method),
         ).scores
 
     def select():

@@ -1,10 +1,28 @@
 #!/usr/bin/env bash
-# Functions of get_coco.sh and get_coco2014.sh: downloads that resume and are checked, unpacking that
-# appears whole, disk space. Not a command: it is sourced, and reads repository, DATA_DIR, PYTHON,
-# INCLUDE_MASKS, KEEP_ZIPS and MIN_FREE_GB of the script that does.
+# What get_coco.sh and get_coco2014.sh have in common: their arguments and variables, downloads that
+# resume and are checked, unpacking that appears whole, disk space. Not a command: it is sourced,
+# and reads repository and INCLUDE_MASKS of the script that does.
 # shellcheck disable=SC2154
 
 program="$(basename "$0" .sh)"
+
+if [[ "${1:-}" == "-h" || "${1:-}" == "--help" ]]; then
+  sed -n '2,/^$/s/^# \{0,1\}//p' "$0"
+  exit 0
+fi
+if [[ $# -gt 0 && "$1" != -* ]]; then
+  DATA_DIR="$1"
+  shift
+fi
+DATA_DIR="${DATA_DIR:-/workspace/coco}"
+KEEP_IMAGES="${KEEP_IMAGES:-0}"
+KEEP_ZIPS="${KEEP_ZIPS:-0}"
+NUM_THREADS="${NUM_THREADS:-}"
+COCO_URL="${COCO_URL:-http://images.cocodataset.org}"
+if [[ -z "${PYTHON:-}" ]]; then
+  PYTHON="$repository/.venv/bin/python"
+  [[ -x "$PYTHON" ]] || PYTHON=python3
+fi
 
 say() { printf '%s %s: %s\n' "$(date +%H:%M:%S)" "$program" "$*" >&2; }
 die() {
@@ -13,6 +31,14 @@ die() {
 }
 
 is_true() { [[ "$1" == 1 || "$1" == true || "$1" == True || "$1" == yes ]]; }
+
+converter_flags=()
+if is_true "$INCLUDE_MASKS"; then converter_flags+=(--include_masks); fi
+if [[ -n "$NUM_THREADS" ]]; then converter_flags+=(--num_threads="$NUM_THREADS"); fi
+converter_flags+=("$@")
+
+mkdir -p "$DATA_DIR"
+[[ -w "$DATA_DIR" ]] || die "$DATA_DIR cannot be written: choose another DATA_DIR"
 
 # complete_sets PREFIX ...: those that have a card, all of its shards, and masks if asked for.
 complete_sets() {
@@ -109,4 +135,23 @@ unpack() {
   fi
   rm -rf "$staging"
   is_true "$KEEP_ZIPS" || rm -f "${DATA_DIR:?}/$1"
+}
+
+# make_records IMAGES MD5 ANNOTATIONS PREFIX NUM_SHARDS: from a folder of images, fetched if need be.
+make_records() {
+  if [[ ! -d "$DATA_DIR/$1" ]]; then
+    fetch "$1.zip" "$COCO_URL/zips/$1.zip" "$2"
+    unpack "$1.zip" "$1"
+  fi
+  "$PYTHON" "$repository/dataset/create_coco_tfrecord.py" --image_dir="$DATA_DIR/$1" \
+    --object_annotations_file="$DATA_DIR/annotations/instances_$3.json" \
+    --output_file_prefix="$4" --num_shards="$5" "${converter_flags[@]}"
+}
+
+# remove_images FOLDER: only what was unpacked here, never a folder that was there before.
+remove_images() {
+  if ! is_true "$KEEP_IMAGES" && [[ -f "$DATA_DIR/$1/.from_get_coco" ]]; then
+    say "removing $DATA_DIR/$1 (KEEP_IMAGES=1 keeps it)"
+    rm -rf "${DATA_DIR:?}/$1"
+  fi
 }

@@ -27,31 +27,12 @@ set -euo pipefail
 
 repository="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 
-if [[ "${1:-}" == "-h" || "${1:-}" == "--help" ]]; then
-  sed -n '2,/^$/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
-  exit 0
-fi
-if [[ $# -gt 0 && "$1" != -* ]]; then
-  DATA_DIR="$1"
-  shift
-fi
-
-DATA_DIR="${DATA_DIR:-/workspace/coco}"
 INCLUDE_MASKS="${INCLUDE_MASKS:-0}"
-KEEP_IMAGES="${KEEP_IMAGES:-0}"
-KEEP_ZIPS="${KEEP_ZIPS:-0}"
-NUM_THREADS="${NUM_THREADS:-}"
 TRAIN_SHARDS="${TRAIN_SHARDS:-256}"
 VAL_SHARDS="${VAL_SHARDS:-32}"
-COCO_URL="${COCO_URL:-http://images.cocodataset.org}"
 MD5_TRAIN="${MD5_TRAIN:-cced6f7f71b7629ddf16f17bbcfab6b2}"
 MD5_VAL="${MD5_VAL:-442b8da7639aecaf257c1dceb8ba8c80}"
 MD5_ANNOTATIONS="${MD5_ANNOTATIONS:-f4bbac642086de4f52a3fdda2de5fa2c}"
-if [[ -z "${PYTHON:-}" ]]; then
-  PYTHON="$repository/.venv/bin/python"
-  [[ -x "$PYTHON" ]] || PYTHON=python3
-fi
-
 # shellcheck source=dataset/coco_files.sh
 source "$repository/dataset/coco_files.sh"
 
@@ -71,32 +52,6 @@ gigabytes_needed() {
   echo "$needed"
 }
 
-# make_records SPLIT YEAR_FOLDER NUM_SHARDS MD5 [flags ...]
-make_records() {
-  local split="$1" folder="$2" num_shards="$3" md5="$4"
-  shift 4
-  if [[ ! -d "$DATA_DIR/$folder" ]]; then
-    fetch "$folder.zip" "$COCO_URL/zips/$folder.zip" "$md5"
-    unpack "$folder.zip" "$folder"
-  fi
-  "$PYTHON" "$repository/dataset/create_coco_tfrecord.py" \
-    --image_dir="$DATA_DIR/$folder" \
-    --object_annotations_file="$DATA_DIR/annotations/instances_$folder.json" \
-    --output_file_prefix="$DATA_DIR/$split" --num_shards="$num_shards" "$@"
-  # Only images that were unpacked here are removed, never a folder that was there before.
-  if ! is_true "$KEEP_IMAGES" && [[ -f "$DATA_DIR/$folder/.from_get_coco" ]]; then
-    say "removing $DATA_DIR/$folder (KEEP_IMAGES=1 keeps it)"
-    rm -rf "${DATA_DIR:?}/$folder"
-  fi
-}
-
-converter_flags=()
-if is_true "$INCLUDE_MASKS"; then converter_flags+=(--include_masks); fi
-if [[ -n "$NUM_THREADS" ]]; then converter_flags+=(--num_threads="$NUM_THREADS"); fi
-converter_flags+=("$@")
-
-mkdir -p "$DATA_DIR"
-[[ -w "$DATA_DIR" ]] || die "$DATA_DIR cannot be written: choose another DATA_DIR"
 complete="$(complete_sets train val)"
 train_complete=false
 val_complete=false
@@ -116,9 +71,11 @@ if ! annotations_complete; then
 fi
 # The small split first, so that whatever is wrong shows early.
 if ! "$val_complete"; then
-  make_records val val2017 "$VAL_SHARDS" "$MD5_VAL" "${converter_flags[@]}"
+  make_records val2017 "$MD5_VAL" val2017 "$DATA_DIR/val" "$VAL_SHARDS"
+  remove_images val2017
 fi
 if ! "$train_complete"; then
-  make_records train train2017 "$TRAIN_SHARDS" "$MD5_TRAIN" "${converter_flags[@]}"
+  make_records train2017 "$MD5_TRAIN" train2017 "$DATA_DIR/train" "$TRAIN_SHARDS"
+  remove_images train2017
 fi
 say "complete: $DATA_DIR/train-*, $DATA_DIR/val-*, $DATA_DIR/annotations"

@@ -27,32 +27,13 @@ set -euo pipefail
 
 repository="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 
-if [[ "${1:-}" == "-h" || "${1:-}" == "--help" ]]; then
-  sed -n '2,/^$/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
-  exit 0
-fi
-if [[ $# -gt 0 && "$1" != -* ]]; then
-  DATA_DIR="$1"
-  shift
-fi
-
-DATA_DIR="${DATA_DIR:-/workspace/coco}"
 INCLUDE_MASKS="${INCLUDE_MASKS:-1}"
-KEEP_IMAGES="${KEEP_IMAGES:-0}"
-KEEP_ZIPS="${KEEP_ZIPS:-0}"
-NUM_THREADS="${NUM_THREADS:-}"
 NUM_SHARDS="${NUM_SHARDS:-128}"
-COCO_URL="${COCO_URL:-http://images.cocodataset.org}"
 MINIVAL_URL="${MINIVAL_URL:-https://dl.fbaipublicfiles.com/detectron/coco/coco_annotations_minival.tgz}"
 MD5_TRAIN="${MD5_TRAIN:-0da8c0bd3d6becc4dcb32757491aca88}"
 MD5_VAL="${MD5_VAL:-a3d79f5ed8d289b7a7554ce06a5782b3}"
 MD5_ANNOTATIONS="${MD5_ANNOTATIONS:-0a379cfc70b0e71301e0f377548639bd}"
 MD5_MINIVAL="${MD5_MINIVAL:-2d2b9d2283adb5e3b8d25eec88e65064}"
-if [[ -z "${PYTHON:-}" ]]; then
-  PYTHON="$repository/.venv/bin/python"
-  [[ -x "$PYTHON" ]] || PYTHON=python3
-fi
-
 # shellcheck source=dataset/coco_files.sh
 source "$repository/dataset/coco_files.sh"
 
@@ -72,35 +53,7 @@ annotations_complete() {
 # is_complete SPLIT: its records are there.
 is_complete() { [[ " ${complete//$'\n'/ } " == *" records/coco_2014_$1 "* ]]; }
 
-# make_records SPLIT [flags ...]
-make_records() {
-  local split="$1" images=val2014 md5="$MD5_VAL"
-  shift
-  if [[ "$split" == train ]]; then images=train2014 md5="$MD5_TRAIN"; fi
-  if [[ ! -d "$DATA_DIR/$images" ]]; then
-    fetch "$images.zip" "$COCO_URL/zips/$images.zip" "$md5"
-    unpack "$images.zip" "$images"
-  fi
-  "$PYTHON" "$repository/dataset/create_coco_tfrecord.py" --image_dir="$DATA_DIR/$images" \
-    --object_annotations_file="$DATA_DIR/annotations/instances_${split}2014.json" \
-    --output_file_prefix="$DATA_DIR/records/coco_2014_$split" --num_shards="$NUM_SHARDS" "$@"
-}
-
-# remove_images FOLDER: only if it was unpacked here.
-remove_images() {
-  if ! is_true "$KEEP_IMAGES" && [[ -f "$DATA_DIR/$1/.from_get_coco" ]]; then
-    say "removing $DATA_DIR/$1 (KEEP_IMAGES=1 keeps it)"
-    rm -rf "${DATA_DIR:?}/$1"
-  fi
-}
-
-converter_flags=()
-if is_true "$INCLUDE_MASKS"; then converter_flags+=(--include_masks); fi
-if [[ -n "$NUM_THREADS" ]]; then converter_flags+=(--num_threads="$NUM_THREADS"); fi
-converter_flags+=("$@")
-
 mkdir -p "$DATA_DIR/records"
-[[ -w "$DATA_DIR" ]] || die "$DATA_DIR cannot be written: choose another DATA_DIR"
 complete="$(complete_sets "${SPLITS[@]/#/records/coco_2014_}")"
 missing=()
 for split in "${SPLITS[@]}"; do
@@ -122,7 +75,9 @@ if ! annotations_complete minival valminusminival; then
   unpack coco_annotations_minival.tgz annotations
 fi
 for split in ${missing[@]+"${missing[@]}"}; do
-  make_records "$split" "${converter_flags[@]}"
+  images=(val2014 "$MD5_VAL")
+  if [[ "$split" == train ]]; then images=(train2014 "$MD5_TRAIN"); fi
+  make_records "${images[@]}" "${split}2014" "$DATA_DIR/records/coco_2014_$split" "$NUM_SHARDS"
 done
 remove_images val2014
 remove_images train2014

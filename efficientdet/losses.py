@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from efficientdet.settings import LossConfig
 from efficientdet.targets import IGNORED_CLASS, Targets
 from object_detection.boxes import box_ops
 from object_detection.boxes.box_coder import decode_boxes
@@ -49,13 +50,7 @@ def detection_losses(
     anchors: tf.Tensor,
     *,
     num_classes: int,
-    alpha: float,
-    gamma: float,
-    label_smoothing: float,
-    delta: float,
-    box_loss_weight: float,
-    iou_loss_type: str | None,
-    iou_loss_weight: float,
+    settings: LossConfig,
 ) -> DetectionLosses:
     """Compares the outputs of the heads with their targets.
 
@@ -68,25 +63,8 @@ def detection_losses(
       targets: of all levels, in the order of the levels.
       anchors: [A, 4], (y1, x1, y2, x2), network pixels.
       num_classes: of the foreground.
-      alpha: weight of positives in the focal loss, negatives have 1 - alpha.
-      gamma: focusing power of the focal loss.
-      label_smoothing: share of the label spread evenly over both outcomes of each class.
-      delta: where the Huber loss turns from quadratic to linear, in units of the deltas.
-      box_loss_weight: of the Huber loss in the sum.
-      iou_loss_type: none, 'iou', 'giou', 'diou' or 'ciou'.
-      iou_loss_weight: of the IoU loss in the sum.
-
-    Returns:
-      `DetectionLosses`.
-
-    Raises:
-      ValueError: if the IoU loss is unknown.
+      settings: of the three losses and their sum.
     """
-    if iou_loss_type and iou_loss_type not in _IOU_MEASURES:
-        raise ValueError(
-            f"unknown iou_loss_type {iou_loss_type!r}, expected none or one of "
-            f"{sorted(_IOU_MEASURES)}"
-        )
     num_positives = tf.reduce_sum(targets.num_positives)
     normalizer = num_positives + 1.0
 
@@ -96,20 +74,24 @@ def detection_losses(
             class_loss_sum(
                 logits,
                 targets.class_targets[:, start:end],
-                alpha=alpha,
-                gamma=gamma,
-                label_smoothing=label_smoothing,
+                alpha=settings.alpha,
+                gamma=settings.gamma,
+                label_smoothing=settings.label_smoothing,
             )
         )
     for deltas, (start, end) in _levels(box_deltas, 4):
         # Cast before the two losses part, so that their gradients meet in float32.
         deltas = box_ops.at_least_float32(deltas)
         box_targets, positives = targets.box_targets[:, start:end], targets.positives[:, start:end]
-        box_sums.append(box_loss_sum(deltas, box_targets, positives, delta=delta))
-        if iou_loss_type:
+        box_sums.append(box_loss_sum(deltas, box_targets, positives, delta=settings.delta))
+        if settings.iou_loss_type:
             iou_sums.append(
                 iou_loss_sum(
-                    deltas, box_targets, positives, anchors=anchors[start:end], kind=iou_loss_type
+                    deltas,
+                    box_targets,
+                    positives,
+                    anchors=anchors[start:end],
+                    kind=settings.iou_loss_type,
                 )
             )
 
@@ -117,7 +99,8 @@ def detection_losses(
     box_normalizer = 4.0 * tf.cast(normalizer, box_sums[0].dtype)
     box_loss = tf.add_n(box_sums) / box_normalizer
     box_iou_loss = tf.add_n(iou_sums) / box_normalizer if iou_sums else tf.zeros_like(box_loss)
-    det_loss = cls_loss + box_loss_weight * box_loss + iou_loss_weight * box_iou_loss
+    det_loss = cls_loss + settings.box_loss_weight * box_loss
+    det_loss += settings.iou_loss_weight * box_iou_loss
     return DetectionLosses(cls_loss, box_loss, box_iou_loss, det_loss, num_positives)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+from efficientdet.settings import NmsConfig
 from object_detection.boxes.box_coder import decode_boxes
 from object_detection.boxes.box_ops import at_least_float32
 from object_detection.boxes.nms import batched_nms, with_best_refused
@@ -27,15 +28,7 @@ def postprocess(
     *,
     num_classes: int,
     network_size: tuple[int, int],
-    nms_method: str,
-    iou_threshold: float | None,
-    sigma: float,
-    score_threshold: float,
-    max_output_size: int,
-    max_nms_inputs: int = 5000,
-    class_agnostic: bool = False,
-    pixel_offset: float = 0.0,
-    clip: bool = True,
+    nms: NmsConfig,
 ) -> Detections:
     """Selects, decodes and suppresses boxes, and moves them to the original image.
 
@@ -49,26 +42,14 @@ def postprocess(
       geometry: [B, GEOMETRY_SIZE], packed as in HostExample.
       num_classes: of the foreground.
       network_size: (height, width) of the network input, pixels.
-      nms_method: 'hard', 'linear', 'gaussian' or 'diou'.
-      iou_threshold: overlap that suppresses; none takes the method's default.
-      sigma: width of 'gaussian'.
-      score_threshold: detections below it are dropped, before and during suppression. The
-        reference's setting of 0 means 0.001 there.
-      max_output_size: K, detections per image.
-      max_nms_inputs: (anchor, class) pairs that enter the suppression; 0 lets every anchor enter
-        with its best class.
-      class_agnostic: whether boxes of different classes suppress each other.
-      pixel_offset: added to lengths in the IoU; 1.0 is the reference's convention.
-      clip: whether boxes are clipped to the original image; the reference does not.
-
-    Returns:
-      `Detections`.
+      nms: what enters the suppression, how it works and what it leaves. With 0 `max_nms_inputs`
+        every anchor enters with its best class.
     """
     level_logits = _anchor_rows(class_logits, num_classes)
     deltas = tf.concat(_anchor_rows(box_deltas, 4), axis=1)
-    if max_nms_inputs:
+    if nms.max_nms_inputs:
         logits, classes, anchor_index = select_candidates(
-            level_logits, max_candidates=max_nms_inputs
+            level_logits, max_candidates=nms.max_nms_inputs
         )
         boxes = decode_boxes(
             tf.gather(deltas, anchor_index, batch_dims=1), tf.gather(anchors, anchor_index)
@@ -82,18 +63,18 @@ def postprocess(
         boxes,
         tf.sigmoid(logits),
         classes,
-        max_output_size=max_output_size,
-        method=nms_method,
-        iou_threshold=iou_threshold,
-        sigma=sigma,
-        score_threshold=score_threshold,
-        class_agnostic=class_agnostic,
-        pixel_offset=pixel_offset,
+        max_output_size=nms.max_output_size,
+        method=nms.method,
+        iou_threshold=nms.iou_thresh,
+        sigma=0.5 if nms.sigma is None else nms.sigma,
+        score_threshold=nms.least_score,
+        class_agnostic=nms.class_agnostic,
+        pixel_offset=nms.pixel_offset,
     )
     scores = with_best_refused(scores, num_valid, tf.sigmoid(logits))
     places = geometry_lib.unpack(geometry)
     boxes = geometry_lib.network_to_original(boxes, places, network_width=network_size[1])
-    if clip:
+    if nms.clip_boxes:
         boxes = geometry_lib.clip_to_original(boxes, places)
     boxes = tf.where((classes >= 0)[..., tf.newaxis], boxes, 0.0)
     return Detections(boxes=boxes, scores=scores, classes=classes, num_valid=num_valid)

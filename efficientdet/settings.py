@@ -64,6 +64,11 @@ class NmsConfig(Section):
     )
     clip_boxes: bool = setting(True, "Clip detections to the image.", flag=None)
 
+    @property
+    def least_score(self) -> float:
+        """The least score kept, whatever 0 stands for."""
+        return self.score_thresh or 0.001
+
 
 @dataclasses.dataclass(frozen=True)
 class EfficientDetConfig:

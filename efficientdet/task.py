@@ -8,6 +8,7 @@ divided by the positives of the whole global batch (the reference divides by eac
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -55,7 +56,7 @@ class EfficientDetTask(DetectionTask):
     @property
     def score_threshold(self) -> float:
         """Least score of a detection."""
-        return self.config.nms_configs.score_thresh or 0.001
+        return self.config.nms_configs.least_score
 
     # ------------------------------------------------------------------ device
 
@@ -63,7 +64,6 @@ class EfficientDetTask(DetectionTask):
         self, batch: Mapping[str, tf.Tensor], *, training: bool, seed: tf.Tensor | None = None
     ) -> Losses:
         """Forward pass, targets and losses of one batch."""
-        loss = self.config.loss
         size = self.config.model.image_size
         scenes = self.scenes(batch, size=size, training=training, seed=seed)
         images = scenes.images
@@ -78,13 +78,7 @@ class EfficientDetTask(DetectionTask):
             self._targets(batch, scenes, training=training),
             self.anchors,
             num_classes=self.class_map.num_classes,
-            alpha=loss.alpha,
-            gamma=loss.gamma,
-            label_smoothing=loss.label_smoothing,
-            delta=loss.delta,
-            box_loss_weight=loss.box_loss_weight,
-            iou_loss_type=loss.iou_loss_type or None,
-            iou_loss_weight=loss.iou_loss_weight,
+            settings=self.config.loss,
         )
         return self._weighted(parts, batch_size=images.shape[0])
 
@@ -129,6 +123,7 @@ class EfficientDetTask(DetectionTask):
 
     def _detect(self, network_images: tf.Tensor, geometry: tf.Tensor) -> Detections:
         nms = self.config.nms_configs
+        most = self.config.eval.most_detections(nms.max_output_size)
         outputs = self.model(network_images, training=False)
         return postprocess(
             outputs["class_logits"],
@@ -137,13 +132,5 @@ class EfficientDetTask(DetectionTask):
             geometry,
             num_classes=self.class_map.num_classes,
             network_size=self.config.model.image_size,
-            max_nms_inputs=nms.max_nms_inputs,
-            max_output_size=self.config.eval.most_detections(nms.max_output_size),
-            nms_method=nms.method,
-            iou_threshold=nms.iou_thresh,
-            sigma=nms.sigma if nms.sigma is not None else 0.5,
-            score_threshold=self.score_threshold,
-            class_agnostic=nms.class_agnostic,
-            pixel_offset=nms.pixel_offset,
-            clip=nms.clip_boxes,
+            nms=dataclasses.replace(nms, max_output_size=most),
         )

@@ -14,7 +14,7 @@ import tensorflow as tf
 from maskrcnn.settings import MaskRcnnConfig
 from object_detection.boxes.box_coder import decode_boxes
 from object_detection.boxes.box_ops import at_least_float32, clip_boxes
-from object_detection.boxes.nms import pick_boxes, with_best_refused
+from object_detection.boxes.nms import batched_nms, with_best_refused
 from object_detection.boxes.top_k import exact_top_k
 from object_detection.input import geometry as geometry_lib
 from object_detection.serve.detections import Detections, MaskDetections
@@ -86,7 +86,7 @@ def detect_boxes(
     boxes = clip_boxes(boxes, height=height, width=width)
     has_area = tf.reduce_all(boxes[..., 2:] + coding_offset > boxes[..., :2], axis=-1)
     classes = tf.where(has_area & (scores >= 0.0), pairs % num_classes, -1)
-    picks = pick_boxes(
+    boxes, scores, classes, num_valid = batched_nms(
         boxes,
         scores,
         classes,
@@ -97,14 +97,8 @@ def detect_boxes(
         score_threshold=test.test_score_thresh,
         pixel_offset=config.model.iou_offset,
     )
-    is_picked, rows = picks.indices >= 0, tf.maximum(picks.indices, 0)
-    boxes = tf.gather(boxes, rows, batch_dims=1)
-    return NetworkDetections(
-        boxes=tf.where(is_picked[..., tf.newaxis], boxes, 0.0),
-        scores=with_best_refused(picks.scores, picks.num_valid, all_scores),
-        classes=tf.where(is_picked, tf.gather(classes, rows, batch_dims=1), -1),
-        num_valid=picks.num_valid,
-    )
+    scores = with_best_refused(scores, num_valid, all_scores)
+    return NetworkDetections(boxes, scores, classes, num_valid)
 
 
 def to_original(

@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from efficientdet.postprocess import postprocess
+from efficientdet.settings import NmsConfig
 from object_detection.boxes.anchors import generate_anchors
 from object_detection.boxes.nms import batched_nms
 from object_detection.input import geometry as geometry_lib
@@ -164,13 +165,7 @@ def test_postprocessing_equals_a_numpy_pipeline():
         geometry,
         num_classes=num_classes,
         network_size=size,
-        nms_method="gaussian",
-        iou_threshold=None,
-        sigma=SIGMA,
-        score_threshold=FLOOR,
-        max_output_size=100,
-        max_nms_inputs=300,
-        pixel_offset=1.0,
+        nms=NmsConfig(max_nms_inputs=300, pixel_offset=1.0),
     )
 
     all_logits = np.concatenate([x.reshape(2, -1, num_classes) for x in logits], axis=1)

@@ -1,10 +1,13 @@
 """Post-processing: exact selection, frames, clipping and padding."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from efficientdet.postprocess import postprocess, select_candidates
+from efficientdet.settings import NmsConfig
 from object_detection.boxes.anchors import generate_anchors
 from object_detection.input import geometry as geometry_lib
 
@@ -14,16 +17,7 @@ ANCHORS = generate_anchors(
     SIZE, min_level=3, max_level=4, num_scales=1, aspect_ratios=[(1, 1), (2, 1)], anchor_scale=2
 )
 LEVELS = [(8, 12), (4, 6)]
-SETTINGS = {
-    "num_classes": NUM_CLASSES,
-    "network_size": SIZE,
-    "nms_method": "hard",
-    "iou_threshold": 0.5,
-    "sigma": 0.5,
-    "score_threshold": 0.01,
-    "max_output_size": 10,
-    "max_nms_inputs": 50,
-}
+NMS = NmsConfig(method="hard", score_thresh=0.01, max_output_size=10, max_nms_inputs=50)
 
 
 def quiet_outputs(batch_size=1):
@@ -45,8 +39,14 @@ def whole_image(batch_size=1, original=SIZE):
     return geometry_lib.pack(geometry_lib.fit_inside(sizes, height=SIZE[0], width=SIZE[1]))
 
 
-def run(logits, deltas, geometry, **changes):
-    detections = postprocess(logits, deltas, ANCHORS, geometry, **{**SETTINGS, **changes})
+def detect(logits, deltas, geometry, **changes):
+    options = {"num_classes": NUM_CLASSES, "network_size": SIZE}
+    nms = dataclasses.replace(NMS, **changes)
+    return postprocess(logits, deltas, ANCHORS, geometry, nms=nms, **options)
+
+
+def run(*inputs, **changes):
+    detections = detect(*inputs, **changes)
     return type(detections)(*(field.numpy() for field in detections))
 
 
@@ -100,7 +100,7 @@ def test_clipping_can_be_turned_off():
     # First anchor of P4: centre (8, 8), 32 px.
     logits[1][0, 0, 0, 0] = 1.0
     np.testing.assert_array_equal(run(logits, deltas, whole_image()).boxes[0, 0], [0, 0, 24, 24])
-    unclipped = run(logits, deltas, whole_image(), clip=False)
+    unclipped = run(logits, deltas, whole_image(), clip_boxes=False)
     np.testing.assert_array_equal(unclipped.boxes[0, 0], [-8, -8, 24, 24])
     assert not unclipped.boxes[0, 1:].any()
 
@@ -160,13 +160,10 @@ def test_half_precision_outputs_are_decoded_in_float32():
 def test_compiled_equals_eager():
     logits, deltas = random_outputs()
     geometry = whole_image(2, original=(480, 640))
-    eager = run(logits, deltas, geometry, nms_method="gaussian")
-    compiled = tf.function(
-        lambda *args: postprocess(
-            args[0], args[1], ANCHORS, args[2], **{**SETTINGS, "nms_method": "gaussian"}
-        ),
-        jit_compile=True,
-    )(logits, deltas, geometry)
+    eager = run(logits, deltas, geometry, method="gaussian")
+    compiled = tf.function(lambda *inputs: detect(*inputs, method="gaussian"), jit_compile=True)(
+        logits, deltas, geometry
+    )
     assert (eager.num_valid == 10).all()
     for plain, xla in zip(eager, compiled):
         np.testing.assert_allclose(plain, xla, rtol=1e-5, atol=1e-4)

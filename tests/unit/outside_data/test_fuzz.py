@@ -21,7 +21,7 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from samples import encoded
+from PIL import Image
 
 from engine.config.recipe_yaml import read_yaml as read_recipe
 from engine.files import checkpoint
@@ -100,7 +100,9 @@ YOLO_YAML = {"names": {0: "cat", 1: "dog"}, "train": "images", "path": "."}
 
 
 def picture(kind: str) -> bytes:
-    return encoded(np.arange(192).reshape(8, 8, 3), kind)
+    file = io.BytesIO()
+    Image.fromarray(np.arange(192, dtype=np.uint8).reshape(8, 8, 3)).save(file, kind)
+    return file.getvalue()
 
 
 def torch_zip() -> bytes:
