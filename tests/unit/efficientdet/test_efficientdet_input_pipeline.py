@@ -48,13 +48,16 @@ def picture(box):
 def record(index, *, image=None, boxes=None, categories=None):
     box = (10 + index, 20, 40, 50 + index)
     boxes = [box] if boxes is None else boxes
+    categories = categories or [8] * len(boxes)
+    names = dict(CLASS_MAP.categories.values())
     return samples.record(
         str(1000 + index),
         (HEIGHT, WIDTH),
         boxes,
         image=jpeg(picture(box)) if image is None else image,
         image_format="jpeg",
-        category_ids=[8] * len(boxes) if categories is None else categories,
+        category_ids=categories,
+        category_names=[names[category] for category in categories],
         areas=[float((b[2] - b[0]) * (b[3] - b[1])) for b in boxes],
     )
 
