@@ -1,9 +1,8 @@
-"""The table of docs/runs.md: every script of it is composed, and one of each kind really runs."""
+"""The scripts of docs/runs.md: one of each kind really runs."""
 
 import json
 import os
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -11,16 +10,10 @@ from pathlib import Path
 
 import pytest
 from commands import ROOT, run_from_scratch
-from own_files import own_files
 from tiny_runs import SMALLEST
 
 from object_detection.coco.annotations import read_annotations
 from object_detection.convert.convert import convert
-
-RUNS = (ROOT / "docs" / "runs.md").read_text()
-ROW = re.compile(r"^\| `((?:scripts/(?:D0|maskrcnn)|slurm)/[\w.-]+)` \|(.*)\|$", re.MULTILINE)
-SPEEDS = re.compile(r"(\d+)(?:\*\*)?: ([\d.]+), ([\d.-]+), ([\d.]+)")
-ROWS = {path: [cell.strip() for cell in cells.split("|")] for path, cells in ROW.findall(RUNS)}
 
 # The smallest Mask R-CNN, from scratch.
 TINY_MASK_MODEL = (
@@ -33,13 +26,6 @@ TINY_MASK_MODEL = (
     "--nouse_xla",
 )
 TINY_MASK = (*TINY_MASK_MODEL, "--noamp", "--batch_size=2", "--backbone_init=", "--seed=5")
-
-NO_RUNS = {f"scripts/maskrcnn/{name}.py" for name in ("download_weights", "tf2_command_line")}
-# What a script of a table has to be told besides variables.
-NEEDED = {
-    "scripts/maskrcnn/benchmark_training.py": ("--batch_size=2",),
-    "scripts/maskrcnn/benchmark_inference.py": ("--batch_size=2",),
-}
 
 
 @pytest.fixture(scope="module")
@@ -84,51 +70,6 @@ def start(folder, script, *flags, **variables):
     interpreter = sys.executable if script.endswith(".py") else "bash"
     command = [interpreter, ROOT / script, *flags]
     return run_from_scratch(command, environment=environment, timeout=900)
-
-
-# ---------------------------------------------------------------------------- the table
-
-
-def test_the_table_names_every_script_and_no_other():
-    there = {f"scripts/D0/{p.name}" for p in own_files("scripts/D0/*.sh")}
-    there |= {f"scripts/maskrcnn/{p.name}" for p in own_files("scripts/maskrcnn/*.??")}
-    there |= {f"slurm/{p.name}" for p in own_files("slurm/*.sub")}
-    assert set(ROWS) == there - NO_RUNS
-
-
-@pytest.mark.parametrize("script", ROWS)
-def test_every_script_of_the_table_composes_its_command(folder, script):
-    variables = {"DRY_RUN": "1", "CKPT": "/run", "MODEL_DIR": "/run", "NGPU": "8"}
-    flags = (*NEEDED.get(script, ()), "--lr=0.5")
-    result = start(folder, script, *flags, **variables).require_success()
-    command = shlex.split(result.output.splitlines()[-1])
-    assert "--lr=0.5" in command[-2:], "a stability script puts the seed behind it"
-    recipes = [w for w in command if w.startswith(("--recipe=", "--config_file="))]
-    if recipes and "stability" not in script and not script.endswith(".py"):
-        assert Path(recipes[0]).stem == ROWS[script][0], "the table names another recipe"
-
-
-def test_the_head_of_a_script_and_the_table_report_the_same():
-    for script, cells in ROWS.items():
-        head = (ROOT / script).read_text().split("set -e")[0]
-        for number in re.findall(r"AP (0\.3\d+)", head):
-            assert number in cells, script
-        if "convergence" in script and "ours" not in cells:
-            assert f"{cells[-2]} hours" in head, script
-        # Of Mask R-CNN: images per GPU -> images/s on 1, 4 and 8 GPUs.
-        for batch, *speeds in SPEEDS.findall(" ".join(cells)):
-            shown = [f"{speed} on {n}" for n, speed in zip((1, 4, 8), speeds) if speed != "-"]
-            assert f"BS={batch}: {', '.join(shown)}\n" in head, script
-
-
-@pytest.mark.parametrize("family", ["D0", "maskrcnn"])
-@pytest.mark.parametrize(
-    "kind",
-    ["convergence", "evaluate", "training-benchmark", "inference-benchmark", "inference."],
-)
-def test_a_run_of_each_kind_is_marked_as_run(family, kind):
-    marks = [cells[-1] for path, cells in ROWS.items() if f"scripts/{family}/{kind}" in path]
-    assert any(mark.startswith("run") for mark in marks)
 
 
 # ---------------------------------------------------------------------------- one of each kind

@@ -14,16 +14,24 @@ TOOLS = (
 
 
 class Machine:
-    """A PATH of stubs and the few tools that the launcher needs."""
+    """A PATH of stubs and the few tools that the launcher needs.
+
+    Args:
+      folder: for them and for results.
+      gpus: of the host, which then has Open MPI too.
+    """
 
     folder = "scripts/D0"
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, *, gpus: int = 0):
         self.bin, self.results = folder / "bin", folder / "results"
         self.bin.mkdir()
         for name in TOOLS:
             path = next(p for p in (f"/usr/bin/{name}", f"/bin/{name}") if os.path.exists(p))
             (self.bin / name).symlink_to(path)
+        if gpus:
+            self.add("mpirun")
+            self.add("nvidia-smi", f'for i in {{1..{gpus}}}; do echo "GPU $i: x"; done')
 
     def add(self, name: str, script: str = "exit 0") -> None:
         """Puts a shell script into PATH."""

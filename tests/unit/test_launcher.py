@@ -1,7 +1,6 @@
 """The launcher: its commands, by dry runs on machines of stubs, and starts of harmless ranks."""
 
 import os
-import re
 import shlex
 import signal
 import subprocess
@@ -9,144 +8,15 @@ import time
 from pathlib import Path
 
 import pytest
-import yaml
 from launcher_machine import Machine, flags_of, in_job
-from own_files import own_files
 
 ROOT = Path(__file__).resolve().parents[2]
 D0 = ROOT / "scripts" / "D0"
-SCRIPTS = [path.name for path in own_files("scripts/D0/*")]
-CONFIGS = ROOT / "efficientdet" / "configs"
 
 
 @pytest.fixture
 def machine(tmp_path):
-    """One host with Open MPI and 8 GPUs."""
-    machine = Machine(tmp_path)
-    machine.add("mpirun")
-    machine.add("nvidia-smi", 'for i in 0 1 2 3 4 5 6 7; do echo "GPU $i: x"; done')
-    return machine
-
-
-# -------------------------------------------------------------------------- which scripts there are
-
-
-def test_the_documented_scripts_are_there():
-    hardware = ("AMP-8xA100-80G", "TF32-8xA100-80G", "AMP-8xV100-32G", "FP32-8xV100-32G")
-    expected = {f"{kind}-{h}.sh" for kind in ("convergence", "evaluate") for h in hardware}
-    for precision in ("AMP", "FP32"):
-        expected |= {
-            f"evaluate-{precision}-32xV100-32G.sh",
-            f"convergence-{precision}-32xV100-32G.sub",
-        }
-        expected |= {f"training-benchmark-{precision}-V100-32G.sh"}
-    for precision in ("AMP", "TF32"):
-        expected |= {f"training-benchmark-{precision}-{g}A100-80G.sh" for g in ("", "1x")}
-    expected |= {"inference-benchmark.sh", "inference.sh"}
-    assert expected <= set(SCRIPTS)
-    ours = set(SCRIPTS) - expected
-    assert all(re.search("H100|H200", name) for name in ours)
-
-
-@pytest.mark.parametrize("name", SCRIPTS)
-def test_a_script_is_a_header_and_a_handful_of_lines(name):
-    lines = (D0 / name).read_text().splitlines()
-    code = [line for line in lines if line and not line.startswith("#")]
-    assert lines[0] == "#!/usr/bin/env bash" and lines[1].startswith("# ")
-    assert len(code) <= 6, code
-    assert '"$@"' in code[-1]
-    text = "\n".join(line for line in lines if line.startswith("#"))
-    assert "The reference" in text or "Ours, not from" in text or name == "inference.sh"
-    assert not re.search(r"--(lr|momentum|num_epochs|warmup)", "\n".join(code))
-    assert os.access(D0 / name, os.X_OK)
-
-
-def test_the_reference_s_path_of_a_submission_leads_to_ours():
-    for path in D0.glob("*.sub"):
-        assert path.is_symlink() and path.resolve() == ROOT / "slurm" / path.name
-
-
-# ---------------------------------------------------------------------------- the commands
-
-
-@pytest.mark.parametrize("name", [n for n in SCRIPTS if n.startswith("convergence") and ".sh" in n])
-def test_convergence(machine, name):
-    command = machine.dry(name, "--lr=9")
-    given = flags_of(command)
-    assert command[:3] == ["mpirun", "-np", "8"] and f"{ROOT}/train.py" in command
-    assert command[-1] == "--lr=9"
-    recipe = Path(given["recipe"])
-    assert recipe.parent == CONFIGS
-    precision, hardware = name.removesuffix(".sh").split("-", 2)[1:]
-    assert recipe.stem == f"d0_coco_{hardware.split('-')[0].lower()}_{precision.lower()}"
-    assert given["model_dir"] == f"{machine.results}/{name.removesuffix('.sh')}"
-    assert given["training_file_pattern"] == "/workspace/coco/train-*"
-    assert given["val_file_pattern"] == "/workspace/coco/val-*"
-    assert given["val_json_file"] == "/workspace/coco/annotations/instances_val2017.json"
-    assert given["backbone_init"] == "/workspace/checkpoints/efficientnet-b0-joc"
-    assert given["preset"] == ("" if "H" in hardware else "nvidia")
-
-
-@pytest.mark.parametrize("name", [n for n in SCRIPTS if n.startswith("evaluate")])
-def test_evaluate_uses_the_batch_and_precision_of_the_recipe(machine, name):
-    command = machine.dry(name, CKPT="/runs/emackpt-300", NGPU="8")
-    given = flags_of(command)
-    precision, hardware = name.removesuffix(".sh").split("-", 2)[1:]
-    recipe = f"d0_coco_{hardware.split('-')[0].lower()}_{precision.lower()}"
-    settings = yaml.safe_load((CONFIGS / f"{recipe}.yaml").read_text())
-    assert f"{ROOT}/eval.py" in command and given["ckpt_path"] == "/runs/emackpt-300"
-    assert int(given["batch_size"]) == settings["train"]["batch_size"]
-    assert ("--amp" in command) == settings["runtime"]["amp"] == (precision == "AMP")
-    assert ("--noamp" in command) != settings["runtime"]["amp"]
-
-
-@pytest.mark.parametrize("name", [n for n in SCRIPTS if n.startswith("training-benchmark")])
-def test_training_benchmark(machine, name):
-    command = machine.dry(name, NGPU="2")
-    given = flags_of(command)
-    assert given["benchmark_steps"] == "500" and given["num_epochs"] == "1"
-    assert "--benchmark" in command
-    assert "backbone_init" not in given, "there is none here, and speed does not need one"
-    if "-1x" in name:
-        assert command[0].endswith("rank.sh"), "one process, whatever NGPU says"
-        assert given["enable_map_parallelization"] == "False"
-    else:
-        assert command[:3] == ["mpirun", "-np", "2"]
-
-
-def test_inference_benchmark(machine):
-    command = machine.dry("inference-benchmark.sh", "--bm_runs=3", BS="16", AMP="False")
-    given = flags_of(command)
-    assert given["batch_size"] == "16" and "--noamp" in command
-    assert "benchmarks.inference" in command and command[-1] == "--bm_runs=3"
-    assert flags_of(machine.dry("inference-benchmark.sh"))["batch_size"] == "8"
-    assert "--amp" in machine.dry("inference-benchmark.sh")
-
-
-def test_inference(machine):
-    command = machine.dry("inference.sh", MODEL_DIR="/runs/a", IMAGE_PATH="/photos")
-    given = flags_of(command)
-    assert given["model_dir"] == "/runs/a" and given["image_path"] == "/photos"
-    assert flags_of(machine.dry("inference.sh", MODEL_DIR="/a"))["image_path"] == (
-        f"{ROOT}/testdata/img1.jpg"
-    )
-
-
-def test_variables_of_the_reference(machine):
-    name = "convergence-AMP-8xV100-32G.sh"
-    variables = {
-        "MODEL_DIR": "/m",
-        "DATA_DIR": "/d",
-        "BACKBONE_CKPT": "/b",
-        "training_mode": "train",
-    }
-    command = machine.dry(name, NGPU="4", BS="16", AMP="False", PRESET="", **variables)
-    given = flags_of(command)
-    assert command[:3] == ["mpirun", "-np", "4"]
-    assert given["model_dir"] == "/m" and given["backbone_init"] == "/b"
-    assert given["training_file_pattern"] == "/d/train-*"
-    assert given["training_mode"] == "train" and given["batch_size"] == "16"
-    assert "--noamp" in command and given["preset"] == ""
+    return Machine(tmp_path, gpus=8)
 
 
 @pytest.mark.parametrize(
