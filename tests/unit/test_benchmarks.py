@@ -9,9 +9,8 @@ import pytest
 import tensorflow as tf
 from tensorflow.compiler.xla.service import hlo_pb2
 
-from benchmarks.evaluation import synthetic_set
 from benchmarks.export_step import aliases
-from benchmarks.postprocess import synthetic_outputs
+from benchmarks.parts import synthetic_outputs, synthetic_set
 from benchmarks.program_arguments import describe, draw_normal, rebuild
 from dataset.embedded.make_set import write_embedded_set
 from object_detection.boxes.anchors import generate_anchors
@@ -42,7 +41,8 @@ def run(commands, tmp_path):
 
 
 def test_scorers_agree(run):
-    said, row = run("evaluation", "--images=20", "--detections=10", "--num_classes=5")
+    small = ("--images=20", "--detections=10", "--num_classes=5")
+    said, row = run("parts", "--part=scoring", *small)
     assert said["pycocotools_s"] > 0
     assert 0.05 < said["AP"] < 1
     assert row["detections"] == "200"
@@ -60,9 +60,8 @@ def test_synthetic_detections_of_objects_are_found():
 
 @pytest.mark.slow
 def test_our_suppression_picks_what_tensorflow_s_does(run):
-    said, row = run(
-        "postprocess", *TINY_MODEL, "--batch_size=2", "--num_classes=4", "--runs=2", "--nouse_xla"
-    )
+    small = (*TINY_MODEL, "--batch_size=2", "--num_classes=4", "--runs=2", "--nouse_xla")
+    said, row = run("parts", "--part=suppression", *small)
     assert said["score_difference"] < 1e-6
     assert float(row["whole_hard_p90_ms"]) >= said["whole_hard_median_ms"] > 0
 
@@ -123,7 +122,7 @@ def test_a_profile_is_summed_up_by_kind(run, tmp_path):
 
 @pytest.mark.slow
 def test_reductions_are_timed(run):
-    said, row = run("allreduce", *TINY_MODEL, "--runs=2", "--num_classes=4")
+    said, row = run("parts", "--part=reduction", *TINY_MODEL, "--runs=2", "--num_classes=4")
     assert set(said) == {f"{n}_median_ms" for n in ("flat", "flat_half", "grouped", "single")}
     assert row["ranks"] == "1"
     assert float(row["megabytes"]) > 10
