@@ -1,8 +1,9 @@
-"""Image files and records that tests of several rooms start from."""
+"""Image files, records and annotations that tests of several rooms start from."""
 
 from __future__ import annotations
 
 import io
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -56,3 +57,39 @@ def record(
     }
     image = encoded(np.zeros((*size, 3))) if image is None else image
     return schema.encode_record(image, **{**arguments, **changes})
+
+
+def instances(
+    images: Iterable[Any],
+    objects: Iterable[Sequence[Any]],
+    categories: Iterable[tuple[int, str]] = ((3, "cat"), (7, "dog")),
+    *,
+    size: tuple[int, int] = (480, 640),
+    ending: str = ".jpg",
+) -> dict[str, list[dict[str, Any]]]:
+    """Returns a COCO data set as a dictionary; annotation ids are from 1.
+
+    Args:
+      images: ids; a file is called as its image, with the ending.
+      objects: (image id, category id, (x, y, w, h)) each, or with iscrowd as the fourth.
+      categories: (id, name).
+      size: (height, width) of all images.
+    """
+    height, width = size
+    return {
+        "images": [
+            {"id": i, "width": width, "height": height, "file_name": f"{i}{ending}"} for i in images
+        ],
+        "categories": [{"id": i, "name": name} for i, name in categories],
+        "annotations": [
+            {
+                "id": number,
+                "image_id": image,
+                "category_id": category,
+                "bbox": list(box),
+                "area": box[2] * box[3],
+                "iscrowd": crowd[0] if crowd else 0,
+            }
+            for number, (image, category, box, *crowd) in enumerate(objects, start=1)
+        ],
+    }

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from pycocotools import mask as mask_api
+from samples import instances
 
 from object_detection.coco.annotations import read_annotations
 from object_detection.coco.segmentation import bounds, read_segmentation, unpack_counts
@@ -36,24 +37,11 @@ def runs(mask):
 
 def content():
     """Two images of two objects each; annotation ids from 1."""
-    return {
-        "images": [
-            {"id": i, "file_name": f"{i}.png", "height": HEIGHT, "width": WIDTH} for i in (1, 2)
-        ],
-        "categories": [{"id": 3, "name": "cat"}, {"id": 7, "name": "dog"}],
-        "annotations": [
-            {
-                "id": k + 1,
-                "image_id": 1 + k // 2,
-                "category_id": (3, 7)[k % 2],
-                "bbox": list(box),
-                "area": box[2] * box[3],
-                "iscrowd": 0,
-                "segmentation": [polygon(box)],
-            }
-            for k, box in enumerate(BOXES)
-        ],
-    }
+    objects = [(1 + k // 2, (3, 7)[k % 2], box) for k, box in enumerate(BOXES)]
+    value = instances((1, 2), objects, size=(HEIGHT, WIDTH), ending=".png")
+    for entry in value["annotations"]:
+        entry["segmentation"] = [polygon(entry["bbox"])]
+    return value
 
 
 @pytest.fixture

@@ -7,32 +7,11 @@ import json
 
 import numpy as np
 import pytest
+from samples import instances
 
 from engine.config.settings import EvalConfig
 from object_detection import metrics
 from object_detection.metrics import scorer as scoring
-
-
-def instances(images, annotations, categories=((3, "cat"), (7, "dog"))):
-    """Builds an instances dictionary.
-
-    images: ids; annotations: (image_id, category_id, (x, y, w, h)) or with iscrowd as fourth.
-    """
-    return {
-        "images": [{"id": i, "width": 640, "height": 480, "file_name": f"{i}.jpg"} for i in images],
-        "categories": [{"id": i, "name": name} for i, name in categories],
-        "annotations": [
-            {
-                "id": number,
-                "image_id": entry[0],
-                "category_id": entry[1],
-                "bbox": list(entry[2]),
-                "area": entry[2][2] * entry[2][3],
-                "iscrowd": entry[3] if len(entry) > 3 else 0,
-            }
-            for number, entry in enumerate(annotations, start=1)
-        ],
-    }
 
 
 def rows(*entries):

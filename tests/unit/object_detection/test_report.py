@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from samples import instances
 
 from object_detection.coco.annotations import read_scored
 from object_detection.metrics import METRIC_NAMES
@@ -38,24 +39,9 @@ HOSTILE = "<script>alert(1)</script> & $x_1$"
 
 def dataset_of(annotations, *, num_images=1, names=("red", "blue")):
     """An instances dictionary from (image, category, box, crowd)."""
-    return {
-        "images": [
-            {"id": i + 1, "height": 100, "width": 100, "file_name": f"{i + 1}.png"}
-            for i in range(num_images)
-        ],
-        "annotations": [
-            {
-                "id": i + 1,
-                "image_id": image,
-                "category_id": category,
-                "bbox": list(box),
-                "area": box[2] * box[3],
-                "iscrowd": crowd,
-            }
-            for i, (image, category, box, crowd) in enumerate(annotations)
-        ],
-        "categories": [{"id": 3 * k + 1, "name": name} for k, name in enumerate(names)],
-    }
+    categories = [(3 * k + 1, name) for k, name in enumerate(names)]
+    images = range(1, num_images + 1)
+    return instances(images, annotations, categories, size=(100, 100), ending=".png")
 
 
 def found(image, category, box, score):

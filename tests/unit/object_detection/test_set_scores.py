@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 from pycocotools import mask as mask_api
+from samples import instances
 
 from object_detection.masks.rows import pack_mask
 from object_detection.metrics.set_scores import SetScores
@@ -25,29 +26,13 @@ def mask_of(box):
 
 
 def annotations(*, with_masks=True, num_images=2):
-    entries = []
-    for image in range(num_images):
-        for box in BOXES:
-            rle = mask_of(box)
-            entry = {
-                "id": len(entries) + 1,
-                "image_id": 11 + image,
-                "category_id": 7,
-                "bbox": box,
-                "area": box[2] * box[3],
-                "iscrowd": 0,
-            }
-            if with_masks:
-                entry["segmentation"] = {"size": rle["size"], "counts": rle["counts"].decode()}
-            entries.append(entry)
-    return {
-        "images": [
-            {"id": 11 + i, "file_name": f"{i}.jpg", "height": HEIGHT, "width": WIDTH}
-            for i in range(num_images)
-        ],
-        "categories": [{"id": 7, "name": "cell"}],
-        "annotations": entries,
-    }
+    images = range(11, 11 + num_images)
+    objects = [(image, 7, box) for image in images for box in BOXES]
+    value = instances(images, objects, [(7, "cell")], size=(HEIGHT, WIDTH))
+    for entry in value["annotations"] if with_masks else ():
+        rle = mask_of(entry["bbox"])
+        entry["segmentation"] = {"size": rle["size"], "counts": rle["counts"].decode()}
+    return value
 
 
 def card(num_images=2):
