@@ -21,7 +21,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from xml.etree.ElementTree import Element
 
 import numpy as np
 from absl import app, flags
@@ -30,6 +29,7 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 from object_detection.formats import voc
 from object_detection.formats.folder import DataFolder
+from object_detection.formats.labelled import LabelledObject
 from object_detection.formats.plain_xml import parse_xml
 from outside_data.picture_file import stored_values
 from outside_data.text import clean_lines
@@ -112,32 +112,23 @@ def _read_image(
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Returns the COCO entries of an image and of its objects, in VOC's order."""
     path = voc_dir / "Annotations" / f"{stem}.xml"
-    try:
-        root = parse_xml(path)
-        image = {
-            "id": stem,
-            "file_name": f"{stem}.jpg",
-            "height": int(root.findtext("size/height", "")),
-            "width": int(root.findtext("size/width", "")),
-        }
-        return image, [_object(node, names) for node in root.iterfind("object")]
-    except (KeyError, ValueError) as error:
-        raise ValueError(f"{path} is no annotation file of VOC: {error!r}") from error
+    read = voc.image_of(path, parse_xml(path), Path(f"{stem}.jpg"), shift=1.0)
+    if read.size is None:
+        raise ValueError(f"{path}: no <size> of the image")
+    width, height = read.size
+    image = {"id": stem, "file_name": read.file.name, "height": height, "width": width}
+    return image, [_object(item, names) for item in read.objects]
 
 
-def _object(node: Element, names: dict[str, int]) -> dict[str, Any]:
-    x1, y1, x2, y2 = (
-        float(node.findtext(f"bndbox/{side}", "")) for side in ("xmin", "ymin", "xmax", "ymax")
-    )
-    width, height = x2 - x1 + 1, y2 - y1 + 1
-    corners = [x1 - 1, y1 - 1, x2, y2]
+def _object(item: LabelledObject, names: dict[str, int]) -> dict[str, Any]:
+    x, y, width, height = item.box
     return {
-        "category_id": names[node.findtext("name", "").strip()],
-        "bbox": [x1 - 1, y1 - 1, width, height],
+        "category_id": names[item.name],
+        "bbox": [x, y, width, height],
         "area": width * height,
-        "iscrowd": int(node.findtext("difficult", "0").strip() == "1"),
+        "iscrowd": int(item.is_crowd),
         # The box, where there is no mask: only boxes are then scored.
-        "segmentation": [[corners[i] for i in (0, 1, 2, 1, 2, 3, 0, 3)]],
+        "segmentation": [[x, y, x + width, y, x + width, y + height, x, y + height]],
     }
 
 

@@ -57,15 +57,26 @@ def read(folder: DataFolder, *, corners: str = "auto") -> LabelledSet:
         if not splits:
             result.counts["image left out: in none of the lists of ImageSets"] += 1
         if splits:
-            image = _image(path, root, folder, shift=shift)
+            # The name of the file itself first: renamed images keep an old <filename> in many sets.
+            names = (path.stem, root.findtext("filename", "").strip())
+            image = image_of(path, root, folder.find_image(*names, near=path), shift=shift)
             for split in splits:
                 result.splits[split].append(image)
     return result
 
 
-def _image(path: Path, root: Element, folder: DataFolder, *, shift: float) -> LabelledImage:
-    # The name of the file itself first: renamed images keep an old <filename> in many sets.
-    file = folder.find_image(path.stem, root.findtext("filename", "").strip(), near=path)
+def image_of(path: Path, root: Element, file: Path, *, shift: float) -> LabelledImage:
+    """Returns what an annotation file says of an image.
+
+    Args:
+      path: of the annotation file, for messages.
+      root: its content.
+      file: the image.
+      shift: what near corners count too much; 1.0 where pixels are counted from 1.
+
+    Raises:
+      ValueError: names the annotation file and what is wrong in it.
+    """
     objects = []
     for node in root.iterfind("object"):
         box = node.find("bndbox")
