@@ -15,7 +15,6 @@ from absl import flags
 
 import families
 from benchmarks.record import define_results_flag, finish
-from engine.config.fields import ConfigError
 from engine.start import cli
 
 FLAGS = flags.FLAGS
@@ -76,12 +75,10 @@ def make_batches(paths: list[str], *, size: tuple[int, int], batch_size: int) ->
 
 def main(argv: list[str]) -> int:
     """Times the detector; returns the exit code."""
-    if len(argv) > 1:
-        raise ConfigError(f"unexpected argument {argv[1]!r}")
+    cli.refuse_arguments(argv)
     import tensorflow as tf
 
-    from engine.config.fields import override
-    from engine.config.recipe_yaml import parse_hparams
+    from benchmarks.synthetic import benchmark_config
     from object_detection.serve.image_files import find_images
 
     tf.keras.mixed_precision.set_global_policy("mixed_float16" if FLAGS.amp else "float32")
@@ -94,12 +91,9 @@ def main(argv: list[str]) -> int:
         )
         config = task.config
     else:
-        config = override(
-            families.base_config(FLAGS.model_name),
-            families.preset(FLAGS.preset, model_name=FLAGS.model_name),
-            source="preset",
+        config = benchmark_config(
+            FLAGS.model_name, preset=FLAGS.preset, hparams=FLAGS.hparams, given={}
         )
-        config = override(config, parse_hparams(FLAGS.hparams), source="--hparams")
         task = families.load(config.model.name).new_task(config)
     use_xla = FLAGS.use_xla
     if use_xla is None:

@@ -91,8 +91,7 @@ def define_flags() -> None:
 
 def main(argv: list[str]) -> int:
     """Runs the benchmark; returns the exit code."""
-    if len(argv) > 1:
-        raise ConfigError(f"unexpected argument {argv[1]!r}")
+    cli.refuse_arguments(argv)
     if bool(FLAGS.data_dir) == bool(FLAGS.records):
         raise ConfigError("expected either --data_dir or --records")
     settings = Settings(**{f.name: FLAGS[f.name].value for f in dataclasses.fields(Settings)})

@@ -8,6 +8,8 @@ import numpy as np
 from pycocotools import mask as mask_api
 from skimage.measure import find_contours
 
+from dataset.instance_masks import mask_annotation
+
 MOST_POLYGON_POINTS = 240
 """Longer outlines are stored as RLE, which is shorter then."""
 
@@ -25,14 +27,12 @@ def annotation_of(
       have uncompressed RLE, as COCO's; objects polygons that rasterise to the very same mask or,
       with holes or long outlines, compressed RLE.
     """
-    rle = mask_api.encode(np.asfortranarray(mask.astype(np.uint8)))
     return {
         "id": annotation_id,
         "image_id": image_id,
         "category_id": category_id,
         "iscrowd": int(is_crowd),
-        "bbox": mask_api.toBbox(rle).tolist(),
-        "area": float(mask.sum()),
+        **mask_annotation(mask),
         "segmentation": uncompressed_rle(mask) if is_crowd else segmentation_of(mask),
     }
 
@@ -51,8 +51,7 @@ def segmentation_of(mask: np.ndarray) -> list[list[float]] | dict[str, Any]:
         parts: Any = mask_api.frPyObjects(polygons, height, width)  # pyright: ignore
         if np.array_equal(mask_api.decode(mask_api.merge(parts)), mask):
             return polygons
-    rle = mask_api.encode(np.asfortranarray(mask.astype(np.uint8)))
-    return {"size": [height, width], "counts": rle["counts"].decode("ascii")}
+    return mask_annotation(mask)["segmentation"]
 
 
 def uncompressed_rle(mask: np.ndarray) -> dict[str, Any]:
