@@ -22,16 +22,23 @@ NO_RUNS = {f"scripts/maskrcnn/{name}.py" for name in ("download_weights", "tf2_c
 KINDS = ("convergence", "evaluate", "training-benchmark")
 
 
-def scripts_of(kind: str) -> list[str]:
-    return [path for path in SCRIPTS if Path(path).name.startswith(kind)]
-
-
 def whose(path: str) -> str:
     """Returns whose run a script is: tf2, pytorch, nvidia (D0's reference) or '' (ours)."""
     end = Path(path).stem.split("-")[-1]
     if end in ("tf2", "pytorch"):
         return end
     return "nvidia" if "maskrcnn" not in path and not re.search("H100|H200", path) else ""
+
+
+def sampled(kind: str) -> list:
+    """Returns the scripts of a kind; of those alike but for the hardware the first every day."""
+    found, seen = [], set()
+    for path in SCRIPTS:
+        if Path(path).name.startswith(kind):
+            alike = ("maskrcnn" in path, whose(path), "-1x" in path)
+            found.append(pytest.param(path, marks=[pytest.mark.nightly] * (alike in seen)))
+            seen.add(alike)
+    return found
 
 
 # -------------------------------------------------------------------------- which scripts there are
@@ -90,6 +97,9 @@ def test_a_script_is_a_header_and_a_handful_of_lines(path):
     elif Path(path).name.startswith(KINDS):
         assert "Ours, not from the references" in head and "reports" not in head
     assert not re.search(r"--(lr|momentum|num_epochs|warmup)", "\n".join(code))
+    if Path(path).name.startswith(KINDS):
+        gpus = re.search(r"-(\d+)x", path)
+        assert f"--recipe {ROWS[path][0]} --gpus {gpus[1] if gpus else 8} " in code[-1]
     assert os.access(ROOT / path, os.X_OK)
 
 
@@ -156,7 +166,7 @@ BACKBONES = {
 }
 
 
-@pytest.mark.parametrize("path", scripts_of("convergence"))
+@pytest.mark.parametrize("path", sampled("convergence"))
 def test_convergence(machine, path):
     command = machine.dry(path, "--lr=9")
     given = flags_of(command)
@@ -176,7 +186,7 @@ def test_convergence(machine, path):
     assert flags == (expected if whose(path) == "pytorch" else set()), "else the recipe says it"
 
 
-@pytest.mark.parametrize("path", scripts_of("evaluate"))
+@pytest.mark.parametrize("path", sampled("evaluate"))
 def test_evaluate_has_batch_and_precision_of_the_recipe(machine, path):
     command = machine.dry(path, CKPT="/runs/emackpt-300", NGPU="8")
     given = flags_of(command)
@@ -189,7 +199,7 @@ def test_evaluate_has_batch_and_precision_of_the_recipe(machine, path):
     assert ("--amp" in command) == ("AMP" in path) != ("--noamp" in command)
 
 
-@pytest.mark.parametrize("path", scripts_of("training-benchmark"))
+@pytest.mark.parametrize("path", sampled("training-benchmark"))
 def test_training_benchmark(machine, path):
     command = machine.dry(path, NGPU="2", BS="3")
     given = flags_of(command)
@@ -256,7 +266,15 @@ def test_inference_on_coco(machine):
     assert command[0].endswith("rank.sh"), "one GPU"
 
 
-@pytest.mark.parametrize("path", SUBMISSIONS)
+def test_all_submissions_ask_for_the_same():
+    texts = {path: (ROOT / path).read_text() for path in SUBMISSIONS}
+    assert len({tuple(re.findall("^#SBATCH.*", t, re.MULTILINE)) for t in texts.values()}) == 1
+    for path, text in texts.items():
+        assert f"sbatch -N 4 {path}" in text
+        assert f"--recipe {ROWS[path][0]} --gpus 32 --nodes 4 " in text
+
+
+@pytest.mark.parametrize("path", [path for path in SUBMISSIONS if "AMP" in path])
 def test_submissions(machine, path):
     machine.add_slurm()
     command = machine.dry(path, "--lr=9", **in_job(nodes=4), CKPT="/run")
@@ -264,9 +282,6 @@ def test_submissions(machine, path):
     assert command[-1] == "--lr=9"
     if "evaluate" not in path:
         check_recipe(path, flags_of(command))
-    texts = [(ROOT / other).read_text() for other in (path, SUBMISSIONS[0])]
-    headers = [re.findall(r"^#SBATCH.*", text, re.MULTILINE) for text in texts]
-    assert headers[0] == headers[1] and f"sbatch -N 4 {path}" in texts[0]
     result = machine.run(path, RINGDET_ROOT=str(ROOT), CKPT="/run")
     assert result.returncode == 2 and f"sbatch -N 4 {path}" in result.stderr
 
