@@ -90,18 +90,7 @@ def define_flags(*, training: bool) -> None:
 def training_request(
     pairs: Sequence[str], *, preset_name: str, recipe: str, hparams: str, num_ranks: int
 ) -> Request:
-    """Returns what train.py's command line asks for.
-
-    Args:
-      pairs: what follows the flags.
-      preset_name: as `--preset`.
-      recipe: as `--recipe`.
-      hparams: as `--hparams`.
-      num_ranks: processes that will train.
-
-    Raises:
-      ConfigError, ValueError, FileNotFoundError: what was expected, what came, what to do.
-    """
+    """Returns what train.py's command line asks for; see `command_line.training_request`."""
     name = flags.FLAGS["model_name"]
     has_file = bool(flags.FLAGS.config_file)
     if has_file or package_of(name.value) == "maskrcnn":
@@ -169,17 +158,7 @@ def use_data_folder(data: str, records: str, on_data_error: str) -> list[str]:
 def evaluation_request(
     pairs: Sequence[str], *, preset_name: str, batch_size: int | None, num_ranks: int
 ) -> Request:
-    """Returns what eval.py's command line asks for beside the checkpoint's own description.
-
-    Args:
-      pairs: what follows the flags.
-      preset_name: as `--preset`.
-      batch_size: images per rank and step; None: the default.
-      num_ranks: processes that will evaluate.
-
-    Raises:
-      ConfigError, ValueError, FileNotFoundError: what was expected, what came, what to do.
-    """
+    """Returns what eval.py's asks for; see `command_line.evaluation_request`."""
     if not command_line.given_arguments():
         cli.refuse_arguments(["", *pairs])
         return Request(None)
