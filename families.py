@@ -20,6 +20,7 @@ from detector.request import Request
 from engine.config.fields import ConfigError, look_up
 from engine.start import cli
 from maskrcnn.nvidia import command_line
+from outside_data.text import clean_lines
 
 if TYPE_CHECKING:  # they bring TensorFlow
     from detector.family import DetectorFamily
@@ -251,8 +252,8 @@ def load_task(
 
     prefix = checkpoint.find(path, which=which)
     stored = checkpoint.read_metadata(prefix)
-    print(f"taking {prefix}{checkpoint.describe(stored)}", flush=True)
-    family = load(stored["config"]["model"]["name"] if stored else model_name)
+    print(clean_lines(f"taking {prefix}{checkpoint.describe(stored)}"), flush=True)
+    family = load(str(stored["config"]["model"]["name"]) if stored else model_name)
     config = family.config_of_description(
         stored, model_name=model_name, preset_name=preset_name, hparams=hparams
     )

@@ -82,7 +82,8 @@ def main(argv: Sequence[str]) -> int:
                 progress=progress_printer(f"converting {split}"),
             )
             print(describe_conversion(conversion))
-            print(f"annotations of {split}: {annotation_file}, images in {image_dir}\n")
+            where = f"annotations of {split}: {annotation_file}, images in {image_dir}"
+            print(f"{clean_lines(where)}\n")
     except (ValueError, OSError, RuntimeError) as error:
         print(f"error: {clean_lines(error)}", file=sys.stderr)
         return 1

@@ -33,6 +33,7 @@ from object_detection.records.card_builder import find_or_scan_card
 from object_detection.records.class_map import ClassMap, class_map_of_run, coco_class_map
 from object_detection.report.write import ReportOptions, about_evaluation, write_report
 from object_detection.serve.saved_model import export_detector
+from outside_data.files import expecting
 
 _TESTDEV_FILE = "detections_test-dev2017_test_results.json"
 
@@ -151,7 +152,7 @@ class DetectorFamily:
         if detector:
             stored, channels = checkpoint.read_metadata(detector), None
             if stored:
-                of_file = ClassMap.from_dict(stored["task"]["class_map"])
+                of_file = _class_map(stored, detector)
                 channels = task.class_map.channels_in(of_file)
             report = self.load_detector(task, detector, channels=channels)
             lines += report.format_table().splitlines()
@@ -189,7 +190,7 @@ class DetectorFamily:
         prefix = checkpoint.find(path)
         stored = checkpoint.read_metadata(prefix)
         if stored:
-            task = self._task_class(config, ClassMap.from_dict(stored["task"]["class_map"]))
+            task = self._task_class(config, _class_map(stored, prefix))
         else:
             task = self.new_task(self.config_for_weights(config, prefix))
         self.load_weights(task, prefix)
@@ -285,6 +286,11 @@ class DetectorFamily:
             hparams=hparams,
             batch_size=batch_size,
         )
+
+
+def _class_map(stored: Mapping[str, Any], prefix: str) -> ClassMap:
+    with expecting(f"{prefix}.json", "task.class_map to hold num_classes and categories"):
+        return ClassMap.from_dict(stored["task"]["class_map"])
 
 
 def initial_weights(config: Any) -> tuple[str, str]:

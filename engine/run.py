@@ -34,6 +34,7 @@ from engine.start.process import chooses_xla, join_ranks, set_precision, watch_l
 from engine.step import TrainStep
 from engine.task import Shard, Task
 from engine.train_state import TrainState
+from outside_data.text import clean_lines
 
 _DEBUG_SEED = 111111
 # Settings that each share of the data keeps, whichever rank reads it.
@@ -233,7 +234,7 @@ def _resumable(config: Any) -> tuple[str | None, dict[str, Any], list[str]]:
 
 def _say(text: str) -> None:
     """Says something before there is a log; on rank 0."""
-    print(text, flush=True)
+    print(clean_lines(text), flush=True)
 
 
 def _choose_seed(config: Any, stored: Mapping[str, Any]) -> int:

@@ -14,7 +14,7 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import yaml
 
@@ -36,12 +36,15 @@ class BadFileError(ValueError):
     """A file of others that is not what it should be; names it, says where and what to do."""
 
 
-def read_file(path: str | os.PathLike[str], *, most: int = MOST_SMALL_BYTES) -> bytes:
-    """Returns the bytes of a regular file.
+@contextlib.contextmanager
+def open_file(
+    path: str | os.PathLike[str], *, most: int | None = MOST_SMALL_BYTES
+) -> Iterator[BinaryIO]:
+    """Opens a regular file for reading its bytes.
 
     Args:
       path: a file; links are followed.
-      most: bytes beyond which it is not read.
+      most: bytes beyond which it is not opened; None: any.
 
     Raises:
       FileNotFoundError: there is no such file, or no file can have this name.
@@ -60,15 +63,21 @@ def read_file(path: str | os.PathLike[str], *, most: int = MOST_SMALL_BYTES) -> 
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise OSError(f"{shown}: not a regular file: only such are read; name a file")
-        if status.st_size > most:
+        if most is not None and status.st_size > most:
             raise BadFileError(
                 f"{shown}: {status.st_size:,} bytes, more than the {most:,} that are read of such "
                 "a file: is it the right one?"
             )
         with open(descriptor, "rb", closefd=False) as file:
-            return file.read()
+            yield file
     finally:
         os.close(descriptor)
+
+
+def read_file(path: str | os.PathLike[str], *, most: int = MOST_SMALL_BYTES) -> bytes:
+    """Returns the bytes of a regular file; `path`, `most` and errors as of `open_file`."""
+    with open_file(path, most=most) as file:
+        return file.read()
 
 
 def read_text(path: str | os.PathLike[str], *, most: int = MOST_SMALL_BYTES) -> str:
@@ -152,11 +161,11 @@ def expecting(path: str | os.PathLike[str], what: str) -> Iterator[None]:
     """
     try:
         yield
-    except OSError:
+    except (BadFileError, OSError):
         raise
     except Exception as error:
         if isinstance(error, ValueError) and os.fspath(path) in str(error):
-            raise
+            raise BadFileError(str(error)) from error
         found = f"{type(error).__name__}: {clean(error)}"
         raise BadFileError(f"{clean(path)}: expected {what}; found something else ({found})") from (
             error

@@ -83,16 +83,15 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
     Raises:
       FileNotFoundError: naming the path.
-      ConfigError: when the file does not hold a mapping.
+      BadFileError: when the file does not hold a mapping.
     """
     if files.regular_file(path) is None:
         raise FileNotFoundError(f"no configuration file at {path}")
-    try:
-        values = files.read_yaml(path)
-    except files.BadFileError as error:
-        raise ConfigError(str(error)) from error
+    values = files.read_yaml(path)
     if values is None:
         return {}
     if not isinstance(values, dict):
-        raise ConfigError(f"{path}: expected a mapping of settings, got {type(values).__name__}")
+        raise files.BadFileError(
+            f"{path}: expected a mapping of settings, got {type(values).__name__}"
+        )
     return values

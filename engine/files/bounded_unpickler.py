@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any, BinaryIO, ClassVar
 
 from outside_data.expansion import Budget
+from outside_data.files import BadFileError
 
 MOST_OPERATIONS = 500_000
 """Of a pickle; Detectron's and PyTorch's take fewer than 100 for each array."""
@@ -31,7 +32,7 @@ _REFUSED = {
 }
 
 
-class RefusedPickleError(ValueError):
+class RefusedPickleError(BadFileError):
     """The file asks for something that a table of weights does not need."""
 
 

@@ -264,7 +264,7 @@ def recover(folder: str | Path) -> tuple[str | None, list[str]]:
     for number in sorted(found, reverse=True):
         try:
             require_whole(found[number])
-        except ConfigError as error:
+        except BadFileError as error:
             problems.append(str(error))
             continue
         chosen = found.pop(number)
@@ -290,10 +290,10 @@ def _shown(pointer: Path) -> str:
 
 
 def require_whole(prefix: str | Path) -> None:
-    """Raises ConfigError unless a checkpoint can be continued: complete, and as it was written."""
+    """Raises BadFileError unless a checkpoint can be continued: complete, and as it was written."""
     for suffix in (_INDEX, _DATA):
         if not Path(f"{prefix}{suffix}").is_file():
-            raise ConfigError(f"{prefix} is incomplete: {prefix}{suffix} is missing")
+            raise BadFileError(f"{prefix} is incomplete: {prefix}{suffix} is missing")
     description = read_description(prefix)
     checksums.require_same_files(prefix, description)
     if not checksums.has_checksums(description):
@@ -303,14 +303,14 @@ def require_whole(prefix: str | Path) -> None:
                 for name in reader.get_variable_to_shape_map():
                     reader.get_tensor(name)
         except _READ_ERRORS as error:
-            raise ConfigError(f"{prefix} is damaged: {error}") from error
+            raise BadFileError(f"{prefix} is damaged: {error}") from error
 
 
 def read_metadata(prefix: str | Path) -> dict[str, Any]:
     """Returns the JSON stored with a checkpoint; empty for one that we did not write.
 
     Raises:
-      ConfigError: it is damaged.
+      BadFileError: it is damaged.
     """
     path = Path(f"{prefix}{_META}")
     if not path.is_file():
@@ -318,27 +318,52 @@ def read_metadata(prefix: str | Path) -> dict[str, Any]:
     try:
         found = read_json(path)
     except (OSError, BadFileError) as error:
-        raise ConfigError(f"{error}; {_remedy(prefix)}") from error
+        raise BadFileError(f"{error}; {_remedy(prefix)}") from error
     if not isinstance(found, dict):
-        raise ConfigError(
+        raise BadFileError(
             f"{path}: expected a JSON object with the description of a checkpoint, found "
             f"{type(found).__name__}; {_remedy(prefix)}"
         )
     checksums.require_sound(found, path=path)
     _require_types(found, path)
-    return found
+    return _Description.of(found, path)
+
+
+class _Description(dict):
+    """What the JSON of a checkpoint says; a name that is not there is told as the file's fault."""
+
+    path = Path()
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any], path: Path) -> _Description:
+        """Returns a description whose parts are such, too."""
+        made = cls(
+            (name, cls.of(value, path) if isinstance(value, dict) else value)
+            for name, value in values.items()
+        )
+        made.path = path
+        return made
+
+    def __missing__(self, name: str) -> Any:
+        raise BadFileError(
+            f"{self.path}: expected {name!r} to be there: not the description of a run; "
+            f"{_remedy(str(self.path).removesuffix(_META))}"
+        )
 
 
 def _require_types(found: Mapping[str, Any], path: Path) -> None:
-    """Raises ConfigError where what is told of a checkpoint is of another type."""
-    score = ("metrics.AP", found.get("metrics", {}), (int, float))
-    known = [(name, found, kind) for name, kind in _DESCRIBED.items()]
-    for name, holder, kind in [*known, ("metrics", found, dict), score]:
+    """Raises BadFileError where what is told of a checkpoint is of another type."""
+    known = [(name, found, kind) for name, kind in [*_DESCRIBED.items(), ("metrics", dict)]]
+    known.append(("metrics.AP", found.get("metrics", {}), (int, float)))
+    config = found.get("config")
+    if isinstance(config, dict):
+        known += [(f"config.{section}", config, dict) for section in config]
+    for name, holder, kind in known:
         key = name.rpartition(".")[2]
         if not isinstance(holder, dict) or key not in holder:
             continue
         if not isinstance(holder[key], kind) or isinstance(holder[key], bool):
-            raise ConfigError(
+            raise BadFileError(
                 f"{path}: expected {name!r} to be {getattr(kind, '__name__', 'a number')}, found "
                 f"{type(holder[key]).__name__}; {_remedy(str(path).removesuffix(_META))}"
             )
@@ -359,20 +384,16 @@ def read_description(prefix: str | Path) -> dict[str, Any]:
     """Returns the JSON of a checkpoint that a run continues from.
 
     Raises:
-      ConfigError: it is missing, damaged, or not of a run.
+      BadFileError: it is missing, damaged, or not of a run.
     """
     description = read_metadata(prefix)
     if not description:
-        raise ConfigError(
+        raise BadFileError(
             f"{prefix}{_META} is missing, without which {prefix} cannot be continued; "
             f"{_remedy(prefix)}"
         )
-    missing = [name for name in _DESCRIBED if name not in description]
-    if missing:
-        raise ConfigError(
-            f"{prefix}{_META}: expected {missing[0]!r} to be there: not the description of a run; "
-            f"{_remedy(prefix)}"
-        )
+    for name in _DESCRIBED:
+        description[name]
     return description
 
 
@@ -380,7 +401,8 @@ def load(prefix: str, expected: Mapping[str, tf.Tensor]) -> dict[str, np.ndarray
     """Reads a checkpoint that must hold exactly the expected names and shapes.
 
     Raises:
-      ConfigError: names or shapes differ, the first of them are listed; or the file is damaged.
+      ConfigError: names or shapes differ, the first of them are listed.
+      BadFileError: the file is damaged.
     """
     try:
         with plain_path(prefix) as plain:
@@ -389,7 +411,7 @@ def load(prefix: str, expected: Mapping[str, tf.Tensor]) -> dict[str, np.ndarray
             _require_fit(prefix, shapes, expected)
             return {name: reader.get_tensor(name) for name in expected}
     except _READ_ERRORS as error:
-        raise ConfigError(f"{prefix} is damaged: {error}; {_remedy(prefix)}") from error
+        raise BadFileError(f"{prefix} is damaged: {error}; {_remedy(prefix)}") from error
 
 
 def _require_fit(

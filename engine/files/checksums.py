@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from engine.config.fields import ConfigError
+from outside_data.files import BadFileError, expecting, open_file
 
 _FILES, _OWN = "files", "description_sha256"
 _CHUNK = 1 << 22
@@ -30,26 +30,28 @@ def sealed(description: Mapping[str, Any], files: Mapping[str, Path]) -> dict[st
 
 
 def require_sound(description: Mapping[str, Any], *, path: Path) -> None:
-    """Raises ConfigError if a description is not what was written; says nothing of older ones."""
+    """Raises BadFileError if a description is not what was written; says nothing of older ones."""
     if _OWN in description:
         content = {name: value for name, value in description.items() if name != _OWN}
         if _own(content) != description[_OWN]:
-            raise ConfigError(f"{path} is not what was written: its checksum differs")
+            raise BadFileError(f"{path} is not what was written: its checksum differs")
 
 
 def require_same_files(prefix: str | Path, description: Mapping[str, Any]) -> None:
-    """Raises ConfigError if a file of a checkpoint is missing or not what was written."""
-    for suffix, expected in description.get(_FILES, {}).items():
-        path = Path(f"{prefix}{suffix}")
+    """Raises BadFileError if a file of a checkpoint is missing or not what was written."""
+    with expecting(f"{prefix}.json", f"{_FILES!r} with the bytes and the sha256 of each"):
+        files = [
+            (Path(f"{prefix}{suffix}"), int(told["bytes"]), str(told["sha256"]))
+            for suffix, told in description.get(_FILES, {}).items()
+        ]
+    for path, expected_bytes, expected_sha256 in files:
         if not path.is_file():
-            raise ConfigError(f"{path} is missing")
+            raise BadFileError(f"{path} is missing")
         size = os.path.getsize(path)
-        if size != expected["bytes"]:
-            raise ConfigError(
-                f"{path} is damaged: {expected['bytes']} bytes expected, {size} found"
-            )
-        if sha256_of(path) != expected["sha256"]:
-            raise ConfigError(f"{path} is damaged: its checksum differs from the one in the JSON")
+        if size != expected_bytes:
+            raise BadFileError(f"{path} is damaged: {expected_bytes} bytes expected, {size} found")
+        if sha256_of(path) != expected_sha256:
+            raise BadFileError(f"{path} is damaged: its checksum differs from the one in the JSON")
 
 
 def has_checksums(description: Mapping[str, Any]) -> bool:
@@ -60,7 +62,7 @@ def has_checksums(description: Mapping[str, Any]) -> bool:
 def sha256_of(path: Path) -> str:
     """Returns the sha256 of a file, as `sha256sum` prints it."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with open_file(path, most=None) as file:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
     return digest.hexdigest()

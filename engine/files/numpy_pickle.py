@@ -8,8 +8,8 @@ of objects, records and other structured types.
 
 from __future__ import annotations
 
-import io
 import math
+import mmap
 import re
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,11 @@ from engine.files.bounded_unpickler import (
     shown,
 )
 from outside_data.expansion import Budget
-from outside_data.files import read_file
+from outside_data.files import BadFileError, open_file
 from outside_data.text import clean
 
 # Booleans, integers, floating-point numbers and byte strings of fixed size.
 _DTYPE = re.compile(r"^[biufS?]\d{0,4}$")
-_MOST_BYTES = 16 << 30
 _BYTE_ORDERS = ("<", ">", "|", "=")
 
 
@@ -164,27 +163,31 @@ def read_numpy_pickle(path: str | Path) -> Any:
 
     Raises:
       OSError: there is no such file, or it is none that may be read.
-      ValueError: the file is no pickle, is damaged, would become far larger than it is, or asks for
-        anything but containers and arrays. Nothing of the file has been executed then.
+      BadFileError: the file is no pickle, is damaged, would become far larger than it is, or
+        asks for anything but containers and arrays. Nothing of the file has been executed then.
     """
     try:
-        data = read_file(path, most=_MOST_BYTES)
-        budget = Budget(len(data))
-        unpickler = BoundedUnpickler(
-            io.BytesIO(data), budget, allowed=_allowed(budget), encoding="latin1"
-        )
-        return replace_stand_ins(
-            unpickler.load(),
-            lambda value: value.to_array(budget) if isinstance(value, _Array) else value,
-        )
+        with (
+            open_file(path, most=None) as file,
+            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as stream,
+        ):
+            budget = Budget(len(stream))
+            unpickler = BoundedUnpickler(
+                stream, budget, allowed=_allowed(budget), encoding="latin1"
+            )
+            return replace_stand_ins(
+                unpickler.load(),
+                lambda value: value.to_array(budget) if isinstance(value, _Array) else value,
+            )
     except RefusedPickleError as error:
         raise RefusedPickleError(
             f"{path}: refused, because it asks for {error}. Only arrays and plain containers are "
             "read; save the weights as a dictionary of NumPy arrays."
         ) from None
-    except OSError:
+    except (BadFileError, OSError):
         raise
     except Exception as error:  # a pickle may fail in every operation that it names
-        raise ValueError(
-            f"{path}: not a readable pickle of arrays: {type(error).__name__} {clean(error)}."
+        raise BadFileError(
+            f"{path}: not a readable pickle of arrays: {type(error).__name__} "
+            f"{clean(error)}. If it was cut short, copy or download it again"
         ) from None

@@ -28,6 +28,7 @@ from engine.files.bounded_unpickler import (
     shown,
 )
 from outside_data.expansion import Budget
+from outside_data.files import BadFileError, open_file
 from outside_data.text import clean
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
@@ -190,13 +191,14 @@ def read_torch_file(path: str | Path) -> Any:
       What was saved, with every tensor a NumPy array.
 
     Raises:
-      ValueError: the file is not a PyTorch checkpoint, is damaged, or asks for anything but
+      OSError: there is no such file, or it is none that may be read.
+      BadFileError: the file is not a PyTorch checkpoint, is damaged, or asks for anything but
         containers and tensors. Nothing of the file has been executed then.
     """
     try:
-        if zipfile.is_zipfile(path):
-            return _read_zip(path)
-        return _read_legacy(path)
+        with open_file(path, most=None) as file:
+            budget = Budget(os.fstat(file.fileno()).st_size)
+            return (_read_zip if zipfile.is_zipfile(file) else _read_legacy)(file, budget)
     except RefusedPickleError as error:
         raise RefusedPickleError(
             f"{path}: refused, because it asks for {error}. Only tensors and plain containers are "
@@ -204,18 +206,17 @@ def read_torch_file(path: str | Path) -> Any:
         ) from None
     except OSError:
         raise
-    except ValueError as error:
-        raise ValueError(f"{path}: not a readable PyTorch state dict: {clean(error)}.") from None
     except Exception as error:  # a pickle may fail in every operation that it names
-        raise ValueError(
-            f"{path}: not a readable PyTorch state dict: {type(error).__name__} {clean(error)}."
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__} "
+        raise BadFileError(
+            f"{path}: not a readable PyTorch state dict: {kind}{clean(error)}. If it was cut "
+            "short, copy or download it again"
         ) from None
 
 
-def _read_zip(path: str | Path) -> Any:
+def _read_zip(file: BinaryIO, budget: Budget) -> Any:
     """Reads the zip container: one pickle, and one member per storage."""
-    budget = Budget(os.path.getsize(path))
-    with zipfile.ZipFile(path) as archive:
+    with zipfile.ZipFile(file) as archive:
         names = archive.namelist()
         pickles = [name for name in names if name.split("/")[-1] == "data.pkl"]
         if len(pickles) != 1:
@@ -236,10 +237,9 @@ def _read_zip(path: str | Path) -> Any:
     return _resolve(content, budget)
 
 
-def _read_legacy(path: str | Path) -> Any:
+def _read_legacy(file: BinaryIO, budget: Budget) -> Any:
     """Reads the stream container: magic, protocol, system, content, keys, then raw storages."""
-    budget = Budget(os.path.getsize(path))
-    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as stream:
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as stream:
 
         def load(make_storage: Callable[..., _Storage] | None = None) -> Any:
             return RestrictedUnpickler(stream, budget, make_storage).load()

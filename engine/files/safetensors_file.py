@@ -6,14 +6,18 @@ and has the bytes of its shape.
 
 from __future__ import annotations
 
-import json
 import math
+import os
 from pathlib import Path
 
 import numpy as np
 
+from outside_data.expansion import Budget
+from outside_data.files import BadFileError, expecting, open_file, parse_json
+
 # The format's own limit of the table.
 _MOST_TABLE_BYTES = 100_000_000
+_EXPECTED = "safetensors; if it was cut short, copy or download it again"
 # bfloat16 has no NumPy type and is widened to float32.
 _DTYPES = {
     "F64": "<f8",
@@ -41,23 +45,28 @@ def read_safetensors(path: str | Path) -> dict[str, np.ndarray]:
       {name: array}; bfloat16 as float32.
 
     Raises:
-      ValueError: the table is damaged, or a tensor has an unknown type or lies outside the file.
+      OSError: there is no such file, or it is none that may be read.
+      BadFileError: the table is damaged, or a tensor has an unknown type, lies outside the file,
+        or many are the same bytes.
     """
-    content = np.memmap(path, np.uint8, mode="r")
-    length = int.from_bytes(content[:8].tobytes(), "little")
-    if length > min(_MOST_TABLE_BYTES, len(content) - 8):
-        raise ValueError(f"{path}: truncated, or no safetensors file: a table of {length} bytes")
-    try:
-        table = json.loads(content[8 : 8 + length].tobytes())
-        data = content[8 + length :]
+    with open_file(path, most=None) as file, expecting(path, _EXPECTED):
+        length = int.from_bytes(file.read(8), "little")
+        size = os.fstat(file.fileno()).st_size
+        if length > min(_MOST_TABLE_BYTES, size - 8):
+            raise BadFileError(
+                f"{path}: truncated, or no safetensors file: a table of {length:,} bytes. Copy or "
+                "download it again"
+            )
+        table = parse_json(file.read(length), path)
+        data, budget = np.memmap(file, np.uint8, mode="r")[8 + length :], Budget(size)
         return {
-            name: _array(entry, data) for name, entry in table.items() if name != "__metadata__"
+            name: _array(entry, data, budget)
+            for name, entry in table.items()
+            if name != "__metadata__"
         }
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"{path}: damaged safetensors file ({error})") from None
 
 
-def _array(entry: dict, data: np.ndarray) -> np.ndarray:
+def _array(entry: dict, data: np.ndarray, budget: Budget) -> np.ndarray:
     if entry["dtype"] not in _DTYPES:
         raise ValueError(f"tensors of type {entry['dtype']!r:.40} are not read")
     dtype = np.dtype(_DTYPES[entry["dtype"]])
@@ -67,6 +76,7 @@ def _array(entry: dict, data: np.ndarray) -> np.ndarray:
         raise ValueError(f"a tensor of shape {shape!r:.80} at {start!r:.20}..{end!r:.20}")
     if end > len(data) or end - start != math.prod(shape) * dtype.itemsize:
         raise ValueError(f"a tensor of shape {shape} at {start}..{end} of {len(data)} bytes")
+    budget.take(4 * math.prod(shape) if entry["dtype"] == "BF16" else end - start)
     array = np.frombuffer(data[start:end].tobytes(), dtype).reshape(shape)
     if entry["dtype"] == "BF16":
         return (array.astype(np.uint32) << 16).view(np.float32)

@@ -83,7 +83,7 @@ def read_weight_file(path: str | Path) -> WeightFile:
         prefix = _checkpoint_prefix(path)
         content = _read_checkpoint(prefix)
     if not content.arrays:
-        raise ValueError(f"{path}: a {content.kind} file without a single array.")
+        raise BadFileError(f"{path}: a {content.kind} file without a single array.")
     return content
 
 
@@ -156,12 +156,12 @@ def _read_single_file(path: Path) -> WeightFile:
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             if "model.weights.h5" in archive.namelist():
-                raise ValueError(
+                raise BadFileError(
                     f"{path}: the .keras format is not read; save with "
                     "model.save_weights('name.h5')."
                 )
     elif not head.startswith(b"\x80"):
-        raise ValueError(
+        raise BadFileError(
             f"{path}: not a weight file. Expected a TensorFlow checkpoint prefix, a SavedModel "
             f"folder, a Keras .h5 file, a PyTorch state dict, safetensors or a pickle of arrays; "
             f"the file begins with {head!r}."
@@ -190,7 +190,7 @@ def _read_checkpoint(prefix: Path) -> WeightFile:
                 if dtype != tf.string
             }
     except (tf.errors.OpError, RuntimeError, IndexError) as error:
-        raise ValueError(f"{prefix}: damaged TensorFlow checkpoint ({error}).") from None
+        raise BadFileError(f"{prefix}: damaged TensorFlow checkpoint ({error}).") from None
     return WeightFile(str(prefix), TF_NAME_BASED, arrays)
 
 
@@ -230,7 +230,7 @@ def _read_h5(path: Path) -> WeightFile:
         if "model_weights" in file:
             root = _own_h5_object(file, "model_weights", path)
         if "layer_names" not in root.attrs and "layer_names0" not in root.attrs:
-            raise ValueError(
+            raise BadFileError(
                 f"{path}: HDF5 without the attribute layer_names. Expected a file written by "
                 "model.save_weights('name.h5') or model.save('name.h5')."
             )
@@ -284,7 +284,9 @@ def _read_torch(path: Path) -> WeightFile:
             metadata["state_dict_key"] = key
             content = content[key]
     if not isinstance(content, dict):
-        raise ValueError(f"{path}: expected a PyTorch state dict, got a {type(content).__name__}.")
+        raise BadFileError(
+            f"{path}: expected a PyTorch state dict, got a {type(content).__name__}."
+        )
     arrays = {
         str(name).removeprefix("module."): value
         for name, value in content.items()
@@ -299,6 +301,6 @@ def _read_numpy_pickle(path: Path) -> WeightFile:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
     if not isinstance(content, dict):
-        raise ValueError(f"{path}: expected a dict of arrays, got a {type(content).__name__}.")
+        raise BadFileError(f"{path}: expected a dict of arrays, got a {type(content).__name__}.")
     arrays = {str(k): value for k, value in content.items() if isinstance(value, np.ndarray)}
     return WeightFile(str(path), NUMPY_PICKLE, arrays)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from engine.config.fields import ConfigError
 from engine.ranks import distributed
+from outside_data.files import BadFileError
 from outside_data.text import clean_lines
 
 # Set to see the stack of errors that are normally explained by their message alone.
@@ -46,7 +47,7 @@ def _describe(error: Exception) -> str:
     hint = ""
     if not isinstance(error, _EXPLAINED) or os.environ.get(_TRACEBACK):
         print(clean_lines("".join(traceback.format_exception(error))), file=sys.stderr)
-    elif not isinstance(error, (ConfigError, OSError)):
+    elif not isinstance(error, (BadFileError, ConfigError, OSError)):
         hint = f" ({_TRACEBACK}=1 shows where)"
     return f"{type(error).__name__}: {error}{hint}"
 

@@ -30,6 +30,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from engine.ranks import distributed, guard, progress
+from outside_data.text import clean_lines
 
 _FAILED = 1
 _MOST_SECONDS_BETWEEN_BEATS = 1.0
@@ -352,7 +353,7 @@ def _end_rank(reason: str) -> None:
         stack = sys._current_frames()[threading.main_thread().ident]
         lines = "".join(traceback.format_stack(stack))
         where = f"rank {place.rank} of {place.size} on {place.host} stands here:\n{lines}"
-        print(where, file=sys.stderr, flush=True)
+        print(clean_lines(where), file=sys.stderr, flush=True)
 
     _try_for(_SECONDS_TO_SAY, say)
     if reason:

@@ -14,6 +14,7 @@ from engine.config.settings import TrainConfig
 from engine.files import checkpoint
 from engine.optim.plan import StepPlan, stop_epoch
 from engine.ranks import distributed, machine
+from outside_data.files import BadFileError
 
 # What a run keeps in its folder besides files.
 _FOLDERS = ("train", "evaluation", "ema_weights", "emackpt-final", "model-final")
@@ -157,7 +158,7 @@ def finished_run(config: Any, stored: Mapping[str, Any]) -> str:
     folder, train = Path(config.train.model_dir), config.train
     try:
         final = checkpoint.read_metadata(folder / "ckpt-final")
-    except ConfigError:  # damaged: to be written again
+    except BadFileError:  # damaged: to be written again
         return ""
     is_exported = any((folder / name).is_dir() for name in ("emackpt-final", "model-final"))
     if final.get("step") != stored["step"] or not is_exported:
@@ -184,7 +185,7 @@ def ranks_meant(train: TrainConfig) -> int:
     with, so that a reference's global batch or rate means the same as then.
     """
     saved = checkpoint.numbered(train.model_dir, "ckpt-") if train.allow_rank_change else []
-    with contextlib.suppress(ConfigError):  # damaged: told when the run begins
+    with contextlib.suppress(BadFileError):  # damaged: told when the run begins
         stored = checkpoint.read_description(saved[-1]) if saved else {}
         return int(stored.get("shares", stored.get("num_ranks", distributed.launched_size())))
     return distributed.launched_size()

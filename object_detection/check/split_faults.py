@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from object_detection.check.findings import CheckFinding, finding
 from object_detection.check.split_table import SplitTable
+from outside_data.picture_file import read_regular_file
 
 
 def split_faults(tables: Sequence[SplitTable]) -> Iterator[CheckFinding]:
@@ -118,7 +118,7 @@ def _shared_images(tables: Sequence[SplitTable]) -> Iterator[CheckFinding]:
     for places in by_length.values():
         if len(places) > 1:
             for number, index in places:
-                data = Path(tables[number].facts[index].path).read_bytes()
+                data = read_regular_file(tables[number].facts[index].path)
                 by_content[hashlib.sha256(data).digest()].append((number, index))
     across, within = [], []
     for places in by_content.values():

@@ -37,7 +37,7 @@ from object_detection.coco.objects import (
     refuse_nothing_left,
     refuse_other_frames,
 )
-from outside_data.files import MOST_JSON_BYTES, parse_json, read_file, regular_file
+from outside_data.files import MOST_JSON_BYTES, BadFileError, parse_json, read_file, regular_file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,7 +181,7 @@ def _read(
     entries = content.get("annotations")
     if entries is None and require_objects:
         found = "'annotations' is null" if "annotations" in content else "no 'annotations'"
-        raise ValueError(f"{path}: {found}: expected a COCO instances file{misspelt(content)}")
+        raise BadFileError(f"{path}: {found}: expected a COCO instances file{misspelt(content)}")
     objects: dict[str, list[CocoObject]] = {}
     stated: list[StatedBox] = []
     if entries is not None:
@@ -218,7 +218,7 @@ def read_captions(path: str | os.PathLike[str]) -> dict[str, list[str]]:
     captions: dict[str, list[str]] = {}
     for entry in content.get("annotations", ()):
         if "caption" not in entry:
-            raise ValueError(f"{path}: annotation without 'caption': expected a captions file")
+            raise BadFileError(f"{path}: annotation without 'caption': expected a captions file")
         captions.setdefault(values.id_text(entry.get("image_id")), []).append(entry["caption"])
     return captions
 
@@ -251,7 +251,7 @@ def _load(
     content = parse_json(data, path)
     if isinstance(content, dict):
         return str(path), content, hashlib.sha256(data).hexdigest()
-    raise ValueError(
+    raise BadFileError(
         f"{path}: expected an object with images, annotations and categories, got a "
         f"{type(content).__name__}" + (" (of detections?)" if content else "")
     )

@@ -9,6 +9,7 @@ from typing import Any
 
 from object_detection.coco import values
 from object_detection.coco.findings import Finding
+from outside_data.files import BadFileError
 from outside_data.text import clean
 
 
@@ -47,14 +48,14 @@ def entries_of(content: Mapping[str, Any], key: str, path: object) -> list[dict[
     return entries
 
 
-def no_list(content: Mapping[str, Any], key: str, path: object) -> ValueError:
+def no_list(content: Mapping[str, Any], key: str, path: object) -> BadFileError:
     """Returns the error that there is no list of objects under a key."""
     value = content.get(key)
     found = f"{key!r} is a {type(value).__name__}" if key in content else f"no {key!r}"
     if isinstance(value, list):
         wrong = next(i for i, entry in enumerate(value) if not isinstance(entry, Mapping))
         found = f"{key}[{wrong}] is {value[wrong]!r}"
-    return ValueError(
+    return BadFileError(
         f"{path}: {found}: expected a COCO file with a list of objects under {key!r}, got the "
         f"keys {sorted(content)}{misspelt(content)}"
     )
@@ -82,13 +83,15 @@ def read_listed_images(
             k for k, is_there in (("id", source_id), ("file_name", has_name)) if not is_there
         ]
         if missing:
-            raise ValueError(f"{path}: images[{index}] has no {' and no '.join(missing)}: {entry}")
+            raise BadFileError(
+                f"{path}: images[{index}] has no {' and no '.join(missing)}: {entry}"
+            )
         name = str(name)
         if source_id in images:
             if images[source_id].file_name == name:
                 findings.append(Finding(True, "image: listed twice", name, source_id))
                 continue
-            raise ValueError(
+            raise BadFileError(
                 f"{path}: image id {source_id} occurs twice ({images[source_id].file_name} and "
                 f"{name}): give every image an id of its own"
             )
@@ -104,7 +107,7 @@ def read_listed_images(
             source_id, int(source_id) if is_number else entry["id"], name, height, width
         )
     if not images:
-        raise ValueError(f"{path}: the list of images is empty")
+        raise BadFileError(f"{path}: the list of images is empty")
     return tuple(images.values())
 
 
@@ -117,7 +120,7 @@ def read_categories(
         category_id = values.category_number(entry.get("id"))
         where = f"category {entry.get('id')}"
         if category_id is None:
-            raise ValueError(
+            raise BadFileError(
                 f"{path}: categories[{index}] has id {entry.get('id')!r}: expected an integer of "
                 "at least 0 (records store labels as integers)"
             )
@@ -128,7 +131,7 @@ def read_categories(
             findings.append(Finding(False, "category: without a name, called by its id", where))
         if category_id in names:
             if names[category_id][0] != name:
-                raise ValueError(
+                raise BadFileError(
                     f"{path}: category id {category_id} occurs twice ({names[category_id][0]} and "
                     f"{name}): merge the two or renumber"
                 )
@@ -136,7 +139,7 @@ def read_categories(
             continue
         names[category_id] = (name, str(entry.get("supercategory") or ""))
     if not names:
-        raise ValueError(f"{path}: the list of categories is empty: nothing to detect")
+        raise BadFileError(f"{path}: the list of categories is empty: nothing to detect")
     return tuple(
         CocoCategory(class_id, category_id, *names[category_id])
         for class_id, category_id in enumerate(sorted(names))

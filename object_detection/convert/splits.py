@@ -18,6 +18,7 @@ from pathlib import Path
 from object_detection.coco.annotations import CocoAnnotations
 from object_detection.coco.listed import CocoImage
 from object_detection.convert.image_paths import find_image_files
+from outside_data.files import MOST_JSON_BYTES, open_file
 
 _ANNOTATION_PATTERNS = (
     "annotations/instances_*.json",
@@ -166,7 +167,7 @@ def _first_file_names(path: Path) -> list[str]:
     """Returns the first file names of an annotation file without parsing all of it."""
     names: list[str] = []
     tail = b""
-    with path.open("rb") as file:
+    with open_file(path, most=MOST_JSON_BYTES) as file:
         while len(names) < _PROBED_NAMES and (chunk := file.read(1 << 20)):
             text = tail + chunk
             matches = list(_FILE_NAME.finditer(text))

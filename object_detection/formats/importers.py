@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from object_detection.formats.folder import DataFolder
 from object_detection.formats.labelled import LabelledSet, coco_split
-from outside_data.files import MOST_JSON_BYTES, BadFileError, expecting, read_json
+from outside_data.files import MOST_JSON_BYTES, BadFileError, expecting, open_file, read_json
 from outside_data.text import clean
 
 FORMATS = ("coco", "cvat", "voc", "labelme", "label_studio", "open_images", "yolo")
@@ -51,7 +51,7 @@ def detect_format(folder: DataFolder) -> str:
     for name in FORMATS:
         if _coco_files(folder) if name == "coco" else _importer(name).files(folder):
             return name
-    raise ValueError(
+    raise BadFileError(
         f"{folder.root}: {len(folder.images)} images, but no annotations in a known format "
         f"({', '.join(FORMATS)}): expected for instance annotations/instances_train.json, an .xml "
         "file for each image, or labels/*.txt; name the format with --format if it is there"
@@ -96,7 +96,7 @@ def import_folder(
                 return _from_description(known)
     importer = _importer(name)
     if not importer.files(folder):
-        raise ValueError(f"{folder.root}: no annotations in the format {name}")
+        raise BadFileError(f"{folder.root}: no annotations in the format {name}")
     with expecting(folder.root, f"annotations of the format {name}"):
         options = {"corners": voc_corners} if name == "voc" else {}
         read = importer.read(folder, **options)
@@ -129,7 +129,7 @@ def _importer(name: str) -> Any:
 def _coco_files(folder: DataFolder) -> list[Path]:
     """Returns the first JSON file that has the two lists of an instances file, as a list."""
     for path in folder.files(".json"):
-        with path.open("rb") as file:
+        with open_file(path, most=None) as file:
             head = file.read(_HEAD_BYTES)
             is_object = head.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"{")
             # LabelMe's files may hold their images: those are not read whole.
@@ -164,7 +164,7 @@ def _require_objects(read: LabelledSet, folder: DataFolder, name: str) -> None:
     if not objects:
         images = sum(map(len, read.splits.values()))
         left_out = "; ".join(f"{count} x {what}" for what, count in read.counts.items())
-        raise ValueError(
+        raise BadFileError(
             f"{folder.root}: read as {name}, {images} images and not one object"
             + (f" ({left_out})" if left_out else "")
         )

@@ -20,7 +20,7 @@ from object_detection.formats.labelled import (
     image_size,
     polygon_object,
 )
-from outside_data.files import MOST_JSON_BYTES, read_json
+from outside_data.files import MOST_JSON_BYTES, open_file, read_json
 
 _ELLIPSE_POINTS = 36
 _NAMES = ("rectanglelabels", "polygonlabels", "ellipselabels", "labels")
@@ -58,7 +58,7 @@ def read(folder: DataFolder) -> LabelledSet:
 
 
 def _is_label_studio(path: Path) -> bool:
-    with path.open("rb") as file:
+    with open_file(path, most=None) as file:
         head = file.read(1 << 16).lstrip(b"\xef\xbb\xbf \r\n\t")
     marks = (b'"annotations"', b'"completions"', b'"annotation_id"', b"labels")
     return head.startswith(b"[") and any(mark in head for mark in marks)

@@ -22,7 +22,7 @@ from object_detection.formats.labelled import (
     box_of_corners,
     polygon_object,
 )
-from outside_data.files import MOST_JSON_BYTES, read_json
+from outside_data.files import MOST_JSON_BYTES, open_file, read_json
 from outside_data.picture_file import open_picture
 
 _HEAD_BYTES = 65536
@@ -53,7 +53,7 @@ def read(folder: DataFolder) -> LabelledSet:
 
 
 def _is_labelme(path: Path) -> bool:
-    with path.open("rb") as file:
+    with open_file(path, most=None) as file:
         head = file.read(_HEAD_BYTES)
     return head.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"{") and b'"shapes"' in head
 

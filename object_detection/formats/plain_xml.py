@@ -11,7 +11,7 @@ from pathlib import Path
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
-from outside_data.files import read_file
+from outside_data.files import open_file, read_file
 
 _ROOT_TAG = re.compile(rb"<([A-Za-z_][\w.-]*)[\s>/]")
 
@@ -45,7 +45,7 @@ def parse_xml(path: Path) -> Element:
 
 def root_tag(path: Path) -> str:
     """Returns the name of an XML file's first element by its first bytes; "" if there is none."""
-    with path.open("rb") as file:
+    with open_file(path, most=None) as file:
         found = _ROOT_TAG.search(file.read(4096).replace(b"\0", b""))
     return found[1].decode() if found else ""
 

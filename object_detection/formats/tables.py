@@ -7,7 +7,9 @@ other kind has the columns `filename,width,height,class,xmin,ymin,xmax,ymax`.
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import io
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,10 +21,12 @@ from object_detection.formats.labelled import (
     box_of_corners,
     image_size,
 )
+from outside_data.files import open_file
 
 _OPEN_IMAGES = {"imageid", "labelname", "xmin", "xmax", "ymin", "ymax"}
 _PIXELS = {"filename", "class", "xmin", "ymin", "xmax", "ymax"}
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
+_MOST_LINE_BYTES = 1 << 20
 
 
 def files(folder: DataFolder) -> list[Path]:
@@ -67,14 +71,15 @@ def read(folder: DataFolder) -> LabelledSet:
 
 
 def _is_table(path: Path) -> bool:
-    with path.open(encoding="utf-8-sig", newline="", errors="replace") as file:
-        columns = {column.strip().casefold() for column in next(csv.reader(file), [])}
+    with open_file(path, most=None) as file:
+        first = file.readline(_MOST_LINE_BYTES).decode("utf-8-sig", errors="replace")
+    columns = {column.strip().casefold() for column in next(csv.reader([first]), [])}
     return columns >= _OPEN_IMAGES or columns >= _PIXELS
 
 
 def _rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
+    with _lines(path) as lines:
+        reader = csv.DictReader(lines)
         for row in reader:
             yield (
                 f"{path} line {reader.line_num}",
@@ -86,6 +91,15 @@ def _descriptions(folder: DataFolder) -> dict[str, str]:
     """Returns Open Images' label (`/m/0cmf2`) to class name; {} without the file."""
     for path in folder.files(".csv"):
         if path.name.startswith(("class-descriptions", "oidv7-class-descriptions")):
-            with path.open(encoding="utf-8-sig", newline="") as file:
-                return {row[0]: row[1] for row in csv.reader(file) if len(row) >= 2}
+            with _lines(path) as lines:
+                return {row[0]: row[1] for row in csv.reader(lines) if len(row) >= 2}
     return {}
+
+
+@contextlib.contextmanager
+def _lines(path: Path) -> Iterator[Iterator[str]]:
+    """Opens a file whose lines are read in pieces of a limited length."""
+    with open_file(path, most=None) as file:
+        text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
+        yield iter(lambda: text.readline(_MOST_LINE_BYTES), "")
+        text.detach()

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from object_detection.records.tfrecord_file import record_files, shard_prefix
-from outside_data.files import read_json, regular_file
+from outside_data.files import BadFileError, open_file, read_json, regular_file
 
 CARD_SUFFIX = "-card.json"
 FORMAT_VERSION = 1
@@ -139,9 +139,9 @@ def content_of(path: str | os.PathLike[str]) -> str:
 
     Reads little however large the file is: enough to tell it from any other set's.
     """
-    size = os.path.getsize(path)
-    digest = hashlib.sha256(str(size).encode())
-    with open(path, "rb") as file:
+    with open_file(path, most=None) as file:
+        size = os.fstat(file.fileno()).st_size
+        digest = hashlib.sha256(str(size).encode())
         for start in (0, size // 2, max(size - _SAMPLE_BYTES, 0)):
             file.seek(start)
             digest.update(file.read(_SAMPLE_BYTES))
@@ -176,7 +176,7 @@ def load_card(path: str | os.PathLike[str]) -> DataCard:
     try:
         return _from_json(read_json(source))
     except (AttributeError, LookupError, OverflowError, TypeError, ValueError) as error:
-        raise ValueError(
+        raise BadFileError(
             f"{source} is no data card of format {FORMAT_VERSION} ({error!r}): convert the data "
             "set again, or delete the file to have the records scanned instead"
         ) from error

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from object_detection.records.tfrecord_file import record_files
-from outside_data.files import read_yaml, regular_file
+from outside_data.files import BadFileError, read_yaml, regular_file
 from path_names.patterns import match
 
 
@@ -111,7 +111,7 @@ def read_catalog(path: str, folder: str) -> dict[str, DataSet]:
         raise FileNotFoundError(f"no data-set catalog at {path} (--data_catalog)")
     content = read_yaml(path) or {}
     if not isinstance(content, Mapping):
-        raise ValueError(f"{path}: expected data sets by name, got {type(content).__name__}")
+        raise BadFileError(f"{path}: expected data sets by name, got {type(content).__name__}")
     catalog = stock_catalog(folder)
     for name, entry in content.items():
         catalog[str(name)] = _placed(_entry(str(name), entry, path), folder)
@@ -120,16 +120,18 @@ def read_catalog(path: str, folder: str) -> dict[str, DataSet]:
 
 def _entry(name: str, entry: Any, path: str) -> DataSet:
     if not isinstance(entry, Mapping):
-        raise ValueError(f"{path}: {name}: expected images, annotations and records, got {entry!r}")
+        raise BadFileError(
+            f"{path}: {name}: expected images, annotations and records, got {entry!r}"
+        )
     unknown = [key for key in entry if key not in _KEYS]
     if unknown:
-        raise ValueError(
+        raise BadFileError(
             f"{path}: {name}: unknown key {unknown[0]!r}: expected {', '.join(_KEYS)}. Sets in "
             "another format become COCO's with dataset/voc_to_coco.py or cityscapes_to_coco.py"
         )
     values = {_KEYS[key]: str(value) for key, value in entry.items()}
     if "annotations" not in values:
-        raise ValueError(f"{path}: {name}: annotations (or ann_file) is missing")
+        raise BadFileError(f"{path}: {name}: annotations (or ann_file) is missing")
     values.setdefault("images", "")
     values.setdefault("records", f"records/{name}-*.tfrecord")
     return DataSet(name, **values)

@@ -9,6 +9,7 @@ Also here: which files a pattern means. A pattern such as `train-*` also matches
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import mmap
 import os
@@ -19,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from outside_data.files import BadFileError, open_file
 from path_names.patterns import match, split_patterns
 
 _HEADER_BYTES = 12
@@ -49,12 +51,15 @@ def iterate_records(path: str | os.PathLike[str]) -> Iterator[memoryview]:
     verified (TensorFlow does that when it reads); those of the lengths are.
 
     Raises:
-      ValueError: the file is truncated or not a TFRecord file; file, record and byte are named.
+      OSError: there is no such file, or it is none that may be read.
+      BadFileError: the file is truncated or not a TFRecord file; file, record and byte are named.
     """
-    size = os.path.getsize(path)
-    if size == 0:
-        return
-    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+    with contextlib.ExitStack() as opened:
+        file = opened.enter_context(open_file(path, most=None))
+        size = os.fstat(file.fileno()).st_size
+        if size == 0:
+            return
+        mapped = opened.enter_context(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
         position = index = 0
         while position < size:
             header = mapped[position : position + _HEADER_BYTES]
@@ -216,8 +221,8 @@ def _is_record_name(path: str) -> bool:
     return not (name.startswith(".") or name.endswith((".json", ".tmp", ".partial")))
 
 
-def _broken(path: str | os.PathLike[str], index: int, position: int, what: str) -> ValueError:
-    return ValueError(
+def _broken(path: str | os.PathLike[str], index: int, position: int, what: str) -> BadFileError:
+    return BadFileError(
         f"{os.fspath(path)}: record {index} at byte {position}: the file {what}; it is truncated "
         "or no TFRecord file. Convert or copy it again"
     )

@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 
 from object_detection.report.charts import Line
+from outside_data.files import open_file
 
 RECORDS = "metrics.jsonl"
 # Points that a line of steps is reduced to.
 _MOST_POINTS = 300
+_MOST_LINE_BYTES = 1 << 20
 _SCORES = ("AP", "AP50", "AP75", "mask_AP", "mask_AP50")
 # Of a step's numbers, what is not a loss.
 _NO_LOSSES = {
@@ -33,8 +35,8 @@ def read_records(run: Path) -> dict[str, list[dict[str, Any]]]:
     A last line that is half written is left out.
     """
     found: dict[str, dict[Any, dict[str, Any]]] = {}
-    with (run / RECORDS).open(encoding="utf-8") as file:
-        for line in file:
+    with open_file(run / RECORDS, most=None) as file:
+        for line in iter(lambda: file.readline(_MOST_LINE_BYTES), b""):
             try:
                 record = json.loads(line)
                 kind = record.pop("kind")

@@ -11,6 +11,7 @@ import tensorflow as tf
 from engine.config.fields import ConfigError
 from engine.files import checkpoint
 from engine.files.weight_files import read_weight_file
+from outside_data.files import BadFileError
 
 TENSORS = {"model/a": tf.constant([1.0, 2.0]), "state/step": tf.constant(7, tf.int64)}
 META = {
@@ -244,13 +245,13 @@ class TestLoad:
         path = f"{prefix}{suffix}"
         with open(path, "r+b") as file:
             file.truncate(os.path.getsize(path) // 2)
-        with pytest.raises(ConfigError, match=r"ckpt-1 is damaged: .*delete .*ckpt-1\.\*"):
+        with pytest.raises(BadFileError, match=r"ckpt-1 is damaged: .*delete .*ckpt-1\.\*"):
             checkpoint.load(prefix, tensors)
 
     def test_damaged_description(self, tmp_path):
         prefix = checkpoint.save(tmp_path / "ckpt-1", TENSORS, META)
         (tmp_path / "ckpt-1.json").write_text('{"step": ')
-        with pytest.raises(ConfigError, match=r"ckpt-1.json is no valid JSON"):
+        with pytest.raises(BadFileError, match=r"ckpt-1.json is no valid JSON"):
             checkpoint.read_metadata(prefix)
 
     def test_missing_description(self, tmp_path):
@@ -258,7 +259,7 @@ class TestLoad:
         assert checkpoint.read_description(prefix).items() >= META.items()
         os.remove(tmp_path / "ckpt-1.json")
         assert checkpoint.read_metadata(prefix) == {}
-        with pytest.raises(ConfigError, match="ckpt-1.json is missing"):
+        with pytest.raises(BadFileError, match="ckpt-1.json is missing"):
             checkpoint.read_description(prefix)
 
     def test_a_description_is_plain_json(self, tmp_path):
@@ -354,5 +355,5 @@ class TestRecover:
         prefix = folder / "ckpt-00000003"
         assert read_weight_file(str(prefix)).arrays["model/a"][0] == 3.0
         os.replace(folder / "ckpt-00000002.index", f"{prefix}.index")
-        with pytest.raises(ConfigError, match="ckpt-00000003.index is damaged"):
+        with pytest.raises(BadFileError, match="ckpt-00000003.index is damaged"):
             read_weight_file(str(prefix))

@@ -417,5 +417,5 @@ class TestSafetensors:
     def test_a_truncated_table(self, tmp_path):
         path = tmp_path / "m.safetensors"
         path.write_bytes((1000).to_bytes(8, "little") + b'{"a": ')
-        with pytest.raises(ValueError, match="table of 1000 bytes"):
+        with pytest.raises(ValueError, match="table of 1,000 bytes"):
             read_weight_file(path)

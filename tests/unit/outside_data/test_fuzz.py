@@ -1,4 +1,6 @@
-"""Readers of outside data given anything: they answer, or end in OSError or ValueError, in time.
+"""Readers of outside data given anything: they answer, or end in OSError or BadFileError, in time.
+
+Both name the file. Pictures, masks and examples are read from bytes, whose file the caller names.
 
 Each case is a small valid file, which hypothesis damages: bytes are changed, cut, doubled; values
 of JSON and YAML are exchanged for others, among them those that hurt. What once failed is kept in
@@ -16,6 +18,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import yaml
@@ -27,6 +30,8 @@ from engine.config.recipe_yaml import read_yaml as read_recipe
 from engine.files import checkpoint
 from engine.files.numpy_pickle import read_numpy_pickle
 from engine.files.restricted_pickle import read_torch_file
+from engine.files.safetensors_file import read_safetensors
+from engine.files.weight_files import read_weight_file
 from object_detection.coco.annotations import read_annotations
 from object_detection.formats.importers import import_folder
 from object_detection.masks.rle import BadMaskError, decode_mask
@@ -37,6 +42,7 @@ from object_detection.records.class_map import read_label_map
 from object_detection.records.example_proto import decode_example, encode_example
 from object_detection.records.tfrecord_file import iterate_records, write_records
 from object_detection.report.history import read_records
+from outside_data.files import BadFileError
 from outside_data.picture_file import open_picture
 
 MOST_SECONDS = 2.0
@@ -121,6 +127,22 @@ def torch_legacy() -> bytes:
     return b"".join(pickle.dumps(value, protocol=2) for value in values)
 
 
+def safetensors() -> bytes:
+    table = {"w": {"dtype": "BF16", "shape": [2, 4], "data_offsets": [0, 16]}}
+    text = json.dumps(table).encode()
+    return len(text).to_bytes(8, "little") + text + bytes(16)
+
+
+def keras_h5() -> bytes:
+    made = io.BytesIO()
+    with h5py.File(made, "w") as file:
+        file.attrs["layer_names"] = [b"conv"]
+        group = file.create_group("conv")
+        group.attrs["weight_names"] = [b"conv/kernel:0"]
+        group.create_dataset("conv/kernel:0", data=np.ones((2, 4), np.float32))
+    return made.getvalue()
+
+
 def records(folder: Path) -> bytes:
     example = encode_example({schema.SOURCE_ID: [b"1"], schema.YMIN: np.array([0.5], np.float32)})
     write_records(folder / "made", [example, example])
@@ -165,6 +187,9 @@ def read_mask(path: Path) -> None:
         pass
 
 
+PICTURES = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "TGA", "PPM", "PCX", "SGI")
+FROM_BYTES = {"example", "mask", *PICTURES}
+
 # Name -> (reader of a path, content): bytes, a maker of bytes, or what JSON or YAML hold.
 READERS: dict[str, tuple[Any, Any]] = {
     "coco": (read_annotations, COCO),
@@ -178,6 +203,8 @@ READERS: dict[str, tuple[Any, Any]] = {
     "pickle": (read_numpy_pickle, pickle.dumps({"w": np.arange(4), "n": np.float32(1)})),
     "torch zip": (read_torch_file, torch_zip()),
     "torch legacy": (read_torch_file, torch_legacy()),
+    "safetensors": (read_safetensors, safetensors()),
+    "h5": (read_weight_file, keras_h5()),
     "records": (lambda path: [bytes(r) for r in iterate_records(path)], records),
     "example": (
         lambda path: decode_example(path.read_bytes(), (schema.LABEL, schema.ENCODED)),
@@ -185,7 +212,7 @@ READERS: dict[str, tuple[Any, Any]] = {
     ),
     **{
         kind: (lambda path: open_picture(path.read_bytes(), max_pixels=10**6).rgb(upright=True), p)
-        for kind in ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "TGA", "PPM", "PCX", "SGI")
+        for kind in PICTURES
         for p in [picture(kind)]
     },
     "voc": (import_of("voc", "a.xml"), VOC.encode()),
@@ -281,8 +308,10 @@ def try_reader(name: str, content: bytes, folder: Path) -> None:
     started, used = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     try:
         READERS[name][0](path)
-    except (OSError, ValueError) as error:
-        assert str(error)
+    except (OSError, BadFileError) as error:
+        assert folder.name in str(error), f"names no file: {error!r}"
+    except ValueError as error:
+        assert name in FROM_BYTES and str(error)
     assert time.process_time() - started < MOST_SECONDS
     assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - used) * 1024 < MOST_BYTES
 
