@@ -74,7 +74,7 @@ class DataFolder:
         return "all"
 
     def find_image(self, *names: str, near: Path) -> Path:
-        """Returns the image file that an annotation means.
+        """Returns the image file that an annotation means; none outside of the folder.
 
         Args:
           *names: what may name it, best first: a path, a file name, a stem, a URL.
@@ -89,9 +89,10 @@ class DataFolder:
             readings = _readings(name)
             for reading in readings:
                 for base in (near.parent, self.root):
-                    path = base / reading
-                    if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
-                        return Path(os.path.normpath(path))
+                    path = Path(os.path.normpath(base / reading))
+                    is_image = path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
+                    if is_image and path.is_relative_to(os.path.normpath(self.root)):
+                        return path
             for table, key in ((self._by_name, _file_name), (self._by_stem, _stem)):
                 for reading in readings:
                     found = table.get(_folded(key(reading)))

@@ -21,7 +21,7 @@ from object_detection.formats.labelled import (
     box_of_corners,
     image_size,
 )
-from outside_data.files import open_file
+from outside_data.files import expecting, open_file
 
 _OPEN_IMAGES = {"imageid", "labelname", "xmin", "xmax", "ymin", "ymax"}
 _PIXELS = {"filename", "class", "xmin", "ymin", "xmax", "ymax"}
@@ -78,7 +78,7 @@ def _is_table(path: Path) -> bool:
 
 
 def _rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
-    with _lines(path) as lines:
+    with expecting(path, "a table of boxes"), _lines(path) as lines:
         reader = csv.DictReader(lines)
         for row in reader:
             yield (
