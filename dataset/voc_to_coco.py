@@ -31,6 +31,7 @@ from object_detection.formats import voc
 from object_detection.formats.folder import DataFolder
 from object_detection.formats.labelled import LabelledObject
 from object_detection.formats.plain_xml import parse_xml
+from outside_data.files import read_text
 from outside_data.picture_file import stored_values
 from outside_data.text import clean_lines
 
@@ -96,7 +97,7 @@ def convert(voc_dir: Path, split: str, *, image_set: str = "Main") -> dict[str, 
     names = {name: number for number, name in enumerate(classes, start=1)}
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    for stem in (line.split()[0] for line in listed.read_text().splitlines() if line.strip()):
+    for stem in (line.split()[0] for line in read_text(listed).splitlines() if line.strip()):
         image, objects = _read_image(voc_dir, stem, names)
         if image_set == "Segmentation":
             _add_masks(objects, voc_dir / "SegmentationObject" / f"{stem}.png")

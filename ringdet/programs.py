@@ -6,7 +6,6 @@ runs in a process of its own, as does an evaluation; the caller's keeps what it 
 
 from __future__ import annotations
 
-import json
 import re
 import signal
 import subprocess
@@ -15,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from outside_data.files import read_json
 from ringdet.own_packages import ROOT
 
 
@@ -77,7 +77,7 @@ def evaluate(ckpt_path: str | Path, **flags: Any) -> dict[str, float]:
 
 
 def _metrics(folder: str) -> dict[str, float]:
-    return json.loads((Path(folder) / "metrics.json").read_text())
+    return read_json(Path(folder) / "metrics.json")
 
 
 def as_arguments(flags: Mapping[str, Any]) -> list[str]:

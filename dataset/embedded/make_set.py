@@ -34,6 +34,7 @@ from dataset.embedded.photos import ATTRIBUTION
 from dataset.embedded.scene import THINGS, Scene, SpriteBox, compose_scene
 from object_detection.draw.contours import mask_box
 from object_detection.draw.visualize import contact_sheet, draw_boxes
+from outside_data.files import MOST_JSON_BYTES, read_json
 
 GENERATOR_VERSION = 2
 """To be raised whenever the same settings give other pictures."""
@@ -221,7 +222,7 @@ def _is_complete(place: EmbeddedSet, settings: dict[str, int]) -> bool:
     if not all(path.is_file() for path in paths):
         return False
     for path in paths:
-        document = json.loads(path.read_bytes())
+        document = read_json(path, most=MOST_JSON_BYTES)
         info = document.get("info", {})
         if info.get("settings") != settings:
             raise ValueError(

@@ -28,7 +28,7 @@ import tensorflow as tf
 
 from engine.config.fields import ConfigError
 from engine.files import checksums, zoo
-from outside_data.files import BadFileError, read_json
+from outside_data.files import BadFileError, read_json, read_text
 from path_names.plain_path import plain_path
 
 _DATA, _INDEX, _META = ".data-00000-of-00001", ".index", ".json"
@@ -172,7 +172,7 @@ def find(path: str | Path, *, which: str = "best") -> str:
     """
     path = Path(zoo.local_path(str(path)).removesuffix(_INDEX))
     if path.name == _POINTER and path.is_file():
-        path = path.parent / path.read_text(encoding="utf-8").strip()
+        path = path.parent / read_text(path).strip()
     if exists(path):
         return str(path)
     if path.is_file():

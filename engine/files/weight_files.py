@@ -22,7 +22,7 @@ from engine.files.numpy_pickle import read_numpy_pickle
 from engine.files.restricted_pickle import read_torch_file
 from engine.files.safetensors_file import is_safetensors, read_safetensors
 from outside_data.expansion import Budget
-from outside_data.files import BadFileError, expecting
+from outside_data.files import BadFileError, expecting, open_file
 from outside_data.text import clean
 from path_names.plain_path import plain_path
 
@@ -147,7 +147,7 @@ def _read_folder(path: Path) -> WeightFile:
 
 
 def _read_single_file(path: Path) -> WeightFile:
-    with open(path, "rb") as stream:
+    with open_file(path, most=None) as stream:
         head = stream.read(9)
     if head.startswith(_HDF5_MAGIC):
         return _read_h5(path)

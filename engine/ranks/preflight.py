@@ -22,6 +22,7 @@ from typing import Any
 import tensorflow as tf
 
 from engine.ranks import distributed, guard, machine
+from outside_data.files import open_file
 from outside_data.text import clean_lines
 from path_names.patterns import match, split_patterns
 
@@ -56,7 +57,7 @@ def data_problems(patterns: Sequence[str]) -> list[str]:
             problems.append(f"no file matches {pattern}")
         for path in dict.fromkeys(files[:1] + files[-1:]):
             try:
-                with open(path, "rb") as file:
+                with open_file(path, most=None) as file:
                     file.read(_READ_BYTES)
             except OSError as error:
                 problems.append(f"{path} cannot be read: {error.strerror or error}")

@@ -23,10 +23,18 @@ from typing import Any
 from engine.config.fields import ConfigError
 from engine.log.meters import format_duration
 from engine.ranks import distributed, guard
+from outside_data.files import BadFileError, read_json
+from outside_data.text import clean
 
 NAME = "run.lock"
 _BEATS_UNTIL_STALE = 5
 _FAILED = 1
+_MOST_BYTES, _MOST_BEAT_SECONDS = 1 << 16, 3600.0
+_TYPES = {
+    **dict.fromkeys(("host", "process", "space", "started", "token"), str),
+    **{"pid": int, "beats": int},
+    **dict.fromkeys(("beat_seconds", "age_seconds"), (int, float)),
+}
 
 
 class RunLock:
@@ -176,25 +184,28 @@ def _leave(reason: str) -> None:
 def _read(path: Path) -> dict[str, Any]:
     """Returns what a lock says; {} for none, and for one that is being written or is damaged."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found = read_json(path, most=_MOST_BYTES)
+    except (BadFileError, OSError):
         return {}
-    return found if isinstance(found, dict) else {}
+    if not isinstance(found, dict):
+        return {}
+    is_sound = all(isinstance(found.get(name), kind) for name, kind in _TYPES.items())
+    return found if is_sound and 0 < found["beat_seconds"] < _MOST_BEAT_SECONDS else {}
 
 
 def _named(other: Mapping[str, Any]) -> str:
-    if "host" not in other:
+    if not other:
         return "another run"
-    age = format_duration(float(other.get("age_seconds", 0)))
+    age = format_duration(min(other["age_seconds"], 1e9))
     return (
-        f"another run (host {other['host']}, process {other.get('pid')}, started "
-        f"{other.get('started')}, running for {age})"
+        f"another run (host {clean(other['host'])}, process {other['pid']}, started "
+        f"{clean(other['started'])}, running for {age})"
     )
 
 
 def _is_here(other: Mapping[str, Any]) -> bool:
     """True if the lock's process is or was among those of this host that we can see."""
-    return bool(other.get("space")) and other["space"] == _process_space()
+    return bool(other["space"]) and other["space"] == _process_space()
 
 
 def _process_space() -> str:

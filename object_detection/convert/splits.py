@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -18,7 +17,7 @@ from pathlib import Path
 from object_detection.coco.annotations import CocoAnnotations
 from object_detection.coco.listed import CocoImage
 from object_detection.convert.image_paths import find_image_files
-from outside_data.files import MOST_JSON_BYTES, open_file
+from outside_data.files import MOST_JSON_BYTES, open_file, parse_json
 
 _ANNOTATION_PATTERNS = (
     "annotations/instances_*.json",
@@ -171,7 +170,7 @@ def _first_file_names(path: Path) -> list[str]:
         while len(names) < _PROBED_NAMES and (chunk := file.read(1 << 20)):
             text = tail + chunk
             matches = list(_FILE_NAME.finditer(text))
-            names += [json.loads(match[1]) for match in matches]
+            names += [parse_json(match[1], path) for match in matches]
             # A name cut in two by the end of the chunk is found again with the next one.
             tail = text[matches[-1].end() if matches else 0 :][-4096:]
     return names[:_PROBED_NAMES]

@@ -236,10 +236,15 @@ tell_failure() {
   tail -n "${FAILURE_LINES:-20}" "$file" 2>/dev/null | sed 's/^/  | /' >&2
 }
 
-# No rank said that it failed: the launcher itself, or a whole node with its ranks.
+# No rank was noted down as failed: the launcher itself, a whole node with its ranks, or srun was faster.
 tell_lost() {
-  local file base lost='' rank host pid node
+  local file base lost='' rank host pid node reason
   run_code=$1
+  reason=$(cat "$rank_logs"/rank-*.log 2>/dev/null | grep -m 1 '^ERROR (rank ') || true
+  if [ -n "$reason" ]; then
+    say "$launcher ended with code $1: $reason"
+    return
+  fi
   for file in "$rank_logs"/*.start; do
     [ -e "$file" ] || continue
     base=${file%.start}

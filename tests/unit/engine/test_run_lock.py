@@ -81,7 +81,7 @@ def test_a_killed_process_of_this_host_is_not_waited_for(tmp_path):
     ours.release()
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{", '{"host": 3}'])
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"host": 3}', "[" * 9999])
 def test_a_damaged_lock_does_not_stay_for_ever(tmp_path, content):
     (tmp_path / NAME).write_text(content)
     ours = lock_of(tmp_path)

@@ -1,6 +1,7 @@
 """Files of others: what must not be opened, what is too deep or too large, and how it is said."""
 
 import os
+import re
 
 import h5py
 import numpy as np
@@ -114,3 +115,49 @@ def test_weights_lie_in_their_own_file(tmp_path, fill):
 def test_weights_in_their_own_file_are_read(tmp_path):
     h5_file(tmp_path / "w.h5", lambda group: group.create_dataset("kernel:0", data=np.ones(3)))
     assert read_weight_file(tmp_path / "w.h5").arrays["conv/kernel"].sum() == 3
+
+
+# Files of the run's own, of the machine, or of this project, read where they are written.
+OWN_READERS = {
+    "benchmarks": "what another benchmark has written",
+    "scripts": "what the same script has written; lists of this project's requirements",
+    "engine/start/run_lock.py": "/proc",
+    "engine/ranks/distributed.py": "what ranks send one another",
+    "engine/ranks/watch.py": "what ranks send one another",
+    "engine/ranks/preflight.py": "regular files, to see whether they can be read",
+    "engine/files/checkpoint.py": "what it has just written, to put it on the disk",
+    "engine/log/run_log.py": "the pictures of an evaluation that has just ended",
+    "engine/log/outside_loggers.py": "the page of an evaluation that has just ended",
+    "object_detection/convert/prepare.py": "the stamp of a conversion",
+    "object_detection/convert/splits.py": "a string of JSON by itself",
+    "object_detection/masks/rle.py": "PNG bytes, whose size is checked first",
+    "object_detection/report/pictures.py": "pictures that it has drawn",
+    "object_detection/report/history.py": "one line of limited length",
+    "engine/files/zoo.py": "its own table, and files that it has fetched",
+    "engine/files/checksums.py": "what it is about to write",
+    "engine/run.py": "what it is about to write",
+    "dataset/embedded/photos.py": "pictures of installed packages",
+    "outside_data": "the door itself",
+}
+READING = re.compile(
+    r"""\bjson\.loads?\(|\byaml\.\w*load\w*\(|\bpickle\.loads?\(|\bnp\.load\(|\.read_(?:text|bytes)\(
+    |\bImage\.open\(|\bopen\([^)]*"r|\bopen\(\)|\bopen\((?:path|file|name)\)|\.open\("rb"\)""",
+    re.VERBOSE,
+)
+
+
+def test_what_comes_from_others_is_read_through_one_door(repository):
+    raw = set()
+    for path in sorted(repository.glob("**/*.py")):
+        place = path.relative_to(repository).as_posix()
+        if place.startswith(("tests/", ".")) or any(
+            place == known or place.startswith(f"{known}/") for known in OWN_READERS
+        ):
+            continue
+        lines = path.read_text().splitlines()
+        raw |= {
+            f"{place}:{n}: {line.strip()}"
+            for n, line in enumerate(lines, 1)
+            if READING.search(line)
+        }
+    assert raw == set(), "read it with outside_data.files, or say whose the file is"
