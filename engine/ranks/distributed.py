@@ -23,6 +23,7 @@ from engine.ranks import devices
 
 # How launchers say the number of processes they started, nearest launcher first: Open MPI,
 # horovodrun --gloo, MPICH and PMI-2, Slurm's srun. mpirun's own daemons may be started by srun.
+_GLOO_SECONDS = "HOROVOD_GLOO_TIMEOUT_SECONDS"
 _SIZE_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "HOROVOD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
 
 _T = TypeVar("_T")
@@ -72,6 +73,9 @@ def init(*, before_tensorflow: Callable[[int], None] | None = None) -> Placement
         # A rank that the others wait for is named after a minute; after half an hour all end.
         os.environ.setdefault("HOROVOD_STALL_CHECK_TIME_SECONDS", "60")
         os.environ.setdefault("HOROVOD_STALL_SHUTDOWN_TIME_SECONDS", "1800")
+        # horovodrun has Gloo give up after 30, before the watch can say which rank is frozen.
+        if os.environ.get(_GLOO_SECONDS, "30") == "30":
+            os.environ[_GLOO_SECONDS] = os.environ["HOROVOD_STALL_SHUTDOWN_TIME_SECONDS"]
         hvd = _import_horovod(expected)
         hvd.init()
         if hvd.size() != expected:

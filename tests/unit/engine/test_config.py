@@ -9,6 +9,7 @@ import pytest
 from engine.config import fields as config_lib
 from engine.config.fields import ConfigError, Section, setting
 from engine.config.recipe_yaml import literal, parse_hparams, read_yaml
+from outside_data.files import BadFileError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,10 +115,10 @@ class TestHparamsSyntax:
             parse_hparams(str(tmp_path / "nothing.yaml"))
         broken = tmp_path / "broken.yaml"
         broken.write_text("a: [1, 2\n")
-        with pytest.raises(ConfigError, match="broken.yaml: not readable as YAML"):
+        with pytest.raises(BadFileError, match="broken.yaml: not readable as YAML"):
             read_yaml(broken)
         broken.write_text("- a\n- b\n")
-        with pytest.raises(ConfigError, match="expected a mapping of settings, got list"):
+        with pytest.raises(BadFileError, match="expected a mapping of settings, got list"):
             read_yaml(broken)
         broken.write_text("")
         assert read_yaml(broken) == {}
