@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import ctrl_c  # noqa: F401  (before what takes seconds to import)
+
 from absl import flags
 
 import families

@@ -7,6 +7,8 @@ python export.py --model_dir=RUN --saved_model_dir=OUT
 
 from pathlib import Path
 
+import ctrl_c  # noqa: F401  (before what takes seconds to import)
+
 from absl import flags
 
 import families

@@ -7,6 +7,8 @@ import functools
 import json
 from pathlib import Path
 
+import ctrl_c  # noqa: F401  (before what takes seconds to import)
+
 from absl import flags
 
 import families

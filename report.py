@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import ctrl_c  # noqa: F401  (before what takes seconds to import)
+
 from absl import flags
 
 from engine.config.fields import ConfigError

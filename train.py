@@ -15,6 +15,8 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import ctrl_c  # noqa: F401  (before what takes seconds to import)
+
 from absl import flags
 
 import families

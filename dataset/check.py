@@ -16,11 +16,13 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+import ctrl_c
+
 import numpy as np
 from absl import app, flags
 from PIL import Image
-
-sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 import families
 from engine.config.fields import ConfigError
@@ -130,4 +132,4 @@ def _draw(report: Report, tables: Mapping[str, SplitTable], path: Path) -> Path:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    ctrl_c.run(lambda: app.run(main))

@@ -20,10 +20,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+import ctrl_c
+
 import numpy as np
 from absl import app, flags
-
-sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 from dataset.instance_masks import mask_annotation
 from outside_data.picture_file import read_picture_header, stored_values
@@ -128,4 +130,4 @@ def _objects(path: Path, size: tuple[int, int]) -> list[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    ctrl_c.run(lambda: app.run(main))

@@ -15,9 +15,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from absl import app, flags
-
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+import ctrl_c
+
+from absl import app, flags
 
 from dataset import picture_flags
 from object_detection.coco.annotations import read_annotations
@@ -94,4 +96,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    ctrl_c.run(lambda: app.run(main))

@@ -16,9 +16,11 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from absl import app, flags
-
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+import ctrl_c
+
+from absl import app, flags
 
 from dataset import picture_flags
 from object_detection.coco.annotations import read_annotations, read_captions, read_images
@@ -130,4 +132,4 @@ def _convert_from_flags() -> Conversion:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    ctrl_c.run(lambda: app.run(main))

@@ -19,16 +19,17 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from absl import app, flags
-
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 if __name__ == "__main__":
     print("drawing what training sees; starting TensorFlow", flush=True)
 
+import ctrl_c
+
 import numpy as np
 import tensorflow as tf
+from absl import app, flags
 from PIL import Image
 
 import families
@@ -345,4 +346,4 @@ def _sheet(
 
 
 if __name__ == "__main__":
-    app.run(main)
+    ctrl_c.run(lambda: app.run(main))

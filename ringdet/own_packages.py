@@ -7,7 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 _NAMES = (
-    *("dataset", "detector", "efficientdet", "engine", "families", "keras_choice", "maskrcnn"),
+    *(
+        "ctrl_c",
+        "dataset",
+        "detector",
+        "efficientdet",
+        "engine",
+        "families",
+        "keras_choice",
+        "maskrcnn",
+    ),
     *("object_detection", "outside_data", "path_names"),
 )
 ROOT = Path(__file__).resolve().parents[1]

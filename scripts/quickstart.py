@@ -17,6 +17,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+import ctrl_c  # noqa: E402
+
 import families  # noqa: E402
 from object_detection.coco.annotations import read_scored  # noqa: E402
 from object_detection.convert.image_paths import find_image_files  # noqa: E402
@@ -261,6 +263,6 @@ def main() -> None:
 
 if __name__ == "__main__":
     try:
-        main()
+        ctrl_c.run(main)
     except (OSError, ValueError) as error:
         sys.exit(f"ERROR: {error}")

@@ -14,6 +14,8 @@ import typing
 from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
 
+import ctrl_c
+
 from absl import app, flags, logging
 
 from engine.config import fields as config_lib
@@ -295,6 +297,7 @@ def run_app(main: Callable[[list[str]], int]) -> None:
         logging.get_absl_handler().setFormatter(lines)
         from engine.ranks import guard  # brings TensorFlow, which --help does not wait for
 
+        ctrl_c.begun()
         guard.run_guarded(lambda: main(argv))
 
     try:

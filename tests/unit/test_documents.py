@@ -130,7 +130,7 @@ LINK = re.compile(r"\]\(([^)#\s]+)\)")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 FLAG = re.compile(r"(?<![\w-])--([A-Za-z][\w-]*)")
 FOLDERS = (
-    *("benchmarks", "dataset", "detector", "docker", "docs", "efficientdet", "engine"),
+    *("benchmarks", "ctrl_c", "dataset", "detector", "docker", "docs", "efficientdet", "engine"),
     *("keras_choice", "maskrcnn", "object_detection", "outside_data", "path_names"),
     *("requirements", "ringdet", "scripts", "slurm", "tests"),
 )

@@ -12,7 +12,7 @@ from own_files import own_files
 ROOT = Path(__file__).resolve().parents[2]
 
 # Package -> the packages of this repository that it may import besides itself.
-GROUND = {"keras_choice": set(), "outside_data": set(), "path_names": set()}
+GROUND = {"ctrl_c": set(), "keras_choice": set(), "outside_data": set(), "path_names": set()}
 BASEMENT = {"object_detection": set(GROUND), "engine": set(GROUND)}
 SHARED = {"detector": {*GROUND, *BASEMENT}}
 FAMILIES = {name: {*GROUND, *BASEMENT, *SHARED} for name in ("efficientdet", "maskrcnn")}

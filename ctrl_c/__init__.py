@@ -1,0 +1,56 @@
+"""Ctrl-C while a program still loads its modules: one line and code 130, in place of a stack.
+
+The programs of this repository import it first. Modules take seconds to import, and an interrupt in
+the midst of one may come out as any other error; nothing has begun then, so that the process can
+end at once. Who imports a package from a program of their own is left alone, and so is a process
+that was started to ignore interrupts.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+INTERRUPTED = 130
+
+
+def expect() -> None:
+    """Has an interrupt end the process with one line, until `begun`."""
+    is_main_thread = threading.current_thread() is threading.main_thread()
+    if is_main_thread and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _leave)
+
+
+def begun() -> None:
+    """Has an interrupt be Python's exception again: the program has begun."""
+    if signal.getsignal(signal.SIGINT) is _leave:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def run(program: Callable[[], Any]) -> None:
+    """Runs what a program does once it is loaded; an interrupt ends it with one line."""
+    begun()
+    try:
+        program()
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+
+
+def _leave(*_: object) -> None:
+    os.write(sys.stderr.fileno(), b"ERROR: interrupted before the start\n")
+    os._exit(INTERRUPTED)
+
+
+def _is_our_program() -> bool:
+    started = getattr(sys.modules["__main__"], "__file__", None)
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    return bool(started) and os.path.abspath(started).startswith(root + os.sep)
+
+
+if _is_our_program():
+    expect()
