@@ -153,7 +153,7 @@ def _expanded_nodes(node: yaml.Node, known: dict[int, int]) -> int:
 
 @contextlib.contextmanager
 def expecting(path: str | os.PathLike[str], what: str) -> Iterator[None]:
-    """Around what reads a file's content: errors of another shape become a `BadFileError`.
+    """Around what reads a file's content: errors that do not name it become a `BadFileError`.
 
     Args:
       path: the file, or the folder of the files.
@@ -161,10 +161,13 @@ def expecting(path: str | os.PathLike[str], what: str) -> Iterator[None]:
     """
     try:
         yield
-    except (BadFileError, OSError):
+    except BadFileError:
         raise
     except Exception as error:
-        if isinstance(error, ValueError) and os.fspath(path) in str(error):
+        is_named = os.fspath(path) in str(error)
+        if isinstance(error, OSError) and is_named:
+            raise
+        if isinstance(error, ValueError) and is_named:
             raise BadFileError(str(error)) from error
         found = f"{type(error).__name__}: {clean(error)}"
         raise BadFileError(f"{clean(path)}: expected {what}; found something else ({found})") from (

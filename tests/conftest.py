@@ -6,6 +6,7 @@ that tests start. Also chooses which of the tests marked `nightly` a run takes.
 
 import datetime
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -21,6 +22,9 @@ import keras_choice  # noqa: E402, F401  (before TensorFlow)
 
 from commands import Commands  # noqa: E402
 
+# A shell starts what it puts in the background deaf to interrupts, and processes hand that on.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as the commands do
 # Two threads each: tests may run beside one another, and some start several TensorFlows.

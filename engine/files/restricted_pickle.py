@@ -204,9 +204,9 @@ def read_torch_file(path: str | Path) -> Any:
             f"{path}: refused, because it asks for {error}. Only tensors and plain containers are "
             "read; save a state dict with torch.save(model.state_dict(), ...)."
         ) from None
-    except OSError:
-        raise
     except Exception as error:  # a pickle may fail in every operation that it names
+        if isinstance(error, OSError) and os.fspath(path) in str(error):
+            raise
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__} "
         raise BadFileError(
             f"{path}: not a readable PyTorch state dict: {kind}{clean(error)}. If it was cut "

@@ -494,3 +494,13 @@ def test_train_takes_a_folder_in_the_place_of_records(tmp_path, repository):
     assert "annotations: yolo, splits train, val" in done.stdout and "CHECK 0 errors" in done.stdout
     assert f"records of {tmp_path / 'set'} are in {records}" in start().stdout
     assert "--val_json_file names some: drop one" in start("--val_json_file=x.json").stderr
+
+
+@pytest.mark.parametrize("name", ["../secret/s.png", "images/../../secret/s.png", "SECRET/s.png"])
+def test_annotations_name_no_image_outside_of_their_folder(tmp_path, name):
+    for path in ("secret/s.png", "set/images/a.png"):
+        (tmp_path / path).parent.mkdir(parents=True)
+        (tmp_path / path).write_bytes(b"")
+    folder = DataFolder(tmp_path / "set")
+    with pytest.raises(FileNotFoundError, match="no image"):
+        folder.find_image(name.replace("SECRET", str(tmp_path / "secret")), near=folder.root / "a")

@@ -248,6 +248,8 @@ VALUES = st.recursive(
 
 # What once failed: (reader, bytes of the file).
 FOUND: list[tuple[str, bytes]] = [
+    ("torch zip", torch_zip()[1:]),  # zipfile seeks before the beginning
+    ("h5", keras_h5()[:8] + bytes(6) + keras_h5()[13:]),  # of which HDF5 names no file
     ("history", b'{"kind": [], "step": 1}'),
     ("history", b'{"kind": "train", "step": [1]}\n{"kind": "train", "step": 2}'),
     ("checkpoint", b'{"step": 3, "metrics": null}'),
