@@ -5,9 +5,10 @@ import signal
 import subprocess
 import sys
 
+import ctrl_c
+
 import pytest
 
-import ctrl_c
 from ringdet.programs import PROGRAMS
 
 # In the place of the first modules that take time to import.
