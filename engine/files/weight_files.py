@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import itertools
+import math
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -235,9 +236,9 @@ def _read_h5(path: Path) -> WeightFile:
                 "model.save_weights('name.h5') or model.save('name.h5')."
             )
         arrays = {}
-        for layer in _h5_texts(root.attrs, "layer_names"):
+        for layer in _h5_texts(root.attrs, "layer_names", budget):
             group = _own_h5_object(root, layer, path)
-            for name in _h5_texts(group.attrs, "weight_names"):
+            for name in _h5_texts(group.attrs, "weight_names", budget):
                 values = _own_h5_object(group, name, path)
                 budget.take(values.nbytes)
                 arrays[name.removesuffix(":0")] = np.asarray(values)
@@ -264,15 +265,18 @@ def _own_h5_object(group: Any, name: str, path: Path) -> Any:
     return group
 
 
-def _h5_texts(attributes: Any, name: str) -> list[str]:
+def _h5_texts(attributes: Any, name: str, budget: Budget) -> list[str]:
     """Reads a list of texts that Keras splits over `name0`, `name1`, ... when it is long."""
-    if name in attributes:
-        values = list(attributes[name])
-    else:
-        chunks = itertools.takewhile(
+    parts = [name]
+    if name not in attributes:
+        parts = itertools.takewhile(
             attributes.__contains__, (f"{name}{index}" for index in itertools.count())
         )
-        values = [value for chunk in chunks for value in attributes[chunk]]
+    values: list[Any] = []
+    for part in parts:
+        stated = attributes.get_id(part)
+        budget.take(math.prod(stated.shape) * stated.dtype.itemsize)
+        values += attributes[part]
     return [value.decode() if isinstance(value, bytes) else str(value) for value in values]
 
 

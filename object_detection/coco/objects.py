@@ -13,6 +13,7 @@ from object_detection.coco.box_frame import frame_problems
 from object_detection.coco.findings import MASK_PREFIX, Counts, Finding, describe_counts
 from object_detection.coco.listed import CocoCategory, CocoImage, some
 from object_detection.coco.segmentation import bounds, read_segmentation
+from outside_data.files import BadFileError
 
 CocoObject = Mapping[str, Any]
 """A checked annotation: id as in the file; image_id; category_id, an integer; bbox, four finite
@@ -74,11 +75,11 @@ class ObjectReader:
         return objects
 
     def refuse_orphans(self, path: str, num_entries: int, *, stop: bool) -> None:
-        """Raises ValueError for annotations that belong nowhere, if it is to stop at them."""
+        """Raises BadFileError for annotations that belong nowhere, if it is to stop at them."""
         if not self._orphans or not (stop or not self._has_home):
             return
         hint = "" if self._has_home else " None fits: is this the file of another data set?"
-        raise ValueError(
+        raise BadFileError(
             f"{path}: {len(self._orphans)} of {num_entries} annotations name an image or category "
             f"that is not in the file ({some(self._orphans, _MOST_NAMED)}).{hint} Correct the "
             "file, or pass --on_orphan_annotation=skip to leave them out"
@@ -193,27 +194,27 @@ def refuse_nothing_left(
     objects: Mapping[str, Sequence[CocoObject]],
     findings: Sequence[Finding],
 ) -> None:
-    """Raises ValueError if there are annotations and not one of them is usable."""
+    """Raises BadFileError if there are annotations and not one of them is usable."""
     if objects or not entries:
         return
     counts = Counts(finding for finding in findings if finding.is_dropped)
     lines = [*describe_counts("dropped", counts.dropped, counts.examples)]
     reasons = "; ".join(line.strip() for line in lines[1:])
     keys = sorted(map(str, entries[0])) if isinstance(entries[0], Mapping) else []
-    raise ValueError(
+    raise BadFileError(
         f"{path}: not one of {len(entries)} annotations is usable: {reasons}. The first has the "
         f"keys {keys}; expected image_id, category_id and bbox [x, y, width, height]"
     )
 
 
 def refuse_other_frames(path: str, stated: Sequence[StatedBox]) -> None:
-    """Raises ValueError if the boxes are not x, y, width and height in pixels; looks at some."""
+    """Raises BadFileError if the boxes are not x, y, width and height in pixels; looks at some."""
     stated = stated[:: -(-len(stated) // _MOST_BOXES_LOOKED_AT) or 1]
     boxes, sizes, outlines, images = frame_columns(stated)
     for problem in frame_problems(boxes, sizes, outlines, images):
         if problem.is_fatal:
             places = [entry.place for entry in stated]
-            raise ValueError(f"{path}: {problem.describe(boxes, places)}")
+            raise BadFileError(f"{path}: {problem.describe(boxes, places)}")
 
 
 def frame_columns(stated: Sequence[StatedBox]) -> tuple[np.ndarray, ...]:
