@@ -276,7 +276,7 @@ def _h5_texts(attributes: Any, name: str, budget: Budget) -> list[str]:
     for part in parts:
         stated = attributes.get_id(part)
         budget.take(math.prod(stated.shape) * stated.dtype.itemsize)
-        values += attributes[part]
+        values.extend(attributes[part])
     return [value.decode() if isinstance(value, bytes) else str(value) for value in values]
 
 
