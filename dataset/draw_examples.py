@@ -8,8 +8,8 @@ Examples:
 
 Writes a sheet of training examples as they come (`train.png`), one of evaluation input
 (`eval.png`), and one for each augmentation alone (`flip.png`, `scale.png`, `crop.png`,
-`translate.png`, `color.png`, `mosaic.png`, `mixup.png`), in which only the named thing changes
-from column to column.
+`translate.png`, `color.png`, `mosaic.png`, `mixup.png`,
+`autoaugment.png`), in which only the named thing changes from column to column.
 """
 
 from __future__ import annotations
@@ -67,6 +67,12 @@ _TRANSLATE = flags.DEFINE_float(
 )
 _MOSAIC = flags.DEFINE_float("mosaic", 0.0, "Share of mosaics in train.png.")
 _MIXUP = flags.DEFINE_float("mixup", 0.0, "Share of blended images in train.png.")
+_AUTOAUGMENT = flags.DEFINE_enum(
+    "autoaugment",
+    "",
+    ["", "v0", "v1", "v2", "v3"],
+    "Policy; '': none in train.png, v1 in autoaugment.png.",
+)
 _RESIZE_ON = flags.DEFINE_enum("resize_on", "device", ["device", "host"], "Where to resample.")
 _SEED = flags.DEFINE_integer("seed", 0, "Of order and augmentation.")
 
@@ -117,6 +123,7 @@ def take_settings() -> tuple[int, int]:
     config = override(families.base_config(name), values, source=source)
     defaults = {"records": config.data.training_file_pattern}
     names = ("jitter_min", "jitter_max", "color_jitter", "translate", "mosaic", "mixup")
+    names += ("autoaugment",)
     defaults |= {name: getattr(config.data, name) for name in names}
     for flag, value in defaults.items():
         flags.FLAGS.set_default(flag, value)
@@ -155,8 +162,9 @@ def draw_sheets(records: RecordSet, card: DataCard, frames: Frames):
         pictures = draw_variants(records, card, frames, columns, jitter=jitter, strength=strength)
         captions = list(columns) * (len(pictures) // len(columns))
         yield name, _sheet(pictures, len(columns), captions, f"{name} alone")
-    for name in ("mosaic", "mixup"):
-        changes = DeviceAugmentation(**{name: 1.0})
+    policy = _AUTOAUGMENT.value or "v1"
+    for name, value in (("mosaic", 1.0), ("mixup", 1.0), ("autoaugment", policy)):
+        changes = DeviceAugmentation(**{name: value})
         captions = ["as stored", *(f"seed {i}" for i in range(1, 5))]
         pictures = draw_device_variants(
             *(records, card, frames, changes),
@@ -193,7 +201,9 @@ def draw_stream(
     batch = next(iter(batches))
     changes = DeviceAugmentation()
     if training:
-        changes = DeviceAugmentation(mosaic=_MOSAIC.value, mixup=_MIXUP.value)
+        changes = DeviceAugmentation(
+            mosaic=_MOSAIC.value, mixup=_MIXUP.value, autoaugment=_AUTOAUGMENT.value
+        )
     pictures = draw_batch(batch, card.class_names, frames, augmentation=changes)
     captions = [
         f"image {source_id.decode()}, {_describe(geometry)}"

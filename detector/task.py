@@ -166,7 +166,7 @@ class DetectionTask(Task):
     def augmentation(self) -> DeviceAugmentation:
         """What is random on the device in training."""
         data = self.config.data
-        return DeviceAugmentation(data.color_jitter, data.mosaic, data.mixup)
+        return DeviceAugmentation(data.color_jitter, data.mosaic, data.mixup, data.autoaugment)
 
     def scenes(
         self,
@@ -204,6 +204,7 @@ class DetectionTask(Task):
         size: tuple[int, int],
         resized_on_host: bool | None = None,
         seed: tf.Tensor | None = None,
+        change: Callable[..., Any] | None = None,
     ) -> tf.Tensor:
         """Turns uint8 canvases into normalised network input in the compute dtype.
 
@@ -213,6 +214,7 @@ class DetectionTask(Task):
           size: (height, width) of the network input.
           resized_on_host: whether the canvas is the network frame; None: as the settings say.
           seed: of colour jitter, int32 [2]; None: no jitter.
+          change: see `to_network_input`.
         """
         model, data = self.config.model, self.config.data
         if resized_on_host is None:
@@ -229,6 +231,7 @@ class DetectionTask(Task):
             resampling=model.resampling or ANTIALIASED,
             color_jitter=data.color_jitter if seed is not None else 0.0,
             seed=seed,
+            change=change,
         )
 
     # ------------------------------------------------------------------ scores

@@ -20,13 +20,12 @@ def validate(config: MaskRcnnConfig) -> None:
     _check_canvases(config.model)
     _check_anchors(config.model)
     _check_sampling(config)
-    for name in ("mosaic", "mixup"):
-        if getattr(config.data, name):
+    for name in ("mosaic", "mixup", "autoaugment"):
+        if value := getattr(config.data, name):
             raise ConfigError(
-                f"{name}={getattr(config.data, name):g}: Mask R-CNN does not mix images, as a mask "
-                "is stored as a crop of its whole box, and where another image covers part of that "
-                "box its targets would show what is not there. Leave it out; --translate and "
-                "--color_jitter work"
+                f"{name}={value}: Mask R-CNN neither mixes nor turns images, as a mask is stored "
+                "as an upright crop of its whole box, and its targets would show what is covered "
+                "or elsewhere. Leave it out; --translate and --color_jitter work"
             )
     if config.solver.bias_lr_factor != 1.0 and config.optim.optimizer != "sgd":
         raise ConfigError(

@@ -33,6 +33,7 @@ def setting(
     choices: Sequence[str] = (),
     least: float | None = None,
     most: float | None = None,
+    auto: bool = False,
 ) -> Any:
     """Declares a field of a `Section`.
 
@@ -43,6 +44,7 @@ def setting(
       key: second name accepted in `--hparams` and recipes (the references' spelling).
       choices: the words allowed; (): any. Help names those that the sentence does not.
       least, most: limits of a number, or of each number of a list; none: no limit.
+      auto: whether the flag of a number also takes the word auto, for its program to replace.
     """
     if any(word not in help for word in choices):
         help += f" One of {', '.join(word or repr(word) for word in choices)}."
@@ -56,6 +58,7 @@ def setting(
             "key": key,
             "choices": tuple(choices),
             "limits": (least, most),
+            "auto": auto,
         },
     )
 

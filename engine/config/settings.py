@@ -66,6 +66,11 @@ class DataConfig(Section):
         "Passes over the training set after which there is no mosaic and no mixup; 0: no such end.",
         least=0,
     )
+    autoaugment: str = setting(
+        "",
+        "Policy of AutoAugment for detection, v0 to v3; '': none.",
+        choices=("", "v0", "v1", "v2", "v3"),
+    )
     shuffle_buffer: int = setting(5000, "Encoded records in the shuffle buffer of a rank.", least=1)
     cache_records: Optional[bool] = setting(
         None, "Hold encoded records in memory; none: if they take under 1 GB."
@@ -146,7 +151,12 @@ class TrainConfig(Section):
         "num_epochs, at most 300, evaluated at the end; train300: to 300, not evaluated.",
         choices=("full", "train", "traineval", "train300"),
     )
-    batch_size: int = setting(64, "Images per rank and step.", least=1)
+    batch_size: int = setting(
+        64,
+        "Images per rank and step; as a flag also auto: the most that fit into memory.",
+        least=1,
+        auto=True,
+    )
     num_epochs: int = setting(
         300, "Epochs to train, which the learning-rate schedule spans.", least=1
     )

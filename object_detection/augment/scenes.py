@@ -10,12 +10,13 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from object_detection.augment.autoaugment import auto_augment
 from object_detection.augment.mixing import Scenes, mixup, mosaic
 from object_detection.input import geometry as geometry_lib
 from object_detection.input.preprocess import ground_truth_in_network_frame
 
 # What the seed is folded with, so that decisions do not depend on one another.
-_MOSAIC, _MOSAIC_CHOICE, _MIXUP, _MIXUP_CHOICE = range(4)
+_MOSAIC, _MOSAIC_CHOICE, _MIXUP, _MIXUP_CHOICE, _AUTO_AUGMENT = range(5)
 
 
 class DeviceAugmentation(NamedTuple):
@@ -24,10 +25,11 @@ class DeviceAugmentation(NamedTuple):
     color_jitter: float = 0.0  # strength, see `preprocess.jitter_colors`
     mosaic: float = 0.0  # share of the images
     mixup: float = 0.0  # share of the images
+    autoaugment: str = ""  # policy of `policies`; "": none
 
     @property
     def mixes(self) -> bool:
-        """Whether rows of objects change their order."""
+        """Whether rows of objects hold others than the batch's."""
         return bool(self.mosaic or self.mixup)
 
 
@@ -45,7 +47,8 @@ def make_scenes(
     Args:
       batch: fields of a `HostExample`, batched.
       augmentation: None: none, as in evaluation.
-      network_input: makes the batch's normalised images; colour changes are its own.
+      network_input: makes the batch's normalised images; colour changes are its own. Takes the
+        argument `change` of `preprocess.to_network_input`.
       size: (height, width) of the network input, pixels.
       drop_crowd: leave crowd regions out.
       seed: int [2].
@@ -59,10 +62,24 @@ def make_scenes(
         width=size[1],
         drop_crowd=drop_crowd,
     )
-    ends = geometry_lib.ends_in_network(geometry_lib.unpack(batch["geometry"]), size)
-    scenes = Scenes(network_input(), boxes, classes, ends)
+    places = geometry_lib.unpack(batch["geometry"])
+    ends = geometry_lib.ends_in_network(places, size)
     if augmentation is None:
-        return scenes
+        return Scenes(network_input(), boxes, classes, ends)
+    objects = [boxes, classes]
+
+    def change(pixels: tf.Tensor, inside: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        pixels, inside, *objects[:] = auto_augment(
+            *(pixels, inside, boxes, classes),
+            name=augmentation.autoaugment,
+            ends=ends,
+            unit=tf.reduce_max(places.original_size * places.network_scale, axis=-1),
+            seed=_fold(seed, _AUTO_AUGMENT),
+        )
+        return pixels, inside
+
+    images = network_input(change=change) if augmentation.autoaugment else network_input()
+    scenes = Scenes(images, *objects, ends)
     for mix, share, choice, place in (
         (mosaic, augmentation.mosaic, _MOSAIC_CHOICE, _MOSAIC),
         (mixup, augmentation.mixup, _MIXUP_CHOICE, _MIXUP),

@@ -62,7 +62,7 @@ def draw_batch(
         seed=seeds,
     )
     pixels = np.round(scenes.images.numpy()).astype(np.uint8)
-    is_crowd = batch["is_crowd"].numpy() & ~augmentation.mixes
+    is_crowd = batch["is_crowd"].numpy() & (not augmentation.mixes)
     columns = [scenes.boxes.numpy(), scenes.classes.numpy(), is_crowd]
     if "masks" not in batch:
         return [

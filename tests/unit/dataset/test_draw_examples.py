@@ -8,7 +8,8 @@ from samples import encoded, record
 from object_detection.records import schema
 from object_detection.records.tfrecord_file import write_records
 
-SHEETS = {"train", "eval", "flip", "scale", "crop", "translate", "color", "mosaic", "mixup"}
+SHEETS = {"train", "eval", "flip", "scale", "crop", "translate", "color"}
+SHEETS |= {"mosaic", "mixup", "autoaugment"}
 
 
 def write_set(folder, *, with_masks=False):

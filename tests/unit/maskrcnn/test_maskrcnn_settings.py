@@ -102,7 +102,8 @@ class TestPresets:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"data__mosaic": 0.5}, "mosaic=0.5: Mask R-CNN does not mix images.*--translate"),
+        ({"data__mosaic": 0.5}, "mosaic=0.5: Mask R-CNN neither mixes.*--translate"),
+        ({"data__autoaugment": "v1"}, "autoaugment=v1: Mask R-CNN neither"),
         ({"model__box_head": "res5"}, "box_head=res5.*body=fpn gives pyramid.*use box_head=mlp"),
         ({"model__body": "c5", "model__box_head": "res5"}, "ends in stage 5 already"),
         ({"model__mask_head": "res5"}, "mask_head=res5.*box_head=mlp: use mask_head=fcn"),
