@@ -13,7 +13,9 @@ NVIDIA's PyTorch program: --config_file=FILE.yaml --model_dir=RUN --data_dir=DAT
 from __future__ import annotations
 
 import dataclasses
+import sys
 from pathlib import Path
+from typing import Any
 
 import ctrl_c  # noqa: F401  (before what takes seconds to import)
 
@@ -35,7 +37,12 @@ flags.DEFINE_string(
     "Conventions of a reference: nvidia for EfficientDet, nvidia_tf2 or nvidia_pytorch for Mask "
     "R-CNN; '': ours (docs/departures.md).",
 )
-flags.DEFINE_string("recipe", "", "YAML file of settings that differ from the defaults.")
+flags.DEFINE_string(
+    "recipe",
+    "",
+    "YAML file of settings that differ from the defaults; or finetune: settings for training from "
+    "weights, derived from the length of the run and the size of the set (docs/training.md).",
+)
 flags.DEFINE_string(
     "hparams", "", "Comma-separated key=value pairs, or a YAML file; overrides the recipe."
 )
@@ -67,6 +74,8 @@ def resolve_request(argv: list[str]) -> families.Request:
     resumed = TrainConfig(
         model_dir=FLAGS.model_dir or "", allow_rank_change=bool(FLAGS.allow_rank_change)
     )
+    if FLAGS.batch_size == 0:  # auto
+        FLAGS.batch_size = found_batch_size(resumed)
     notes = (
         families.use_data_folder(FLAGS.data, FLAGS.data_records, FLAGS.on_data_error)
         if FLAGS.data
@@ -81,6 +90,22 @@ def resolve_request(argv: list[str]) -> families.Request:
     )
     notes += families.data_notes(request.config)
     return dataclasses.replace(request, notes=(*notes, *request.notes))
+
+
+def found_batch_size(resumed: Any) -> int:
+    """Returns the batch of a run that goes on, else the largest that fits: --batch_size=auto."""
+    from engine.files import checkpoint
+    from engine.start import batch_size, start_checks
+
+    saved = checkpoint.numbered(resumed.model_dir, "ckpt-")
+    if saved:
+        return checkpoint.read_description(saved[-1])["config"]["train"]["batch_size"]
+    records = FLAGS.data_records or f"{resumed.model_dir.rstrip('/')}-data"
+    return batch_size.find(
+        sys.argv,
+        records=records if FLAGS.data else "",
+        num_ranks=start_checks.ranks_meant(resumed),
+    )
 
 
 def main(argv: list[str]) -> int:

@@ -83,6 +83,8 @@ def _define(
     base = _without_none(hint)
     if base is bool:
         flags.DEFINE_bool(name, default, text, flag_values=flag_values)
+    elif base is int and field.metadata["auto"]:
+        flags.DEFINE(_IntegerOrAuto(), name, default, text, flag_values=flag_values)
     elif base is int:
         flags.DEFINE_integer(name, default, text, flag_values=flag_values)
     elif base is float:
@@ -92,6 +94,13 @@ def _define(
         flags.DEFINE_list(name, shown, text, flag_values=flag_values)
     else:
         flags.DEFINE_string(name, default, text, flag_values=flag_values)
+
+
+class _IntegerOrAuto(flags.IntegerParser):
+    """Reads a number, and `auto` as 0."""
+
+    def parse(self, argument: str | int) -> int:
+        return 0 if argument == "auto" else super().parse(argument)
 
 
 def _without_none(hint: Any) -> Any:
@@ -127,7 +136,7 @@ def resolve(
     base: Any,
     *,
     preset: Mapping[str, Any],
-    recipe: str,
+    recipe: str | Callable[[Any], Mapping[str, Any]],
     hparams: str,
     flag_values: flags.FlagValues = flags.FLAGS,
 ) -> Any:
@@ -136,7 +145,8 @@ def resolve(
     Args:
       base: defaults with the model's row already applied.
       preset: overrides of the chosen preset.
-      recipe: path of a YAML file or ''.
+      recipe: path of a YAML file or ''; or what makes overrides of the configuration that there is
+        without them.
       hparams: text of `--hparams`.
       flag_values: parsed flags.
 
@@ -144,7 +154,10 @@ def resolve(
       engine.config.fields.ConfigError: unknown key or wrong type, naming its source.
     """
     config = config_lib.override(base, preset, source="preset")
-    if recipe:
+    if callable(recipe):
+        without = resolve(base, preset=preset, recipe="", hparams=hparams, flag_values=flag_values)
+        config = config_lib.override(config, recipe(without), source="--recipe")
+    elif recipe:
         config = config_lib.override(config, hparams_lib.read_yaml(recipe), source=recipe)
     config = config_lib.override(config, hparams_lib.parse_hparams(hparams), source="--hparams")
     given = given_flags(type(base), flag_values=flag_values)

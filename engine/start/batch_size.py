@@ -1,0 +1,151 @@
+"""`--batch_size=auto`: the largest batch that fits into the memory of the device.
+
+Memory grows linearly with the batch. So two short benchmarks tell the rest: the batch that would
+fill most of the memory is tried, and made smaller until it fits. Each trial is a process of its
+own, as one that ran out of memory may leave its device in any state. Without a GPU it is the
+machine's free memory that counts, and the memory of the whole process.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from engine.config.fields import ConfigError
+
+AUTO = "auto"
+# Share of the memory that is filled: what evaluation and later batches need is not measured.
+_SHARE = 0.85
+_FIRST, _SECOND = 4, 8
+_MOST = 512
+_TRIALS = 4
+_PEAK = re.compile(r"peak memory ([\d.]+) GiB")
+
+
+def largest_batch(
+    measure: Callable[[int], float | None], limit: float, *, say: Callable[[str], None] = print
+) -> int:
+    """Finds the largest batch whose memory stays below a share of the limit.
+
+    Args:
+      measure: the bytes that a batch size takes, None where it does not fit.
+      limit: bytes.
+      say: takes a line about each trial.
+
+    Raises:
+      ConfigError: not even one image fits.
+    """
+    wanted = _SHARE * limit
+
+    def tried(batch: int) -> float | None:
+        used = measure(batch)
+        fits = used is not None and used <= wanted
+        amount = "more than there is" if used is None else f"{used / 2**30:.2f} GiB"
+        say(f"batch_size={AUTO}: {batch} images take {amount} of {limit / 2**30:.2f} GiB")
+        return used if fits else None
+
+    first, second = tried(_FIRST), tried(_SECOND)
+    if first is None or second is None:
+        smaller = [_FIRST] if first is not None else [2, 1]
+        for batch in smaller:
+            if batch == _FIRST or tried(batch) is not None:
+                return batch
+        raise ConfigError(
+            f"batch_size={AUTO}: not even one image fits into {limit / 2**30:.2f} GiB; take a "
+            "smaller image_size or model"
+        )
+    per_image = max((second - first) / (_SECOND - _FIRST), 1.0)
+    batch = int(_SECOND + (wanted - second) / per_image)
+    best = _SECOND
+    for _ in range(_TRIALS):
+        batch = min(batch // 4 * 4, _MOST)
+        if batch <= best:
+            break
+        if tried(batch) is not None:
+            return batch
+        batch = int(0.85 * batch)
+    return best
+
+
+def find(argv: Sequence[str], *, records: str, num_ranks: int) -> int:
+    """Finds the batch for a command line of train.py.
+
+    Args:
+      argv: the command line.
+      records: folder of the records that --data makes; ''.
+      num_ranks: processes that were started.
+
+    Raises:
+      ConfigError: several ranks, or nothing fits, or a trial fails for another reason.
+    """
+    if num_ranks > 1:
+        raise ConfigError(
+            f"--batch_size={AUTO} tries batches in processes of its own, but {num_ranks} ranks "
+            f"were started: run the same command once with one rank, --batch_size={AUTO} and "
+            "--benchmark, and give all ranks the number that it says"
+        )
+    is_gpu, limit = device_memory()
+
+    def measure(batch: int) -> float | None:
+        with tempfile.TemporaryDirectory() as folder:
+            more = [f"--batch_size={batch}", f"--model_dir={folder}/run", "--console_seconds=0"]
+            more += ["--benchmark", "--benchmark_steps=3", "--use_fake_data"]
+            more += [f"--data_records={records}"] if records else []
+            output = Path(folder) / "output"
+            with output.open("wb") as file:
+                command = [sys.executable, *argv, *more]
+                process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
+                _, status, usage = os.wait4(process.pid, 0)
+                process.returncode = os.waitstatus_to_exitcode(status)
+            said = output.read_text(errors="replace")
+        if process.returncode == 0:
+            peaks = [float(peak) * 2**30 for peak in _PEAK.findall(said)]
+            return max(peaks, default=0.0) if is_gpu else usage.ru_maxrss * 1024.0
+        if "is out of memory" in said or (process.returncode < 0 and not is_gpu):
+            return None
+        last = "\n".join(said.splitlines()[-5:])
+        raise ConfigError(f"batch_size={AUTO}: a trial with {batch} images failed:\n{last}")
+
+    return largest_batch(measure, limit, say=lambda line: print(line, flush=True))
+
+
+def device_memory() -> tuple[bool, float]:
+    """Returns whether there is a GPU, and the bytes of its memory, or those free on this machine.
+
+    Raises:
+      ConfigError: neither can be found out.
+    """
+    command = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    try:
+        run = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+        return True, min(float(line) for line in run.stdout.split()) * 2**20
+    except (OSError, subprocess.SubprocessError, ValueError):
+        pass
+    try:
+        return False, free_memory()
+    except (OSError, ValueError, StopIteration) as error:
+        raise ConfigError(
+            f"--batch_size={AUTO}: this machine does not tell its free memory ({error!r}); give a "
+            "number"
+        ) from error
+
+
+def free_memory(proc: Path = Path("/proc"), control: Path = Path("/sys/fs/cgroup")) -> float:
+    """Returns the bytes of memory free on this machine, within the limits of its container.
+
+    Args:
+      proc: where Linux tells of the machine.
+      control: where it tells of the control group.
+    """
+    lines = (proc / "meminfo").read_text().splitlines()
+    line = next(line for line in lines if line.startswith("MemAvailable:"))
+    free = float(line.split()[1]) * 1024
+    most, now = control / "memory.max", control / "memory.current"
+    if most.is_file() and most.read_text().strip().isdigit():
+        free = min(free, float(most.read_text()) - float(now.read_text()))
+    return free
