@@ -6,6 +6,7 @@ answers at once.
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ import efficientdet.config
 import efficientdet.settings
 import maskrcnn.config
 import maskrcnn.settings
+from detector import finetune
 from detector.request import Request
 from engine.config.fields import ConfigError, look_up
 from engine.start import cli
@@ -94,6 +96,7 @@ def training_request(
     """Returns what train.py's command line asks for; see `command_line.training_request`."""
     name = flags.FLAGS["model_name"]
     has_file = bool(flags.FLAGS.config_file)
+    recipe = functools.partial(_finetune, num_ranks) if recipe == finetune.NAME else recipe
     if has_file or package_of(name.value) == "maskrcnn":
         return command_line.training_request(
             pairs,
@@ -108,6 +111,26 @@ def training_request(
     overrides = preset(preset_name, model_name=name.value)
     config = cli.resolve(base_config(name.value), preset=overrides, recipe=recipe, hparams=hparams)
     return Request(config)
+
+
+def _finetune(num_ranks: int, config: Any) -> dict[str, Any]:
+    """Returns the overrides of `--recipe=finetune` for a run.
+
+    Raises:
+      ConfigError: the run starts from no weights, or nothing tells the size of its set.
+    """
+    from object_detection.records.card import find_card
+
+    pattern = config.data.training_file_pattern
+    card = find_card(pattern) if pattern else None
+    if card is None:
+        raise ConfigError(
+            f"--recipe={finetune.NAME} needs the size of the training set, but "
+            f"--training_file_pattern={pattern} has no data card: convert it again, or use --data"
+        )
+    return _settings_of(config.model.name).finetune_settings(
+        config, num_images=card.num_images, num_ranks=num_ranks
+    )
 
 
 def use_data_folder(data: str, records: str, on_data_error: str) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Optional
 
+from detector import finetune
 from efficientdet.config import MODEL_TABLE, ModelConfig, model_config
 from engine.config.fields import ConfigError, Section, look_up, setting
 from engine.config.settings import DataConfig, EvalConfig, OptimConfig, RuntimeConfig, TrainConfig
@@ -128,6 +129,28 @@ def base_config(model_name: str) -> EfficientDetConfig:
       ConfigError: unknown name, with the nearest.
     """
     return EfficientDetConfig(model=model_config(model_name))
+
+
+def finetune_settings(
+    config: EfficientDetConfig, *, num_images: int, num_ranks: int
+) -> dict[str, Any]:
+    """Returns the overrides of `--recipe=finetune`; see `detector.finetune`.
+
+    Raises:
+      ConfigError: the run starts from no weights.
+    """
+    frozen = ""
+    if num_images < finetune.MIDDLE_SET:
+        frozen = "(stem|stack_[0-2])" if num_images < finetune.SMALL_SET else "(stem|stack_[0-1])"
+    return {
+        **finetune.shared_settings(
+            config,
+            num_images=num_images,
+            num_ranks=num_ranks,
+            learning_rate=0.001,
+        ),
+        "optim.var_freeze_expr": frozen,
+    }
 
 
 def validate(config: EfficientDetConfig) -> None:

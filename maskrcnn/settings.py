@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from detector import finetune
 from engine.config.fields import ConfigError, Section, look_up, setting
 from engine.config.settings import DataConfig, EvalConfig, OptimConfig, RuntimeConfig, TrainConfig
 from maskrcnn.config import (
@@ -236,6 +237,28 @@ def preset(name: str, *, model_name: str = "maskrcnn-r50-fpn") -> dict[str, Any]
         overrides["model.stride_in"] = "1x1" if is_msra else "3x3"
         overrides["model.roi_sampling_ratio"] = 2 if model.body == "fpn" else 0
     return overrides
+
+
+def finetune_settings(config: MaskRcnnConfig, *, num_images: int, num_ranks: int) -> dict[str, Any]:
+    """Returns the overrides of `--recipe=finetune`; see `detector.finetune`.
+
+    Of large sets only the stem stays frozen, of others what the model says.
+
+    Raises:
+      ConfigError: the run starts from no weights.
+    """
+    freeze_at = config.model.freeze_at
+    return {
+        **finetune.shared_settings(
+            config,
+            num_images=num_images,
+            num_ranks=num_ranks,
+            learning_rate=0.001,
+        ),
+        "model.freeze_at": freeze_at if num_images < finetune.MIDDLE_SET else min(freeze_at, 1),
+        "optim.clip_gradients_norm": 10.0,
+        "solver.bias_lr_factor": 1.0,
+    }
 
 
 def base_config(model_name: str) -> MaskRcnnConfig:

@@ -10,7 +10,7 @@ launcher says it before the ranks have joined.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +109,7 @@ def training_request(
     *,
     model_name: str | None,
     preset_name: str,
-    recipe: str,
+    recipe: str | Callable[[Any], Mapping[str, Any]],
     hparams: str,
     num_ranks: int,
 ) -> Request:
