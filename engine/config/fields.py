@@ -240,8 +240,12 @@ def _plain(value: Any) -> Any:
 
 
 def from_dict(config_class: type, values: Mapping[str, Mapping[str, Any]]) -> Any:
-    """Rebuilds a configuration from `to_dict`'s result; keys that no longer exist are errors."""
-    return override(config_class(), values, source="stored configuration")
+    """Rebuilds a configuration from `to_dict`'s result; keys that no longer exist are errors.
+
+    Errors name the file that the values are from, where they know it (`path`).
+    """
+    source = str(getattr(values, "path", "stored configuration"))
+    return override(config_class(), values, source=source)
 
 
 def differences(
