@@ -412,3 +412,13 @@ def test_a_relative_folder_is_that_of_the_caller(machine, tmp_path):
     assert command[-1] == "--model_dir=mine"
     result = machine.run("convergence-AMP-8xA100-80G.sh", "--model_dir=mine", DRY_RUN="1")
     assert f"results in {tmp_path}/mine\n" in result.stdout
+
+
+def test_the_reason_is_told_where_the_launcher_was_faster_than_the_record_of_the_end(
+    machine, tmp_path
+):
+    said = "ERROR (rank 0 of 2 on node7): rank 1 of 2 on node8 is frozen"
+    process = start(machine, tmp_path, f"echo '{said}'; sleep 0.3; kill -KILL $PPID; sleep 9")
+    errors = process.communicate(timeout=60)[1]
+    assert process.returncode == 137, errors
+    assert f"ended with code 137: {said}" in errors and "without a word" not in errors
