@@ -71,9 +71,12 @@ def read(folder: DataFolder) -> LabelledSet:
 
 
 def _is_table(path: Path) -> bool:
-    with open_file(path, most=None) as file:
-        first = file.readline(_MOST_LINE_BYTES).decode("utf-8-sig", errors="replace")
-    columns = {column.strip().casefold() for column in next(csv.reader([first]), [])}
+    with _lines(path, errors="replace") as lines:
+        try:
+            first = next(csv.reader(lines), [])
+        except csv.Error:
+            return False
+    columns = {column.strip().casefold() for column in first}
     return columns >= _OPEN_IMAGES or columns >= _PIXELS
 
 
@@ -97,9 +100,9 @@ def _descriptions(folder: DataFolder) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def _lines(path: Path) -> Iterator[Iterator[str]]:
+def _lines(path: Path, errors: str = "strict") -> Iterator[Iterator[str]]:
     """Opens a file whose lines are read in pieces of a limited length."""
     with open_file(path, most=None) as file:
-        text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
+        text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="", errors=errors)
         yield iter(lambda: text.readline(_MOST_LINE_BYTES), "")
         text.detach()

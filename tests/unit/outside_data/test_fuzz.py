@@ -236,6 +236,7 @@ VALUES = st.recursive(
 
 # What once failed: (reader, bytes of the file).
 FOUND: list[tuple[str, bytes]] = [
+    ("table", b"\r" + CSV.encode()),
     ("torch zip", torch_zip()[1:]),  # zipfile seeks before the beginning
     ("history", b'{"kind": [], "step": 1}'),
     ("history", b'{"kind": "train", "step": [1]}\n{"kind": "train", "step": 2}'),
