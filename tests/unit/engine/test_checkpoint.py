@@ -254,6 +254,21 @@ class TestLoad:
         with pytest.raises(BadFileError, match=r"ckpt-1.json is no valid JSON"):
             checkpoint.read_metadata(prefix)
 
+    @pytest.mark.parametrize(
+        ("text", "words"),
+        [
+            ('{"a": 1}', "expected 'config' to be there"),
+            ('{"config": {"model": {}}}', "expected 'name' to be there"),
+            ('{"config": {"model": 5}}', "expected 'config.model' to be dict, found int"),
+            ('{"config": 5}', "expected 'config' to be dict, found int"),
+            ("[]", "expected a JSON object"),
+        ],
+    )
+    def test_a_description_of_another_shape(self, tmp_path, text, words):
+        (tmp_path / "ckpt-1.json").write_text(text)
+        with pytest.raises(BadFileError, match=rf"ckpt-1.json: {words}.*delete .*ckpt-1\.\*"):
+            checkpoint.read_metadata(tmp_path / "ckpt-1")["config"]["model"]["name"]
+
     def test_missing_description(self, tmp_path):
         prefix = checkpoint.save(tmp_path / "ckpt-1", TENSORS, META)
         assert checkpoint.read_description(prefix).items() >= META.items()
