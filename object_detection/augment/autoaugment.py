@@ -17,6 +17,7 @@ Departures from google/automl's program, which changes the stored image before s
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -132,7 +133,9 @@ def _change(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Changes the pixels by one operation each, and which of them are image (1 or 0)."""
     kinds, magnitudes = step.kinds, step.magnitudes
-    regions = _regions(step.objects, pixels.shape[1:3])
+    none = tf.zeros(pixels.shape[:3], tf.int32)
+    size = pixels.shape[1:3]
+    regions = _if_any(is_any(kinds, *_ONLY), lambda: _regions(step.objects, size), none)
 
     def looked_up():
         of_kind = tf.where(is_any(kinds, "only_equalize")[:, None, None], regions, 0)
@@ -148,12 +151,14 @@ def _change(
     whole = _if_any(
         is_moved, lambda: _move_pixels(whole, regions, step, ends=ends, unit=unit), whole
     )
-    is_cut = _cuts(regions, step, ends=ends, unit=unit)
+    is_cut = _if_any(
+        is_any(kinds, *_CUTS), lambda: _cuts(regions, step, ends=ends, unit=unit), none > 0
+    )
     return whole[..., :3], tf.where(is_cut[..., tf.newaxis], 0.0, whole[..., 3:])
 
 
-def _if_any(needed: tf.Tensor, change, pixels: tf.Tensor) -> tf.Tensor:
-    return tf.cond(tf.reduce_any(needed), change, lambda: pixels)
+def _if_any(needed: tf.Tensor, change: Callable[[], tf.Tensor], without: tf.Tensor) -> tf.Tensor:
+    return tf.cond(tf.reduce_any(needed), change, lambda: without)
 
 
 def _regions(objects: tf.Tensor, size: tf.TensorShape) -> tf.Tensor:
