@@ -10,6 +10,8 @@ import numpy as np
 from PIL import Image
 
 from object_detection.records import schema
+from object_detection.records.example_proto import decode_example
+from object_detection.records.tfrecord_file import iterate_records, record_files
 
 
 def encoded(
@@ -57,6 +59,13 @@ def record(
     }
     image = encoded(np.zeros((*size, 3))) if image is None else image
     return schema.encode_record(image, **{**arguments, **changes})
+
+
+def read_back(pattern: str) -> list[dict[str, Any]]:
+    """Returns {field: its values} of every record of the files that match."""
+    fields = [name for key, name in vars(schema).items() if key.isupper() and type(name) is str]
+    files = record_files(pattern)
+    return [decode_example(record, fields) for file in files for record in iterate_records(file)]
 
 
 def instances(

@@ -1,6 +1,7 @@
 """Suppression and post-processing against a NumPy version that works class by class."""
 
 import numpy as np
+import numpy_boxes
 import pytest
 import tensorflow as tf
 
@@ -13,15 +14,6 @@ from object_detection.input import geometry as geometry_lib
 METHODS = ["hard", "linear", "gaussian", "diou"]
 SIGMA = 0.5
 FLOOR = 0.001
-
-
-def numpy_overlap(box, boxes, offset):
-    height = np.minimum(box[2], boxes[:, 2]) - np.maximum(box[0], boxes[:, 0]) + offset
-    width = np.minimum(box[3], boxes[:, 3]) - np.maximum(box[1], boxes[:, 1]) + offset
-    inter = np.maximum(height, 0) * np.maximum(width, 0)
-    areas = (boxes[:, 2] - boxes[:, 0] + offset) * (boxes[:, 3] - boxes[:, 1] + offset)
-    area = (box[2] - box[0] + offset) * (box[3] - box[1] + offset)
-    return inter / (area + areas - inter)
 
 
 def numpy_centre_distance(box, boxes):
@@ -41,7 +33,7 @@ def numpy_nms_of_one_class(boxes, scores, *, method, offset):
         kept_boxes.append(box)
         kept_scores.append(scores[best])
         boxes, scores = np.delete(boxes, best, axis=0), np.delete(scores, best)
-        overlaps = numpy_overlap(box, boxes, offset)
+        overlaps = numpy_boxes.overlaps(box, boxes, offset)
         if method == "gaussian":
             scores = scores * np.exp(-(overlaps**2) / SIGMA)
         elif method == "linear":
@@ -174,7 +166,7 @@ def test_postprocessing_equals_a_numpy_pipeline():
         pairs = all_logits[image].reshape(-1).astype(np.float64)
         order = np.argsort(-pairs)[:300]
         anchor, classes = order // num_classes, order % num_classes
-        boxes = numpy_decode(all_deltas[image, anchor], anchors[anchor].astype(np.float64))
+        boxes = numpy_boxes.decode(all_deltas[image, anchor], anchors[anchor].astype(np.float64))
         kept, scores, classes = numpy_nms(
             boxes,
             1 / (1 + np.exp(-pairs[order])),
@@ -191,10 +183,3 @@ def test_postprocessing_equals_a_numpy_pipeline():
         found = [field.numpy()[image] for field in detections]
         assert_same_detections(found, (kept, scores, classes), box_tolerance=1e-3)
         assert len(scores) == 100
-
-
-def numpy_decode(deltas, anchors):
-    size = anchors[:, 2:] - anchors[:, :2]
-    center = (anchors[:, 2:] + anchors[:, :2]) / 2 + deltas[:, :2] * size
-    half = size * np.exp(deltas[:, 2:]) / 2
-    return np.concatenate([center - half, center + half], axis=1)

@@ -1,6 +1,7 @@
 """Detections: the whole procedure against NumPy, thresholds, padding, masks, original frame."""
 
 import numpy as np
+import numpy_boxes
 import pytest
 import tensorflow as tf
 
@@ -49,17 +50,8 @@ def detect(logits, deltas, proposals, valid, *settings, **changes):
 
 def numpy_decode(deltas, boxes, offset):
     deltas = deltas.astype(np.float64) / [10, 10, 5, 5]
-    size = boxes[:, 2:] - boxes[:, :2] + offset
-    center = boxes[:, :2] + size / 2 + deltas[:, :2] * size
-    size = size * np.exp(np.minimum(deltas[:, 2:], np.log(1000 / 16)))
-    return np.concatenate([center - size / 2, center + size / 2 - offset], -1)
-
-
-def numpy_iou(box, boxes, offset):
-    sides = np.minimum(box[2:], boxes[:, 2:]) - np.maximum(box[:2], boxes[:, :2]) + offset
-    inter = np.prod(np.maximum(sides, 0), axis=1)
-    areas = np.prod(boxes[:, 2:] - boxes[:, :2] + offset, axis=1)
-    return inter / (np.prod(box[2:] - box[:2] + offset) + areas - inter)
+    deltas[:, 2:] = np.minimum(deltas[:, 2:], np.log(1000 / 16))
+    return numpy_boxes.decode(deltas, boxes, offset)
 
 
 def numpy_detect(logits, deltas, proposals, valid, image, *, floor, count, coding, iou):
@@ -75,7 +67,7 @@ def numpy_detect(logits, deltas, proposals, valid, image, *, floor, count, codin
             has_area = (boxes[i, 2:] + coding > boxes[i, :2]).all()
             if not valid[image, i] or scores[i, class_id] < floor or not has_area:
                 continue
-            if not kept or numpy_iou(boxes[i], boxes[kept], iou).max() <= 0.5:
+            if not kept or numpy_boxes.overlaps(boxes[i], boxes[kept], iou).max() <= 0.5:
                 kept.append(i)
         rows += [(scores[i, class_id], class_id, boxes[i]) for i in kept]
     return sorted(rows, key=lambda row: -row[0])[:count]

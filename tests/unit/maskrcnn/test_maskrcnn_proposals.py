@@ -1,6 +1,7 @@
 """Proposals: the whole procedure against NumPy, clipping, sizes, padding and conventions."""
 
 import numpy as np
+import numpy_boxes
 import pytest
 import tensorflow as tf
 
@@ -54,27 +55,13 @@ def propose(logits, deltas, *, before=BEFORE, after=AFTER, min_size=0.0, coding=
     )
 
 
-def numpy_decode(deltas, anchors, offset):
-    size = anchors[:, 2:] - anchors[:, :2] + offset
-    center = anchors[:, :2] + size / 2
-    center, size = center + deltas[:, :2] * size, size * np.exp(deltas[:, 2:])
-    return np.concatenate([center - size / 2, center + size / 2 - offset], -1)
-
-
-def numpy_overlap(a, b, offset):
-    sides = np.minimum(a[2:], b[:, 2:]) - np.maximum(a[:2], b[:, :2]) + offset
-    inter = np.prod(np.maximum(sides, 0), axis=-1)
-    areas = np.prod(b[:, 2:] - b[:, :2] + offset, axis=-1)
-    return inter / (np.prod(a[2:] - a[:2] + offset) + areas - inter)
-
-
 def numpy_proposals(logits, deltas, image, *, min_size, coding, iou):
     boxes, scores, start = [], [], 0
     for level_logits, level_deltas in zip(logits, deltas):
         flat = level_logits[image].ravel().astype(np.float64)
         end = start + len(flat)
         order = np.argsort(-flat, kind="stable")[:BEFORE]
-        decoded = numpy_decode(
+        decoded = numpy_boxes.decode(
             level_deltas[image].reshape(-1, 4)[order].astype(np.float64),
             ANCHORS[start:end][order].astype(np.float64),
             coding,
@@ -85,7 +72,7 @@ def numpy_proposals(logits, deltas, image, *, min_size, coding, iou):
         alive = (sides >= min_size) & (sides > 0)
         kept = []
         for i in np.flatnonzero(alive):
-            if not kept or numpy_overlap(decoded[i], decoded[kept], iou).max() <= 0.7:
+            if not kept or numpy_boxes.overlaps(decoded[i], decoded[kept], iou).max() <= 0.7:
                 kept.append(i)
         kept = kept[:AFTER]
         boxes.append(decoded[kept])

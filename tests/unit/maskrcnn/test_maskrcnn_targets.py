@@ -1,6 +1,7 @@
 """Targets of RPN, box head and mask head: hand-made cases, padding, crowds, empty images."""
 
 import numpy as np
+import numpy_boxes
 import pytest
 import tensorflow as tf
 
@@ -28,13 +29,6 @@ def grid_anchors(step=10, half=20):
 
 
 ANCHORS = grid_anchors()
-
-
-def numpy_iou(a, b, offset=0.0):
-    sides = np.minimum(a[:, None, 2:], b[None, :, 2:]) - np.maximum(a[:, None, :2], b[None, :, :2])
-    inter = np.prod(np.maximum(sides + offset, 0), axis=-1)
-    areas = [np.prod(boxes[:, 2:] - boxes[:, :2] + offset, axis=-1) for boxes in (a, b)]
-    return inter / (areas[0][:, None] + areas[1][None] - inter)
 
 
 def config_with(**changes) -> MaskRcnnConfig:
@@ -71,7 +65,7 @@ def test_rpn_labels_and_box_targets_equal_numpy(offset):
     targets = rpn(gt_boxes, gt_classes, rpn_batch_size_per_im=64, **offsets)
     for image in range(2):
         valid = np.flatnonzero(gt_classes[image] >= 0)
-        overlaps = numpy_iou(ANCHORS, gt_boxes[image, valid], offset)
+        overlaps = numpy_boxes.overlaps(ANCHORS, gt_boxes[image, valid], offset)
         best, owner = overlaps.max(axis=1), valid[overlaps.argmax(axis=1)]
         is_positive = best >= 0.7
         for box, column in zip(valid[::-1], overlaps.T[::-1]):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
-from samples import encoded
+from samples import encoded, read_back
 
 from object_detection.coco.annotations import read_annotations
 from object_detection.convert.convert import convert
@@ -19,8 +19,6 @@ from object_detection.masks.rescale import is_same_shape, rescale_annotations, r
 from object_detection.masks.rle import decode_mask
 from object_detection.records import schema
 from object_detection.records.card import load_card
-from object_detection.records.example_proto import decode_example
-from object_detection.records.tfrecord_file import iterate_records, record_files
 from outside_data.picture_file import (
     BadImageError,
     PictureRules,
@@ -104,13 +102,7 @@ def convert_set(tmp_path):
 
 
 def records(tmp_path, split="train"):
-    fields = [value for name, value in vars(schema).items() if name.isupper()]
-    fields = [value for value in fields if isinstance(value, str)]
-    return [
-        decode_example(record, fields)
-        for path in record_files(f"{tmp_path}/out/{split}-*")
-        for record in iterate_records(path)
-    ]
+    return read_back(f"{tmp_path}/out/{split}-*")
 
 
 def box_px(record):

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from samples import encoded
+from samples import encoded, read_back
 
 from object_detection.coco.annotations import read_annotations
 from object_detection.convert.convert import convert
@@ -25,14 +25,10 @@ from object_detection.masks.rle import decode_mask, unpack_mask
 from object_detection.records import schema
 from object_detection.records.card import find_card, load_card
 from object_detection.records.card_builder import card_from_records
-from object_detection.records.example_proto import decode_example
-from object_detection.records.tfrecord_file import iterate_records, record_files, staging_folder
+from object_detection.records.tfrecord_file import record_files, staging_folder
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 COMMAND = [sys.executable, str(REPOSITORY / "dataset" / "create_coco_tfrecord.py")]
-ALL_FIELDS = [
-    value for name, value in vars(schema).items() if name.isupper() and isinstance(value, str)
-]
 SQUARE = [[2.0, 2.0, 12.0, 2.0, 12.0, 12.0, 2.0, 12.0]]
 
 
@@ -73,10 +69,7 @@ def data(tmp_path):
 
 
 def records(prefix):
-    found = []
-    for path in record_files(f"{prefix}-*"):
-        found += [decode_example(record, ALL_FIELDS) for record in iterate_records(path)]
-    return sorted(found, key=lambda fields: int(fields[schema.SOURCE_ID][0]))
+    return sorted(read_back(f"{prefix}-*"), key=lambda fields: int(fields[schema.SOURCE_ID][0]))
 
 
 def test_boxes_are_clipped_or_dropped_with_reasons(data, tmp_path):
@@ -147,7 +140,7 @@ def test_records_go_round_robin_and_shards_are_no_more_than_images(data, tmp_pat
     annotations, folder = data({f"{i}.jpg": picture(seed=i) for i in range(5)})
     convert(annotations, folder, tmp_path / "train", num_shards=2)
     ids = [
-        [decode_example(r, [schema.SOURCE_ID])[schema.SOURCE_ID][0] for r in iterate_records(path)]
+        [fields[schema.SOURCE_ID][0] for fields in read_back(path)]
         for path in record_files(f"{tmp_path}/train-*")
     ]
     assert ids == [[b"0", b"2", b"4"], [b"1", b"3"]]

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from samples import read_back
 
 from object_detection.coco.annotations import read_annotations, read_scored
 from object_detection.convert.convert import convert
@@ -23,14 +24,11 @@ from object_detection.metrics.ground_truth_check import ground_truth_rows
 from object_detection.metrics.set_scores import SetScores
 from object_detection.records.card_builder import find_or_scan_card
 from object_detection.records.class_map import make_class_map
-from object_detection.records.example_proto import decode_example
-from object_detection.records.tfrecord_file import iterate_records, record_files
 from outside_data.picture_file import PictureRules
 
 CASES = Path(os.environ.get("DETECTION_TEST_CASES", Path(__file__).parents[4] / "shared" / "cases"))
 BOX = ("image/object/bbox/ymin", "image/object/bbox/xmin", "image/object/bbox/ymax",
        "image/object/bbox/xmax")  # fmt: skip
-FIELDS = (*BOX, "image/filename", "image/height", "image/width", "image/object/is_crowd")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,14 +120,12 @@ def converted(case, outcome, output):
 def stored_boxes(prefix):
     """Returns {name: boxes y1, x1, y2, x2 in pixels, sorted} of a record set, without crowds."""
     result = {}
-    for file in record_files(f"{prefix}-*.tfrecord"):
-        for record in iterate_records(file):
-            example = decode_example(record, FIELDS)
-            sides = [example["image/height"][0], example["image/width"][0]] * 2
-            boxes = np.stack([example[name] for name in BOX], -1) * sides
-            boxes = boxes[np.asarray(example["image/object/is_crowd"]) == 0]
-            name = re.search(r"(train|val)_\d+|photo", example["image/filename"][0].decode())
-            result[name[0]] = boxes[np.lexsort(np.round(boxes).T)]
+    for example in read_back(f"{prefix}-*.tfrecord"):
+        sides = [example["image/height"][0], example["image/width"][0]] * 2
+        boxes = np.stack([example[name] for name in BOX], -1) * sides
+        boxes = boxes[np.asarray(example["image/object/is_crowd"]) == 0]
+        name = re.search(r"(train|val)_\d+|photo", example["image/filename"][0].decode())
+        result[name[0]] = boxes[np.lexsort(np.round(boxes).T)]
     return result
 
 
