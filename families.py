@@ -148,7 +148,7 @@ def use_data_folder(data: str, records: str, on_data_error: str) -> list[str]:
       ConfigError: records are named as well, or no place for them.
       ValueError, OSError: the data cannot be converted; says why.
     """
-    from dataset import picture_flags
+    from dataset import commands
     from object_detection.convert.prepare import prepare_records
 
     names = ("training_file_pattern", "val_file_pattern", "val_json_file")
@@ -165,7 +165,7 @@ def use_data_folder(data: str, records: str, on_data_error: str) -> list[str]:
         records or f"{flags.FLAGS.model_dir.rstrip('/')}-data",
         with_masks=bool(flags.FLAGS.config_file)
         or package_of(flags.FLAGS.model_name) == "maskrcnn",
-        pictures=picture_flags.rules(),
+        pictures=commands.picture_rules(),
         layout=None
         if flags.FLAGS.config_file
         else anchor_layout(base_config(flags.FLAGS.model_name).model),

@@ -22,7 +22,7 @@ import ctrl_c  # noqa: F401  (before what takes seconds to import)
 from absl import flags
 
 import families
-from dataset import picture_flags
+from dataset import commands
 from engine.files import zoo
 from engine.start import cli
 
@@ -55,7 +55,7 @@ flags.DEFINE_string(
 flags.DEFINE_string(
     "data_records", "", "Folder of the records that --data makes; '': MODEL_DIR-data."
 )
-picture_flags.define()
+commands.define_picture_flags()
 flags.DEFINE_enum(
     "on_data_error",
     "stop",

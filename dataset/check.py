@@ -18,20 +18,19 @@ from pathlib import Path
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-import ctrl_c
+import ctrl_c  # noqa: F401  (before what takes seconds to import)
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 from PIL import Image
 
 import families
-from engine.config.fields import ConfigError
+from dataset import commands
 from object_detection.check.findings import Report
 from object_detection.check.split_table import SplitTable
 from object_detection.convert.prepare import check_data, choose_splits, coco_splits
 from object_detection.formats.importers import FORMATS
 from outside_data.picture_file import BadImageError, PictureRules, open_picture, read_regular_file
-from outside_data.text import clean_lines
 
 _FORMAT = flags.DEFINE_enum(
     "format", "auto", ["auto", *FORMATS], "Of the annotations; auto looks at the files."
@@ -59,32 +58,25 @@ _PICTURES = flags.DEFINE_integer(
 
 def main(argv: Sequence[str]) -> int:
     """Checks the folder that the command line names; returns the exit status."""
-    if len(argv) != 2:
-        print(f"error: expected one data folder, got {list(argv[1:])}; see --help", file=sys.stderr)
-        return 2
     if _PICTURES.value and not _OUTPUT_DIR.value:
         print("error: --pictures needs --output_dir", file=sys.stderr)
         return 2
     started = time.monotonic()
-    try:
-        model = families.base_config(_MODEL_NAME.value).model
-        layout = families.anchor_layout(model)
-        if _IMAGE_SIZE.value:
-            layout = layout.at(_IMAGE_SIZE.value)
-        with tempfile.TemporaryDirectory() as scratch:
-            splits = coco_splits(argv[1], scratch, format_name=_FORMAT.value)
-            train, _ = choose_splits(splits, train_name=_TRAIN_SPLIT.value)
-            ordered = dict(sorted(splits.items(), key=lambda item: item[1] != train))
-            report, tables = check_data(
-                ordered,
-                PictureRules(follow_links=True),
-                layout=layout,
-                max_instances=_MAX_INSTANCES.value,
-                max_detections=_MAX_DETECTIONS.value,
-            )
-    except (ValueError, OSError, ConfigError) as error:
-        print(f"error: {clean_lines(error)}", file=sys.stderr)
-        return 1
+    model = families.base_config(_MODEL_NAME.value).model
+    layout = families.anchor_layout(model)
+    if _IMAGE_SIZE.value:
+        layout = layout.at(_IMAGE_SIZE.value)
+    with tempfile.TemporaryDirectory() as scratch:
+        splits = coco_splits(argv[1], scratch, format_name=_FORMAT.value)
+        train, _ = choose_splits(splits, train_name=_TRAIN_SPLIT.value)
+        ordered = dict(sorted(splits.items(), key=lambda item: item[1] != train))
+        report, tables = check_data(
+            ordered,
+            PictureRules(follow_links=True),
+            layout=layout,
+            max_instances=_MAX_INSTANCES.value,
+            max_detections=_MAX_DETECTIONS.value,
+        )
     print(report.describe())
     if _OUTPUT_DIR.value:
         folder = Path(_OUTPUT_DIR.value)
@@ -132,4 +124,4 @@ def _draw(report: Report, tables: Mapping[str, SplitTable], path: Path) -> Path:
 
 
 if __name__ == "__main__":
-    ctrl_c.run(lambda: app.run(main))
+    commands.run(main, argument="one data folder")

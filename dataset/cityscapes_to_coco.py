@@ -22,14 +22,14 @@ from typing import Any
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-import ctrl_c
+import ctrl_c  # noqa: F401  (before what takes seconds to import)
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 
+from dataset import commands
 from dataset.instance_masks import mask_annotation
 from outside_data.picture_file import read_picture_header, stored_values
-from outside_data.text import clean_lines
 
 _CITYSCAPES_DIR = flags.DEFINE_string(
     "cityscapes_dir", None, "Folder with gtFine and leftImg8bit.", required=True
@@ -57,19 +57,12 @@ _IMAGE_END, _LABEL_END = "_leftImg8bit.png", "_gtFine_instanceIds.png"
 
 def main(argv: Sequence[str]) -> int:
     """Writes the file that the flags describe; returns the exit status."""
-    if len(argv) > 1:
-        print(f"error: unexpected arguments {list(argv[1:])}", file=sys.stderr)
-        return 2
     folder, split = Path(_CITYSCAPES_DIR.value), _SPLIT.value
     default = folder / "annotations" / f"instancesonly_filtered_gtFine_{split}.json"
     path = Path(_OUTPUT_FILE.value or default)
-    try:
-        dataset = convert(folder, split)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(dataset))
-    except (ValueError, OSError) as error:
-        print(f"error: {clean_lines(error)}", file=sys.stderr)
-        return 1
+    dataset = convert(folder, split)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(dataset))
     counts = ", ".join(f"{len(dataset[key])} {key}" for key in ("images", "annotations"))
     print(f"{path}: {counts}")
     return 0
@@ -130,4 +123,4 @@ def _objects(path: Path, size: tuple[int, int]) -> list[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    ctrl_c.run(lambda: app.run(main))
+    commands.run(main)

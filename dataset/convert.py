@@ -10,18 +10,17 @@ evaluation takes.
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-import ctrl_c
+import ctrl_c  # noqa: F401  (before what takes seconds to import)
 
-from absl import app, flags
+from absl import flags
 
-from dataset import picture_flags
+from dataset import commands
 from object_detection.coco.annotations import read_annotations
 from object_detection.convert.convert import convert
 from object_detection.convert.prepare import coco_splits
@@ -36,21 +35,11 @@ _FORMAT = flags.DEFINE_enum(
 _OUTPUT_DIR = flags.DEFINE_string(
     "output_dir", "", "Folder of the records; default NAME-records, NAME being the data folder's."
 )
-_INCLUDE_MASKS = flags.DEFINE_bool("include_masks", False, "Store instance masks.")
 _NUM_SHARDS = flags.DEFINE_integer("num_shards", 8, "Shards of each split.", lower_bound=1)
-_NUM_THREADS = flags.DEFINE_integer(
-    "num_threads", None, "Worker processes; default one for each core available.", lower_bound=1
-)
 _MAX_BAD_IMAGES = flags.DEFINE_integer(
     "max_bad_images", 10, "Image files that may be unusable, in each split.", lower_bound=0
 )
-picture_flags.define()
-_ON_ORPHAN_ANNOTATION = flags.DEFINE_enum(
-    "on_orphan_annotation",
-    "stop",
-    ["skip", "stop"],
-    "What to do about COCO annotations whose image or category is not in the file.",
-)
+commands.define_conversion_flags()
 _VOC_CORNERS = flags.DEFINE_enum(
     "voc_corners",
     "auto",
@@ -61,39 +50,28 @@ _VOC_CORNERS = flags.DEFINE_enum(
 
 def main(argv: Sequence[str]) -> int:
     """Converts the folder that the command line names; returns the exit status."""
-    if len(argv) != 2:
-        print(f"error: expected one data folder, got {list(argv[1:])}; see --help", file=sys.stderr)
-        return 2
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     data = Path(argv[1])
     output = Path(_OUTPUT_DIR.value or f"{data.resolve().name}-records")
-    try:
-        splits = coco_splits(
-            data, output, format_name=_FORMAT.value, voc_corners=_VOC_CORNERS.value
+    splits = coco_splits(data, output, format_name=_FORMAT.value, voc_corners=_VOC_CORNERS.value)
+    for split, (annotation_file, image_dir) in splits.items():
+        conversion = convert(
+            read_annotations(annotation_file, on_orphan=flags.FLAGS.on_orphan_annotation),
+            image_dir,
+            output / split,
+            num_shards=_NUM_SHARDS.value,
+            num_workers=flags.FLAGS.num_threads,
+            mask_format="bitpacked" if flags.FLAGS.include_masks else None,
+            max_bad_images=_MAX_BAD_IMAGES.value,
+            pictures=commands.picture_rules(),
+            progress=progress_printer(f"converting {split}"),
         )
-        for split, (annotation_file, image_dir) in splits.items():
-            conversion = convert(
-                read_annotations(annotation_file, on_orphan=_ON_ORPHAN_ANNOTATION.value),
-                image_dir,
-                output / split,
-                num_shards=_NUM_SHARDS.value,
-                num_workers=_NUM_THREADS.value,
-                mask_format="bitpacked" if _INCLUDE_MASKS.value else None,
-                max_bad_images=_MAX_BAD_IMAGES.value,
-                pictures=picture_flags.rules(),
-                progress=progress_printer(f"converting {split}"),
-            )
-            print(describe_conversion(conversion))
-            where = f"annotations of {split}: {annotation_file}, images in {image_dir}"
-            print(f"{clean_lines(where)}\n")
-    except (ValueError, OSError, RuntimeError) as error:
-        print(f"error: {clean_lines(error)}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted: run the same command again", file=sys.stderr)
-        return 130
+        print(describe_conversion(conversion))
+        where = f"annotations of {split}: {annotation_file}, images in {image_dir}"
+        print(f"{clean_lines(where)}\n")
     return 0
 
 
 if __name__ == "__main__":
-    ctrl_c.run(lambda: app.run(main))
+    commands.run(
+        main, argument="one data folder", interrupted="interrupted: run the same command again"
+    )

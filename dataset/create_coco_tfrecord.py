@@ -12,23 +12,20 @@ hold none and nothing can be learned from them.
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from collections.abc import Sequence
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-import ctrl_c
+import ctrl_c  # noqa: F401  (before what takes seconds to import)
 
-from absl import app, flags
+from absl import flags
 
-from dataset import picture_flags
+from dataset import commands
 from object_detection.coco.annotations import read_annotations, read_captions, read_images
 from object_detection.convert.convert import Conversion, convert
 from object_detection.convert.report import describe_conversion, progress_printer
-from outside_data.text import clean_lines
 
-_INCLUDE_MASKS = flags.DEFINE_bool("include_masks", False, "Store instance masks.")
 _MASK_FORMAT = flags.DEFINE_enum(
     "mask_format",
     "bitpacked",
@@ -54,9 +51,6 @@ _OUTPUT_FILE_PREFIX = flags.DEFINE_string(
     "output_file_prefix", "/tmp/train", "Shards are PREFIX-00000-of-00032.tfrecord, and so on."
 )
 _NUM_SHARDS = flags.DEFINE_integer("num_shards", 32, "Number of shards.", lower_bound=1)
-_NUM_THREADS = flags.DEFINE_integer(
-    "num_threads", None, "Worker processes; default one for each core available.", lower_bound=1
-)
 _ON_BAD_IMAGE = flags.DEFINE_enum(
     "on_bad_image",
     "skip",
@@ -66,30 +60,12 @@ _ON_BAD_IMAGE = flags.DEFINE_enum(
 _MAX_BAD_IMAGES = flags.DEFINE_integer(
     "max_bad_images", 10, "With --on_bad_image=skip: give up when there are more.", lower_bound=0
 )
-picture_flags.define()
-_ON_ORPHAN_ANNOTATION = flags.DEFINE_enum(
-    "on_orphan_annotation",
-    "stop",
-    ["skip", "stop"],
-    "What to do about annotations whose image or category is not in the file.",
-)
+commands.define_conversion_flags()
 
 
 def main(argv: Sequence[str]) -> int:
     """Runs the conversion that the flags describe; returns the exit status."""
-    if len(argv) > 1:
-        print(f"error: unexpected arguments {list(argv[1:])}", file=sys.stderr)
-        return 2
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        conversion = _convert_from_flags()
-    except (ValueError, OSError, RuntimeError) as error:
-        print(f"error: {clean_lines(error)}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted: nothing was written; run the same command again", file=sys.stderr)
-        return 130
-    print(describe_conversion(conversion))
+    print(describe_conversion(_convert_from_flags()))
     return 0
 
 
@@ -102,13 +78,13 @@ def _convert_from_flags() -> Conversion:
             + ", ".join(f"--{flag.name}" for flag in files)
             + "; see --help"
         )
-    if _INCLUDE_MASKS.value and not _OBJECT_ANNOTATIONS_FILE.value:
+    if flags.FLAGS.include_masks and not _OBJECT_ANNOTATIONS_FILE.value:
         raise ValueError("--include_masks needs --object_annotations_file: masks come from there")
     print(f"reading annotations for {prefix}", file=sys.stderr)
     annotations = captions = None
     if _OBJECT_ANNOTATIONS_FILE.value:
         annotations = read_annotations(
-            _OBJECT_ANNOTATIONS_FILE.value, on_orphan=_ON_ORPHAN_ANNOTATION.value
+            _OBJECT_ANNOTATIONS_FILE.value, on_orphan=flags.FLAGS.on_orphan_annotation
         )
     if _CAPTION_ANNOTATIONS_FILE.value:
         captions = read_captions(_CAPTION_ANNOTATIONS_FILE.value)
@@ -122,14 +98,14 @@ def _convert_from_flags() -> Conversion:
         images=images,
         captions=captions,
         num_shards=_NUM_SHARDS.value,
-        num_workers=_NUM_THREADS.value,
-        mask_format=_MASK_FORMAT.value if _INCLUDE_MASKS.value else None,
+        num_workers=flags.FLAGS.num_threads,
+        mask_format=_MASK_FORMAT.value if flags.FLAGS.include_masks else None,
         on_bad_image=_ON_BAD_IMAGE.value,
         max_bad_images=_MAX_BAD_IMAGES.value,
-        pictures=picture_flags.rules(),
+        pictures=commands.picture_rules(),
         progress=progress_printer(f"converting {os.path.basename(prefix)}"),
     )
 
 
 if __name__ == "__main__":
-    ctrl_c.run(lambda: app.run(main))
+    commands.run(main, interrupted="interrupted: nothing was written; run the same command again")

@@ -25,14 +25,15 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 if __name__ == "__main__":
     print("drawing what training sees; starting TensorFlow", flush=True)
 
-import ctrl_c
+import ctrl_c  # noqa: F401  (before what takes seconds to import)
 
 import numpy as np
 import tensorflow as tf
-from absl import app, flags
+from absl import flags
 from PIL import Image
 
 import families
+from dataset import commands
 from engine.config.fields import override
 from engine.config.recipe_yaml import read_yaml
 from object_detection.augment.scenes import DeviceAugmentation
@@ -48,7 +49,6 @@ from object_detection.records.card import DataCard
 from object_detection.records.card_builder import find_or_scan_card
 from object_detection.records.reader import RecordSet, record_set
 from object_detection.records.tfrecord_file import record_files
-from outside_data.text import clean_lines
 
 _RECORDS = flags.DEFINE_string("records", "", "Glob of the record files; '': those of the run.")
 _MODEL_DIR = flags.DEFINE_string("model_dir", "", "Run whose records and settings are drawn.")
@@ -81,19 +81,15 @@ _MAX_INSTANCES = 200
 
 def main(argv: Sequence[str]) -> int:
     """Writes the sheets; returns the exit status."""
-    try:
-        network_size = take_settings()
-        if len(argv) > 1 or not _RECORDS.value:
-            print(
-                "error: expected --records='DATA/train-*' or --model_dir=RUN; see --help",
-                file=sys.stderr,
-            )
-            return 2
-        pattern, card = _RECORDS.value, find_or_scan_card(_RECORDS.value)
-        records = record_set(record_files(pattern))
-    except (ValueError, OSError) as error:
-        print(f"error: {clean_lines(error)}", file=sys.stderr)
-        return 1
+    network_size = take_settings()
+    if not _RECORDS.value:
+        print(
+            "error: expected --records='DATA/train-*' or --model_dir=RUN; see --help",
+            file=sys.stderr,
+        )
+        return 2
+    pattern, card = _RECORDS.value, find_or_scan_card(_RECORDS.value)
+    records = record_set(record_files(pattern))
     folder = Path(_OUTPUT_DIR.value)
     folder.mkdir(parents=True, exist_ok=True)
     frames = make_frames(
@@ -356,4 +352,4 @@ def _sheet(
 
 
 if __name__ == "__main__":
-    ctrl_c.run(lambda: app.run(main))
+    commands.run(main)

@@ -24,18 +24,18 @@ from typing import Any
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-import ctrl_c
+import ctrl_c  # noqa: F401  (before what takes seconds to import)
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 
+from dataset import commands
 from object_detection.formats import voc
 from object_detection.formats.folder import DataFolder
 from object_detection.formats.labelled import LabelledObject
 from object_detection.formats.plain_xml import parse_xml
 from outside_data.files import read_text
 from outside_data.picture_file import stored_values
-from outside_data.text import clean_lines
 
 _VOC_DIR = flags.DEFINE_string(
     "voc_dir", None, "Folder with Annotations, ImageSets, JPEGImages.", required=True
@@ -56,17 +56,10 @@ _BORDER = 255
 
 def main(argv: Sequence[str]) -> int:
     """Writes the file that the flags describe; returns the exit status."""
-    if len(argv) > 1:
-        print(f"error: unexpected arguments {list(argv[1:])}", file=sys.stderr)
-        return 2
-    try:
-        dataset = convert(Path(_VOC_DIR.value), _SPLIT.value, image_set=_IMAGE_SET.value)
-        path = Path(_OUTPUT_FILE.value or default_output(Path(_VOC_DIR.value), _SPLIT.value))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(dataset))
-    except (ValueError, OSError) as error:
-        print(f"error: {clean_lines(error)}", file=sys.stderr)
-        return 1
+    dataset = convert(Path(_VOC_DIR.value), _SPLIT.value, image_set=_IMAGE_SET.value)
+    path = Path(_OUTPUT_FILE.value or default_output(Path(_VOC_DIR.value), _SPLIT.value))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(dataset))
     counts = ", ".join(f"{len(dataset[key])} {key}" for key in ("images", "annotations"))
     print(f"{path}: {counts}")
     return 0
@@ -152,4 +145,4 @@ def _add_masks(objects: list[dict[str, Any]], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    ctrl_c.run(lambda: app.run(main))
+    commands.run(main)

@@ -84,7 +84,10 @@ SOURCES = {
     **{name: (name,) for name in ("dataset/draw_examples.py", "dataset/get_coco.sh")},
     **{name: (name,) for name in ("dataset/get_coco2014.sh", "dataset/voc_to_coco.py")},
     **{name: ("dataset/check.py",) for name in ("dataset/check.py", "dataset.check")},
-    "dataset/convert.py": ("dataset/convert.py",),
+    **{
+        f"dataset/{name}.py": (f"dataset/{name}.py", "dataset/commands.py")
+        for name in ("convert", "create_coco_tfrecord")
+    },
     "dataset/cityscapes_to_coco.py": ("dataset/cityscapes_to_coco.py",),
     **{name: (name,) for name in ("scripts/quickstart.py", "scripts/setup_env.sh")},
     "run_tests.sh": ("run_tests.sh",),

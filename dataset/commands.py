@@ -1,0 +1,98 @@
+"""What the commands of this folder share: how they end, and the flags of those that convert."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import ctrl_c
+
+from absl import app, flags
+
+from outside_data.text import clean_lines
+
+if TYPE_CHECKING:
+    from outside_data.picture_file import PictureRules
+
+# The flags belong to the program that asks for them: so its --help lists them.
+flags.disclaim_key_flags()
+
+
+def run(
+    main: Callable[[list[str]], int], *, argument: str = "", interrupted: str = "interrupted"
+) -> None:
+    """Runs a command: unusable data end it with one line and status 1, a wrong call with 2.
+
+    Args:
+      main: takes the program's name and what is no flag, returns the exit status.
+      argument: the one thing besides flags that has to be there; '': nothing may.
+      interrupted: what is said after Ctrl-C or a request to end.
+    """
+
+    def guarded(argv: list[str]) -> int:
+        if len(argv) != 1 + bool(argument):
+            expected = argument or "flags only"
+            print(f"error: expected {expected}, got {argv[1:]}; see --help", file=sys.stderr)
+            return 2
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        try:
+            return main(argv)
+        except (ValueError, OSError, RuntimeError) as error:
+            print(f"error: {clean_lines(error)}", file=sys.stderr)
+            return 1
+        except KeyboardInterrupt:
+            print(interrupted, file=sys.stderr)
+            return ctrl_c.INTERRUPTED
+
+    ctrl_c.run(lambda: app.run(guarded))
+
+
+def define_conversion_flags() -> None:
+    """Defines --include_masks, --num_threads, --on_orphan_annotation and those of pictures."""
+    flags.DEFINE_bool("include_masks", False, "Store instance masks.")
+    flags.DEFINE_integer(
+        "num_threads",
+        None,
+        "Worker processes; default one for each core available.",
+        lower_bound=1,
+    )
+    flags.DEFINE_enum(
+        "on_orphan_annotation",
+        "stop",
+        ["skip", "stop"],
+        "What to do about COCO annotations whose image or category is not in the file.",
+    )
+    define_picture_flags()
+
+
+def define_picture_flags() -> None:
+    """Defines --exif, --max_image_pixels and --follow_links."""
+    flags.DEFINE_enum(
+        "exif",
+        "ignore",
+        ["ignore", "apply"],
+        "In a conversion: store pixels as they are in the file, or turned by their EXIF "
+        "orientation, unless the annotations' size is that of the stored pixels. As in infer.py.",
+    )
+    flags.DEFINE_integer(
+        "max_image_pixels",
+        None,
+        "In a conversion: height times width beyond which an image counts as bad, undecoded; "
+        "none: 64 million.",
+        lower_bound=1,
+    )
+    flags.DEFINE_bool(
+        "follow_links", False, "In a conversion: read links that lead out of the image folder."
+    )
+
+
+def picture_rules() -> PictureRules:
+    """Returns what the flags say."""
+    # With it NumPy and Pillow, which --help does not wait for.
+    from outside_data.picture_file import MAX_PIXELS, PictureRules
+
+    values = flags.FLAGS
+    most = values.max_image_pixels or MAX_PIXELS
+    return PictureRules(values.exif, most, values.follow_links)
