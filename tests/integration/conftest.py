@@ -29,7 +29,7 @@ class TinySet:
 
     annotations: instances file of the 14 pictures.
     images: their folder.
-    records: folder of `train-*` (3 shards) and `val-*` (2 shards).
+    records: folder of `train-*` (3 shards) and `val-*` (2 shards), with masks.
     """
 
     annotations: Path
@@ -87,6 +87,7 @@ def tiny_set(tmp_path_factory) -> TinySet:
                 made.train_images,
                 folder / "records" / split,
                 num_shards=num_shards,
+                mask_format="bitpacked",
             )
         return TinySet(made.train_annotations, made.train_images, folder / "records")
 

@@ -20,10 +20,6 @@ import tensorflow as tf
 from test_maskrcnn import TINY as TINY_MASK
 from tiny_runs import BACKBONE, TINY_MODEL, TINY_RUN
 
-from dataset.embedded.make_set import write_embedded_set
-from object_detection.coco.annotations import read_annotations
-from object_detection.convert.convert import convert
-
 pytestmark = pytest.mark.gpu
 
 REHEARSED = os.environ.get("RINGDET_GPU_TESTS_ON") == "cpu"
@@ -46,28 +42,11 @@ FAMILIES = {
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
+def data(tiny_set):
     """Flags of 14 pictures with masks, which are validated on as well; and their folder."""
     if not REHEARSED and not tf.config.list_physical_devices("GPU"):
         pytest.fail("TensorFlow sees no GPU: -m gpu is for a machine with one")
-    folder = tmp_path_factory.mktemp("gpu")
-    made = write_embedded_set(
-        folder / "coco", num_train=14, num_eval=1, image_size=96, report=lambda line: None
-    )
-    for split in ("train", "val"):
-        convert(
-            read_annotations(made.train_annotations),
-            made.train_images,
-            folder / split,
-            num_shards=2,
-            mask_format="bitpacked",
-        )
-    flags = (
-        f"--training_file_pattern={folder}/train-*.tfrecord",
-        f"--val_file_pattern={folder}/val-*.tfrecord",
-        f"--val_json_file={made.train_annotations}",
-    )
-    return flags, made.train_images
+    return tiny_set.flags, tiny_set.images
 
 
 @pytest.fixture(scope="module", params=FAMILIES)

