@@ -171,13 +171,7 @@ def build_mask_head(
     num_classes: int,
     batch_norm: BatchNormFactory | None,
 ) -> tf.keras.Model:
-    """Builds the mask head (arXiv 1703.06870, section 3 and figure 4).
-
-    Args:
-      shape: (height, width, channels) of RoI features; of `build_roi_stage`'s output for res5.
-      config: the network's configuration.
-      num_classes: foreground classes.
-      batch_norm: factory of batch-norm layers.
+    """Builds the mask head (arXiv 1703.06870, section 3 and figure 4); see `build_box_head`.
 
     Returns:
       Model from [num_rois, *shape] to mask logits [num_rois, 2 * height, 2 * width, num_classes].
