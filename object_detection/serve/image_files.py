@@ -16,6 +16,7 @@ from outside_data.picture_file import (
     read_regular_file,
     suffixes,
 )
+from outside_data.text import clean
 from path_names.patterns import match
 
 
@@ -45,13 +46,18 @@ def find_images(path: str) -> list[str]:
     Raises:
       FileNotFoundError: there is none.
     """
+    known, below = suffixes(), ""
     if os.path.isdir(path):
-        known = suffixes()
         found = [str(p) for p in Path(path).iterdir() if p.suffix.lower() in known]
+        if not found:
+            inner = (p.parent for p in Path(path).glob("*/*") if p.suffix.lower() in known)
+            below = next((f"; {clean(folder)} has some" for folder in inner), "")
     else:
         found = match(path)
     if not found:
-        raise FileNotFoundError(f"no image at {path}: expected an image file, a folder or a glob")
+        raise FileNotFoundError(
+            f"no image at {path}: expected an image file, a folder or a glob{below}"
+        )
     return sorted(found)
 
 

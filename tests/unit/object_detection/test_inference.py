@@ -192,6 +192,11 @@ def test_image_arguments(photo, tmp_path):
     assert find_images(str(tmp_path)) == find_images(f"{tmp_path}/*.png") == [photo]
     with pytest.raises(FileNotFoundError, match="no image at"):
         find_images(f"{tmp_path}/*.bmp")
+    inner = tmp_path / "outer" / "inner"
+    inner.mkdir(parents=True)
+    (inner / "a.png").touch()
+    with pytest.raises(FileNotFoundError, match=f"no image at .*; {inner} has some"):
+        find_images(str(inner.parent))
     chosen = tmp_path / "list.txt"
     chosen.write_text("a.png\n\nb.png\n")
     assert read_image_list(str(chosen)) == ["a.png", "b.png"]
