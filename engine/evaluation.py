@@ -74,11 +74,11 @@ class Evaluator:
 
     def _say_progress(self, done: int, seconds: float) -> None:
         total = -(-self._task.num_eval_examples // distributed.size())
-        eta = format_duration((total - done) * seconds / max(done, 1))
-        self._log.info(
-            f"evaluating: {done} of {total} images of this rank, {done / seconds:.1f} images/s, "
-            f"ETA {eta}"
-        )
+        speed = "the first batch takes longest"
+        if done:
+            eta = format_duration((total - done) * seconds / done)
+            speed = f"{done / seconds:.1f} images/s, ETA {eta}"
+        self._log.info(f"evaluating: {done} of {total} images of this rank, {speed}")
 
 
 def gather_bytes(values: Sequence[bytes]) -> list[bytes]:
