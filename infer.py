@@ -1,11 +1,15 @@
-"""Draws what a trained detector finds on images, boxes or masks, and writes it as JSON.
+"""Draws what a trained detector finds on images and videos, and writes it as JSON.
 
 python infer.py --image_path=PHOTOS --model_dir=RUN --output_dir=OUT
 """
 
+from __future__ import annotations
+
 import functools
 import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import ctrl_c  # noqa: F401  (before what takes seconds to import)
 
@@ -17,10 +21,13 @@ from engine.start import cli
 from outside_data.picture_file import MAX_PIXELS
 from outside_data.text import clean, clean_lines
 
-flags.DEFINE_string("image_path", "", "Image file, folder or glob.")
-flags.DEFINE_string(
-    "image_list", "", "Text file with one image path per line, instead of image_path."
-)
+if TYPE_CHECKING:  # they bring TensorFlow
+    import numpy as np
+
+    from object_detection.serve.inference import Prediction
+
+flags.DEFINE_string("image_path", "", "Image or video file, folder of images, or glob.")
+flags.DEFINE_string("image_list", "", "Text file with one path per line, instead of image_path.")
 flags.DEFINE_string("annotations", "", "COCO annotations to draw beside the detections.")
 flags.DEFINE_integer(
     "worst", 0, "With annotations: draw only so many images, those with the most errors; 0: all."
@@ -86,13 +93,19 @@ def main(argv: list[str]) -> int:
     from PIL import Image
 
     from object_detection.draw.visualize import contact_sheet
-    from object_detection.serve import image_files, inference
+    from object_detection.serve import image_files, inference, videos
 
     tf.config.run_functions_eagerly(FLAGS.debug)
     if FLAGS.image_list:
-        paths = image_files.read_image_list(FLAGS.image_list)
+        given = image_files.read_image_list(FLAGS.image_list)
     else:
-        paths = image_files.find_images(FLAGS.image_path)
+        given = image_files.find_images(FLAGS.image_path)
+    films = [path for path in given if videos.is_video(path)]
+    paths = [path for path in given if not videos.is_video(path)]
+    if films and (FLAGS.annotations or FLAGS.heat_map != "none"):
+        raise ConfigError(
+            f"{films[0]} is a video: --annotations and --heat_map are for images, leave them out"
+        )
     truth = inference.AnnotatedImages(FLAGS.annotations) if FLAGS.annotations else None
     mask_rule = None
     if FLAGS.model_dir:
@@ -111,16 +124,43 @@ def main(argv: list[str]) -> int:
         detector, class_map, mask_rule = inference.saved_model_detector(FLAGS.saved_model_dir)
     output = Path(FLAGS.output_dir)
     output.mkdir(parents=True, exist_ok=True)
+    how = {"min_score": FLAGS.min_score_thresh, "mask_rule": mask_rule}
     predict = functools.partial(
         inference.predict_files,
         detector,
         class_map,
-        min_score=FLAGS.min_score_thresh,
-        mask_rule=mask_rule,
         exif=FLAGS.exif,
         max_pixels=FLAGS.max_image_pixels,
+        **how,
     )
+
+    def drawing(found: Prediction) -> np.ndarray:
+        return inference.draw(
+            found.image,
+            found.objects,
+            class_map,
+            with_masks=found.masks is not None,
+            max_objects=FLAGS.max_boxes_to_draw,
+            with_boxes=FLAGS.draw_boxes,
+        )
+
+    def target_of(path: str, ending: str) -> Path:
+        """Names a result, those of equal names in several folders cat, cat-2, ..."""
+        stem = Path(path).stem
+        name = next(n for n in (stem, *(f"{stem}-{i}" for i in range(2, 10**6))) if n not in names)
+        names.add(name)
+        return output / f"{name}{ending}"
+
     written, sheet, unreadable, noted, names = [], [], [], [], set()
+    for film in films:
+        target = target_of(film, "-detections.mp4")
+        frames = inference.predict_pixels(detector, class_map, videos.named_frames(film), **how)
+        try:
+            first = draw_film(film, target, frames, drawing, written)
+        except (ValueError, FileNotFoundError) as error:
+            unreadable.append(str(error))
+            continue
+        sheet.append(first)
     shown = paths
     if FLAGS.worst:
         for found in predict(paths, unreadable=unreadable, noted=noted):
@@ -129,25 +169,15 @@ def main(argv: list[str]) -> int:
         print(f"drawing the {len(shown)} worst of {len(paths)} images", flush=True)
     aside = {"unreadable": [], "noted": []} if FLAGS.worst else {}
     for found in predict(shown, **{"unreadable": unreadable, "noted": noted, **aside}):
-        # Images of equal names in several folders: cat, cat-2, ...
-        stem = Path(found.path).stem
-        name = next(n for n in (stem, *(f"{stem}-{i}" for i in range(2, 10**6))) if n not in names)
-        names.add(name)
-        target = output / f"{name}-detections.png"
-        drawn = inference.draw(
-            found.image,
-            found.objects,
-            class_map,
-            with_masks=found.masks is not None,
-            max_objects=FLAGS.max_boxes_to_draw,
-            with_boxes=FLAGS.draw_boxes,
-        )
+        target = target_of(found.path, "-detections.png")
+        drawn = drawing(found)
         if truth:
             drawn = truth.beside(found, drawn, class_map, with_boxes=FLAGS.draw_boxes)
         Image.fromarray(drawn).save(target)
         if FLAGS.heat_map != "none":
             heat = inference.draw_heat(found, weigh_by=FLAGS.heat_map)
-            Image.fromarray(heat).save(output / f"{name}-heat.png")
+            name = target.name.replace("-detections.png", "-heat.png")
+            Image.fromarray(heat).save(output / name)
         sheet.append(drawn)
         if not FLAGS.worst:
             written += found.entries(truth)
@@ -157,16 +187,51 @@ def main(argv: list[str]) -> int:
         print(f"WARNING: {clean_lines(note)}", flush=True)
     for problem in unreadable:
         print(f"WARNING: left out: {clean_lines(problem)}", flush=True)
-    if len(unreadable) == len(paths):
-        raise ValueError(f"none of the {len(paths)} images could be read: {unreadable[0]}")
+    if len(unreadable) == len(given):
+        raise ValueError(f"none of the {len(given)} images could be read: {unreadable[0]}")
     if sheet:
         first = contact_sheet(sheet[:_SHEET_IMAGES], 2 if truth else 4)
         Image.fromarray(first).save(output / "contact-sheet.png")
-    print(f"{len(sheet)} images; detections.json and contact-sheet.png are in {output}")
+    print(f"{len(sheet)} images or videos; detections.json and contact-sheet.png are in {output}")
     if unreadable:
-        print(f"{len(unreadable)} of {len(paths)} images were left out, see the warnings above")
+        print(f"{len(unreadable)} of {len(given)} images were left out, see the warnings above")
         return EXIT_SOME_LEFT_OUT
     return 0
+
+
+def draw_film(
+    film: str,
+    target: Path,
+    frames: Iterator[Prediction],
+    drawing: Callable[[Prediction], np.ndarray],
+    entries: list[dict],
+) -> np.ndarray:
+    """Writes a video of drawn frames; returns the first of them.
+
+    Args:
+      film: its path.
+      target: of the result.
+      frames: what was found on each frame.
+      drawing: draws it.
+      entries: becomes longer by what was found.
+
+    Raises:
+      ValueError: it is not readable, or has no frame; nothing is left of it.
+    """
+    from object_detection.serve import videos
+
+    first, found = None, []
+    with videos.written(target, rate=videos.frame_rate(film)) as take:
+        for frame in frames:
+            drawn = drawing(frame)
+            take(drawn)
+            first = drawn if first is None else first
+            found += frame.entries()
+        if first is None:
+            raise ValueError(f"{film} is a video without a frame")
+    entries += found
+    print(f"{clean(film)}: {len(found)} objects -> {clean(target)}", flush=True)
+    return first
 
 
 if __name__ == "__main__":

@@ -144,12 +144,12 @@ def _checked(image: np.ndarray) -> np.ndarray:
 
 def _pixels_of_path(path: str, exif: str) -> Iterator[tuple[str, np.ndarray]]:
     from object_detection.serve.image_files import find_images, read_image
-    from object_detection.serve.videos import is_video, read_frames
+    from object_detection.serve.videos import is_video, named_frames
 
-    if is_video(path):
-        yield from ((f"{path}#{i}", frame) for i, frame in enumerate(read_frames(path)))
-        return
     for file in find_images(path):
+        if is_video(file):
+            yield from named_frames(file)
+            continue
         try:
             image, notes = read_image(file, exif=exif)
         except ValueError as error:

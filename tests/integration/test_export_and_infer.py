@@ -70,6 +70,36 @@ def pictures(tiny_set):
     return sorted(tiny_set.images.glob("*.jpg"))[:4]
 
 
+def test_videos_are_drawn_and_written(commands, trained_run, pictures, tmp_path):
+    """Three frames of odd sides, at another rate than the usual."""
+    pytest.importorskip("imageio_ffmpeg", reason="videos need the extra ringdet[video]")
+    from object_detection.serve import videos
+
+    film, output = tmp_path / "film.mp4", tmp_path / "drawn"
+    frames = [np.asarray(Image.open(path).resize((191, 127))) for path in pictures[:3]]
+    with videos.written(film, rate=10.0) as take:
+        for frame in frames:
+            take(frame)
+    (tmp_path / "broken.avi").write_text("<html>")
+    result = commands.run(
+        *("infer.py", f"--model_dir={trained_run.folder}", f"--image_path={tmp_path}/*.*"),
+        *(f"--output_dir={output}", f"--min_score_thresh={LEAST_SCORE}"),
+    )
+    assert result.code == 3 and "broken.avi is not a readable video" in result.output
+    drawn = output / "film-detections.mp4"
+    assert {path.name for path in output.iterdir()} == {
+        *(drawn.name, "detections.json", "contact-sheet.png")
+    }
+    assert videos.frame_rate(str(drawn)) == pytest.approx(10.0)
+    shown = list(videos.read_frames(str(drawn)))
+    assert [frame.shape for frame in shown] == [(128, 192, 3)] * 3
+    for frame, image in zip(shown, frames):
+        differences = np.abs(frame[:127, :191].astype(int) - image).mean(axis=2)
+        assert np.quantile(differences, 0.2) < 12, "the picture"
+        assert (differences > 60).any(), "and boxes"
+    assert set(detections_of(output)) == {f"{film}#{number}" for number in range(3)}
+
+
 @pytest.fixture(scope="module")
 def drawn(commands, tiny_set, trained_run, pictures, tmp_path_factory):
     """The folder that infer.py writes for a list of pictures."""
