@@ -23,10 +23,10 @@ NORMS = ("frozen_bn", "batch_norm", "group_norm")
 HEAD_NORMS = ("", "batch_norm", "group_norm")
 BOX_HEADS = ("mlp", "conv", "res5")
 MASK_HEADS = ("fcn", "res5")
-PADDINGS = ("", "symmetric", "same")
+PADDINGS = ("", "symmetric", "same", "same_pool")
 STRIDE_PLACES = ("", "3x3", "1x1")
 ANCHOR_CONVENTIONS = ("", "continuous", "detectron", "detectron2", "torchvision")
-ROI_ALIGN_CONVENTIONS = ("", "aligned", "legacy", "crop")
+ROI_ALIGN_CONVENTIONS = ("", "aligned", "legacy", "crop", "corners")
 BACKBONES = ("resnet50", "resnet101", "resnext101_32x8d")
 
 _BODY_STRIDES = {"fpn": (4, 8, 16, 32, 64), "c4": (16,), "c5": (32,)}
@@ -37,7 +37,9 @@ _SQUARE_SHARE = 0.75  # the square canvas has about this share of the landscape 
 class Conventions(NamedTuple):
     """What weights demand of the network and its input beside shapes."""
 
-    padding: str  # of strided convolutions and the pooling: symmetric (PyTorch, Caffe2) or same
+    # Of strided convolutions and the pooling: symmetric (PyTorch, Caffe2), same (TensorFlow) or
+    # same_pool (symmetric convolutions, same pooling).
+    padding: str
     stride_in: str  # which convolution of a bottleneck has the stride: 1x1 or 3x3
     mean_rgb: tuple[float, float, float]  # of pixel values 0..255
     stddev_rgb: tuple[float, float, float]
@@ -83,7 +85,9 @@ class ModelConfig(Section):
         "Limits of the resized image's short and long side, pixels: 832,1344 or 800,1333.",
     )
     canvases: tuple[tuple[int, int], ...] = ()  # (height, width) of network inputs; (): derived
-    padding: str = setting("", "symmetric, same; '': by the weights.", flag=None, choices=PADDINGS)
+    padding: str = setting(
+        "", "symmetric, same, same_pool; '': by the weights.", flag=None, choices=PADDINGS
+    )
     stride_in: str = setting("", "3x3, 1x1; '': by the weights.", flag=None, choices=STRIDE_PLACES)
     mean_rgb: tuple[float, ...] = ()  # of uint8 pixel values; (): by the weights
     stddev_rgb: tuple[float, ...] = ()
@@ -149,7 +153,7 @@ class ModelConfig(Section):
     )
     roi_align_convention: str = setting(
         "",
-        "legacy: of the PyTorch reference; crop: of the TF2 one.",
+        "legacy: of the PyTorch reference; crop: of the TF2 one; corners: matterport's.",
         flag=None,
         choices=ROI_ALIGN_CONVENTIONS,
     )
@@ -313,6 +317,15 @@ _FPN_V2 = {
     "box_head_norm": "batch_norm",
     "mask_head_norm": "batch_norm",
 }
+# matterport's Mask_RCNN.
+_MATTERPORT = {
+    "image_size": (800, 1024),
+    "canvases": ((1024, 1024),),
+    "rpn_conv_dim": 512,
+    "box_head_norm": "batch_norm",
+    "mask_head_norm": "batch_norm",
+    "roi_sampling_ratio": 1,
+}
 _ROWS: dict[str, dict[str, object]] = {
     "r50-fpn": {},
     "r101-fpn": {"backbone_name": "resnet101"},
@@ -326,6 +339,8 @@ _ROWS: dict[str, dict[str, object]] = {
     "r101-fpn-gn": {"backbone_name": "resnet101", **_FPN_GN},
     "r50-fpn-4conv1fc-gn": {"box_head": "conv", **_FPN_GN},
     "r101-fpn-4conv1fc-gn": {"backbone_name": "resnet101", "box_head": "conv", **_FPN_GN},
+    "r50-fpn-matterport": _MATTERPORT,
+    "r101-fpn-matterport": {"backbone_name": "resnet101", **_MATTERPORT},
 }
 _FAMILIES: dict[str, dict[str, object]] = {
     "maskrcnn": {},

@@ -47,7 +47,7 @@ class Block(NamedTuple):
     stride: int
     dilation: int
     stride_in: str  # 1x1 or 3x3
-    padding: str  # symmetric or same
+    padding: str  # see Conventions
     has_projection: bool  # a convolution on the shortcut
 
 
@@ -92,7 +92,7 @@ def _conv(
     dilation: int = 1,
     groups: int = 1,
 ) -> tf.keras.layers.Layer:
-    is_padded = padding == "symmetric" and stride > 1 and kernel_size > 1
+    is_padded = padding != "same" and stride > 1 and kernel_size > 1
     return (PaddedConv2D if is_padded else Conv2D)(
         filters,
         kernel_size,
@@ -176,13 +176,13 @@ class StemPool(tf.keras.layers.Layer):
     """3x3 max pool with stride 2 on features that are not negative."""
 
     def __init__(self, *, padding: str, name: str) -> None:
-        """Takes symmetric or same."""
+        """Takes symmetric, or same or same_pool."""
         super().__init__(name=name)
         self._padding = padding
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """Pools [batch, h, w, channels] to ceil(h / 2) rows."""
-        if self._padding == "same":
+        if self._padding != "symmetric":
             return tf.nn.max_pool2d(inputs, 3, 2, "SAME")
         padded = tf.pad(inputs, [[0, 0], [1, 1], [1, 1], [0, 0]])
         return tf.nn.max_pool2d(padded, 3, 2, "VALID")

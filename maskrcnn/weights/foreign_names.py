@@ -2,9 +2,9 @@
 
 `ngc` is NVIDIA's ResNet-50 classifier for TensorFlow; `torchvision` its ResNets and detectors;
 `benchmark` maskrcnn-benchmark and NVIDIA's PyTorch program; `detectron` blobs of Caffe2;
-`detectron2` and `mmdetection` the programs of these names. Arrays are the matter of `weight_names`.
-With group norm, maskrcnn-benchmark keeps the names of batch norm in the body, and elsewhere makes
-each layer a sequence of layer and norm.
+`detectron2`, `mmdetection` and `matterport` the programs of these names. Arrays are the matter of
+`weight_names`. With group norm, maskrcnn-benchmark keeps the names of batch norm in the body, and
+elsewhere makes each layer a sequence of layer and norm.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 
 NGC, TORCHVISION, BENCHMARK, DETECTRON = "ngc", "torchvision", "benchmark", "detectron"
-DETECTRON2, MMDETECTION = "detectron2", "mmdetection"
+DETECTRON2, MMDETECTION, MATTERPORT = "detectron2", "mmdetection", "matterport"
 
 _NGC_CONV = re.compile(
     r"^resnet50/(?:btlnck_block_(\d)_(\d+)/(?:bottleneck_(\d)|(shortcut)/conv2d)|(conv2d))"
@@ -50,6 +50,8 @@ def foreign_name(layout: str, name: str, *, has_group_norm: bool = False) -> str
         return _from_detectron2(name)
     if layout == MMDETECTION:
         return _from_mmdetection(name)
+    if layout == MATTERPORT:
+        return _from_matterport(name)
     return _from_benchmark(name, norm="gn" if has_group_norm else "bn")
 
 
@@ -229,3 +231,36 @@ def _from_mmdetection(name: str) -> str | None:
     if name.startswith("backbone."):
         return _from_torch_resnet(name.removeprefix("backbone."), prefix="backbone", norm="bn")
     return _of_layer(name, _MMDETECTION_LAYERS)
+
+
+_MATTERPORT_BLOCK = re.compile(r"^(res|bn)([2-5])([a-w])_branch(1|2[abc])$")
+_MATTERPORT_LAYERS = {
+    "conv1": "backbone/conv1",
+    "bn_conv1": "backbone/bn1",
+    **{f"fpn_c{level}p{level}": f"fpn/inner{level}" for level in range(2, 6)},
+    **{f"fpn_p{level}": f"fpn/layer{level}" for level in range(2, 6)},
+    "rpn_conv_shared": "rpn/conv",
+    "rpn_class_raw": "rpn/cls_logits",
+    "rpn_bbox_pred": "rpn/bbox_pred",
+    **{f"mrcnn_class_conv{i}": f"box_head/fc{i + 5}" for i in (1, 2)},
+    **{f"mrcnn_class_bn{i}": f"box_head/fc{i + 5}_bn" for i in (1, 2)},
+    "mrcnn_class_logits": "box_head/cls_score",
+    "mrcnn_bbox_fc": "box_head/bbox_pred",
+    **{f"mrcnn_mask_conv{i}": f"mask_head/mask_fcn{i}" for i in range(1, 5)},
+    **{f"mrcnn_mask_bn{i}": f"mask_head/mask_fcn{i}_bn" for i in range(1, 5)},
+    "mrcnn_mask_deconv": "mask_head/conv5_mask",
+    "mrcnn_mask": "mask_head/mask_fcn_logits",
+}
+
+
+def _from_matterport(name: str) -> str | None:
+    """Kernels, biases and norms have Keras' names, which are ours."""
+    layer, _, variable = name.rpartition("/")
+    if match := _MATTERPORT_BLOCK.match(layer):
+        kind, stage, block, branch = match.groups()
+        kind = "conv" if kind == "res" else "bn"
+        number = "" if branch == "1" else str("abc".index(branch[1]) + 1)
+        prefix = "" if number else "downsample_"
+        place = f"layer{int(stage) - 1}/{ord(block) - ord('a')}"
+        return f"backbone/{place}/{prefix}{kind}{number}/{variable}"
+    return f"{_MATTERPORT_LAYERS[layer]}/{variable}" if layer in _MATTERPORT_LAYERS else None

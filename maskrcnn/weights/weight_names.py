@@ -26,6 +26,7 @@ from maskrcnn.weights.foreign_names import (
     BENCHMARK,
     DETECTRON,
     DETECTRON2,
+    MATTERPORT,
     MMDETECTION,
     NGC,
     TORCHVISION,
@@ -37,6 +38,8 @@ OURS = "ours"
 
 CLASS_PREDICTORS = ("box_head/cls_score", "box_head/bbox_pred", "mask_head/mask_fcn_logits")
 
+_MATTERPORT_MEAN_RGB = (123.7, 116.8, 103.9)
+_MATTERPORT_RPN_DEVIATIONS = (0.1, 0.1, 0.2, 0.2)
 _MSRA_MEAN_RGB = (122.7717, 115.9465, 102.9801)
 _PARTS = r"(?:backbone|fpn|rpn|box_head|mask_head)/"
 _OURS = re.compile(rf"^(?:model/|ema/)?({_PARTS}.+)$")
@@ -55,6 +58,8 @@ def layout_of(names: Iterable[str]) -> str:
         return DETECTRON
     if any(name.startswith(("backbone.bottom_up.", "proposal_generator.")) for name in names):
         return DETECTRON2
+    if "mrcnn_class_logits/kernel" in names:
+        return MATTERPORT
     if "rpn_head.rpn_conv.weight" in names:
         return MMDETECTION
     marks = ("backbone.body.stem.", "backbone.fpn.fpn_", "roi_heads.box.feature_extractor.")
@@ -67,6 +72,8 @@ def layout_of(names: Iterable[str]) -> str:
 
 def row_of_models(layout: str, names: Container[str]) -> str:
     """Returns the row of models that a file is made for, where its names tell; else ''."""
+    if layout == MATTERPORT:
+        return f"{'r101' if 'res4w_branch2a/kernel' in names else 'r50'}-fpn-matterport"
     return "r50-fpn-v2" if layout == TORCHVISION and _V2_MARK in names else ""
 
 
@@ -89,6 +96,10 @@ def conventions_of_layout(layout: str, arrays: Mapping[str, np.ndarray]) -> Conv
     if layout == MMDETECTION:
         demanded = OUR_CONVENTIONS.of_backbone()
         return Conventions(*demanded[:4], "detectron2", 0.0, 0.0, "aligned", BILINEAR)
+    if layout == MATTERPORT:
+        of_body = ("same_pool", "1x1", _MATTERPORT_MEAN_RGB, (1.0, 1.0, 1.0))
+        # Its boxes are in units of the image less one pixel, as if far corners were one nearer.
+        return Conventions(*of_body, "detectron2", -1.0, -1.0, "corners", BILINEAR)
     if layout not in (BENCHMARK, DETECTRON, DETECTRON2):
         return None
     is_grouped = any(
@@ -149,11 +160,13 @@ def translate(
             is_state = source.endswith(("_momentum", "/Momentum", "num_batches_tracked"))
             unused[source] = "training state" if is_state else "not a variable of this network"
             continue
-        if layout != NGC:
+        if layout not in (NGC, MATTERPORT):
             array = _to_our_axes(name, array, box_resolution=config.box_resolution)
         translated[name] = Translated(_to_our_order(name, array, layout, config), source)
     if layout in (BENCHMARK, DETECTRON):
         _add_statistics(translated)
+    if layout == MATTERPORT:
+        _fold_biases(translated)
     return translated, unused
 
 
@@ -195,18 +208,48 @@ def _to_our_order(name: str, array: np.ndarray, layout: str, config: ModelConfig
     if name == "backbone/conv1/kernel" and layout in (BENCHMARK, DETECTRON, DETECTRON2):
         return array[:, :, ::-1]  # blue, green, red there
     layer, _, _ = name.rpartition("/")
+    if layout == MATTERPORT:
+        array = _matterport_array(name, array)
     is_ours = layout in (DETECTRON2, MMDETECTION)  # background last, or absent
     if layer == "box_head/cls_score":
         return array if is_ours else np.roll(array, -1, axis=-1)
     if layer == "mask_head/mask_fcn_logits":
         return array if is_ours else array[..., 1:]
     if layer == "box_head/bbox_pred" and array.shape[-1] % 4 == 0:
-        return _swap_coordinates(array)[..., 0 if is_ours else 4 :]
+        array = array if layout == MATTERPORT else _swap_coordinates(array)
+        return array[..., 0 if is_ours else 4 :]
     if layer == "rpn/bbox_pred" and array.shape[-1] == 4 * config.num_anchors_per_cell:
         return _swap_coordinates(array, anchor_order(config, layout))
     if layer == "rpn/cls_logits" and array.shape[-1] == config.num_anchors_per_cell:
         return array[..., anchor_order(config, layout)]
     return array
+
+
+def _matterport_array(name: str, array: np.ndarray) -> np.ndarray:
+    """Makes dense layers of convolutions as large as their input, one logit of two.
+
+    Its RPN scores background and object by a softmax, and divides deltas by deviations.
+    """
+    if name in ("box_head/fc6/kernel", "box_head/fc7/kernel"):
+        return array.reshape(-1, array.shape[-1])
+    if name.startswith("rpn/cls_logits/"):
+        return array[..., 1::2] - array[..., 0::2]
+    if name.startswith("rpn/bbox_pred/"):
+        deltas = array.reshape(*array.shape[:-1], -1, 4) * np.float32(_MATTERPORT_RPN_DEVIATIONS)
+        return _swap_coordinates(deltas.reshape(array.shape))  # as the others have them
+    return array
+
+
+def _fold_biases(translated: dict[str, Translated]) -> None:
+    """Takes biases of layers before batch norms off the means, where our layers have none."""
+    for name, value in list(translated.items()):
+        layer = name.removesuffix("/bias")
+        norm = re.sub(r"(^|_|/)conv(\d?)$", r"\1bn\2", layer)
+        norm = norm if f"{norm}/moving_mean" in translated else f"{layer}_bn"
+        mean = translated.get(f"{norm}/moving_mean")
+        if layer != name and mean is not None:
+            translated[f"{norm}/moving_mean"] = mean._replace(array=mean.array - value.array)
+            del translated[name]
 
 
 def _swap_coordinates(array: np.ndarray, order: Sequence[int] | None = None) -> np.ndarray:
@@ -220,7 +263,7 @@ def anchor_order(config: ModelConfig, layout: str = "") -> list[int]:
     """Returns, for each anchor of a cell of ours, its position among those of other programs.
 
     Ours run over sizes and then aspects, theirs over the ratios 1/2, 1, 2 and then sizes;
-    Detectron2's over sizes and then these ratios.
+    Detectron2's over sizes and then these ratios; matterport's, of one size, over 2, 1, 1/2.
 
     Raises:
       ValueError: our aspects are not those three.
@@ -237,6 +280,8 @@ def anchor_order(config: ModelConfig, layout: str = "") -> list[int]:
             "1/2, 1 and 2 widths: use (1.4, 0.7), (1, 1), (0.7, 1.4) in any order"
         )
     num_sizes = config.num_anchors_per_cell // 3
+    if layout == MATTERPORT:
+        positions = [2 - position for position in positions]
     if layout == DETECTRON2:
         return [3 * size + position for size in range(num_sizes) for position in positions]
     return [position * num_sizes + size for size in range(num_sizes) for position in positions]
@@ -266,4 +311,6 @@ def batch_norm_epsilon(layout: str, names: Iterable[str]) -> float | None:
     if layout == TORCHVISION:
         is_first = any(name.startswith("roi_heads.") for name in names) and _V2_MARK not in names
         return 0.0 if is_first else 1e-5
+    if layout == MATTERPORT:
+        return 1e-3
     return 1e-5 if layout in (NGC, DETECTRON2, MMDETECTION) else None

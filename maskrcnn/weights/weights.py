@@ -47,7 +47,8 @@ from maskrcnn.weights.weight_names import (
 
 _STAGE5 = ("backbone/layer4/", "box_head/layer4/")
 _ALSO_EXPECTED = (
-    ", or the names of NVIDIA's ResNet-50, torchvision, maskrcnn-benchmark or Detectron"
+    ", or the names of NVIDIA's ResNet-50, torchvision, maskrcnn-benchmark, Detectron, Detectron2, "
+    "mmdetection or matterport's Mask_RCNN"
 )
 
 

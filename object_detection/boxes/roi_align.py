@@ -41,11 +41,16 @@ class Convention(NamedTuple):
       min_size: least height and width of a box on the map, cells.
       is_zero_outside: whether samples more than a cell outside the map are 0; otherwise they are
         those of the border.
+      is_at_corners: one sample for each bin, the first and the last at the corners of the box; the
+        middles of the map's border cells are the first and last pixel of the image.
+      rounds_level: levels are rounded, not rounded down.
     """
 
     shift: float
     min_size: float
     is_zero_outside: bool
+    is_at_corners: bool = False
+    rounds_level: bool = False
 
 
 CONVENTIONS = {
@@ -55,6 +60,8 @@ CONVENTIONS = {
     "legacy": Convention(shift=0.0, min_size=1.0, is_zero_outside=True),
     # The NVIDIA TF2 reference's crop of features; it takes one sample per bin.
     "crop": Convention(shift=0.0, min_size=0.0, is_zero_outside=False),
+    # matterport's: tf.image.crop_and_resize of boxes in units of the image less one pixel.
+    "corners": Convention(0.0, 0.0, is_zero_outside=False, is_at_corners=True, rounds_level=True),
 }
 
 
@@ -86,14 +93,15 @@ def roi_align(
       output_size: o, bins along each side.
       sampling_ratio: s, samples of a bin along each side; 0 takes ceil(size of the bin in cells),
         as the C4 configurations of Detectron do, at a cost of that for a box as large as the map.
-      convention: 'aligned', 'legacy' or 'crop', see `CONVENTIONS`.
+      convention: one of `CONVENTIONS`.
       pixel_offset: see `assign_levels`.
 
     Returns:
       [B, R, o, o, C] of the features' dtype.
 
     Raises:
-      ValueError: if the convention is unknown or levels are missing.
+      ValueError: if the convention is unknown, or cannot have so many samples; or levels are
+        missing.
     """
     if convention not in CONVENTIONS:
         raise ValueError(
@@ -103,12 +111,18 @@ def roi_align(
     if not levels or levels[-1] - levels[0] + 1 != len(levels):
         raise ValueError(f"expected features of one level or of levels in a row, got {levels}")
     rule = CONVENTIONS[convention]
+    if rule.is_at_corners and (sampling_ratio != 1 or output_size < 2):
+        raise ValueError(
+            f"RoIAlign convention {convention!r} has one sample in each of several bins: set "
+            f"roi_sampling_ratio=1, not {sampling_ratio}"
+        )
     boxes = tf.stop_gradient(boxes)
     level_of_box = assign_levels(
         boxes,
         min_level=levels[0],
         max_level=levels[-1],
         pixel_offset=pixel_offset,
+        rounds=rule.rounds_level,
     )
     shapes = [tuple(features[level].shape[1:3]) for level in levels]
     limits = [_max_samples(shapes, axis, output_size, sampling_ratio) for axis in (0, 1)]
@@ -155,6 +169,7 @@ def assign_levels(
     min_level: int,
     max_level: int,
     pixel_offset: float = 0.0,
+    rounds: bool = False,
 ) -> tf.Tensor:
     """Assigns boxes to pyramid levels by area: `floor(k0 + log2(sqrt(area) / 224))`, clamped.
 
@@ -166,6 +181,7 @@ def assign_levels(
       min_level: finest level.
       max_level: coarsest level.
       pixel_offset: added to height and width; 1.0 is the NVIDIA PyTorch reference's convention.
+      rounds: round to the nearest level in place of the floor.
 
     Returns:
       [...] int32, min_level .. max_level.
@@ -173,7 +189,7 @@ def assign_levels(
     areas = box_areas(boxes, pixel_offset=pixel_offset)
     levels = tf.fill(tf.shape(areas), min_level)
     for level in range(min_level + 1, max_level + 1):
-        least = (_CANONICAL_SIZE * 2.0 ** (level - _CANONICAL_LEVEL)) ** 2
+        least = (_CANONICAL_SIZE * 2.0 ** (level - _CANONICAL_LEVEL - rounds / 2)) ** 2
         levels += tf.cast(areas >= least, tf.int32)
     return levels
 
@@ -205,7 +221,12 @@ def _place_boxes(
     y1, x1, y2, x2 = (corner * cells_per_pixel for corner in split_corners(boxes))
 
     def axis(low: tf.Tensor, high: tf.Tensor, length: tf.Tensor, most: int) -> _Axis:
-        bin_size = tf.maximum(high - low, rule.min_size) / output_size
+        if rule.is_at_corners:
+            pixel = cells_per_pixel
+            cells = tf.cast(length, tf.float32)
+            ratio = (cells - 1.0) / (cells - pixel)  # of the map, and of the image in cells
+            low, high = low * ratio, (high - pixel) * ratio
+        bin_size = tf.maximum(high - low, rule.min_size) / (output_size - rule.is_at_corners)
         counts = tf.fill(tf.shape(low), float(most))
         if is_adaptive:
             counts = tf.minimum(tf.maximum(tf.math.ceil(bin_size), 1.0), counts)
@@ -237,7 +258,9 @@ def _cells(
       hold the mean over the bin's samples; they are 0 for samples that do not count.
     """
     sample = tf.cast(sample, tf.float32)
-    offsets = tf.range(output_size, dtype=tf.float32) + (sample + 0.5) / axis.num_samples
+    offsets = tf.range(output_size, dtype=tf.float32)
+    if not rule.is_at_corners:
+        offsets += (sample + 0.5) / axis.num_samples
     positions = axis.start + offsets * axis.bin_size
     counts = tf.broadcast_to(sample < axis.num_samples, tf.shape(positions))
     if rule.is_zero_outside:

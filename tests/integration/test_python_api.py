@@ -110,6 +110,8 @@ def test_the_command_knows_its_programs(capsys, commands):
     assert "unknown command 'trian'; did you mean 'train'?" in capsys.readouterr().err
     result = commands.run("ringdet", "export", "--model_dir=nothing")
     assert "--saved_model_dir is required" in result.require_explained_failure()
+    for name in ("convert", "check", "draw"):
+        assert "--output_dir" in commands.run("ringdet", name, "--help").require_success().output
 
 
 def test_a_package_of_another_project_is_named(tmp_path, monkeypatch):

@@ -1,10 +1,14 @@
-"""State dicts under effdet's names, safetensors files of them, and what effdet computes from them.
+"""State dicts under effdet's names, files of them, and what effdet computes from them.
+
+effdet's `tf_` networks are google/automl's; `under_automls_names` gives the same weights as that
+program stores them.
 
 The forward pass is in PyTorch's layout, [batch, channels, height, width], and knows nothing
 of ours.
 """
 
 import json
+import re
 
 import numpy as np
 
@@ -68,6 +72,69 @@ def shapes_of(blocks, *, stem, width, classes):
             norm(f"{kind}_net.bn_rep.0.{level}.bn", width)
         separable(f"{kind}_net.predict", outputs)
     return shapes
+
+
+_OF_NORM = {"weight": "gamma", "bias": "beta"}
+_OF_NORM |= {"running_mean": "moving_mean", "running_var": "moving_variance"}
+_OF_SEPARABLE = {"conv_dw.weight": "depthwise_kernel", "conv_pw.weight": "pointwise_kernel"}
+_OF_SEPARABLE |= {"conv_pw.bias": "bias"}
+
+
+def under_automls_names(values):
+    """Renames a state dict to the variables of google/automl's network, in TensorFlow's layout."""
+    blocks = {}  # "stage.index" -> number
+    for name in values:
+        if match := re.match(r"backbone\.blocks\.(\d+\.\d+)\.", name):
+            blocks.setdefault(match[1], len(blocks))
+    renamed = {}
+    for name, value in values.items():
+        if name.endswith("edge_weights"):
+            node = re.search(r"fnode\.(\d+)", name)[1]
+            for i, weight in enumerate(value):
+                suffix = f"_{i}" if i else ""
+                renamed[f"fpn_cells/cell_0/fnode{node}/WSM{suffix}"] = np.asarray(weight)
+            continue
+        if value.ndim == 4:
+            is_depthwise = "conv_dw" in name
+            value = value.transpose((2, 3, 0, 1) if is_depthwise else (2, 3, 1, 0))
+        renamed[_automls_name(name, blocks, values)] = value
+    return renamed
+
+
+def _automls_name(name, blocks, values):
+    layer, _, variable = name.rpartition(".")
+    kernel = "kernel" if variable == "weight" else "bias"
+    if match := re.match(r"backbone\.(?:blocks\.(\d+\.\d+)\.)?(.+)$", layer):
+        place = "stem" if match[1] is None else f"blocks_{blocks[match[1]]}"
+        part = match[2]
+        expands = f"backbone.blocks.{match[1]}.conv_pwl.weight" in values
+        if part.startswith("bn"):
+            index = int(part[2:]) - 1
+            norm = "tpu_batch_normalization" + (f"_{index}" if index else "")
+            return f"efficientnet-b0/{place}/{norm}/{_OF_NORM[variable]}"
+        if part == "conv_dw":
+            return f"efficientnet-b0/{place}/depthwise_conv2d/depthwise_kernel"
+        ours = {"se.conv_reduce": "se/conv2d", "se.conv_expand": "se/conv2d_1"}
+        ours |= {"conv_stem": "conv2d", "conv_pw": "conv2d"}
+        ours |= {"conv_pwl": "conv2d_1" if expands else "conv2d"}
+        return f"efficientnet-b0/{place}/{ours[part]}/{kernel}"
+    end = f"bn/{_OF_NORM[variable]}" if layer.endswith("bn") else f"conv2d/{kernel}"
+    if name.startswith("fpn.resample.3."):
+        return f"resample_p6/{end}"
+    if match := re.match(r"fpn\.cell\.0\.fnode\.(\d)\.combine\.resample\.(\d)\.", name):
+        node, source = int(match[1]), int(match[2])
+        scope = f"resample_{NODES[node].index(source)}_{source}_{node + 5}"
+        return f"fpn_cells/cell_0/fnode{node}/{scope}/{end}"
+    if match := re.match(r"fpn\.cell\.0\.fnode\.(\d)\.after_combine\.conv\.(.+)$", name):
+        scope = f"fpn_cells/cell_0/fnode{match[1]}/op_after_combine{int(match[1]) + 5}"
+        if match[2] in _OF_SEPARABLE:
+            return f"{scope}/conv/{_OF_SEPARABLE[match[2]]}"
+        return f"{scope}/bn/{_OF_NORM[variable]}"
+    kind, part, rest = re.match(r"(class|box)_net\.(predict|\w+_rep\.0)\.(.+)$", name).groups()
+    if part == "bn_rep.0":
+        return f"{kind}_net/{kind}-0-bn-{int(rest[0]) + 3}/{_OF_NORM[variable]}"
+    end = "predict" if part == "predict" else "0"
+    return f"{kind}_net/{kind}-{end}/{_OF_SEPARABLE[rest]}"
 
 
 def write_safetensors(path, values):

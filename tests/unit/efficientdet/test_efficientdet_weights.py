@@ -4,11 +4,13 @@ import dataclasses
 import re
 
 import effdet_in_numpy as effdet
+import h5py
 import numpy as np
 import pytest
 import tensorflow as tf
 from imagenet_classifier import build_classifier
 
+import families
 from detector.inputs import resampled_on_host
 from efficientdet.config import model_config
 from efficientdet.family import FAMILY
@@ -387,13 +389,14 @@ def test_weights_of_automl_are_evaluated_with_its_resampling(tmp_path):
 
 class TestTorchNames:
     @staticmethod
-    def values(seed, *, classes, width=8):
-        numbers = [[int(n) for n in re.findall(r"\d+", b.name)] for b in backbone_blocks("tiny")]
+    def values(seed, *, classes, width=8, backbone_name="tiny"):
+        ours = backbone_blocks(backbone_name)
+        numbers = [[int(n) for n in re.findall(r"\d+", b.name)] for b in ours]
         blocks = [
             (*n, b.kernel_size, b.expand_ratio, b.in_channels, b.out_channels, b.se_channels)
-            for n, b in zip(numbers, backbone_blocks("tiny"))
+            for n, b in zip(numbers, ours)
         ]
-        stem = backbone.stem_channels("tiny")
+        stem = backbone.stem_channels(backbone_name)
         shapes = effdet.shapes_of(blocks, stem=stem, width=width, classes=classes)
         rng = np.random.default_rng(seed)
         values = {}
@@ -404,15 +407,13 @@ class TestTorchNames:
             values[name] = (np.abs(value) + 0.5 if is_spread else value).astype(np.float32)
         return values
 
-    def test_effdets_detector_computes_the_same(self, tiny, tmp_path):
-        model = tiny(3, image_size=(128, 128))
-        values = self.values(1, classes=3)
-        counts = {"backbone.bn1.num_batches_tracked": np.array(7)}
-        path = effdet.write_safetensors(tmp_path / "tf_efficientdet.safetensors", values | counts)
-        report = load_detector(model, path)
-        assert not report.missing and set(report.skipped) == set(counts)
-        assert report.details == ("layout effdet (padding as TensorFlow's)",)
-        assert resampling_of(path) == "bilinear"
+    @pytest.fixture(scope="class")
+    def larger(self, tiny):
+        return tiny(3, image_size=(128, 128))
+
+    @staticmethod
+    def assert_computes(model, values):
+        """Compares with the NumPy network of these values, under effdet's names."""
         images = np.random.default_rng(2).normal(size=(1, 128, 128, 3)).astype(np.float32)
         network = effdet.Effdet(values)
         maps = network.pyramid(images.transpose(0, 3, 1, 2).astype(np.float64))
@@ -424,6 +425,68 @@ class TestTorchNames:
             np.testing.assert_allclose(
                 np.concatenate(ours, axis=1), theirs, rtol=1e-3, atol=1e-3 * largest
             )
+
+    def test_effdets_detector_computes_the_same(self, larger, tmp_path):
+        model = larger
+        values = self.values(1, classes=3)
+        counts = {"backbone.bn1.num_batches_tracked": np.array(7)}
+        path = effdet.write_safetensors(tmp_path / "tf_efficientdet.safetensors", values | counts)
+        report = load_detector(model, path)
+        assert not report.missing and set(report.skipped) == set(counts)
+        assert report.details == ("layout effdet (padding as TensorFlow's)",)
+        assert resampling_of(path) == "bilinear"
+        self.assert_computes(model, values)
+
+    @pytest.mark.parametrize("container", ["tf1", "tf2", "h5"])
+    def test_automls_files_compute_the_same(self, larger, tmp_path, container):
+        """Its checkpoints by names and by objects with averages, and its weights for Keras."""
+        seed = {"tf1": 4, "tf2": 5, "h5": 6}[container]
+        values = self.values(seed, classes=3)
+        named = effdet.under_automls_names(values)
+        path = tmp_path / "model"
+        if container == "tf1":
+            averages = {f"{name}/ExponentialMovingAverage": v for name, v in named.items()}
+            raw = {name: np.zeros_like(value) for name, value in named.items()}
+            save_tensors(path, {**raw, **averages, "global_step": np.int64(1)})
+        elif container == "tf2":
+            module, optimizer = tf.Module(), tf.keras.optimizers.legacy.SGD(momentum=0.9)
+            module.parts = [tf.Variable(tf.zeros(v.shape), name=n) for n, v in named.items()]
+            for variable in module.parts:
+                value = named[variable.name.removesuffix(":0")]
+                optimizer.add_slot(variable, "average").assign(value)
+            tf.train.Checkpoint(model=module, optimizer=optimizer).write(str(path))
+        else:
+            path = path.with_suffix(".h5")
+            with h5py.File(path, "w") as file:
+                layers = list(dict.fromkeys(name.split("/")[0] for name in named))
+                file.attrs["layer_names"] = layers
+                for layer in layers:
+                    group = file.create_group(layer)
+                    own = [name for name in named if name.split("/")[0] == layer]
+                    group.attrs["weight_names"] = [f"{name}:0" for name in own]
+                    for name in own:
+                        group[f"{name}:0"] = named[name]
+        report = load_detector(larger, path)
+        assert not report.missing and set(report.skipped) <= {"global_step", *named}
+        assert report.num_averaged == (0 if container == "h5" else len(named))
+        assert report.details == ("layout google/automl",)
+        assert resampling_of(path) == "bilinear"
+        self.assert_computes(larger, values)
+
+    def test_infer_and_export_find_the_classes_in_the_file(self, tmp_path):
+        """A file itself, without any setting but the model's; 90 channels are COCO's ids."""
+        values = self.values(7, classes=90, backbone_name="efficientnet-b0")
+        path = effdet.write_safetensors(tmp_path / "tf_efficientdet_d0.safetensors", values)
+        small = "image_size=64,fpn_num_filters=8,fpn_cell_repeats=1,box_class_repeats=1"
+        task = families.load_task(
+            str(path), model_name="efficientdet-d0", preset_name="", hparams=small
+        )
+        assert task.config.model.resampling == "bilinear"
+        ids = [category_id for category_id, _ in task.class_map.categories.values()]
+        assert len(ids) == 80 and max(ids) == 90
+        theirs = values["class_net.predict.conv_pw.bias"].reshape(9, 90)
+        ours = values_of(task.model)["class_net/class-predict/bias"].reshape(9, 80)
+        np.testing.assert_array_equal(ours, theirs[:, np.array(ids) - 1])
 
     def test_a_detector_without_the_biases_of_tensorflows_is_refused(self, tiny, tmp_path):
         values = self.values(1, classes=3)

@@ -23,6 +23,7 @@ MSRA = Conventions("symmetric", "1x1", (122.7717, 115.9465, 102.9801), (1.0, 1.0
 NAMED = (
     *("r50-fpn", "r101-fpn", "r50-c4", "r50-c5", "r101-c4", "r101-c5", "x101-32x8d-fpn"),
     *("r50-fpn-gn", "r101-fpn-gn", "r50-fpn-4conv1fc-gn", "r101-fpn-4conv1fc-gn", "r50-fpn-v2"),
+    *("r50-fpn-matterport", "r101-fpn-matterport"),
 )
 
 

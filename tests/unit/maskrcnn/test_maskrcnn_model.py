@@ -119,7 +119,7 @@ def test_deep_models_build(name):
 NETWORKS = (
     *("maskrcnn-r50-fpn", "maskrcnn-r50-c4", "maskrcnn-r50-c5", "maskrcnn-x101-32x8d-fpn"),
     *("maskrcnn-r50-fpn-gn", "maskrcnn-r50-fpn-4conv1fc-gn", "fasterrcnn-r50-c4", "rpn-r50-c5"),
-    "maskrcnn-r50-fpn-v2",
+    *("maskrcnn-r50-fpn-v2", "maskrcnn-r50-fpn-matterport"),
 )
 
 

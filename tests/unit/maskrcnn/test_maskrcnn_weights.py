@@ -5,6 +5,8 @@ import json
 import pickle
 
 import foreign_weights as foreign
+import h5py
+import matterport_in_numpy as matterport
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -18,6 +20,7 @@ from maskrcnn.config import (
     with_conventions,
 )
 from maskrcnn.network import backbone
+from maskrcnn.network.anchors import model_anchors
 from maskrcnn.network.model import build_model
 from maskrcnn.weights.foreign_names import foreign_name
 from maskrcnn.weights.weight_names import anchor_order, layout_of
@@ -92,11 +95,29 @@ def nhwc(x):
     return np.asarray(x).transpose(0, 2, 3, 1)
 
 
+def assert_near(ours, theirs):
+    np.testing.assert_allclose(ours, theirs, rtol=2e-3, atol=2e-3 * np.abs(theirs).max())
+
+
+def write_keras_h5(path, weights):
+    """Writes a file as Keras 2.0 did: a group for each layer, the RPN's layers in one."""
+    layers = {}
+    for name in weights:
+        layer = name.split("/")[0]
+        layers.setdefault("rpn_model" if layer.startswith("rpn_") else layer, []).append(name)
+    with h5py.File(path, "w") as file:
+        file.attrs["layer_names"] = [name.encode() for name in ("input_image", *layers)]
+        file.create_group("input_image").attrs["weight_names"] = np.zeros(0, "S1")
+        for layer, names in layers.items():
+            group = file.create_group(layer)
+            group.attrs["weight_names"] = [f"{name}:0".encode() for name in names]
+            for name in names:
+                group[f"{name}:0"] = weights[name]
+    return path
+
+
 def assert_computes(model, network, *, swaps_colours):
     """Compares all parts of a model with those of another program on the same inputs."""
-
-    def equal(ours, theirs):
-        np.testing.assert_allclose(ours, theirs, rtol=2e-3, atol=2e-3 * np.abs(theirs).max())
 
     def our_deltas(deltas, boxes):
         return deltas.reshape(*deltas.shape[:-1], boxes, 4)[..., [1, 0, 3, 2]]
@@ -107,19 +128,19 @@ def assert_computes(model, network, *, swaps_colours):
     maps = network.pyramid(network.body(theirs))
     outputs = model(images)
     for level, expected in zip((2, 3, 4, 5), maps):
-        equal(outputs.features[level], nhwc(expected))
+        assert_near(outputs.features[level], nhwc(expected))
     logits, deltas = (nhwc(x) for x in network.rpn(maps[0]))
     order = anchor_order(model.config)
-    equal(outputs.rpn_logits[0], logits[..., order])
+    assert_near(outputs.rpn_logits[0], logits[..., order])
     own = outputs.rpn_deltas[0].numpy().reshape(*deltas.shape[:3], 3, 4)
-    equal(own, our_deltas(deltas, 3)[..., order, :])
+    assert_near(own, our_deltas(deltas, 3)[..., order, :])
     rois = rng.normal(size=(2, 7, 7, 8)).astype(np.float32)
     classes, deltas = network.boxes(nchw(rois))
     boxes = model.boxes(rois)
-    equal(boxes.class_logits, classes[:, [1, 2, 3, 0]])
-    equal(boxes.box_deltas, our_deltas(deltas, 4)[:, 1:])
+    assert_near(boxes.class_logits, classes[:, [1, 2, 3, 0]])
+    assert_near(boxes.box_deltas, our_deltas(deltas, 4)[:, 1:])
     rois = rng.normal(size=(2, 14, 14, 8)).astype(np.float32)
-    equal(model.masks(rois), nhwc(network.masks(nchw(rois)))[..., 1:])
+    assert_near(model.masks(rois), nhwc(network.masks(nchw(rois)))[..., 1:])
 
 
 class TestOutputsOfOtherPrograms:
@@ -182,6 +203,45 @@ class TestOutputsOfOtherPrograms:
         assert not load_detector(model, source).missing
         network = foreign.ForeignNetwork(values, stride_in_1x1=False, epsilon=1e-5)
         assert_computes(model, network, swaps_colours=False)
+
+    def test_matterport(self, torchvision_model, tmp_path):
+        weights = matterport.random_weights(width=8, filters=8, hidden=6, classes=4)
+        source = read_source(write_keras_h5(tmp_path / "mask_rcnn_coco.h5", weights))
+        assert (source.layout, source.file.kind) == ("matterport", weight_files.KERAS_H5)
+        assert source.conventions == Conventions(
+            *("same_pool", "1x1", (123.7, 116.8, 103.9), (1.0, 1.0, 1.0)),
+            *("detectron2", -1.0, -1.0, "corners", "bilinear"),
+        )
+        model = small_model(
+            name="maskrcnn-r50-fpn-matterport",
+            conventions=source.conventions,
+            rpn_conv_dim=16,
+            backbone_width=8,
+        )
+        report = load_detector(model, source)
+        assert not report.missing and not report.skipped
+        network, rng = matterport.Matterport(weights), np.random.default_rng(5)
+        images = rng.normal(size=(1, 64, 96, 3)).astype(np.float32)
+        maps, outputs = network.pyramid(images), model(images)
+        for level, expected in maps.items():
+            assert_near(outputs.features[level], expected)
+        scores, deltas = network.rpn(maps[2])
+        anchors = matterport.pyramid_anchors((16, 24), 4, 32)
+        ours = model_anchors(model.config, (64, 96))[: len(anchors)]
+        order = [int(np.argmin(np.abs(anchors[:3] - a).sum(axis=1))) for a in ours[:3]]
+        assert sorted(order) == [0, 1, 2]
+        np.testing.assert_allclose(ours, anchors.reshape(-1, 3, 4)[:, order].reshape(-1, 4))
+        assert_near(tf.sigmoid(outputs.rpn_logits[0]), scores[..., order])
+        own = outputs.rpn_deltas[0].numpy().reshape(deltas.shape)
+        assert_near(own, deltas[..., order, :])
+        rois = rng.normal(size=(2, 7, 7, 8)).astype(np.float32)
+        (logits, deltas), boxes = network.boxes(rois), model.boxes(rois)
+        assert_near(boxes.class_logits, logits[:, [1, 2, 3, 0]])
+        assert_near(boxes.box_deltas, deltas[:, 1:])
+        rois = rng.normal(size=(2, 14, 14, 8)).astype(np.float32)
+        assert_near(model.masks(rois), network.masks(rois)[..., 1:])
+        with pytest.raises(ValueError, match=r"model\.padding='symmetric', but .*mask_rcnn_coco"):
+            load_detector(torchvision_model, source)
 
     def test_detectron(self, detectron_model, folded, tmp_path):
         blobs = foreign.to_detectron(folded)

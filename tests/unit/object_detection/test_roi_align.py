@@ -32,6 +32,33 @@ def test_a_box_of_one_cell_is_that_cell_when_aligned():
         np.testing.assert_allclose(result.numpy().item(), unaligned)
 
 
+def test_corners_are_those_of_crop_and_resize():
+    """Of the levels that are nearest by their side; boxes in units of the image less one pixel."""
+    sides = np.array([20.0, 100, 155, 165, 300, 330, 500, 620], np.float32)
+    start = np.random.default_rng(1).uniform(0, 20, [2, 8])
+    boxes = np.stack([start[0], start[1], start[0] + 0.8 * sides, start[1] + sides / 0.8], axis=-1)
+    size = np.array([640, 896])
+    features = {
+        level: np.random.default_rng(level).normal(size=(1, *(size >> level), 3)).astype(np.float32)
+        for level in (2, 3, 4, 5)
+    }
+    result = roi_align(
+        *(features, boxes[np.newaxis].astype(np.float32)),
+        **{"output_size": 3, "sampling_ratio": 1, "convention": "corners", "pixel_offset": -1.0},
+    )
+    unit = (boxes - [0, 0, 1, 1]) / (np.tile(size, 2) - 1)
+    side = np.sqrt(np.prod(unit[:, 2:] - unit[:, :2], axis=1) * np.prod(size))
+    levels = np.clip(4 + np.round(np.log2(side / 224)), 2, 5).astype(int)
+    assert set(levels) == {2, 3, 4, 5}
+    for i, level in enumerate(levels):
+        expected = tf.image.crop_and_resize(
+            features[level], unit[i : i + 1].astype(np.float32), [0], [3, 3]
+        )
+        np.testing.assert_allclose(result[0, i], expected[0], atol=1e-4)
+    with pytest.raises(ValueError, match="roi_sampling_ratio=1, not 2"):
+        roi_align(features, boxes[np.newaxis], convention="corners", **SETTINGS)
+
+
 def test_the_whole_image_at_one_bin_per_cell_is_the_map():
     values = np.random.default_rng(0).normal(size=(1, 4, 4, 2)).astype(np.float32)
     box = np.array([[[0, 0, 64, 64]]], np.float32)
