@@ -62,6 +62,12 @@ class ModelConfig(Section):
         flag=None,
         choices=("", "antialiased", "bilinear", "bilinear_legacy"),
     )
+    backbone_padding: str = setting(
+        "",
+        "Of the backbone's strided convolutions; '': by the weights, else same.",
+        flag=None,
+        choices=("", "same", "symmetric"),
+    )
     double_normalize: bool = False  # True: normalise again inside the backbone (reference)
 
     def __post_init__(self) -> None:

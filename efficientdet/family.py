@@ -23,19 +23,22 @@ class _EfficientDetFamily(DetectorFamily):
     def settled_config(
         self, config: EfficientDetConfig, description: Mapping[str, Any]
     ) -> EfficientDetConfig:
-        """Fills in how images are resized: as the checkpoint or the initial weights had it."""
+        """Fills in resizing and padding: as the checkpoint or the initial weights had them."""
         if description:
-            return _resampled(config, description["config"]["model"].get("resampling", ""))
+            return _with_conventions(config, weights.Conventions.of_stored(description))
 
-        def of_initial_weights() -> str:
-            detector = initial_weights(config)[1]
-            return weights.resampling_of(detector) if detector else ""
+        def of_initial_weights() -> weights.Conventions:
+            backbone, detector = initial_weights(config)
+            if detector:
+                return weights.conventions_of(detector)
+            found = weights.conventions_of(backbone) if backbone else weights.Conventions()
+            return found._replace(resampling="")  # a classifier's has another input
 
-        return _resampled(config, distributed.on_main(of_initial_weights))
+        return _with_conventions(config, distributed.on_main(of_initial_weights))
 
     def config_for_weights(self, config: EfficientDetConfig, prefix: str) -> EfficientDetConfig:
-        """Fills in how images are resized, as the weights demand it."""
-        return _resampled(config, weights.resampling_of(prefix))
+        """Fills in resizing and padding, as the weights demand them."""
+        return _with_conventions(config, weights.conventions_of(prefix))
 
     def load_backbone(self, task: EfficientDetTask, path: str) -> LoadReport:
         return weights.load_backbone(task.model, path)
@@ -48,10 +51,16 @@ class _EfficientDetFamily(DetectorFamily):
         )
 
 
-def _resampled(config: EfficientDetConfig, resampling: str) -> EfficientDetConfig:
-    """Fills in the resampling where it is left open; antialiased where nothing else is known."""
-    chosen = config.model.resampling or resampling or ANTIALIASED
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, resampling=chosen))
+def _with_conventions(
+    config: EfficientDetConfig, demanded: weights.Conventions
+) -> EfficientDetConfig:
+    """Fills in what is left open: as demanded, ours where nothing is known."""
+    model = dataclasses.replace(
+        config.model,
+        resampling=config.model.resampling or demanded.resampling or ANTIALIASED,
+        backbone_padding=config.model.backbone_padding or demanded.padding or "same",
+    )
+    return dataclasses.replace(config, model=model)
 
 
 FAMILY = _EfficientDetFamily(settings, EfficientDetConfig, EfficientDetTask)

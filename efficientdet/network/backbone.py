@@ -138,13 +138,19 @@ def _conv_initializer(mode: str = "fan_in") -> tf.keras.initializers.Initializer
 
 
 def _conv(
-    name: str, filters: int, *, kernel_size: int = 1, strides: int = 1, use_bias: bool = False
-):
+    name: str,
+    filters: int,
+    *,
+    kernel_size: int = 1,
+    strides: int = 1,
+    use_bias: bool = False,
+    padding: str = "same",
+) -> tf.keras.layers.Layer:
     return tf.keras.layers.Conv2D(
         filters,
         kernel_size,
         strides,
-        padding="same",
+        padding=padding,
         use_bias=use_bias,
         kernel_initializer=_conv_initializer(),
         name=name,
@@ -166,6 +172,7 @@ class MBConvBlock(tf.keras.layers.Layer):
         act_type: str,
         survival_prob: float | None,
         remat: bool,
+        is_symmetric: bool = False,
     ) -> None:
         """Creates the sub-layers; their names follow the block's.
 
@@ -175,12 +182,14 @@ class MBConvBlock(tf.keras.layers.Layer):
           act_type: activation inside the block.
           survival_prob: of the residual branch of this block; None: always kept.
           remat: recompute the block in the backward pass.
+          is_symmetric: a strided convolution is padded by as much on both sides.
         """
         super().__init__(name=block.name)
         self._block = block
         self._act = activation_function(act_type)
         self._survival_prob = survival_prob if is_stochastic(survival_prob) else None
         self._remat = remat
+        self._border = block.kernel_size // 2 if is_symmetric and block.stride > 1 else 0
         wide = block.in_channels * block.expand_ratio
         if block.expand_ratio != 1:
             self.expand_conv2d = _conv("expand_conv2d", wide)
@@ -189,7 +198,7 @@ class MBConvBlock(tf.keras.layers.Layer):
         self.depthwise_conv2d = tf.keras.layers.DepthwiseConv2D(
             block.kernel_size,
             block.stride,
-            padding="same",
+            padding="valid" if self._border else "same",
             use_bias=False,
             depthwise_initializer=_conv_initializer("fan_out"),
             name="depthwise_conv2d",
@@ -215,6 +224,9 @@ class MBConvBlock(tf.keras.layers.Layer):
         x = inputs
         if self._block.expand_ratio != 1:
             x = self._act(self.expand_bn(self.expand_conv2d(x), training=training))
+        if self._border:
+            sides = [self._border, self._border]
+            x = tf.pad(x, [[0, 0], sides, sides, [0, 0]])
         x = self._act(self.depthwise_bn(self.depthwise_conv2d(x), training=training))
         if self._block.se_channels:
             # In float32: the number of pixels, by which the gradient is divided, is beyond float16.
@@ -238,6 +250,7 @@ def build_backbone(
     act_type: str = "swish",
     survival_prob: float | None = None,
     double_normalize: bool = False,
+    is_symmetric: bool = False,
     remat: bool = False,
 ) -> dict[int, tf.Tensor]:
     """Builds the feature extractor on a Keras tensor.
@@ -249,6 +262,8 @@ def build_backbone(
       act_type: activation of all blocks; `relu6` for Lite.
       survival_prob: of the last block; it falls linearly from 1 at the first.
       double_normalize: apply (x - mean) / std again, with the statistics of 0..1 images.
+      is_symmetric: strided convolutions are padded by as much on both sides, as in PyTorch;
+        TensorFlow's SAME pads an even side more at its end.
       remat: recompute each block in the backward pass.
 
     Returns:
@@ -262,7 +277,11 @@ def build_backbone(
             [-mean / std for mean, std in zip(_UNIT_MEAN_RGB, _UNIT_STDDEV_RGB)],
             name="second_normalization",
         )(x)
-    x = _conv("stem_conv2d", stem_channels(name), kernel_size=3, strides=2)(x)
+    if is_symmetric:
+        x = tf.keras.layers.ZeroPadding2D(1, name="stem_pad")(x)
+    padding = "valid" if is_symmetric else "same"
+    stem = _conv("stem_conv2d", stem_channels(name), kernel_size=3, strides=2, padding=padding)
+    x = stem(x)
     x = batch_norm(name="stem_bn")(x)
     x = tf.keras.layers.Activation(activation_function(act_type), name="stem_act")(x)
     blocks = backbone_blocks(name)
@@ -272,7 +291,12 @@ def build_backbone(
         if is_stochastic(survival_prob):
             survival = 1.0 - (1.0 - survival_prob) * index / len(blocks)
         layer = MBConvBlock(
-            block, batch_norm, act_type=act_type, survival_prob=survival, remat=remat
+            block,
+            batch_norm,
+            act_type=act_type,
+            survival_prob=survival,
+            remat=remat,
+            is_symmetric=is_symmetric,
         )
         x = layer(x)
         features[block.level] = x

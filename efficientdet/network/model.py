@@ -55,6 +55,7 @@ def build_model(
         act_type=config.act_type,
         survival_prob=config.survival_prob,
         double_normalize=config.double_normalize,
+        is_symmetric=config.backbone_padding == "symmetric",
         remat=remat,
     )
     maps = build_neck(features, config, batch_norm=make_norm)

@@ -9,7 +9,7 @@ against all of them and no layout has to be declared.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -100,11 +100,19 @@ def layout_of(names: Iterable[str]) -> str:
     names = set(names)
     if any(name.startswith("fpn.cell.") for name in names):
         return "effdet (padding as TensorFlow's)"
-    if "features.1.0.block.0.0.weight" in names:
-        return "torchvision (padded symmetrically there, as TensorFlow does here)"
+    if padding_of(names):
+        return "torchvision (padded symmetrically)"
     if "blocks.0.0.conv_dw.weight" in names:
-        return "timm (its tf_ files are padded as here, its others symmetrically)"
+        return (
+            "timm (its tf_ files are padded as TensorFlow's; for its others set "
+            "backbone_padding=symmetric)"
+        )
     return "google/automl" if is_of_automl(names) else ""
+
+
+def padding_of(names: Container[str]) -> str:
+    """Returns how a file's program pads strided convolutions; '' where the names do not tell."""
+    return "symmetric" if "features.1.0.block.0.0.weight" in names else ""
 
 
 def batch_norm_epsilon(arrays: Mapping[str, np.ndarray]) -> float | None:

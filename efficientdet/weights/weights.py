@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -29,11 +30,14 @@ from efficientdet.weights.weight_names import (
     blocks_of,
     is_of_automl,
     layout_of,
+    padding_of,
     translate,
 )
 from engine.files import checkpoint
 from engine.files.weight_files import read_weight_file
 from object_detection.input.geometry import ANTIALIASED, BILINEAR
+
+PADDED_AS_HERE = "same"
 
 COCO_ID_COUNTS = (90, 91)
 """Class counts of files whose channels are COCO's category ids less 1."""
@@ -58,17 +62,39 @@ def _part_of(name: str) -> str:
     return first_part(name)
 
 
-def resampling_of(path: str | Path) -> str:
-    """Returns how the images of a detector's training were resized; "" where nothing tells.
+class Conventions(NamedTuple):
+    """What weights demand beside shapes; "" where nothing tells.
+
+    Attributes:
+      resampling: how the images of the training were resized.
+      padding: of the backbone's strided convolutions.
+    """
+
+    resampling: str = ""
+    padding: str = ""
+
+    @classmethod
+    def of_stored(cls, description: Mapping[str, Any]) -> Conventions:
+        """Takes them from the description of one of our checkpoints."""
+        model = description["config"]["model"]
+        return cls(
+            model.get("resampling") or ANTIALIASED, model.get("backbone_padding") or PADDED_AS_HERE
+        )
+
+
+def conventions_of(path: str | Path) -> Conventions:
+    """Returns what the weights of a file demand.
 
     Args:
       path: of one of our checkpoints, which records it, or of another program's weights:
         google/automl's names are those of networks trained with plain bilinear resizing.
+        torchvision's are padded symmetrically; timm's names do not tell.
     """
     stored = checkpoint.read_metadata(path)
     if stored:
-        return stored["config"]["model"].get("resampling") or ANTIALIASED
-    return BILINEAR if is_of_automl(read_weight_file(path).arrays) else ""
+        return Conventions.of_stored(stored)
+    names = read_weight_file(path).arrays
+    return Conventions(BILINEAR if is_of_automl(names) else "", padding_of(names))
 
 
 def load_backbone(model: tf.keras.Model, path: str | Path) -> LoadReport:

@@ -150,11 +150,16 @@ def write_safetensors(path, values):
     return path
 
 
-def _windows(x, kernel, stride, fill=0.0):
-    """Returns each offset's part of x under TensorFlow's padding: [kernel * kernel, b, c, h, w]."""
+def _windows(x, kernel, stride, fill=0.0, is_symmetric=False):
+    """Returns each offset's part of x: [kernel * kernel, b, c, h, w].
+
+    Under TensorFlow's padding, or that of PyTorch's convolutions.
+    """
     counts = [-(-n // stride) for n in x.shape[2:]]
     pads = [max((c - 1) * stride + kernel - n, 0) for c, n in zip(counts, x.shape[2:])]
     around = [(0, 0), (0, 0), *((pad // 2, pad - pad // 2) for pad in pads)]
+    if is_symmetric:
+        around[2:] = [(kernel // 2, kernel // 2)] * 2
     x = np.pad(x, around, constant_values=fill)
     spans = [(c - 1) * stride + 1 for c in counts]
     return np.stack(
@@ -177,12 +182,13 @@ def _swish(x):
 class Effdet:
     """The forward pass; values: under effdet's names."""
 
-    def __init__(self, values):
+    def __init__(self, values, *, epsilon=EPSILON, is_symmetric=False):
         self.values = {name: value.astype(np.float64) for name, value in values.items()}
+        self.epsilon, self.is_symmetric = epsilon, is_symmetric
 
     def conv(self, x, name, stride=1):
         kernel = self.values[f"{name}.weight"]
-        parts = _windows(x, kernel.shape[2], stride)
+        parts = _windows(x, kernel.shape[2], stride, is_symmetric=self.is_symmetric)
         flat = kernel.reshape(*kernel.shape[:2], -1)
         if kernel.shape[1] == 1 and x.shape[1] == len(kernel) and kernel.shape[2] > 1:
             result = np.einsum("kbchw,ck->bchw", parts, flat[:, 0])
@@ -196,7 +202,7 @@ class Effdet:
             self.values[f"{name}.{v}"][:, None, None]
             for v in ("weight", "bias", "running_mean", "running_var")
         )
-        return (x - mean) / np.sqrt(variance + EPSILON) * gamma + beta
+        return (x - mean) / np.sqrt(variance + self.epsilon) * gamma + beta
 
     def block(self, x, name, stride):
         inputs, norms = x, 1
@@ -220,7 +226,8 @@ class Effdet:
             return _pool(x)
         return x.repeat(size // x.shape[2], axis=2).repeat(size // x.shape[2], axis=3)
 
-    def pyramid(self, x):
+    def body(self, x):
+        """Returns P3, P4, P5 of a classifier."""
         x = _swish(self.norm(self.conv(x, "backbone.conv_stem", 2), "backbone.bn1"))
         maps = []
         for stage, stride in enumerate(STRIDES):
@@ -230,6 +237,11 @@ class Effdet:
                 index += 1
             if stage in (2, 4, 6):
                 maps.append(x)
+        return maps
+
+    def pyramid(self, x):
+        maps = self.body(x)
+        x = maps[-1]
         maps.append(
             _pool(self.norm(self.conv(x, "fpn.resample.3.conv.conv"), "fpn.resample.3.conv.bn"))
         )

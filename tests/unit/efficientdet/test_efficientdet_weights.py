@@ -19,7 +19,8 @@ from efficientdet.network.backbone import backbone_blocks
 from efficientdet.network.model import build_model
 from efficientdet.settings import base_config
 from efficientdet.weights.weight_names import NamedBlock, blocks_of, our_name, translate
-from efficientdet.weights.weights import load_backbone, load_detector, resampling_of
+from efficientdet.weights.weights import conventions_of, load_backbone, load_detector
+from engine.config.settings import TrainConfig
 
 BLOCKS = [NamedBlock(b.name, b.expand_ratio > 1) for b in backbone_blocks("efficientnet-b0")]
 
@@ -434,7 +435,7 @@ class TestTorchNames:
         report = load_detector(model, path)
         assert not report.missing and set(report.skipped) == set(counts)
         assert report.details == ("layout effdet (padding as TensorFlow's)",)
-        assert resampling_of(path) == "bilinear"
+        assert conventions_of(path).resampling == "bilinear"
         self.assert_computes(model, values)
 
     @pytest.mark.parametrize("container", ["tf1", "tf2", "h5"])
@@ -470,7 +471,7 @@ class TestTorchNames:
         assert not report.missing and set(report.skipped) <= {"global_step", *named}
         assert report.num_averaged == (0 if container == "h5" else len(named))
         assert report.details == ("layout google/automl",)
-        assert resampling_of(path) == "bilinear"
+        assert conventions_of(path).resampling == "bilinear"
         self.assert_computes(larger, values)
 
     def test_infer_and_export_find_the_classes_in_the_file(self, tmp_path):
@@ -510,6 +511,26 @@ class TestTorchNames:
         theirs = values["blocks.1.0.conv_dw.weight"]
         np.testing.assert_array_equal(kernel[..., 0].transpose(2, 0, 1), theirs[:, 0])
 
+    def test_torchvisions_backbone_computes_the_same(self, tiny, model, tmp_path):
+        """Written under its names from the weights of effdet's, with its padding and epsilon."""
+        values = self.values(8, classes=3)
+        load_detector(model, effdet.write_safetensors(tmp_path / "effdet.safetensors", values))
+        path = tmp_path / "efficientnet_b0.safetensors"
+        effdet.write_safetensors(path, _under_torchvisions_names(values_of(model)))
+        config = dataclasses.replace(
+            base_config("efficientdet-d0"), train=TrainConfig(backbone_init=str(path))
+        )
+        settled = FAMILY.settled_config(config, {}).model
+        assert (settled.backbone_padding, settled.resampling) == ("symmetric", "antialiased")
+        ours = tiny(3, backbone_padding="symmetric")
+        assert not load_backbone(ours, path).missing
+        trunk = tf.keras.Model(ours.input, ours.get_layer("stack_6/block_0").output)
+        images = np.random.default_rng(3).normal(size=(1, 64, 64, 3)).astype(np.float32)
+        network = effdet.Effdet(values, epsilon=1e-5, is_symmetric=True)
+        expected = network.body(images.transpose(0, 3, 1, 2).astype(np.float64))[-1]
+        found = trunk(images, training=False).numpy().transpose(0, 3, 1, 2)
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
+
     @pytest.mark.parametrize(
         ("name", "ours"),
         [
@@ -531,21 +552,28 @@ class TestTorchNames:
 
     def test_torchvisions_epsilon_is_corrected(self, model, tmp_path):
         ours = random_values(model, 5)
-        names = {our_name(name, BLOCKS): name for name in _torchvision_names(ours)}
-        assert None not in names
-        values = {}
-        for name, theirs in names.items():
-            value = np.abs(ours[name])
-            if value.ndim == 4:
-                value = value.transpose((2, 3, 0, 1) if "depthwise" in name else (3, 2, 0, 1))
-            values[theirs] = value
-        values["features.8.0.weight"] = np.zeros((1280, 1, 1, 1), np.float32)
+        values = _under_torchvisions_names({name: np.abs(v) for name, v in ours.items()})
         path = effdet.write_safetensors(tmp_path / "efficientnet_b0.safetensors", values)
         report = load_backbone(model, path)
-        assert not report.missing and "symmetrically" in report.details[0]
+        assert not report.missing and report.details == (
+            "layout torchvision (padded symmetrically)",
+        )
         gamma, variance = (np.abs(ours[f"stem_bn/{v}"]) for v in ("gamma", "moving_variance"))
         expected = gamma * np.sqrt((variance + 1e-3) / (variance + 1e-5))
         np.testing.assert_allclose(values_of(model)["stem_bn/gamma"], expected, rtol=1e-5)
+
+
+def _under_torchvisions_names(ours):
+    """Returns a classifier's state dict with the values of our backbone."""
+    names = {our_name(name, BLOCKS): name for name in _torchvision_names(ours)}
+    assert None not in names
+    values = {"features.8.0.weight": np.zeros((1280, 1, 1, 1), np.float32)}
+    for name, theirs in names.items():
+        value = ours[name]
+        if value.ndim == 4:
+            value = value.transpose((2, 3, 0, 1) if "depthwise" in name else (3, 2, 0, 1))
+        values[theirs] = value
+    return values
 
 
 def _torchvision_names(ours):
