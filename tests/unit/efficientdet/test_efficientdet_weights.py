@@ -46,6 +46,11 @@ def model(tiny):
 
 
 @pytest.fixture(scope="module")
+def larger(tiny):
+    return tiny(3, image_size=(128, 128))
+
+
+@pytest.fixture(scope="module")
 def other_classes(tiny):
     return tiny(5)
 
@@ -407,10 +412,6 @@ class TestTorchNames:
             is_spread = name.endswith(("running_var", "edge_weights"))
             values[name] = (np.abs(value) + 0.5 if is_spread else value).astype(np.float32)
         return values
-
-    @pytest.fixture(scope="class")
-    def larger(self, tiny):
-        return tiny(3, image_size=(128, 128))
 
     @staticmethod
     def assert_computes(model, values):
