@@ -81,6 +81,14 @@ def test_order_of_authority(tmp_path):
     assert (given.hidden, given.lr_batch_size, given.steps, given.seed) == (2, 3, (4.0,), 5)
 
 
+def test_a_derived_recipe_sees_what_is_told_besides_and_yields_to_it():
+    def derived(config):
+        return {"lr_batch_size": 10 * config.optim.seed, "seed": 99, "steps": [7]}
+
+    given = resolve("--seed=5", recipe=derived, hparams="steps=4")
+    assert (given.lr_batch_size, given.seed, given.steps) == (50, 5, (4.0,))
+
+
 def test_an_absent_flag_does_not_override_a_recipe(tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("lr: 0.7\n")
