@@ -11,9 +11,19 @@ from collections.abc import Mapping
 import numpy as np
 import tensorflow as tf
 
+from engine.optim.plan import StepPlan
 from engine.task import Losses, Shard, Task
 
 INPUTS, HIDDEN, OUTPUTS = 5, 7, 3
+# Six steps each, without warm-up.
+FOUR_EPOCHS = StepPlan(
+    learning_rate=0.2,
+    global_batch_size=4,
+    steps_per_epoch=6,
+    total_steps=24,
+    warmup_steps=0,
+    stop_epoch=4,
+)
 
 
 def make_examples(count: int, *, seed: int = 3) -> dict[str, np.ndarray]:

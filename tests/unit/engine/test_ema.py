@@ -5,23 +5,15 @@ import dataclasses
 import numpy as np
 import pytest
 import tensorflow as tf
-from engine_tiny_task import TinyTask
+from engine_tiny_task import FOUR_EPOCHS, TinyTask
 
 from engine.config.settings import OptimConfig
 from engine.optim import ema
-from engine.optim.plan import StepPlan
 from engine.step import TrainStep
 from engine.task import Shard
 from engine.train_state import TrainState
 
-PLAN = StepPlan(
-    learning_rate=0.3,
-    global_batch_size=4,
-    steps_per_epoch=6,
-    total_steps=30,
-    warmup_steps=0,
-    stop_epoch=5,
-)
+PLAN = FOUR_EPOCHS._replace(learning_rate=0.3, total_steps=30, stop_epoch=5)
 
 
 def make(config: OptimConfig, task: TinyTask, *, use_xla: bool = False) -> TrainStep:

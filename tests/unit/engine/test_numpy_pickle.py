@@ -6,6 +6,7 @@ import struct
 
 import numpy as np
 import pytest
+from samples import Call
 
 from engine.files import weight_files
 from engine.files.numpy_pickle import read_numpy_pickle
@@ -88,17 +89,6 @@ def test_big_endian_numbers(tmp_path):
 def test_wrong_arrays_are_refused(tmp_path, wrong, message):
     with pytest.raises(RefusedPickleError, match=rf"R-50\.pkl: refused.*{message}"):
         read_weight_file(write(tmp_path, pickled(x=wrong)))
-
-
-class Call:
-    """Pickles as a call of any function."""
-
-    def __init__(self, function, *arguments):
-        self.function = function
-        self.arguments = arguments
-
-    def __reduce__(self):
-        return self.function, self.arguments
 
 
 @pytest.mark.parametrize("kind", ["system", "eval", "load", "getattr", "object array"])

@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from engine_numpy_trainer import NumpyTrainer
-from engine_tiny_task import TinyTask
+from engine_tiny_task import FOUR_EPOCHS, TinyTask
 
 from engine.config.fields import ConfigError
 from engine.config.settings import OptimConfig
-from engine.optim.plan import StepPlan
 from engine.step import TrainStep, clip_factors
 from engine.task import Shard
 from engine.train_state import TrainState
@@ -22,14 +21,7 @@ CONFIG = OptimConfig(
     moving_average_decay=0.6,
     clip_gradients_norm=10.0,
 )
-PLAN = StepPlan(
-    learning_rate=0.2,
-    global_batch_size=4,
-    steps_per_epoch=6,
-    total_steps=24,
-    warmup_steps=2,
-    stop_epoch=4,
-)
+PLAN = FOUR_EPOCHS._replace(warmup_steps=2)
 
 
 def make_step(config=CONFIG, *, task=None, use_xla=False, dynamic=False, seed=0) -> TrainStep:

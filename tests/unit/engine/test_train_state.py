@@ -3,23 +3,15 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from engine_tiny_task import TinyTask
+from engine_tiny_task import FOUR_EPOCHS, TinyTask
 
 from engine.config.settings import OptimConfig
 from engine.files import checkpoint
-from engine.optim.plan import StepPlan
 from engine.step import TrainStep
 from engine.task import Shard
 from engine.train_state import TrainState
 
-PLAN = StepPlan(
-    learning_rate=0.2,
-    global_batch_size=4,
-    steps_per_epoch=6,
-    total_steps=24,
-    warmup_steps=3,
-    stop_epoch=4,
-)
+PLAN = FOUR_EPOCHS._replace(warmup_steps=3)
 
 
 def make(optimizer: str = "sgd") -> tuple[TinyTask, TrainStep]:

@@ -13,6 +13,7 @@ import h5py
 import numpy as np
 import pytest
 import tensorflow as tf
+from samples import Call
 
 from engine.files import weight_files
 from engine.files.restricted_pickle import RefusedPickleError, read_torch_file
@@ -263,17 +264,6 @@ class TestTorch:
         path.write_bytes(path.read_bytes()[:60])
         with pytest.raises(ValueError, match=r"w\.pth"):
             read_weight_file(path)
-
-
-class Call:
-    """Pickles as a call of any function."""
-
-    def __init__(self, function, *arguments):
-        self.function = function
-        self.arguments = arguments
-
-    def __reduce__(self):
-        return self.function, self.arguments
 
 
 class TestMaliciousPickles:
