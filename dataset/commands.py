@@ -11,6 +11,7 @@ import ctrl_c
 
 from absl import app, flags
 
+from engine.start import cli
 from outside_data.text import clean_lines
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def run(
             print(interrupted, file=sys.stderr)
             return ctrl_c.INTERRUPTED
 
-    ctrl_c.run(lambda: app.run(guarded))
+    ctrl_c.run(lambda: app.run(guarded, flags_parser=cli.parse_flags))
 
 
 def define_conversion_flags() -> None:
