@@ -113,6 +113,15 @@ def training_request(
     return Request(config)
 
 
+def chosen_recipe(values: flags.FlagValues) -> str:
+    """Returns --recipe; if not given, finetune for EfficientDet on a data folder with weights."""
+    if values["recipe"].present or values.preset or values.config_file or not values.data:
+        return values.recipe
+    if package_of(values.model_name) != "efficientdet":  # not measured for others
+        return ""
+    return finetune.NAME if values.backbone_init or values.pretrained_ckpt else ""
+
+
 def _finetune(num_ranks: int, config: Any) -> dict[str, Any]:
     """Returns the overrides of `--recipe=finetune` for a run.
 

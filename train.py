@@ -41,7 +41,8 @@ flags.DEFINE_string(
     "recipe",
     "",
     "YAML file of settings that differ from the defaults; or finetune: settings for training from "
-    "weights, derived from the length of the run and the size of the set (docs/training.md).",
+    "weights, derived from the length of the run and the size of the set (docs/training.md). "
+    "EfficientDet with --data and weights takes it by itself unless another is named; '': none.",
 )
 flags.DEFINE_string(
     "hparams", "", "Comma-separated key=value pairs, or a YAML file; overrides the recipe."
@@ -84,7 +85,7 @@ def resolve_request(argv: list[str]) -> families.Request:
     request = families.training_request(
         argv[1:],
         preset_name=FLAGS.preset,
-        recipe=FLAGS.recipe,
+        recipe=families.chosen_recipe(FLAGS),
         hparams=FLAGS.hparams,
         num_ranks=start_checks.ranks_meant(resumed),
     )

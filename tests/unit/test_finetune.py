@@ -1,6 +1,7 @@
 """--recipe=finetune: what follows from the length of a run and the size of its set."""
 
 import pytest
+from absl import flags
 
 import families
 from detector.finetune import shared_settings
@@ -73,3 +74,25 @@ def test_without_weights_it_is_refused():
 def test_nothing_tells_the_size_of_the_set():
     with pytest.raises(ConfigError, match="has no data card"):
         families._finetune(1, families.base_config("efficientdet-d0"))
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--data=d", "--backbone_init=b"], "finetune"),
+        (["--data=d", "--pretrained_ckpt=b"], "finetune"),
+        (["--data=d"], ""),
+        (["--data=d", "--backbone_init=b", "--model_name=maskrcnn-r50-fpn"], ""),
+        (["--backbone_init=b"], ""),
+        (["--data=d", "--backbone_init=b", "--recipe="], ""),
+        (["--data=d", "--backbone_init=b", "--recipe=r.yaml"], "r.yaml"),
+        (["--data=d", "--backbone_init=b", "--preset=nvidia"], ""),
+    ],
+)
+def test_a_data_folder_with_weights_is_fine_tuned_unless_told_otherwise(words, expected):
+    values = flags.FlagValues()
+    for name in ("recipe", "preset", "config_file", "data", "backbone_init", "pretrained_ckpt"):
+        flags.DEFINE_string(name, "", "", flag_values=values)
+    flags.DEFINE_string("model_name", "efficientdet-d0", "", flag_values=values)
+    values(["train.py", *words])
+    assert families.chosen_recipe(values) == expected
