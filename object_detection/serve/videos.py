@@ -68,22 +68,25 @@ def written(path: str | Path, *, rate: float) -> Iterator[Callable[[np.ndarray],
 
     Raises:
       ImportError: what writes videos is not installed; names it.
+      ValueError: frames of several sizes.
     """
     _library()
     import imageio_ffmpeg
 
     path = Path(path)
     aside = path.with_name(f".writing-{path.name}")
-    writer = None
+    writer = size = None
 
     def take(frame: np.ndarray) -> None:
-        nonlocal writer
+        nonlocal writer, size
+        if size not in (None, frame.shape):
+            raise ValueError(f"{path}: a frame of {frame.shape} follows one of {size}")
+        size = frame.shape
         height, width = frame.shape[:2]
         frame = np.pad(frame, [(0, height % 2), (0, width % 2), (0, 0)], mode="edge")
         if writer is None:
-            size = (frame.shape[1], frame.shape[0])
             writer = imageio_ffmpeg.write_frames(
-                str(aside), size, fps=rate, quality=_QUALITY, macro_block_size=1
+                str(aside), frame.shape[1::-1], fps=rate, quality=_QUALITY, macro_block_size=1
             )
             writer.send(None)
         writer.send(np.ascontiguousarray(frame))

@@ -12,7 +12,7 @@ from pycocotools import mask as mask_api
 
 from object_detection.masks.mask_paste import MaskRule
 from object_detection.records.class_map import ClassMap
-from object_detection.serve import inference
+from object_detection.serve import inference, videos
 from object_detection.serve.detections import Detections, MaskDetections
 from object_detection.serve.image_files import find_images, read_image_list
 
@@ -208,3 +208,21 @@ def test_image_arguments(photo, tmp_path):
 def test_a_folder_without_an_export_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="no SavedModel"):
         inference.saved_model_detector(str(tmp_path))
+
+
+def test_videos_are_written_whole_or_not_at_all(tmp_path):
+    pytest.importorskip("imageio_ffmpeg", reason="videos need the extra ringdet[video]")
+    film = tmp_path / "film.mp4"
+    with videos.written(film, rate=4.0) as take:
+        for level in (0, 100, 200):
+            take(np.full([81, 97, 3], level, np.uint8))
+    frames = list(videos.read_frames(str(film)))
+    assert [frame.shape for frame in frames] == [(82, 98, 3)] * 3
+    assert [round(frame.mean(), -1) for frame in frames] == [0, 100, 200]
+    assert videos.frame_rate(str(film)) == pytest.approx(4.0)
+    other = tmp_path / "other.mp4"
+    with pytest.raises(ValueError, match="a frame of .* follows one of"):
+        with videos.written(other, rate=4.0) as take:
+            take(np.zeros([80, 96, 3], np.uint8))
+            take(np.zeros([80, 98, 3], np.uint8))
+    assert [path.name for path in tmp_path.iterdir()] == ["film.mp4"]
