@@ -265,7 +265,13 @@ def load(model_name: str) -> DetectorFamily:
 
 
 def load_task(
-    path: str, *, model_name: str, preset_name: str, hparams: str, which: str = "best"
+    path: str,
+    *,
+    model_name: str,
+    preset_name: str,
+    hparams: str,
+    which: str = "best",
+    input_size: str = "",
 ) -> DetectionTask:
     """Builds the model of a checkpoint with its weights, ready to detect, and says which it took.
 
@@ -275,6 +281,7 @@ def load_task(
       preset_name: as `--preset`, for checkpoints without a description.
       hparams: as `--hparams`.
       which: as `--which`.
+      input_size: of the network, as a setting's text; "": the checkpoint's.
 
     Raises:
       FileNotFoundError: no checkpoint there.
@@ -289,4 +296,6 @@ def load_task(
     config = family.config_of_description(
         stored, model_name=model_name, preset_name=preset_name, hparams=hparams
     )
+    if input_size:
+        config = family.with_input_size(config, input_size)
     return family.load_task(prefix, config=config)

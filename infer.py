@@ -75,8 +75,8 @@ EXIT_SOME_LEFT_OUT = 3  # the others were written
 _SHEET_IMAGES = 16
 
 
-def main(argv: list[str]) -> int:
-    """Runs the detector over the images; returns the exit code."""
+def intent(argv: list[str]) -> str:
+    """Checks the flags; returns what is about to be done."""
     cli.refuse_arguments(argv)
     if not FLAGS.output_dir:
         raise ConfigError("--output_dir is required")
@@ -88,7 +88,13 @@ def main(argv: list[str]) -> int:
         raise ConfigError("give --model_dir (a checkpoint) or --saved_model_dir (an export)")
     if FLAGS.worst and not FLAGS.annotations:
         raise ConfigError("--worst needs --annotations, to know what is wrong")
-    print("starting TensorFlow", flush=True)
+    source = FLAGS.image_path or FLAGS.image_list
+    return f"detecting on {source} with {FLAGS.model_dir or FLAGS.saved_model_dir}"
+
+
+def main(argv: list[str]) -> int:
+    """Runs the detector over the images; returns the exit code."""
+    del argv
     import tensorflow as tf
     from PIL import Image
 
@@ -235,4 +241,4 @@ def draw_film(
 
 
 if __name__ == "__main__":
-    cli.run_app(main)
+    cli.run_app(main, intent=intent)

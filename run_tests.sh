@@ -29,7 +29,7 @@ if [ "${1:-}" = --help ] || [ "${1:-}" = -h ]; then
   exit 0
 fi
 
-"$root/scripts/setup_env.sh" --extra dev --extra eval
+"$root/scripts/setup_env.sh" --extra dev --extra eval --extra export
 cd "$root"
 python=${RINGDET_VENV:-$root/.venv}/bin/python
 cores=$(nproc)

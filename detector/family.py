@@ -203,9 +203,15 @@ class DetectorFamily:
             class_map = coco_class_map(class_ids=data.class_ids, num_classes=data.num_classes)
         return self._task_class(config, class_map)
 
-    def export(self, task: DetectionTask, folder: str | Path) -> None:
-        """Writes the serving SavedModel; see `export_detector`."""
-        export_detector(
+    def with_input_size(self, config: Any, size: str) -> Any:
+        """Returns the configuration with another network input, `N` or `WIDTHxHEIGHT` pixels."""
+        config = override(config, {"model.image_size": size}, source="--image_size")
+        self.validate(config)
+        return config
+
+    def export(self, task: DetectionTask, folder: str | Path) -> str:
+        """Writes the serving SavedModel and returns what to tell; see `export_detector`."""
+        return export_detector(
             task.detect_images,
             task.class_map,
             folder,

@@ -107,6 +107,47 @@ class DetectionTask(Task):
         """Detections on whole images: uint8 [batch, height, width, 3], any height and width."""
         raise NotImplementedError
 
+    def _detect(
+        self, network_images: tf.Tensor, geometry: tf.Tensor
+    ) -> Detections | MaskDetections:
+        """Detections on normalised network input."""
+        raise NotImplementedError
+
+    # ------------------------------------------------------------------ for other runtimes
+
+    stages: tuple[str, ...] = ("detections",)
+    """What can be exported by itself, see `run_stage`."""
+
+    def run_stage(self, images: tf.Tensor, stage: str) -> dict[str, tf.Tensor]:
+        """Runs the model up to a stage, on images in the network's frame.
+
+        Args:
+          images: float32 [batch, height, width, 3], RGB, 0..255, as large as the first network.
+          stage: of `stages`.
+
+        Returns:
+          Named outputs. `heads`: class_logits_N and box_deltas_N of each level N, as the network
+          gives them; `boxes`: boxes [batch, A, 4] (y1, x1, y2, x2), pixels of the input, and scores
+          [batch, A, classes] of all anchors; `detections`: boxes, scores, classes, num_valid and
+          masks, see `Detections`, in pixels of the input.
+        """
+        if stage != "detections":
+            raise ValueError(f"expected a stage of {self.stages}, got {stage!r}")
+        height, width = self.network_sizes[0]
+        size = tf.constant([[height, width]] * images.shape[0], tf.float32)
+        geometry = geometry_lib.pack(geometry_lib.fit_inside(size, height=height, width=width))
+        return self._detect(self.normalised(images), geometry)._asdict()
+
+    def decode_heads(self, heads: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Turns the stage `heads` into the stage `boxes`."""
+        raise NotImplementedError
+
+    def normalised(self, images: tf.Tensor) -> tf.Tensor:
+        """Turns pixels 0..255 that fill the network's frame into its input."""
+        model = self.config.model
+        mean, std = tf.constant(model.mean_rgb, tf.float32), tf.constant(model.stddev_rgb)
+        return tf.cast((images - mean) / std, self.compute_dtype)
+
     # ------------------------------------------------------------------ data
 
     @property

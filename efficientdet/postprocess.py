@@ -80,6 +80,32 @@ def postprocess(
     return Detections(boxes=boxes, scores=scores, classes=classes, num_valid=num_valid)
 
 
+def decode_all(
+    class_logits: Sequence[tf.Tensor],
+    box_deltas: Sequence[tf.Tensor],
+    anchors: tf.Tensor,
+    *,
+    num_classes: int,
+) -> dict[str, tf.Tensor]:
+    """Decodes every anchor and suppresses none.
+
+    Args:
+      class_logits: as of `postprocess`.
+      box_deltas: as of `postprocess`.
+      anchors: as of `postprocess`.
+      num_classes: as of `postprocess`.
+
+    Returns:
+      boxes [B, A, 4], (y1, x1, y2, x2), network pixels; scores [B, A, num_classes].
+    """
+    logits = tf.concat(_anchor_rows(class_logits, num_classes), axis=1)
+    deltas = tf.concat(_anchor_rows(box_deltas, 4), axis=1)
+    return {
+        "boxes": decode_boxes(deltas, anchors),
+        "scores": tf.sigmoid(at_least_float32(logits)),
+    }
+
+
 def select_candidates(
     level_logits: Sequence[tf.Tensor], *, max_candidates: int
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:

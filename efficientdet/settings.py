@@ -53,7 +53,9 @@ class NmsConfig(Section):
     iou_thresh: Optional[float] = setting(
         None, "IoU above which hard and linear act; none: 0.5 and 0.3.", flag=None
     )
-    score_thresh: float = setting(0.0, "Least score kept; 0 means 0.001.", flag=None)
+    score_thresh: float = setting(
+        0.0, "Least score kept; 0 means 0.001.", flag=None, least=0, most=1
+    )
     sigma: Optional[float] = setting(None, "Width of gaussian soft-NMS; none: 0.5.", flag=None)
     max_nms_inputs: int = setting(5000, "(anchor, class) pairs that enter NMS.", flag=None)
     max_output_size: int = setting(100, "Detections per image.", flag=None)

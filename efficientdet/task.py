@@ -18,7 +18,7 @@ from detector.task import DetectionTask
 from efficientdet.losses import detection_losses
 from efficientdet.network.layers import drop_connect_seed
 from efficientdet.network.model import build_model
-from efficientdet.postprocess import postprocess
+from efficientdet.postprocess import decode_all, postprocess
 from efficientdet.settings import EfficientDetConfig
 from efficientdet.targets import IGNORED_CLASS, Targets, assign_targets
 from engine.ranks import distributed
@@ -37,6 +37,7 @@ _POSITIVES_PER_IMAGE = 32.0
 class EfficientDetTask(DetectionTask):
     """Binds a configuration to data and a model; arguments as of `DetectionTask`."""
 
+    stages = ("heads", "boxes", "detections")
     loss_names = ("cls_loss", "box_loss", "box_iou_loss", "det_loss")
     build_model = staticmethod(build_model)
 
@@ -120,6 +121,27 @@ class EfficientDetTask(DetectionTask):
         geometry = geometry_lib.pack(geometry_lib.fit_inside(size, height=height, width=width))
         images = self.network_input(images, geometry, size=(height, width), resized_on_host=False)
         return self._detect(images, geometry)
+
+    def run_stage(self, images: tf.Tensor, stage: str) -> dict[str, tf.Tensor]:
+        """Adds to the base's the stages without suppression: `heads` and `boxes`."""
+        if stage == "detections":
+            return super().run_stage(images, stage)
+        outputs = self.model(self.normalised(images), training=False)
+        heads = {
+            f"{kind}_{level}": value
+            for kind, values in outputs.items()
+            for level, value in enumerate(values, self.config.model.min_level)
+        }
+        return heads if stage == "heads" else self.decode_heads(heads)
+
+    def decode_heads(self, heads: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Turns the stage `heads` into the stage `boxes`."""
+        levels = range(self.config.model.min_level, self.config.model.max_level + 1)
+        return decode_all(
+            *([heads[f"{kind}_{n}"] for n in levels] for kind in ("class_logits", "box_deltas")),
+            self.anchors,
+            num_classes=self.class_map.num_classes,
+        )
 
     def _detect(self, network_images: tf.Tensor, geometry: tf.Tensor) -> Detections:
         nms = self.config.nms_configs

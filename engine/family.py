@@ -40,7 +40,7 @@ class Family(Protocol):
     def load_weights(self, task: Task, prefix: str) -> list[str]:
         """Loads a checkpoint for evaluation; returns lines for the log. Rank 0 only."""
 
-    def export(self, task: Task, folder: Path) -> None:
+    def export(self, task: Task, folder: Path) -> object:
         """Writes the serving SavedModel with the weights now in the model. Rank 0 only."""
 
     def write_evaluation(

@@ -16,7 +16,7 @@ import numpy as np
 
 from detector.family import DetectorFamily, initial_weights
 from detector.weight_loading import LoadReport
-from engine.config.fields import ConfigError, from_dict
+from engine.config.fields import ConfigError, from_dict, override
 from engine.ranks import distributed
 from engine.task import MaskedRows
 from maskrcnn import settings, validation
@@ -69,6 +69,12 @@ class _MaskRcnnFamily(DetectorFamily):
         """Fills the conventions that a configuration leaves open by those of the weights."""
         conventions = weights.read_source(prefix).conventions
         return _with_conventions(config, [(prefix, conventions)] if conventions else [])
+
+    def with_input_size(self, config: MaskRcnnConfig, size: str) -> MaskRcnnConfig:
+        """Makes that size the only canvas."""
+        config = super().with_input_size(config, size)
+        canvases = {"model.canvases": (config.model.image_size,)}
+        return override(config, canvases, source="--image_size")
 
     def load_backbone(self, task: MaskRcnnTask, path: str) -> LoadReport:
         return weights.load_backbone(task.model, path)

@@ -11,7 +11,7 @@ command -v uv >/dev/null || { echo "lock_requirements.sh: uv is not in PATH: pip
 lock() {
   local stack=$1 oldest_python=$2 name source options
   shift 2
-  for name in cpu gpu dev eval build mpi; do
+  for name in cpu gpu dev eval export build mpi; do
     source=$name.in
     [ ! -e "$stack/$name.in" ] || source=$stack/$name.in
     options=(--constraint "$stack/cpu.txt")

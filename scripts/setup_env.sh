@@ -15,7 +15,7 @@ against the TensorFlow just installed. Takes 4-8 minutes on 2 cores the first ti
 Needs Linux on x86-64, Python 3.9-3.12, a C++17 compiler, about 4 GB of disk (10 GB with a GPU); no root, no make.
 
 Options (each also as a variable, for quickstart.sh and run_tests.sh):
-  --extra NAME        also install requirements/STACK/NAME.txt (dev, eval); may be repeated       RINGDET_EXTRAS
+  --extra NAME        also install requirements/STACK/NAME.txt (dev, eval, export); may be repeated  RINGDET_EXTRAS
   --stack WHICH       new: TensorFlow 2.19, tf_keras, NumPy 2, Python 3.10-3.12;
                       old: TensorFlow 2.15, NumPy 1.26, Python 3.9-3.11;
                       auto: what the environment has, else old, but new where there is
@@ -78,8 +78,8 @@ case $stack_wish in auto | old | new) ;; *) bad_usage "--stack is '$stack_wish',
 case $mpi_wish in auto | system | pip) ;; *) bad_usage "--mpi is '$mpi_wish', not auto, system or pip" ;; esac
 for extra in ${extras[@]+"${extras[@]}"}; do
   case $extra in
-    dev | eval) ;;
-    *) bad_usage "unknown extra '$extra': the extras are dev and eval" ;;
+    dev | eval | export) ;;
+    *) bad_usage "unknown extra '$extra': the extras are dev, eval and export" ;;
   esac
 done
 

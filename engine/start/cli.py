@@ -201,6 +201,8 @@ def config_of_description(
     overrides = given_flags(config_class)
     # --batch_size of a program that does not train is that of evaluation.
     overrides.pop("train.batch_size", None)
+    if "precision" not in _GROUPS:  # and export.py's --precision that of the file
+        overrides.pop("runtime.precision", None)
     overrides["eval.eval_batch_size"] = batch_size
     return config_lib.override(config, overrides, source="flag")
 
@@ -292,11 +294,15 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def run_app(main: Callable[[list[str]], int]) -> None:
+def run_app(
+    main: Callable[[list[str]], int], *, intent: Callable[[list[str]], str] | None = None
+) -> None:
     """Parses the command line and runs `main`; its failure ends all ranks with a reason.
 
     Args:
       main: takes the program's name and what is no flag, returns the exit code.
+      intent: of a program without ranks: takes the same, checks the flags and returns what is about
+        to be done, which is printed before TensorFlow is imported.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     # TensorFlow turns them on by itself on some CPUs only.
@@ -308,6 +314,11 @@ def run_app(main: Callable[[list[str]], int]) -> None:
         # The form of the run's own lines.
         lines = python_logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S")
         logging.get_absl_handler().setFormatter(lines)
+        if intent:
+            try:
+                print(f"{intent(argv)}: starting TensorFlow", flush=True)
+            except config_lib.ConfigError as error:
+                sys.exit(f"ERROR: {clean_lines(error)}")
         from engine.ranks import guard  # brings TensorFlow, which --help does not wait for
 
         ctrl_c.begun()

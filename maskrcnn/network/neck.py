@@ -23,7 +23,7 @@ def upsample_twice(x: tf.Tensor) -> tf.Tensor:
     """
     shape = tf.shape(x)
     cells = tf.broadcast_to(
-        x[:, :, tf.newaxis, :, tf.newaxis, :],
+        tf.reshape(x, [shape[0], shape[1], 1, shape[2], 1, x.shape[-1]]),
         [shape[0], shape[1], 2, shape[2], 2, x.shape[-1]],
     )
     return tf.reshape(cells, [shape[0], shape[1] * 2, shape[2] * 2, x.shape[-1]])

@@ -157,4 +157,6 @@ def _best_of_levels(
 def _pad_columns(values: tf.Tensor, columns: int) -> tf.Tensor:
     """Pads [B, n, ...] to [B, columns, ...] with zeros, which are no candidates."""
     missing = [[0, 0], [0, columns - values.shape[1]], *[[0, 0]] * (values.shape.rank - 2)]
+    if values.dtype == tf.bool:  # TensorFlow Lite pads numbers only
+        return tf.pad(tf.cast(values, tf.int32), missing) > 0
     return tf.pad(values, missing)

@@ -59,7 +59,7 @@ def suppress_sorted(
         return tf.transpose(tf.reshape(padded, [batch_size, num_tiles, tile_size]), [1, 0, 2])
 
     corners = [in_tiles(corner) for corner in split_corners(tf.stop_gradient(boxes))]
-    candidates = in_tiles(is_candidate)
+    candidates = in_tiles(tf.cast(is_candidate, tf.int32)) > 0  # TensorFlow Lite pads numbers only
     is_before = tf.range(tile_size)[:, tf.newaxis] < tf.range(tile_size)
     options = {"iou_threshold": iou_threshold, "pixel_offset": pixel_offset}
 

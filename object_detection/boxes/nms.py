@@ -71,8 +71,8 @@ def pick_boxes(
       iou_threshold: overlap that suppresses; none takes the method's default. Not used by
         'gaussian'.
       sigma: width of 'gaussian'.
-      score_threshold: candidates are dropped when their score is, or falls, below this. (The
-        reference lets the best box of each class pass whatever its score.)
+      score_threshold: candidates are dropped when their score is, or falls, below this; not
+        negative. (The reference lets the best box of each class pass whatever its score.)
       class_agnostic: whether boxes of different classes suppress each other.
       pixel_offset: added to lengths in the IoU; 1.0 is the convention of the reference.
 
@@ -92,7 +92,8 @@ def pick_boxes(
     scores = at_least_float32(tf.stop_gradient(scores))
     batch_size, num_candidates = tf.shape(scores)[0], tf.shape(scores)[1]
     # Written so that a NaN score counts as dropped.
-    dropped = tf.constant(float("-inf"), scores.dtype)
+    # Finite, for -inf * 0 is NaN, which an exported program may keep where this one drops it.
+    dropped = tf.constant(-1e30, scores.dtype)
     remaining = tf.where((scores >= score_threshold) & (classes >= 0), scores, dropped)
 
     def pick(
@@ -111,7 +112,6 @@ def pick_boxes(
         )
         if not class_agnostic:
             factors = tf.where(classes == tf.gather(classes, best, batch_dims=1), factors, 1.0)
-        # -inf * 0 is NaN, which fails the comparison too.
         lowered = remaining * factors
         stays = (factors > 0.0) & (lowered >= score_threshold) & (tf.range(num_candidates) != best)
         remaining = tf.where(stays, lowered, dropped)

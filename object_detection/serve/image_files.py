@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +19,9 @@ from outside_data.picture_file import (
 )
 from outside_data.text import clean
 from path_names.patterns import match
+
+# That every installation of scikit-image has.
+_PHOTOGRAPHS = ("astronaut.png", "coffee.png", "chelsea.png", "rocket.jpg")
 
 
 class ReadImage(NamedTuple):
@@ -59,6 +63,12 @@ def find_images(path: str) -> list[str]:
             f"no image at {path}: expected an image file, a folder or a glob{below}"
         )
     return sorted(found)
+
+
+def known_photographs() -> list[str]:
+    """Returns the paths of photographs that are there wherever scikit-image is."""
+    folder = importlib.util.find_spec("skimage").submodule_search_locations[0]
+    return [os.path.join(folder, "data", name) for name in _PHOTOGRAPHS]
 
 
 def read_image(path: str, *, exif: str = "ignore", max_pixels: int = MAX_PIXELS) -> ReadImage:

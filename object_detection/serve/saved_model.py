@@ -7,7 +7,7 @@ It loads in plain TensorFlow, without this repository:
 
 boxes are (y1, x1, y2, x2) in pixels of the given images; classes are the data set's category ids; a
 model with masks also returns masks [batch, k, s, s], probabilities within each box. Labels are in
-assets/labels.json. The export is checked against the source model before it is put in place.
+assets/labels.json. The export is compared with the source model before it is put in place.
 """
 
 from __future__ import annotations
@@ -20,15 +20,19 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from PIL import Image
 
 from object_detection.masks.mask_paste import MaskRule
 from object_detection.records.class_map import ClassMap
 from object_detection.serve.detections import Detections, MaskDetections
+from object_detection.serve.fidelity import Gaps, detection_gaps
+from object_detection.serve.image_files import known_photographs, read_image
+from object_detection.serve.run_script import saved_model_script
 from path_names.plain_path import plain_path
 
-# Largest differences allowed between the export and the model it came from: pixels, score,
-# detections whose score is at the threshold, and probabilities of masks.
-_BOX_TOLERANCE, _SCORE_TOLERANCE, _COUNT_TOLERANCE, _MASK_TOLERANCE = 0.5, 0.01, 2, 0.05
+# Largest differences allowed between the export and the model it came from: score, pixels, and
+# probabilities of masks.
+_SCORE_TOLERANCE, _BOX_TOLERANCE, _MASK_TOLERANCE = 0.01, 0.5, 0.05
 
 # uint8 [batch, height, width, 3], any height and width.
 Detect = Callable[[tf.Tensor], "Detections | MaskDetections"]
@@ -51,7 +55,7 @@ class _Detector(tf.Module):
         self.weights = variables
         self.assets = [tf.saved_model.Asset(str(path)) for path in assets]
         ids = [class_map.categories.get(i, (-1, ""))[0] for i in range(class_map.num_classes)]
-        self._category_ids = tf.constant([*ids, -1], tf.int32)
+        self.category_ids = tf.constant([*ids, -1], tf.int32)
 
     @tf.function(autograph=False, input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8)])
     def __call__(self, images: tf.Tensor) -> tuple[tf.Tensor, ...]:
@@ -60,8 +64,8 @@ class _Detector(tf.Module):
         Classes are category ids, -1 for padding. With masks a fifth result, [b, k, s, s].
         """
         found = self._detect(images)
-        padding = tf.size(self._category_ids) - 1
-        classes = tf.gather(self._category_ids, tf.where(found.classes < 0, padding, found.classes))
+        padding = tf.size(self.category_ids) - 1
+        classes = tf.gather(self.category_ids, tf.where(found.classes < 0, padding, found.classes))
         masks = (found.masks,) if isinstance(found, MaskDetections) else ()
         return (found.boxes, found.scores, classes, found.num_valid, *masks)
 
@@ -74,16 +78,21 @@ def export_detector(
     variables: Sequence[tf.Variable],
     check_size: tuple[int, int],
     mask_rule: MaskRule | None = None,
-) -> None:
-    """Writes the SavedModel aside, checks it on a random and a striped image, then renames it.
+) -> str:
+    """Writes the SavedModel aside, compares it on two photographs, then renames it.
+
+    Beside it stands `run.py`, a program that runs it on a photo.
 
     Args:
       detect: detections on whole images.
       class_map: channels of the model.
       folder: replaced if it holds a SavedModel.
       variables: of the model, with its weights.
-      check_size: (height, width) of the images of the check, pixels.
+      check_size: (height, width) of the images of the comparison, pixels.
       mask_rule: how its masks are to be pasted, if it has some.
+
+    Returns:
+      What to tell: by how much the two differ.
 
     Raises:
       ValueError: the folder holds something else.
@@ -107,11 +116,13 @@ def export_detector(
         assets = [notes / name for name in contents]
         exported = _Detector(detect, class_map, variables=variables, assets=assets)
         tf.saved_model.save(exported, str(aside))
-        _check(detect, aside, check_size)
+        gaps = _compare(detect, aside, check_size, exported.category_ids)
     finally:
         shutil.rmtree(notes, ignore_errors=True)
+    (aside / "run.py").write_text(saved_model_script())
     shutil.rmtree(folder, ignore_errors=True)
     aside.rename(folder)
+    return f"{folder}: on 2 photographs it differs from the checkpoint in {gaps}"
 
 
 def load_saved_model(folder: str | Path) -> Any:
@@ -120,32 +131,22 @@ def load_saved_model(folder: str | Path) -> Any:
         return tf.saved_model.load(str(Path(plain).parent))
 
 
-def _check(detect: Detect, folder: Path, size: tuple[int, int]) -> None:
+def _compare(detect: Detect, folder: Path, size: tuple[int, int], category_ids: tf.Tensor) -> Gaps:
     height, width = size
-    noise = np.random.default_rng(0).integers(0, 255, [height, width, 3])
-    stripes = np.broadcast_to(
-        (np.arange(width)[None, :, None] // 16 % 2) * 200 + 20, [height, width, 3]
-    )
-    images = tf.constant(np.stack([noise, stripes]), tf.uint8)
-    ours = detect(images)
-    boxes, scores, _, count, *masks = load_saved_model(folder)(images)
-    count_gap = int(tf.reduce_max(tf.abs(count - ours.num_valid)))
-    score_gap = float(tf.reduce_max(tf.abs(scores - ours.scores)))
-    both = tf.cast(tf.minimum(scores, ours.scores) > 0.05, tf.float32)[..., None]
-    box_gap = float(tf.reduce_max(tf.abs(boxes - ours.boxes) * both))
-    mask_gap = 0.0
-    if masks:
-        difference = tf.reduce_max(tf.abs(masks[0] - ours.masks), axis=[2, 3])
-        mask_gap = float(tf.reduce_max(difference * both[..., 0]))
-    if (
-        score_gap > _SCORE_TOLERANCE
-        or box_gap > _BOX_TOLERANCE
-        or count_gap > _COUNT_TOLERANCE
-        or mask_gap > _MASK_TOLERANCE
-    ):
+    photographs = [Image.fromarray(read_image(path).pixels) for path in known_photographs()[:2]]
+    images = tf.constant(np.stack([photo.resize((width, height)) for photo in photographs]))
+    found = {name: value.numpy() for name, value in detect(images)._asdict().items()}
+    found["classes"] = np.where(found["classes"] < 0, -1, category_ids.numpy()[found["classes"]])
+    names = ("boxes", "scores", "classes", "num_valid", "masks")
+    exported = dict(zip(names, (value.numpy() for value in load_saved_model(folder)(images))))
+    side = float(max(size))
+    for one in (found, exported):
+        one["boxes"] = one["boxes"] / side
+    limits = Gaps(_SCORE_TOLERANCE, _BOX_TOLERANCE / side, _MASK_TOLERANCE)
+    gaps = detection_gaps(found, exported, limits=limits)
+    if not gaps.within(limits):
         raise RuntimeError(
-            f"the exported model differs from its source: scores by {score_gap:g} (at most "
-            f"{_SCORE_TOLERANCE}), boxes by {box_gap:g} px (at most {_BOX_TOLERANCE}), number of "
-            f"detections by {count_gap} (at most {_COUNT_TOLERANCE}), masks by {mask_gap:g} (at "
-            f"most {_MASK_TOLERANCE}); left in {folder}"
+            f"the exported model differs from its source: {gaps} (at most {limits}); left in "
+            f"{folder}"
         )
+    return gaps

@@ -124,7 +124,7 @@ def test_help_answers_without_installing(machine, name):
     ("arguments", "word"),
     [
         (["--extras", "dev"], "--extras"),
-        (["--extra", "deb"], "dev and eval"),
+        (["--extra", "deb"], "dev, eval and export"),
         (["--device", "tpu"], "cpu or gpu"),
         (["--mpi"], "needs a value"),
     ],
@@ -404,7 +404,7 @@ def test_lock_files_agree(stack, tensorflow):
     cpu = pins(stack, "cpu.txt")
     assert cpu["tensorflow-cpu", None] == pins(stack, "gpu.txt")["tensorflow", None] == tensorflow
     assert ("tensorflow", None) not in cpu  # each overwrites the files of the other
-    for name in ("gpu.txt", "dev.txt", "eval.txt", "build.txt"):
+    for name in ("gpu.txt", "dev.txt", "eval.txt", "export.txt", "build.txt"):
         versions = {package: set() for package, _ in cpu}
         for (package, _), version in cpu.items():
             versions[package].add(version)
@@ -414,7 +414,7 @@ def test_lock_files_agree(stack, tensorflow):
 
 
 @pytest.mark.parametrize("stack", ["old", "new"])
-@pytest.mark.parametrize("name", ["cpu", "gpu", "dev", "eval", "build", "mpi"])
+@pytest.mark.parametrize("name", ["cpu", "gpu", "dev", "eval", "export", "build", "mpi"])
 def test_every_direct_requirement_is_locked(name, stack):
     def text_of(path: Path) -> str:
         lines = path.read_text().splitlines()
