@@ -18,6 +18,7 @@ import numpy as np
 from detector.task import DetectionTask
 from detector.weight_loading import LoadReport
 from engine.config.fields import ConfigError, override, to_dict
+from engine.config.recipe_yaml import literal
 from engine.files import checkpoint
 from engine.files.best import key_of
 from engine.files.weight_files import weights_path
@@ -205,7 +206,7 @@ class DetectorFamily:
 
     def with_input_size(self, config: Any, size: str) -> Any:
         """Returns the configuration with another network input, `N` or `WIDTHxHEIGHT` pixels."""
-        config = override(config, {"model.image_size": size}, source="--image_size")
+        config = override(config, {"model.image_size": literal(size)}, source="--image_size")
         self.validate(config)
         return config
 
