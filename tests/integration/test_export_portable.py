@@ -142,7 +142,7 @@ def test_the_command_says_what_it_does(commands, trained_run, tmp_path, monkeypa
     """Of a trained network."""
     folder = tmp_path / "out"
     flags = (f"--model_dir={trained_run.folder}", f"--saved_model_dir={folder}", "--format=tflite")
-    said = commands.run("export.py", *flags, "--image_size=96").require_success().output
+    said = commands.run("export.py", *flags, "--image_size=128").require_success().output
     lines = said.splitlines()
     assert lines[0].startswith(f"exporting {trained_run.folder} as tflite (detections, float32)")
     assert f"{folder}/model.tflite: on 4 images it differs from the checkpoint in scores" in said
