@@ -8,6 +8,7 @@ machine's free memory that counts, and the memory of the whole process.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import subprocess
@@ -42,34 +43,35 @@ def largest_batch(
     """
     wanted = _SHARE * limit
 
-    def tried(batch: int) -> float | None:
+    def tried(batch: int) -> float:
         used = measure(batch)
-        fits = used is not None and used <= wanted
         amount = "more than there is" if used is None else f"{used / 2**30:.2f} GiB"
         say(f"batch_size={AUTO}: {batch} images take {amount} of {limit / 2**30:.2f} GiB")
-        return used if fits else None
+        return math.inf if used is None else used
 
     first, second = tried(_FIRST), tried(_SECOND)
-    if first is None or second is None:
-        smaller = [_FIRST] if first is not None else [2, 1]
-        for batch in smaller:
-            if batch == _FIRST or tried(batch) is not None:
+    if second > wanted:
+        for batch in (_FIRST, 2, 1):
+            if (first if batch == _FIRST else tried(batch)) <= wanted:
                 return batch
         raise ConfigError(
             f"batch_size={AUTO}: not even one image fits into {limit / 2**30:.2f} GiB; take a "
             "smaller image_size or model"
         )
-    per_image = max((second - first) / (_SECOND - _FIRST), 1.0)
-    batch = int(_SECOND + (wanted - second) / per_image)
-    best = _SECOND
-    for _ in range(_TRIALS):
-        batch = min(batch // 4 * 4, _MOST)
-        if batch <= best:
+    batch, used = _SECOND, second
+    for trial in range(_TRIALS):
+        if math.isfinite(used):  # foretold by the line through the first trial and the last
+            per_image = max((used - first) / (batch - _FIRST), 1.0)
+            batch = min(int(_FIRST + (wanted - first) / per_image), _MOST)
+        else:  # the first time it may be just too much
+            batch = int(0.85 * batch) if trial == 1 else math.isqrt(_SECOND * batch)
+        batch = batch // 4 * 4
+        if batch <= _SECOND:
             break
-        if tried(batch) is not None:
+        used = tried(batch)
+        if used <= wanted:
             return batch
-        batch = int(0.85 * batch)
-    return best
+    return _SECOND
 
 
 def find(argv: Sequence[str], *, records: str, num_ranks: int) -> int:

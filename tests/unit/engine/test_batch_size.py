@@ -40,6 +40,14 @@ def test_a_batch_that_takes_more_than_foretold_is_made_smaller():
     assert device.base + 1.3 * device.each * found <= 0.85 * device.limit
 
 
+def test_small_trials_may_foretell_nothing():
+    """As on a CPU, where a process takes as much for 4 tiny images as for 8."""
+    device = Device(2 * GIB, 0.0, 10 * GIB)
+    flat = device.measure
+    device.measure = lambda batch: flat(batch) if batch <= 8 else 0.1 * GIB * batch
+    assert 64 <= device.largest() <= 84
+
+
 @pytest.mark.parametrize(("each", "expected"), [(1.5, 4), (3.0, 2), (5.5, 1)])
 def test_small_memory_holds_few_images(each, expected):
     assert Device(1 * GIB, each * GIB, 10 * GIB).largest() == expected
