@@ -5,6 +5,8 @@ shared/cluster beside the repository). Two kinds of ranks: train.py itself for w
 show, and `rank_programs/counting.py` in its place where only the launcher and Slurm are asked.
 """
 
+from __future__ import annotations
+
 import json
 import os
 import re
@@ -140,7 +142,7 @@ class Cluster:
             timeout=120,
         )
 
-    def submit(self, script: str, *flags: str, nodes: int, **variables: str) -> Job:
+    def submit(self, script: str, *flags: str, nodes: int | str, **variables: str) -> Job:
         """Submits a script of the repository with one task on each node."""
         self.jobs += 1
         folder = self.folder / f"run-{self.jobs}"
@@ -301,6 +303,53 @@ def test_a_lost_node_is_replaced_and_the_job_counts_on(cluster, counting):
     assert lost not in job.count()["hosts"]
     assert job.count()["total"] == expected_total(2, 80)
     assert job.count()["resumed_at"]
+
+
+# ------------------------------------------------------------------------------ faults
+
+
+@pytest.fixture
+def faulty(tmp_path):
+    """The variables that put a training of the tiny family in the place of train.py."""
+    stand_in = tmp_path / "python"
+    program = ROOT / "tests" / "faults" / "tiny_run.py"
+    stand_in.write_text(f'#!/bin/bash\nexec {sys.executable} {program} "${{@:2}}"\n')
+    stand_in.chmod(0o755)
+    return {
+        **{"PYTHON": str(stand_in), "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"},
+        **{"STEP_SECONDS": "0.1", "TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"},
+    }
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize(("launcher", "frozen"), [("srun", 0), ("srun", 1), ("horovodrun", 1)])
+def test_a_frozen_rank_is_named_and_ends_the_job(cluster, faulty, launcher, frozen):
+    flags = ("--num_epochs=1000", "--checkpoint_period=1", "--heartbeat_seconds=8")
+    job = cluster.submit(CONVERGENCE, *flags, nodes=2, LAUNCHER=launcher, **faulty)
+    job.wait_until_said("saved ")
+    host, _ = job.rank_process(frozen)
+    (process,) = job.folder.glob(f"logs/*/rank-{frozen:05d}.child")
+    cluster.call("kill", "-STOP", process.read_text().strip(), node=host)
+    said = job.wait("FAILED", seconds=120)
+    assert f"rank {frozen} of 2 on {host} is frozen or cut off: no sign of life for" in said
+    assert f"launch.sh: {launcher} ended with code" in said or "ended with code 1" in said
+
+
+@pytest.mark.nightly
+def test_a_job_that_comes_back_with_fewer_nodes_continues_the_same_training(cluster, faulty):
+    flags = ("--num_epochs=30", "--checkpoint_period=1")
+    job = cluster.submit(CONVERGENCE, *flags, nodes="1-2", LAUNCHER="srun", **faulty)
+    job.wait_until_said("saved ")
+    assert job.field("NumNodes") == "2", "not all nodes were free"
+    others = "nodename=n1,n3,n4"
+    cluster.call("scontrol", "update", others, "state=drain", "reason=test")
+    try:
+        cluster.call("scancel", "--batch", "--signal=USR1", job.number)
+        said = job.wait("COMPLETED")
+    finally:
+        cluster.call("scontrol", "update", others, "state=resume")
+    assert job.field("Restarts") == "1" and job.field("NumNodes") == "1"
+    assert "ranks: 2 -> 1" in said and "work of 2 of the 2 that" in said
 
 
 # ------------------------------------------------------------------------------ training
