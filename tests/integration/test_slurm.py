@@ -142,14 +142,16 @@ class Cluster:
             timeout=120,
         )
 
-    def submit(self, script: str, *flags: str, nodes: int | str, **variables: str) -> Job:
-        """Submits a script of the repository with one task on each node."""
+    def submit(
+        self, script: str, *flags: str, nodes: int | str, tasks: int = 1, **variables: str
+    ) -> Job:
+        """Submits a script of the repository with so many tasks on each node."""
         self.jobs += 1
         folder = self.folder / f"run-{self.jobs}"
         output = self.folder / f"run-{self.jobs}.out"
         variables = {"MODEL_DIR": str(folder), "PREFLIGHT": "0", **variables}
         variables = {"RESULTS_DIR": str(self.folder), **variables}
-        sbatch = ["sbatch", "--parsable", f"--nodes={nodes}", "--ntasks-per-node=1"]
+        sbatch = ["sbatch", "--parsable", f"--nodes={nodes}", f"--ntasks-per-node={tasks}"]
         result = self.call(*sbatch, f"--output={output}", script, *flags, **variables)
         assert result.returncode == 0, result.stdout + result.stderr
         return Job(self, result.stdout.strip(), output, Path(variables["MODEL_DIR"]))
@@ -337,11 +339,11 @@ def test_a_frozen_rank_is_named_and_ends_the_job(cluster, faulty, launcher, froz
 
 @pytest.mark.nightly
 def test_a_job_that_comes_back_with_fewer_nodes_continues_the_same_training(cluster, faulty):
-    flags = ("--num_epochs=30", "--checkpoint_period=1")
-    job = cluster.submit(CONVERGENCE, *flags, nodes="1-2", LAUNCHER="srun", **faulty)
+    flags = ("--num_epochs=12", "--checkpoint_period=1")
+    job = cluster.submit(CONVERGENCE, *flags, nodes="1-2", tasks=2, LAUNCHER="srun", **faulty)
     job.wait_until_said("saved ")
     assert job.field("NumNodes") == "2", "not all nodes were free"
-    others = "nodename=n1,n3,n4"
+    others = "nodename=n2,n3,n4"
     cluster.call("scontrol", "update", others, "state=drain", "reason=test")
     try:
         cluster.call("scancel", "--batch", "--signal=USR1", job.number)
@@ -349,7 +351,7 @@ def test_a_job_that_comes_back_with_fewer_nodes_continues_the_same_training(clus
     finally:
         cluster.call("scontrol", "update", others, "state=resume")
     assert job.field("Restarts") == "1" and job.field("NumNodes") == "1"
-    assert "ranks: 2 -> 1" in said and "work of 2 of the 2 that" in said
+    assert "ranks: 4 -> 2" in said and "work of 2 of the 4 that" in said
 
 
 # ------------------------------------------------------------------------------ training
