@@ -26,7 +26,7 @@ Usage: scripts/launch.sh FAMILY KIND [options] [-- FLAGS]
 Variables: NGPU, BS, AMP, CKPT, MODEL_DIR, training_mode, datadir, checkpointdir (of the reference), DATA_DIR,
 BACKBONE_CKPT, RESULTS_DIR, IMAGE_PATH, PRESET (what is read and written), DRY_RUN=1 (print the command, start
 nothing), LAUNCHER (auto, srun, mpirun, horovodrun, plain), HOSTS (a:8,b:8), PREFLIGHT (auto, 1, 0, only),
-BIND (auto, cores, none), CONTAINER_IMAGE, REQUEUE, CHAIN, STOP_SECONDS, PYTHON. docs/runs.md explains each.
+BIND (auto, cores, none), CONTAINER_IMAGE, REQUEUE, MIN_NODES, CHAIN, STOP_SECONDS, PYTHON. docs/runs.md explains each.
 
 Exit code: that of the run; 75 means stopped by a signal after a save. If ranks fail, that of the first one to fail.
 USAGE

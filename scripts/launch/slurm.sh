@@ -55,10 +55,23 @@ queue_again() {
 requeue() {
   local attempt
   for attempt in 1 2 3 4 5; do
-    if scontrol requeue "$SLURM_JOB_ID"; then return 0; fi
+    if scontrol requeue "$SLURM_JOB_ID"; then
+      accept_fewer_nodes
+      return 0
+    fi
     [ "$attempt" = 5 ] || sleep "${REQUEUE_RETRY_SECONDS:-10}"
   done
   return 1
+}
+
+# Slurm forgets the range of sbatch -N 2-4 when a job starts, and waits for as many nodes as it had. With MIN_NODES it is
+# told the range again; CPUs and tasks are those of the least, or they would demand the nodes.
+accept_fewer_nodes() {
+  local least=${MIN_NODES:-}
+  [ -n "$least" ] || return 0
+  least=$(number MIN_NODES "$least") || return 0
+  scontrol update "JobId=$SLURM_JOB_ID" "NumCPUs=$least" "NumTasks=$((least * ranks_per_node))" "NumNodes=$least-$nodes" ||
+    say "scontrol update refused: the job waits for $nodes nodes"
 }
 
 # A node that dies takes its ranks along, and the others fail long before Slurm notices (SlurmdTimeout, 5 minutes by

@@ -340,7 +340,7 @@ def test_a_frozen_rank_is_named_and_ends_the_job(cluster, faulty, launcher, froz
 @pytest.mark.nightly
 def test_a_job_that_comes_back_with_fewer_nodes_continues_the_same_training(cluster, faulty):
     flags = ("--num_epochs=12", "--checkpoint_period=1")
-    job = cluster.submit(CONVERGENCE, *flags, nodes="1-2", tasks=2, LAUNCHER="srun", **faulty)
+    job = cluster.submit(CONVERGENCE, *flags, nodes="1-2", tasks=2, MIN_NODES="1", **faulty)
     job.wait_until_said("saved ")
     assert job.field("NumNodes") == "2", "not all nodes were free"
     others = "nodename=n2,n3,n4"
