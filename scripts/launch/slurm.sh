@@ -70,8 +70,11 @@ accept_fewer_nodes() {
   local least=${MIN_NODES:-}
   [ -n "$least" ] || return 0
   least=$(number MIN_NODES "$least") || return 0
-  scontrol update "JobId=$SLURM_JOB_ID" "NumCPUs=$least" "NumTasks=$((least * ranks_per_node))" "NumNodes=$least-$nodes" ||
-    say "scontrol update refused: the job waits for $nodes nodes"
+  # What is queued again is being ended: Slurm's SIGTERM must not reach this.
+  (
+    trap '' TERM
+    scontrol update "JobId=$SLURM_JOB_ID" "NumCPUs=$least" "NumTasks=$((least * ranks_per_node))" "NumNodes=$least-$nodes"
+  ) || say "scontrol update refused: the job waits for $nodes nodes"
 }
 
 # A node that dies takes its ranks along, and the others fail long before Slurm notices (SlurmdTimeout, 5 minutes by

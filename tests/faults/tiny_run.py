@@ -44,9 +44,13 @@ def main() -> int:
     values = {}
     for word in sys.argv[1:]:
         name, found, value = word.removeprefix("--").partition("=")
-        if name in known and found:
-            hint = type(getattr(getattr(config, known[name][0]), known[name][1]))
-            values[name] = value == "True" if hint is bool else hint(value)
+        if name not in known:
+            continue
+        hint = type(getattr(getattr(config, known[name][0]), known[name][1]))
+        if hint is bool:
+            values[name] = value == "True" or not found
+        elif found:
+            values[name] = hint(value)
     return run_training(override(config, values, source="flags"), SlowFamily())
 
 
