@@ -1,9 +1,15 @@
 """Keras 2 on every TensorFlow; Keras 3 is refused with the way out."""
 
+import ast
+from pathlib import Path
+
 import keras_choice
 
 import pytest
 import tensorflow as tf
+from own_files import own_files
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.both_stacks
@@ -40,3 +46,29 @@ def test_keras_3_is_refused():
     with pytest.raises(ImportError, match=r"Keras 3\.15\.1 here"):
         keras_choice.refuse_keras_3("3.15.1")
     keras_choice.refuse_keras_3("2.15.0")
+
+
+def version_tests(source):
+    """Lists the lines on which a program decides something by a version."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        decision = node if isinstance(node, ast.Compare) else getattr(node, "test", None)
+        for part in ast.walk(decision) if decision else ():
+            if getattr(part, "attr", "") in ("__version__", "version_info", "VERSION"):
+                found.add(part.lineno)
+    return sorted(found)
+
+
+def test_a_question_for_a_version_is_found():
+    assert version_tests("import tf\nif tf.__version__.startswith('2.15'):\n  pass") == [2]
+    assert version_tests("old = sys.version_info < (3, 10)") == [1]
+    assert version_tests("print(tf.__version__)") == []
+
+
+def test_nothing_else_asks_for_versions():
+    ours = [path.relative_to(ROOT) for path in own_files("**/*.py")]
+    sources = {path: (ROOT / path).read_text() for path in ours if path.parts[0] != "tests"}
+    assert len(sources) > 100
+    asking = {path for path, source in sources.items() if version_tests(source)}
+    knowing = {path.parts[0] for path, source in sources.items() if "tf_keras" in source}
+    assert asking == set() and knowing == {"keras_choice"}
