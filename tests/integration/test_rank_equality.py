@@ -11,7 +11,7 @@ PROGRAM = "tests/integration/rank_programs/one_step.py"
 # Largest relative difference of the gradient. Synchronised layers add in another order than one
 # large batch does, and then a near tie in a max-pooling window is decided differently: downstream
 # of it the gradients agree to 3e-5, upstream to 2e-3. Without synchronisation they are unlike.
-CASES = {"synchronised": 5e-3, "by rank": 2e-5}
+CASES = {"synchronised": 5e-3, "by rank": 5e-5}
 
 
 def take_steps(family, pattern, folder, cases):
