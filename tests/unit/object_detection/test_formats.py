@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from samples import encoded, read_back
+from tiny_runs import SMALLEST
 
 from object_detection.coco.annotations import read_annotations
 from object_detection.convert.convert import convert
@@ -355,16 +356,21 @@ def bccd_as_yolo(source: Path, root: Path, content: dict, split: str) -> None:
         path.write_text("\n".join(lines))
 
 
+def part_of_bccd(source: Path, split: str) -> dict:
+    """Returns the instances of a few images."""
+    content = json.loads((source / "annotations" / f"instances_{split}.json").read_text())
+    content["images"] = content["images"][: {"train": 12, "val": 6}[split]]
+    kept = {image["id"] for image in content["images"]}
+    content["annotations"] = [a for a in content["annotations"] if a["image_id"] in kept]
+    return content
+
+
 @pytest.mark.parametrize("write", [bccd_as_voc, bccd_as_yolo])
 def test_bccd_in_another_format_gives_the_same_records(write, tmp_path, detection_test_data):
     source = detection_test_data / "bccd"
     (tmp_path / "set").mkdir()
-    for split, size in (("train", 12), ("val", 6)):
-        path = source / "annotations" / f"instances_{split}.json"
-        content = json.loads(path.read_text())
-        content["images"] = content["images"][:size]
-        kept = {image["id"] for image in content["images"]}
-        content["annotations"] = [a for a in content["annotations"] if a["image_id"] in kept]
+    for split in ("train", "val"):
+        content = part_of_bccd(source, split)
         (tmp_path / f"{split}.json").write_text(json.dumps(content))
         write(source / "images", tmp_path / "set", content, split)
     made = prepare_records(
@@ -394,6 +400,39 @@ def test_bccd_in_another_format_gives_the_same_records(write, tmp_path, detectio
         tmp_path / "set", tmp_path / "records", with_masks=False, report=lambda line: None
     )
     assert (made.folder / "train-card.json").stat().st_mtime_ns == stamp
+
+
+def bccd_as_coco(source: Path, root: Path, content: dict, split: str) -> None:
+    for folder in ("annotations", split):
+        (root / folder).mkdir(exist_ok=True)
+    (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
+    for image in content["images"]:
+        shutil.copy(source / image["file_name"], root / split)
+
+
+@pytest.mark.nightly
+def test_bccd_trains_alike_from_every_format(commands, tmp_path, detection_test_data):
+    source, outcomes = detection_test_data / "bccd", {}
+    for write in (bccd_as_coco, bccd_as_voc, bccd_as_yolo):
+        data, run = tmp_path / write.__name__, tmp_path / f"run-{write.__name__}"
+        data.mkdir()
+        for split in ("train", "val"):
+            write(source / "images", data, part_of_bccd(source, split), split)
+        flags = ("--deterministic", "--seed=3", "--num_epochs=1", "--log_steps=1", "--recipe=")
+        commands.run(
+            *("train.py", *SMALLEST, *flags, f"--data={data}", f"--model_dir={run}"),
+            *("--checkpoint_period=1", "--max_instances_per_image=30"),
+        ).require_success()
+        rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        losses = [row["loss"] for row in rows if row["kind"] == "step"]
+        scores = json.loads((run / "evaluation" / "metrics.json").read_text())
+        outcomes[write.__name__] = losses, scores["AP"]
+    losses, precision = outcomes["bccd_as_coco"]
+    assert len(losses) == 6 and precision >= 0
+    assert outcomes["bccd_as_voc"] == (losses, precision)
+    # YOLO's shares have six digits.
+    np.testing.assert_allclose(outcomes["bccd_as_yolo"][0], losses, rtol=2e-3)
+    assert outcomes["bccd_as_yolo"][1] == pytest.approx(precision, abs=0.01)
 
 
 def test_the_command_converts_every_split(tmp_path, repository):
