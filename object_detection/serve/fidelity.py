@@ -68,16 +68,16 @@ def detection_gaps(
     """Compares detections with their nearest counterparts, as near ties may change places.
 
     Args:
-      ours: boxes [B, K, 4] as shares of the input's side, scores [B, K], classes [B, K], negative
-        in padding, num_valid [B], and masks [B, K, s, s] where the model has them.
+      ours: boxes [B, K, 4] as shares of the input's side, scores [B, K], classes [B, K], num_valid
+        [B] rows that are no padding, and masks [B, K, s, s] where the model has them.
       theirs: the same of the exported model.
       limits: what one unit of distance is; detections that near the least score are left out.
     """
     gaps = [Gaps(0.0, 0.0)]
+    rows = np.arange(ours["scores"].shape[1])
     for some, others in ((ours, theirs), (theirs, ours)):
-        is_valid = some["classes"] >= 0
-        if (is_valid.sum(axis=-1) != some["num_valid"]).any():
-            return Gaps(np.inf, np.inf)
+        # Not by class: a channel that no category uses is -1 as padding is.
+        is_valid = rows < some["num_valid"][:, np.newaxis]
         nth = -np.sort(-some["scores"], axis=-1)[:, :_FEWEST_DETECTIONS][:, -1:]
         least = np.minimum(nth, _LEAST_SCORE + limits.scores)
         sure = np.argwhere(~(some["scores"] < least) & is_valid)
@@ -86,7 +86,8 @@ def detection_gaps(
             boxes = np.abs(others["boxes"][image] - some["boxes"][image, row]).max(axis=-1)
             of_class = others["classes"][image] == some["classes"][image, row]
             far = np.maximum(scores / limits.scores, boxes / limits.boxes)
-            far = np.where(of_class & np.isfinite(far), far, np.inf)
+            is_other = of_class & (rows < others["num_valid"][image])
+            far = np.where(is_other & np.isfinite(far), far, np.inf)
             nearest = int(far.argmin())
             if not np.isfinite(far[nearest]):
                 return Gaps(np.inf, np.inf)

@@ -236,6 +236,8 @@ def test_gaps_of_detections_know_places_and_classes():
     limits = LIMITS["float32"]
     swapped = {k: v if k == "num_valid" else v[:, ::-1] for k, v in found.items()}
     assert detection_gaps(found, swapped, limits=limits) == Gaps(0.0, 0.0)
+    unused = {**found, "classes": np.array([[-1, 1]])}  # a channel without a category
+    assert detection_gaps(unused, unused, limits=limits) == Gaps(0.0, 0.0)
     for changes in (
         {"classes": 1 - found["classes"]},
         {"scores": np.array([[0.6, np.nan]], np.float32)},
