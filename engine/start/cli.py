@@ -97,10 +97,13 @@ def _define(
 
 
 class _IntegerOrAuto(flags.IntegerParser):
-    """Reads a number, and `auto` as 0."""
+    """Reads a number from 1 on, and `auto` as 0."""
 
     def parse(self, argument: str | int) -> int:
-        return 0 if argument == "auto" else super().parse(argument)
+        number = 0 if argument == "auto" else super().parse(argument)
+        if argument != "auto" and isinstance(argument, str) and number < 1:
+            raise ValueError("expected auto or a number of at least 1")
+        return number
 
 
 def _without_none(hint: Any) -> Any:

@@ -86,8 +86,9 @@ def test_the_flag_takes_a_number_or_auto():
     assert values.batch_size == 0
     values(["train.py", "--batch_size=12"])
     assert values.batch_size == 12
-    with pytest.raises(flags.IllegalFlagValueError):
-        values(["train.py", "--batch_size=most"])
+    for wrong in ("most", "0", "-4"):
+        with pytest.raises(flags.IllegalFlagValueError):
+            values(["train.py", f"--batch_size={wrong}"])
 
 
 def test_trials_are_processes_that_say_how_much_they_took(tmp_path, monkeypatch, capfd):
