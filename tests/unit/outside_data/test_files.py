@@ -136,6 +136,8 @@ OWN_READERS = {
     "engine/files/zoo.py": "its own table, and files that it has fetched",
     "engine/files/checksums.py": "what it is about to write",
     "engine/run.py": "what it is about to write",
+    "engine/start/batch_size.py": "counters of the kernel, and what its own trials said",
+    "object_detection/serve/run_script.py": "text of programs that run without this repository",
     "dataset/embedded/photos.py": "pictures of installed packages",
     "outside_data": "the door itself",
 }
