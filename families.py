@@ -288,10 +288,11 @@ def load_task(
       ConfigError: the checkpoint and what is asked for do not fit.
     """
     from engine.files import checkpoint  # with it TensorFlow
+    from engine.files.description import describe, read_metadata
 
     prefix = checkpoint.find(path, which=which)
-    stored = checkpoint.read_metadata(prefix)
-    print(clean_lines(f"taking {prefix}{checkpoint.describe(stored)}"), flush=True)
+    stored = read_metadata(prefix)
+    print(clean_lines(f"taking {prefix}{describe(stored)}"), flush=True)
     family = load(str(stored["config"]["model"]["name"]) if stored else model_name)
     config = family.config_of_description(
         stored, model_name=model_name, preset_name=preset_name, hparams=hparams

@@ -82,10 +82,13 @@ def resolve_request(argv: list[str]) -> families.Request:
         if FLAGS.data
         else []
     )
+    recipe = families.chosen_recipe(FLAGS)
+    if recipe and not FLAGS["recipe"].present:
+        notes.append(f"data and weights are given: --recipe={recipe}; --recipe= turns it off")
     request = families.training_request(
         argv[1:],
         preset_name=FLAGS.preset,
-        recipe=families.chosen_recipe(FLAGS),
+        recipe=recipe,
         hparams=FLAGS.hparams,
         num_ranks=start_checks.ranks_meant(resumed),
     )
@@ -96,11 +99,12 @@ def resolve_request(argv: list[str]) -> families.Request:
 def found_batch_size(resumed: Any) -> int:
     """Returns the batch of a run that goes on, else the largest that fits: --batch_size=auto."""
     from engine.files import checkpoint
+    from engine.files.description import read_description
     from engine.start import batch_size, start_checks
 
     saved = checkpoint.numbered(resumed.model_dir, "ckpt-")
     if saved:
-        return checkpoint.read_description(saved[-1])["config"]["train"]["batch_size"]
+        return read_description(saved[-1])["config"]["train"]["batch_size"]
     records = FLAGS.data_records or f"{resumed.model_dir.rstrip('/')}-data"
     return batch_size.find(
         sys.argv,

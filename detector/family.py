@@ -21,6 +21,7 @@ from engine.config.fields import ConfigError, override, to_dict
 from engine.config.recipe_yaml import literal
 from engine.files import checkpoint
 from engine.files.best import key_of
+from engine.files.description import read_metadata
 from engine.files.weight_files import weights_path
 from engine.ranks import distributed
 from engine.start import cli
@@ -151,7 +152,7 @@ class DetectorFamily:
         if backbone:
             lines += self.load_backbone(task, backbone).format_table().splitlines()
         if detector:
-            stored, channels = checkpoint.read_metadata(detector), None
+            stored, channels = read_metadata(detector), None
             if stored:
                 of_file = _class_map(stored, detector)
                 channels = task.class_map.channels_in(of_file)
@@ -189,7 +190,7 @@ class DetectorFamily:
             the configuration names.
         """
         prefix = checkpoint.find(path)
-        stored = checkpoint.read_metadata(prefix)
+        stored = read_metadata(prefix)
         if stored:
             task = self._task_class(config, _class_map(stored, prefix))
         else:

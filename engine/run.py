@@ -20,6 +20,7 @@ import yaml
 from engine.config.fields import override, to_dict
 from engine.family import Family, says_nothing
 from engine.files import checkpoint
+from engine.files.description import read_description
 from engine.log.hooks import RunStart, make_hooks
 from engine.log.meters import Stopwatch
 from engine.log.outside_loggers import make_loggers
@@ -229,7 +230,7 @@ def _resumable(config: Any) -> tuple[str | None, dict[str, Any], list[str]]:
     latest, problems = None, []
     if not config.train.benchmark:
         latest, problems = checkpoint.recover(config.train.model_dir)
-    return latest, checkpoint.read_description(latest) if latest else {}, problems
+    return latest, read_description(latest) if latest else {}, problems
 
 
 def _say(text: str) -> None:

@@ -11,7 +11,8 @@ import tensorflow as tf
 from engine.config.fields import override
 from engine.evaluation import Evaluator
 from engine.family import Family, says_nothing
-from engine.files import checkpoint, checksums
+from engine.files import checksums
+from engine.files.description import read_metadata
 from engine.log.run_log import RunLog
 from engine.loop import EXIT_DONE
 from engine.ranks import distributed, watch
@@ -73,7 +74,7 @@ def evaluate_checkpoint(
 
     def read() -> tuple[str, dict[str, Any]]:
         found = find_checkpoint()
-        return found, checkpoint.read_metadata(found)
+        return found, read_metadata(found)
 
     prefix, stored = distributed.on_main(read)
     base = configure(stored)

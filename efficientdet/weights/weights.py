@@ -33,7 +33,7 @@ from efficientdet.weights.weight_names import (
     padding_of,
     translate,
 )
-from engine.files import checkpoint
+from engine.files.description import read_metadata
 from engine.files.weight_files import read_weight_file
 from object_detection.input.geometry import ANTIALIASED, BILINEAR
 
@@ -90,7 +90,7 @@ def conventions_of(path: str | Path) -> Conventions:
         google/automl's names are those of networks trained with plain bilinear resizing.
         torchvision's are padded symmetrically; timm's names do not tell.
     """
-    stored = checkpoint.read_metadata(path)
+    stored = read_metadata(path)
     if stored:
         return Conventions.of_stored(stored)
     names = read_weight_file(path).arrays

@@ -28,18 +28,14 @@ import tensorflow as tf
 
 from engine.config.fields import ConfigError
 from engine.files import checksums, zoo
-from outside_data.files import BadFileError, read_json, read_text
+from engine.files.description import META, read_description, remedy
+from outside_data.files import BadFileError, read_text
 from path_names.plain_path import plain_path
 
-_DATA, _INDEX, _META = ".data-00000-of-00001", ".index", ".json"
+_DATA, _INDEX = ".data-00000-of-00001", ".index"
 _TF_POINTER, _POINTER = "checkpoint", "last_checkpoint"
 _NUMBERED = re.compile(r"^(?P<stem>.*-)(?P<number>\d+)$")
 _RESUMABLE_FILE = re.compile(r"^(?P<stem>ckpt-(?P<number>\d+))\.(index|json|data-\d+-of-\d+)$")
-# What the description of a run must hold to be continued.
-_DESCRIBED = {
-    **{"config": dict, "task": dict},
-    **{name: int for name in ("step", "epoch", "seed", "num_ranks", "global_batch_size")},
-}
 _READ_ERRORS = (tf.errors.OpError, RuntimeError, IndexError)
 # Files being written, and files being replaced: an interrupted save is cleared up or undone.
 _ASIDE, _REPLACED = ".writing-", ".replaced-"
@@ -89,8 +85,8 @@ def _write(aside: Path, tensors: Mapping[str, tf.Tensor], metadata: Mapping[str,
         )
     files = {suffix: Path(f"{aside}{suffix}") for suffix in (_DATA, _INDEX)}
     text = json.dumps(checksums.sealed(metadata, files), indent=1, sort_keys=True)
-    Path(f"{aside}{_META}").write_text(text, encoding="utf-8")
-    for suffix in (_DATA, _META, _INDEX):
+    Path(f"{aside}{META}").write_text(text, encoding="utf-8")
+    for suffix in (_DATA, META, _INDEX):
         with open(f"{aside}{suffix}", "rb") as file:
             os.fsync(file.fileno())  # on the disk before it gets its name
 
@@ -98,11 +94,11 @@ def _write(aside: Path, tensors: Mapping[str, tf.Tensor], metadata: Mapping[str,
 def _put_in_place(aside: Path, prefix: Path) -> None:
     """Renames the files of `aside`; until all are there, what was there before can be restored."""
     replaced = prefix.with_name(f"{_REPLACED}{prefix.name}")
-    for suffix in (_INDEX, _DATA, _META):
+    for suffix in (_INDEX, _DATA, META):
         if Path(f"{prefix}{suffix}").exists():
             os.replace(f"{prefix}{suffix}", f"{replaced}{suffix}")
     try:
-        for suffix in (_DATA, _META, _INDEX):
+        for suffix in (_DATA, META, _INDEX):
             os.replace(f"{aside}{suffix}", f"{prefix}{suffix}")
     except OSError:
         _settle(replaced)
@@ -114,7 +110,7 @@ def _settle(replaced: Path) -> None:
     """Ends a replacement: the old files go if the new checkpoint is complete, else come back."""
     prefix = replaced.with_name(replaced.name.removeprefix(_REPLACED))
     complete = Path(f"{prefix}{_INDEX}").is_file()
-    for suffix in (_META, _DATA, _INDEX):
+    for suffix in (META, _DATA, _INDEX):
         old = Path(f"{replaced}{suffix}")
         if old.exists() and complete:
             old.unlink()
@@ -306,97 +302,6 @@ def require_whole(prefix: str | Path) -> None:
             raise BadFileError(f"{prefix} is damaged: {error}") from error
 
 
-def read_metadata(prefix: str | Path) -> dict[str, Any]:
-    """Returns the JSON stored with a checkpoint; empty for one that we did not write.
-
-    Raises:
-      BadFileError: it is damaged.
-    """
-    path = Path(f"{prefix}{_META}")
-    if not path.is_file():
-        return {}
-    try:
-        found = read_json(path)
-    except (OSError, BadFileError) as error:
-        raise BadFileError(f"{error}; {_remedy(prefix)}") from error
-    if not isinstance(found, dict):
-        raise BadFileError(
-            f"{path}: expected a JSON object with the description of a checkpoint, found "
-            f"{type(found).__name__}; {_remedy(prefix)}"
-        )
-    checksums.require_sound(found, path=path)
-    _require_types(found, path)
-    return _Description.of(found, path)
-
-
-class _Description(dict):
-    """What the JSON of a checkpoint says; a name that is not there is told as the file's fault."""
-
-    path = Path()
-
-    @classmethod
-    def of(cls, values: Mapping[str, Any], path: Path) -> _Description:
-        """Returns a description whose parts are such, too."""
-        made = cls(
-            (name, cls.of(value, path) if isinstance(value, dict) else value)
-            for name, value in values.items()
-        )
-        made.path = path
-        return made
-
-    def __missing__(self, name: str) -> Any:
-        raise BadFileError(
-            f"{self.path}: expected {name!r} to be there: not the description of a run; "
-            f"{_remedy(str(self.path).removesuffix(_META))}"
-        )
-
-
-def _require_types(found: Mapping[str, Any], path: Path) -> None:
-    """Raises BadFileError where what is told of a checkpoint is of another type."""
-    known = [(name, found, kind) for name, kind in [*_DESCRIBED.items(), ("metrics", dict)]]
-    known.append(("metrics.AP", found.get("metrics", {}), (int, float)))
-    config = found.get("config")
-    if isinstance(config, dict):
-        known += [(f"config.{section}", config, dict) for section in config]
-    for name, holder, kind in known:
-        key = name.rpartition(".")[2]
-        if not isinstance(holder, dict) or key not in holder:
-            continue
-        if not isinstance(holder[key], kind) or isinstance(holder[key], bool):
-            raise BadFileError(
-                f"{path}: expected {name!r} to be {getattr(kind, '__name__', 'a number')}, found "
-                f"{type(holder[key]).__name__}; {_remedy(str(path).removesuffix(_META))}"
-            )
-
-
-def _remedy(prefix: str | Path) -> str:
-    return f"delete {prefix}.* to use the one before it"
-
-
-def describe(stored: Mapping[str, Any]) -> str:
-    """Returns, for what `read_metadata` gave, say ` (epoch 7, AP 0.4130)`; '' where nothing is."""
-    facts = [f"epoch {stored['epoch']}"] if stored.get("epoch") else []
-    facts += [f"AP {stored['metrics']['AP']:.4f}"] if "AP" in stored.get("metrics", {}) else []
-    return f" ({', '.join(facts)})" if facts else ""
-
-
-def read_description(prefix: str | Path) -> dict[str, Any]:
-    """Returns the JSON of a checkpoint that a run continues from.
-
-    Raises:
-      BadFileError: it is missing, damaged, or not of a run.
-    """
-    description = read_metadata(prefix)
-    if not description:
-        raise BadFileError(
-            f"{prefix}{_META} is missing, without which {prefix} cannot be continued; "
-            f"{_remedy(prefix)}"
-        )
-    for name in _DESCRIBED:
-        description[name]
-    return description
-
-
 def load(prefix: str, expected: Mapping[str, tf.Tensor]) -> dict[str, np.ndarray]:
     """Reads a checkpoint that must hold exactly the expected names and shapes.
 
@@ -411,7 +316,7 @@ def load(prefix: str, expected: Mapping[str, tf.Tensor]) -> dict[str, np.ndarray
             _require_fit(prefix, shapes, expected)
             return {name: reader.get_tensor(name) for name in expected}
     except _READ_ERRORS as error:
-        raise BadFileError(f"{prefix} is damaged: {error}; {_remedy(prefix)}") from error
+        raise BadFileError(f"{prefix} is damaged: {error}; {remedy(prefix)}") from error
 
 
 def _require_fit(
@@ -436,7 +341,7 @@ def _require_fit(
 def prune(prefixes: Sequence[str], keep: int) -> None:
     """Deletes all but the last `keep` of the given checkpoints; 0 keeps all."""
     for prefix in prefixes[:-keep] if keep else []:
-        for suffix in (_INDEX, _META, _DATA):
+        for suffix in (_INDEX, META, _DATA):
             Path(f"{prefix}{suffix}").unlink(missing_ok=True)
 
 

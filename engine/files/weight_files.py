@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from engine.files import zoo
+from engine.files import checksums, zoo
+from engine.files.description import read_metadata
 from engine.files.numpy_pickle import read_numpy_pickle
 from engine.files.restricted_pickle import read_torch_file
 from engine.files.safetensors_file import is_safetensors, read_safetensors
@@ -175,9 +176,7 @@ def _read_single_file(path: Path) -> WeightFile:
 def _read_checkpoint(prefix: Path) -> WeightFile:
     import tensorflow as tf
 
-    from engine.files import checkpoint, checksums
-
-    checksums.require_same_files(prefix, checkpoint.read_metadata(prefix))
+    checksums.require_same_files(prefix, read_metadata(prefix))
     try:
         with plain_path(prefix) as plain:
             reader = tf.train.load_checkpoint(plain)

@@ -12,6 +12,7 @@ import tensorflow as tf
 from engine.config.fields import ConfigError, differences, to_dict
 from engine.config.settings import TrainConfig
 from engine.files import checkpoint
+from engine.files.description import read_description, read_metadata
 from engine.optim.plan import StepPlan, stop_epoch
 from engine.ranks import distributed, machine
 from outside_data.files import BadFileError
@@ -157,7 +158,7 @@ def finished_run(config: Any, stored: Mapping[str, Any]) -> str:
     """
     folder, train = Path(config.train.model_dir), config.train
     try:
-        final = checkpoint.read_metadata(folder / "ckpt-final")
+        final = read_metadata(folder / "ckpt-final")
     except BadFileError:  # damaged: to be written again
         return ""
     is_exported = any((folder / name).is_dir() for name in ("emackpt-final", "model-final"))
@@ -186,7 +187,7 @@ def ranks_meant(train: TrainConfig) -> int:
     """
     saved = checkpoint.numbered(train.model_dir, "ckpt-") if train.allow_rank_change else []
     with contextlib.suppress(BadFileError):  # damaged: told when the run begins
-        stored = checkpoint.read_description(saved[-1]) if saved else {}
+        stored = read_description(saved[-1]) if saved else {}
         return int(stored.get("shares", stored.get("num_ranks", distributed.launched_size())))
     return distributed.launched_size()
 

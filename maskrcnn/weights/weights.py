@@ -27,7 +27,7 @@ from detector.weight_loading import (
     variables_of,
     with_our_epsilon,
 )
-from engine.files import checkpoint
+from engine.files.description import read_metadata
 from engine.files.weight_files import WeightFile, read_weight_file
 from maskrcnn.config import (
     OUR_CONVENTIONS,
@@ -99,7 +99,7 @@ def read_source(path: str | Path) -> WeightSource:
     file = read_weight_file(path)
     layout = layout_of(file.arrays)
     if layout == OURS:
-        conventions = _stored_conventions(checkpoint.read_metadata(file.path))
+        conventions = _stored_conventions(read_metadata(file.path))
     else:
         conventions = conventions_of_layout(layout, file.arrays)
     return WeightSource(file, layout, conventions)

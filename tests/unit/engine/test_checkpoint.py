@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from engine.config.fields import ConfigError
 from engine.files import checkpoint
+from engine.files.description import read_description, read_metadata
 from engine.files.weight_files import read_weight_file
 from outside_data.files import BadFileError
 
@@ -31,7 +32,7 @@ def values(prefix) -> dict[str, np.ndarray]:
 
 def description(prefix) -> dict:
     """What was given to be stored; without the checksums."""
-    found = checkpoint.read_metadata(prefix)
+    found = read_metadata(prefix)
     return {name: found[name] for name in found.keys() - {"files", "description_sha256"}}
 
 
@@ -252,7 +253,7 @@ class TestLoad:
         prefix = checkpoint.save(tmp_path / "ckpt-1", TENSORS, META)
         (tmp_path / "ckpt-1.json").write_text('{"step": ')
         with pytest.raises(BadFileError, match=r"ckpt-1.json is no valid JSON"):
-            checkpoint.read_metadata(prefix)
+            read_metadata(prefix)
 
     @pytest.mark.parametrize(
         ("text", "words"),
@@ -267,15 +268,15 @@ class TestLoad:
     def test_a_description_of_another_shape(self, tmp_path, text, words):
         (tmp_path / "ckpt-1.json").write_text(text)
         with pytest.raises(BadFileError, match=rf"ckpt-1.json: {words}.*delete .*ckpt-1\.\*"):
-            checkpoint.read_metadata(tmp_path / "ckpt-1")["config"]["model"]["name"]
+            read_metadata(tmp_path / "ckpt-1")["config"]["model"]["name"]
 
     def test_missing_description(self, tmp_path):
         prefix = checkpoint.save(tmp_path / "ckpt-1", TENSORS, META)
-        assert checkpoint.read_description(prefix).items() >= META.items()
+        assert read_description(prefix).items() >= META.items()
         os.remove(tmp_path / "ckpt-1.json")
-        assert checkpoint.read_metadata(prefix) == {}
+        assert read_metadata(prefix) == {}
         with pytest.raises(BadFileError, match="ckpt-1.json is missing"):
-            checkpoint.read_description(prefix)
+            read_description(prefix)
 
     def test_a_description_is_plain_json(self, tmp_path):
         checkpoint.save(tmp_path / "ckpt-1", TENSORS, META)

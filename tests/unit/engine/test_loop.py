@@ -17,6 +17,7 @@ from engine_tiny_task import TinyTask
 from engine import loop as loop_lib
 from engine.config.settings import EvalConfig, OptimConfig, TrainConfig
 from engine.files import checkpoint
+from engine.files.description import read_metadata
 from engine.log.meters import Stopwatch
 from engine.log.run_log import RunLog
 from engine.log.step_log import NonFiniteLoss
@@ -43,7 +44,7 @@ class Run:
         plan = make_plan(train, optim, num_examples=24, num_ranks=1)
         self.state = TrainState(self.task, optim, plan, dynamic_loss_scale=False)
         latest = next(reversed(checkpoint.numbered(folder, "ckpt-")), None)
-        resumed = checkpoint.read_metadata(latest) if latest else {}
+        resumed = read_metadata(latest) if latest else {}
         if latest:
             self.state.assign(checkpoint.load(latest, self.state.tensors()))
         step = TrainStep(self.task, self.state, optim, use_xla=False, half_gradients=False)
@@ -172,7 +173,7 @@ def test_the_averages_are_what_is_evaluated_and_saved(unbroken):
         variable.assign(reader.get_tensor(f"model/{variable.name.removesuffix(':0')}"))
     errors = np.square(task.model(task.examples["x"]) - task.examples["y"]).sum(axis=1)
     assert result.metrics["AP"] == pytest.approx(1 / (1 + errors.mean()), rel=1e-5)
-    assert checkpoint.read_metadata(prefix)["metrics"] == result.metrics
+    assert read_metadata(prefix)["metrics"] == result.metrics
 
 
 class _FailsToScore(Run):
@@ -307,7 +308,7 @@ def test_the_best_and_the_last_are_kept(tmp_path):
         "ema_weights/emackpt-best",
     }
     scores = {r["epoch"]: r["AP"] for r in run.records("evaluation")}
-    best = checkpoint.read_metadata(run.folder / "ema_weights" / "emackpt-best")
+    best = read_metadata(run.folder / "ema_weights" / "emackpt-best")
     assert best["epoch"] == max(scores, key=scores.get)
     assert best["best"]["value"] == best["metrics"]["AP"] == max(scores.values())
 
@@ -330,7 +331,7 @@ def test_the_best_is_best_at_what_is_asked_for(tmp_path):
     run = Run(tmp_path / "run", evaluation=EvalConfig(best_metric="thing"))
     run()
     scores = {r["epoch"]: r["AP_/thing"] for r in run.records("evaluation")}
-    best = checkpoint.read_metadata(run.folder / "ema_weights" / "emackpt-best")
+    best = read_metadata(run.folder / "ema_weights" / "emackpt-best")
     assert best["epoch"] == max(scores, key=scores.get)
     assert best["best"]["metric"] == "thing"
 

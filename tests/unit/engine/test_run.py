@@ -15,6 +15,7 @@ from engine_tiny_family import Config, TinyFamily, config_of
 from engine.config.fields import ConfigError
 from engine.config.settings import DataConfig, EvalConfig, TrainConfig
 from engine.files import checkpoint
+from engine.files.description import read_metadata
 from engine.files.weight_files import read_weight_file
 from engine.log.hooks import RunStart, make_hooks
 from engine.log.run_log import RunLog
@@ -55,7 +56,7 @@ def test_what_a_run_writes_about_itself(trained):
     assert config["optim"]["learning_rate"] == 0.05 and config["train"]["seed"] == 3
     assert "packages" in json.loads((trained / "environment.json").read_text())
     assert (trained / "commands.txt").read_text().count("\n") == 1
-    stored = checkpoint.read_metadata(trained / "ckpt-00000012")
+    stored = read_metadata(trained / "ckpt-00000012")
     assert stored["config"] == config
     assert {k: stored[k] for k in ("step", "epoch", "seed", "num_ranks")} == {
         "step": 12,
@@ -118,7 +119,7 @@ def test_other_data_is_not_continued(resumable):
 def test_a_change_that_is_allowed_takes_effect(resumable):
     config = config_of(resumable, lr=0.5, num_epochs=4, allow_config_change=True)
     assert run_training(config, TinyFamily()) == 0
-    stored = checkpoint.read_metadata(resumable / "ckpt-final")
+    stored = read_metadata(resumable / "ckpt-final")
     assert (stored["step"], stored["total_steps"]) == (24, 24)
     tensors = read_weight_file(str(resumable / "ckpt-final")).arrays
     assert int(tensors["state/total_steps"]) == 24
@@ -212,8 +213,8 @@ def test_settings_for_all_ranks_mean_those_that_the_run_began_with(trained, monk
 
 
 def test_fewer_ranks_are_told_of_the_flag(resumable, monkeypatch):
-    stored = checkpoint.read_metadata(resumable / "ckpt-00000006")
-    monkeypatch.setattr(checkpoint, "read_description", lambda prefix: stored | MORE_RANKS)
+    stored = read_metadata(resumable / "ckpt-00000006")
+    monkeypatch.setattr("engine.run.read_description", lambda prefix: stored | MORE_RANKS)
     with pytest.raises(ConfigError, match="it ran on 2 rank.s., this is 1: --allow_rank_change"):
         run_training(config_of(resumable), TinyFamily())
 

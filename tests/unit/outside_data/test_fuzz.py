@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from engine.config.recipe_yaml import read_yaml as read_recipe
-from engine.files import checkpoint
+from engine.files import description
 from engine.files.numpy_pickle import read_numpy_pickle
 from engine.files.restricted_pickle import read_torch_file
 from engine.files.safetensors_file import read_safetensors
@@ -157,7 +157,7 @@ def import_of(name: str, file: str):
 
 def read_metadata(path: Path) -> None:
     path.rename(path.with_name("ckpt-1.json"))
-    checkpoint.describe(checkpoint.read_metadata(path.with_name("ckpt-1")))
+    description.describe(description.read_metadata(path.with_name("ckpt-1")))
 
 
 def read_history(path: Path) -> None:
