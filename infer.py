@@ -167,6 +167,7 @@ def main(argv: list[str]) -> int:
             unreadable.append(str(error))
             continue
         sheet.append(first)
+    num_films = len(sheet)
     shown = paths
     if FLAGS.worst:
         for found in predict(paths, unreadable=unreadable, noted=noted):
@@ -198,7 +199,9 @@ def main(argv: list[str]) -> int:
     if sheet:
         first = contact_sheet(sheet[:_SHEET_IMAGES], 2 if truth else 4)
         Image.fromarray(first).save(output / "contact-sheet.png")
-    print(f"{len(sheet)} images or videos; detections.json and contact-sheet.png are in {output}")
+    counts = f"{num_films} videos, " if films else ""
+    counts += f"{len(sheet) - num_films} images"
+    print(f"{counts}; detections.json and contact-sheet.png are in {output}")
     if unreadable:
         print(f"{len(unreadable)} of {len(given)} images were left out, see the warnings above")
         return EXIT_SOME_LEFT_OUT
