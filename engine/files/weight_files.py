@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
-import itertools
-import math
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -23,9 +21,8 @@ from engine.files.description import read_metadata
 from engine.files.numpy_pickle import read_numpy_pickle
 from engine.files.restricted_pickle import read_torch_file
 from engine.files.safetensors_file import is_safetensors, read_safetensors
-from outside_data.expansion import Budget
-from outside_data.files import BadFileError, expecting, open_file
-from outside_data.text import clean
+from outside_data.files import BadFileError, open_file
+from outside_data.keras_hdf5 import read_keras_hdf5
 from path_names.plain_path import plain_path
 
 _OBJECT_GRAPH_KEY = "_CHECKPOINTABLE_OBJECT_GRAPH"
@@ -152,7 +149,7 @@ def _read_single_file(path: Path) -> WeightFile:
     with open_file(path, most=None) as stream:
         head = stream.read(9)
     if head.startswith(_HDF5_MAGIC):
-        return _read_h5(path)
+        return WeightFile(str(path), KERAS_H5, read_keras_hdf5(path))
     if is_safetensors(head):
         return WeightFile(str(path), SAFETENSORS, read_safetensors(path))
     if zipfile.is_zipfile(path):
@@ -219,64 +216,6 @@ def _object_based_arrays(reader: Any) -> dict[str, np.ndarray]:
             # Two variables may share a name; the path of attributes never repeats.
             arrays[name if name not in arrays else key] = reader.get_tensor(key)
     return arrays
-
-
-def _read_h5(path: Path) -> WeightFile:
-    import h5py
-
-    budget = Budget(path.stat().st_size)
-    with expecting(path, "weights as Keras saves them"), h5py.File(path, "r") as file:
-        root = file
-        if "model_weights" in file:
-            root = _own_h5_object(file, "model_weights", path)
-        if "layer_names" not in root.attrs and "layer_names0" not in root.attrs:
-            raise BadFileError(
-                f"{path}: HDF5 without the attribute layer_names. Expected a file written by "
-                "model.save_weights('name.h5') or model.save('name.h5')."
-            )
-        arrays = {}
-        for layer in _h5_texts(root.attrs, "layer_names", budget):
-            group = _own_h5_object(root, layer, path)
-            for name in _h5_texts(group.attrs, "weight_names", budget):
-                values = _own_h5_object(group, name, path)
-                budget.take(values.nbytes)
-                arrays[name.removesuffix(":0")] = np.asarray(values)
-    return WeightFile(str(path), KERAS_H5, arrays)
-
-
-def _own_h5_object(group: Any, name: str, path: Path) -> Any:
-    """Returns what a name means in a file; refuses links and data outside of it."""
-    import h5py
-
-    for part in name.strip("/").split("/"):
-        link = group.get(part, getlink=True)
-        if not isinstance(link, h5py.HardLink):
-            raise BadFileError(
-                f"{path}: {clean(name)} is a link ({type(link).__name__}), which may lead to "
-                "another file: refused. Save the weights with model.save_weights('name.h5')"
-            )
-        group = group[part]
-    if isinstance(group, h5py.Dataset) and (group.external or group.is_virtual):
-        raise BadFileError(
-            f"{path}: {clean(name)} has its data in another file: refused. Save the weights with "
-            "model.save_weights('name.h5')"
-        )
-    return group
-
-
-def _h5_texts(attributes: Any, name: str, budget: Budget) -> list[str]:
-    """Reads a list of texts that Keras splits over `name0`, `name1`, ... when it is long."""
-    parts = [name]
-    if name not in attributes:
-        parts = itertools.takewhile(
-            attributes.__contains__, (f"{name}{index}" for index in itertools.count())
-        )
-    values: list[Any] = []
-    for part in parts:
-        stated = attributes.get_id(part)
-        budget.take(math.prod(stated.shape) * stated.dtype.itemsize)
-        values.extend(attributes[part])
-    return [value.decode() if isinstance(value, bytes) else str(value) for value in values]
 
 
 def _read_torch(path: Path) -> WeightFile:

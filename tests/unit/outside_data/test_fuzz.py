@@ -1,7 +1,6 @@
 """Readers of outside data given anything: they answer, or end in OSError or BadFileError, in time.
 
 Both name the file. Pictures, masks and examples are read from bytes, whose file the caller names.
-Not here: HDF5, whose library loops or crashes on some damaged files (SECURITY.md).
 
 Each case is a small valid file, which hypothesis damages: bytes are changed, cut, doubled; values
 of JSON and YAML are exchanged for others, among them those that hurt. What once failed is kept in
@@ -19,6 +18,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import yaml
@@ -42,6 +42,7 @@ from object_detection.records.example_proto import decode_example, encode_exampl
 from object_detection.records.tfrecord_file import iterate_records, write_records
 from object_detection.report.history import read_records
 from outside_data.files import BadFileError
+from outside_data.keras_hdf5 import VARIABLE, read_keras_hdf5
 from outside_data.picture_file import open_picture
 
 MOST_SECONDS = 2.0
@@ -132,6 +133,15 @@ def safetensors() -> bytes:
     return len(text).to_bytes(8, "little") + text + bytes(16)
 
 
+def keras_hdf5() -> bytes:
+    memory = io.BytesIO()
+    with h5py.File(memory, "w") as file:
+        file.attrs["layer_names"] = ["a"]
+        file.create_group("a").attrs["weight_names"] = ["w:0"]
+        file["a"].create_dataset("w:0", data=np.arange(8.0), chunks=(4,), compression="gzip")
+    return memory.getvalue()
+
+
 def records(folder: Path) -> bytes:
     example = encode_example({schema.SOURCE_ID: [b"1"], schema.YMIN: np.array([0.5], np.float32)})
     write_records(folder / "made", [example, example])
@@ -165,6 +175,12 @@ def read_history(path: Path) -> None:
     read_records(path.parent)
 
 
+def read_hdf5(path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(VARIABLE, "1")
+        read_keras_hdf5(path)
+
+
 def read_mask(path: Path) -> None:
     try:
         mask = json.loads(path.read_bytes())
@@ -193,6 +209,7 @@ READERS: dict[str, tuple[Any, Any]] = {
     "torch zip": (read_torch_file, torch_zip()),
     "torch legacy": (read_torch_file, torch_legacy()),
     "safetensors": (read_safetensors, safetensors()),
+    "hdf5": (read_hdf5, keras_hdf5()),
     "records": (lambda path: [bytes(r) for r in iterate_records(path)], records),
     "example": (
         lambda path: decode_example(path.read_bytes(), (schema.LABEL, schema.ENCODED)),
