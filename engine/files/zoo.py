@@ -7,7 +7,9 @@ taken as if it had been fetched. Archives are unpacked, and the checkpoint insid
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import fcntl
 import functools
 import hashlib
 import http.client
@@ -135,7 +137,7 @@ def _of_cache(entry: ZooEntry, folder: Path) -> str:
 
 
 def fetch(entry: ZooEntry, folder: Path) -> Path:
-    """Puts weights into a folder, unless they are there.
+    """Puts weights into a folder, unless they are there; waits for another process that does.
 
     Returns:
       What to name: the file, or the checkpoint or SavedModel that was in the archive.
@@ -144,11 +146,44 @@ def fetch(entry: ZooEntry, folder: Path) -> Path:
       OSError: no connection, or the server refuses; called again it goes on where it stopped.
       ValueError: the file is another one.
     """
+    folder.mkdir(parents=True, exist_ok=True)
+    with _alone(folder / entry.file):
+        return _fetch(entry, folder)
+
+
+@contextlib.contextmanager
+def _alone(file: Path) -> Iterator[None]:
+    """Waits until no other process fetches a file; unguarded where there are no locks."""
+    path = file.with_name(f".{file.name}.lock")
+    with contextlib.ExitStack() as stack:
+        # A folder may be read-only, and some network file systems have no locks.
+        with contextlib.suppress(OSError):
+            while True:
+                lock = stack.enter_context(open(path, "w"))
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    print(f"waiting for another process that fetches {file}", flush=True)
+                    fcntl.flock(lock, fcntl.LOCK_EX)
+                if _is_at(path, lock.fileno()):
+                    stack.callback(path.unlink, missing_ok=True)
+                    break
+        yield
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    """Whether an open file still has its name, which who held the lock before has removed."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+def _fetch(entry: ZooEntry, folder: Path) -> Path:
     file, unpacked = folder / entry.file, folder / _stem(entry.file)
     if entry.is_archive and unpacked.is_dir():
         print(f"{unpacked} is there already")
         return _checkpoint_in(unpacked, file)
-    folder.mkdir(parents=True, exist_ok=True)
     if file.exists():
         print(f"{file} is there already")
     else:

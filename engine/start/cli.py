@@ -256,9 +256,18 @@ def parse_flags(argv: Sequence[str], *, flag_values: flags.FlagValues = flags.FL
         close = config_lib.nearest(error.flagname, flag_values)
         message = f"unknown flag --{error.flagname}{close}"
     except flags.Error as error:
-        message = str(error)
+        message = f"{error}{_nearest_word(str(error), flag_values)}"
     print(f"ERROR: {clean_lines(message)}\nAll flags: python {argv[0]} --help", file=sys.stderr)
     sys.exit(2)
+
+
+def _nearest_word(message: str, flag_values: flags.FlagValues) -> str:
+    """Returns what `nearest` says of a value that absl refuses, '' for a flag of no fixed words."""
+    name, _, rest = message.removeprefix("flag --").partition("=")
+    flag = flag_values[name] if name in flag_values else None
+    if not isinstance(flag, flags.EnumFlag):
+        return ""
+    return config_lib.nearest(rest.rpartition(": ")[0], flag.parser.enum_values)
 
 
 def _in_our_spelling(argv: Sequence[str], flag_values: flags.FlagValues) -> list[str]:

@@ -8,7 +8,9 @@ import subprocess
 import sys
 import tarfile
 import threading
+import time
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -32,11 +34,25 @@ def archive_of(names):
     return memory.getvalue()
 
 
+def packed(prefix):
+    """Returns the bytes of an archive with a checkpoint of this prefix."""
+    memory = io.BytesIO()
+    with tarfile.open(fileobj=memory, mode="w:gz") as archive:
+        for suffix in (".index", ".data-00000-of-00001", ".meta"):
+            info = tarfile.TarInfo(prefix + suffix)
+            info.size = 9
+            archive.addfile(info, io.BytesIO(b"checkpoin"))
+    return memory.getvalue()
+
+
 class Server:
-    """Serves `content` everywhere; with `breaks` it ends the next transfers in their middle."""
+    """Serves `content` everywhere; with `breaks` it ends the next transfers in their middle.
+
+    With `pause` it stops there for so many seconds.
+    """
 
     def __init__(self, content):
-        self.content, self.breaks, self.ranges = content, 0, []
+        self.content, self.breaks, self.pause, self.ranges = content, 0, 0, []
         outer = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -54,7 +70,9 @@ class Server:
                 if outer.breaks:
                     outer.breaks -= 1
                     rest = rest[: len(rest) // 2]
-                self.wfile.write(rest)
+                self.wfile.write(rest[:9])
+                time.sleep(outer.pause)
+                self.wfile.write(rest[9:])
 
             def log_message(self, *args):
                 pass
@@ -97,6 +115,29 @@ def test_a_broken_transfer_goes_on_where_it_stopped(server, tmp_path):
     half = len(server.content) // 2
     assert server.ranges == [None, f"bytes={half}-"]
     assert f"the connection ended after {half}" in result.stdout
+
+
+@pytest.mark.parametrize("name", ["effdet/tf_efficientdet_d0", "automl/efficientdet-d0"])
+def test_who_comes_second_waits_for_the_first(server, tmp_path, capsys, name):
+    server.pause = 0.3
+    if name.startswith("automl"):
+        server.content = packed("model")
+    entry = dataclasses.replace(zoo.entries()[name], url=server.url, sha256="", md5="")
+    with ThreadPoolExecutor(3) as pool:
+        paths = set(pool.map(lambda _: zoo.fetch(entry, tmp_path / "zoo"), range(3)))
+    assert len(paths) == len(server.ranges) == 1
+    assert "waiting for another process that fetches" in capsys.readouterr().out
+    assert not list(tmp_path.rglob("*.part")) and not list(tmp_path.rglob("*.lock"))
+    if name.startswith("effdet"):
+        assert paths.pop().read_bytes() == server.content
+
+
+def test_weights_in_a_folder_that_cannot_be_written(tmp_path):
+    entry = dataclasses.replace(zoo.entries()["effdet/tf_efficientdet_d0"], sha256="")
+    (tmp_path / entry.file).write_bytes(b"weights")
+    (tmp_path / f"{entry.file}.sha256").write_text(hashlib.sha256(b"weights").hexdigest())
+    (tmp_path / f".{entry.file}.lock").mkdir()  # cannot be opened, by root either
+    assert zoo.fetch(entry, tmp_path) == tmp_path / entry.file
 
 
 def test_an_earlier_part_is_used(server, tmp_path):
@@ -203,13 +244,7 @@ def test_zoo_says_what_to_fetch_where_there_is_no_network(cache, server, tmp_pat
 
 @pytest.mark.parametrize("member", ["efficientdet-d0/model", "../model"])
 def test_archives_are_unpacked_within_their_folder(cache, server, tmp_path, member):
-    memory = io.BytesIO()
-    with tarfile.open(fileobj=memory, mode="w:gz") as archive:
-        for suffix in (".index", ".data-00000-of-00001", ".meta"):
-            info = tarfile.TarInfo(member + suffix)
-            info.size = 9
-            archive.addfile(info, io.BytesIO(b"checkpoin"))
-    server.content = memory.getvalue()
+    server.content = packed(member)
     folder = tmp_path / "zoo" / "automl"
     if ".." in member:
         with pytest.raises(ValueError, match="'../model.index' would leave its folder"):
