@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -71,6 +72,7 @@ flags.DEFINE_bool("debug", False, "Run eagerly.")
 FLAGS = flags.FLAGS
 
 EXIT_SOME_LEFT_OUT = 3  # the others were written
+_NAME_BYTES = 200
 # Images on the contact sheet.
 _SHEET_IMAGES = 16
 
@@ -152,7 +154,8 @@ def main(argv: list[str]) -> int:
 
     def target_of(path: str, ending: str) -> Path:
         """Names a result, those of equal names in several folders cat, cat-2, ..."""
-        stem = Path(path).stem
+        # Within the 255 bytes that file systems have for a name.
+        stem = os.fsencode(Path(path).stem)[:_NAME_BYTES].decode("utf-8", "surrogateescape")
         name = next(n for n in (stem, *(f"{stem}-{i}" for i in range(2, 10**6))) if n not in names)
         names.add(name)
         return output / f"{name}{ending}"

@@ -24,6 +24,9 @@ from PIL import Image, UnidentifiedImageError
 
 MAX_PIXELS = 64_000_000
 """Default of --max_image_pixels: 8000 x 8000."""
+MOST_SIDE = 65_535
+"""Pixels of a side, which JPEG cannot exceed: resampling makes rows of it as high as the network's
+input, so that a line of few pixels would become gigabytes."""
 
 _FORMATS = (
     *("JPEG", "MPO", "PNG", "GIF", "BMP", "DIB", "WEBP", "TIFF", "PPM", "JPEG2000", "TGA"),
@@ -198,7 +201,7 @@ def open_picture(data: bytes, *, max_pixels: int = MAX_PIXELS, whole: bool = Tru
       whole: see whether it is; False decodes nothing.
 
     Raises:
-      BadImageError: empty, no picture, too many pixels, truncated.
+      BadImageError: empty, no picture, too many pixels, too long, truncated.
     """
     if not data:
         raise BadImageError("empty file")
@@ -210,6 +213,8 @@ def open_picture(data: bytes, *, max_pixels: int = MAX_PIXELS, whole: bool = Tru
                 "too many pixels",
                 f"{width}x{height}, more than --max_image_pixels={max_pixels}",
             )
+        if max(width, height) > MOST_SIDE:
+            raise BadImageError("side too long", f"{width}x{height}, more than {MOST_SIDE}: cut it")
         image_format = image.format or "?"
         orientation = _orientation(image, data)
         if image_format == "TIFF" and orientation >= 5:

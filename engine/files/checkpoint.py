@@ -15,6 +15,7 @@ broadcast.
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import re
@@ -134,9 +135,9 @@ def remove_unfinished(folder: str | Path) -> None:
 def exists(prefix: str | Path) -> bool:
     """True if `prefix` names a complete checkpoint, ours or one of several data files."""
     prefix = Path(prefix)
-    return Path(f"{prefix}{_INDEX}").is_file() and any(
-        prefix.parent.glob(f"{prefix.name}.data-*-of-*")
-    )
+    data = list(prefix.parent.glob(f"{glob.escape(prefix.name)}.data-*-of-*"))
+    # TensorFlow would wait for the writer of a pipe.
+    return bool(data) and all(path.is_file() for path in (Path(f"{prefix}{_INDEX}"), *data))
 
 
 def numbered(folder: str | Path, stem: str) -> list[str]:
@@ -189,13 +190,20 @@ def find(path: str | Path, *, which: str = "best") -> str:
             return found[-1]
     for prefix in filter(exists, (path / "ckpt-final", *best)):
         return str(prefix)
-    pointed = tf.train.latest_checkpoint(str(path))
-    if pointed and exists(pointed):
-        return pointed
+    latest = pointed(path)
+    if latest and exists(latest):
+        return latest
     raise FileNotFoundError(
         f"no complete checkpoint in {path} (looked for ema_weights/emackpt-N, emackpt-N, ckpt-N, "
         "ckpt-final, emackpt-best, ckpt-best and a file named checkpoint)"
     )
+
+
+def pointed(folder: Path) -> str | None:
+    """Returns the prefix that TensorFlow's file `checkpoint` of a folder names, None for none."""
+    if not (folder / _TF_POINTER).is_file():
+        return None
+    return tf.train.latest_checkpoint(str(folder))
 
 
 def find_any(paths: Sequence[str], *, which: str = "best") -> str:

@@ -114,6 +114,8 @@ def weights_path(text: str) -> str:
 
 
 def _checkpoint_prefix(path: Path) -> Path:
+    from engine.files import checkpoint
+
     prefix = path
     if path.suffix == ".index":
         prefix = path.with_suffix("")
@@ -125,18 +127,23 @@ def _checkpoint_prefix(path: Path) -> Path:
             f"No weights at {path}: neither a file nor a folder, and the checkpoint index {index} "
             "is missing."
         )
+    if not checkpoint.exists(prefix):
+        raise BadFileError(
+            f"{prefix}: incomplete: {prefix}.data-00000-of-00001 is missing or not a regular file. "
+            "Copy or download the checkpoint again"
+        )
     return prefix
 
 
 def _read_folder(path: Path) -> WeightFile:
-    import tensorflow as tf
+    from engine.files import checkpoint  # brings TensorFlow
 
     if (path / "saved_model.pb").is_file():
         prefix = path / "variables" / "variables"
         return dataclasses.replace(
             _read_checkpoint(_checkpoint_prefix(prefix)), path=str(path), kind=SAVED_MODEL
         )
-    latest = tf.train.latest_checkpoint(str(path))
+    latest = checkpoint.pointed(path)
     if latest is None:
         raise FileNotFoundError(
             f"{path}: neither a SavedModel (saved_model.pb) nor a folder with a checkpoint "

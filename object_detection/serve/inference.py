@@ -7,6 +7,7 @@ set's category ids and names.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -122,21 +123,22 @@ def predict_files(
       exif: as of `read_image`.
       max_pixels: as of `read_image`.
     """
-
-    def readable() -> Iterator[tuple[str, np.ndarray]]:
-        for path in paths:
-            try:
-                image, notes = read_image(path, exif=exif, max_pixels=max_pixels)
-            except ValueError as error:
-                unreadable.append(str(error))
-                continue
-            if noted is not None:
-                noted.extend(notes)
-            yield path, image
-
-    yield from predict_pixels(
-        detector, class_map, readable(), min_score=min_score, mask_rule=mask_rule
-    )
+    detect = functools.partial(predict_pixels, detector, class_map, mask_rule=mask_rule)
+    for path in paths:
+        try:
+            image, notes = read_image(path, exif=exif, max_pixels=max_pixels)
+        except ValueError as error:
+            unreadable.append(str(error))
+            continue
+        try:
+            found = next(detect([(path, image)], min_score=min_score))
+        except tf.errors.ResourceExhaustedError:
+            height, width = image.shape[:2]
+            unreadable.append(f"{path}: no memory to detect on {width}x{height} pixels: reduce it")
+            continue
+        if noted is not None:
+            noted.extend(notes)
+        yield found
 
 
 def predict_pixels(

@@ -86,6 +86,18 @@ def predict(path, *, with_masks, **options):
     )[0]
 
 
+def test_an_image_for_which_memory_does_not_suffice_is_left_out(photo):
+    def small(image):
+        if image.shape[1] > 50:
+            raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
+        return detector(with_masks=False)(image)
+
+    unreadable = []
+    options = {"min_score": 0.3, "unreadable": unreadable}
+    assert list(inference.predict_files(small, CLASSES, [photo, photo], **options)) == []
+    assert unreadable == [f"{photo}: no memory to detect on 100x80 pixels: reduce it"] * 2
+
+
 def test_entries_carry_category_ids_boxes_and_names(photo):
     found = predict(photo, with_masks=False)
     assert found.masks is None
