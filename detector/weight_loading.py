@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from engine.files.weight_files import WeightFile
+from outside_data.text import clean
 
 # Names that a message gives of many.
 _EXAMPLES = 3
@@ -110,7 +111,7 @@ def _format_examples(title: str, reasons: Mapping[str, str]) -> list[str]:
     if not reasons:
         return []
     rows = [f"  {title}: {len(reasons)}"]
-    rows += [f"    {name}: {reason}" for name, reason in list(reasons.items())[:_EXAMPLES]]
+    rows += [f"    {clean(name)}: {reason}" for name, reason in list(reasons.items())[:_EXAMPLES]]
     if len(reasons) > _EXAMPLES:
         rows.append(f"    and {len(reasons) - _EXAMPLES} more")
     return rows
@@ -179,7 +180,7 @@ def assign(
         )
     for name in loaded:
         if not np.all(np.isfinite(found[name].array)):
-            raise ValueError(f"{file.path}: {found[name].source} holds non-finite values.")
+            raise ValueError(f"{file.path}: {clean(found[name].source)} holds non-finite values.")
     for name in loaded:
         wanted[name].assign(found[name].array.astype(wanted[name].dtype.as_numpy_dtype))
     left = {
@@ -211,7 +212,7 @@ def nothing_matched(
     """
     expected = ", ".join(f"{name} {tuple(wanted[name].shape)}" for name in list(wanted)[:_EXAMPLES])
     present = ", ".join(
-        f"{name} {array.shape}" for name, array in list(file.arrays.items())[:_EXAMPLES]
+        f"{clean(name)} {array.shape}" for name, array in list(file.arrays.items())[:_EXAMPLES]
     )
     return ValueError(
         f"{file.path} ({file.kind}): none of its {len(file.arrays)} arrays fits the model. "

@@ -70,6 +70,10 @@ def open_file(
             )
         with open(descriptor, "rb", closefd=False) as file:
             yield file
+    except OSError as error:
+        if error.errno and error.filename is None:  # the disk failed while it was read
+            raise OSError(error.errno, error.strerror, shown) from error
+        raise
     finally:
         os.close(descriptor)
 

@@ -30,7 +30,7 @@ import tensorflow as tf
 from engine.config.fields import ConfigError
 from engine.files import checksums, zoo
 from engine.files.description import META, read_description, remedy
-from outside_data.files import BadFileError, read_text
+from outside_data.files import BadFileError, expecting, read_text
 from path_names.plain_path import plain_path
 
 _DATA, _INDEX = ".data-00000-of-00001", ".index"
@@ -201,9 +201,11 @@ def find(path: str | Path, *, which: str = "best") -> str:
 
 def pointed(folder: Path) -> str | None:
     """Returns the prefix that TensorFlow's file `checkpoint` of a folder names, None for none."""
-    if not (folder / _TF_POINTER).is_file():
+    path = folder / _TF_POINTER
+    if not path.is_file():
         return None
-    return tf.train.latest_checkpoint(str(folder))
+    with expecting(path, "text that names a checkpoint; name the checkpoint itself instead"):
+        return tf.train.latest_checkpoint(str(folder))
 
 
 def find_any(paths: Sequence[str], *, which: str = "best") -> str:

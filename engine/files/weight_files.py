@@ -251,5 +251,9 @@ def _read_numpy_pickle(path: Path) -> WeightFile:
             content = content[key]
     if not isinstance(content, dict):
         raise BadFileError(f"{path}: expected a dict of arrays, got a {type(content).__name__}.")
-    arrays = {str(k): value for k, value in content.items() if isinstance(value, np.ndarray)}
+    arrays = {
+        str(key): value
+        for key, value in content.items()
+        if isinstance(value, np.ndarray) and value.dtype.kind != "S"
+    }
     return WeightFile(str(path), NUMPY_PICKLE, arrays)

@@ -335,6 +335,23 @@ class TestWrongFiles:
         with pytest.raises(FileNotFoundError, match=r"saved_model\.pb"):
             read_weight_file(tmp_path)
 
+    @pytest.mark.parametrize("suffix", [".index", ".data-00000-of-00001"])
+    def test_pipe_in_place_of_a_file_of_a_checkpoint(self, tmp_path, suffix):
+        prefix = tf.train.Checkpoint(x=tf.Variable([1.0])).write(str(tmp_path / "ckpt"))
+        (tmp_path / f"ckpt{suffix}").unlink()
+        os.mkfifo(tmp_path / f"ckpt{suffix}")
+        with pytest.raises((OSError, ValueError), match=rf"{prefix}\{suffix} is missing"):
+            read_weight_file(prefix)
+
+    @pytest.mark.parametrize("content", [b"\xff\x00", None])
+    def test_pointer_that_is_none(self, tmp_path, content):
+        if content is None:
+            os.mkfifo(tmp_path / "checkpoint")
+        else:
+            (tmp_path / "checkpoint").write_bytes(content)
+        with pytest.raises((OSError, ValueError), match=f"{tmp_path}.*ame .*checkpoint"):
+            read_weight_file(tmp_path)
+
     def test_text(self, tmp_path):
         (tmp_path / "x").write_text("hello weights")
         with pytest.raises(ValueError, match="not a weight file"):
@@ -344,6 +361,11 @@ class TestWrongFiles:
         (tmp_path / "x.h5").touch()
         with pytest.raises(ValueError, match="not a weight file"):
             read_weight_file(tmp_path / "x.h5")
+
+    def test_byte_strings_are_no_weights(self, tmp_path):
+        arrays = {"w": np.ones(2), "s": np.array([b"a", b"bc"])}
+        (tmp_path / "w.pkl").write_bytes(pickle.dumps(arrays))
+        assert list(read_weight_file(tmp_path / "w.pkl").arrays) == ["w"]
 
     def test_keras_3_file(self, tmp_path):
         with zipfile.ZipFile(tmp_path / "x.keras", "w") as archive:

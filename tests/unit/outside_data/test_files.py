@@ -68,6 +68,11 @@ def test_only_regular_files_are_read(tmp_path, read):
             read(path)
 
 
+def test_a_disk_that_fails_is_told_with_the_file():
+    with pytest.raises(OSError, match="error: '/proc/self/mem'"):
+        files.read_file("/proc/self/mem")
+
+
 def test_a_limit_of_bytes(tmp_path):
     path = tmp_path / "x.yaml"
     with path.open("wb") as file:
