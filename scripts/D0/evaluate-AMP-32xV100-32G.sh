@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
 # Evaluates CKPT=... (a checkpoint or the folder of a run) on COCO val2017 with 32 V100 32 GB, mixed precision.
-# The reference reports AP 0.3402 for the run that this belongs to.
+# What the reference reports: docs/runs.md.
 # For the GPUs of one host NGPU=8, for four nodes: sbatch -N 4 slurm/evaluate-AMP-32xV100-32G.sub
 exec "$(dirname "$0")/../launch.sh" "$0" --recipe d0_coco_32xv100_amp --gpus 32 -- "$@"

@@ -1,4 +1,4 @@
 #!/usr/bin/env bash
 # Evaluates CKPT=... (a checkpoint or the folder of a run) on COCO val2017 with 8 V100 32 GB, single precision.
-# The reference reports AP 0.3442 for the run that this belongs to.
+# What the reference reports: docs/runs.md.
 exec "$(dirname "$0")/../launch.sh" "$0" --recipe d0_coco_8xv100_fp32 --gpus 8 -- "$@"

@@ -1,4 +1,4 @@
 #!/usr/bin/env bash
 # Times 500 training steps of EfficientDet-D0 on NGPU (8) V100 32 GB, single precision, with the data of the training.
-# The reference reports: 645 images/s on 8 GPUs, 113 on one (NGPU=1).
+# What the reference reports: docs/runs.md.
 exec "$(dirname "$0")/../launch.sh" "$0" --recipe d0_coco_8xv100_fp32 --gpus 8 -- "$@"

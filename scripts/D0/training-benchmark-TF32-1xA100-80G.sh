@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
 # Times 500 training steps of EfficientDet-D0 on one A100 80 GB, TF32, with the data of the training. Not for NGPU.
-# The reference reports: 162 images/s.
+# What the reference reports: docs/runs.md.
 export NGPU=1
 exec "$(dirname "$0")/../launch.sh" "$0" --recipe d0_coco_8xa100_tf32 --gpus 1 -- --enable_map_parallelization=False "$@"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
 # Trains Mask R-CNN R-50-FPN on COCO 2017 with 8 A100 80 GB, mixed precision.
-# The TF2 reference reports: AP 0.3795, mask AP 0.3443, 3.77 hours, 114.45 images/s (of its training benchmark).
+# What the TF2 reference reports: docs/runs.md.
 # 4 images per GPU, as the reference's command and curves; its table says 2 (BS=2).
 exec "$(dirname "$0")/../launch.sh" "$0" --recipe tf2_coco_8xa100_amp --gpus 8 -- "$@"

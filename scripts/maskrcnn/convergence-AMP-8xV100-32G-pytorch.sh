@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Trains Mask R-CNN R-50-FPN on COCO 2017 with 8 V100 32 GB, mixed precision.
-# The PyTorch reference reports: AP 0.3755, mask AP 0.3403, 3.37 hours, 135 images/s (of its training benchmark).
+# What the PyTorch reference reports: docs/runs.md.
 # Its revision of 2022: 12 images per GPU.
 export AMP=${AMP:-True}
 exec "$(dirname "$0")/../launch.sh" "$0" --recipe e2e_mask_rcnn_R_50_FPN_1x --gpus 8 -- "$@"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Trains Mask R-CNN R-50-FPN on COCO 2017 with 8 V100 32 GB, single precision.
-# The PyTorch reference reports: AP 0.3768, mask AP 0.3415, 5.58 hours, 85 images/s (of its training benchmark).
+# What the PyTorch reference reports: docs/runs.md.
 # Its revision of 2022: 12 images per GPU.
 export AMP=${AMP:-False}
 exec "$(dirname "$0")/../launch.sh" "$0" --recipe e2e_mask_rcnn_R_50_FPN_1x --gpus 8 -- "$@"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Trains Mask R-CNN R-50-FPN on COCO 2017 with 8 A100 80 GB, TF32.
-# The PyTorch reference reports: AP 0.3765, mask AP 0.3408, 2.15 hours, 193 images/s (of its training benchmark).
+# What the PyTorch reference reports: docs/runs.md.
 # Its revision of 2022: 12 images per GPU.
 export AMP=${AMP:-False}
 exec "$(dirname "$0")/../launch.sh" "$0" --recipe e2e_mask_rcnn_R_50_FPN_1x --gpus 8 -- "$@"

@@ -1,4 +1,4 @@
 #!/usr/bin/env bash
 # Evaluates CKPT=... (a checkpoint or the folder of a run) on COCO val2017 with 8 V100 16 GB, single precision.
-# The TF2 reference reports AP 0.3793, mask AP 0.3442 for the run that this belongs to. It evaluates on one GPU: NGPU=1.
+# What the TF2 reference reports: docs/runs.md. It evaluates on one GPU: NGPU=1.
 exec "$(dirname "$0")/../launch.sh" "$0" --recipe tf2_coco_8xv100_fp32 --gpus 8 -- "$@"

@@ -1,6 +1,5 @@
 #!/usr/bin/env bash
 # Times 500 training steps of Mask R-CNN on NGPU (8) A100 80 GB, TF32, BS (12) images per GPU.
-# The PyTorch reference reports in images/s, by number of GPUs:
-#   BS=12: 23 on 1, 104 on 4, 193 on 8
+# What the PyTorch reference reports: docs/runs.md.
 export AMP=${AMP:-False}
 exec "$(dirname "$0")/../launch.sh" "$0" --recipe e2e_mask_rcnn_R_50_FPN_1x --gpus 8 -- "$@"

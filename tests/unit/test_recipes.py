@@ -122,8 +122,8 @@ def test_the_head_says_how_to_start_it_and_what_to_expect(name):
         f"bash scripts/{folder}/convergence-" in head
         or f"sbatch -N 4 slurm/{start}convergence-" in head
     )
-    assert ("The reference reports: AP 0.3" in head) == (name in D0)
-    assert ("The TF2 reference reports: AP 0.37" in head) == (name in TF2)
+    assert ("# What the reference reports: docs/runs.md." in head) == (name in D0)
+    assert ("# What the TF2 reference reports: docs/runs.md." in head) == (name in TF2)
     if name in (*D0_OURS, *MASK_OURS):
         assert "Ours, not from the references" in text and "eference reports" not in text
 

@@ -11,15 +11,31 @@ from launcher_machine import Machine, flags_of, in_job
 from own_files import own_files
 
 ROOT = Path(__file__).resolve().parents[2]
-RUNS = (ROOT / "docs" / "runs.md").read_text()
-ROW = re.compile(r"^\| `((?:scripts/(?:D0|maskrcnn)|slurm)/[\w.-]+)` \|(.*)\|$", re.MULTILINE)
-SPEEDS = re.compile(r"(\d+)(?:\*\*)?: ([\d.]+), ([\d.-]+), ([\d.]+)")
-# Path of a script -> what the tables say of it: its recipe first.
-ROWS = {path: [cell.strip() for cell in cells.split("|")] for path, cells in ROW.findall(RUNS)}
-SCRIPTS = [path for path in ROWS if path.endswith(".sh")]
-SUBMISSIONS = [path for path in ROWS if path.endswith(".sub")]
+# The one table of runs: its page's chapters, EfficientDet's and Mask R-CNN's.
+PAGE = (ROOT / "docs" / "runs.md").read_text()
+CHAPTERS = dict(zip(("D0", "maskrcnn"), PAGE.split("\n## Mask R-CNN\n")))
+RUN = re.compile(r"^\| `((?:AMP|TF32|FP32)-[\w-]+)`(, Slurm)? \| (.*) \|$", re.MULTILINE)
+ROW = re.compile(r"^\| `(scripts/[\w./-]+)` \| (.*) \|$", re.MULTILINE)
 NO_RUNS = {f"scripts/maskrcnn/{name}.py" for name in ("download_weights", "tf2_command_line")}
 KINDS = ("convergence", "evaluate", "training-benchmark")
+
+
+def read_tables() -> dict[str, list[str]]:
+    """Returns what the tables say of each script, by its path: its recipe first."""
+    rows = dict(ROW.findall(PAGE))
+    for folder, chapter in CHAPTERS.items():
+        prefix = "maskrcnn-" if folder == "maskrcnn" else ""
+        for run, is_slurm, cells in RUN.findall(chapter):
+            for kind in KINDS:
+                name = f"{kind}-{run.replace('8x', '') if kind == KINDS[2] else run}"
+                path = f"slurm/{prefix}{name}.sub" if is_slurm else f"scripts/{folder}/{name}.sh"
+                rows[path] = cells
+    return {path: cells.split(" | ") for path, cells in rows.items()}
+
+
+ROWS = read_tables()
+SCRIPTS = [path for path in ROWS if path.endswith(".sh")]
+SUBMISSIONS = [path for path in ROWS if path.endswith(".sub")]
 
 
 def whose(path: str) -> str:
@@ -51,36 +67,30 @@ def test_the_tables_name_every_script_and_no_other():
     assert set(ROWS) == there - NO_RUNS
 
 
-def test_the_documented_scripts_are_there():
-    gpus = {
-        "D0": ("AMP-8xA100-80G", "TF32-8xA100-80G", "AMP-8xV100-32G", "FP32-8xV100-32G"),
-        "maskrcnn": (
-            *(f"{p}-8xA100-80G-{w}" for p in ("AMP", "TF32") for w in ("tf2", "pytorch")),
-            *(f"{p}-8xV100-16G-{w}" for p in ("AMP", "FP32") for w in ("tf2", "pytorch")),
-            *(f"{p}-8xV100-32G-pytorch" for p in ("AMP", "FP32")),
-        ),
+def test_the_tables_have_the_references_runs_and_ours():
+    ours = {"AMP-8xH100-80G", "AMP-8xH200-141G", "AMP-32xV100-32G", "FP32-32xV100-32G"}
+    d0 = {"AMP-8xA100-80G", "TF32-8xA100-80G", "AMP-8xV100-32G", "FP32-8xV100-32G"}
+    tf2 = {"AMP-8xA100-80G", "TF32-8xA100-80G", "AMP-8xV100-16G", "FP32-8xV100-16G"}
+    pytorch = tf2 | {"AMP-8xV100-32G", "FP32-8xV100-32G"}
+    masks = {f"{run}-tf2" for run in tf2} | {f"{run}-pytorch" for run in pytorch}
+    found = {folder: [run for run, *_ in RUN.findall(text)] for folder, text in CHAPTERS.items()}
+    assert {folder: set(runs) for folder, runs in found.items()} == {
+        "D0": d0 | ours,
+        "maskrcnn": masks | ours,
     }
-    ours = ("AMP-8xH100-80G", "AMP-8xH200-141G")
-    expected = {
-        f"scripts/{folder}/{kind}-{run.replace('8x', '') if kind == KINDS[2] else run}.sh"
-        for folder, runs in gpus.items()
-        for kind in KINDS
-        for run in (*runs, *ours)
-    }
-    expected |= {f"scripts/D0/evaluate-{p}-32xV100-32G.sh" for p in ("AMP", "FP32")}
-    expected |= {f"scripts/D0/training-benchmark-{p}-1xA100-80G.sh" for p in ("AMP", "TF32")}
-    expected |= {f"scripts/D0/{name}.sh" for name in ("inference-benchmark", "inference")}
+    assert [len(runs) for runs in found.values()] == [8, 14], "each stands once"
+
+
+def test_the_scripts_besides_are_there():
+    expected = {f"D0/evaluate-{p}-32xV100-32G" for p in ("AMP", "FP32")}
+    expected |= {f"D0/training-benchmark-{p}-1xA100-80G" for p in ("AMP", "TF32")}
+    expected |= {f"{f}/inference" for f in CHAPTERS} | {"D0/inference-benchmark"}
     names = ("inference-benchmark-tf2", "inference-benchmark-pytorch", "inference-val2017")
-    names += ("inference", "stability-AMP-8xV100-16G-pytorch", "stability-FP32-8xV100-16G-pytorch")
+    names += ("stability-AMP-8xV100-16G-pytorch", "stability-FP32-8xV100-16G-pytorch")
     names += ("stability-AMP-8xA100-80G-pytorch",)
-    expected |= {f"scripts/maskrcnn/{name}.sh" for name in names}
-    assert set(SCRIPTS) == expected
-    assert set(SUBMISSIONS) == {
-        f"slurm/{family}{kind}-{precision}-32xV100-32G.sub"
-        for family in ("", "maskrcnn-")
-        for kind in KINDS
-        for precision in ("AMP", "FP32")
-    }
+    expected |= {f"maskrcnn/{name}" for name in names}
+    paths = [path for path, _ in ROW.findall(PAGE) if path.endswith(".sh")]
+    assert sorted(paths) == sorted(f"scripts/{name}.sh" for name in expected)
 
 
 @pytest.mark.parametrize("path", SCRIPTS)
@@ -93,7 +103,7 @@ def test_a_script_is_a_header_and_a_handful_of_lines(path):
     head = "\n".join(line for line in lines if line.startswith("#"))
     names = {"tf2": "TF2 reference", "pytorch": "PyTorch reference", "nvidia": "reference"}
     if whose(path) and not path.endswith("D0/inference.sh"):
-        assert f"The {names[whose(path)]} reports" in head
+        assert f"What the {names[whose(path)]} reports: docs/runs.md." in head
     elif Path(path).name.startswith(KINDS):
         assert "Ours, not from the references" in head and "reports" not in head
     assert not re.search(r"--(lr|momentum|num_epochs|warmup)", "\n".join(code))
@@ -103,17 +113,28 @@ def test_a_script_is_a_header_and_a_handful_of_lines(path):
     assert os.access(ROOT / path, os.X_OK)
 
 
-def test_the_head_of_a_script_and_the_table_report_the_same():
-    for script, cells in ROWS.items():
-        head = (ROOT / script).read_text().split("exec ")[0]
-        for number in re.findall(r"AP (0\.3\d+)", head):
-            assert number in cells, script
-        if "convergence" in script and "ours" not in cells:
-            assert f"{cells[-2]} hours" in head, script
-        # Of Mask R-CNN: images per GPU -> images/s on 1, 4 and 8 GPUs.
-        for batch, *speeds in SPEEDS.findall(" ".join(cells)):
-            shown = [f"{speed} on {n}" for n, speed in zip((1, 4, 8), speeds) if speed != "-"]
-            assert f"BS={batch}: {', '.join(shown)}\n" in head, script
+def test_figures_of_a_run_stand_in_the_table_alone():
+    figure = re.compile(r"\b0\.3\d\d|[\d.]+ (hours|images/s)|BS=\d+: ")
+    recipes = own_files("efficientdet/configs/*.yaml", "maskrcnn/configs/[ct]*.yaml")
+    for path in (*(ROOT / script for script in ROWS), *recipes):
+        head = path.read_text().split("exec ")[0].split("optim:")[0]
+        assert not figure.search(head), path
+
+
+def test_the_page_on_scaling_follows_from_the_table():
+    shares = re.compile(
+        r"^\| (EfficientDet-D0|Mask R-CNN) `([\w-]+)` \| ([\d.]+) \|$", re.MULTILINE
+    )
+    found = shares.findall((ROOT / "docs" / "scaling.md").read_text())
+    assert len(found) == 6
+    for family, run, share in found:
+        folder = "maskrcnn" if family == "Mask R-CNN" else "D0"
+        cells = ROWS[f"scripts/{folder}/convergence-{run}.sh"]
+        if folder == "maskrcnn":
+            one, _, eight = re.search(r"\*\*: (\S+), (\S+), ([\d.]+)", cells[4]).groups()
+        else:
+            one, eight = cells[3:5]
+        assert float(share) == pytest.approx(float(eight) / 8 / float(one), abs=0.005)
 
 
 @pytest.mark.parametrize("family", ["D0", "maskrcnn"])
