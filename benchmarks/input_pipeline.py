@@ -187,7 +187,7 @@ def make_pipeline(records, card, settings: Settings):
     from benchmarks.synthetic import benchmark_config
     from object_detection.input.canvases import frames_of_networks
     from object_detection.input.datasets import training_batches, with_threads
-    from object_detection.input.loader import Augmentation, collect_batches
+    from object_detection.input.loader import Augmentation, Reading, collect_batches
     from object_detection.input.problems import InputProblems
 
     side = settings.image_size
@@ -201,26 +201,25 @@ def make_pipeline(records, card, settings: Settings):
         resize_on_host=settings.resize_on == "host",
         largest_image=(card.max_height, card.max_width),
     )
-    common = {
-        "batch_size": settings.batch_size,
-        "frames": frames,
-        "class_of_category": {c.category_id: c.class_id for c in card.categories},
-        "max_instances": 100,
-        "problems": InputProblems(records, max_bad_records=100, max_instances=100),
-        "threads": settings.threads,
-        "with_masks": learns_masks(settings),
-    }
+    reading = Reading(
+        batch_size=settings.batch_size,
+        frames=tuple(frames),
+        class_of_category={c.category_id: c.class_id for c in card.categories},
+        problems=InputProblems(records, max_bad_records=100, max_instances=100),
+        threads=settings.threads,
+        with_masks=learns_masks(settings),
+    )
     if settings.mode == "train":
         augmentation = Augmentation(
             jitter=(config.data.jitter_min, config.data.jitter_max), flip_probability=0.5, seed=0
         )
         batches = training_batches(
-            records, augmentation=augmentation, cache_below_bytes=_cache_bytes(settings), **common
+            records, reading, augmentation=augmentation, cache_below_bytes=_cache_bytes(settings)
         )
         return batches, frames
     # Evaluation input for ever: one pass over a small set would be over too soon.
     stream = make_stream(records, settings)
-    batches = collect_batches(stream, augmentation=None, drop_crowd=False, **common)
+    batches = collect_batches(stream, reading, augmentation=None, drop_crowd=False)
     return with_threads(batches.prefetch(_PREFETCH), settings.threads), frames
 
 

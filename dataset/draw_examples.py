@@ -42,7 +42,7 @@ from object_detection.draw.visualize import contact_sheet
 from object_detection.input import crop_decode
 from object_detection.input.canvases import Frames, make_frames
 from object_detection.input.datasets import evaluation_batches, training_batches
-from object_detection.input.loader import Augmentation
+from object_detection.input.loader import Augmentation, Reading
 from object_detection.input.problems import InputProblems
 from object_detection.records import schema
 from object_detection.records.card import DataCard
@@ -175,14 +175,13 @@ def draw_stream(
     records: RecordSet, card: DataCard, frames: Frames, *, training: bool
 ) -> np.ndarray:
     """Draws the first examples of the training or of the evaluation input."""
-    common = {
-        "batch_size": min(_NUM_EXAMPLES.value, records.num_records),
-        "frames": frames,
-        "class_of_category": {c.category_id: c.class_id for c in card.categories},
-        "max_instances": _MAX_INSTANCES,
-        "problems": InputProblems(records, max_bad_records=100, max_instances=_MAX_INSTANCES),
-        "with_masks": _reads_masks(card),
-    }
+    reading = Reading(
+        batch_size=min(_NUM_EXAMPLES.value, records.num_records),
+        frames=(frames,),
+        class_of_category={c.category_id: c.class_id for c in card.categories},
+        problems=InputProblems(records, max_bad_records=100, max_instances=_MAX_INSTANCES),
+        with_masks=_reads_masks(card),
+    )
     if training:
         jitter = (_JITTER_MIN.value, _JITTER_MAX.value)
         augmentation = Augmentation(
@@ -191,9 +190,9 @@ def draw_stream(
             seed=_SEED.value,
             translate=_TRANSLATE.value,
         )
-        batches = training_batches(records, augmentation=augmentation, seed=_SEED.value, **common)
+        batches = training_batches(records, reading, augmentation=augmentation)
     else:
-        batches = evaluation_batches(records, **common)
+        batches = evaluation_batches(records, reading)
     batch = next(iter(batches))
     changes = DeviceAugmentation()
     if training:

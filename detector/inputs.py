@@ -13,7 +13,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from engine.ranks import machine
+from engine.ranks import distributed, machine
 from object_detection.input.canvases import Frames, frames_of_networks
 from object_detection.input.datasets import (
     bytes_to_cache,
@@ -23,7 +23,7 @@ from object_detection.input.datasets import (
     with_map_parallelization,
 )
 from object_detection.input.geometry import ANTIALIASED
-from object_detection.input.loader import Augmentation, resizes_on_host
+from object_detection.input.loader import Augmentation, Reading, resizes_on_host
 from object_detection.input.problems import InputProblems
 from object_detection.records.card import DataCard
 from object_detection.records.class_map import ClassMap
@@ -39,7 +39,6 @@ def train_dataset(
     shard: Shard,
     seed: int,
     start_position: int = 0,
-    local_ranks: int = 1,
     with_masks: bool = False,
 ) -> tf.data.Dataset:
     """Streams training batches for ever; see `datasets.training_batches`.
@@ -52,15 +51,17 @@ def train_dataset(
       shard: this rank of how many.
       seed: of order and augmentation, the same on every rank; ranks differ by their records.
       start_position: examples that this rank has consumed already.
-      local_ranks: ranks that share this host's cores.
       with_masks: read the objects' masks too.
     """
     data = config.data
     records = records_of_card(data.training_file_pattern, card)
+    reading = _reading(
+        config, card, class_map, records,
+        batch_size=config.train.batch_size, frames=frames, with_masks=with_masks,
+    )  # fmt: skip
     batches = training_batches(
         records,
-        batch_size=config.train.batch_size,
-        frames=frames,
+        reading,
         augmentation=Augmentation(
             jitter=(data.jitter_min, data.jitter_max),
             flip_probability=0.5 if data.input_rand_hflip else 0.0,
@@ -68,20 +69,12 @@ def train_dataset(
             translate=data.translate,
             mixing_end_epoch=data.mixing_end_epoch if data.mosaic or data.mixup else 0,
         ),
-        class_of_category=class_map.of_card(card),
-        problems=_problems(config, records),
         shard=Shard(*shard),
-        seed=seed,
         start_position=start_position,
-        max_instances=data.max_instances_per_image,
         drop_crowd=data.skip_crowd_during_training,
         shuffle_buffer=data.shuffle_buffer,
         cache_below_bytes=bytes_to_cache(data.cache_records),
-        threads=data.input_threads or machine.cores_per_rank(local_ranks),
-        prefetch_batches=data.prefetch_batches,
         repeat_first_batch=config.train.use_fake_data,
-        with_masks=with_masks,
-        png_masks=card.mask_format == "png",
     )
     return with_map_parallelization(batches, config.runtime.enable_map_parallelization)
 
@@ -93,29 +86,21 @@ def eval_dataset(
     *,
     frames: Sequence[Frames],
     shard: Shard,
-    local_ranks: int = 1,
     with_masks: bool = False,
 ) -> tf.data.Dataset:
     """Gives each validation image once over all ranks; see `datasets.evaluation_batches`.
 
     Args:
-      config, class_map, frames, shard, local_ranks, with_masks: as of `train_dataset`.
+      config, class_map, frames, shard, with_masks: as of `train_dataset`.
       card: of the validation records.
     """
     records = records_of_card(config.eval.val_file_pattern, card)
+    reading = _reading(
+        config, card, class_map, records,
+        batch_size=config.eval.eval_batch_size, frames=frames, with_masks=with_masks,
+    )  # fmt: skip
     batches = evaluation_batches(
-        records,
-        batch_size=config.eval.eval_batch_size,
-        frames=frames,
-        class_of_category=class_map.of_card(card),
-        problems=_problems(config, records),
-        shard=Shard(*shard),
-        most_records=config.eval.eval_samples,
-        max_instances=config.data.max_instances_per_image,
-        threads=config.data.input_threads or machine.cores_per_rank(local_ranks),
-        prefetch_batches=config.data.prefetch_batches,
-        with_masks=with_masks,
-        png_masks=card.mask_format == "png",
+        records, reading, shard=Shard(*shard), most_records=config.eval.eval_samples
     )
     return with_map_parallelization(batches, config.runtime.enable_map_parallelization)
 
@@ -159,11 +144,30 @@ def resampled_on_host(config: Any) -> bool:
     return not is_ours or resizes_on_host(config.data.resize_on)
 
 
-def _problems(config: Any, records: RecordSet) -> InputProblems:
+def _reading(
+    config: Any,
+    card: DataCard,
+    class_map: ClassMap,
+    records: RecordSet,
+    *,
+    batch_size: int,
+    frames: Sequence[Frames],
+    with_masks: bool,
+) -> Reading:
     data = config.data
-    return InputProblems(
+    problems = InputProblems(
         records,
         max_bad_records=data.max_bad_records if data.on_bad_record == "skip" else 0,
         max_instances=data.max_instances_per_image,
         on_overflow=data.on_overflow,
+    )
+    return Reading(
+        batch_size=batch_size,
+        frames=tuple(frames),
+        class_of_category=class_map.of_card(card),
+        problems=problems,
+        threads=data.input_threads or machine.cores_per_rank(distributed.placement().local_size),
+        prefetch_batches=data.prefetch_batches,
+        with_masks=with_masks,
+        png_masks=card.mask_format == "png",
     )

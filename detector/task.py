@@ -15,7 +15,6 @@ import tensorflow as tf
 
 from detector import inputs
 from detector.inputs import resampled_on_host
-from engine.ranks import distributed
 from engine.task import MaskedRows, Shard, Task
 from object_detection.augment.mixing import Scenes
 from object_detection.augment.scenes import DeviceAugmentation, make_scenes
@@ -172,7 +171,6 @@ class DetectionTask(Task):
             shard=shard,
             seed=self._seed,
             start_position=start_step * self.config.train.batch_size,
-            local_ranks=distributed.placement().local_size,
             with_masks=self.has_masks,
         )
 
@@ -184,7 +182,6 @@ class DetectionTask(Task):
             self.class_map,
             frames=self.frames(self.eval_card),
             shard=shard,
-            local_ranks=distributed.placement().local_size,
             # Only the validation losses need them.
             with_masks=self.has_masks and self.config.train.validate,
         )

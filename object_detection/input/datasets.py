@@ -1,19 +1,16 @@
 """The training and the evaluation input of one rank, for every detector.
 
-Plain arguments in, a `tf.data.Dataset` of HostExample batches out. What a model family adds is its
+A `Reading` in, a `tf.data.Dataset` of HostExample batches out. What a model family adds is its
 own defaults and names of settings.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
 
 import tensorflow as tf
 
-from object_detection.input.canvases import Frames
-from object_detection.input.loader import Augmentation, collect_batches
-from object_detection.input.problems import InputProblems
+from object_detection.input.loader import Augmentation, Reading, collect_batches
 from object_detection.records import tfrecord_file
 from object_detection.records.card import DataCard
 from object_detection.records.reader import (
@@ -44,93 +41,59 @@ def bytes_to_cache(cache_records: bool | None) -> int:
 
 def training_batches(
     records: RecordSet,
+    reading: Reading,
     *,
-    batch_size: int,
-    frames: Frames | Sequence[Frames],
     augmentation: Augmentation,
-    class_of_category: Mapping[int, int],
-    problems: InputProblems,
     shard: Shard = Shard(),  # noqa: B008  an immutable tuple
-    seed: int = 0,
     start_position: int = 0,
-    max_instances: int = 100,
     drop_crowd: bool = True,
     shuffle_buffer: int = 5000,
-    cache_below_bytes: int = 1 << 30,
-    threads: int = 2,
-    prefetch_batches: int = 2,
+    cache_below_bytes: int = _CACHE_BYTES,
     repeat_first_batch: bool = False,
-    with_masks: bool = False,
-    png_masks: bool = False,
 ) -> tf.data.Dataset:
     """Streams augmented batches for ever; see `record_stream` for their order.
 
     Args:
       records: the training set.
-      batch_size: images per batch of this rank; may exceed the number of records.
-      frames: sizes and where images are resampled; of several each image takes its best.
+      reading: how they become batches.
       augmentation: what is random.
-      class_of_category: category_id -> class_id.
-      problems: takes what is wrong with the records.
       shard: which rank of how many.
-      seed: of the order, the same on every rank.
-      start_position: examples this rank has consumed already, a multiple of batch_size.
-      max_instances: rows for boxes.
+      start_position: examples this rank has consumed already, a multiple of the batch size.
       drop_crowd: leave crowd regions out.
       shuffle_buffer: most records in the shuffle buffer.
       cache_below_bytes: sets up to this size are held in memory.
-      threads: cores for this rank's input.
-      prefetch_batches: batches prepared ahead.
       repeat_first_batch: the first batch for ever, to measure everything but the input.
-      with_masks: read the packed masks.
-      png_masks: see `collect_batches`.
 
     Returns:
       Batches as in `example.host_example_spec`.
     """
-    # Which records a batch holds then depends on all before it: they are read, but not decoded.
-    is_grouped = not isinstance(frames, Frames) and len(frames) > 1
     stream = record_stream(
         records,
         shard=shard,
-        seed=seed,
-        start_position=0 if is_grouped else start_position,
+        seed=augmentation.seed,
+        # What came before a batch of a grouped stream is read, though not decoded.
+        start_position=0 if reading.is_grouped else start_position,
         shuffle_buffer=shuffle_buffer,
         cache_below_bytes=cache_below_bytes,
     )
     batches = collect_batches(
         stream,
-        batch_size=batch_size,
-        frames=frames,
+        reading,
         augmentation=augmentation,
-        class_of_category=class_of_category,
-        max_instances=max_instances,
         drop_crowd=drop_crowd,
-        problems=problems,
-        threads=threads,
-        skip_batches=start_position // batch_size if is_grouped else 0,
-        with_masks=with_masks,
-        png_masks=png_masks,
+        skip_batches=start_position // reading.batch_size if reading.is_grouped else 0,
     )
     if repeat_first_batch:
         batches = batches.take(1).cache().repeat()
-    return with_threads(batches.prefetch(prefetch_batches), threads)
+    return with_threads(batches.prefetch(reading.prefetch_batches), reading.threads)
 
 
 def evaluation_batches(
     records: RecordSet,
+    reading: Reading,
     *,
-    batch_size: int,
-    frames: Frames | Sequence[Frames],
-    class_of_category: Mapping[int, int],
-    problems: InputProblems,
     shard: Shard = Shard(),  # noqa: B008  an immutable tuple
     most_records: int | None = None,
-    max_instances: int = 100,
-    threads: int = 2,
-    prefetch_batches: int = 2,
-    with_masks: bool = False,
-    png_masks: bool = False,
 ) -> tf.data.Dataset:
     """Gives each record once over all ranks, whole images, crowds kept, in stored order.
 
@@ -139,39 +102,23 @@ def evaluation_batches(
 
     Args:
       records: the evaluation set.
-      batch_size: images per batch of this rank.
-      frames: sizes and where images are resampled; of several each image takes its best.
-      class_of_category: category_id -> class_id.
-      problems: takes what is wrong with the records.
+      reading: how they become batches.
       shard: which rank of how many.
       most_records: only the first so many records; None: all.
-      max_instances: rows for boxes.
-      threads: cores for this rank's input.
-      prefetch_batches: batches prepared ahead.
-      with_masks: read the packed masks.
-      png_masks: see `collect_batches`.
 
     Returns:
       Batches as in `example.host_example_spec`.
     """
-    is_grouped = not isinstance(frames, Frames) and len(frames) > 1
     num_records = min(records.num_records, most_records or records.num_records)
     most_per_rank = -(-num_records // shard.size)
     batches = collect_batches(
         ordered_records(records, shard=shard, most_records=num_records),
-        batch_size=batch_size,
-        frames=frames,
+        reading,
         augmentation=None,
-        class_of_category=class_of_category,
-        max_instances=max_instances,
         drop_crowd=False,
-        problems=problems,
-        threads=threads,
-        num_batches=None if is_grouped else -(-most_per_rank // batch_size),
-        with_masks=with_masks,
-        png_masks=png_masks,
+        num_batches=None if reading.is_grouped else -(-most_per_rank // reading.batch_size),
     )
-    return with_threads(batches.prefetch(prefetch_batches), threads)
+    return with_threads(batches.prefetch(reading.prefetch_batches), reading.threads)
 
 
 def with_threads(dataset: tf.data.Dataset, threads: int) -> tf.data.Dataset:

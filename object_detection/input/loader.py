@@ -18,7 +18,7 @@ from __future__ import annotations
 import functools
 import itertools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -63,6 +63,7 @@ _NODE_NAMES = re.compile(r"\{\{[^}]*\}\}|\[Op:.*")
 class Augmentation(NamedTuple):
     """What is random on the host. Ranges and meaning: `crop_decode.sample_crop`.
 
+    seed: of the order of the records too; the same on every rank.
     mixing_end_epoch: passes over the set after which the device shall not mix images any more; 0:
       there is no such end, and no field `mixing`.
     """
@@ -72,6 +73,35 @@ class Augmentation(NamedTuple):
     seed: int
     translate: float = 0.0
     mixing_end_epoch: int = 0
+
+
+class Reading(NamedTuple):
+    """How records become the batches of one rank, in training and in evaluation alike.
+
+    batch_size: images of every batch; may exceed the number of records.
+    frames: sizes and where images are resampled; of several each image takes the one of
+      `canvases.best_frame`.
+    class_of_category: category_id -> class_id.
+    problems: takes what is wrong with the records, and knows how many rows there are for boxes.
+    threads: cores for this rank's input, so many images are decoded at the same time.
+    prefetch_batches: batches prepared ahead.
+    with_masks: read the packed masks.
+    png_masks: with them, make packed masks from PNG ones where a record has no others; slow.
+    """
+
+    batch_size: int
+    frames: tuple[Frames, ...]
+    class_of_category: Mapping[int, int]
+    problems: InputProblems
+    threads: int = 2
+    prefetch_batches: int = 2
+    with_masks: bool = False
+    png_masks: bool = False
+
+    @property
+    def is_grouped(self) -> bool:
+        """Whether a batch's records depend on the shapes of all images before them."""
+        return len(self.frames) > 1
 
 
 def resizes_on_host(choice: str) -> bool:
@@ -88,69 +118,49 @@ def resizes_on_host(choice: str) -> bool:
 
 def collect_batches(
     stream: tf.data.Dataset,
+    reading: Reading,
     *,
-    batch_size: int,
-    frames: Frames | Sequence[Frames],
     augmentation: Augmentation | None,
-    class_of_category: Mapping[int, int],
-    max_instances: int,
     drop_crowd: bool,
-    problems: InputProblems,
-    threads: int,
     num_batches: int | None = None,
     skip_batches: int = 0,
-    with_masks: bool = False,
-    png_masks: bool = False,
 ) -> tf.data.Dataset:
     """Makes batches of HostExamples from records.
 
     Args:
       stream: (data_epoch, record_index, serialized) as the reader gives them. A finite stream's
         last batch is filled up with invalid examples.
-      batch_size: of every batch.
-      frames: sizes and where to resample; of several each image takes the one of
-        `canvas_choice.best_frame`.
+      reading: how; `prefetch_batches` is the caller's.
       augmentation: of training; None: whole images, as in evaluation.
-      class_of_category: category_id -> class_id.
-      max_instances: rows for boxes.
       drop_crowd: leave crowd regions out.
-      problems: takes what is wrong with the records.
-      threads: images decoded at the same time.
       num_batches: of a finite stream: as many batches, the last ones wholly invalid if need be.
         Not with several frames, whose groups cannot be counted beforehand.
       skip_batches: leave out so many of the first ones, without decoding them.
-      with_masks: read the packed masks.
-      png_masks: with them, make packed masks from PNG ones where a record has no others; slow.
 
     Returns:
       A dataset of dicts as in `example.host_example_spec`, in the order of the stream.
     """
-    choices = (frames,) if isinstance(frames, Frames) else tuple(frames)
-    fields = {**_FIELDS, **_MASKS} if with_masks else _FIELDS
+    batch_size, choices = reading.batch_size, reading.frames
+    fields = {**_FIELDS, **_MASKS} if reading.with_masks else _FIELDS
     if augmentation and augmentation.mixing_end_epoch:
         fields = fields | _MIXING
-    if len(choices) == 1:
-        groups = stream.batch(batch_size)
-    else:
+    if reading.is_grouped:
         groups = canvases.group_by_frame(stream, choices, group_size=batch_size)
+    else:
+        groups = stream.batch(batch_size)
     if num_batches is not None:
-        if len(choices) > 1:
+        if reading.is_grouped:
             raise ValueError("num_batches: expected one frame, as groups of several are not known")
         empty = tuple(tf.zeros([0], dtype) for dtype in (tf.int64, tf.int64, tf.string))
         groups = groups.concatenate(tf.data.Dataset.from_tensors(empty).repeat())
         groups = groups.take(num_batches)
     groups = groups.skip(skip_batches) if skip_batches else groups
     canvas_sizes = tf.constant([(*choice.canvas_size, 3) for choice in choices], tf.int64)
+    read_one = functools.partial(_read_record, fields=fields, png_masks=reading.png_masks)
     read_as = [
-        functools.partial(
-            _read_record,
-            frames=choice,
-            fields=fields,
-            augmentation=augmentation,
-            png_masks=png_masks,
-        )
-        for choice in choices
+        functools.partial(read_one, frames=choice, augmentation=augmentation) for choice in choices
     ]
+    read_whole = functools.partial(read_one, frames=choices[0], augmentation=None)
 
     def read_group(epochs, indices, serialized, choice=None):
         def read(*record):
@@ -162,7 +172,7 @@ def collect_batches(
         members = (tf.range(tf.size(indices)), epochs, indices, serialized)
         records = tf.data.Dataset.from_tensor_slices(members)
         # Twice the threads: half of them may be done and waiting while a batch is being filled.
-        examples = records.map(read, num_parallel_calls=2 * threads, deterministic=True)
+        examples = records.map(read, num_parallel_calls=2 * reading.threads, deterministic=True)
         placeholder = _placeholder(choices[0], fields=fields, group=indices)
         placeholders = tf.data.Dataset.from_tensors(placeholder)
         filled = examples.ignore_errors().concatenate(placeholders.repeat(batch_size))
@@ -175,27 +185,12 @@ def collect_batches(
             drop_remainder=True,
         )
 
-    read_whole = functools.partial(
-        _read_record,
-        frames=choices[0],
-        fields=fields,
-        augmentation=None,
-        png_masks=png_masks,
-    )
-
     def complete(batch):
-        if len(choices) == 1:
+        if not reading.is_grouped:
             batch["image"].set_shape([batch_size, *choices[0].canvas_size, 3])
-        batch = _mend(
-            batch, read=read_whole, is_training=augmentation is not None, problems=problems
-        )
-        return _to_host_example(
-            batch,
-            class_of_category=class_of_category,
-            max_instances=max_instances,
-            drop_crowd=drop_crowd,
-            problems=problems,
-        )
+        is_training = augmentation is not None
+        batch = _mend(batch, read_whole, is_training=is_training, problems=reading.problems)
+        return _to_host_example(batch, reading, drop_crowd=drop_crowd)
 
     batches = groups.flat_map(read_group)
     return batches.map(complete, num_parallel_calls=_COMPLETED_AT_ONCE, deterministic=True)
@@ -307,7 +302,7 @@ def _placeholder(frames: Frames, *, fields: Mapping[str, tuple], group: tf.Tenso
     return {**empty, **known}
 
 
-def _mend(batch: _Fields, *, read: Callable, is_training: bool, problems: InputProblems) -> _Fields:
+def _mend(batch: _Fields, read: Callable, *, is_training: bool, problems: InputProblems) -> _Fields:
     """Names the records that could not be read and, in training, fills their places.
 
     The places are filled with the good examples from the first on, so that every batch has its
@@ -355,23 +350,16 @@ def _why_unreadable(read: Callable, problems: InputProblems, record_index: int) 
     return "it could not be read, and could when tried again: check the storage"
 
 
-def _to_host_example(
-    batch: _Fields,
-    *,
-    class_of_category: Mapping[int, int],
-    max_instances: int,
-    drop_crowd: bool,
-    problems: InputProblems,
-) -> _Fields:
+def _to_host_example(batch: _Fields, reading: Reading, *, drop_crowd: bool) -> _Fields:
     """Makes the objects' rows and passes on what is wrong with them."""
     rows = object_rows(
         batch,
         original_size=geometry_lib.unpack(batch["geometry"]).original_size,
-        class_of_category=class_of_category,
-        max_instances=max_instances,
+        class_of_category=reading.class_of_category,
+        max_instances=reading.problems.max_instances,
         drop_crowd=drop_crowd,
     )
-    complained = problems.complain_about_objects(
+    complained = reading.problems.complain_about_objects(
         rows,
         record_indices=batch["record_index"],
         source_ids=batch["source_id"],

@@ -30,7 +30,7 @@ class InputProblems:
     Args:
       records: the set, to name files.
       max_bad_records: so many different records may be undecodable; one more ends the run.
-      max_instances: rows for boxes, for the message.
+      max_instances: rows for the boxes of an image.
       on_overflow: "truncate" or "error", for images with more boxes than rows.
       say: takes a message; default: this module's logger.
     """
@@ -51,7 +51,7 @@ class InputProblems:
         self.images_with_unusable_boxes: dict[int, int] = {}  # record_index -> boxes
         self.records = records
         self._say = say
-        self._max_bad_records, self._max_instances = max_bad_records, max_instances
+        self._max_bad_records, self.max_instances = max_bad_records, max_instances
         self._on_overflow = on_overflow
         self._lock = threading.Lock()
 
@@ -82,7 +82,7 @@ class InputProblems:
         """
         is_new = self._is_new(self.images_over_limit, record_index, num_boxes)
         fact = (
-            f"max_instances_per_image={self._max_instances} but image_id={source_id} has "
+            f"max_instances_per_image={self.max_instances} but image_id={source_id} has "
             f"{num_boxes} boxes ({self._place(record_index)})"
         )
         if self._on_overflow == "error":
@@ -123,7 +123,7 @@ class InputProblems:
           A tensor; who depends on it has the report made. Nothing wrong costs no Python.
         """
         is_known = rows.unknown_category == tf.int64.min
-        is_over = rows.num_usable > self._max_instances
+        is_over = rows.num_usable > self.max_instances
         is_fine = is_known & ~is_over & (rows.num_unusable == 0)
         inputs = [
             rows.unknown_category, rows.num_usable, rows.num_unusable, record_indices, source_ids,
@@ -136,7 +136,7 @@ class InputProblems:
                 name = source_id.decode()
                 if category != tf.int64.min:
                     self.unknown_category(index, name, category)
-                if num_usable > self._max_instances:
+                if num_usable > self.max_instances:
                     self.too_many_boxes(index, name, num_usable)
                 if num_unusable > 0:
                     self.unusable_boxes(index, name, num_unusable)

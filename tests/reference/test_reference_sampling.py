@@ -16,7 +16,7 @@ from object_detection.input import crop_decode, preprocess
 from object_detection.input import geometry as geometry_lib
 from object_detection.input.canvases import Frames
 from object_detection.input.datasets import training_batches
-from object_detection.input.loader import Augmentation
+from object_detection.input.loader import Augmentation, Reading
 from object_detection.input.problems import InputProblems
 from object_detection.records import reader
 from object_detection.records.tfrecord_file import write_records
@@ -247,13 +247,13 @@ def drawn(tmp_path_factory):
     record_set = reader.record_set([str(path)])
     batches = training_batches(
         record_set,
-        batch_size=100,
-        frames=Frames(DRAWN_NETWORK, (64, 64), False),
+        Reading(
+            batch_size=100,
+            frames=(Frames(DRAWN_NETWORK, (64, 64), False),),
+            class_of_category={1: 0, 2: 1, 3: 2},
+            problems=InputProblems(record_set, max_bad_records=0, max_instances=4),
+        ),
         augmentation=Augmentation(jitter=JITTER, flip_probability=0.5, seed=11),
-        class_of_category={1: 0, 2: 1, 3: 2},
-        problems=InputProblems(record_set, max_bad_records=0, max_instances=4),
-        max_instances=4,
-        seed=11,
     )
     columns = {"index": [], "geometry": [], "boxes": [], "classes": []}
     for batch in batches.take(RECORDS * EPOCHS // 100):

@@ -9,7 +9,7 @@ from object_detection.input import canvases
 from object_detection.input.canvases import Frames, best_frame, fit_size, frames_of_networks
 from object_detection.input.datasets import evaluation_batches, training_batches
 from object_detection.input.geometry import unpack
-from object_detection.input.loader import Augmentation
+from object_detection.input.loader import Augmentation, Reading, collect_batches
 from object_detection.input.problems import InputProblems
 from object_detection.records.reader import Shard, record_set
 from object_detection.records.tfrecord_file import write_records
@@ -100,20 +100,14 @@ def records(tmp_path):
     return record_set([str(tmp_path / "part-0")])
 
 
-def options(records):
-    return {
-        "batch_size": 2,
-        "frames": SMALL,
-        "class_of_category": {1: 0},
-        "problems": InputProblems(records, max_bad_records=0, max_instances=3),
-        "max_instances": 3,
-        "threads": 1,
-    }
+def reading_of(records):
+    problems = InputProblems(records, max_bad_records=0, max_instances=3)
+    return Reading(2, tuple(SMALL), {1: 0}, problems, threads=1)
 
 
 def test_evaluation_has_each_image_once_in_batches_of_one_shape(records):
     seen = []
-    for batch in evaluation_batches(records, **options(records)).as_numpy_iterator():
+    for batch in evaluation_batches(records, reading_of(records)).as_numpy_iterator():
         canvas = batch["image"].shape[1:3]
         assert batch["image"].shape == (2, *canvas, 3)
         for index in batch["record_index"][batch["valid"]]:
@@ -127,7 +121,7 @@ def test_ranks_share_the_images(records):
         int(index)
         for rank in range(2)
         for batch in evaluation_batches(
-            records, shard=Shard(rank, 2), **options(records)
+            records, reading_of(records), shard=Shard(rank, 2)
         ).as_numpy_iterator()
         for index in batch["record_index"][batch["valid"]]
     ]
@@ -137,10 +131,9 @@ def test_ranks_share_the_images(records):
 def training(records, start_batch, count):
     stream = training_batches(
         records,
+        reading_of(records),
         augmentation=Augmentation(jitter=(1.0, 1.0), flip_probability=0.5, seed=3),
-        seed=3,
         start_position=start_batch * 2,
-        **options(records),
     )
     return list(stream.take(count).as_numpy_iterator())
 
@@ -161,16 +154,15 @@ def test_images_keep_their_aspect(records):
 
 
 def test_num_batches_cannot_be_known_with_several_canvases(records):
-    from object_detection.input.loader import collect_batches
     from object_detection.records.reader import ordered_records
 
     with pytest.raises(ValueError, match="num_batches"):
         collect_batches(
             ordered_records(records, shard=Shard()),
+            reading_of(records),
             augmentation=None,
             drop_crowd=False,
             num_batches=2,
-            **options(records),
         )
 
 

@@ -9,7 +9,7 @@ from object_detection.input import example
 from object_detection.input import geometry as geometry_lib
 from object_detection.input.canvases import Frames, make_frames
 from object_detection.input.datasets import evaluation_batches, training_batches
-from object_detection.input.loader import Augmentation
+from object_detection.input.loader import Augmentation, Reading
 from object_detection.input.problems import BadInputError, InputProblems
 from object_detection.records import reader, schema
 from object_detection.records.reader import Shard
@@ -47,28 +47,22 @@ class Told(list):
         return InputProblems(records, say=self.append, **limits)
 
 
+def split(records, problems, changes):
+    """Returns a Reading and the remaining changes."""
+    reading = Reading(4, (FRAMES,), CLASSES, problems or Told().problems(records))
+    of_reading = {name: changes.pop(name) for name in Reading._fields if name in changes}
+    return reading._replace(**of_reading), changes
+
+
 def evaluate(records, problems=None, **changes):
-    arguments = {
-        "batch_size": 4,
-        "frames": FRAMES,
-        "class_of_category": CLASSES,
-        "problems": problems or Told().problems(records),
-        "max_instances": ROWS,
-    }
-    return evaluation_batches(records, **{**arguments, **changes})
+    reading, changes = split(records, problems, changes)
+    return evaluation_batches(records, reading, **changes)
 
 
 def train(records, problems=None, **changes):
-    arguments = {
-        "batch_size": 4,
-        "frames": FRAMES,
-        "augmentation": Augmentation(jitter=(0.5, 1.5), flip_probability=0.5, seed=3),
-        "class_of_category": CLASSES,
-        "problems": problems or Told().problems(records),
-        "max_instances": ROWS,
-        "seed": 3,
-    }
-    return training_batches(records, **{**arguments, **changes})
+    reading, changes = split(records, problems, changes)
+    augmentation = Augmentation(jitter=(0.5, 1.5), flip_probability=0.5, seed=3)
+    return training_batches(records, reading, **{"augmentation": augmentation, **changes})
 
 
 def arrays(batches):
@@ -337,7 +331,7 @@ def test_images_of_each_kind(evaluated, kind):
 
 def test_the_host_may_resample_to_the_networks_frame(all_kinds):
     frames = make_frames((32, 48), resize_on_host=True)
-    batches = arrays(evaluate(all_kinds, frames=frames))
+    batches = arrays(evaluate(all_kinds, frames=(frames,)))
     assert batches[0]["image"].shape == (4, 32, 48, 3)
     one = of_kind(batches, "plain")
     assert (one["image"][:32, :48] == INDEX["plain"]).all()
