@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from imagenet_classifier import build_classifier
+from weight_samples import assert_holds, assert_refused, random_values, save_tensors, values_of
 
 import families
 from detector.inputs import resampled_on_host
@@ -55,35 +56,6 @@ def other_classes(tiny):
     return tiny(5)
 
 
-def name_of(variable):
-    return variable.name.removesuffix(":0")
-
-
-def random_values(model, seed=0):
-    rng = np.random.default_rng(seed)
-    return {name_of(v): rng.normal(size=v.shape).astype(np.float32) for v in model.variables}
-
-
-def values_of(model):
-    return {name_of(v): v.numpy() for v in model.variables}
-
-
-def assert_holds(model, expected, *, except_prefix=None):
-    for name, value in values_of(model).items():
-        if except_prefix is None or not name.startswith(except_prefix):
-            np.testing.assert_array_equal(value, expected[name], err_msg=name)
-
-
-def save_tensors(path, tensors):
-    tf.raw_ops.SaveV2(
-        prefix=str(path),
-        tensor_names=list(tensors),
-        shape_and_slices=[""] * len(tensors),
-        tensors=[tf.convert_to_tensor(value) for value in tensors.values()],
-    )
-    return str(path)
-
-
 class TestOurCheckpoints:
     def test_averages_are_preferred(self, model, tmp_path):
         raw, averaged = random_values(model, 1), random_values(model, 2)
@@ -109,8 +81,8 @@ class TestOurCheckpoints:
 
     def test_h5_round_trip(self, model, tmp_path):
         expected = random_values(model, 4)
-        for variable in model.variables:
-            variable.assign(expected[name_of(variable)])
+        for variable, value in zip(model.variables, expected.values()):
+            variable.assign(value)
         model.save_weights(str(tmp_path / "weights.h5"))
         for variable in model.variables:
             variable.assign(tf.zeros_like(variable))
@@ -120,8 +92,8 @@ class TestOurCheckpoints:
     def test_object_based_round_trip_with_average_slots(self, model, tmp_path):
         expected = random_values(model, 5)
         optimizer = tf.keras.optimizers.legacy.SGD(momentum=0.9)
-        for variable in model.variables:
-            optimizer.add_slot(variable, "average").assign(expected[name_of(variable)])
+        for variable, value in zip(model.variables, expected.values()):
+            optimizer.add_slot(variable, "average").assign(value)
         path = tf.train.Checkpoint(model=model, optimizer=optimizer).write(str(tmp_path / "ckpt"))
         report = load_detector(model, path)
         assert_holds(model, expected)
@@ -186,38 +158,29 @@ class TestClassCounts:
             load_detector(model, path, channels=[0, 1, 5])
 
 
-class TestRefusals:
-    def refuse(self, model, path, match, **kwargs):
-        before = values_of(model)
-        with pytest.raises(ValueError, match=match):
-            load_detector(model, path, **kwargs)
-        assert_holds(model, before)
+@pytest.mark.parametrize(
+    ("name", "value", "match"),
+    [
+        ("stem_conv2d/kernel", np.zeros([3, 3, 3, 40], np.float32),
+         r"another network.*\(3, 3, 3, 8\) here, \(3, 3, 3, 40\)"),
+        ("stack_3/block_0/project_bn/beta", None, "{name} is not in the file"),
+        ("stack_3/block_7/project_bn/beta", np.zeros([20]), "{name} has no place"),
+        ("stem_bn/gamma", np.full([8], np.nan, np.float32), "{name} holds non-finite"),
+    ],
+    ids=["other size", "missing", "too many", "not finite"],
+)  # fmt: skip
+def test_a_variable_that_does_not_fit(model, tmp_path, name, value, match):
+    values = random_values(model) | {name: value}
+    if value is None:
+        del values[name]
+    path = save_tensors(tmp_path / "ckpt", values)
+    assert_refused(load_detector, model, path, match.replace("{name}", name))
 
-    def test_nothing_matches(self, model, tmp_path):
-        path = save_tensors(tmp_path / "ckpt", {"resnet/conv1/kernel": np.zeros([7, 7])})
-        self.refuse(model, path, r"none of its 1 arrays fits.*stem_conv2d.*found.*resnet/conv1")
 
-    def test_other_backbone_size(self, model, tmp_path):
-        values = random_values(model) | {"stem_conv2d/kernel": np.zeros([3, 3, 3, 40], np.float32)}
-        path = save_tensors(tmp_path / "ckpt", values)
-        self.refuse(model, path, r"another network.*\(3, 3, 3, 8\) here, \(3, 3, 3, 40\)")
-
-    def test_variables_missing(self, model, tmp_path):
-        values = random_values(model)
-        del values["stack_3/block_0/project_bn/beta"]
-        path = save_tensors(tmp_path / "ckpt", values)
-        self.refuse(model, path, "stack_3/block_0/project_bn/beta is not in the file")
-
-    def test_variables_too_many(self, model, tmp_path):
-        values = random_values(model) | {"stack_3/block_7/project_bn/beta": np.zeros([20])}
-        path = save_tensors(tmp_path / "ckpt", values)
-        self.refuse(model, path, "stack_3/block_7/project_bn/beta has no place")
-
-    def test_non_finite_values(self, model, tmp_path):
-        values = random_values(model)
-        values["stem_bn/gamma"][0] = np.nan
-        path = save_tensors(tmp_path / "ckpt", values)
-        self.refuse(model, path, "stem_bn/gamma holds non-finite")
+def test_a_file_of_which_nothing_matches(model, tmp_path):
+    path = save_tensors(tmp_path / "ckpt", {"resnet/conv1/kernel": np.zeros([7, 7])})
+    match = r"none of its 1 arrays fits.*stem_conv2d.*found.*resnet/conv1"
+    assert_refused(load_detector, model, path, match)
 
 
 def test_report_is_a_table(model, other_classes, tmp_path):

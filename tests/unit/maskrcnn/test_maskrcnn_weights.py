@@ -10,6 +10,7 @@ import matterport_in_numpy as matterport
 import numpy as np
 import pytest
 import tensorflow as tf
+from weight_samples import assert_holds, assert_refused, random_values, save_tensors, values_of
 
 from engine.files import checkpoint, weight_files
 from maskrcnn.config import (
@@ -29,7 +30,10 @@ from maskrcnn.weights.weights import WeightSource, load_backbone, load_detector,
 MSRA = Conventions("symmetric", "1x1", (122.7717, 115.9465, 102.9801), (1.0, 1.0, 1.0))
 DETECTRON = Conventions(*MSRA[:4], "detectron", 1.0, 1.0, "legacy", "bilinear")
 TORCHVISION = Conventions(*OUR_CONVENTIONS[:4], "torchvision", 0.0, 0.0, "legacy", "bilinear")
-SHAPES = foreign.detector_shapes(repeats=(1, 1, 1, 1), classes=4, filters=8, hidden=6)
+SHAPES, DEEPER = (
+    foreign.detector_shapes(repeats=(first, 1, 1, 1), classes=4, filters=8, hidden=6)
+    for first in (1, 2)
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -81,10 +85,6 @@ def folded(values):
         else value
         for name, value in values.items()
     }
-
-
-def values_of(model):
-    return {v.name.removesuffix(":0"): v.numpy() for v in model.variables}
 
 
 def nchw(x):
@@ -341,22 +341,9 @@ class TestPublishedShapes:
         ):
             np.testing.assert_array_equal(loaded[name], values[f"backbone.body.{theirs}"])
         del variables["resnet50/btlnck_block_2_5/bottleneck_2/conv2d/kernel"]
-        before = values_of(model)
-        with pytest.raises(ValueError, match=r"264 of 265.*layer3/5/conv2/kernel is not in"):
-            load_backbone(model, save_tensors(tmp_path / "partial", variables))
-        np.testing.assert_array_equal(
-            before["backbone/conv1/kernel"], values_of(model)["backbone/conv1/kernel"]
-        )
-
-
-def save_tensors(path, tensors):
-    tf.raw_ops.SaveV2(
-        prefix=str(path),
-        tensor_names=list(tensors),
-        shape_and_slices=[""] * len(tensors),
-        tensors=[tf.convert_to_tensor(value) for value in tensors.values()],
-    )
-    return str(path)
+        path = save_tensors(tmp_path / "partial", variables)
+        match = r"264 of 265.*layer3/5/conv2/kernel is not in"
+        assert_refused(load_backbone, model, path, match)
 
 
 class TestDetectronBackbones:
@@ -463,11 +450,8 @@ class TestNames:
 class TestConventions:
     def test_a_model_built_otherwise_is_refused(self, torchvision_model, folded, tmp_path):
         path = foreign.write_detectron(tmp_path / "R-50.pkl", foreign.to_detectron(folded))
-        before = values_of(torchvision_model)
-        with pytest.raises(ValueError, match=r"model\.stride_in='3x3', but .*R-50\.pkl.*'1x1'"):
-            load_backbone(torchvision_model, path)
-        for name, value in values_of(torchvision_model).items():
-            np.testing.assert_array_equal(value, before[name])
+        match = r"model\.stride_in='3x3', but .*R-50\.pkl.*'1x1'"
+        assert_refused(load_backbone, torchvision_model, path, match)
 
 
 class TestClassCounts:
@@ -510,12 +494,8 @@ class TestClassCounts:
 
 
 class TestOurCheckpoints:
-    def tensors(self, model, seed):
-        rng = np.random.default_rng(seed)
-        return {n: rng.normal(size=v.shape).astype(np.float32) for n, v in values_of(model).items()}
-
     def test_averages_and_conventions(self, detectron_model, tmp_path):
-        raw, averaged = (self.tensors(detectron_model, seed) for seed in (1, 2))
+        raw, averaged = (random_values(detectron_model, seed) for seed in (1, 2))
         tensors = {f"model/{name}": tf.constant(value) for name, value in raw.items()}
         tensors |= {f"ema/{name}": tf.constant(value) for name, value in averaged.items()}
         tensors |= {"momentum": tf.zeros([4]), "state/step": tf.constant(3)}
@@ -526,13 +506,12 @@ class TestOurCheckpoints:
         report = load_detector(detectron_model, source)
         assert report.num_averaged == len(report.loaded) == len(averaged)
         assert report.skipped["state/step"] == "training state"
-        for name, value in values_of(detectron_model).items():
-            np.testing.assert_array_equal(value, averaged[name])
+        assert_holds(detectron_model, averaged)
         with pytest.raises(ValueError, match=r"stride_in='3x3', but .*ckpt-1"):
             load_detector(small_model(), prefix)
 
     def test_without_description_nothing_is_demanded(self, torchvision_model, tmp_path):
-        expected = self.tensors(torchvision_model, 3)
+        expected = random_values(torchvision_model, 3)
         prefix = save_tensors(tmp_path / "weights", expected)
         assert read_source(prefix).conventions is None
         assert not load_detector(torchvision_model, prefix).missing
@@ -541,36 +520,26 @@ class TestOurCheckpoints:
 
 
 class TestRefusals:
-    def refuse(self, model, path, match, load=load_detector):
-        before = values_of(model)
-        with pytest.raises(ValueError, match=match):
-            load(model, path)
-        for name, value in values_of(model).items():
-            np.testing.assert_array_equal(value, before[name])
-
     def test_nothing_matches(self, torchvision_model, tmp_path):
         path = save_tensors(tmp_path / "ckpt", {"stem_conv2d/kernel": np.zeros([7, 7])})
-        self.refuse(torchvision_model, path, r"none of its 1 arrays fits.*found.*stem_conv2d")
+        match = r"none of its 1 arrays fits.*found.*stem_conv2d"
+        assert_refused(load_detector, torchvision_model, path, match)
 
-    def test_deeper_network(self, torchvision_model, values, tmp_path):
-        extra = foreign.random_values(
-            foreign.detector_shapes(repeats=(2, 1, 1, 1), classes=4, filters=8, hidden=6)
-        )
-        path = foreign.write_torch(tmp_path / "m.pth", extra)
-        self.refuse(
-            torchvision_model, path, r"another network.*layer1\.1\.conv1\.weight has no place"
-        )
-
-    def test_missing_part(self, torchvision_model, values, tmp_path):
-        body = {name: value for name, value in values.items() if "mask" not in name}
-        path = foreign.write_torch(tmp_path / "m.pth", body)
-        self.refuse(torchvision_model, path, "mask_head/mask_fcn1/kernel is not in the file")
-
-    def test_non_finite(self, torchvision_model, values, tmp_path):
-        broken = dict(values)
-        broken["rpn.head.cls_logits.bias"] = np.full(3, np.nan, np.float32)
-        path = foreign.write_torch(tmp_path / "m.pth", broken)
-        self.refuse(torchvision_model, path, "rpn.head.cls_logits.bias holds non-finite")
+    @pytest.mark.parametrize(
+        ("change", "match"),
+        [
+            (lambda _: foreign.random_values(DEEPER),
+             r"another network.*layer1\.1\.conv1\.weight has no place"),
+            (lambda v: {n: x for n, x in v.items() if "mask" not in n},
+             "mask_head/mask_fcn1/kernel is not in the file"),
+            (lambda v: v | {"rpn.head.cls_logits.bias": np.full(3, np.nan, np.float32)},
+             "rpn.head.cls_logits.bias holds non-finite"),
+        ],
+        ids=["deeper", "missing part", "not finite"],
+    )  # fmt: skip
+    def test_values_that_do_not_fit(self, torchvision_model, values, tmp_path, change, match):
+        path = foreign.write_torch(tmp_path / "m.pth", change(values))
+        assert_refused(load_detector, torchvision_model, path, match)
 
 
 def test_report_is_a_table(detectron_model, folded, tmp_path):
