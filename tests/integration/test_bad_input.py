@@ -252,43 +252,33 @@ def test_batch_larger_than_the_data_set(train, tmp_path):
 # ---------------------------------------------------------------------------- annotations
 
 
-def test_validation_json_without_categories(train, tiny_set, tmp_path):
-    path = changed_json(
-        tiny_set.annotations, tmp_path / "val.json", lambda content: content.pop("categories")
-    )
+def shift_image_ids(content):
+    for image in content["images"]:
+        image["id"] += 700
+    for annotation in content["annotations"]:
+        annotation["image_id"] += 700
+
+
+def drop_an_image(content):
+    gone = content["images"].pop()["id"]
+    content["annotations"] = [a for a in content["annotations"] if a["image_id"] != gone]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda content: content.pop("categories"), ["{path}", "categories"]),
+        (shift_image_ids, ["{path}", "image id", "701"]),
+        (exchange_categories, ["categor", "1002", "another"]),
+        (drop_an_image, ["{path}", "14 images", "lists 13"]),
+    ],
+    ids=["no categories", "other image ids", "other categories", "fewer images"],
+)
+def test_validation_json_that_does_not_fit(train, tiny_set, tmp_path, change, words):
+    path = changed_json(tiny_set.annotations, tmp_path / "val.json", change)
     result = train(f"--val_json_file={path}")
-    result.require_explained_failure(str(path), "categories")
+    result.require_explained_failure(*(word.format(path=path) for word in words))
     assert "tracing" not in result.output
-
-
-def test_image_ids_that_do_not_meet(train, tiny_set, tmp_path):
-    def shift(content):
-        for image in content["images"]:
-            image["id"] += 700
-        for annotation in content["annotations"]:
-            annotation["image_id"] += 700
-
-    path = changed_json(tiny_set.annotations, tmp_path / "val.json", shift)
-    result = train(f"--val_json_file={path}")
-    said = result.require_explained_failure(str(path), "image id")
-    assert "701" in said
-    assert "tracing" not in result.output
-
-
-def test_category_ids_that_do_not_meet(train, tiny_set, tmp_path):
-    path = changed_json(tiny_set.annotations, tmp_path / "val.json", exchange_categories)
-    result = train(f"--val_json_file={path}")
-    result.require_explained_failure("categor", "1002", "another")
-    assert "tracing" not in result.output
-
-
-def test_validation_json_of_fewer_images(train, tiny_set, tmp_path):
-    def drop(content):
-        gone = content["images"].pop()["id"]
-        content["annotations"] = [a for a in content["annotations"] if a["image_id"] != gone]
-
-    path = changed_json(tiny_set.annotations, tmp_path / "val.json", drop)
-    train(f"--val_json_file={path}").require_explained_failure(str(path), "14 images", "lists 13")
 
 
 @pytest.mark.parametrize("policy", ["skip", "stop"])
