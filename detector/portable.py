@@ -13,7 +13,7 @@ import tensorflow as tf
 from detector.export_target import Target, check_target
 from detector.task import DetectionTask
 from object_detection.serve import portable
-from object_detection.serve.fidelity import LIMITS, Gaps, dense_gaps, detection_gaps, largest
+from object_detection.serve.fidelity import LIMITS, Gaps, dense_gaps, detection_gaps
 from object_detection.serve.run_script import run_script, tensorrt_script
 
 
@@ -115,23 +115,19 @@ def compare(
     """
     limits = LIMITS["float32" if target.format == "tensorrt-plan-script" else target.precision]
     side = float(max(task.network_sizes[0]))
-    found, num_detected = [], 0
-    for batch in batches:
-        pair = []
-        for outputs in (ours(batch), theirs(batch)):
-            decoded = _decoded(task, outputs, target.stage)
-            pair.append({**decoded, "boxes": decoded["boxes"] / side})
-        if target.stage == "detections":
-            found.append(detection_gaps(*pair, limits=limits))
-        else:
-            found.append(dense_gaps(*pair))
-        num_detected += int(np.sum(pair[0].get("num_valid", 1)))
-    if not num_detected:
+    results = []
+    for run in (ours, theirs):
+        decoded = [_decoded(task, run(batch), target.stage) for batch in batches]
+        result = {name: np.concatenate([one[name] for one in decoded]) for name in decoded[0]}
+        results.append({**result, "boxes": result["boxes"] / side})
+    if target.stage != "detections":
+        return dense_gaps(*results)
+    if not np.any(results[0]["num_valid"]):
         raise ValueError(
             "nothing is detected in these photographs, so that nothing can be compared: "
             "give --images that show what the model was trained on"
         )
-    return largest(found)
+    return detection_gaps(*results, limits=limits)
 
 
 def _decoded(
