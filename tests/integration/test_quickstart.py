@@ -94,6 +94,7 @@ def test_second_call_reuses_data_records_and_training(quickstart):
 
 @pytest.mark.slow
 @pytest.mark.multi
+@pytest.mark.nightly
 def test_mask_r_cnn_ends_with_scores_of_masks(tmp_path):
     small = "image_size=96*96,backbone_width=8,backbone_repeats=[1,1,1,1],fpn_num_filters=16,"
     small += "box_mlp_dim=32,mask_conv_dims=[8]"
