@@ -379,7 +379,7 @@ def assert_same_training(ours: Path, theirs: Path) -> None:
         np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-5, atol=1e-6, err_msg=name)
 
 
-@pytest.mark.nightly  # that a preempted job counts on, and that resuming is exact, is shown every day
+@pytest.mark.nightly  # every day shows that a preempted job counts on and that resuming is exact
 def test_training_on_two_nodes_goes_on_exactly_after_a_preemption(cluster, tiny_set):
     data = (*tiny_set.flags, *TINY)
     unbroken = cluster.submit(CONVERGENCE, *data, nodes=2, PREFLIGHT="1")
