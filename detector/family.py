@@ -7,6 +7,7 @@ when evaluating; flags only say where data and results are.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -120,19 +121,20 @@ class DetectorFamily:
         class_map = class_map_of_run(
             train_card,
             eval_card,
-            stored=description["task"]["class_map"] if description else None,
+            stored=_class_map(description).to_dict() if description else None,
             class_ids=config.data.class_ids,
             num_classes=config.data.num_classes,
             label_map=config.data.label_map,
         )
-        task = self._task_class(
-            self.settled_config(config, description),
-            class_map,
-            train_card=train_card,
-            eval_card=eval_card,
-            batch_norm=batch_norm,
-            seed=seed,
-        )
+        with _building({} if training else description):
+            task = self._task_class(
+                self.settled_config(config, description),
+                class_map,
+                train_card=train_card,
+                eval_card=eval_card,
+                batch_norm=batch_norm,
+                seed=seed,
+            )
         if training and config.eval.val_json_file and config.eval.best_metric != "AP":
             key_of(config.eval.best_metric, dict.fromkeys(task.set_scores.metric_names()))
         return task
@@ -154,7 +156,7 @@ class DetectorFamily:
         if detector:
             stored, channels = read_metadata(detector), None
             if stored:
-                of_file = _class_map(stored, detector)
+                of_file = _class_map(stored)
                 channels = task.class_map.channels_in(of_file)
             report = self.load_detector(task, detector, channels=channels)
             lines += report.format_table().splitlines()
@@ -192,7 +194,8 @@ class DetectorFamily:
         prefix = checkpoint.find(path)
         stored = read_metadata(prefix)
         if stored:
-            task = self._task_class(config, _class_map(stored, prefix))
+            with _building(stored):
+                task = self._task_class(config, _class_map(stored))
         else:
             task = self.new_task(self.config_for_weights(config, prefix))
         self.load_weights(task, prefix)
@@ -296,8 +299,18 @@ class DetectorFamily:
         )
 
 
-def _class_map(stored: Mapping[str, Any], prefix: str) -> ClassMap:
-    with expecting(f"{prefix}.json", "task.class_map to hold num_classes and categories"):
+def _file_of(description: Mapping[str, Any]) -> Path:
+    return getattr(description, "path", Path("the stored description"))
+
+
+def _building(description: Mapping[str, Any]) -> contextlib.AbstractContextManager[None]:
+    """Names the file whose description may be of a model that cannot be built; {}: none is."""
+    what = "the description of a model that can be built on this machine"
+    return expecting(_file_of(description), what) if description else contextlib.nullcontext()
+
+
+def _class_map(stored: Mapping[str, Any]) -> ClassMap:
+    with expecting(_file_of(stored), "task.class_map to hold num_classes and categories"):
         return ClassMap.from_dict(stored["task"]["class_map"])
 
 

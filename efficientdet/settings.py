@@ -165,7 +165,7 @@ def validate(config: EfficientDetConfig) -> None:
     stride = 2**model.max_level
     published = MODEL_TABLE[model.name].image_size if model.name in MODEL_TABLE else None
     for side in model.image_size:
-        if side % stride and model.image_size != published:
+        if (side < 1 or side % stride) and model.image_size != published:
             low = max(side // stride, 1) * stride
             raise ConfigError(
                 f"image_size={side} is not divisible by the largest stride {stride} "

@@ -205,7 +205,9 @@ def pointed(folder: Path) -> str | None:
     if not path.is_file():
         return None
     with expecting(path, "text that names a checkpoint; name the checkpoint itself instead"):
-        return tf.train.latest_checkpoint(str(folder))
+        # `latest_checkpoint` would complain of files that are not there in lines of its own.
+        state = tf.train.get_checkpoint_state(str(folder))
+        return (state and state.model_checkpoint_path) or None
 
 
 def find_any(paths: Sequence[str], *, which: str = "best") -> str:

@@ -23,6 +23,7 @@ from engine.files.restricted_pickle import read_torch_file
 from engine.files.safetensors_file import is_safetensors, read_safetensors
 from outside_data.files import BadFileError, open_file
 from outside_data.keras_hdf5 import read_keras_hdf5
+from outside_data.text import clean
 from path_names.plain_path import plain_path
 
 _OBJECT_GRAPH_KEY = "_CHECKPOINTABLE_OBJECT_GRAPH"
@@ -149,7 +150,7 @@ def _read_folder(path: Path) -> WeightFile:
             f"{path}: neither a SavedModel (saved_model.pb) nor a folder with a checkpoint "
             "(a file named `checkpoint` that points to one). Name a checkpoint prefix instead."
         )
-    return _read_checkpoint(Path(latest))
+    return _read_checkpoint(_checkpoint_prefix(Path(latest)))
 
 
 def _read_single_file(path: Path) -> WeightFile:
@@ -194,7 +195,10 @@ def _read_checkpoint(prefix: Path) -> WeightFile:
                 if dtype != tf.string
             }
     except (tf.errors.OpError, RuntimeError, IndexError) as error:
-        raise BadFileError(f"{prefix}: damaged TensorFlow checkpoint ({error}).") from None
+        raise BadFileError(
+            f"{prefix}: damaged TensorFlow checkpoint ({clean(error, most=500)}). Copy or "
+            "download it again"
+        ) from None
     return WeightFile(str(prefix), TF_NAME_BASED, arrays)
 
 

