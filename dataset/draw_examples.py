@@ -40,8 +40,9 @@ from object_detection.augment.scenes import DeviceAugmentation
 from object_detection.draw.batches import draw_batch
 from object_detection.draw.visualize import contact_sheet
 from object_detection.input import crop_decode
-from object_detection.input.canvases import Frames, make_frames
+from object_detection.input.canvases import make_frames
 from object_detection.input.datasets import evaluation_batches, training_batches
+from object_detection.input.geometry import Frames
 from object_detection.input.loader import Augmentation, Reading
 from object_detection.input.problems import InputProblems
 from object_detection.records import schema
@@ -306,13 +307,7 @@ def read_example(
         flip_probability=0.5,
         translate=(_TRANSLATE.value or 0.2) if len(uniforms) > 4 else 0.0,
     )
-    pixels, geometry = crop_decode.decode_crop(
-        image,
-        crop,
-        network_size=frames.network_size,
-        canvas_size=frames.canvas_size,
-        resize_on_host=frames.resize_on_host,
-    )
+    pixels, geometry = crop_decode.decode_crop(image, crop, frames)
     canvas = tf.image.pad_to_bounding_box(pixels, 0, 0, *frames.canvas_size)
     class_of_category = {c.category_id: c.class_id for c in card.categories}
     classes = [class_of_category[category] for category in parsed["category_ids"].numpy()]

@@ -14,7 +14,7 @@ from typing import Any
 import tensorflow as tf
 
 from engine.ranks import distributed, machine
-from object_detection.input.canvases import Frames, frames_of_networks
+from object_detection.input.canvases import frames_of_networks
 from object_detection.input.datasets import (
     bytes_to_cache,
     evaluation_batches,
@@ -22,7 +22,7 @@ from object_detection.input.datasets import (
     training_batches,
     with_map_parallelization,
 )
-from object_detection.input.geometry import ANTIALIASED
+from object_detection.input.geometry import ANTIALIASED, Frames
 from object_detection.input.loader import Augmentation, Reading, resizes_on_host
 from object_detection.input.problems import InputProblems
 from object_detection.records.card import DataCard

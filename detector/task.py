@@ -21,9 +21,8 @@ from object_detection.augment.scenes import DeviceAugmentation, make_scenes
 from object_detection.draw.batches import draw_batch
 from object_detection.draw.visualize import contact_sheet
 from object_detection.input import geometry as geometry_lib
-from object_detection.input.canvases import Frames
 from object_detection.input.example import HOST_ONLY
-from object_detection.input.geometry import ANTIALIASED
+from object_detection.input.geometry import ANTIALIASED, Frames
 from object_detection.input.preprocess import to_network_input
 from object_detection.masks.mask_paste import MaskRule, encode_masks
 from object_detection.masks.rows import pack_mask

@@ -25,7 +25,8 @@ from maskrcnn.regions.losses import batch_weight
 from maskrcnn.regions.postprocess import to_original
 from maskrcnn.settings import MaskRcnnConfig
 from object_detection.input import geometry as geometry_lib
-from object_detection.input.canvases import Frames, best_frame, fit_size
+from object_detection.input.canvases import best_frame, fit_size
+from object_detection.input.geometry import Frames
 from object_detection.input.preprocess import ground_truth_in_network_frame
 from object_detection.masks.mask_paste import MaskRule
 from object_detection.records.card import DataCard

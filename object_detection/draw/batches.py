@@ -12,7 +12,7 @@ from object_detection.augment.scenes import DeviceAugmentation, make_scenes
 from object_detection.draw.draw_masks import draw_masks
 from object_detection.draw.visualize import Names, draw_boxes
 from object_detection.input import geometry as geometry_lib
-from object_detection.input.canvases import Frames
+from object_detection.input.geometry import Frames
 from object_detection.input.preprocess import to_network_input
 from object_detection.masks.mask_ops import unpack_masks
 from object_detection.masks.mask_paste import paste_mask

@@ -8,32 +8,17 @@ shape, so records are grouped by shape before they are decoded.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import tensorflow as tf
 
 from object_detection.input import crop_decode
-from object_detection.input.geometry import ANTIALIASED
+from object_detection.input.geometry import Frames
 from object_detection.records import schema
 
 # Scales that differ by less than this share count as equal: the smaller canvas is taken.
 _SAME_SCALE = 1e-4
 # Pixels between canvases that would else be of one size.
 _TOLD_APART = 8
-
-
-class Frames(NamedTuple):
-    """Sizes (height, width) in pixels, and where images are resampled.
-
-    side_limits: (short, long) side of the resized image; none: the network size alone limits it.
-    resampling: one of `geometry.RESAMPLINGS`.
-    """
-
-    network_size: tuple[int, int]
-    canvas_size: tuple[int, int]
-    resize_on_host: bool
-    side_limits: tuple[int, int] | None = None
-    resampling: str = ANTIALIASED
 
 
 def make_frames(

@@ -130,11 +130,7 @@ def open_image(encoded: tf.Tensor) -> EncodedImage:
 def decode_crop(
     image: EncodedImage,
     crop: Crop,
-    *,
-    network_size: tuple[int, int],
-    canvas_size: tuple[int, int],
-    resize_on_host: bool,
-    resampling: str = geometry_lib.ANTIALIASED,
+    frames: geometry_lib.Frames,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Decodes the pixels that a crop needs.
 
@@ -145,39 +141,37 @@ def decode_crop(
     Args:
       image: from `open_image`.
       crop: from `sample_crop` or `whole_image`.
-      network_size: (height, width), pixels.
-      canvas_size: (height, width), pixels; the network size if `resize_on_host`.
-      resize_on_host: resample here; the canvas is then the network frame before mirroring.
-      resampling: one of `geometry.RESAMPLINGS`; other than antialiased only with `resize_on_host`,
-        as the device has no unreduced pixels of large images.
+      frames: sizes, and whether all resampling is done here.
 
     Returns:
       (uint8 [h, w, 3] with h, w at most the canvas size, packed geometry).
     """
     scale = crop.scaled_size / image.size
-    branch, ratio = _decoder_ratio(scale, image.is_jpeg, resampling)
+    branch, ratio = _decoder_ratio(scale, image.is_jpeg, frames.resampling)
     scale_after = scale * ratio  # network pixels per decoded pixel
-    frame_end = crop.offset + tf.constant(network_size, tf.float32)
+    frame_end = crop.offset + tf.constant(frames.network_size, tf.float32)
     first, last = tf.maximum(crop.offset, 0.0), tf.minimum(frame_end, crop.scaled_size)
     window = _window(first / scale_after, last / scale_after, image.size / ratio, scale_after)
     pixels = _decode(image, window, branch=branch)
 
     def resampled(part_first, part_last, limit):
         target = (part_first, part_last, tf.constant(limit, tf.float32))
-        resized, size, factor = _resample(pixels, *target, scale_after, window[0], resampling)
+        resized, size, factor = _resample(
+            pixels, *target, scale_after, window[0], frames.resampling
+        )
         return resized, tf.concat([part_first / scale, scale * factor, size], axis=0)
 
     def as_decoded():
         return pixels, tf.concat([window[0] * ratio, 1.0 / ratio + [0.0, 0.0], size], axis=0)
 
     size = window[1] - window[0]
-    if resize_on_host:
-        pixels_out, placement = resampled(crop.offset, frame_end, network_size)
+    if frames.resize_on_host:
+        pixels_out, placement = resampled(crop.offset, frame_end, frames.network_size)
     else:
         pixels_out, placement = tf.cond(
-            tf.reduce_all(size <= tf.constant(canvas_size, tf.float32)),
+            tf.reduce_all(size <= tf.constant(frames.canvas_size, tf.float32)),
             as_decoded,
-            lambda: resampled(first, last, canvas_size),
+            lambda: resampled(first, last, frames.canvas_size),
         )
     packed = tf.concat([image.size, placement, scale, crop.offset, crop.flip[tf.newaxis]], axis=0)
     return pixels_out, packed
@@ -244,7 +238,7 @@ def _resample(
       limit: [2] size that the result must not exceed; it is made smaller where it would.
       scale: [2] network pixels per decoded pixel.
       origin: [2] (y, x) of the decoded pixels in the (reduced) image.
-      resampling: see `decode_crop`.
+      resampling: one of `geometry.RESAMPLINGS`.
 
     Returns:
       (uint8 pixels of the part, zero outside the image; their size [2]; the factor [2] by which

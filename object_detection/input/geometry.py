@@ -17,6 +17,8 @@ other example.
 Everything here runs eagerly, in ``dataset.map`` and in compiled functions.
 """
 
+from __future__ import annotations
+
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -28,6 +30,23 @@ GEOMETRY_SIZE = 13
 # TensorFlow 1 did it.
 ANTIALIASED, BILINEAR, BILINEAR_LEGACY = "antialiased", "bilinear", "bilinear_legacy"
 RESAMPLINGS = (ANTIALIASED, BILINEAR, BILINEAR_LEGACY)
+
+
+class Frames(NamedTuple):
+    """Sizes (height, width) in pixels, and where images are resampled.
+
+    canvas_size: the network size if `resize_on_host`: then the canvas is the network frame before
+      mirroring.
+    side_limits: (short, long) side of the resized image; none: the network size alone limits it.
+    resampling: one of RESAMPLINGS; other than antialiased only with `resize_on_host`, as the device
+      has no unreduced pixels of large images.
+    """
+
+    network_size: tuple[int, int]
+    canvas_size: tuple[int, int]
+    resize_on_host: bool
+    side_limits: tuple[int, int] | None = None
+    resampling: str = ANTIALIASED
 
 
 class Geometry(NamedTuple):

@@ -27,9 +27,8 @@ import tensorflow as tf
 from object_detection.input import canvases, crop_decode
 from object_detection.input import geometry as geometry_lib
 from object_detection.input.accelerator import has_accelerator
-from object_detection.input.canvases import Frames
 from object_detection.input.example import COLUMN_PADDING, object_rows
-from object_detection.input.geometry import GEOMETRY_SIZE
+from object_detection.input.geometry import GEOMETRY_SIZE, Frames
 from object_detection.input.problems import InputProblems
 from object_detection.masks.png_masks import packed_from_png
 from object_detection.records import schema, tfrecord_file
@@ -237,14 +236,7 @@ def _read_record(
             fit_size=fit_size,
             translate=augmentation.translate,
         )
-    pixels, geometry = crop_decode.decode_crop(
-        image,
-        crop,
-        network_size=frames.network_size,
-        canvas_size=frames.canvas_size,
-        resize_on_host=frames.resize_on_host,
-        resampling=frames.resampling,
-    )
+    pixels, geometry = crop_decode.decode_crop(image, crop, frames)
     if with_masks and png_masks:
         fields[schema.MASK_112] = packed_from_png(fields, image.size)
     more = {"masks": _checked_masks(fields)} if with_masks else {}

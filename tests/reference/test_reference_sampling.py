@@ -14,8 +14,8 @@ from samples import encoded, record
 
 from object_detection.input import crop_decode, preprocess
 from object_detection.input import geometry as geometry_lib
-from object_detection.input.canvases import Frames
 from object_detection.input.datasets import training_batches
+from object_detection.input.geometry import Frames
 from object_detection.input.loader import Augmentation, Reading
 from object_detection.input.problems import InputProblems
 from object_detection.records import reader
@@ -109,9 +109,7 @@ def network_pixels(file, uniforms, network, *, resize_on_host):
         flip_probability=0.5,
     )
     canvas = network if resize_on_host else tuple(side * 5 // 4 for side in network)
-    pixels, packed = crop_decode.decode_crop(
-        image, crop, network_size=network, canvas_size=canvas, resize_on_host=resize_on_host
-    )
+    pixels, packed = crop_decode.decode_crop(image, crop, Frames(network, canvas, resize_on_host))
     padded = np.zeros((1, *canvas, 3), np.uint8)
     padded[0, : pixels.shape[0], : pixels.shape[1]] = pixels
     result = preprocess.to_network_input(

@@ -6,9 +6,9 @@ import tensorflow as tf
 from samples import encoded, record
 
 from object_detection.input import canvases
-from object_detection.input.canvases import Frames, best_frame, fit_size, frames_of_networks
+from object_detection.input.canvases import best_frame, fit_size, frames_of_networks
 from object_detection.input.datasets import evaluation_batches, training_batches
-from object_detection.input.geometry import unpack
+from object_detection.input.geometry import Frames, unpack
 from object_detection.input.loader import Augmentation, Reading, collect_batches
 from object_detection.input.problems import InputProblems
 from object_detection.records.reader import Shard, record_set

@@ -13,7 +13,7 @@ from samples import encoded as encode
 from object_detection.input import crop_decode
 from object_detection.input import geometry as geometry_lib
 from object_detection.input.crop_decode import Crop
-from object_detection.input.geometry import Geometry
+from object_detection.input.geometry import Frames, Geometry
 from object_detection.input.preprocess import to_network_input
 
 NETWORK = (64, 96)
@@ -44,13 +44,9 @@ def sample(uniforms, size, *, jitter=JITTER, network_size=NETWORK, **changes):
 def decode(encoded, crop_of, *, canvas_size=CANVAS, resize_on_host=False):
     """Returns (pixels, geometry) as arrays; crop_of makes the crop from the image's size."""
     image = crop_decode.open_image(tf.constant(encoded))
-    pixels, packed = crop_decode.decode_crop(
-        image,
-        crop_of(image.size),
-        network_size=NETWORK,
-        canvas_size=NETWORK if resize_on_host else canvas_size,
-        resize_on_host=resize_on_host,
-    )
+    canvas_size = NETWORK if resize_on_host else canvas_size
+    frames = Frames(NETWORK, canvas_size, resize_on_host)
+    pixels, packed = crop_decode.decode_crop(image, crop_of(image.size), frames)
     return pixels.numpy(), Geometry(*map(np.asarray, geometry_lib.unpack(packed)))
 
 
@@ -355,9 +351,7 @@ def test_decoding_is_the_same_eagerly_and_in_a_data_set():
     def one(encoded, row):
         image = crop_decode.open_image(encoded)
         crop = sample(row, image.size)
-        return crop_decode.decode_crop(
-            image, crop, network_size=NETWORK, canvas_size=CANVAS, resize_on_host=False
-        )
+        return crop_decode.decode_crop(image, crop, Frames(NETWORK, CANVAS, False))
 
     mapped = tf.data.Dataset.from_tensor_slices((files, uniforms)).map(one)
     for encoded, row, (pixels, packed) in zip(files, uniforms, mapped.as_numpy_iterator()):

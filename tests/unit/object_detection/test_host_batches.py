@@ -7,8 +7,9 @@ from samples import encoded, record
 
 from object_detection.input import example
 from object_detection.input import geometry as geometry_lib
-from object_detection.input.canvases import Frames, make_frames
+from object_detection.input.canvases import make_frames
 from object_detection.input.datasets import evaluation_batches, training_batches
+from object_detection.input.geometry import Frames
 from object_detection.input.loader import Augmentation, Reading
 from object_detection.input.problems import BadInputError, InputProblems
 from object_detection.records import reader, schema

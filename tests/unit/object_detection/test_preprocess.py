@@ -9,7 +9,7 @@ from PIL import Image
 
 from object_detection.input import crop_decode, preprocess
 from object_detection.input import geometry as geometry_lib
-from object_detection.input.geometry import Geometry
+from object_detection.input.geometry import Frames, Geometry
 
 MEAN, STD = (100.0, 110.0, 120.0), (50.0, 60.0, 70.0)
 PLAIN = {"mean": (0.0,) * 3, "std": (1.0,) * 3, "dtype": tf.float32}
@@ -87,15 +87,13 @@ def test_plain_bilinear_equals_numpy_on_device_and_host(scaled, legacy):
     np.testing.assert_allclose(out[0, :, : scaled[1]], expected, atol=0.02)
     np.testing.assert_array_equal(out[0, :, scaled[1] :], 0.0)
     for offset in ((0, 0), (3, 5)):
+        size = (scaled[0] - offset[0], scaled[1] - offset[1])
         pixels, _ = crop_decode.decode_crop(
             crop_decode.open_image(tf.io.encode_png(image)),
             crop_decode.Crop(
                 tf.constant(scaled, tf.float32), tf.constant(offset, tf.float32), tf.zeros([])
             ),
-            network_size=(scaled[0] - offset[0], scaled[1] - offset[1]),
-            canvas_size=(scaled[0] - offset[0], scaled[1] - offset[1]),
-            resize_on_host=True,
-            resampling=how,
+            Frames(size, size, True, resampling=how),
         )
         np.testing.assert_allclose(pixels, expected[offset[0] :, offset[1] :], atol=0.52)
 
