@@ -13,7 +13,6 @@ from absl import flags
 
 from engine.config.fields import ConfigError
 from engine.start import cli
-from outside_data.files import MOST_JSON_BYTES, read_json
 
 flags.DEFINE_string("evaluation", "", "Folder that eval.py or a training wrote.")
 flags.DEFINE_float(
@@ -32,13 +31,13 @@ def main(argv: list[str]) -> int:
     cli.refuse_arguments(argv)
     if not FLAGS.evaluation:
         raise ConfigError("--evaluation is required: a folder that eval.py or a training wrote")
-    from object_detection.report.write import ReportOptions, read_about, write_report
+    from object_detection.report.write import ReportOptions, read_evaluation, write_report
 
     folder = Path(FLAGS.evaluation)
     options = ReportOptions(FLAGS.score, FLAGS.iou, FLAGS.num_images, FLAGS.images)
-    about = read_about(folder, annotations=FLAGS.annotations, records=FLAGS.records)
-    detections = read_json(folder / "detections.json", most=MOST_JSON_BYTES)
-    metrics = read_json(folder / "metrics.json")
+    about, detections, metrics = read_evaluation(
+        folder, annotations=FLAGS.annotations, records=FLAGS.records
+    )
     print(f"report of {len(detections)} detections in {folder}", flush=True)
     print(f"report: {write_report(folder, about, detections, metrics, options=options)}")
     return 0

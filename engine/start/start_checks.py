@@ -19,6 +19,7 @@ from outside_data.files import BadFileError
 
 # What a run keeps in its folder besides files.
 _FOLDERS = ("train", "evaluation", "ema_weights", "emackpt-final", "model-final")
+_FILES = ("run.lock", "metrics.jsonl", "config.yaml", "environment.json", "commands.txt")
 # Settings that say when a run ends.
 _LENGTHS = ("num_epochs", "stop_epoch", "training_mode", "train_minutes")
 
@@ -45,7 +46,8 @@ def prepare_folder(folder: Path, *, min_free_gb: float) -> None:
     """Makes a folder and tries to write into it. Rank 0 only.
 
     Raises:
-      ConfigError: it cannot be written, or has too little space.
+      ConfigError: it cannot be written, has too little space, or something else in it has the name
+        of a file or folder that a run writes.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -63,12 +65,16 @@ def prepare_folder(folder: Path, *, min_free_gb: float) -> None:
             f"{folder} has {free:.2f} GiB free, {min_free_gb:g} are wanted (--min_free_gb): free "
             "some space"
         )
-    for name in _FOLDERS:
-        if (folder / name).is_file():
-            raise ConfigError(
-                f"{folder / name} is a file where a run keeps a folder: move it away, or choose "
-                "another --model_dir"
-            )
+    for path in folder.iterdir():
+        if path.is_file() and path.name in _FOLDERS:
+            what = "a file where a run keeps a folder"
+        elif path.is_dir() and path.name in _FILES:
+            what = "a folder where a run keeps a file"
+        elif path.is_fifo() or path.is_socket():
+            what = "a pipe, on which a run would wait for ever"
+        else:
+            continue
+        raise ConfigError(f"{path} is {what}: move it away, or choose another --model_dir")
 
 
 def check_ranks_agree(config: Any) -> None:

@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from outside_data.files import MOST_JSON_BYTES, expecting, read_json
+
 ROW_FIELDS = ("image_index", "x", "y", "w", "h", "score", "class_id")
 """Columns of a row: position in `CocoEvaluator.image_ids`; box in original-image pixels; score;
 contiguous class id. float64 holds every one exactly."""
@@ -98,6 +100,23 @@ def rows_to_detections(
         }
         for row in np.asarray(rows, np.float64)
     ]
+
+
+def read_detections_json(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """Returns the entries of COCO's result file.
+
+    Raises:
+      OSError: there is no such file.
+      BadFileError: it holds something else.
+    """
+    entries = read_json(path, most=MOST_JSON_BYTES)
+    with expecting(path, "COCO's results: a list of image_id, category_id, bbox and score"):
+        if not isinstance(entries, list):
+            raise TypeError(f"a {type(entries).__name__}")
+        for entry in entries:
+            numbers = [entry["score"], *(entry["bbox"] if "segmentation" not in entry else ())]
+            int(entry["category_id"]), entry["image_id"], list(map(float, numbers))
+    return entries
 
 
 def write_detections_json(

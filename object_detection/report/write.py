@@ -18,13 +18,14 @@ import yaml
 
 from object_detection.coco.annotations import CocoAnnotations, read_scored
 from object_detection.metrics.coco import CocoEvaluator
+from object_detection.metrics.detection_rows import read_detections_json
 from object_detection.metrics.scorer import DEFAULT_MAX_DETECTIONS
 from object_detection.metrics.set_scores import MASK_PREFIX, SetScores
 from object_detection.records.card import DataCard
 from object_detection.report import history, page, pictures, sections
 from object_detection.report.curves import curves_of
 from object_detection.report.matches import Matches, match
-from outside_data.files import MOST_JSON_BYTES, read_json
+from outside_data.files import expecting, read_json
 
 PAGE, FILES, ABOUT = "report.html", "report", "evaluation.json"
 
@@ -34,6 +35,12 @@ _CARD_FIELDS = (
     *("max_boxes_per_image", "min_height", "max_height", "min_width", "max_width"),
     *("mask_format", "annotations_file", "dropped", "corrected", "fingerprint"),
 )
+
+# Of what `about_evaluation` says, that which a report cannot do without.
+_ABOUT_TYPES = {
+    **{"model": str, "annotations": str, "records": str, "epoch": int},
+    **{"image_ids": (list, type(None)), "class_scores": dict, "settings": dict, "cards": dict},
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,13 +127,13 @@ def write_report(
       The path of the page.
     """
     began = time.monotonic()
+    truth = read_scored(truth or about["annotations"])
+    matches = match(truth, detections, iou=options.iou, image_ids=about["image_ids"])
     files = folder / FILES
     if files.is_dir():  # of an earlier report
         shutil.rmtree(files)
     files.mkdir(parents=True)
     (folder / ABOUT).write_text(json.dumps(about, indent=1), encoding="utf-8")
-    truth = read_scored(truth or about["annotations"])
-    matches = match(truth, detections, iou=options.iou, image_ids=about["image_ids"])
     whole, class_curves = curves_of(matches)
     # Where nothing is right, F1 is largest for no detection at all: then all are shown.
     least = options.score or (whole.best.score if whole.best.f1 > 0 else 0.0)
@@ -219,37 +226,57 @@ def _about(about: Mapping[str, Any], run: Path | None, *, num_images: int) -> st
     return page.cards([text], "wide")
 
 
-def read_about(folder: Path, *, annotations: str = "", records: str = "") -> dict[str, Any]:
-    """Returns what `about_evaluation` stored, with other places where they are given.
+def read_evaluation(
+    folder: Path, *, annotations: str = "", records: str = ""
+) -> tuple[dict[str, Any], list[dict[str, Any]], dict[str, float]]:
+    """Returns what `about_evaluation` stored, the detections, and the metrics of an evaluation.
 
-    An evaluation without the file is scored once more, which needs `annotations`.
+    One without the first is scored once more, which needs `annotations`.
+
+    Args:
+      folder: of the evaluation.
+      annotations, records: in place of those that it names.
 
     Raises:
       FileNotFoundError: there is no evaluation, or its annotations are not where they were.
+      BadFileError: its files hold something else.
     """
     for name in ("detections.json", "metrics.json"):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"no {name} in {folder}: expected a folder that eval.py wrote")
-    if (folder / ABOUT).is_file():
-        about = read_json(folder / ABOUT)
+    detections = read_detections_json(folder / "detections.json")
+    path = folder / "metrics.json"
+    with expecting(path, "the scores of an evaluation, AP among them; evaluate again"):
+        metrics = {name: value + 0 for name, value in read_json(path).items()}
+        metrics["AP"], metrics["AP50"]
+    path = folder / ABOUT
+    if path.is_file():
+        with expecting(path, f"what an evaluation wrote; without {ABOUT} it is scored once more"):
+            about = dict(read_json(path))
+            for name, kind in _ABOUT_TYPES.items():
+                if not isinstance(about[name], kind):
+                    raise TypeError(f"{name} is a {type(about[name]).__name__}")
     elif annotations:
-        about = _scored_again(folder, annotations)
+        about = _scored_again(folder, annotations, detections, metrics)
     else:
         raise FileNotFoundError(
             f"no {ABOUT} in {folder}: name the annotations with --annotations to score it again"
         )
     about["annotations"] = annotations or about["annotations"]
     about["records"] = records or about["records"]
-    return about
+    return about, detections, metrics
 
 
-def _scored_again(folder: Path, annotations: str) -> dict[str, Any]:
-    detections = read_json(folder / "detections.json", most=MOST_JSON_BYTES)
+def _scored_again(
+    folder: Path,
+    annotations: str,
+    detections: Sequence[Mapping[str, Any]],
+    metrics: Mapping[str, float],
+) -> dict[str, Any]:
     kinds = {"": "bbox"}
     if any("segmentation" in entry for entry in detections[:1]):
         kinds[MASK_PREFIX] = "segm"
     class_scores = {}
-    metrics = read_json(folder / "metrics.json")
     most = metrics.get("max_detections", DEFAULT_MAX_DETECTIONS[-1])
     for prefix, kind in kinds.items():
         evaluator = CocoEvaluator(annotations, iou_type=kind)

@@ -233,9 +233,17 @@ def test_a_folder_that_vanishes_is_noticed_at_the_next_line(tmp_path):
         log.info("into a new folder")
 
 
-def test_a_file_where_a_folder_belongs(tmp_path):
-    (tmp_path / "train").write_text("notes")
-    with pytest.raises(ConfigError, match="train is a file where a run keeps a folder"):
+@pytest.mark.parametrize(
+    ("name", "make", "what"),
+    [
+        ("train", Path.touch, "a file where a run keeps a folder"),
+        ("run.lock", Path.mkdir, "a folder where a run keeps a file"),
+        ("metrics.jsonl", os.mkfifo, "a pipe"),
+    ],
+)
+def test_something_else_under_the_name_of_a_run_s_file(tmp_path, name, make, what):
+    make(tmp_path / name)
+    with pytest.raises(ConfigError, match=f"{name} is {what}"):
         run_training(config_of(tmp_path), TinyFamily())
 
 

@@ -41,6 +41,7 @@ from object_detection.records.class_map import read_label_map
 from object_detection.records.example_proto import decode_example, encode_example
 from object_detection.records.tfrecord_file import iterate_records, write_records
 from object_detection.report.history import read_records
+from object_detection.report.write import read_evaluation
 from outside_data.files import BadFileError
 from outside_data.keras_hdf5 import VARIABLE, read_keras_hdf5
 from outside_data.picture_file import open_picture
@@ -93,6 +94,14 @@ CARD = {
 RLE = {"size": [8, 8], "counts": [3, 5, 56]}
 META = {"config": {"model": {"name": "efficientdet-d0"}}, "step": 3, "metrics": {"AP": 0.5}}
 METRICS = {"kind": "train", "step": 1, "box_loss": 0.5}
+EVALUATION = {
+    "detections.json": [{"image_id": 1, "category_id": 1, "bbox": [1, 1, 4, 4], "score": 0.5}],
+    "metrics.json": {"epoch": 1, "AP": 0.5, "AP50": 0.6},
+    "evaluation.json": {
+        **{"model": "efficientdet-d0", "epoch": 1, "annotations": "a.json", "records": ""},
+        **{"image_ids": [1], "class_scores": {"": {}}, "settings": {}, "cards": {}},
+    },
+}
 RECIPE = {"model": {"name": "efficientdet-d0"}, "optim": {"learning_rate": 0.1, "steps": [1, 2]}}
 CATALOG = {"mine": {"images": "i", "annotations": "a.json", "records": "r-*"}}
 VOC = """<annotation><filename>a.png</filename><size><width>8</width><height>8</height></size>
@@ -181,6 +190,16 @@ def read_hdf5(path: Path) -> None:
         read_keras_hdf5(path)
 
 
+def read_part(name: str):
+    def read(path: Path) -> None:
+        for other, content in EVALUATION.items():
+            path.with_name(other).write_text(json.dumps(content))
+        path.rename(path.with_name(name))
+        read_evaluation(path.parent)
+
+    return read
+
+
 def read_mask(path: Path) -> None:
     try:
         mask = json.loads(path.read_bytes())
@@ -202,6 +221,7 @@ READERS: dict[str, tuple[Any, Any]] = {
     "checkpoint": (read_metadata, META),
     "history": (read_history, METRICS),
     "mask": (read_mask, RLE),
+    **{name: (read_part(name), content) for name, content in EVALUATION.items()},
     "recipe.yaml": (read_recipe, RECIPE),
     "labels.yaml": (read_label_map, {1: "cat", 2: "dog"}),
     "catalog.yaml": (lambda path: read_catalog(str(path), ""), CATALOG),
