@@ -1,4 +1,9 @@
-"""Flags of runs that are over in seconds."""
+"""Runs that are over in seconds: their flags, their data, what is left of them."""
+
+import dataclasses
+from pathlib import Path
+
+from commands import Result
 
 # The smallest detector that is still made of all the parts of a real one. Its batch-norm statistics
 # move fast enough for a run of some dozen steps.
@@ -48,3 +53,42 @@ SMALLEST_MASK = (
     "test_rpn_post_nms_topn=50,roi.batch_size_per_im=16,test_score_thresh=0.0,"
     "test_detections_per_image=10,rpn_batch_size_per_im=64"
 )
+
+
+@dataclasses.dataclass(frozen=True)
+class TinySet:
+    """Pictures of the embedded set with their records.
+
+    The validation records hold the pictures of the training records, in other shards: the little
+    that so short a run learns then shows in the scores.
+
+    annotations: instances file of the 14 pictures.
+    images: their folder.
+    records: folder of `train-*` (3 shards) and `val-*` (2 shards), with masks.
+    """
+
+    annotations: Path
+    images: Path
+    records: Path
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """The flags that name the data."""
+        return (f"--training_file_pattern={self.records}/train-*.tfrecord", *self.eval_flags)
+
+    @property
+    def eval_flags(self) -> tuple[str, ...]:
+        """The flags that name the validation data."""
+        return (
+            f"--val_file_pattern={self.records}/val-*.tfrecord",
+            f"--val_json_file={self.annotations}",
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedRun:
+    """A finished run on the tiny set: its folder, its flags but --model_dir, how it ended."""
+
+    folder: Path
+    flags: tuple[str, ...]
+    result: Result

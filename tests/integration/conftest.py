@@ -3,7 +3,6 @@
 Where several processes run the tests, the first that asks for one of them makes it for all.
 """
 
-import dataclasses
 import fcntl
 import os
 import pickle
@@ -12,51 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from commands import Result
-from tiny_runs import BACKBONE, TINY_MODEL, TINY_RUN
+from tiny_runs import BACKBONE, TINY_MODEL, TINY_RUN, TinySet, TrainedRun
 
 from dataset.embedded.make_set import write_embedded_set
 from object_detection.coco.annotations import read_annotations
 from object_detection.convert.convert import convert
-
-
-@dataclasses.dataclass(frozen=True)
-class TinySet:
-    """Pictures of the embedded set with their records.
-
-    The validation records hold the pictures of the training records, in other shards: the little
-    that so short a run learns then shows in the scores.
-
-    annotations: instances file of the 14 pictures.
-    images: their folder.
-    records: folder of `train-*` (3 shards) and `val-*` (2 shards), with masks.
-    """
-
-    annotations: Path
-    images: Path
-    records: Path
-
-    @property
-    def flags(self) -> tuple[str, ...]:
-        """The flags that name the data."""
-        return (f"--training_file_pattern={self.records}/train-*.tfrecord", *self.eval_flags)
-
-    @property
-    def eval_flags(self) -> tuple[str, ...]:
-        """The flags that name the validation data."""
-        return (
-            f"--val_file_pattern={self.records}/val-*.tfrecord",
-            f"--val_json_file={self.annotations}",
-        )
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainedRun:
-    """A finished run on the tiny set: its folder, its flags but --model_dir, how it ended."""
-
-    folder: Path
-    flags: tuple[str, ...]
-    result: Result
 
 
 def made_once(tmp_path_factory, name: str, make: Callable[[Path], object]) -> object:
