@@ -181,7 +181,13 @@ def _read_single_file(path: Path) -> WeightFile:
 def _read_checkpoint(prefix: Path) -> WeightFile:
     import tensorflow as tf
 
-    checksums.require_same_files(prefix, read_metadata(prefix))
+    description = read_metadata(prefix)
+    try:
+        checksums.require_same_files(prefix, description)
+    except BadFileError as error:
+        raise BadFileError(
+            f"{error}. Copy the checkpoint again, or name another of its folder"
+        ) from error
     try:
         with plain_path(prefix) as plain:
             reader = tf.train.load_checkpoint(plain)

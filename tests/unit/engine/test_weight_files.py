@@ -15,7 +15,7 @@ import pytest
 import tensorflow as tf
 from samples import Call
 
-from engine.files import weight_files
+from engine.files import checkpoint, weight_files
 from engine.files.restricted_pickle import RefusedPickleError, read_torch_file
 from engine.files.weight_files import read_weight_file
 
@@ -89,6 +89,15 @@ class TestTensorFlow:
         data = tmp_path / "ckpt.data-00000-of-00001"
         data.write_bytes(data.read_bytes()[:100])
         with pytest.raises(ValueError, match="damaged TensorFlow checkpoint"):
+            read_weight_file(prefix)
+
+    def test_checkpoint_that_is_not_what_was_written(self, tmp_path):
+        prefix = checkpoint.save(tmp_path / "ckpt", {"x": tf.ones([3])}, {"step": 1, "config": {}})
+        data = tmp_path / "ckpt.data-00000-of-00001"
+        data.write_bytes(bytes(len(data.read_bytes())))
+        with pytest.raises(
+            ValueError, match=r"00001 is damaged: its checksum .*Copy the checkpoint"
+        ):
             read_weight_file(prefix)
 
 
