@@ -136,6 +136,7 @@ install_wheel() {
 install_horovod() {
   local key kept before
   [ "$rebuild_horovod" = 1 ] || [ ! -s "$state/horovod" ] || return 0
+  PATH=$(path_without_environments)
   [ -n "${cxx:-}" ] || find_compiler
   key=$(wheel_key)
   kept=$(cache_dir)/wheels/$key

@@ -38,9 +38,21 @@ SOURCE
   return "$status"
 }
 
+# Prints PATH without the environments of Python that are active: an MPI of theirs is found only as long as they are.
+path_without_environments() {
+  local folder kept=
+  local IFS=:
+  for folder in $PATH; do
+    [ -e "$folder/../pyvenv.cfg" ] || kept=$kept${kept:+:}$folder
+  done
+  printf '%s' "$kept"
+}
+
 # Sets mpi_kind (system or pip) and mpirun. An environment that has one kind keeps it unless another is asked for.
 choose_mpi() {
-  local kind=$mpi_wish
+  local kind=$mpi_wish path
+  path=$(path_without_environments)
+  local PATH=$path
   if [ "$kind" = auto ]; then
     kind=$(identity_value mpi)
     if [ -z "$kind" ] && [ -e "$venv/lib/libmpi.so.40" ]; then kind=pip; fi

@@ -228,6 +228,19 @@ def test_system_mpi_asked_for_and_not_there(machine):
     assert_fails(machine.set_up("--mpi", "system"), "mpicxx and mpirun", "libopenmpi-dev")
 
 
+def test_the_mpi_of_an_active_environment_is_not_the_systems(machine, tmp_path):
+    """It would be gone with that environment, and found only while it is active."""
+    other = tmp_path / "other"
+    (other / "bin").mkdir(parents=True)
+    for name, says in (("mpicxx", "exit 0"), ("mpirun", "echo sum=3")):
+        machine.add(name, says).rename(other / "bin" / name)
+    path = f"{other}/bin:{machine.bin}"
+    assert "MPI: the system's" in machine.set_up(PATH=path).stdout
+    (other / "pyvenv.cfg").write_text("home = /usr/bin")
+    assert "MPI: Open MPI as a Python package" in machine.set_up(PATH=path).stdout
+    assert_fails(machine.set_up("--mpi", "system", PATH=path), "mpicxx and mpirun")
+
+
 def test_unwritable_folder(machine, tmp_path):
     (tmp_path / "file").write_text("")
     machine.venv = tmp_path / "file" / "venv"
