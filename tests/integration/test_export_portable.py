@@ -66,7 +66,7 @@ def lite():
     config = override(efficientdet_settings.base_config("efficientdet-lite0"), LITE, source="test")
     task = EfficientDetTask(config, CLASSES)
     images = tf.constant(portable.fitted_batches(task, photographs(), 2)[0])
-    for kind, head, deviation in (("class_logits", "class", 1.0), ("box_deltas", "box", 0.2)):
+    for kind, head, deviation in (("class_logits", "class", 1.0), ("box_deltas", "box", 0.1)):
         kernels = [
             variable
             for variable in task.model.trainable_variables
