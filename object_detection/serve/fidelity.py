@@ -14,7 +14,7 @@ _FEWEST_ANCHORS, _FEWEST_DETECTIONS = 20, 5
 # What makes a rival. The overlap is a little below that from which suppression takes two detections
 # for one object, the other a share of the score.
 _LEAST_OVERLAP, _LEAST_SURE = 0.45, 0.5
-# Share of detections that may have lost their place to a rival.
+# Share of detections that may have lost their place to a rival where scores are rounded much.
 _MOST_RIVALS = 0.1
 
 
@@ -34,8 +34,8 @@ class Gaps(NamedTuple):
     rivals: float = 0.0
 
     def within(self, limits: Gaps) -> bool:
-        """Whether no difference is larger than its limit; NaN is."""
-        return all(gap <= limit for gap, limit in zip(self[:3], limits))
+        """Whether none is larger than its limit; NaN is."""
+        return all(gap <= limit for gap, limit in zip(self, limits))
 
     def __str__(self) -> str:
         more = f", masks by {self.masks:.2g}" if self.masks else ""
@@ -45,7 +45,7 @@ class Gaps(NamedTuple):
 
 LIMITS = {
     "float32": Gaps(1e-3, 5e-4, 5e-3),
-    "float16": Gaps(0.02, 5e-3, 0.05),
+    "float16": Gaps(0.02, 5e-3, 0.05, _MOST_RIVALS),
     "int8": Gaps(0.2, 0.05),
 }
 """What a file of a precision may differ by."""
@@ -73,8 +73,8 @@ def detection_gaps(
 
     Of two candidates with nearly the same score, rounding decides which suppresses the other, or
     with soft suppression lowers the other's score. So a detection without a counterpart is a
-    *rival* if a detection of its class overlaps it that is not much less sure. A few rivals are
-    left out of the other gaps.
+    *rival* if a detection of its class overlaps it that is not much less sure. As many rivals as
+    the limits allow are left out of the other gaps.
 
     Args:
       ours: boxes [B, K, 4] as shares of the input's side, scores [B, K], classes [B, K], num_valid
@@ -105,7 +105,7 @@ def detection_gaps(
             is_rival = far[nearest] > 1.0 and overlaps.max(initial=0.0) >= _LEAST_OVERLAP
             (rivals if is_rival else agreeing).append(gaps)
     share = len(rivals) / max(len(rivals) + len(agreeing) - 1, 1)
-    if share > _MOST_RIVALS:
+    if share > limits.rivals:
         agreeing, share = agreeing + rivals, 0.0
     return Gaps(*(float(np.max(values)) for values in zip(*agreeing)))._replace(rivals=share)
 

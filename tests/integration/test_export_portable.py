@@ -282,7 +282,7 @@ def test_a_few_rivals_of_nearly_the_same_score_are_no_difference():
     }
     limits = LIMITS["float16"]
 
-    def with_other(row, box, score):
+    def with_other(row, box, score, limits=limits):
         other = {**found, "boxes": found["boxes"].copy(), "scores": found["scores"].copy()}
         other["boxes"][0, row] += np.float32(box)
         other["scores"][0, row] += np.float32(score)
@@ -293,6 +293,7 @@ def test_a_few_rivals_of_nearly_the_same_score_are_no_difference():
     assert "5.3% of detections by their choice" in str(rival)
     assert not with_other(3, 0.05, 0.005).within(limits)  # hardly overlaps
     assert not with_other(3, 0.01, -0.5).within(limits)  # much less sure
+    assert not with_other(3, 0.01, 0.005, LIMITS["float32"]).within(LIMITS["float32"])
     many = with_other(slice(2, 6), 0.01, 0.005)
     assert not many.within(limits) and many.boxes == pytest.approx(0.01, abs=1e-6)
     assert with_other(19, 0.05, -0.01).within(limits)  # the last of full rows: another's place
