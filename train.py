@@ -102,9 +102,9 @@ def found_batch_size(resumed: Any) -> int:
     from engine.files.description import read_description
     from engine.start import batch_size, start_checks
 
-    saved = checkpoint.numbered(resumed.model_dir, "ckpt-")
+    saved = checkpoint.newest_resumable(resumed.model_dir)
     if saved:
-        return read_description(saved[-1])["config"]["train"]["batch_size"]
+        return read_description(saved)["config"]["train"]["batch_size"]
     records = FLAGS.data_records or f"{resumed.model_dir.rstrip('/')}-data"
     return batch_size.find(
         sys.argv,

@@ -29,7 +29,6 @@ from engine.loop import EXIT_DONE, Trainer
 from engine.optim.plan import check_settings, make_plan, needs_evaluation_data
 from engine.optim.precision import policy_name
 from engine.ranks import distributed, machine, watch
-from engine.ranks.progress import HERE
 from engine.start import out_of_memory, run_lock, start_checks
 from engine.start.process import chooses_xla, join_ranks, set_precision, watch_limits
 from engine.step import TrainStep
@@ -74,7 +73,7 @@ def run_training(
     family.validate(config)
     join_ranks(set_num_threads=runtime.set_num_threads, debug=train.debug)
     folder = Path(train.model_dir)
-    with watch.watching(watch_limits(runtime)):
+    with watch.watching(watch_limits(runtime), lambda: checkpoint.newest_resumable(folder)):
         distributed.on_main(
             lambda: start_checks.prepare_folder(folder, min_free_gb=runtime.min_free_gb)
         )
@@ -151,7 +150,6 @@ def _train(
     dynamic = policy == "mixed_float16"
     state = TrainState(task, config.optim, plan, dynamic_loss_scale=dynamic)
     if latest:
-        HERE.saved = latest
         log.info(f"restoring {latest}, which is whole; initial weights are not read")
     lines = distributed.on_main(
         lambda: _restore(state, latest) if latest else _initialise(state, family, config, task=task)

@@ -64,7 +64,6 @@ class RunFiles:
             self._log.info(f"saved {prefix}")
 
         distributed.on_main(write)
-        HERE.saved = str(prefix)
         self._saved_at = time.monotonic()
         self._log.flush()
 

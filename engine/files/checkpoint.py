@@ -151,6 +151,11 @@ def numbered(folder: str | Path, stem: str) -> list[str]:
     return [prefix for _, prefix in sorted(found)]
 
 
+def newest_resumable(folder: str | Path) -> str:
+    """Returns the newest complete `ckpt-<step>` of a run's folder, '' if there is none."""
+    return next(reversed(numbered(folder, "ckpt-")), "")
+
+
 def find(path: str | Path, *, which: str = "best") -> str:
     """Returns what `path` means: a checkpoint's prefix, one in a folder, a pointer's, or a file.
 

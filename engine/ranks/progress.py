@@ -19,8 +19,6 @@ class Progress:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._place = {"count": 0, "ticks": 0, "text": "starting", "kind": COMPILE}
-        # The checkpoint to continue from, as far as this run has written or read one.
-        self.saved = ""
 
     def at(self, text: str, kind: str = STEP) -> None:
         """Notes the next place; every rank comes to it once, whatever its data."""

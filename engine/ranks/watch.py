@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -36,7 +37,7 @@ _FAILED = 1
 _MOST_SECONDS_BETWEEN_BEATS = 1.0
 _SECONDS_TO_CONNECT = 5.0
 # A dead file system may also hold up what is said last, and the orderly end.
-_SECONDS_TO_SAY, _SECONDS_TO_ABORT = 5.0, 5.0
+_SECONDS_TO_FIND, _SECONDS_TO_SAY, _SECONDS_TO_ABORT = 2.0, 5.0, 5.0
 # Compiling and scoring may keep the interpreter, and with it the watch, from running for a while.
 _PATIENCE = 5
 # The others show where they stand before rank 0 ends all.
@@ -309,16 +310,22 @@ def own_addresses(others: set[str]) -> list[str]:
 
 
 @contextlib.contextmanager
-def watching(limits: Limits) -> Iterator[None]:
-    """Watches all ranks for a block; collective at its beginning."""
+def watching(limits: Limits, find_saved: Callable[[], str] | None = None) -> Iterator[None]:
+    """Watches all ranks for a block; collective at its beginning.
+
+    Args:
+      limits: see `Limits`.
+      find_saved: returns the checkpoint from which the same command continues, '' if there is none
+        yet; None where nothing is ever saved.
+    """
     progress.HERE.at("starting", progress.COMPILE)
-    progress.HERE.saved = ""
     if not limits.heartbeat:
         yield
         return
     place = distributed.placement()
     hosts = distributed.all_gather_object(place.host)
-    watch = Watch(limits, rank=place.rank, hosts=hosts, here=progress.HERE, end=_end_rank)
+    end = functools.partial(_end_rank, find_saved=find_saved)
+    watch = Watch(limits, rank=place.rank, hosts=hosts, here=progress.HERE, end=end)
     if place.size > 1:
         meeting = distributed.on_main(watch.listen)
         reached = place.rank == 0 or watch.connect(meeting)
@@ -339,17 +346,13 @@ def watching(limits: Limits) -> Iterator[None]:
         watch.close()
 
 
-def _end_rank(reason: str) -> None:
+def _end_rank(reason: str, *, find_saved: Callable[[], str] | None) -> None:
     """Ends this process, whatever its main thread is in."""
 
     def say() -> None:
         place = distributed.placement()
         if reason:
-            saved = progress.HERE.saved
-            further = (
-                f"continues from {saved}" if saved else "starts anew, as nothing was saved yet"
-            )
-            guard.say_error(f"{reason}. All ranks end; the same command {further}")
+            guard.say_error(f"{reason}. All ranks end; {_continuation(find_saved)}")
         stack = sys._current_frames()[threading.main_thread().ident]
         lines = "".join(traceback.format_stack(stack))
         where = f"rank {place.rank} of {place.size} on {place.host} stands here:\n{lines}"
@@ -363,6 +366,22 @@ def _end_rank(reason: str) -> None:
         # The rank that gave the reason ends first, so that the launcher tells that reason.
         time.sleep(_SECONDS_FOR_STACKS + _SECONDS_TO_ABORT)
     os._exit(_FAILED)
+
+
+def _continuation(find_saved: Callable[[], str] | None) -> str:
+    """Says what the same command will do.
+
+    The folder is asked, as a rank that hangs in a save's last broadcast has not heard of it.
+    """
+    if find_saved is None:
+        return "start the same command again"
+    found = []
+    _try_for(_SECONDS_TO_FIND, lambda: found.append(find_saved()))
+    if not found:
+        return "the same command continues from the last checkpoint, if one was saved"
+    if not found[0]:
+        return "the same command starts anew, as nothing was saved yet"
+    return f"the same command continues from {found[0]}"
 
 
 def _try_for(seconds: float, action: Callable[[], Any]) -> None:

@@ -191,9 +191,9 @@ def ranks_meant(train: TrainConfig) -> int:
     These are the launched ones; with --allow_rank_change those that the run in model_dir began
     with, so that a reference's global batch or rate means the same as then.
     """
-    saved = checkpoint.numbered(train.model_dir, "ckpt-") if train.allow_rank_change else []
+    saved = checkpoint.newest_resumable(train.model_dir) if train.allow_rank_change else ""
     with contextlib.suppress(BadFileError):  # damaged: told when the run begins
-        stored = read_description(saved[-1]) if saved else {}
+        stored = read_description(saved) if saved else {}
         return int(stored.get("shares", stored.get("num_ranks", distributed.launched_size())))
     return distributed.launched_size()
 

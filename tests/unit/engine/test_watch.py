@@ -1,10 +1,13 @@
 """Who is named when a rank freezes or stands still: watches of several ranks in one process."""
 
+import os
 import socket
 import time
 
 import pytest
 
+from engine.ranks import distributed
+from engine.ranks import watch as ranks_watch
 from engine.ranks.progress import COMPILE, EVALUATE, Progress
 from engine.ranks.watch import Limits, Watch, own_addresses
 
@@ -190,3 +193,24 @@ def test_own_addresses_are_those_of_this_host():
     for address in own_addresses({"localhost", "no-such-host.invalid"}):
         with socket.create_server((address, 0)):
             pass
+
+
+@pytest.mark.parametrize(
+    ("find_saved", "says"),
+    [
+        (lambda: "run/ckpt-00000008", "the same command continues from run/ckpt-00000008"),
+        (lambda: "", "the same command starts anew, as nothing was saved yet"),
+        (lambda: time.sleep(30), "the same command continues from the last checkpoint, if one was"),
+        (None, "start the same command again"),
+    ],
+)
+def test_the_end_tells_what_the_same_command_does(monkeypatch, capfd, find_saved, says):
+    codes = []
+    monkeypatch.setattr(ranks_watch, "_SECONDS_TO_FIND", 0.2)
+    monkeypatch.setattr(distributed, "abort_all", codes.append)
+    monkeypatch.setattr(os, "_exit", codes.append)
+    ranks_watch._end_rank("rank 1 of 2 is frozen", find_saved=find_saved)
+    assert codes == [1, 1]
+    said = capfd.readouterr().err
+    assert f"rank 1 of 2 is frozen. All ranks end; {says}" in said
+    assert "stands here:" in said and "_end_rank" in said
