@@ -12,7 +12,7 @@ from engine.config.settings import TrainConfig
 from engine.files import checkpoint
 from engine.log.run_log import RunLog
 from engine.ranks import distributed
-from engine.ranks.progress import EVALUATE, HERE
+from engine.ranks.progress import EVALUATE, HERE, SAVE
 from engine.train_state import TrainState
 
 
@@ -53,7 +53,7 @@ class RunFiles:
           progress: where the run is; becomes part of the checkpoint's description.
         """
         prefix = self._folder / f"ckpt-{int(self._state.step):08d}"
-        HERE.at(f"saving {prefix}", EVALUATE)
+        HERE.at(f"saving {prefix}", SAVE)
         self._state.equalise()
 
         def write() -> None:

@@ -10,7 +10,7 @@ import threading
 from typing import Any
 
 # Kinds of work, each with a time limit of its own.
-STEP, COMPILE, EVALUATE = "step", "compile", "evaluate"
+STEP, COMPILE, EVALUATE, SAVE = "step", "compile", "evaluate", "save"
 
 
 class Progress:

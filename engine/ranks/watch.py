@@ -39,7 +39,7 @@ _SECONDS_TO_CONNECT = 5.0
 # A dead file system may also hold up what is said last, and the orderly end.
 _SECONDS_TO_FIND, _SECONDS_TO_SAY, _SECONDS_TO_ABORT = 2.0, 5.0, 5.0
 # Compiling and scoring may keep the interpreter, and with it the watch, from running for a while.
-_PATIENCE = 5
+_KEEPS_THE_INTERPRETER, _PATIENCE = (progress.COMPILE, progress.EVALUATE), 5
 # The others show where they stand before rank 0 ends all.
 _SECONDS_FOR_STACKS = 1.0
 
@@ -59,6 +59,7 @@ class Limits:
             progress.STEP: (self.step, "--stall_seconds"),
             progress.COMPILE: (self.compile, "--compile_seconds"),
             progress.EVALUATE: (self.evaluate, "--evaluation_seconds"),
+            progress.SAVE: (self.evaluate, "--evaluation_seconds"),
         }[kind]
 
 
@@ -266,7 +267,7 @@ class Watch:
         watched = [peer for peer in watched if peer.is_known and not peer.has_left]
         for peer in watched:
             silence = self._limits.heartbeat
-            if peer.place.get("kind") != progress.STEP:
+            if peer.place.get("kind", progress.COMPILE) in _KEEPS_THE_INTERPRETER:
                 silence *= _PATIENCE
             if peer.rank != self._rank and now - peer.heard > silence:
                 return (

@@ -8,7 +8,7 @@ import pytest
 
 from engine.ranks import distributed
 from engine.ranks import watch as ranks_watch
-from engine.ranks.progress import COMPILE, EVALUATE, Progress
+from engine.ranks.progress import COMPILE, EVALUATE, SAVE, Progress
 from engine.ranks.watch import Limits, Watch, own_addresses
 
 HOSTS = ["node1", "node1", "node2"]
@@ -129,8 +129,8 @@ def test_a_collective_in_which_all_hang_is_told_as_such(ranks):
     assert ranks.reasons[0][0].startswith("every rank stands still for 0.6 s (--stall_seconds) at:")
 
 
-@pytest.mark.parametrize("kind", [COMPILE, EVALUATE])
-def test_compilation_and_evaluation_have_limits_of_their_own(ranks, kind):
+@pytest.mark.parametrize("kind", [COMPILE, EVALUATE, SAVE])
+def test_work_that_takes_long_has_limits_of_its_own(ranks, kind):
     ranks.start(0, 1, 2)
     for place in ranks.places:
         place.at("long work", kind)
@@ -148,16 +148,17 @@ def test_work_that_goes_on_at_one_place_is_no_standstill(ranks):
     assert not any(ranks.reasons.values())
 
 
-def test_a_long_silence_in_an_evaluation_is_borne(ranks):
+@pytest.mark.parametrize(("kind", "seconds"), [(COMPILE, 2.5), (EVALUATE, 2.5), (SAVE, 0.5)])
+def test_a_long_silence_is_borne_where_the_interpreter_may_be_kept(ranks, kind, seconds):
     ranks.start(0, 1, 2)
     for place in ranks.places:
-        place.at("gathering and scoring detections", EVALUATE)
+        place.at("long work", kind)
     time.sleep(0.3)
     ranks.watches[2]._lines[0].send = lambda message: None
-    time.sleep(1.5)
+    time.sleep(seconds - 1.0 if seconds > 1.0 else 0.0)
     assert not any(ranks.reasons.values())
     ranks.run(5.0, stepping=())
-    assert "no sign of life for 2.5 s" in ranks.reasons[0][0]
+    assert f"no sign of life for {seconds:g} s" in ranks.reasons[0][0]
 
 
 def test_a_stranger_is_not_heard(ranks):
