@@ -18,8 +18,8 @@ Options (each also as a variable, for quickstart.sh and run_tests.sh):
   --extra NAME        also install requirements/STACK/NAME.txt (dev, eval, export); may be repeated  RINGDET_EXTRAS
   --stack WHICH       new: TensorFlow 2.19, tf_keras, NumPy 2, Python 3.10-3.12;
                       old: TensorFlow 2.15, NumPy 1.26, Python 3.9-3.11;
-                      auto: what the environment has, else old, but new where there is
-                      only Python 3.12 (default: auto)                                      RINGDET_STACK
+                      auto: what the environment has, else new, but old where there is only
+                      Python 3.9 or NVIDIA's image has TensorFlow 2.15 (default: auto)      RINGDET_STACK
   --python PATH       the Python to use (default: 3.11, else another of the stack in PATH)  RINGDET_PYTHON
   --device WHICH      cpu, gpu or auto: gpu where nvidia-smi lists one (default: auto)      RINGDET_DEVICE
   --mpi WHICH         system, pip or auto: the system's where mpicxx and mpirun work,

@@ -3,7 +3,7 @@
 # setup_env.sh.
 
 # The stack of a new environment where a Python of it is there: see docs/stacks.md.
-readonly default_stack=old
+readonly default_stack=new
 
 # Prints major.minor.patch of a Python that starts; fails otherwise (a version manager's shim may exist and not start).
 python_version() {
