@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 flags.DEFINE_string("model_dir", "", "Checkpoint prefix, or the folder of a run.")
 flags.DEFINE_alias("ckpt_path", "model_dir")
 flags.DEFINE_string("saved_model_dir", "", "Folder to write; replaced if it is there.")
+flags.DEFINE_alias("output_dir", "saved_model_dir")
 flags.DEFINE_enum("which", "best", ["best", "last"], "Which checkpoint of a run's folder.")
 flags.DEFINE_string("model_name", "efficientdet-d0", "Model of a checkpoint without a description.")
 flags.DEFINE_string("preset", "", "Conventions of a checkpoint without a description.")

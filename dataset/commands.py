@@ -12,6 +12,7 @@ import ctrl_c
 from absl import app, flags
 
 from engine.start import cli
+from outside_data.system_errors import explained
 from outside_data.text import clean_lines
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def run(
         try:
             return main(argv)
         except (ValueError, OSError, RuntimeError) as error:
-            print(f"error: {clean_lines(error)}", file=sys.stderr)
+            print(f"error: {clean_lines(explained(error))}", file=sys.stderr)
             return 1
         except KeyboardInterrupt:
             print(interrupted, file=sys.stderr)

@@ -29,6 +29,7 @@ MOST_YAML_BYTES = 512 << 10
 MOST_YAML_NODES = 200_000
 """Of a YAML file with its aliases written out."""
 
+_OF_FILE_SYSTEMS = ("lost+found", ".Trash-0", "System Volume Information", ".snapshot")
 _COPY_AGAIN = "If it was cut short, copy or download it again"
 
 
@@ -177,6 +178,22 @@ def expecting(path: str | os.PathLike[str], what: str) -> Iterator[None]:
         raise BadFileError(f"{clean(path)}: expected {what}; found something else ({found})") from (
             error
         )
+
+
+def walk(
+    root: str | os.PathLike[str], *, follow_links: bool
+) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Goes through a folder as `os.walk`, to which unreadable folders would just be empty.
+
+    Raises:
+      OSError: a folder cannot be read. One that file systems keep for themselves is passed over.
+    """
+
+    def refuse(error: OSError) -> None:
+        if os.path.basename(error.filename) not in _OF_FILE_SYSTEMS:
+            raise error
+
+    yield from os.walk(root, followlinks=follow_links, onerror=refuse)
 
 
 def regular_file(path: str | os.PathLike[str]) -> Path | None:

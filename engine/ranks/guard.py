@@ -13,6 +13,7 @@ from collections.abc import Callable
 from engine.config.fields import ConfigError
 from engine.ranks import distributed
 from outside_data.files import BadFileError
+from outside_data.system_errors import explained
 from outside_data.text import clean_lines
 
 # Set to see the stack of errors that are normally explained by their message alone.
@@ -49,7 +50,7 @@ def _describe(error: Exception) -> str:
         print(clean_lines("".join(traceback.format_exception(error))), file=sys.stderr)
     elif not isinstance(error, (BadFileError, ConfigError, OSError)):
         hint = f" ({_TRACEBACK}=1 shows where)"
-    return f"{type(error).__name__}: {error}{hint}"
+    return f"{type(error).__name__}: {explained(error)}{hint}"
 
 
 def say_error(reason: str) -> None:

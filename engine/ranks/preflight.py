@@ -23,6 +23,7 @@ import tensorflow as tf
 
 from engine.ranks import distributed, guard, machine
 from outside_data.files import open_file
+from outside_data.system_errors import explained
 from outside_data.text import clean_lines
 from path_names.patterns import match, split_patterns
 
@@ -52,15 +53,16 @@ def data_problems(patterns: Sequence[str]) -> list[str]:
     """Lists what this rank cannot read of the records that glob patterns name."""
     problems = []
     for pattern in filter(None, patterns):
-        files = _files(pattern)
-        if not files:
-            problems.append(f"no file matches {pattern}")
-        for path in dict.fromkeys(files[:1] + files[-1:]):
-            try:
+        path = pattern
+        try:
+            files = _files(pattern)
+            if not files:
+                problems.append(f"no file matches {pattern}")
+            for path in dict.fromkeys(files[:1] + files[-1:]):
                 with open_file(path, most=None) as file:
                     file.read(_READ_BYTES)
-            except OSError as error:
-                problems.append(f"{path} cannot be read: {error.strerror or error}")
+        except OSError as error:
+            problems.append(f"{path} cannot be read: {explained(error)}")
     return problems
 
 
@@ -86,7 +88,7 @@ def folder_problems(folder: Path, *, min_free_gb: float) -> list[str]:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text("probe")
         except OSError as error:
-            problems.append(f"{folder} cannot be written: {error.strerror or error}")
+            problems.append(f"{folder} cannot be written: {explained(error)}")
     written = not distributed.broadcast_object(problems)
     if written:
         if not _appears(folder / name):

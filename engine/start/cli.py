@@ -253,12 +253,18 @@ def parse_flags(argv: Sequence[str], *, flag_values: flags.FlagValues = flags.FL
     except SystemExit:  # --help was answered; absl would end with status 1
         sys.exit(0)
     except flags.UnrecognizedFlagError as error:
-        close = config_lib.nearest(error.flagname, flag_values)
+        close = config_lib.nearest(error.flagname, _own_names(flag_values))
         message = f"unknown flag --{error.flagname}{close}"
     except flags.Error as error:
         message = f"{error}{_nearest_word(str(error), flag_values)}"
     print(f"ERROR: {clean_lines(message)}\nAll flags: python {argv[0]} --help", file=sys.stderr)
     sys.exit(2)
+
+
+def _own_names(flag_values: flags.FlagValues) -> list[str]:
+    """Returns the flags that are not those of absl's modules, --log_dir and the like."""
+    modules = flag_values.flags_by_module_dict()
+    return [f.name for name in modules if not name.startswith("absl.") for f in modules[name]]
 
 
 def _nearest_word(message: str, flag_values: flags.FlagValues) -> str:

@@ -16,6 +16,7 @@ from engine.files.description import read_description, read_metadata
 from engine.optim.plan import StepPlan, stop_epoch
 from engine.ranks import distributed, machine
 from outside_data.files import BadFileError
+from outside_data.system_errors import explained
 
 # What a run keeps in its folder besides files.
 _FOLDERS = ("train", "evaluation", "ema_weights", "emackpt-final", "model-final")
@@ -56,8 +57,8 @@ def prepare_folder(folder: Path, *, min_free_gb: float) -> None:
         probe.unlink()
     except OSError as error:
         raise ConfigError(
-            f"{folder} cannot be written: {error}; choose another folder (--model_dir, or "
-            "--output_dir of an evaluation)"
+            f"{folder} cannot be written: {explained(error)}; choose another folder "
+            "(--model_dir, or --output_dir of an evaluation)"
         ) from error
     free = shutil.disk_usage(folder).free / 2**30
     if free < min_free_gb:

@@ -20,6 +20,7 @@ from typing import NamedTuple
 from urllib.parse import unquote
 
 from object_detection.coco.listed import CocoImage
+from outside_data.files import walk
 from outside_data.picture_file import BadImageError
 
 _URL = re.compile(r"^[a-zA-Z][a-zA-Z0-9+.-]+://[^/]*/([^?#]*)")
@@ -210,7 +211,7 @@ class _ImageFolder:
     @functools.cached_property
     def _files(self) -> list[Parts]:
         files: list[Parts] = []
-        for folder, _, names in os.walk(self._root, followlinks=self._follows_links):
+        for folder, _, names in walk(self._root, follow_links=self._follows_links):
             above = _parts(os.path.relpath(folder, self._root).replace(os.sep, "/"))
             files += [(*above, name) for name in names]
             if len(files) > _MOST_FILES:

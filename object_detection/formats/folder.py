@@ -16,7 +16,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
-from outside_data.files import read_text
+from outside_data.files import read_text, walk
 
 IMAGE_SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
@@ -43,7 +43,7 @@ class DataFolder:
         if not self.root.is_dir():
             raise FileNotFoundError(f"no data folder {self.root} (looked from {os.getcwd()})")
         self._by_suffix: dict[str, list[Path]] = defaultdict(list)
-        for folder, subfolders, names in os.walk(self.root, followlinks=True):
+        for folder, subfolders, names in walk(self.root, follow_links=True):
             depth = len(Path(folder).relative_to(self.root).parts)
             visible = sorted(name for name in subfolders if not name.startswith("."))
             subfolders[:] = visible if depth < _MAX_DEPTH else []
