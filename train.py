@@ -116,10 +116,10 @@ def found_batch_size(resumed: Any) -> int:
 def main(argv: list[str]) -> int:
     """Trains; returns the exit code."""
     if FLAGS.list_models:
-        print("\n".join(families.model_lines()))
+        cli.show("\n".join(families.model_lines()))
         return 0
     if FLAGS.list_zoo:
-        print("\n".join(zoo.lines()))
+        cli.show("\n".join(zoo.lines()))
         return 0
     request = resolve_request(argv)
     config = request.config

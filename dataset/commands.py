@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -17,6 +18,9 @@ from outside_data.text import clean_lines
 
 if TYPE_CHECKING:
     from outside_data.picture_file import PictureRules
+
+# As if the signal of a closed pipe had ended it.
+_NOT_READ = 128 + signal.SIGPIPE
 
 # The flags belong to the program that asks for them: so its --help lists them.
 flags.disclaim_key_flags()
@@ -41,6 +45,9 @@ def run(
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             return main(argv)
+        except BrokenPipeError:  # who reads what is printed has seen enough (`| head`)
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return _NOT_READ
         except (ValueError, OSError, RuntimeError) as error:
             print(f"error: {clean_lines(explained(error))}", file=sys.stderr)
             return 1

@@ -30,6 +30,8 @@ _REMEDIES = {
 
 def explained(error: Exception) -> str:
     """Returns an error's text; of one of the system that names a file, with what to do."""
+    if isinstance(error, BrokenPipeError):
+        return f"{error}: what read this program's output has ended, as after `| head`"
     if not isinstance(error, OSError) or error.filename is None:
         return str(error)
     path = os.fsdecode(error.filename)

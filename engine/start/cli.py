@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import logging as python_logging
 import os
+import signal
 import sys
 import typing
 from collections.abc import Callable, Container, Mapping, Sequence
@@ -21,6 +22,7 @@ from absl import app, flags, logging
 from engine.config import fields as config_lib
 from engine.config import recipe_yaml as hparams_lib
 from engine.start.help_text import help_text
+from outside_data.system_errors import explained
 from outside_data.text import clean_lines
 
 _INTERRUPTED = 130
@@ -246,7 +248,7 @@ def parse_flags(argv: Sequence[str], *, flag_values: flags.FlagValues = flags.FL
     """
     if any(argument in _HELP for argument in argv[1:]):
         about = sys.modules["__main__"].__doc__ or ""
-        print(grouped_help(argv[0], about, flag_values))
+        show(grouped_help(argv[0], about, flag_values))
         sys.exit(0)
     try:
         return flag_values(_in_our_spelling(argv, flag_values))
@@ -259,6 +261,12 @@ def parse_flags(argv: Sequence[str], *, flag_values: flags.FlagValues = flags.FL
         message = f"{error}{_nearest_word(str(error), flag_values)}"
     print(f"ERROR: {clean_lines(message)}\nAll flags: python {argv[0]} --help", file=sys.stderr)
     sys.exit(2)
+
+
+def show(text: str) -> None:
+    """Prints all that a call is for; whoever reads it may have seen enough (`| head`)."""
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    print(text, flush=True)
 
 
 def _own_names(flag_values: flags.FlagValues) -> list[str]:
@@ -335,8 +343,8 @@ def run_app(
         if intent:
             try:
                 print(f"{intent(argv)}: starting TensorFlow", flush=True)
-            except config_lib.ConfigError as error:
-                sys.exit(f"ERROR: {clean_lines(error)}")
+            except (config_lib.ConfigError, BrokenPipeError) as error:
+                sys.exit(f"ERROR: {clean_lines(explained(error))}")
         from engine.ranks import guard  # brings TensorFlow, which --help does not wait for
 
         ctrl_c.begun()

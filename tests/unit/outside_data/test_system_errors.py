@@ -102,6 +102,20 @@ def test_commands_name_what_they_may_not_use(closed, command, blames):
     assert "with mode " in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    "command", ["-m dataset.check --help", "eval.py --help", "-m dataset.check {0}/none"]
+)
+def test_commands_end_quietly_where_nobody_reads_on(tmp_path, command):
+    reading, writing = os.pipe()
+    os.close(reading)
+    words = [word.format(tmp_path) for word in command.split()]
+    done = subprocess.run(
+        [sys.executable, *words], cwd=ROOT, stdout=writing, stderr=subprocess.PIPE, text=True
+    )
+    os.close(writing)
+    assert "Traceback" not in done.stderr and "BrokenPipe" not in done.stderr, done.stderr
+
+
 def test_a_folder_of_the_file_system_is_passed_over(closed):
     (closed / "data" / "closed").rename(closed / "data" / "lost+found")
     program = "from outside_data.files import walk; print(list(walk('.', follow_links=False)))"
