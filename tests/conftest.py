@@ -63,6 +63,13 @@ def pytest_collection_modifyitems(config, items):
         items[:] = [item for item in items if item not in left_out]
 
 
+@pytest.hookimpl(tryfirst=True)  # before fixtures, which build networks
+def pytest_runtest_setup(item):
+    """Gives every test the same random numbers, alone or after others: weights of networks too."""
+    if tensorflow := sys.modules.get("tensorflow"):
+        tensorflow.keras.utils.set_random_seed(20)
+
+
 @pytest.fixture(scope="session")
 def repository() -> Path:
     """The root folder of the repository."""
