@@ -3,6 +3,8 @@
 python eval.py --ckpt_path=RUN/ema_weights/emackpt-300 --val_file_pattern='DATA/val-*'
 --val_json_file=DATA/annotations/instances_val2017.json
 
+or --data=DIR in place of the last two: a folder with COCO, YOLO, VOC, ... annotations.
+
 Mask R-CNN, sets and settings of testing from a YAML file of NVIDIA's PyTorch program:
 python eval.py --config_file=FILE.yaml --ckpt_path=RUN --data_dir=DATA KEY VALUE ...
 """
@@ -17,6 +19,7 @@ import ctrl_c  # noqa: F401  (before what takes seconds to import)
 from absl import flags
 
 import families
+from dataset import data_flags
 from engine.config.fields import ConfigError, override
 from engine.start import cli
 
@@ -53,6 +56,13 @@ cli.define_flags(
     ),
 )
 families.define_flags(training=False)
+data_flags.define(
+    replaces="--val_file_pattern and --val_json_file",
+    records="OUTPUT_DIR-data, else CKPT_PATH-DATA-data",
+)
+flags.DEFINE_string(
+    "data_split", "", "Split of --data to evaluate on; '': the held-out one, or the only one."
+)
 FLAGS = flags.FLAGS
 
 
@@ -62,6 +72,7 @@ def main(argv: list[str]) -> int:
     from engine.ranks import distributed
     from engine.run_evaluation import run_evaluation
 
+    notes = data_flags.use_for_evaluation()
     request = families.evaluation_request(
         argv[1:],
         preset_name=FLAGS.preset,
@@ -104,7 +115,7 @@ def main(argv: list[str]) -> int:
         output_dir=FLAGS.output_dir,
         set_num_threads=FLAGS.set_num_threads,
         sets=request.test_sets or None,
-        notes=request.notes,
+        notes=(*notes, *request.notes),
         conclude=request.conclude,
     )
 

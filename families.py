@@ -142,52 +142,6 @@ def _finetune(num_ranks: int, config: Any) -> dict[str, Any]:
     )
 
 
-def use_data_folder(data: str, records: str, on_data_error: str) -> list[str]:
-    """Converts a data folder for train.py, unless that is done, and sets the flags of its records.
-
-    Args:
-      data: folder of images and annotations.
-      records: folder of what is made; "": beside the run's.
-      on_data_error: "stop" or "report" where the check finds hopeless boxes.
-
-    Returns:
-      Lines for the log.
-
-    Raises:
-      ConfigError: records are named as well, or no place for them.
-      ValueError, OSError: the data cannot be converted; says why.
-    """
-    from dataset import commands
-    from object_detection.convert.prepare import prepare_records
-
-    names = ("training_file_pattern", "val_file_pattern", "val_json_file")
-    given = [name for name in names if flags.FLAGS[name].present]
-    if given:
-        raise ConfigError(f"--data={data} makes the records, but --{given[0]} names some: drop one")
-    if not (records or flags.FLAGS.model_dir):
-        raise ConfigError(
-            "--data needs --model_dir, beside which the records go, or --data_records"
-        )
-    notes: list[str] = []
-    prepared = prepare_records(
-        data,
-        records or f"{flags.FLAGS.model_dir.rstrip('/')}-data",
-        with_masks=bool(flags.FLAGS.config_file)
-        or package_of(flags.FLAGS.model_name) == "maskrcnn",
-        pictures=commands.picture_rules(),
-        layout=None
-        if flags.FLAGS.config_file
-        else anchor_layout(base_config(flags.FLAGS.model_name).model),
-        on_data_error=on_data_error,
-        report=notes.append,
-    )
-    for name, value in zip(
-        names, (prepared.train_pattern, prepared.eval_pattern, str(prepared.eval_json))
-    ):
-        flags.FLAGS[name].parse(value)
-    return notes
-
-
 def evaluation_request(
     pairs: Sequence[str], *, preset_name: str, batch_size: int | None, num_ranks: int
 ) -> Request:

@@ -22,7 +22,7 @@ import ctrl_c  # noqa: F401  (before what takes seconds to import)
 from absl import flags
 
 import families
-from dataset import commands
+from dataset import data_flags
 from engine.files import zoo
 from engine.start import cli
 
@@ -47,21 +47,9 @@ flags.DEFINE_string(
 flags.DEFINE_string(
     "hparams", "", "Comma-separated key=value pairs, or a YAML file; overrides the recipe."
 )
-flags.DEFINE_string(
-    "data",
-    "",
-    "Data folder with images and annotations in any known format (docs/data.md): converted once, "
-    "in place of --training_file_pattern, --val_file_pattern and --val_json_file.",
-)
-flags.DEFINE_string(
-    "data_records", "", "Folder of the records that --data makes; '': MODEL_DIR-data."
-)
-commands.define_picture_flags()
-flags.DEFINE_enum(
-    "on_data_error",
-    "stop",
-    ["stop", "report"],
-    "What --data does where the check of the data finds hopeless boxes (docs/data.md).",
+data_flags.define(
+    replaces="--training_file_pattern, --val_file_pattern and --val_json_file",
+    records="MODEL_DIR-data",
 )
 families.define_flags(training=True)
 FLAGS = flags.FLAGS
@@ -77,11 +65,7 @@ def resolve_request(argv: list[str]) -> families.Request:
     )
     if FLAGS.batch_size == 0:  # auto
         FLAGS.batch_size = found_batch_size(resumed)
-    notes = (
-        families.use_data_folder(FLAGS.data, FLAGS.data_records, FLAGS.on_data_error)
-        if FLAGS.data
-        else []
-    )
+    notes = data_flags.use_for_training()
     recipe = families.chosen_recipe(FLAGS)
     if recipe and not FLAGS["recipe"].present:
         notes.append(f"data and weights are given: --recipe={recipe}; --recipe= turns it off")

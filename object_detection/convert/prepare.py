@@ -1,4 +1,4 @@
-"""From a data folder in any known format to the records that a training reads.
+"""From a data folder in any known format to the records that training and evaluation read.
 
 What is made lies in one folder and is used again as long as the source is the same. Several ranks
 may ask at once: the first makes it, the others wait.
@@ -18,7 +18,7 @@ from object_detection.check.anchor_fit import AnchorLayout
 from object_detection.check.findings import Report
 from object_detection.check.run import HOPELESS, check_splits
 from object_detection.check.split_table import SplitTable
-from object_detection.coco.annotations import CocoAnnotations, read_annotations, write_annotations
+from object_detection.coco.annotations import read_annotations, write_annotations
 from object_detection.coco.listed import CocoImage
 from object_detection.convert.convert import convert
 from object_detection.convert.image_paths import find_image_files
@@ -36,10 +36,10 @@ _STAMP = "source.txt"
 
 
 class Prepared(NamedTuple):
-    """Where the records of a training are.
+    """Where the records are that were made of a data folder.
 
     Attributes:
-      folder: holds `train-*` and `eval-*` records with their cards.
+      folder: holds `train-*` (for a training) and `eval-*` records with their cards.
       eval_json: the annotations of the held-out images.
       eval_images: their folder.
     """
@@ -176,38 +176,110 @@ def prepare_records(
     Raises:
       FileNotFoundError, ValueError, OSError: see `coco_splits` and `convert`.
     """
-    output = Path(output_dir)
-    output.mkdir(parents=True, exist_ok=True)
-    with _alone(output):
+    with _alone(Path(output_dir)) as output:
         splits = coco_splits(data_dir, output, format_name=format_name, report=report)
         train, held_out = choose_splits(splits, train_name=train_split, eval_name=eval_split)
-        prepared = Prepared(output, output / "instances_eval.json", (held_out or train)[1])
-        chosen = [split for split in (train, held_out) if split]
-        times = [path.stat().st_mtime_ns for path, _ in chosen]
-        names = [[str(path) for path in split] for split in chosen]
-        identity = json.dumps([names, with_masks, times, seed, on_orphan, *pictures])
-        stamp = output / _STAMP
-        if stamp.is_file() and stamp.read_text() == identity:
-            report(f"records of {data_dir} are in {output}")
-            return prepared
-        stamp.unlink(missing_ok=True)
-        found, _ = check_data(dict(zip(("train", "eval"), chosen)), pictures, layout=layout)
-        (output / "check.json").write_text(json.dumps(found.to_json(), indent=1) + "\n")
-        report(found.describe())
-        if on_data_error == "stop":
-            _refuse_hopeless(found, output / "check.json")
-        report(f"records: {data_dir} -> {output}")
-        train_set = read_annotations(train[0], on_orphan=on_orphan)
-        if held_out is None:
-            report(f"one split only: {HELD_OUT_SHARE:.0%} of its images are held out")
-            train_set, eval_set = make_split(train_set, HELD_OUT_SHARE, seed=seed)
-        else:
-            eval_set = read_annotations(held_out[0], on_orphan=on_orphan)
-        write_annotations(eval_set, prepared.eval_json)
-        options = {"with_masks": with_masks, "pictures": pictures, "report": report}
-        _convert(train_set, train[1], output / "train", **options)
-        _convert(eval_set, prepared.eval_images, output / "eval", **options)
-        stamp.write_text(identity)
+        return _make_records(
+            {"train": train, **({"eval": held_out} if held_out else {})},
+            output,
+            source=data_dir,
+            settings=(with_masks, seed, on_orphan),
+            pictures=pictures,
+            layout=layout,
+            on_data_error=on_data_error,
+            report=report,
+        )
+
+
+def prepare_evaluation(
+    data_dir: str | os.PathLike[str],
+    output_dir: str | os.PathLike[str],
+    *,
+    split: str = "",
+    pictures: PictureRules = DEFAULT_RULES,
+    on_data_error: str = "stop",
+    report: Callable[[str], None] = print,
+) -> Prepared:
+    """Checks and converts all images of one split, to evaluate on; unless that is done.
+
+    Args:
+      data_dir, pictures, on_data_error, report: see `prepare_records`.
+      output_dir: gets `eval-*` and `instances_eval.json`.
+      split: its name; "": the held-out one, or the only one.
+
+    Raises:
+      FileNotFoundError, ValueError, OSError: see `coco_splits` and `convert`.
+    """
+    with _alone(Path(output_dir)) as output:
+        splits = coco_splits(data_dir, output, report=report)
+        train, held_out = choose_splits(splits, eval_name=split or None)
+        return _make_records(
+            {"eval": held_out or train},
+            output,
+            source=data_dir,
+            settings=(False, 0, "stop"),
+            pictures=pictures,
+            layout=None,
+            on_data_error=on_data_error,
+            report=report,
+        )
+
+
+def _make_records(
+    splits: dict[str, tuple[Path, Path]],
+    output: Path,
+    *,
+    source: str | os.PathLike[str],
+    settings: tuple[bool, int, str],
+    pictures: PictureRules,
+    layout: AnchorLayout | None,
+    on_data_error: str,
+    report: Callable[[str], None],
+) -> Prepared:
+    """Makes the records of splits; of training alone, a part of it is held out.
+
+    Args:
+      splits: "train", "eval" or both, to (annotation file, image folder).
+      output: gets the records.
+      source: the data, for messages.
+      settings: with_masks, seed and on_orphan of `prepare_records`.
+      pictures, layout, on_data_error, report: see `prepare_records`.
+    """
+    with_masks, seed, on_orphan = settings
+    folders = {name: images for name, (_, images) in splits.items()}
+    folders.setdefault("eval", next(iter(folders.values())))
+    prepared = Prepared(output, output / "instances_eval.json", folders["eval"])
+    times = [path.stat().st_mtime_ns for path, _ in splits.values()]
+    names = {name: [str(path) for path in split] for name, split in splits.items()}
+    identity = json.dumps([names, times, *settings, *pictures])
+    stamp = output / _STAMP
+    if stamp.is_file() and stamp.read_text() == identity:
+        report(f"records of {source} are in {output}")
+        return prepared
+    stamp.unlink(missing_ok=True)
+    found, _ = check_data(splits, pictures, layout=layout)
+    (output / "check.json").write_text(json.dumps(found.to_json(), indent=1) + "\n")
+    report(found.describe())
+    if on_data_error == "stop":
+        _refuse_hopeless(found, output / "check.json")
+    report(f"records: {source} -> {output}")
+    sets = {name: read_annotations(path, on_orphan=on_orphan) for name, (path, _) in splits.items()}
+    if "eval" not in sets:
+        report(f"one split only: {HELD_OUT_SHARE:.0%} of its images are held out")
+        sets["train"], sets["eval"] = make_split(sets["train"], HELD_OUT_SHARE, seed=seed)
+    write_annotations(sets["eval"], prepared.eval_json)
+    for name, listed in sets.items():
+        result = convert(
+            listed,
+            folders[name],
+            output / name,
+            num_shards=_NUM_SHARDS,
+            mask_format="bitpacked" if with_masks else None,
+            pictures=pictures,
+            progress=progress_printer(f"converting {name}"),
+        )
+        report(describe_conversion(result))
+    stamp.write_text(identity)
     return prepared
 
 
@@ -241,32 +313,12 @@ def _refuse_hopeless(found: Report, path: Path) -> None:
         )
 
 
-def _convert(
-    annotations: CocoAnnotations,
-    images: Path,
-    prefix: Path,
-    *,
-    with_masks: bool,
-    pictures: PictureRules,
-    report: Callable[[str], None],
-) -> None:
-    result = convert(
-        annotations,
-        images,
-        prefix,
-        num_shards=_NUM_SHARDS,
-        mask_format="bitpacked" if with_masks else None,
-        pictures=pictures,
-        progress=progress_printer(f"converting {prefix.name}"),
-    )
-    report(describe_conversion(result))
-
-
 @contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Waits until no other process prepares the same folder."""
+def _alone(folder: Path) -> Iterator[Path]:
+    """Makes a folder, and waits until no other process prepares in it."""
+    folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".preparing", "w") as lock:
         # Some network file systems have no locks; ranks at once are unguarded there.
         with contextlib.suppress(OSError):
             fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+        yield folder

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -281,6 +282,47 @@ def test_batch_size_does_not_change_the_scores(commands, tiny_set, trained_run, 
     ours, theirs = as_rows(detections), as_rows(evaluation[1])
     assert ours.shape == theirs.shape
     np.testing.assert_allclose(ours, theirs, atol=1e-3)
+
+
+def test_a_data_folder_with_ids_of_its_own_scores_as_the_records(
+    commands, tiny_set, trained_run, evaluation, tmp_path
+):
+    annotations = json.loads(tiny_set.annotations.read_text())
+    for entry in annotations["categories"]:
+        entry["id"] = 1000 - entry["id"]
+    for entry in annotations["annotations"]:
+        entry["category_id"] = 1000 - entry["category_id"]
+    annotations["categories"].reverse()
+    shutil.copytree(tiny_set.images, tmp_path / "set" / "pictures")
+    (tmp_path / "set" / "instances_mine.json").write_text(json.dumps(annotations))
+    flags = (f"--ckpt_path={trained_run.folder}", "--which=last", "--noreport")
+    for again in (False, True):
+        result = commands.run(
+            "eval.py", *flags, f"--data={tmp_path}/set", f"--output_dir={tmp_path}/out"
+        ).require_success()
+        assert (f"records of {tmp_path}/set are in {tmp_path}/out-data" in result.output) == again
+    assert "classes are matched by name" in result.errors
+    metrics, detections = read_evaluation(tmp_path / "out")
+    assert metrics == pytest.approx(evaluation[0], abs=1e-6)
+    for entry in detections:
+        entry["category_id"] = 1000 - entry["category_id"]
+    ours, theirs = as_rows(detections), as_rows(evaluation[1])
+    assert ours.shape == theirs.shape
+    np.testing.assert_allclose(ours, theirs, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--ckpt_path=x", "--data_records={}", "--data_split=mine"], "no split 'mine'; there are"),
+        (["--ckpt_path=x", "--val_json_file=x.json"], "--val_json_file names some: drop one"),
+        (["--ckpt_path=zoo:x"], "--data needs --output_dir, beside which the records go"),
+    ],
+)
+def test_a_data_folder_does_not_go_with(commands, tiny_set, tmp_path, flags, says):
+    flags = [flag.format(tmp_path / "records") for flag in flags]
+    result = commands.run("eval.py", f"--data={tiny_set.annotations.parents[1]}", *flags)
+    result.require_explained_failure(says)
 
 
 @pytest.mark.multi

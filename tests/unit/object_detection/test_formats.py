@@ -375,8 +375,8 @@ def test_train_takes_a_folder_in_the_place_of_records(tmp_path, repository):
     write_yolo(tmp_path / "set")
     run = tmp_path / "run"
     program = (
-        "import sys, train, families; from absl import flags; F = flags.FLAGS; F(sys.argv);"
-        "notes = families.use_data_folder(F.data, F.data_records, F.on_data_error);"
+        "import sys, train; from dataset import data_flags; from absl import flags;"
+        "F = flags.FLAGS; F(sys.argv); notes = data_flags.use_for_training();"
         "print(F.training_file_pattern, F.val_json_file, F['val_file_pattern'].present);"
         "print('\\n'.join(notes))"
     )

@@ -1,0 +1,119 @@
+"""The flags of train.py and eval.py that name a data folder in place of records.
+
+The folder is converted once, and the flags of the records are set as if they had been given.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+import families
+from dataset import commands
+from engine.config.fields import ConfigError
+
+# The flags belong to the program that asks for them: so its --help lists them.
+flags.disclaim_key_flags()
+
+FLAGS = flags.FLAGS
+
+
+def define(*, replaces: str, records: str) -> None:
+    """Defines --data, --data_records, --on_data_error and those of pictures.
+
+    Args:
+      replaces: the flags in whose place --data is.
+      records: where the records go by default, for --help.
+    """
+    flags.DEFINE_string(
+        "data",
+        "",
+        "Data folder with images and annotations in any known format (docs/data.md): converted "
+        f"once, in place of {replaces}.",
+    )
+    flags.DEFINE_string(
+        "data_records", "", f"Folder of the records that --data makes; '': {records}."
+    )
+    flags.DEFINE_enum(
+        "on_data_error",
+        "stop",
+        ["stop", "report"],
+        "What --data does where the check of the data finds hopeless boxes (docs/data.md).",
+    )
+    commands.define_picture_flags()
+
+
+def use_for_training() -> list[str]:
+    """Converts the folder of --data, unless that is done, and sets the flags of its records.
+
+    Returns:
+      Lines for the log; none without --data.
+
+    Raises:
+      ConfigError: records are named as well, or no place for them.
+      ValueError, OSError: the data cannot be converted; says why.
+    """
+    if not FLAGS.data:
+        return []
+    from object_detection.convert.prepare import prepare_records
+
+    _refuse_records("training_file_pattern", "val_file_pattern", "val_json_file")
+    notes: list[str] = []
+    has_file = bool(FLAGS.config_file)  # the PyTorch program's, for Mask R-CNN
+    model = None if has_file else families.base_config(FLAGS.model_name).model
+    prepared = prepare_records(
+        FLAGS.data,
+        _folder(FLAGS.model_dir or "", "--model_dir"),
+        with_masks=has_file or families.package_of(FLAGS.model_name) == "maskrcnn",
+        pictures=commands.picture_rules(),
+        layout=model and families.anchor_layout(model),
+        on_data_error=FLAGS.on_data_error,
+        report=notes.append,
+    )
+    FLAGS["training_file_pattern"].parse(prepared.train_pattern)
+    _evaluate_on(prepared)
+    return notes
+
+
+def use_for_evaluation() -> list[str]:
+    """Converts a split of the folder of --data; returns, raises: see `use_for_training`."""
+    if not FLAGS.data:
+        return []
+    from object_detection.convert.prepare import prepare_evaluation
+
+    _refuse_records("val_file_pattern", "val_json_file")
+    notes: list[str] = []
+    weights = "" if FLAGS.ckpt_path.startswith("zoo:") else FLAGS.ckpt_path.rstrip("/")
+    beside = FLAGS.output_dir or (weights and f"{weights}-{Path(FLAGS.data).absolute().name}")
+    prepared = prepare_evaluation(
+        FLAGS.data,
+        _folder(beside, "--output_dir"),
+        split=FLAGS.data_split,
+        pictures=commands.picture_rules(),
+        on_data_error=FLAGS.on_data_error,
+        report=notes.append,
+    )
+    _evaluate_on(prepared)
+    return notes
+
+
+def _folder(beside: str, flag: str) -> str:
+    """Returns the folder of the records."""
+    if not (FLAGS.data_records or beside):
+        raise ConfigError(f"--data needs {flag}, beside which the records go, or --data_records")
+    return FLAGS.data_records or f"{beside.rstrip('/')}-data"
+
+
+def _refuse_records(*names: str) -> None:
+    given = [name for name in names if FLAGS[name].present]
+    if given:
+        raise ConfigError(
+            f"--data={FLAGS.data} makes the records, but --{given[0]} names some: drop one"
+        )
+
+
+def _evaluate_on(prepared: Any) -> None:
+    FLAGS["val_file_pattern"].parse(prepared.eval_pattern)
+    FLAGS["val_json_file"].parse(str(prepared.eval_json))
