@@ -162,11 +162,18 @@ def _read_single_file(path: Path) -> WeightFile:
         return WeightFile(str(path), SAFETENSORS, read_safetensors(path))
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
-            if "model.weights.h5" in archive.namelist():
-                raise BadFileError(
-                    f"{path}: the .keras format is not read; save with "
-                    "model.save_weights('name.h5')."
-                )
+            names = archive.namelist()
+        if "model.weights.h5" in names:
+            raise BadFileError(
+                f"{path}: the .keras format is not read; save with model.save_weights('name.h5')."
+            )
+        if names and all(name.endswith(".npy") for name in names):
+            raise BadFileError(
+                f"{path}: NumPy's .npz is not read; save the arrays with "
+                "safetensors.numpy.save_file, or a dictionary of them with pickle.dump"
+            )
+    elif not head:
+        raise BadFileError(f"{path}: the file is empty. Copy or download it again")
     elif not head.startswith(b"\x80"):
         raise BadFileError(
             f"{path}: not a weight file. Expected a TensorFlow checkpoint prefix, a SavedModel "

@@ -368,7 +368,7 @@ class TestWrongFiles:
 
     def test_empty_file(self, tmp_path):
         (tmp_path / "x.h5").touch()
-        with pytest.raises(ValueError, match="not a weight file"):
+        with pytest.raises(ValueError, match=r"x\.h5: the file is empty"):
             read_weight_file(tmp_path / "x.h5")
 
     def test_byte_strings_are_no_weights(self, tmp_path):
@@ -381,6 +381,11 @@ class TestWrongFiles:
             archive.writestr("model.weights.h5", b"")
         with pytest.raises(ValueError, match="save_weights"):
             read_weight_file(tmp_path / "x.keras")
+
+    def test_numpy_archive(self, tmp_path):
+        np.savez(tmp_path / "x.npz", w=np.ones(2))
+        with pytest.raises(ValueError, match=r"\.npz is not read; save .* safetensors"):
+            read_weight_file(tmp_path / "x.npz")
 
     def test_other_zip(self, tmp_path):
         with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
