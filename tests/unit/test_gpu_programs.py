@@ -27,7 +27,8 @@ from engine.train_state import TrainState
 from maskrcnn.settings import base_config as maskrcnn_config
 from maskrcnn.task import MaskRcnnTask
 
-TABLE = Path(__file__).parent / "gpu_kernels" / "tensorflow-2.15.1.txt"
+# Of the version that is installed: the stacks differ in it.
+TABLE = Path(__file__).parent / "gpu_kernels" / f"tensorflow-{tf.__version__}.txt"
 # Of these TensorFlow has variables in GPU memory; int32 and strings stay with the host.
 GPU_VARIABLES = {tf.float16, tf.bfloat16, tf.float32, tf.int64}
 HALF = {tf.float16, tf.bfloat16}

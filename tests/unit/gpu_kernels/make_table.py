@@ -3,7 +3,7 @@
 To be run with the GPU build of TensorFlow (the package `tensorflow`, not `tensorflow-cpu`), which
 registers its kernels on a machine without a GPU as well:
 
-    python tests/unit/gpu_kernels/make_table.py > tests/unit/gpu_kernels/tensorflow-2.15.1.txt
+    python tests/unit/gpu_kernels/make_table.py > tests/unit/gpu_kernels/tensorflow-VERSION.txt
 
 One line an operation: its name, then for each attribute that limits the kernels the types allowed.
 """
