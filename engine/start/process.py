@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import Any
 
 import tensorflow as tf
 
+from engine.config.fields import ConfigError
 from engine.config.settings import RuntimeConfig
 from engine.optim.precision import policy_name
 from engine.ranks import distributed, machine, watch
+
+_PROGRAM_CACHE = "tf_xla_persistent_cache_directory"
 
 
 def watch_limits(runtime: RuntimeConfig) -> watch.Limits:
@@ -51,8 +56,34 @@ def chooses_xla(config: Any) -> bool:
     """Settles `use_xla`: by itself only where there is an accelerator.
 
     XLA's CPU compiler takes minutes for these networks and gains nothing there.
+
+    Raises:
+      ConfigError: see `_require_fresh_programs`.
     """
     if config.train.debug:
         return False
-    use_xla = config.runtime.use_xla
-    return bool(tf.config.get_visible_devices("GPU")) if use_xla is None else use_xla
+    has_gpu = bool(tf.config.get_visible_devices("GPU"))
+    use_xla = has_gpu if config.runtime.use_xla is None else config.runtime.use_xla
+    if use_xla:
+        _require_fresh_programs(has_gpu)
+    return use_xla
+
+
+def _require_fresh_programs(has_gpu: bool) -> None:
+    """Refuses TensorFlow's cache of compiled programs where it is known to change results.
+
+    TensorFlow 2.19.1 on a CPU: a training step read back from it left the box loss out (lite0,
+    128 x 128, the same seed; 2026-11-28). What it does on a GPU is not known.
+
+    Raises:
+      ConfigError: it is asked for on a CPU; on a GPU that is a warning.
+    """
+    if _PROGRAM_CACHE not in os.environ.get("TF_XLA_FLAGS", ""):
+        return
+    message = (
+        f"TF_XLA_FLAGS has {_PROGRAM_CACHE}: programs that TensorFlow reads back from there were "
+        "seen to compute other losses. Take it out"
+    )
+    if not has_gpu:
+        raise ConfigError(message)
+    print(f"WARNING: {message}, or compare the first losses", file=sys.stderr, flush=True)
