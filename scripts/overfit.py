@@ -16,6 +16,7 @@ from pathlib import Path
 from quickstart import SHORT_NAMES, default_backbone, format_scores, launcher, run, say
 
 import families
+from engine.config.arguments import ArgumentParser
 from object_detection.coco.annotations import (
     CocoAnnotations,
     read_annotations,
@@ -34,7 +35,7 @@ _LEAST_SHARE = 0.04  # of the image's area, for every object
 
 def parse_arguments() -> argparse.Namespace:
     """Reads the command line."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", required=True, help="COCO-format folder")

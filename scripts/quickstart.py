@@ -20,6 +20,7 @@ sys.path.insert(0, str(ROOT))
 import ctrl_c  # noqa: E402
 
 import families  # noqa: E402
+from engine.config.arguments import ArgumentParser  # noqa: E402
 from object_detection.coco.annotations import read_scored  # noqa: E402
 from object_detection.convert.image_paths import find_image_files  # noqa: E402
 from object_detection.convert.prepare import Prepared, prepare_records  # noqa: E402
@@ -35,7 +36,7 @@ _BATCH_SIZES = {"efficientdet": 4, "maskrcnn": 2}
 
 def parse_arguments() -> argparse.Namespace:
     """Reads the command line."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(

@@ -32,6 +32,7 @@ from PIL import Image
 from dataset.embedded.annotations import annotation_of
 from dataset.embedded.photos import ATTRIBUTION
 from dataset.embedded.scene import THINGS, Scene, SpriteBox, compose_scene
+from engine.config.arguments import ArgumentParser
 from object_detection.draw.contours import mask_box
 from object_detection.draw.visualize import contact_sheet, draw_boxes
 from outside_data.files import MOST_JSON_BYTES, read_json
@@ -240,7 +241,7 @@ def _write_json(path: Path, document: dict[str, Any]) -> None:
 
 def main() -> None:
     """Reads the command line and writes the set."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="python -m dataset.embedded.make_set",
         description="Writes the embedded data set.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,

@@ -16,6 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from engine.config.arguments import ArgumentParser
 from engine.files import zoo
 
 _NAMES = {"tf2": "nvidia/rn50_tf_amp", "pytorch": "detectron/R-50"}
@@ -23,7 +24,7 @@ _NAMES = {"tf2": "nvidia/rn50_tf_amp", "pytorch": "detectron/R-50"}
 
 def parse_arguments() -> argparse.Namespace:
     """Reads the command line."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument("--save_dir", type=Path, default=Path("/weights"), help="target folder")

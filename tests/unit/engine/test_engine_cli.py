@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from absl import flags
 
+from engine.config.arguments import ArgumentParser
 from engine.config.fields import ConfigError, setting
 from engine.start import cli
 
@@ -238,3 +239,18 @@ def test_a_module_that_is_missing_is_still_said(monkeypatch):
     monkeypatch.setattr(cli.app, "run", run)
     with pytest.raises(ImportError, match="no tensorflow"):
         cli.run_app(lambda argv: 0)
+
+
+def test_small_programs_name_the_nearest_option(capsys):
+    parser = ArgumentParser(prog="program")
+    parser.add_argument("--exif")
+    parser.add_argument("-m", "--model", choices=["a"])
+    for argument, says in (
+        ("--exiff=apply", "unrecognized arguments: --exiff=apply; did you mean '--exif'?"),
+        ("--modle", "unrecognized arguments: --modle; did you mean '--model'?"),
+        ("-x", "unrecognized arguments: -x\n"),
+        ("--model=b", "invalid choice: 'b'"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            parser.parse_args([argument])
+        assert says in capsys.readouterr().err
