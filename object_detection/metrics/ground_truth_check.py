@@ -119,9 +119,12 @@ def ground_truth_rows(evaluator: CocoEvaluator) -> tuple[np.ndarray, list[CocoOb
     ]
     lost = sorted({entry["category_id"] for _, entry in found} - set(class_ids))
     if lost:
+        there = [f"{truth.category_names[i]!r} ({i})" for i in lost]
+        here = [name for _, name in evaluator.categories.values()]
         raise ValueError(
-            f"{truth.path}: categories {some(lost)} have boxes but no class in the class map of "
-            f"{len(class_ids)} classes: the data card belongs to another JSON"
+            f"{truth.path}: objects of {some(there)} belong to no class of the model; of its list "
+            f"the model knows {some(here, 10) or 'none'}. Correct the names in 'categories' and "
+            "convert again, take these annotations out, or train on data that has the class"
         )
     indices = evaluator.image_indices(source_id for source_id, _ in found)
     rows = np.array(

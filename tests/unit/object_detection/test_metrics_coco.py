@@ -366,7 +366,10 @@ def test_annotations_of_unknown_images_or_categories():
     assert "its image is not listed (annotation 2: image_id 99)" in outcome.notes[1]
     with pytest.raises(ValueError, match="annotation 1: category_id 8.*None fits"):
         metrics.check_ground_truth(instances([1], [(1, 8, BOX)]))
-    with pytest.raises(ValueError, match="categories 7 have boxes but no class"):
+    with pytest.raises(
+        ValueError,
+        match=r"objects of .* \(7\) belong to no class of the model; of its list .* cat\.",
+    ):
         metrics.check_ground_truth(instances([1], [(1, 7, BOX)]), categories={0: (3, "cat")})
     with pytest.raises(ValueError, match="no box to score"):
         metrics.check_ground_truth(instances([1], []))
