@@ -45,6 +45,18 @@ number() {
   printf '%s' "$2"
 }
 
+# True if a folder can be listed, or is not there, within so many seconds: on a dead file system that takes for ever.
+folder_answers() {
+  local probe tries
+  ls "$1" >/dev/null 2>&1 &
+  probe=$!
+  for ((tries = 0; tries < 10 * $2; tries++)); do
+    kill -0 "$probe" 2>/dev/null || return 0
+    sleep 0.1
+  done
+  return 1
+}
+
 name='' recipe='' gpus=1 documented_nodes=''
 case ${1:-} in
   -h | --help)
@@ -118,6 +130,7 @@ main() {
     describe_start
     return
   fi
+  folder_answers "$output" 60 || fail "$output does not answer: is its file system up? Else name another folder with MODEL_DIR or RESULTS_DIR"
   mkdir -p "$output" 2>/dev/null || fail "$output cannot be made: name another folder with MODEL_DIR or RESULTS_DIR"
   [ -z "$in_slurm" ] || probe_srun
   prepare_container

@@ -31,9 +31,11 @@ if ! { mkdir -p "$RINGDET_RANK_LOGS" && echo "$rank $host $$ ${SLURMD_NODENAME:-
 fi
 tee=
 if [ "$rank" = 0 ]; then
+  # The file has a writer of its own: where its file system no longer answers, the console still has what is said.
   exec > >(
     trap '' INT TERM USR1
-    exec tee -a "$base.log"
+    tee -p >(exec cat >>"$base.log" 2>/dev/null)
+    wait "${!:-}"
   ) 2>&1
   tee=$!
 else
@@ -52,6 +54,15 @@ own_cores() {
   [ "$allowed" = "$total" ] && [ "$share" -ge 2 ] || return 0
   lscpu -p=NODE,CORE,CPU | grep -v '^#' | sort -t, -k1,1n -k2,2n -k3,3n | cut -d, -f3 |
     tail -n "+$((local_rank * share + 1))" | head -n "$share" | paste -sd,
+}
+
+# Waits for a process of this script, ten seconds at most: what a dead file system holds never ends.
+finish() {
+  local tries
+  for ((tries = 0; tries < 100; tries++)); do
+    kill -0 "$1" 2>/dev/null || return 0
+    sleep 0.1
+  done
 }
 
 cores=$(own_cores)
@@ -90,8 +101,10 @@ done
 
 # Told to stop before it could answer signals: it had nothing to save yet.
 if [ -n "$told" ] && [ "$RINGDET_STOPS_ORDERLY" = 1 ] && [ "$code" = $((128 + $(kill -l "$told"))) ]; then code=75; fi
-echo "$rank $host $code $(date +%s.%N) $told" >"$base.end"
+end="$rank $host $code $(date +%s.%N) $told"
+(echo "$end" >"$base.end") >&- 2>&- &
+finish $!
 exec >&- 2>&-
-[ -z "$tee" ] || wait "$tee"
+[ -z "$tee" ] || finish "$tee"
 [ "$code" != 75 ] || code=0
 exit "$code"

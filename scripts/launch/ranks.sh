@@ -6,7 +6,7 @@
 
 is_batch=''
 [ -z "${SLURM_JOB_ID:-}" ] || [ -n "${SLURM_STEP_ID:-}" ] || is_batch=1
-first_signal='' signals=0 ended_by_limit=0 started='' interrupted=0 keeper='' ender=''
+first_signal='' signals=0 ended_by_limit=0 started='' interrupted=0 keeper='' ender='' is_down=''
 stop_seconds=$(number STOP_SECONDS "${STOP_SECONDS:-300}")
 
 # Sets command: all words, from the launcher to the program's flags.
@@ -52,7 +52,7 @@ run_ranks() {
 
 # Open MPI 5 under srun: a rank that gets a message of a faster one while it still is in MPI_Init breaks off.
 stumbled_in_mpi() {
-  [ "$run_code" != 0 ] && grep -qs 'mca_pml_ob1_recv_frag_callback_match' "$rank_logs"/rank-*.log &&
+  [ "$run_code" != 0 ] && [ -z "$is_down" ] && grep -qs 'mca_pml_ob1_recv_frag_callback_match' "$rank_logs"/rank-*.log &&
     grep -qs 'ompi_mpi_init' "$rank_logs"/rank-*.log
 }
 
@@ -190,6 +190,12 @@ kill_ranks() {
 # Reads what the ranks left: NAME.start (rank host pid node) and NAME.end (rank host code time, a signal they were told).
 judge() {
   local status=$1 ends cause
+  run_code=$status
+  if ! folder_answers "$rank_logs" 10; then
+    is_down=1
+    say "$launcher ended with code $status, and $rank_logs does not answer: its file system is down. What the ranks said last is above"
+    return
+  fi
   ends=$(cat "$rank_logs"/*.end 2>/dev/null) || true
   cause=$(first_cause <<<"$ends")
   if [ -n "$cause" ]; then

@@ -8,7 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = (
-    "awk basename bash cat cut date dirname env getconf grep head id lscpu mkdir nproc paste "
+    "awk basename bash cat cut date dirname env getconf grep head id ls lscpu mkdir nproc paste "
     "printf sed seq setpriv setsid sleep sort tail taskset tee tr true uname wc"
 ).split()
 
