@@ -32,8 +32,8 @@ def explained(error: Exception) -> str:
     """Returns an error's text; of one of the system that names a file, with what to do."""
     if isinstance(error, BrokenPipeError):
         return f"{error}: what read this program's output has ended, as after `| head`"
-    if not isinstance(error, OSError) or error.filename is None:
-        return str(error)
+    if not isinstance(error, OSError) or not isinstance(error.filename, (str, bytes, os.PathLike)):
+        return str(error)  # among them those of an open file, which has a number
     path = os.fsdecode(error.filename)
     if error.errno in (errno.EACCES, errno.EPERM):
         return f"no permission for {clean(path)}: {_holder_of(path)}"

@@ -33,8 +33,8 @@ tee=
 if [ "$rank" = 0 ]; then
   # The file has a writer of its own: where its file system no longer answers, the console still has what is said.
   exec > >(
-    trap '' INT TERM USR1
-    tee -p >(exec cat >>"$base.log" 2>/dev/null)
+    trap '' INT TERM USR1 PIPE
+    tee >(exec cat >>"$base.log" 2>/dev/null)
     wait "${!:-}"
   ) 2>&1
   tee=$!

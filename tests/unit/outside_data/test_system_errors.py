@@ -36,7 +36,10 @@ def test_errors_of_the_system_say_what_to_do(number, says):
     assert said.startswith("/data/a\\x1b[31m: ") and says in said
 
 
-@pytest.mark.parametrize("error", [OSError("only words"), ValueError("5"), OSError(5, "no file")])
+@pytest.mark.parametrize(
+    "error",
+    [OSError("only words"), ValueError("5"), OSError(5, "no file"), OSError(5, "numbered", 77)],
+)
 def test_errors_of_no_file_stay_as_they_are(error):
     assert explained(error) == str(error)
 
