@@ -12,7 +12,8 @@ from engine.ranks.progress import COMPILE, EVALUATE, SAVE, Progress
 from engine.ranks.watch import Limits, Watch, own_addresses
 
 HOSTS = ["node1", "node1", "node2"]
-LIMITS = Limits(heartbeat=0.5, step=0.6, compile=30.0, evaluate=30.0)
+# A thread of a busy machine may not run for a second: shorter than that no rank is silent.
+LIMITS = Limits(heartbeat=1.5, step=2.0, compile=30.0, evaluate=30.0)
 
 
 class Ranks:
@@ -65,19 +66,19 @@ def ranks():
 
 def test_nobody_is_named_while_all_go_on_or_have_ended(ranks):
     ranks.start(0, 1, 2)
-    ranks.run(1.2)
+    ranks.run(2.2)
     ranks.watches[2].close()
-    ranks.run(1.2, stepping=(0, 1))
+    ranks.run(2.2, stepping=(0, 1))
     assert not any(ranks.reasons.values())
 
 
 def test_a_silent_rank_is_named_with_its_place(ranks):
     ranks.start(0, 1, 2)
-    ranks.run(0.5)
+    ranks.run(1.0)
     ranks.watches[2]._lines[0].send = lambda message: None  # it is stopped
     ranks.run(5.0)
     (reason,) = ranks.reasons[0]
-    assert reason.startswith("rank 2 of 3 on node2 is frozen or cut off: no sign of life for 0.5 s")
+    assert reason.startswith("rank 2 of 3 on node2 is frozen or cut off: no sign of life for 1.5 s")
     assert "(--heartbeat_seconds); last seen at: step" in reason
     deadline = time.monotonic() + 5
     while not ranks.reasons[1] and time.monotonic() < deadline:
@@ -87,7 +88,7 @@ def test_a_silent_rank_is_named_with_its_place(ranks):
 
 def test_a_rank_that_vanishes_is_named(ranks):
     ranks.start(0, 1, 2)
-    ranks.run(0.5)
+    ranks.run(1.0)
     line = ranks.watches[1]._lines[0]
     line.send = lambda message: None
     line.connection.shutdown(socket.SHUT_RDWR)
@@ -97,7 +98,7 @@ def test_a_rank_that_vanishes_is_named(ranks):
 
 def test_the_others_name_rank_0(ranks):
     ranks.start(0, 1, 2)
-    ranks.run(0.5)
+    ranks.run(1.0)
     for line in ranks.watches[0]._lines:
         line.send = lambda message: None
     ranks.run(5.0)
@@ -117,7 +118,7 @@ def test_the_rank_that_the_others_wait_for_is_named(ranks):
     ranks.places[1].at("reading the batches of step 101")
     ranks.run(5.0, stepping=())
     assert ranks.reasons[0] == [
-        "rank 1 of 3 on node1 stands still for 0.6 s (--stall_seconds) at: reading the batches of "
+        "rank 1 of 3 on node1 stands still for 2 s (--stall_seconds) at: reading the batches of "
         "step 101; the other ranks wait for it"
     ]
 
@@ -126,7 +127,7 @@ def test_a_collective_in_which_all_hang_is_told_as_such(ranks):
     ranks.start(0, 1, 2)
     ranks.run(0.3)
     ranks.run(5.0, stepping=())
-    assert ranks.reasons[0][0].startswith("every rank stands still for 0.6 s (--stall_seconds) at:")
+    assert ranks.reasons[0][0].startswith("every rank stands still for 2 s (--stall_seconds) at:")
 
 
 @pytest.mark.parametrize("kind", [COMPILE, EVALUATE, SAVE])
@@ -134,7 +135,7 @@ def test_work_that_takes_long_has_limits_of_its_own(ranks, kind):
     ranks.start(0, 1, 2)
     for place in ranks.places:
         place.at("long work", kind)
-    ranks.run(1.5, stepping=())
+    ranks.run(2.6, stepping=())
     assert not any(ranks.reasons.values())
 
 
@@ -142,20 +143,20 @@ def test_work_that_goes_on_at_one_place_is_no_standstill(ranks):
     ranks.start(0, 1, 2)
     for place in ranks.places:
         place.at("many batches")
-    for _ in range(20):
+    for _ in range(45):
         ranks.places[1].tick()
         time.sleep(0.07)
     assert not any(ranks.reasons.values())
 
 
-@pytest.mark.parametrize(("kind", "seconds"), [(COMPILE, 2.5), (EVALUATE, 2.5), (SAVE, 0.5)])
+@pytest.mark.parametrize(("kind", "seconds"), [(COMPILE, 7.5), (EVALUATE, 7.5), (SAVE, 1.5)])
 def test_a_long_silence_is_borne_where_the_interpreter_may_be_kept(ranks, kind, seconds):
     ranks.start(0, 1, 2)
     for place in ranks.places:
         place.at("long work", kind)
-    time.sleep(0.3)
+    time.sleep(1.0)
     ranks.watches[2]._lines[0].send = lambda message: None
-    time.sleep(seconds - 1.0 if seconds > 1.0 else 0.0)
+    time.sleep(seconds - 1.5)
     assert not any(ranks.reasons.values())
     ranks.run(5.0, stepping=())
     assert f"no sign of life for {seconds:g} s" in ranks.reasons[0][0]
@@ -185,9 +186,9 @@ def test_one_process_alone_is_watched_for_standing_still():
     watch = Watch(LIMITS, rank=0, hosts=["node1"], here=place, end=reasons.append)
     watch.start()
     place.at("step 3")
-    time.sleep(1.5)
+    time.sleep(3.0)
     watch.close()
-    assert reasons == ["the run stands still for 0.6 s (--stall_seconds) at: step 3"]
+    assert reasons == ["the run stands still for 2 s (--stall_seconds) at: step 3"]
 
 
 def test_own_addresses_are_those_of_this_host():
