@@ -29,7 +29,7 @@ MOST_YAML_BYTES = 512 << 10
 MOST_YAML_NODES = 200_000
 """Of a YAML file with its aliases written out."""
 
-_OF_FILE_SYSTEMS = ("lost+found", ".Trash-0", "System Volume Information", ".snapshot")
+_OF_FILE_SYSTEMS = ("lost+found", "System Volume Information")
 _COPY_AGAIN = "If it was cut short, copy or download it again"
 
 
@@ -186,11 +186,14 @@ def walk(
     """Goes through a folder as `os.walk`, to which unreadable folders would just be empty.
 
     Raises:
-      OSError: a folder cannot be read. One that file systems keep for themselves is passed over.
+      OSError: a folder cannot be read. A hidden one in it, and what file systems keep for
+        themselves, is passed over.
     """
 
     def refuse(error: OSError) -> None:
-        if os.path.basename(error.filename) not in _OF_FILE_SYSTEMS:
+        name = os.path.basename(error.filename)
+        is_spare = name.startswith(".") or name in _OF_FILE_SYSTEMS
+        if not is_spare or error.filename == os.fspath(root):
             raise error
 
     yield from os.walk(root, followlinks=follow_links, onerror=refuse)

@@ -124,7 +124,8 @@ def ground_truth_rows(evaluator: CocoEvaluator) -> tuple[np.ndarray, list[CocoOb
         raise ValueError(
             f"{truth.path}: objects of {some(there)} belong to no class of the model; of its list "
             f"the model knows {some(here, 10) or 'none'}. Correct the names in 'categories' and "
-            "convert again, take these annotations out, or train on data that has the class"
+            "convert again, name the JSON that the records were made of, take these annotations "
+            "out, or train on data that has the class"
         )
     indices = evaluator.image_indices(source_id for source_id, _ in found)
     rows = np.array(

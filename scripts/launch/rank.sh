@@ -35,7 +35,7 @@ if [ "$rank" = 0 ]; then
   exec > >(
     trap '' INT TERM USR1 PIPE
     tee >(exec cat >>"$base.log" 2>/dev/null)
-    wait "${!:-}"
+    [ -z "${!:-}" ] || wait "$!" # bash before 4.4 does not know it
   ) 2>&1
   tee=$!
 else

@@ -125,8 +125,9 @@ def test_commands_end_quietly_where_nobody_reads_on(tmp_path, command):
 
 
 @MODES_COUNT
-def test_a_folder_of_the_file_system_is_passed_over(closed):
-    (closed / "data" / "closed").rename(closed / "data" / "lost+found")
+@pytest.mark.parametrize("name", ["lost+found", ".Trash-1000"])
+def test_a_folder_of_the_file_system_is_passed_over(closed, name):
+    (closed / "data" / "closed").rename(closed / "data" / name)
     program = "from outside_data.files import walk; print(list(walk('.', follow_links=False)))"
     done = subprocess.run(
         [*PLAIN, sys.executable, "-c", program],
@@ -135,5 +136,5 @@ def test_a_folder_of_the_file_system_is_passed_over(closed):
         capture_output=True,
         text=True,
     )
-    (closed / "data" / "lost+found").rename(closed / "data" / "closed")
-    assert done.stdout.strip() == "[('.', ['lost+found'], [])]", done.stderr
+    (closed / "data" / name).rename(closed / "data" / "closed")
+    assert done.stdout.strip() == f"[('.', ['{name}'], [])]", done.stderr
