@@ -1,7 +1,10 @@
 #!/usr/bin/env bash
 # Makes the Python environment of Ringdet: .venv with the pinned packages and a Horovod built against them.
 # Safe to run again at any time: what is in order is left alone, what is half made or out of date is repaired.
+# shellcheck disable=SC1090,SC2034,SC2154  # the parts share their variables
 set -euo pipefail
+# Before bash 4.4 an empty list counts as unset.
+((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] >= 404)) || set +u
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 readonly root
@@ -76,7 +79,7 @@ done
 case $device_wish in auto | cpu | gpu) ;; *) bad_usage "--device is '$device_wish', not auto, cpu or gpu" ;; esac
 case $stack_wish in auto | old | new) ;; *) bad_usage "--stack is '$stack_wish', not auto, old or new" ;; esac
 case $mpi_wish in auto | system | pip) ;; *) bad_usage "--mpi is '$mpi_wish', not auto, system or pip" ;; esac
-for extra in ${extras[@]+"${extras[@]}"}; do
+for extra in "${extras[@]}"; do
   case $extra in
     dev | eval | export) ;;
     *) bad_usage "unknown extra '$extra': the extras are dev, eval and export" ;;
@@ -95,16 +98,7 @@ PATH=${PATH//":$venv/bin:"/:}
 PATH=${PATH#:}
 PATH=${PATH%:}
 
-# shellcheck source=setup/console.sh
-source "$root/scripts/setup/console.sh"
-# shellcheck source=setup/python.sh
-source "$root/scripts/setup/python.sh"
-# shellcheck source=setup/mpi.sh
-source "$root/scripts/setup/mpi.sh"
-# shellcheck source=setup/packages.sh
-source "$root/scripts/setup/packages.sh"
-# shellcheck source=setup/horovod.sh
-source "$root/scripts/setup/horovod.sh"
+for part in console python mpi packages horovod; do source "$root/scripts/setup/$part.sh"; done
 
 # Prints one value of the stamp that describes the environment as it was finished last.
 identity_value() {
@@ -141,7 +135,7 @@ is_ready() {
   fi
   mpi_kind=$(identity_value mpi)
   stamp_matches packages "$(lock_hash "$(base_locks)")" || return 1
-  for extra in ${extras[@]+"${extras[@]}"}; do
+  for extra in "${extras[@]}"; do
     stamp_matches "extra-$extra" "$(lock_hash "$extra")" || return 1
   done
 }

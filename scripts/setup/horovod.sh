@@ -50,11 +50,6 @@ horovod_works() {
     timeout 240 "$venv/bin/mpirun" -np 2 $flags "$venv/bin/python" "$root/scripts/setup/check_horovod.py"
 }
 
-# What the check that passed printed.
-versions() {
-  last_output | grep -m 1 '^TensorFlow ' || true
-}
-
 # The first line in which the failed check names its reason.
 reason() {
   last_output | grep -m 1 -E '(Error|error|expected|differently|without)' | cut -c1-160 || true
@@ -132,9 +127,8 @@ install_wheel() {
     --disable-pip-version-check "$1"/horovod-*.whl || fail_from_log "Installing Horovod"
 }
 
-# Keeps the installed one unless what it was built against has changed, else takes a kept wheel, else builds.
 install_horovod() {
-  local key kept before
+  local key kept whose=Horovod
   [ "$rebuild_horovod" = 1 ] || [ ! -s "$state/horovod" ] || return 0
   PATH=$(path_without_environments)
   [ -n "${cxx:-}" ] || find_compiler
@@ -144,37 +138,34 @@ install_horovod() {
     say "WARNING: a GPU but no nvcc: Horovod is built without NCCL and moves gradients through the host. Install the \
 CUDA 12 toolkit (nvcc in PATH or HOROVOD_CUDA_HOME) and run scripts/setup_env.sh --rebuild-horovod."
   fi
+  obtain_horovod
+  say "$whose works: two ranks reduced a tensor ($(last_output | grep -m 1 '^TensorFlow ' || true))"
+  write_stamp horovod "$key"
+}
+
+# Keeps the installed one unless what it was built against has changed, else takes a kept wheel, else builds. Returns
+# when one has passed the check.
+obtain_horovod() {
+  local before attempt
   if [ "$rebuild_horovod" = 0 ]; then
     before=$(cat "$state/horovod.before" 2>/dev/null || true)
     if [ "${before:-$key}" = "$key" ] && has_pinned_horovod && horovod_works; then
-      say "the Horovod that is installed works: two ranks reduced a tensor ($(versions))"
-      write_stamp horovod "$key"
+      whose="the Horovod that is installed"
       return
     fi
     if compgen -G "$kept/horovod-*.whl" >/dev/null; then
       say "Horovod: a wheel built for this very combination is kept in $kept"
       install_wheel "$kept"
-      if horovod_works; then
-        say "Horovod works: two ranks reduced a tensor ($(versions))"
-        write_stamp horovod "$key"
-        return
-      fi
+      if horovod_works; then return; fi
       say "the kept wheel does not work here ($(reason)): building"
     fi
   fi
-  build_and_check "$kept" "$key"
-}
-
-build_and_check() {
-  local kept=$1 key=$2 attempt
   rm -f "$state/horovod"
   for attempt in 1 2; do
     build_horovod "$state/wheel"
     install_wheel "$state/wheel"
     if horovod_works; then
-      say "Horovod works: two ranks reduced a tensor ($(versions))"
       keep_wheel "$kept"
-      write_stamp horovod "$key"
       return
     fi
     [ "$attempt" = 2 ] || say "the Horovod just built does not work ($(reason)): building once more"
@@ -197,6 +188,5 @@ keep_wheel() {
 
 has_pinned_horovod() {
   local unmet
-  unmet=$("$venv/bin/python" "$root/scripts/setup/unmet_requirements.py" <(echo "horovod==$horovod_version") 2>>"$log") &&
-    [ -z "$unmet" ]
+  unmet=$(unmet_of <(echo "horovod==$horovod_version")) && [ -z "$unmet" ]
 }

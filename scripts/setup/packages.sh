@@ -12,6 +12,9 @@ lock_hash() {
   for name in $1; do cat "$lock_dir/$name.txt"; done | sha256sum | cut -c1-16
 }
 
+# Prints what the environment lacks of the files' requirements.
+unmet_of() { "$venv/bin/python" "$root/scripts/setup/unmet_requirements.py" "$@" 2>>"$log"; }
+
 # Installs what the named lock files ask for and the environment does not have exactly so.
 # A package whose files do not match its own record (an interrupted installation) counts as missing.
 install_locks() {
@@ -19,7 +22,7 @@ install_locks() {
   local files=()
   for name in $2; do files+=("$lock_dir/$name.txt"); done
   remove_debris
-  unmet=$("$venv/bin/python" "$root/scripts/setup/unmet_requirements.py" "${files[@]}" 2>>"$log") ||
+  unmet=$(unmet_of "${files[@]}") ||
     fail "$venv/bin/python could not compare the packages with the lock files; see $log."
   [ -n "$unmet" ] || return 0
   count=$(wc -l <<<"$unmet")
@@ -29,7 +32,7 @@ install_locks() {
   run_logged "$label" "$venv/bin/python" -m pip install --no-input --disable-pip-version-check --progress-bar off \
     --no-deps --force-reinstall -r "$state/to-install.txt" || fail_from_log "Installing packages"
   rm -f "$state/to-install.txt"
-  unmet=$("$venv/bin/python" "$root/scripts/setup/unmet_requirements.py" "${files[@]}" 2>>"$log")
+  unmet=$(unmet_of "${files[@]}")
   [ -z "$unmet" ] || fail "after installation these packages are still missing or damaged: $(tr '\n' ' ' <<<"$unmet"). \
 Remove $venv and run the same command again."
 }
@@ -54,7 +57,7 @@ install_packages() {
     install_locks "packages" "$(base_locks)"
     write_stamp packages "$hash"
   fi
-  for extra in ${extras[@]+"${extras[@]}"}; do
+  for extra in "${extras[@]}"; do
     hash=$(lock_hash "$extra")
     stamp_matches "extra-$extra" "$hash" && continue
     install_locks "extra '$extra'" "$extra"
