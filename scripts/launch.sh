@@ -4,7 +4,10 @@
 #
 # Here is the order of things; the parts are in scripts/launch/: what a kind of run is, what is a family's own, the
 # variables of the ranks, the choice of the launcher, containers, starting and stopping.
+# shellcheck disable=SC1090,SC2034,SC2154  # the parts share their variables
 set -euo pipefail
+# Before bash 4.4 an empty list counts as unset.
+((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] >= 404)) || set +u
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 readonly root
@@ -63,8 +66,6 @@ case ${1:-} in
     usage
     exit 0
     ;;
-esac
-case ${1:-} in
   *.sh)
     name=$(basename "$1" .sh)
     kind=$(grep -oE '^(convergence|evaluate|training-benchmark|inference-benchmark|inference)' <<<"$name") || fail "whose kind is $1?"
@@ -101,22 +102,9 @@ name=${name:-$kind}
 flags=("$@")
 
 [ -f "$root/scripts/launch/family_$family.sh" ] || fail "unknown family '$family'"
-# shellcheck source=launch/variables.sh
-source "$root/scripts/launch/variables.sh"
-# shellcheck source=launch/recipes.sh
-source "$root/scripts/launch/recipes.sh"
-# shellcheck source=launch/kinds.sh
-source "$root/scripts/launch/kinds.sh"
-# shellcheck source=launch/launchers.sh
-source "$root/scripts/launch/launchers.sh"
-# shellcheck source=launch/containers.sh
-source "$root/scripts/launch/containers.sh"
-# shellcheck source=launch/ranks.sh
-source "$root/scripts/launch/ranks.sh"
-# shellcheck source=launch/slurm.sh
-source "$root/scripts/launch/slurm.sh"
-# shellcheck source=launch/family_efficientdet.sh
-source "$root/scripts/launch/family_$family.sh"
+for part in variables recipes kinds launchers containers ranks slurm "family_$family"; do
+  source "$root/scripts/launch/$part.sh"
+done
 
 main() {
   find_place

@@ -14,7 +14,7 @@ script=$(dirname "${BASH_SOURCE[0]}")/$1
 shift
 [ -x "$script" ] || fail "there is no script $script"
 for flag in "$@"; do
-  case $flag in --seed=* | --model_dir=*) fail "$flag would be the same for all runs: set SEEDS or MODEL_DIR" ;; esac
+  case ${flag%%=*} in --seed | --model_dir) fail "$flag would be the same for all runs: set SEEDS or MODEL_DIR" ;; esac
 done
 read -ra seeds <<<"${SEEDS:-1 2 3 4 5}"
 

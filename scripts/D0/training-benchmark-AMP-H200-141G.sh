@@ -1,5 +1,4 @@
 #!/usr/bin/env bash
 # Times 500 training steps of EfficientDet-D0 on NGPU (8) H200 141 GB, mixed precision, with the data of the training.
 # Ours, not from the references. Not run yet.
-export PRESET=${PRESET-}
 exec "$(dirname "$0")/../launch.sh" "$0" --recipe d0_coco_8xh200_amp --gpus 8 -- "$@"

@@ -13,8 +13,9 @@ set_family() {
   find_backbone efficientnet-b0-joc
 }
 
-# Sets recipe_flags: what train.py is told of the recipe.
+# Sets recipe_flags: what train.py is told of the recipe. For H100 and H200 the reference has none: those are ours.
 read_recipe() {
+  case ${recipe_file##*/} in *_8xh[12]00_*) preset=${PRESET-} ;; esac
   recipe_flags=("--recipe=$recipe_file")
 }
 

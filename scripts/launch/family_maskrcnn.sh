@@ -34,6 +34,11 @@ read_recipe() {
 # The files name the images of all GPUs together; other numbers of GPUs keep the share of each, as in all other recipes.
 read_pytorch_recipe() {
   local batch
+  # They do not say the precision; the names of the scripts do.
+  case $name in
+    *-AMP-*) AMP=${AMP:-True} ;;
+    *-FP32-* | *-TF32-*) AMP=${AMP:-False} ;;
+  esac
   batch=$(share_of SOLVER)
   benchmark_flags=(--benchmark_steps=500)
   find_backbone R-50.pkl

@@ -18,13 +18,28 @@ compose_program() {
   esac
   program+=("${flags[@]}")
   # A folder told by a flag is where logs go too.
-  local flag
-  for flag in "${flags[@]}"; do
-    case $kind:$flag in
-      convergence:--model_dir=* | training-benchmark:--model_dir=*) output=${flag#*=} ;;
-      evaluate:--output_dir=* | inference:--output_dir=*) output=${flag#*=} ;;
+  case $kind in
+    convergence | training-benchmark) output=$(given model_dir || printf '%s' "$output") ;;
+    evaluate | inference) output=$(given output_dir || printf '%s' "$output") ;;
+  esac
+}
+
+# The value that the user's flags give to a flag, as --NAME=VALUE or in two words; fails if they give none.
+given() {
+  local i value=''
+  for ((i = 0; i < ${#flags[@]}; i++)); do
+    case ${flags[i]} in
+      "--$1="*) value=${flags[i]#*=} ;;
+      "--$1") value=${flags[i + 1]:-} ;;
     esac
   done
+  [ -n "$value" ] && printf '%s' "$value"
+}
+
+# Ends the launcher unless a variable or its flag says which run is read.
+require_run() {
+  [ -n "${!1:-}" ] || given "$2" >/dev/null ||
+    fail "$1 is not set: name a checkpoint or the folder of a run, for example $1=$results_dir/$3"
 }
 
 validation_flags() {
@@ -70,9 +85,7 @@ compose_evaluation() {
   local batch amp
   batch=${BS:-$(evaluation_batch)}
   amp=$(precision_flag "${AMP:-$(recipe_value amp)}")
-  if [ -z "${CKPT:-}" ] && [[ " ${flags[*]:-} " != *" --ckpt_path="* ]]; then
-    fail "CKPT is not set: name a checkpoint or the folder of a run, for example CKPT=$results_dir/${name/evaluate/convergence}"
-  fi
+  require_run CKPT ckpt_path "${name/evaluate/convergence}"
   output=$results_dir/$name
   program=(
     eval.py "${model_flags[@]}" "--ckpt_path=${CKPT:-}" "--preset=$preset" "--output_dir=$output" "${validation[@]}"
@@ -94,9 +107,7 @@ compose_inference_benchmark() {
 compose_inference() {
   is_parallel=0
   output=$results_dir/$name
-  if [ -z "${MODEL_DIR:-}" ] && [[ " ${flags[*]:-} " != *" --model_dir="* ]]; then
-    fail "MODEL_DIR is not set: name a checkpoint or the folder of a run, for example MODEL_DIR=$results_dir/$example_run"
-  fi
+  require_run MODEL_DIR model_dir "$example_run"
   program=(
     infer.py "${model_flags[@]}" "--image_path=${IMAGE_PATH:-$root/testdata/img1.jpg}" "--output_dir=$output"
     "--preset=$preset" "--model_dir=${MODEL_DIR:-}"

@@ -107,11 +107,8 @@ compose_start() {
     mpirun) compose_mpirun ;;
     horovodrun)
       start=(horovodrun --gloo --disable-cache -np "$ranks")
-      if [ -n "${HOSTS:-}" ]; then
-        start+=(-H "$HOSTS")
-      elif [ "$nodes" -gt 1 ]; then
-        start+=(-H "$(allocated_hosts)")
-      else
+      add_hosts
+      if [ "$nodes" = 1 ] && [ -z "${HOSTS:-}" ]; then
         # Alone on one host it can hang while it looks for the interface of the others.
         start+=(-H "localhost:$ranks" --network-interfaces lo)
       fi
@@ -124,18 +121,19 @@ compose_mpirun() {
   local variable
   start=(mpirun -np "$ranks" --bind-to none --oversubscribe)
   [ "$(id -u)" != 0 ] || start+=(--allow-run-as-root)
-  if [ -n "${HOSTS:-}" ]; then
-    start+=(-H "$HOSTS")
-  elif [ "$nodes" -gt 1 ]; then
-    start+=(-H "$(allocated_hosts)")
-  fi
+  add_hosts
   if [ "$nodes" -gt 1 ]; then
     for variable in $(exported_names); do start+=(-x "$variable"); done
   fi
 }
 
-allocated_hosts() {
-  scontrol show hostnames "${SLURM_JOB_NODELIST:-}" | sed "s/\$/:$ranks_per_node/" | paste -sd,
+# Adds to start the hosts and their ranks, unless all ranks are here.
+add_hosts() {
+  if [ -n "${HOSTS:-}" ]; then
+    start+=(-H "$HOSTS")
+  elif [ "$nodes" -gt 1 ]; then
+    start+=(-H "$(scontrol show hostnames "${SLURM_JOB_NODELIST:-}" | sed "s/\$/:$ranks_per_node/" | paste -sd,)")
+  fi
 }
 
 # The names of the nodes, one a line; for a dry run outside an allocation node1, node2, ...

@@ -145,16 +145,23 @@ on_signal() {
   set +m
 }
 
+# The ranks that have started and not ended, one a line: rank, host, process there, node.
+running_ranks() {
+  local record
+  for record in "$rank_logs"/*.start; do
+    [ ! -e "$record" ] || [ -e "${record%.start}.end" ] || cat "$record"
+  done
+}
+
 ask_ranks_to_stop() {
-  local record rank host pid node
+  local rank host pid node
   case $launcher in
     srun | mpirun) kill -USR1 "$started" ;;
     *)
       # horovodrun passes nothing on: the ranks of this host are told directly.
-      for record in "$rank_logs"/*.start; do
-        read -r rank host pid node <"$record"
+      while read -r rank host pid node; do
         [ "$host" != "$(uname -n)" ] || kill -USR1 "$pid" 2>/dev/null || true
-      done
+      done < <(running_ranks)
       ;;
   esac
 }
@@ -174,17 +181,15 @@ end_ranks() {
 
 # Not even a stopped process outlives this. The ranks are in groups of their own, which mpirun and rank.sh make.
 kill_ranks() {
-  local record rank host pid node
+  local rank host pid node
   set +e # what has ended by itself is no failure here
   if [ "$launcher" = srun ]; then scancel --signal=KILL "$SLURM_JOB_ID"; fi
   kill -KILL -- "-$1"
-  for record in "$rank_logs"/*.start; do
-    [ ! -e "${record%.start}.end" ] || continue
-    read -r rank host pid node <"$record"
+  while read -r rank host pid node; do
     [ "$host" = "$(uname -n)" ] || continue
     kill -KILL "$pid"
-    if read -r pid <"${record%.start}.child"; then kill -KILL -- "-$pid"; fi
-  done
+    if read -r pid <"$(file_of "$rank" child)"; then kill -KILL -- "-$pid"; fi
+  done < <(running_ranks)
 }
 
 # Reads what the ranks left: NAME.start (rank host pid node) and NAME.end (rank host code time, a signal they were told).
@@ -220,14 +225,15 @@ first_cause() {
     certainty=3
     if [ "$code" -gt 128 ] && [ -z "$told" ]; then
       certainty=1
-    elif grep -qs '^ERROR (rank ' "$(log_of "$rank")"; then
+    elif grep -qs '^ERROR (rank ' "$(file_of "$rank" log)"; then
       certainty=2
     fi
     echo "$certainty $time $rank $host $code"
   done | sort -k2,2n | awk 'NR == 1 {last = $2 + 2} $2 <= last' | sort -s -k1,1n | awk 'NR == 1 {print $3, $4, $5}'
 }
 
-log_of() { printf '%s/rank-%05d.log' "$rank_logs" "$1"; }
+# Among the files of a rank that with this ending.
+file_of() { printf '%s/rank-%05d.%s' "$rank_logs" "$1" "$2"; }
 
 tell_failure() {
   local rank=$1 host=$2 code=$3 file reason
@@ -237,28 +243,21 @@ tell_failure() {
     reason="was killed by signal $((code - 128)) ($(kill -l $((code - 128)) 2>/dev/null || echo unknown))"
     [ "$code" != 137 ] || reason="$reason; the kernel does that when memory runs out (see dmesg on $host)"
   fi
-  file=$(log_of "$rank")
+  file=$(file_of "$rank" log)
   say "rank $rank on $host $reason. Its last lines, from $file:"
   tail -n "${FAILURE_LINES:-20}" "$file" 2>/dev/null | sed 's/^/  | /' >&2
 }
 
 # No rank was noted down as failed: the launcher itself, a whole node with its ranks, or srun was faster.
 tell_lost() {
-  local file base lost='' rank host pid node reason
+  local lost='' rank host pid node reason
   run_code=$1
   reason=$(cat "$rank_logs"/rank-*.log 2>/dev/null | grep -m 1 '^ERROR (rank ') || true
   if [ -n "$reason" ]; then
     say "$launcher ended with code $1: $reason"
     return
   fi
-  for file in "$rank_logs"/*.start; do
-    [ -e "$file" ] || continue
-    base=${file%.start}
-    if [ ! -e "$base.end" ]; then
-      read -r rank host pid node <"$file"
-      lost="$lost rank $rank on $host;"
-    fi
-  done
+  while read -r rank host pid node; do lost="$lost rank $rank on $host;"; done < <(running_ranks)
   if [ -n "$lost" ]; then
     say "$launcher ended with code $1, and these ranks vanished without a word:$lost their logs are in $rank_logs"
   else

@@ -81,14 +81,9 @@ accept_fewer_nodes() {
 # default). Then it queues a job with --requeue again by itself, if the job is still there; so this waits. Asking for it
 # earlier (scontrol requeue) lost the job's GPUs in Slurm 22.05: "gres: node offset invalid" at the next start.
 wait_for_replacement() {
-  local file rank host pid node dead='' until
+  local node dead='' until
   [ -n "$in_slurm" ] && [ -n "$is_batch" ] && [ "${REQUEUE:-1}" != 0 ] && [ "$signals" = 0 ] || return 0
-  for file in "$rank_logs"/*.start; do
-    [ -e "$file" ] && [ ! -e "${file%.start}.end" ] || continue
-    read -r rank host pid node <"$file"
-    case " $dead " in *" $node "*) continue ;; esac
-    answers "$node" || dead="$dead $node"
-  done
+  for node in $(running_ranks | cut -d' ' -f4 | sort -u); do answers "$node" || dead="$dead $node"; done
   [ -n "$dead" ] || return 0
   say "no answer from node(s)$dead: waiting until Slurm notices and queues the job again, to continue from its last save"
   until=$((SECONDS + ${LOST_NODE_SECONDS:-900}))

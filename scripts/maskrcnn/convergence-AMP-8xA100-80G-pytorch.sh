@@ -2,5 +2,4 @@
 # Trains Mask R-CNN R-50-FPN on COCO 2017 with 8 A100 80 GB, mixed precision.
 # What the PyTorch reference reports: docs/runs.md.
 # Its revision of 2022: 12 images per GPU.
-export AMP=${AMP:-True}
 exec "$(dirname "$0")/../launch.sh" "$0" --recipe e2e_mask_rcnn_R_50_FPN_1x --gpus 8 -- "$@"

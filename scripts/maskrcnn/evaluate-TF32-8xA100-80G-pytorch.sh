@@ -1,5 +1,4 @@
 #!/usr/bin/env bash
 # Evaluates CKPT=... (a checkpoint or the folder of a run) on COCO val2017 with 8 A100 80 GB, TF32.
 # What the PyTorch reference reports: docs/runs.md. 1 image per GPU, as there.
-export AMP=${AMP:-False}
 exec "$(dirname "$0")/../launch.sh" "$0" --recipe e2e_mask_rcnn_R_50_FPN_1x --gpus 8 -- "$@"

@@ -417,11 +417,23 @@ def test_ranks_of_horovodrun_are_asked_to_stop_one_by_one(machine, tmp_path):
     assert ends == ["75", "75"]
 
 
-def test_a_relative_folder_is_that_of_the_caller(machine, tmp_path):
-    command = machine.dry("convergence-AMP-8xA100-80G.sh", "--model_dir=mine")
-    assert command[-1] == "--model_dir=mine"
-    result = machine.run("convergence-AMP-8xA100-80G.sh", "--model_dir=mine", DRY_RUN="1")
+@pytest.mark.parametrize("told", [["--model_dir=mine"], ["--model_dir", "mine"]])
+def test_a_relative_folder_is_that_of_the_caller(machine, tmp_path, told):
+    result = machine.run("convergence-AMP-8xA100-80G.sh", *told, DRY_RUN="1")
     assert f"results in {tmp_path}/mine\n" in result.stdout
+    assert shlex.split(result.stdout.splitlines()[-1])[-len(told) :] == told
+
+
+@pytest.mark.parametrize("told", [["--ckpt_path=/run"], ["--ckpt_path", "/run"]])
+def test_a_flag_may_say_what_is_evaluated(machine, told):
+    assert machine.dry("evaluate-AMP-8xA100-80G.sh", *told)[-len(told) :] == told
+
+
+def test_a_recipe_of_ours_has_no_preset_however_it_is_started(machine):
+    run = ("efficientdet", "convergence", "--gpus", "8", "--recipe")
+    for recipe, preset in (("d0_coco_8xh100_amp", ""), ("d0_coco_8xa100_amp", "nvidia")):
+        command = machine.dry("scripts/launch.sh", *run, recipe)
+        assert flags_of(command)["preset"] == preset
 
 
 def test_the_reason_is_told_where_the_launcher_was_faster_than_the_record_of_the_end(

@@ -337,5 +337,6 @@ def test_stability_composes_a_run_for_each_seed(machine, path):
         given = flags_of(shlex.split(command))
         assert given["seed"] == str(seed) and given["num_epochs"] == "2"
         assert given["model_dir"] == f"{folder}-seed-{seed}"
-    result = machine.run(path, "--seed=3")
-    assert result.returncode == 2 and "set SEEDS" in result.stderr
+    for told in (["--seed=3"], ["--seed", "3"]):
+        result = machine.run(path, *told)
+        assert result.returncode == 2 and "set SEEDS" in result.stderr
