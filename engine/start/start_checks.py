@@ -96,7 +96,11 @@ def check_ranks_agree(config: Any) -> None:
     everyone = distributed.all_gather_object((distributed.placement().host, mine))
     expected = everyone[0][1]
     for rank, (host, theirs) in enumerate(everyone):
-        wrong = [f"{k}: {theirs[k]} and {expected[k]}" for k in mine if theirs[k] != expected[k]]
+        wrong = [
+            f"{name}: {theirs.get(name)} and {expected.get(name)}"
+            for name in {**expected, **theirs}
+            if theirs.get(name) != expected.get(name)
+        ]
         if wrong:
             raise distributed.AgreedError(
                 f"rank {rank} on {host} differs from rank 0: {'; '.join(wrong)}. Start all ranks "

@@ -311,7 +311,8 @@ def test_ranks_that_differ_are_told_in_what(tmp_path, monkeypatch):
 
     def gather(value):
         _, mine = value
-        return [("node1", mine), ("node2", {**mine, "code": "12ab", "train.seed": "9"})]
+        older = {name: value for name, value in mine.items() if name != "train.hooks"}
+        return [("node1", mine), ("node2", {**older, "code": "12ab", "train.seed": "9"})]
 
     monkeypatch.setattr(distributed, "all_gather_object", gather)
     with pytest.raises(distributed.AgreedError) as error:
@@ -319,6 +320,7 @@ def test_ranks_that_differ_are_told_in_what(tmp_path, monkeypatch):
     message = str(error.value)
     assert "rank 1 on node2 differs from rank 0" in message
     assert "code: 12ab and" in message and "train.seed: 9 and 3" in message
+    assert "train.hooks: None and []" in message
 
 
 def evaluate(config: Config, path: Path, output: Path, family: TinyFamily) -> dict:
