@@ -5,9 +5,10 @@ hardware's identifier tells whether two ranks share one.
 """
 
 import os
-import subprocess
 
 import tensorflow as tf
+
+from engine.ranks import machine
 
 
 def pin_gpu(local_rank: int) -> str:
@@ -54,14 +55,5 @@ def gpu_identity(index: int) -> str:
     chosen = visible.split(",")[index].strip() if visible else str(index)
     if not chosen.isdigit():
         return chosen
-    known = _identifiers()
+    known = machine.gpu_facts("uuid")
     return known[int(chosen)] if int(chosen) < len(known) else f"{visible}#{chosen}"
-
-
-def _identifiers() -> list[str]:
-    command = ["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"]
-    try:
-        run = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return []
-    return run.stdout.split()

@@ -48,17 +48,25 @@ def cores_per_rank(local_size: int) -> int:
     return cores if bound else max(cores // local_size, 1)
 
 
-def git_commit() -> str:
-    """Returns this repository's commit, with '-dirty' for local changes, or ''."""
-    root = Path(__file__).resolve().parent.parent
+def output_of(*command: str, seconds: float = 20.0) -> str:
+    """Returns what a command prints; '' where it is missing, fails or takes longer."""
     try:
-        run = subprocess.run(
-            ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"],
-            capture_output=True, text=True, timeout=10, check=True,
-        )  # fmt: skip
+        run = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=True)
     except (OSError, subprocess.SubprocessError):
         return ""
-    return run.stdout.strip()
+    return run.stdout
+
+
+def gpu_facts(*names: str) -> list[str]:
+    """Returns what nvidia-smi says of each GPU: a line of facts, separated by ', '."""
+    query = f"--query-gpu={','.join(names)}"
+    return output_of("nvidia-smi", query, "--format=csv,noheader").strip().splitlines()
+
+
+def git_commit() -> str:
+    """Returns this repository's commit, with '-dirty' for local changes, or ''."""
+    folder = str(Path(__file__).resolve().parent)
+    return output_of("git", "-C", folder, "describe", "--always", "--dirty", "--abbrev=12").strip()
 
 
 def report() -> dict[str, Any]:
@@ -76,7 +84,7 @@ def report() -> dict[str, Any]:
         "cores": available_cores(),
         "packages": versions,
         "commit": git_commit(),
-        "gpus": _gpus(),
+        "gpus": gpu_facts("name", "driver_version", "memory.total"),
     }
 
 
@@ -85,8 +93,8 @@ def details() -> dict[str, Any]:
     return {
         "horovod_build": horovod_build(),
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
-        "mpirun": _first_line(["mpirun", "--version"]),
-        "srun": _first_line(["srun", "--version"]),
+        "mpirun": output_of("mpirun", "--version").partition("\n")[0],
+        "srun": output_of("srun", "--version").partition("\n")[0],
         "container": os.path.exists("/.dockerenv") or os.path.exists("/run/.containerenv"),
         "variables": {k: v for k, v in sorted(os.environ.items()) if _VARIABLES.match(k)},
     }
@@ -97,38 +105,13 @@ def horovod_build() -> list[str]:
 
     Asked in a process of its own, as a Horovod for another TensorFlow may not load; [] without one.
     """
-    try:
-        run = subprocess.run(
-            [sys.executable, "-m", "horovod.runner.launch", "--check-build"],
-            capture_output=True, text=True, timeout=120, check=True,
-        )  # fmt: skip
-    except (OSError, subprocess.SubprocessError):
-        return []
-    return list(dict.fromkeys(re.findall(r"^\s*\[X\] (.+?)\s*$", run.stdout, re.MULTILINE)))
+    said = output_of(sys.executable, "-m", "horovod.runner.launch", "--check-build", seconds=120.0)
+    return list(dict.fromkeys(re.findall(r"^\s*\[X\] (.+?)\s*$", said, re.MULTILINE)))
 
 
 def horovod_has(name: str) -> bool:
     """True if the installed Horovod was built with `name`, for example NCCL."""
     return name in horovod_build()
-
-
-def _first_line(command: list[str]) -> str:
-    try:
-        run = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return run.stdout.partition("\n")[0]
-
-
-def _gpus() -> list[str]:
-    try:
-        run = subprocess.run(
-            ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"],
-            capture_output=True, text=True, timeout=20, check=True,
-        )  # fmt: skip
-    except (OSError, subprocess.SubprocessError):
-        return []
-    return run.stdout.strip().splitlines()
 
 
 if __name__ == "__main__":

@@ -140,15 +140,13 @@ def difference_problems(everyone: Sequence[tuple[str, dict[str, str]]]) -> list[
       everyone: (host, facts) in rank order.
     """
     _, expected = everyone[0]
-    problems = []
-    for rank, (host, theirs) in enumerate(everyone):
-        names = [n for n in {**expected, **theirs} if expected.get(n) != theirs.get(n)]
-        problems += [
-            f"rank {rank} on {host}: {n} is {theirs.get(n) or 'missing'}, on rank 0 it is "
-            f"{expected.get(n) or 'missing'}"
-            for n in names
-        ]
-    return problems
+    return [
+        f"rank {rank} on {host}: {name} is {theirs.get(name) or 'missing'}, on rank 0 it is "
+        f"{expected.get(name) or 'missing'}"
+        for rank, (host, theirs) in enumerate(everyone)
+        for name in {**expected, **theirs}
+        if expected.get(name) != theirs.get(name)
+    ]
 
 
 def reduction_seconds(megabytes: float) -> float:

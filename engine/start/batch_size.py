@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from engine.config.fields import ConfigError
+from engine.ranks import machine
 
 AUTO = "auto"
 # Share of the memory that is filled: what evaluation and later batches need is not measured.
@@ -107,7 +108,12 @@ def find(argv: Sequence[str], *, records: str, num_ranks: int) -> int:
             said = output.read_text(errors="replace")
         if process.returncode == 0:
             peaks = [float(peak) * 2**30 for peak in _PEAK.findall(said)]
-            return max(peaks, default=0.0) if is_gpu else usage.ru_maxrss * 1024.0
+            if is_gpu and not peaks:
+                raise ConfigError(
+                    f"batch_size={AUTO}: nvidia-smi lists a GPU, but the trial did not use it: see "
+                    "what TensorFlow says of it (CUDA_VISIBLE_DEVICES, drivers), or give a number"
+                )
+            return max(peaks) if is_gpu else usage.ru_maxrss * 1024.0
         if "is out of memory" in said or (process.returncode < 0 and not is_gpu):
             return None
         last = "\n".join(said.splitlines()[-5:])
@@ -122,12 +128,9 @@ def device_memory() -> tuple[bool, float]:
     Raises:
       ConfigError: neither can be found out.
     """
-    command = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
-    try:
-        run = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
-        return True, min(float(line) for line in run.stdout.split()) * 2**20
-    except (OSError, subprocess.SubprocessError, ValueError):
-        pass
+    mebibytes = [line.removesuffix(" MiB") for line in machine.gpu_facts("memory.total")]
+    if mebibytes and all(map(str.isdigit, mebibytes)):
+        return True, min(map(float, mebibytes)) * 2**20
     try:
         return False, free_memory()
     except (OSError, ValueError, StopIteration) as error:

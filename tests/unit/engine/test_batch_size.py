@@ -104,6 +104,9 @@ def test_trials_are_processes_that_say_how_much_they_took(tmp_path, monkeypatch,
     arguments = [str(program), "--batch_size=auto"]
     assert batch_size.find(arguments, records="here", num_ranks=1) == 48
     assert "60 images take more than there is" in capfd.readouterr().out
+    program.write_text("print('1 s/step, without a peak')\n")
+    with pytest.raises(ConfigError, match="lists a GPU, but the trial did not use it"):
+        batch_size.find(arguments, records="", num_ranks=1)
     program.write_text("import sys\nsys.exit('no such set')\n")
     with pytest.raises(ConfigError, match="trial with 4 images failed:\nno such set"):
         batch_size.find(arguments, records="", num_ranks=1)

@@ -85,7 +85,7 @@ def test_ranks_that_do_not_find_each_other(monkeypatch):
 class TestGpus:
     def pin(self, monkeypatch, *, visible="", uuids=("GPU-a", "GPU-b"), local_rank=0) -> str:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-        monkeypatch.setattr(devices, "_identifiers", lambda: list(uuids))
+        monkeypatch.setattr(devices.machine, "gpu_facts", lambda name: list(uuids))
         return devices.gpu_identity(local_rank)
 
     def test_identity_by_number_by_name_and_by_default(self, monkeypatch):
