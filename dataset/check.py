@@ -90,6 +90,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _draw(report: Report, tables: Mapping[str, SplitTable], path: Path) -> Path:
     """Writes a sheet of images with their boxes as stated, those of the worst findings first."""
+    from object_detection.draw.entries import corners
     from object_detection.draw.visualize import contact_sheet, draw_boxes
 
     shown: dict[tuple[str, int], str] = {}
@@ -112,9 +113,7 @@ def _draw(report: Report, tables: Mapping[str, SplitTable], path: Path) -> Path:
         except BadImageError:
             continue
         own = table.image == index
-        x, y, width, height = table.boxes[own].T
-        names = table.annotations.category_names
-        boxes = np.stack([y, x, y + height, x + width], axis=1)
+        boxes, names = corners(table.boxes[own]), table.annotations.category_names
         pictures.append(draw_boxes(pixels, boxes, table.category[own], names=names))
         captions.append(caption)
         if len(pictures) == _PICTURES.value:

@@ -36,11 +36,12 @@ class Detections:
     """
 
     def __init__(self, prediction: Prediction, class_map: ClassMap):
+        from object_detection.draw.entries import corners
+
         self._prediction, self._class_map = prediction, class_map
         objects = prediction.objects
         self.path, self.image = prediction.path, prediction.image
-        x, y, width, height = np.array([d["bbox"] for d in objects], float).reshape([-1, 4]).T
-        self.boxes = np.stack([y, x, y + height, x + width], axis=1).astype(np.float32)
+        self.boxes = corners([d["bbox"] for d in objects]).astype(np.float32)
         self.scores = np.array([d["score"] for d in objects], np.float32)
         self.category_ids = np.array([d["category_id"] for d in objects], np.int64)
         self.names: list[str] = [d["name"] for d in objects]

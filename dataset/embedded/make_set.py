@@ -208,7 +208,7 @@ def _with_boxes(scene: Scene) -> np.ndarray:
         np.array([mask_box(thing.mask) for thing in scene.objects]).reshape(-1, 4),
         np.array([thing.thing for thing in scene.objects], np.int64),
         names=[thing.name for thing in THINGS],
-        dashed=np.array([thing.is_crowd for thing in scene.objects], bool),
+        crowd=np.array([thing.is_crowd for thing in scene.objects], bool),
         zoom=2,
     )
 

@@ -66,12 +66,12 @@ def draw_batch(
     columns = [scenes.boxes.numpy(), scenes.classes.numpy(), is_crowd]
     if "masks" not in batch:
         return [
-            draw_boxes(image, b, c, names=names, dashed=crowd)
+            draw_boxes(image, b, c, names=names, crowd=crowd)
             for image, b, c, crowd in zip(pixels, *columns)
         ]
     masks = paste_masks(batch, height=height, width=width)
     return [
-        draw_masks(image, m, c, names=names, boxes=b, all_boxes=False, hatched=crowd)
+        draw_masks(image, m, c, names=names, boxes=b, all_boxes=False, crowd=crowd)
         for image, m, b, c, crowd in zip(pixels, masks, *columns)
     ]
 

@@ -33,9 +33,9 @@ from object_detection.draw.visualize import (
 )
 from object_detection.masks.mask_paste import paste_probabilities
 
-COLOR_BY = ("auto", "class", "instance")
 WEIGHTS = ("probability", "score")
 
+_OPACITY = 0.45  # of fills
 # Colours of a heat map from cold to hot, evenly spaced; opacity grows alike.
 _HEAT = np.array([(38, 18, 96), (132, 30, 142), (224, 62, 92), (252, 148, 44), (255, 242, 150)])
 _HEAT_OPACITY = (0.0, 0.62, 0.74, 0.8, 0.84)
@@ -52,15 +52,12 @@ def draw_masks(
     *,
     scores: np.ndarray | None = None,
     names: Names = None,
-    min_score: float = 0.0,
-    max_masks: int = 100,
+    max_objects: int = 100,
     zoom: float = 1.0,
-    opacity: float = 0.45,
     labels: bool = True,
     boxes: np.ndarray | None = None,
     all_boxes: bool = True,
-    hatched: np.ndarray | None = None,
-    color_by: str = "auto",
+    crowd: np.ndarray | None = None,
     colors: Sequence[Color] | None = None,
 ) -> np.ndarray:
     """Draws instance masks with a translucent fill, a contour and a label.
@@ -68,32 +65,23 @@ def draw_masks(
     Args:
       image: uint8 [h, w, 3].
       masks: bool [n, h, w], whole-image masks.
-      classes: int [n], class ids; rows of class -1 are padding and skipped.
-      scores: [n]; without them labels are names only.
+      classes: as of `draw_boxes`, like `scores`, `max_objects`, `zoom` and `labels`.
       names: class_id -> name. Where it holds one class, labels leave the name out.
-      min_score: masks below it are left out.
-      max_masks: the best so many are drawn; the largest, without scores.
-      zoom: the result is this many times as large as the image, everything drawn at its size.
-      opacity: of the fill, 0 to 1.
-      labels: False draws none.
       boxes: [n, 4], (y1, x1, y2, x2), pixels of the image, to draw thinly as well; none by default.
         An object whose mask is empty is then drawn as its box.
       all_boxes: False draws the boxes of such objects only.
-      hatched: bool [n], masks to fill with stripes (crowd regions).
-      color_by: 'class', 'instance', or 'auto': by instance where `names` holds one class.
+      crowd: bool [n], masks to fill with stripes.
       colors: of the masks, instead of colours by class or instance.
 
     Returns:
       uint8 [round(h * zoom), round(w * zoom), 3]; the input is left as it is.
 
     Raises:
-      ValueError: lengths do not meet, or `color_by` is unknown.
+      ValueError: lengths do not meet.
     """
-    if color_by not in COLOR_BY:
-        raise ValueError(f"color_by={color_by!r}: expected one of {', '.join(COLOR_BY)}")
     masks = np.asarray(masks, bool).reshape(-1, *np.shape(image)[:2])
     classes = np.asarray(classes).reshape(-1)
-    columns = {"classes": classes, "scores": scores, "boxes": boxes, "hatched": hatched}
+    columns = {"classes": classes, "scores": scores, "boxes": boxes, "crowd": crowd}
     require_rows(len(masks), **columns, colors=colors)
     canvas = zoomed(image, zoom)
     stretch = np.tile(np.array(canvas.shape[:2]) / np.array(image.shape[:2]), 2)
@@ -103,19 +91,16 @@ def draw_masks(
     if boxes is not None:
         boxes = np.asarray(boxes, np.float64).reshape(-1, 4) * stretch
         extents[is_empty] = boxes[is_empty]
-    order = drawing_order(extents, classes, scores=scores, min_score=min_score)[:max_masks]
+    order = drawing_order(extents, classes, scores)[:max_objects]
     style = style_for(*canvas.shape[:2], num_boxes=len(order))
     has_one_class = names is not None and len(names) == 1
-    by_instance = color_by == "instance" or (color_by == "auto" and has_one_class)
-    keys = range(len(order)) if by_instance else [classes[i] for i in order]
     if colors is None:
+        keys = range(len(order)) if has_one_class else classes[order]
         colors = {i: class_color(key) for i, key in zip(order, keys)}
-    striped = {i for i in order if hatched is not None and hatched[i]}
+    striped = {i for i in order if crowd is not None and crowd[i]}
     # Small ones last, so that a large one never covers them; crowds below all.
     by_size = sorted(order, key=lambda i: (i not in striped, -masks[i].sum()))
-    _draw_shapes(
-        canvas, [(masks[i], colors[i], i in striped) for i in by_size], style=style, opacity=opacity
-    )
+    _draw_shapes(canvas, [(masks[i], colors[i], i in striped) for i in by_size], style)
     if boxes is not None:
         thin = style._replace(line=max(1.0, 0.5 * style.line))
         for i in by_size:
@@ -210,11 +195,7 @@ def mask_heat(
 
 
 def _draw_shapes(
-    canvas: np.ndarray,
-    shapes: Sequence[tuple[np.ndarray, Color, bool]],
-    *,
-    style: Style,
-    opacity: float,
+    canvas: np.ndarray, shapes: Sequence[tuple[np.ndarray, Color, bool]], style: Style
 ) -> None:
     """Fills and outlines (mask, colour, is hatched), each hiding what it covers of those before."""
     height, width = canvas.shape[:2]
@@ -229,7 +210,7 @@ def _draw_shapes(
             continue
         place = (field.rows, field.columns)
         inside = np.clip(field.distance + 0.5, 0, 1)
-        strength = opacity * (_stripes(field, style.line) if is_hatched else 1.0)
+        strength = _OPACITY * (_stripes(field, style.line) if is_hatched else 1.0)
         _mix(tint[place], np.array(color, np.float32), inside[..., np.newaxis])
         _mix(tint_share[place], strength, inside)
         # A little to the inside: objects that touch keep a contour each.

@@ -31,7 +31,7 @@ class Style(NamedTuple):
     font: int
 
 
-def style_for(height: int, width: int, *, num_boxes: int = 1) -> Style:
+def style_for(height: int, width: int, *, num_boxes: int) -> Style:
     """Returns sizes that look alike on a thumbnail and on a photograph, smaller in a crowd."""
     extent = math.sqrt(height * width)
     crowding = 1.0 if num_boxes <= 15 else 0.82

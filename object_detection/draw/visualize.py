@@ -30,6 +30,7 @@ from outside_data.text import clean
 Names = Union[Mapping[int, str], Sequence[str], None]
 
 _MOST_OF_A_LABEL = 100  # characters
+_GAP = 12  # between images of a sheet, pixels
 _SHEET_BACKGROUND: Color = (24, 26, 32)
 _SHEET_TEXT: Color = (222, 224, 230)
 
@@ -51,11 +52,10 @@ def draw_boxes(
     *,
     scores: np.ndarray | None = None,
     names: Names = None,
-    min_score: float = 0.0,
-    max_boxes: int = 100,
+    max_objects: int = 100,
     zoom: float = 1.0,
     labels: bool = True,
-    dashed: np.ndarray | None = None,
+    crowd: np.ndarray | None = None,
     colors: Sequence[Color] | None = None,
 ) -> np.ndarray:
     """Draws boxes, each with a label `name 87%`.
@@ -66,12 +66,11 @@ def draw_boxes(
       classes: int [n], class ids; rows of class -1 are padding and skipped.
       scores: [n]; without them labels are names only.
       names: class_id -> name.
-      min_score: boxes below it are left out.
-      max_boxes: the best so many are drawn; the largest, without scores.
+      max_objects: the best so many are drawn; the largest, without scores.
       zoom: the result is this many times as large as the image, lines and text drawn at its
         size; more than 1 helps small images.
       labels: False draws lines only.
-      dashed: bool [n], boxes to draw with a broken line (crowd regions).
+      crowd: bool [n], boxes to draw with a broken line.
       colors: of the boxes; None: those of their classes.
 
     Returns:
@@ -79,17 +78,17 @@ def draw_boxes(
     """
     boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
     classes = np.asarray(classes).reshape(-1)
-    require_rows(len(boxes), classes=classes, scores=scores, dashed=dashed, colors=colors)
+    require_rows(len(boxes), classes=classes, scores=scores, crowd=crowd, colors=colors)
     if colors is None:
         colors = [class_color(k) for k in classes]
     canvas = zoomed(image, zoom)
     stretch = np.array(canvas.shape[:2]) / np.array(image.shape[:2])
     boxes = boxes * np.tile(stretch, 2)
-    order = drawing_order(boxes, classes, scores=scores, min_score=min_score)[:max_boxes]
+    order = drawing_order(boxes, classes, scores)[:max_objects]
     style = style_for(*canvas.shape[:2], num_boxes=len(order))
     # Small boxes last, so that a large one never covers them.
     for i in sorted(order, key=lambda i: -box_area(boxes[i])):
-        is_dashed = dashed is not None and bool(dashed[i])
+        is_dashed = crowd is not None and bool(crowd[i])
         draw_outline(canvas, boxes[i], colors[i], style=style, dashed=is_dashed)
     if labels:
         texts = [
@@ -105,7 +104,6 @@ def contact_sheet(
     captions: Sequence[str] | None = None,
     *,
     cell: tuple[int, int] = (360, 480),
-    gap: int = 12,
     title: str = "",
 ) -> np.ndarray:
     """Lays images out in rows.
@@ -115,7 +113,6 @@ def contact_sheet(
       columns: images in a row.
       captions: one line under each image.
       cell: (height, width) that each image is scaled to fit into, in pixels.
-      gap: pixels between images.
       title: a line on top.
 
     Returns:
@@ -131,17 +128,19 @@ def contact_sheet(
     caption_height = round(1.9 * font_size) if captions is not None else 0
     title_height = round(2.6 * font_size) if title else 0
     heights = [max(picture.height for picture in row) + caption_height for row in rows]
-    width = gap + min(columns, len(images)) * (cell[1] + gap)
+    width = _GAP + min(columns, len(images)) * (cell[1] + _GAP)
     sheet = Image.new(
-        "RGB", (width, title_height + gap + sum(heights) + gap * len(rows)), _SHEET_BACKGROUND
+        "RGB", (width, title_height + _GAP + sum(heights) + _GAP * len(rows)), _SHEET_BACKGROUND
     )
     draw = ImageDraw.Draw(sheet)
     if title:
-        draw.text((gap, gap), clean(title), fill=_SHEET_TEXT, font=font_of(round(1.3 * font_size)))
-    top = title_height + gap
+        draw.text(
+            (_GAP, _GAP), clean(title), fill=_SHEET_TEXT, font=font_of(round(1.3 * font_size))
+        )
+    top = title_height + _GAP
     for r, row in enumerate(rows):
         for c, picture in enumerate(row):
-            left = gap + c * (cell[1] + gap)
+            left = _GAP + c * (cell[1] + _GAP)
             room = heights[r] - caption_height
             offset = (left + (cell[1] - picture.width) // 2, top + (room - picture.height) // 2)
             sheet.paste(picture, offset)
@@ -154,18 +153,14 @@ def contact_sheet(
                     font=font_of(font_size),
                     anchor="mm",
                 )
-        top += heights[r] + gap
+        top += heights[r] + _GAP
     return np.asarray(sheet)
 
 
-def drawing_order(
-    boxes: np.ndarray, classes: np.ndarray, *, scores: np.ndarray | None, min_score: float
-) -> list[int]:
+def drawing_order(boxes: np.ndarray, classes: np.ndarray, scores: np.ndarray | None) -> list[int]:
     """Returns indices of what is to be drawn, best (or largest) first; arguments: `draw_boxes`."""
     area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     drawable = (classes >= 0) & (area > 0) & np.isfinite(boxes).all(axis=1)
-    if scores is not None:
-        drawable &= np.asarray(scores) >= min_score
     priority = area if scores is None else np.asarray(scores, np.float64)
     order = np.argsort(-np.nan_to_num(priority), kind="stable")
     return [int(i) for i in order if drawable[i]]

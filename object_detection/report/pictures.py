@@ -14,10 +14,8 @@ import numpy as np
 from PIL import Image
 
 from object_detection.coco.listed import CocoImage
-from object_detection.draw.draw_masks import draw_masks
+from object_detection.draw.entries import draw_entries
 from object_detection.draw.palette import Color
-from object_detection.draw.visualize import draw_boxes
-from object_detection.masks.rle import BadMaskError, decode_mask
 from object_detection.records import schema
 from object_detection.records.example_proto import decode_example
 from object_detection.records.tfrecord_file import iterate_records, record_files
@@ -111,22 +109,13 @@ def draw_results(
             image,
             [matches.objects[i] for i in objects],
             [matches.names[matches.object_class[i]] for i in objects],
-            colors=[
-                CROWD_COLOR
-                if matches.is_crowd[i]
-                else RIGHT_COLOR
-                if finder[i] >= 0
-                else MISSED_COLOR
-                for i in objects
-            ],
-            crowd=matches.is_crowd[objects],
+            [_color_of(matches.is_crowd[i], finder[i]) for i in objects],
         )
         drawn = _draw(
             image,
             [detections[matches.entry[i]] for i in found],
             [_said_of(matches, i) for i in found],
-            colors=[_COLORS.get(int(matches.kind[i]), WRONG_COLOR) for i in found],
-            scores=matches.score[found],
+            [_COLORS.get(int(matches.kind[i]), WRONG_COLOR) for i in found],
         )
         yield Picture(result, listed.file_name, _jpeg(truth), _jpeg(drawn))
 
@@ -140,34 +129,30 @@ def _said_of(matches: Matches, detection: int) -> str:
     return name if kind in _COLORS else f"{name}: {KIND_NAMES[kind]}"
 
 
+def _color_of(is_crowd: bool, finder: int) -> Color:
+    """Returns the colour of an object that a detection found, or none (-1)."""
+    if is_crowd:
+        return CROWD_COLOR
+    return RIGHT_COLOR if finder >= 0 else MISSED_COLOR
+
+
 def _draw(
     image: np.ndarray,
     entries: Sequence[Mapping[str, Any]],
     texts: Sequence[str],
-    *,
     colors: Sequence[Color],
-    scores: np.ndarray | None = None,
-    crowd: np.ndarray | None = None,
 ) -> np.ndarray:
     """Draws masks where the first entry has one, else boxes; each with its own text."""
-    zoom = min(_SIDE / max(image.shape[:2]), _MOST_ZOOM)
-    x, y, w, h = np.array([entry["bbox"] for entry in entries], float).reshape(-1, 4).T
-    boxes = np.stack([y, x, y + h, x + w], axis=1)
-    common = {"scores": scores, "names": list(texts), "zoom": zoom, "colors": colors}
-    numbers = np.arange(len(entries))
-    if not entries or not entries[0].get("segmentation"):
-        return draw_boxes(image, boxes, numbers, dashed=crowd, max_boxes=300, **common)
-    masks = np.array([_mask_of(entry, image.shape[:2]) for entry in entries], bool)
-    return draw_masks(
-        image, masks, numbers, boxes=boxes, all_boxes=False, hatched=crowd, max_masks=300, **common
+    return draw_entries(
+        image,
+        entries,
+        np.arange(len(entries)),
+        names=list(texts),
+        with_masks=bool(entries and entries[0].get("segmentation")),
+        max_objects=300,
+        zoom=min(_SIDE / max(image.shape[:2]), _MOST_ZOOM),
+        colors=colors,
     )
-
-
-def _mask_of(entry: Mapping[str, Any], size: tuple[int, int]) -> np.ndarray:
-    try:
-        return decode_mask(entry.get("segmentation"), *size).astype(bool)
-    except BadMaskError:
-        return np.zeros(size, bool)
 
 
 def _jpeg(image: np.ndarray) -> bytes:

@@ -17,11 +17,11 @@ import tensorflow as tf
 
 from object_detection.coco.annotations import read_scored
 from object_detection.convert.image_paths import base_name
-from object_detection.draw.draw_masks import draw_heat_map, draw_masks, mask_heat
-from object_detection.draw.visualize import contact_sheet, draw_boxes
+from object_detection.draw.draw_masks import draw_heat_map, mask_heat
+from object_detection.draw.entries import corners, draw_entries
+from object_detection.draw.visualize import contact_sheet
 from object_detection.masks.mask_paste import MaskRule, encode_masks
 from object_detection.masks.rescale import Size, is_same_shape, rescale_object
-from object_detection.masks.rle import BadMaskError, decode_mask
 from object_detection.records.class_map import ClassMap
 from object_detection.report.matches import match
 from object_detection.report.pictures import worst_images
@@ -203,34 +203,16 @@ def draw(
     Returns:
       uint8, as large as the image; with masks small images are enlarged.
     """
-    scores = np.array([d["score"] for d in objects]) if objects and "score" in objects[0] else None
-    x, y, w, h = np.array([d["bbox"] for d in objects], float).reshape([-1, 4]).T
-    boxes = np.stack([y, x, y + h, x + w], axis=1)
-    classes = np.array([d["class_id"] for d in objects], int)
-    is_crowd = np.array([bool(d.get("iscrowd")) for d in objects])
-    # As many as there are classes, so that drawing knows of an only one.
-    names = {i: name for i, (_, name) in class_map.categories.items()}
-    if not with_masks:
-        return draw_boxes(
-            image,
-            boxes,
-            classes,
-            scores=scores,
-            names=names,
-            max_boxes=max_objects,
-            dashed=is_crowd,
-        )
-    return draw_masks(
+    return draw_entries(
         image,
-        np.array([_mask_of(d, image.shape[:2]) for d in objects], bool),
-        classes,
-        scores=scores,
-        names=names,
-        max_masks=max_objects,
-        boxes=boxes,
+        objects,
+        np.array([d["class_id"] for d in objects], int),
+        # As many as there are classes, so that drawing knows of an only one.
+        names={i: name for i, (_, name) in class_map.categories.items()},
+        with_masks=with_masks,
         all_boxes=with_boxes,
-        zoom=_zoom_of(image),
-        hatched=is_crowd,
+        max_objects=max_objects,
+        zoom=_zoom_of(image) if with_masks else 1.0,
     )
 
 
@@ -243,10 +225,9 @@ def draw_heat(prediction: Prediction, *, weigh_by: str = "probability") -> np.nd
     if prediction.masks is None:
         raise ValueError("a heat map needs masks, and this model has none")
     height, width = prediction.image.shape[:2]
-    x, y, w, h = np.array([d["bbox"] for d in prediction.objects], float).reshape([-1, 4]).T
     heat = mask_heat(
         prediction.masks,
-        np.stack([y, x, y + h, x + w], axis=1),
+        corners([d["bbox"] for d in prediction.objects]),
         np.array([d["score"] for d in prediction.objects]),
         height=height,
         width=width,
@@ -257,14 +238,6 @@ def draw_heat(prediction: Prediction, *, weigh_by: str = "probability") -> np.nd
 
 def _zoom_of(image: np.ndarray) -> int:
     return min(max(round(_LEAST_SIDE / min(image.shape[:2])), 1), _MOST_ZOOM)
-
-
-def _mask_of(entry: dict[str, Any], size: tuple[int, int]) -> np.ndarray:
-    """Returns the bool [h, w] mask of an object, empty if it has none."""
-    try:
-        return decode_mask(entry.get("segmentation"), *size).astype(bool)
-    except BadMaskError:
-        return np.zeros(size, bool)
 
 
 class AnnotatedImages:

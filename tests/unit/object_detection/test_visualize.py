@@ -99,14 +99,15 @@ def test_class_names_come_from_maps_lists_or_nothing():
     assert visualize.class_name(None, 0) == "class 0"
 
 
-def test_padding_low_scores_and_surplus_boxes_are_left_out():
+def test_padding_and_surplus_boxes_are_left_out():
     boxes = np.array([[20, 20, 60, 60], [0, 0, 0, 0], [70, 90, 110, 150]])
     classes = np.array([0, -1, 1])
     scores = np.array([0.9, 0.0, 0.4])
     first = visualize.draw_boxes(GREY, boxes[:1], classes[:1], scores=scores[:1])
-    for options in ({"min_score": 0.5}, {"max_boxes": 1}):
-        picture = visualize.draw_boxes(GREY, boxes, classes, scores=scores, **options)
-        assert np.array_equal(picture, first)
+    picture = visualize.draw_boxes(GREY, boxes, classes, scores=scores, max_objects=1)
+    assert np.array_equal(picture, first)
+    picture = visualize.draw_boxes(GREY, boxes[:2], classes[:2], scores=scores[:2])
+    assert np.array_equal(picture, first)
 
 
 def test_no_boxes_and_bad_boxes_draw_nothing():
@@ -135,7 +136,7 @@ def test_boxes_anywhere_do_not_break_drawing(boxes, zoom):
 def test_crowd_regions_have_a_broken_line():
     box, classes = np.array([[20, 20, 100, 140]]), np.array([0])
     solid = visualize.draw_boxes(GREY, box, classes, labels=False)
-    broken = visualize.draw_boxes(GREY, box, classes, labels=False, dashed=np.array([True]))
+    broken = visualize.draw_boxes(GREY, box, classes, labels=False, crowd=np.array([True]))
     share = changed(broken).sum() / changed(solid).sum()
     assert 0.3 < share < 0.8
 
@@ -168,8 +169,8 @@ def test_text_can_be_read_on_every_colour():
 
 def test_contact_sheet_lays_out_rows():
     images = [np.full((h, w, 3), 200, np.uint8) for h, w in ((60, 80), (80, 60), (60, 80))]
-    sheet = visualize.contact_sheet(images, 2, cell=(60, 80), gap=10)
-    assert sheet.shape == (10 + 60 + 10 + 60 + 10, 10 + 2 * 90, 3)
+    sheet = visualize.contact_sheet(images, 2, cell=(60, 80))
+    assert sheet.shape == (12 + 60 + 12 + 60 + 12, 12 + 2 * 92, 3)
     assert (sheet[20:60, 20:80] == 200).all()
     captioned = visualize.contact_sheet(images, 2, ["a", "b", "c" * 99], cell=(60, 80), title="t")
     assert captioned.shape[0] > sheet.shape[0]
