@@ -9,12 +9,18 @@ a real file is read at the speed of the disk.
 from __future__ import annotations
 
 import collections
+import contextlib
+import functools
+import os
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, ClassVar
 
+import numpy as np
+
 from outside_data.expansion import Budget
-from outside_data.files import BadFileError
+from outside_data.files import BadFileError, open_file
+from outside_data.text import clean
 
 MOST_OPERATIONS = 500_000
 """Of a pickle; Detectron's and PyTorch's take fewer than 100 for each array."""
@@ -43,6 +49,29 @@ class StandIn:
 
     def __setstate__(self, state: Any) -> None:
         raise RefusedPickleError("a change of an object's state")
+
+
+class ArrayStandIn(StandIn):
+    """Stands for an array, which is made when the whole pickle has been read."""
+
+    __slots__ = ()
+
+    def to_array(self, budget: Budget) -> np.ndarray:
+        """Makes the array; RefusedPickleError if there is none in what the pickle says."""
+        raise NotImplementedError
+
+
+class Maker(StandIn):
+    """Stands for a function or class that the pickle may call."""
+
+    __slots__ = ("_make",)
+
+    def __init__(self, make: Callable[..., Any]) -> None:
+        self._make = make
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Calls what stands in its place."""
+        return self._make(*arguments)
 
 
 class _Metered(dict):
@@ -77,7 +106,8 @@ class BoundedUnpickler(pickle._Unpickler):
     ) -> None:
         super().__init__(stream, encoding=encoding)
         self.dispatch = _Metered(self.dispatch)
-        self._allowed = {("collections", "OrderedDict"): MakeDict(budget), **allowed}
+        make_dict = Maker(functools.partial(_ordered_dict, budget))
+        self._allowed = {("collections", "OrderedDict"): make_dict, **allowed}
 
     def find_class(self, module: str, name: str) -> Any:
         """Looks a name up among the stand-ins; never imports."""
@@ -120,24 +150,16 @@ def _refuse(what: str) -> Callable[[Any], None]:
 BoundedUnpickler.dispatch.update({code[0]: _refuse(what) for code, what in _REFUSED.items()})
 
 
-class MakeDict(StandIn):
-    """Stands for collections.OrderedDict."""
-
-    __slots__ = ("_budget",)
-
-    def __init__(self, budget: Budget) -> None:
-        self._budget = budget
-
-    def __call__(self, items: Any = ()) -> collections.OrderedDict:
-        """Makes a dictionary of a list of pairs."""
-        if not isinstance(items, (list, tuple)):
-            raise RefusedPickleError("a dictionary of other things than pairs")
-        self._budget.take(100 * len(items))
-        pairs = [tuple(item) for item in items if isinstance(item, (list, tuple))]
-        if len(pairs) < len(items) or any(len(pair) != 2 for pair in pairs):
-            raise RefusedPickleError("a dictionary of other things than pairs")
-        require_plain_keys([key for key, _ in pairs])
-        return collections.OrderedDict(pairs)
+def _ordered_dict(budget: Budget, items: Any = ()) -> collections.OrderedDict:
+    """Makes a dictionary of a list of pairs."""
+    if not isinstance(items, (list, tuple)):
+        raise RefusedPickleError("a dictionary of other things than pairs")
+    budget.take(100 * len(items))
+    pairs = [tuple(item) for item in items if isinstance(item, (list, tuple))]
+    if len(pairs) < len(items) or any(len(pair) != 2 for pair in pairs):
+        raise RefusedPickleError("a dictionary of other things than pairs")
+    require_plain_keys([key for key, _ in pairs])
+    return collections.OrderedDict(pairs)
 
 
 def require_plain_keys(keys: list[Any]) -> None:
@@ -163,14 +185,10 @@ def shape_of(value: Any) -> tuple[int, ...]:
     return tuple(value)
 
 
-def replace_stand_ins(content: Any, replace: Callable[[Any], Any]) -> Any:
-    """Returns plain containers with stand-ins replaced, at any depth.
+def with_arrays(content: Any, budget: Budget) -> Any:
+    """Returns plain containers with arrays in place of their stand-ins, at any depth.
 
     A container that occurs at many places is walked once and stays one.
-
-    Args:
-      content: what was unpickled.
-      replace: gives for a stand-in what it stands for, anything else back.
     """
     done: dict[int, Any] = {}
 
@@ -181,7 +199,38 @@ def replace_stand_ins(content: Any, replace: Callable[[Any], Any]) -> Any:
             elif isinstance(value, (list, tuple)):
                 done[id(value)] = type(value)(walk(item) for item in value)
             else:
-                done[id(value)] = replace(value)
+                is_array = isinstance(value, ArrayStandIn)
+                done[id(value)] = value.to_array(budget) if is_array else value
         return done[id(value)]
 
     return walk(content)
+
+
+@contextlib.contextmanager
+def open_pickle(path: str | os.PathLike[str], *, what: str, advice: str) -> Iterator[BinaryIO]:
+    """Opens a file to read its pickle within the block; an error there names file and way out.
+
+    Args:
+      path: the file.
+      what: was expected in it.
+      advice: on what to save in place of a refused file.
+
+    Raises:
+      OSError: there is no such file, or it is none that may be read.
+      BadFileError: the block failed, by RefusedPickleError or otherwise.
+    """
+    try:
+        with open_file(path, most=None) as file:
+            yield file
+    except RefusedPickleError as error:
+        raise RefusedPickleError(
+            f"{path}: refused, because it asks for {error}. {advice}"
+        ) from None
+    except Exception as error:  # a pickle may fail in every operation that it names
+        if isinstance(error, OSError) and os.fspath(path) in str(error):
+            raise
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__} "
+        raise BadFileError(
+            f"{path}: not a readable {what}: {kind}{clean(error)}. If it was cut short, copy or "
+            "download it again"
+        ) from None

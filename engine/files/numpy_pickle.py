@@ -8,6 +8,7 @@ of objects, records and other structured types.
 
 from __future__ import annotations
 
+import functools
 import math
 import mmap
 import re
@@ -17,20 +18,24 @@ from typing import Any
 import numpy as np
 
 from engine.files.bounded_unpickler import (
+    ArrayStandIn,
     BoundedUnpickler,
+    Maker,
     RefusedPickleError,
     StandIn,
-    replace_stand_ins,
+    open_pickle,
     shape_of,
     shown,
+    with_arrays,
 )
 from outside_data.expansion import Budget
-from outside_data.files import BadFileError, open_file
-from outside_data.text import clean
 
 # Booleans, integers, floating-point numbers and byte strings of fixed size.
 _DTYPE = re.compile(r"^[biufS?]\d{0,4}$")
 _BYTE_ORDERS = ("<", ">", "|", "=")
+_ADVICE = (
+    "Only arrays and plain containers are read; save the weights as a dictionary of NumPy arrays."
+)
 
 
 class _Dtype:
@@ -38,11 +43,10 @@ class _Dtype:
 
     __slots__ = ("code", "order")
 
-    def __init__(self, code: Any, order: str = "=") -> None:
+    def __init__(self, code: Any, *_: Any) -> None:
         if not isinstance(code, str) or not _DTYPE.match(code):
             raise RefusedPickleError(f"the array type {shown(code)}")
-        self.code = code
-        self.order = order
+        self.code, self.order = code, "="
 
     def __setstate__(self, state: Any) -> None:
         """Takes (version, byte order, ...); the rest describes structured types."""
@@ -62,7 +66,7 @@ class _Dtype:
         return np.frombuffer(data, dtype).astype(dtype.newbyteorder("="))
 
 
-class _Array:
+class _Array(ArrayStandIn):
     """Stands for an array; its content comes with `__setstate__`, once, and is decoded last."""
 
     __slots__ = ("_content",)
@@ -93,47 +97,24 @@ class _ArrayType(StandIn):
     __slots__ = ()
 
 
-class _Reconstruct(StandIn):
-    __slots__ = ()
-
-    def __call__(self, array_type: Any, *_: Any) -> _Array:
-        if not isinstance(array_type, _ArrayType):
-            raise RefusedPickleError(f"an array of the type {shown(array_type)}")
-        return _Array()
+def _reconstruct(array_type: Any, *_: Any) -> _Array:
+    if not isinstance(array_type, _ArrayType):
+        raise RefusedPickleError(f"an array of the type {shown(array_type)}")
+    return _Array()
 
 
-class _MakeDtype(StandIn):
-    __slots__ = ()
-
-    def __call__(self, code: Any, *_: Any) -> _Dtype:
-        return _Dtype(code)
-
-
-class _MakeScalar(StandIn):
-    __slots__ = ("_budget",)
-
-    def __init__(self, budget: Budget) -> None:
-        self._budget = budget
-
-    def __call__(self, dtype: Any, data: Any = b"") -> Any:
-        if not isinstance(dtype, _Dtype):
-            raise RefusedPickleError("a number without a type")
-        return dtype.decode(data, 1, self._budget)[0]
+def _scalar(budget: Budget, dtype: Any, data: Any = b"") -> Any:
+    if not isinstance(dtype, _Dtype):
+        raise RefusedPickleError("a number without a type")
+    return dtype.decode(data, 1, budget)[0]
 
 
-class _Encode(StandIn):
-    """Stands for _codecs.encode, by which Python 3 writes bytes into old pickles."""
-
-    __slots__ = ("_budget",)
-
-    def __init__(self, budget: Budget) -> None:
-        self._budget = budget
-
-    def __call__(self, text: Any, encoding: Any = "latin1") -> bytes:
-        if not isinstance(text, str) or not _is_one_of(encoding, ("latin1", "utf-8")):
-            raise RefusedPickleError(f"the encoding {shown(encoding)}")
-        self._budget.take(len(text))
-        return text.encode(encoding)
+def _encode(budget: Budget, text: Any, encoding: Any = "latin1") -> bytes:
+    """As _codecs.encode, by which Python 3 writes bytes into old pickles."""
+    if not isinstance(text, str) or not _is_one_of(encoding, ("latin1", "utf-8")):
+        raise RefusedPickleError(f"the encoding {shown(encoding)}")
+    budget.take(len(text))
+    return text.encode(encoding)
 
 
 def _is_one_of(value: Any, words: tuple[str, ...]) -> bool:
@@ -143,12 +124,12 @@ def _is_one_of(value: Any, words: tuple[str, ...]) -> bool:
 def _allowed(budget: Budget) -> dict[tuple[str, str], Any]:
     names: dict[tuple[str, str], Any] = {
         ("numpy", "ndarray"): _ArrayType(),
-        ("numpy", "dtype"): _MakeDtype(),
-        ("_codecs", "encode"): _Encode(budget),
+        ("numpy", "dtype"): Maker(_Dtype),
+        ("_codecs", "encode"): Maker(functools.partial(_encode, budget)),
     }
     for module in ("numpy.core.multiarray", "numpy._core.multiarray"):
-        names[(module, "_reconstruct")] = _Reconstruct()
-        names[(module, "scalar")] = _MakeScalar(budget)
+        names[(module, "_reconstruct")] = Maker(_reconstruct)
+        names[(module, "scalar")] = Maker(functools.partial(_scalar, budget))
     return names
 
 
@@ -158,36 +139,16 @@ def read_numpy_pickle(path: str | Path) -> Any:
     Args:
       path: a file of one pickle, of any protocol; byte strings of Python 2 are read as Latin-1.
 
-    Returns:
-      What was pickled.
-
     Raises:
       OSError: there is no such file, or it is none that may be read.
       BadFileError: the file is no pickle, is damaged, would become far larger than it is, or
         asks for anything but containers and arrays. Nothing of the file has been executed then.
     """
-    try:
-        with (
-            open_file(path, most=None) as file,
-            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as stream,
-        ):
-            budget = Budget(len(stream))
-            unpickler = BoundedUnpickler(
-                stream, budget, allowed=_allowed(budget), encoding="latin1"
-            )
-            return replace_stand_ins(
-                unpickler.load(),
-                lambda value: value.to_array(budget) if isinstance(value, _Array) else value,
-            )
-    except RefusedPickleError as error:
-        raise RefusedPickleError(
-            f"{path}: refused, because it asks for {error}. Only arrays and plain containers are "
-            "read; save the weights as a dictionary of NumPy arrays."
-        ) from None
-    except (BadFileError, OSError):
-        raise
-    except Exception as error:  # a pickle may fail in every operation that it names
-        raise BadFileError(
-            f"{path}: not a readable pickle of arrays: {type(error).__name__} "
-            f"{clean(error)}. If it was cut short, copy or download it again"
-        ) from None
+    with (
+        open_pickle(path, what="pickle of arrays", advice=_ADVICE) as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as stream,
+    ):
+        budget = Budget(len(stream))
+        allowed = _allowed(budget)
+        content = BoundedUnpickler(stream, budget, allowed=allowed, encoding="latin1").load()
+        return with_arrays(content, budget)

@@ -13,26 +13,31 @@ import math
 import mmap
 import os
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from engine.files.bounded_unpickler import (
+    ArrayStandIn,
     BoundedUnpickler,
+    Maker,
     RefusedPickleError,
     StandIn,
-    replace_stand_ins,
+    open_pickle,
     shape_of,
     shown,
+    with_arrays,
 )
 from outside_data.expansion import Budget
-from outside_data.files import BadFileError, open_file
 from outside_data.text import clean
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
+_ADVICE = (
+    "Only tensors and plain containers are read; save a state dict with "
+    "torch.save(model.state_dict(), ...)."
+)
 
 # Storage classes of PyTorch; bfloat16 has no NumPy type and is widened to float32.
 _STORAGE_DTYPES = {
@@ -80,12 +85,12 @@ class _Storage(StandIn):
         self.values: np.ndarray | None = None
 
 
-class _Tensor(StandIn):
+class _Tensor(ArrayStandIn):
     """A view of a storage, copied out of it once the storage has been filled."""
 
     __slots__ = ("offset", "shape", "storage", "strides")
 
-    def __init__(self, storage: Any, offset: Any, shape: Any, strides: Any) -> None:
+    def __init__(self, storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> None:
         if not isinstance(storage, _Storage):
             raise RefusedPickleError("a tensor without a storage")
         (self.offset,) = shape_of((offset,))
@@ -113,53 +118,33 @@ class _Tensor(StandIn):
         return np.array(view)
 
 
-class _RebuildTensor(StandIn):
-    __slots__ = ()
-
-    def __call__(self, storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> _Tensor:
-        return _Tensor(storage, offset, shape, strides)
-
-
-class _RebuildParameter(StandIn):
-    __slots__ = ()
-
-    def __call__(self, tensor: Any, *_: Any) -> Any:
-        return tensor
-
-
-class _RebuildSize(StandIn):
-    __slots__ = ()
-
-    def __call__(self, dimensions: Any = ()) -> tuple[Any, ...]:
-        return shape_of(dimensions)
-
-
 _ALLOWED: dict[tuple[str, str], Any] = {
-    ("torch._utils", "_rebuild_tensor"): _RebuildTensor(),
-    ("torch._utils", "_rebuild_tensor_v2"): _RebuildTensor(),
-    ("torch._utils", "_rebuild_parameter"): _RebuildParameter(),
-    ("torch", "Size"): _RebuildSize(),
+    ("torch._utils", "_rebuild_tensor"): Maker(_Tensor),
+    ("torch._utils", "_rebuild_tensor_v2"): Maker(_Tensor),
+    ("torch._utils", "_rebuild_parameter"): Maker(lambda tensor, *_: tensor),
+    ("torch", "Size"): Maker(lambda sizes=(): shape_of(sizes)),
     **{("torch", name): _StorageType(dtype) for name, dtype in _STORAGE_DTYPES.items()},
 }
 
 
-class RestrictedUnpickler(BoundedUnpickler):
-    """Unpickles containers, numbers, text and tensors; refuses every other name."""
+class _TorchUnpickler(BoundedUnpickler):
+    """Unpickles containers, numbers, text and tensors; refuses every other name.
+
+    Args:
+      stream, budget: as of `BoundedUnpickler`.
+      storages: takes those of the tensors, by key; None: none are expected.
+    """
 
     def __init__(
-        self,
-        stream: BinaryIO,
-        budget: Budget,
-        make_storage: Callable[..., _Storage] | None = None,
+        self, stream: BinaryIO, budget: Budget, storages: dict[str, _Storage] | None = None
     ) -> None:
-        """Takes the stream, the budget and the maker of storages (None: none are expected)."""
         super().__init__(stream, budget, allowed=_ALLOWED, encoding="utf-8")
-        self._make_storage = make_storage
+        self._storages = storages
 
     def persistent_load(self, pid: Any) -> _Storage:
-        """Makes the storage that a tensor refers to."""
+        """Returns the storage that a tensor refers to; several may share it."""
         is_storage = (
-            self._make_storage is not None
+            self._storages is not None
             and isinstance(pid, tuple)
             and len(pid) >= 5
             and pid[0] == "storage"
@@ -168,17 +153,8 @@ class RestrictedUnpickler(BoundedUnpickler):
         if not is_storage or (len(pid) > 5 and pid[5] is not None):
             raise RefusedPickleError(f"a persistent object {shown(pid)}")
         (size,) = shape_of((pid[4],))
-        return self._make_storage(clean(pid[2]), pid[1], size)
-
-
-class _Storages:
-    """Keeps one storage per key, as several tensors may share it."""
-
-    def __init__(self) -> None:
-        self.by_key: dict[str, _Storage] = {}
-
-    def __call__(self, key: str, storage_type: _StorageType, size: int) -> _Storage:
-        return self.by_key.setdefault(key, _Storage(key, storage_type, size))
+        key = clean(pid[2])
+        return self._storages.setdefault(key, _Storage(key, pid[1], size))
 
 
 def read_torch_file(path: str | Path) -> Any:
@@ -195,23 +171,10 @@ def read_torch_file(path: str | Path) -> Any:
       BadFileError: the file is not a PyTorch checkpoint, is damaged, or asks for anything but
         containers and tensors. Nothing of the file has been executed then.
     """
-    try:
-        with open_file(path, most=None) as file:
-            budget = Budget(os.fstat(file.fileno()).st_size)
-            return (_read_zip if zipfile.is_zipfile(file) else _read_legacy)(file, budget)
-    except RefusedPickleError as error:
-        raise RefusedPickleError(
-            f"{path}: refused, because it asks for {error}. Only tensors and plain containers are "
-            "read; save a state dict with torch.save(model.state_dict(), ...)."
-        ) from None
-    except Exception as error:  # a pickle may fail in every operation that it names
-        if isinstance(error, OSError) and os.fspath(path) in str(error):
-            raise
-        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__} "
-        raise BadFileError(
-            f"{path}: not a readable PyTorch state dict: {kind}{clean(error)}. If it was cut "
-            "short, copy or download it again"
-        ) from None
+    with open_pickle(path, what="PyTorch state dict", advice=_ADVICE) as file:
+        budget = Budget(os.fstat(file.fileno()).st_size)
+        read = _read_zip if zipfile.is_zipfile(file) else _read_legacy
+        return with_arrays(read(file, budget), budget)
 
 
 def _read_zip(file: BinaryIO, budget: Budget) -> Any:
@@ -229,20 +192,19 @@ def _read_zip(file: BinaryIO, budget: Budget) -> Any:
 
         if f"{root}byteorder" in names and read(f"{root}byteorder") != b"little":
             raise ValueError("written on a big-endian machine")
-        storages = _Storages()
-        stream = io.BytesIO(read(pickles[0]))
-        content = RestrictedUnpickler(stream, budget, storages).load()
-        for key, storage in storages.by_key.items():
+        storages: dict[str, _Storage] = {}
+        content = _TorchUnpickler(io.BytesIO(read(pickles[0])), budget, storages).load()
+        for key, storage in storages.items():
             storage.values = storage.type.decode(read(f"{root}data/{key}"))
-    return _resolve(content, budget)
+    return content
 
 
 def _read_legacy(file: BinaryIO, budget: Budget) -> Any:
     """Reads the stream container: magic, protocol, system, content, keys, then raw storages."""
     with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as stream:
 
-        def load(make_storage: Callable[..., _Storage] | None = None) -> Any:
-            return RestrictedUnpickler(stream, budget, make_storage).load()
+        def load(storages: dict[str, _Storage] | None = None) -> Any:
+            return _TorchUnpickler(stream, budget, storages).load()
 
         if load() != _LEGACY_MAGIC:
             raise ValueError("wrong magic number")
@@ -250,20 +212,13 @@ def _read_legacy(file: BinaryIO, budget: Budget) -> Any:
             raise ValueError("unknown protocol")
         if not load().get("little_endian", True):
             raise ValueError("written on a big-endian machine")
-        storages = _Storages()
+        storages: dict[str, _Storage] = {}
         content = load(storages)
         for key in load():
-            storage = storages.by_key[key]
+            storage = storages[key]
             size = int.from_bytes(stream.read(8), "little")
             data = stream.read(min(size * storage.type.item_size, len(stream)))
             if size != storage.size or len(data) != size * storage.type.item_size:
                 raise ValueError(f"truncated: storage {key} should hold {storage.size} elements")
             storage.values = storage.type.decode(data)
-    return _resolve(content, budget)
-
-
-def _resolve(content: Any, budget: Budget) -> Any:
-    """Replaces tensors by arrays, at any depth of plain containers."""
-    return replace_stand_ins(
-        content, lambda value: value.to_array(budget) if isinstance(value, _Tensor) else value
-    )
+    return content
