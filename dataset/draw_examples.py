@@ -40,7 +40,7 @@ from object_detection.augment.scenes import DeviceAugmentation
 from object_detection.draw.batches import draw_batch
 from object_detection.draw.visualize import contact_sheet
 from object_detection.input import crop_decode
-from object_detection.input.canvases import make_frames
+from object_detection.input.canvases import frames_of_networks
 from object_detection.input.datasets import evaluation_batches, training_batches
 from object_detection.input.geometry import Frames
 from object_detection.input.loader import Augmentation, Reading
@@ -93,8 +93,8 @@ def main(argv: Sequence[str]) -> int:
     records = record_set(record_files(pattern))
     folder = Path(_OUTPUT_DIR.value)
     folder.mkdir(parents=True, exist_ok=True)
-    frames = make_frames(
-        network_size,
+    (frames,) = frames_of_networks(
+        [network_size],
         resize_on_host=_RESIZE_ON.value == "host",
         largest_image=(card.max_height, card.max_width),
     )

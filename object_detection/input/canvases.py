@@ -21,53 +21,27 @@ _SAME_SCALE = 1e-4
 _TOLD_APART = 8
 
 
-def make_frames(
-    network_size: tuple[int, int],
-    *,
-    resize_on_host: bool,
-    canvas_size: tuple[int, int] | None = None,
-    largest_image: tuple[int, int] | None = None,
-    side_limits: tuple[int, int] | None = None,
-) -> Frames:
-    """Chooses the canvas: 1.25 times the network, but no larger than the largest image.
-
-    Images at most that large are sent as they are. Of larger ones the canvas holds a reduced
-    region, see `crop_decode.decode_crop`.
-
-    Args:
-      network_size: (height, width), pixels.
-      resize_on_host: the canvas is then the network frame.
-      canvas_size: (height, width) in pixels instead of the choice.
-      largest_image: largest (height, width) of the set, if known.
-      side_limits: see `Frames`.
-    """
-    if resize_on_host:
-        return Frames(network_size, network_size, True, side_limits)
-    if canvas_size is None:
-        canvas_size = tuple(-(-side * 5 // 32) * 8 for side in network_size)
-        if largest_image is not None:
-            canvas_size = tuple(map(min, canvas_size, largest_image))
-    return Frames(network_size, tuple(canvas_size), False, side_limits)
-
-
 def frames_of_networks(
     network_sizes: Sequence[tuple[int, int]],
     *,
-    side_limits: tuple[int, int] | None,
     resize_on_host: bool,
+    side_limits: tuple[int, int] | None = None,
     canvas_size: tuple[int, int] | None = None,
     largest_image: tuple[int, int] | None = None,
 ) -> tuple[Frames, ...]:
     """Makes one frame for each shape of network input, smallest first.
 
-    The canvases differ from one another, so that a canvas tells the network size.
+    A canvas is 1.25 times its network, but no larger than the largest image. Images at most that
+    large are sent as they are; of larger ones the canvas holds a reduced region, see
+    `crop_decode.decode_crop`. The canvases differ from one another, so that a canvas tells the
+    network size.
 
     Args:
       network_sizes: (height, width) of each, pixels.
+      resize_on_host: a canvas is then its network's frame.
       side_limits: see `Frames`.
-      resize_on_host: see `make_frames`.
-      canvas_size: see `make_frames`; only with one network size.
-      largest_image: see `make_frames`.
+      canvas_size: (height, width) in pixels instead of the choice; only with one network size.
+      largest_image: largest (height, width) of the set, if known.
 
     Raises:
       ValueError: a canvas size is given for several network sizes.
@@ -79,19 +53,19 @@ def frames_of_networks(
 
     frames: list[Frames] = []
     for size in sorted(network_sizes, key=lambda size: (size[0] * size[1], size)):
-        frame = make_frames(
-            tuple(size),
-            resize_on_host=resize_on_host,
-            canvas_size=canvas_size,
-            largest_image=largest_image,
-            side_limits=side_limits,
-        )
-        height, width = frame.canvas_size
+        if resize_on_host:
+            height, width = size
+        elif canvas_size:
+            height, width = canvas_size
+        else:
+            height, width = (-(-side * 5 // 32) * 8 for side in size)
+            if largest_image:
+                height, width = min(height, largest_image[0]), min(width, largest_image[1])
         while any((height, width) == other.canvas_size for other in frames):
             # Bounded by the same largest image: a few columns, or rows, tell them apart.
             is_tall = size[0] > size[1]
             height, width = height + _TOLD_APART * is_tall, width + _TOLD_APART * (not is_tall)
-        frames.append(frame._replace(canvas_size=(height, width)))
+        frames.append(Frames(tuple(size), (height, width), resize_on_host, side_limits))
     return tuple(frames)
 
 

@@ -70,6 +70,22 @@ def test_canvases_are_bounded_by_the_largest_image_but_differ():
     assert [frame.canvas_size for frame in made] == [(50, 50), (58, 50)]
 
 
+@pytest.mark.parametrize(
+    ("network", "changes", "canvas"),
+    [
+        ((512, 640), {}, (640, 800)),  # a quarter larger
+        ((512, 512), {"largest_image": (480, 700)}, (480, 640)),
+        ((64, 64), {"canvas_size": (70, 72)}, (70, 72)),
+        ((64, 96), {"canvas_size": (70, 72), "resize_on_host": True}, (64, 96)),
+    ],
+)
+def test_the_canvas_of_one_network(network, changes, canvas):
+    options = {"resize_on_host": False, **changes}
+    assert frames_of_networks([network], **options) == (
+        Frames(network, canvas, options["resize_on_host"]),
+    )
+
+
 def test_one_canvas_size_for_several_networks_is_refused():
     with pytest.raises(ValueError, match="canvas_size=50"):
         frames_of_networks(

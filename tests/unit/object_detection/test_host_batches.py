@@ -1,4 +1,4 @@
-"""Batches from records: rows for objects, bad records, padding, resume, ranks, kinds of images."""
+"""Batches from records: bad records, padding, resume, ranks, kinds of images, masks."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from samples import encoded, record
 
 from object_detection.input import example
 from object_detection.input import geometry as geometry_lib
-from object_detection.input.canvases import make_frames
+from object_detection.input.canvases import frames_of_networks
 from object_detection.input.datasets import evaluation_batches, training_batches
 from object_detection.input.geometry import Frames
 from object_detection.input.loader import Augmentation, Reading
@@ -71,149 +71,6 @@ def arrays(batches):
     return list(batches.as_numpy_iterator())
 
 
-# ------------------------------------------------------------------------------ rows
-
-
-def rows_of(boxes_px, *, size=(100, 200), categories=None, drop_crowd=False, rows=ROWS, **columns):
-    """Makes the rows of one image from boxes in pixels; columns may be missing or short."""
-    boxes = np.array(boxes_px, np.float32).reshape(-1, 4) / np.tile(np.float32(size), 2)
-    categories = [7] * len(boxes) if categories is None else categories
-    return example.object_rows(
-        {
-            "boxes_norm": tf.constant(boxes)[tf.newaxis],
-            "category_ids": tf.constant([categories], tf.int64),
-            "is_crowd": tf.constant([columns.get("is_crowd", [])], tf.int64),
-            "areas": tf.constant([columns.get("areas", [])], tf.float32),
-        },
-        original_size=tf.constant([size], tf.float32),
-        class_of_category=CLASSES,
-        max_instances=rows,
-        drop_crowd=drop_crowd,
-    )
-
-
-def test_objects_become_rows_padded_with_nothing():
-    rows = rows_of([[10, 20, 30, 60], [0, 0, 100, 200]], categories=[90, 1], areas=[5.0, 6.0])
-    np.testing.assert_allclose(
-        rows.boxes[0], [[10, 20, 30, 60], [0, 0, 100, 200], [0] * 4], rtol=1e-6
-    )
-    assert rows.classes[0].numpy().tolist() == [2, 1, -1]
-    assert rows.areas[0].numpy().tolist() == [5.0, 6.0, 0.0]
-    assert rows.is_crowd[0].numpy().tolist() == [False] * 3
-    assert rows.num_usable.numpy().tolist() == [2]
-    assert rows.num_unusable.numpy().tolist() == [0]
-
-
-def test_no_object_gives_padding_only():
-    rows = rows_of([])
-    assert rows.boxes.shape == (1, ROWS, 4)
-    assert not rows.boxes.numpy().any()
-    assert rows.classes[0].numpy().tolist() == [-1] * ROWS
-    assert int(rows.num_usable[0]) == int(rows.num_unusable[0]) == 0
-
-
-def test_areas_that_a_record_lacks_are_those_of_the_boxes():
-    rows = rows_of([[10, 20, 30, 60], [0, 0, 10, 10]])
-    np.testing.assert_allclose(rows.areas[0], [800.0, 100.0, 0.0], rtol=1e-5)
-
-
-def test_boxes_beyond_the_image_are_clipped():
-    rows = rows_of([[-10, -20, 300, 60]])
-    np.testing.assert_allclose(rows.boxes[0, 0], [0, 0, 100, 60], rtol=1e-6)
-
-
-NAN, INF = float("nan"), float("inf")
-
-
-@pytest.mark.parametrize(
-    "box",
-    [
-        [NAN, 0, 10, 10],
-        [0, 0, 10, NAN],
-        [0, 0, INF, 10],
-        [-INF, 0, 10, 10],
-        [10, 10, 10, 30],  # no height
-        [10, 10, 30, 10],  # no width
-        [30, 10, 10, 30],  # upside down
-        [0, 250, 10, 300],  # outside
-        [-30, 0, 0, 10],
-        [0, 0, 0, 0],
-    ],
-    ids=str,
-)
-def test_boxes_that_cannot_be_used_are_left_out_and_counted(box):
-    rows = rows_of([[1, 2, 3, 4], box])
-    assert rows.classes[0].numpy().tolist() == [0, -1, -1]
-    assert np.isfinite(rows.boxes).all() and np.isfinite(rows.areas).all()
-    assert not rows.boxes[0, 1:].numpy().any()
-    assert (int(rows.num_usable[0]), int(rows.num_unusable[0])) == (1, 1)
-
-
-def test_with_too_many_boxes_the_smallest_go_and_the_order_stays():
-    boxes = [[0, 0, 5, 5], [0, 0, 50, 50], [0, 0, 2, 2], [0, 0, 40, 40], [0, 0, 9, 9]]
-    rows = rows_of(boxes, categories=[7, 1, 90, 7, 1])
-    np.testing.assert_allclose(rows.boxes[0, :, 2], [50, 40, 9], rtol=1e-6)
-    assert rows.classes[0].numpy().tolist() == [1, 0, 1]
-    assert int(rows.num_usable[0]) == 5
-
-
-def test_crowds_go_before_the_smallest_object():
-    boxes = [[0, 0, 90, 90], [0, 0, 2, 2], [0, 0, 3, 3], [0, 0, 4, 4]]
-    rows = rows_of(boxes, is_crowd=[1, 0, 0, 0])
-    np.testing.assert_allclose(rows.boxes[0, :, 2], [2, 3, 4], rtol=1e-6)
-    assert not rows.is_crowd.numpy().any()
-
-
-@pytest.mark.parametrize("drop", [False, True])
-def test_dropped_crowds_take_no_row(drop):
-    boxes = [[0, 0, 90, 90], [0, 0, 2, 2], [0, 0, 3, 3]]
-    rows = rows_of(boxes, is_crowd=[1, 0, 0], drop_crowd=drop, rows=3)
-    assert int(rows.num_usable[0]) == (2 if drop else 3)
-    assert rows.is_crowd[0].numpy().tolist() == [not drop, False, False]
-    assert rows.classes[0].numpy().tolist() == [-1 if drop else 0, 0, 0]
-    assert int(rows.num_unusable[0]) == 0, "a crowd is nothing wrong"
-
-
-def test_unusable_boxes_take_no_row():
-    boxes = [[0, 0, 50, NAN], [0, 0, 2, 2], [5, 5, 5, 80], [0, 0, 3, 3], [0, 0, 4, 4]]
-    rows = rows_of(boxes)
-    np.testing.assert_allclose(rows.boxes[0, :, 2], [2, 3, 4], rtol=1e-6)
-
-
-@pytest.mark.parametrize("category", [0, 8, 91, -5, 2**40])
-def test_a_category_without_class_is_told(category):
-    rows = rows_of([[0, 0, 5, 5], [0, 0, 9, 9]], categories=[7, category])
-    assert int(rows.unknown_category[0]) == category
-    assert int(rows_of([[0, 0, 5, 5]]).unknown_category[0]) == tf.int64.min
-
-
-def test_rows_are_made_alike_eagerly_and_in_a_data_set():
-    def make(boxes):
-        # Batches of records have no static number of objects.
-        boxes = tf.compat.v1.placeholder_with_default(boxes, [None, None, 4])
-        columns = {
-            "boxes_norm": boxes,
-            "category_ids": tf.fill(tf.shape(boxes)[:2], tf.constant(7, tf.int64)),
-            "is_crowd": tf.zeros(tf.shape(boxes)[:2], tf.int64),
-            "areas": tf.zeros([tf.shape(boxes)[0], 0]),
-        }
-        size = tf.tile([[50.0, 80.0]], [tf.shape(boxes)[0], 1])
-        return example.object_rows(
-            columns,
-            original_size=size,
-            class_of_category=CLASSES,
-            max_instances=ROWS,
-            drop_crowd=True,
-        )
-
-    low = np.random.default_rng(0).uniform(0, 0.9, (2, 8, 2))
-    boxes = tf.constant(np.concatenate([low, low + 0.1], axis=-1), tf.float32)
-    for part in (boxes, boxes[:, :2]):  # cut and padded
-        (mapped,) = tf.data.Dataset.from_tensors(part).map(make).as_numpy_iterator()
-        for want, got in zip(make(part), mapped):
-            np.testing.assert_array_equal(got, want)
-
-
 # ------------------------------------------------------------------------------ evaluation
 
 GREY = np.tile(np.arange(40, dtype=np.uint8)[:, np.newaxis] * 3, (1, 60))
@@ -223,8 +80,13 @@ KINDS = {
     "crowd": {"boxes": ((0, 0, 9, 9), (0, 0, 30, 30)), "is_crowd": [False, True]},
     "no annotation": {"boxes": None},
     "broken image": {"image": encoded(plain(40, 60), "JPEG")[:200]},
-    "unusable boxes": {"boxes": ((NAN, 0, 5, 5), (3, 3, 3, 9), (2, 2, 8, 8))},
-    "too many boxes": {"boxes": [(0, 0, side, side) for side in (3, 30, 2, 20, 10)]},
+    "unusable boxes": {
+        "boxes": ((float("nan"), 0, 5, 5), (0, 0, 2, 2), (3, 3, 3, 9), (0, 0, 3, 3), (0, 0, 4, 4))
+    },
+    "too many boxes": {
+        "boxes": [(0, 0, side, side) for side in (3, 30, 2, 20, 10)],
+        "category_ids": [7, 1, 90, 7, 1],
+    },
     "grey": {"image": encoded(GREY, "JPEG")},
     "cmyk": {"image": encoded(plain(40, 60), "JPEG", mode="CMYK")},
     "alpha": {"image": encoded(np.full((40, 60, 4), 100, np.uint8))},
@@ -300,14 +162,16 @@ def test_rows_of_each_kind(evaluated):
     assert one["classes"].tolist() == [0, -1, -1] and one["areas"].tolist() == [10, 0, 0]
     for kind in ("no boxes", "no annotation"):
         assert of_kind(batches, kind)["classes"].tolist() == [-1] * 3
+        assert not of_kind(batches, kind)["boxes"].any()
     crowd = of_kind(batches, "crowd")
     assert crowd["is_crowd"].tolist() == [False, True, False]
     assert crowd["classes"].tolist() == [0, 0, -1]
-    unusable = of_kind(batches, "unusable boxes")
-    assert sorted(unusable["classes"].tolist()) == [-1, -1, 0]
+    usable = of_kind(batches, "unusable boxes")["boxes"]
+    np.testing.assert_allclose(usable[:, 2], [2, 3, 4], rtol=1e-6)
     assert problems.images_with_unusable_boxes == {INDEX["unusable boxes"]: 2}
     many = of_kind(batches, "too many boxes")
     np.testing.assert_allclose(many["boxes"][:, 2], [30, 20, 10], rtol=1e-6)
+    assert many["classes"].tolist() == [1, 0, 1], "the smallest go and the order stays"
     assert problems.images_over_limit == {INDEX["too many boxes"]: 5}
     assert any("max_instances_per_image=3 but image_id=id 6 has 5 boxes" in line for line in told)
 
@@ -331,8 +195,8 @@ def test_images_of_each_kind(evaluated, kind):
 
 
 def test_the_host_may_resample_to_the_networks_frame(all_kinds):
-    frames = make_frames((32, 48), resize_on_host=True)
-    batches = arrays(evaluate(all_kinds, frames=(frames,)))
+    frames = frames_of_networks([(32, 48)], resize_on_host=True)
+    batches = arrays(evaluate(all_kinds, frames=frames))
     assert batches[0]["image"].shape == (4, 32, 48, 3)
     one = of_kind(batches, "plain")
     assert (one["image"][:32, :48] == INDEX["plain"]).all()
@@ -438,16 +302,27 @@ def test_one_bad_record_more_than_allowed_ends_the_run(all_kinds):
     assert len(problems.bad_records) == 2
 
 
-def test_too_many_boxes_can_be_an_error(all_kinds):
-    problems = Told().problems(all_kinds, on_overflow="error")
-    with pytest.raises(tf.errors.OpError, match="image_id=id 6 has 5 boxes.*on_overflow=truncate"):
-        arrays(evaluate(all_kinds, problems))
-
-
 def test_an_unknown_category_ends_the_run(tmp_path):
     records = make_set(tmp_path, [make_record(0), make_record(1, category_ids=[55])])
     with pytest.raises(tf.errors.OpError, match="image_id=id 1 .* category id 55"):
         arrays(train(records).take(1))
+
+
+@pytest.mark.parametrize(
+    ("faulty", "message"),
+    [
+        ({"image": b"no picture"}, "part-1, record 0 cannot be used"),
+        ({"boxes": [(0, 0, 9, 9)] * 5}, "image_id=id 1 has 5 boxes.*on_overflow=truncate"),
+    ],
+    ids=["bad record", "too many boxes"],
+)
+def test_what_ends_the_run_does_so_in_every_batch(tmp_path, faulty, message):
+    """Of batches that are made at the same time the first to complain may never be used."""
+    records = make_set(tmp_path, [make_record(0), make_record(1, **faulty)])
+    problems = Told().problems(records, max_bad_records=0, on_overflow="error")
+    for _ in range(2):
+        with pytest.raises(tf.errors.OpError, match=message):
+            arrays(evaluate(records, problems))
 
 
 def some_problems(**changes):
@@ -465,24 +340,6 @@ def test_a_bad_record_is_counted_once():
         problems.bad_record(2, "torn")
 
 
-def test_what_ends_the_run_does_so_in_every_batch():
-    """Of batches that are made at the same time the first to complain may never be used."""
-    problems, _ = some_problems(max_bad_records=0, on_overflow="error")
-    for _ in range(2):
-        with pytest.raises(BadInputError, match="record 1 cannot be used: worn out"):
-            problems.bad_record(4, "worn out")
-        with pytest.raises(BadInputError, match="image_id=x has 900 boxes"):
-            problems.too_many_boxes(4, "x", 900)
-
-
-def test_each_batch_with_a_bad_record_is_an_error(tmp_path):
-    records = make_set(tmp_path, [make_record(0), make_record(1, image=b"no picture")])
-    problems = Told().problems(records, max_bad_records=0)
-    for _ in range(2):
-        with pytest.raises(tf.errors.OpError, match="cannot be used"):
-            arrays(evaluate(records, problems))
-
-
 def test_many_problems_are_not_all_spoken_of():
     problems, told = some_problems(max_bad_records=1000)
     for index in range(300):
@@ -497,23 +354,6 @@ def test_problems_refuse_an_unknown_policy():
         some_problems(on_overflow="shrug")
 
 
-# ------------------------------------------------------------------------------ frames
-
-
-def test_the_canvas_is_a_quarter_larger_than_the_network():
-    frames = make_frames((512, 640), resize_on_host=False)
-    assert frames == Frames((512, 640), (640, 800), False)
-
-
-def test_the_canvas_is_no_larger_than_the_largest_image():
-    frames = make_frames((512, 512), resize_on_host=False, largest_image=(480, 700))
-    assert frames.canvas_size == (480, 640)
-    frames = make_frames((64, 64), resize_on_host=False, canvas_size=(70, 72))
-    assert frames.canvas_size == (70, 72)
-    frames = make_frames((64, 96), resize_on_host=True, canvas_size=(70, 72))
-    assert frames == Frames((64, 96), (64, 96), True)
-
-
 # ------------------------------------------------------------------------------ masks
 
 
@@ -522,46 +362,34 @@ def crops(*values):
     return [bytes([value]) * schema.MASK_BYTES for value in values]
 
 
-TWO_BOXES = ((4, 6, 20, 30), (1, 1, 10, 10))
-
-
 def test_masks_come_in_the_rows_of_their_boxes(tmp_path):
+    two = ((4, 6, 20, 30), (1, 1, 10, 10))
+    four = [(0, 0, 5, 5), (0, 0, 30, 30), (0, 0, 2, 2), (0, 0, 20, 20)]
     contents = [
-        make_record(0, boxes=TWO_BOXES, masks=crops(3, 5)),
+        make_record(0, boxes=two, masks=crops(3, 5)),
         make_record(1, masks=crops(9)),
         make_record(2, boxes=()),
-        make_record(3, boxes=TWO_BOXES, masks=crops(7, 8), is_crowd=[True, False]),
+        make_record(3, boxes=two, masks=crops(7, 8), is_crowd=[True, False]),
+        make_record(4, boxes=four, masks=crops(1, 2, 3, 4)),
+        make_record(5, boxes=two),
     ]
     records = make_set(tmp_path, contents)
-    (batch,) = arrays(evaluate(records, with_masks=True))
-    spec = example.host_example_spec(4, canvas_size=(40, 60), max_instances=ROWS, with_masks=True)
+    (batch,) = arrays(evaluate(records, with_masks=True, batch_size=6))
+    spec = example.host_example_spec(6, canvas_size=(40, 60), max_instances=ROWS, with_masks=True)
     assert set(batch) == set(spec)
     assert batch["masks"].shape == tuple(spec["masks"].shape)
-    assert batch["masks"][:, :, 0].tolist() == [[3, 5, 0], [9, 0, 0], [0, 0, 0], [7, 8, 0]]
+    assert batch["masks"][:, :, 0].tolist() == [
+        *([3, 5, 0], [9, 0, 0], [0, 0, 0], [7, 8, 0]),
+        [1, 2, 4],  # the smallest box is left out
+        [0, 0, 0],  # unknown
+    ]
+    assert batch["classes"][5].tolist() == [0, 0, -1]
     assert (batch["masks"] == batch["masks"][:, :, :1]).all()
-    (batch,) = arrays(train(records, with_masks=True).take(1))
-    for row in np.argwhere(batch["record_index"] == 3)[:, 0]:
-        assert batch["masks"][row, :, 0].tolist() == [0, 8, 0]  # the crowd's row is empty
-        assert batch["classes"][row].tolist() == [-1, 0, -1]
-
-
-def test_with_too_many_boxes_masks_are_left_out_with_them(tmp_path):
-    boxes = [(0, 0, 5, 5), (0, 0, 30, 30), (0, 0, 2, 2), (0, 0, 20, 20)]
-    records = make_set(tmp_path, [make_record(0, boxes=boxes, masks=crops(1, 2, 3, 4))] * 2)
-    (batch,) = arrays(evaluate(records, with_masks=True, batch_size=2))
-    assert batch["masks"][0, :, 0].tolist() == [1, 2, 4]
-
-
-def test_a_record_without_masks_has_unknown_ones(tmp_path):
-    records = make_set(tmp_path, [make_record(0, boxes=TWO_BOXES), make_record(1)])
-    (batch,) = arrays(evaluate(records, with_masks=True, batch_size=2))
-    assert batch["classes"].tolist() == [[0, 0, -1], [0, -1, -1]]
-    assert not batch["masks"].any()
-
-
-def test_masks_that_are_not_asked_for_are_not_there(tmp_path):
-    records = make_set(tmp_path, [make_record(0, masks=crops(1)), make_record(1)])
-    assert "masks" not in arrays(evaluate(records, batch_size=2))[0]
+    (batch,) = arrays(train(records, with_masks=True, batch_size=6).take(1))
+    (row,) = np.flatnonzero(batch["record_index"] == 3)
+    assert batch["masks"][row, :, 0].tolist() == [0, 8, 0]  # the crowd's row is empty
+    assert batch["classes"][row].tolist() == [-1, 0, -1]
+    assert "masks" not in arrays(evaluate(records))[0]
 
 
 def test_masks_of_another_size_make_a_bad_record(tmp_path):
