@@ -11,12 +11,15 @@ images that happen to have detections; otherwise a shard lost on the way would r
 from __future__ import annotations
 
 import dataclasses
+import functools
+import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from pycocotools import mask as mask_api
 
 from object_detection.coco.annotations import CocoAnnotations, read_scored
 from object_detection.coco.listed import some
@@ -25,7 +28,7 @@ from object_detection.coco.segmentation import bounds
 from object_detection.coco.values import id_text
 from object_detection.masks.rle import decode_mask
 from object_detection.metrics import scorer as scoring
-from object_detection.metrics.detection_rows import ROW_FIELDS, rows_to_detections
+from object_detection.metrics.detection_rows import ROW_FIELDS
 
 METRIC_NAMES = (
     *("AP", "AP50", "AP75", "APs", "APm", "APl"),
@@ -98,7 +101,6 @@ class CocoEvaluator:
         self._category_names = scoring_names(self.truth)
         self._check_categories()
         self._scorer_choice = scorer
-        self._scorer: scoring.Scorer | None = None
         self.class_scores: dict[str, dict[str, float]] = {}
         """Of the last `evaluate`: class name -> COCO's 12 numbers of that class alone."""
 
@@ -126,24 +128,17 @@ class CocoEvaluator:
             )
         return np.array([self._index[text] for text in texts], np.int64)
 
-    def coverage(
-        self, evaluated: Iterable[int], *, image_indices: Iterable[int] | None = None
-    ) -> Coverage:
-        """Compares the images that went through the model with those that should have.
+    def coverage(self, evaluated: Iterable[int]) -> Coverage:
+        """Compares the images that went through the model with those of the JSON.
 
         Args:
           evaluated: indices of the images evaluated, with repetitions, over all ranks.
-          image_indices: the images to evaluate; all of the JSON by default.
         """
         counts = np.bincount(np.asarray(list(evaluated), np.int64), minlength=self.num_images)
-        wanted = np.zeros(self.num_images, bool)
-        wanted[slice(None) if image_indices is None else list(image_indices)] = True
-        missing = np.nonzero(wanted & (counts == 0))[0]
-        repeated = np.nonzero(counts > 1)[0]
         return Coverage(
-            int(wanted.sum()),
-            [self.image_ids[i] for i in missing],
-            [self.image_ids[i] for i in repeated],
+            self.num_images,
+            [self.image_ids[i] for i in np.flatnonzero(counts == 0)],
+            [self.image_ids[i] for i in np.flatnonzero(counts > 1)],
         )
 
     def evaluate(
@@ -170,13 +165,17 @@ class CocoEvaluator:
         """
         if not self.truth.is_labelled:
             raise ValueError(
-                f"{self.source} has no annotations to score against (an image list of a test "
-                "split?): write the detections with write_detections_json instead"
+                f"{self.source} has no annotations to score against: of an image list, as of a "
+                "test split, set --testdev_dir to have the detections written for a test server"
             )
         if isinstance(detections, np.ndarray):
-            entries = self._entries_of_rows(detections)
+            self._check_rows(detections)
+            indices, results = detections[:, 0].astype(np.int64), self.to_detections(detections)
         else:
-            entries = self._entries_of_results(detections)
+            self._check_results(detections)
+            results = detections
+            indices = self.image_indices(entry["image_id"] for entry in results)
+        entries = self._entries(indices, results)
         chosen = sorted(set(range(self.num_images) if image_indices is None else image_indices))
         outside = sorted({entry["image_id"] - 1 for entry in entries} - set(chosen))
         if outside:
@@ -185,7 +184,7 @@ class CocoEvaluator:
                 f"score over: {some([self.image_ids[i] for i in outside])}"
             )
         category_ids = sorted(self._category_names)
-        scores = self._prepared_scorer().score(
+        scores = self._scorer.score(
             entries,
             image_ids=[index + 1 for index in chosen],
             category_ids=category_ids,
@@ -201,8 +200,23 @@ class CocoEvaluator:
         return metrics
 
     def to_detections(self, rows: np.ndarray) -> list[dict[str, Any]]:
-        """Turns rows into COCO result entries with the data set's image and category ids."""
-        return rows_to_detections(rows, self.image_ids, self.categories)
+        """Turns rows into COCO result entries with the data set's image and category ids.
+
+        Args:
+          rows: float64 [n, 7], see `detection_rows.ROW_FIELDS`.
+
+        Returns:
+          n of image_id, category_id, bbox (x, y, w, h) and score.
+        """
+        return [
+            {
+                "image_id": self.image_ids[int(row[0])],
+                "category_id": self.categories[int(row[6])][0],
+                "bbox": row[1:5].tolist(),
+                "score": float(row[5]),
+            }
+            for row in rows
+        ]
 
     def _check_categories(self) -> None:
         unknown = [
@@ -217,32 +231,28 @@ class CocoEvaluator:
                 "another data set."
             )
 
-    def _prepared_scorer(self) -> scoring.Scorer:
-        """Builds the scorer at its first use, so that ranks that never score pay nothing."""
-        if self._scorer is None:
-            ground_truth = _numbered(self.truth, self._index, iou_type=self.iou_type)
-            self._scorer = scoring.Scorer(ground_truth, self.iou_type, name=self._scorer_choice)
-        return self._scorer
+    @functools.cached_property
+    def _scorer(self) -> scoring.Scorer:
+        """Built at its first use, so that ranks that never score pay nothing."""
+        ground_truth = _numbered(self.truth, self._index, iou_type=self.iou_type)
+        return scoring.Scorer(ground_truth, self.iou_type, name=self._scorer_choice)
 
-    def _entries_of_rows(self, rows: np.ndarray) -> list[dict[str, Any]]:
+    def _check_rows(self, rows: np.ndarray) -> None:
         if rows.ndim != 2 or rows.shape[1] != len(ROW_FIELDS):
             raise ValueError(f"expected rows [n, 7] of {ROW_FIELDS}, got shape {rows.shape}")
         if self.iou_type != "bbox":
             raise ValueError("rows hold boxes only: score masks from result entries")
-        rows = np.asarray(rows, np.float64)
-        if not np.isfinite(rows).all():
-            bad = rows[~np.isfinite(rows).all(axis=1)]
+        bad = rows[~np.isfinite(rows).all(axis=1)]
+        if len(bad):
             raise ValueError(
                 f"{len(bad)} of {len(rows)} detections are not finite, the first is "
                 f"{dict(zip(ROW_FIELDS, bad[0].tolist()))}: the weights have diverged"
             )
-        # The order within an image decides ties of score; the order of images depends on how many
-        # ranks took part, so it must not.
-        rows = rows[np.argsort(rows[:, 0], kind="stable")]
-        if len(rows) and not 0 <= rows[0, 0] <= rows[-1, 0] < self.num_images:
+        indices = rows[:, 0].astype(int)
+        if ((indices < 0) | (indices >= self.num_images)).any():
             raise ValueError(
-                f"image indices {int(rows[0, 0])} to {int(rows[-1, 0])} for {self.num_images} "
-                f"images of {self.source}"
+                f"image indices {indices.min()} to {indices.max()} for {self.num_images} images "
+                f"of {self.source}"
             )
         unknown = sorted(set(rows[:, 6].astype(int)) - set(self.categories))
         if unknown:
@@ -250,38 +260,36 @@ class CocoEvaluator:
                 f"class ids {some(unknown)} are not in the class map of {len(self.categories)} "
                 "classes: the model and the data card do not belong together"
             )
-        return [
-            {
-                "id": number,
-                "image_id": int(row[0]) + 1,
-                "category_id": self.categories[int(row[6])][0],
-                "bbox": row[1:5].tolist(),
-                "area": float(row[3] * row[4]),
-                "score": float(row[5]),
-                "iscrowd": 0,
-            }
-            for number, row in enumerate(rows, start=1)
-        ]
 
-    def _entries_of_results(self, results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        indices = self.image_indices(entry["image_id"] for entry in results)
+    def _check_results(self, results: Sequence[Mapping[str, Any]]) -> None:
         unknown = sorted({int(e["category_id"]) for e in results} - set(self._category_names))
         if unknown:
             raise ValueError(f"category ids {some(unknown)} are not in {self.source}")
+        for entry in results:
+            if not all(map(math.isfinite, (entry["score"], *entry.get("bbox", ())))):
+                raise ValueError(f"a detection is not finite: {dict(entry)}")
+
+    def _entries(
+        self, indices: np.ndarray, results: Sequence[Mapping[str, Any]]
+    ) -> list[dict[str, Any]]:
+        """Returns what `Scorer.score` takes of result entries on the images of these indices."""
         entries = []
-        for position in np.argsort(indices, kind="stable"):
+        # The order within an image decides ties of score; the order of images depends on how many
+        # ranks took part, so it must not.
+        for number, position in enumerate(np.argsort(indices, kind="stable"), start=1):
+            result = results[position]
             entry: dict[str, Any] = {
-                "id": len(entries) + 1,
+                "id": number,
                 "image_id": int(indices[position]) + 1,
-                "category_id": int(results[position]["category_id"]),
-                "score": float(results[position]["score"]),
+                "category_id": int(result["category_id"]),
+                "score": float(result["score"]),
                 "iscrowd": 0,
             }
             if self.iou_type == "bbox":
-                entry["bbox"] = [float(value) for value in results[position]["bbox"]]
+                entry["bbox"] = [float(value) for value in result["bbox"]]
                 entry["area"] = entry["bbox"][2] * entry["bbox"][3]
             else:
-                entry |= _mask_fields(results[position]["segmentation"])
+                entry |= _mask_fields(result["segmentation"])
             entries.append(entry)
         return entries
 
@@ -341,5 +349,5 @@ def _mask_fields(segmentation: Mapping[str, Any]) -> dict[str, Any]:
         "size": [int(side) for side in segmentation["size"]],
         "counts": counts.encode("ascii") if isinstance(counts, str) else counts,
     }
-    area, box = scoring.mask_area_and_box(rle)
+    area, box = float(mask_api.area(rle)), mask_api.toBbox(rle).tolist()
     return {"segmentation": rle, "area": area, "bbox": box}

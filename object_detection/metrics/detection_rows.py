@@ -33,8 +33,6 @@ def detections_to_array(
     *,
     scores: np.ndarray,
     classes: np.ndarray,
-    num_valid: np.ndarray | None = None,
-    valid: np.ndarray | None = None,
 ) -> np.ndarray:
     """Flattens a batch of padded detections into rows.
 
@@ -43,8 +41,6 @@ def detections_to_array(
       boxes: [batch, k, 4], (y1, x1, y2, x2), original-image pixels.
       scores: [batch, k].
       classes: int [batch, k], contiguous class ids, -1 for padding.
-      num_valid: int [batch], detections of each image that count; all by default.
-      valid: bool [batch], False for the images that only fill up the last batch.
 
     Returns:
       float64 [n, 7] rows, see `ROW_FIELDS`, in the order of the batch.
@@ -57,12 +53,7 @@ def detections_to_array(
             "expected boxes [batch, k, 4] and scores, classes [batch, k], got boxes "
             f"{boxes.shape}, scores {scores.shape}, classes {classes.shape}"
         )
-    keep = classes >= 0
-    if num_valid is not None:
-        keep &= np.arange(boxes.shape[1])[None, :] < np.asarray(num_valid)[:, None]
-    if valid is not None:
-        keep &= np.asarray(valid, bool)[:, None]
-    image, slot = np.nonzero(keep)
+    image, slot = np.nonzero(classes >= 0)
     y1, x1, y2, x2 = boxes[image, slot].T
     return np.stack(
         [
@@ -76,30 +67,6 @@ def detections_to_array(
         ],
         axis=1,
     )
-
-
-def rows_to_detections(
-    rows: np.ndarray, image_ids: list[Any], categories: Mapping[int, tuple[int, str]]
-) -> list[dict[str, Any]]:
-    """Names images and classes as the data set does.
-
-    Args:
-      rows: float64 [n, 7].
-      image_ids: the data set's image id of each image index.
-      categories: class_id -> (category_id, name).
-
-    Returns:
-      COCO result entries: image_id, category_id, bbox (x, y, w, h), score.
-    """
-    return [
-        {
-            "image_id": image_ids[int(row[0])],
-            "category_id": categories[int(row[6])][0],
-            "bbox": row[1:5].tolist(),
-            "score": float(row[5]),
-        }
-        for row in np.asarray(rows, np.float64)
-    ]
 
 
 def read_detections_json(path: str | os.PathLike[str]) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from pycocotools import mask as mask_api
 
 from object_detection.coco.listed import some
 
@@ -133,19 +134,10 @@ def best_partners(rows: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.n
         theirs = np.nonzero(truth[:, 0] == image)[0]
         if not len(theirs):
             continue
-        iou = _iou_xywh(rows[ours, 1:5], truth[theirs, 1:5])
+        iou = mask_api.iou(rows[ours, 1:5], truth[theirs, 1:5], [0] * len(theirs))
         overlap[ours] = iou.max(axis=1)
         partner[ours] = theirs[iou.argmax(axis=1)]
     return overlap, partner
-
-
-def _iou_xywh(a: _Boxes, b: _Boxes) -> np.ndarray:
-    """Returns [n, m] IoU of (x, y, width, height) boxes; 0 for boxes without area."""
-    low = np.maximum(a[:, None, :2], b[None, :, :2])
-    high = np.minimum(a[:, None, :2] + a[:, None, 2:], b[None, :, :2] + b[None, :, 2:])
-    shared = np.prod(np.clip(high - low, 0, None), axis=-1)
-    total = np.prod(a[:, 2:], axis=-1)[:, None] + np.prod(b[:, 2:], axis=-1)[None, :] - shared
-    return np.divide(shared, total, out=np.zeros_like(shared), where=total > 0)
 
 
 def _share_met(rows: np.ndarray, truth: np.ndarray) -> float:

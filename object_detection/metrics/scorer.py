@@ -58,7 +58,7 @@ class Scorer:
     """
 
     def __init__(self, ground_truth: dict[str, Any], iou_type: str, *, name: str = "auto"):
-        self.name, self._coco_module, self._eval_module = load_scorer(name)
+        self._coco_module, self._eval_module = _load_scorer(name)
         self._iou_type = iou_type
         self._ground_truth_dict = ground_truth
         self._ground_truth = self._indexed(ground_truth)
@@ -110,11 +110,8 @@ class Scorer:
         return coco
 
 
-def load_scorer(name: str = "auto") -> tuple[str, Any, Any]:
-    """Imports a scorer.
-
-    Returns:
-      Its name, the module with `COCO` and the module with `COCOeval`.
+def _load_scorer(name: str) -> list[Any]:
+    """Returns a scorer's module with `COCO` and its module with `COCOeval`.
 
     Raises:
       ValueError: unknown name.
@@ -123,27 +120,15 @@ def load_scorer(name: str = "auto") -> tuple[str, Any, Any]:
     if name != "auto" and name not in SCORERS:
         raise ValueError(f"unknown COCO scorer {name!r}: expected auto or one of {SCORERS}")
     for candidate in SCORERS if name == "auto" else (name,):
+        parts = ("", "") if candidate == "hotcoco" else (".coco", ".cocoeval")
         try:
-            return (candidate, *_import_scorer(candidate))
+            return [importlib.import_module(candidate + part) for part in parts]
         except ImportError:
             continue
     wanted = "pycocotools" if name == "auto" else name
     raise ImportError(
         f"COCO scorer {wanted!r} is not installed: pip install {wanted.replace('_', '-')}"
     )
-
-
-def _import_scorer(name: str) -> tuple[Any, Any]:
-    if name == "hotcoco":
-        module = importlib.import_module("hotcoco")
-        return module, module
-    return importlib.import_module(f"{name}.coco"), importlib.import_module(f"{name}.cocoeval")
-
-
-def mask_area_and_box(rle: dict[str, Any]) -> tuple[float, list[float]]:
-    """Returns the pixels of a compressed RLE and the box (x, y, w, h) around them."""
-    masks = importlib.import_module("pycocotools.mask")
-    return float(masks.area(rle)), [float(value) for value in masks.toBbox(rle)]
 
 
 def summarize(scores: Scores) -> dict[str, float]:

@@ -66,9 +66,7 @@ class SetScores:
     score_threshold: float = 0.0
     scored_image_ids: list[Any] | None = dataclasses.field(default=None, init=False)
     """Of the last `score`: the images it was over; None: all of the JSON."""
-
-    def __post_init__(self):
-        self._highest_refused = 0.0
+    _highest_refused: float = dataclasses.field(default=0.0, init=False)
 
     @functools.cached_property
     def _truth(self) -> CocoAnnotations:
@@ -200,15 +198,14 @@ class SetScores:
         """The objects of some images as the input pipeline delivers them, as rows of score 1."""
         if batch is None:
             return empty_rows()
-        valid = batch["valid"]
         # An image whose rows are all taken may have lost some of its boxes.
-        complete = (batch["classes"] < 0).any(axis=1)
+        is_asked = batch["valid"] & (batch["classes"] < 0).any(axis=1)
+        is_left_out = batch["is_crowd"] | ~is_asked[:, np.newaxis]
         return detections_to_array(
             self._indices(batch)[0],
             batch["boxes"],
             scores=np.ones(batch["classes"].shape),
-            classes=np.where(batch["is_crowd"], -1, batch["classes"]),
-            valid=valid & complete,
+            classes=np.where(is_left_out, -1, batch["classes"]),
         )
 
     def _indices(self, batch: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

@@ -19,7 +19,8 @@ from pycocotools import mask as mask_api
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from object_detection import metrics
+from object_detection.metrics.coco import METRIC_NAMES, CocoEvaluator
+from object_detection.metrics.ground_truth_check import ground_truth_rows
 from object_detection.metrics.scorer import SCORERS
 
 DATA = Path(
@@ -111,7 +112,7 @@ def straight_from_pycocotools(dataset, detections, iou_type, image_ids=None):
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
-    expected = dict(zip(metrics.METRIC_NAMES, evaluation.stats.tolist()))
+    expected = dict(zip(METRIC_NAMES, evaluation.stats.tolist()))
     for k, category_id in enumerate(evaluation.params.catIds):
         precision = evaluation.eval["precision"][:, :, k, 0, -1]
         precision = precision[precision > -1]
@@ -145,20 +146,20 @@ def dataset(request):
 def test_equal_to_pycocotools(dataset, iou_type):
     detections = perturbed(dataset, iou_type=iou_type)
     expected = straight_from_pycocotools(dataset, detections, iou_type)
-    evaluator = metrics.CocoEvaluator(dataset, iou_type=iou_type, scorer="pycocotools")
+    evaluator = CocoEvaluator(dataset, iou_type=iou_type, scorer="pycocotools")
     assert evaluator.evaluate(detections) == expected
     assert 0.1 < expected["AP"] < 0.9, "the comparison must be about something"
 
 
 def test_rows_equal_to_pycocotools(dataset):
     detections = perturbed(dataset, iou_type="bbox")
-    evaluator = metrics.CocoEvaluator(dataset, scorer="pycocotools")
+    evaluator = CocoEvaluator(dataset, scorer="pycocotools")
     expected = straight_from_pycocotools(dataset, detections, "bbox")
     assert evaluator.evaluate(rows_of(evaluator, detections)) == expected
 
 
 def test_subset_equal_to_pycocotools(dataset):
-    evaluator = metrics.CocoEvaluator(dataset, scorer="pycocotools")
+    evaluator = CocoEvaluator(dataset, scorer="pycocotools")
     subset = evaluator.image_ids[::3]
     detections = [d for d in perturbed(dataset, iou_type="bbox") if d["image_id"] in subset]
     expected = straight_from_pycocotools(dataset, detections, "bbox", image_ids=subset)
@@ -173,12 +174,14 @@ def test_optional_scorers_agree(dataset, iou_type, name):
         pytest.skip(f"{name} is not installed (optional)")
     detections = perturbed(dataset, iou_type=iou_type)
     expected = straight_from_pycocotools(dataset, detections, iou_type)
-    evaluator = metrics.CocoEvaluator(dataset, iou_type=iou_type, scorer=name)
+    evaluator = CocoEvaluator(dataset, iou_type=iou_type, scorer=name)
     assert evaluator.evaluate(detections) == pytest.approx(expected, abs=1e-12)
     assert evaluator.evaluate([]) == pytest.approx(
-        metrics.CocoEvaluator(dataset, iou_type=iou_type, scorer="pycocotools").evaluate([])
+        CocoEvaluator(dataset, iou_type=iou_type, scorer="pycocotools").evaluate([])
     )
 
 
 def test_json_of_real_ground_truth_meets_itself(dataset):
-    assert metrics.check_ground_truth(dataset).average_precision == pytest.approx(1.0, abs=1e-9)
+    evaluator = CocoEvaluator(dataset)
+    rows, _ = ground_truth_rows(evaluator)
+    assert evaluator.evaluate(rows)["AP"] == pytest.approx(1.0, abs=1e-9)

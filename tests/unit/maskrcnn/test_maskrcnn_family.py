@@ -1,6 +1,7 @@
 """Mask R-CNN as train.py and eval.py see it: conventions, checks, files of an evaluation."""
 
 import dataclasses
+import functools
 import json
 from types import SimpleNamespace
 
@@ -18,8 +19,7 @@ from maskrcnn.config import OUR_CONVENTIONS, Conventions, conventions_of
 from maskrcnn.family import FAMILY
 from maskrcnn.settings import base_config
 from object_detection.masks.rows import pack_mask
-from object_detection.metrics.coco import METRIC_NAMES
-from object_detection.metrics.detection_rows import rows_to_detections
+from object_detection.metrics.coco import METRIC_NAMES, CocoEvaluator
 from object_detection.records.class_map import ClassMap, make_class_map
 
 MSRA = Conventions("symmetric", "1x1", (122.8, 115.9, 103.0), (1.0, 1.0, 1.0))
@@ -125,7 +125,8 @@ CATEGORIES = {0: (3, "red"), 1: (8, "blue")}
 
 def fake_task(*, has_masks, testdev_dir=""):
     config = tiny_config(eval__testdev_dir=testdev_dir, eval__report=False)
-    to_detections = lambda rows: rows_to_detections(rows, [11, 12], CATEGORIES)  # noqa: E731
+    names = SimpleNamespace(image_ids=[11, 12], categories=CATEGORIES)
+    to_detections = functools.partial(CocoEvaluator.to_detections, names)
     return SimpleNamespace(
         config=config, has_masks=has_masks, evaluator=SimpleNamespace(to_detections=to_detections)
     )

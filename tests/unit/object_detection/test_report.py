@@ -18,7 +18,7 @@ from pycocotools.cocoeval import COCOeval
 from samples import instances
 
 from object_detection.coco.annotations import read_scored
-from object_detection.metrics import METRIC_NAMES
+from object_detection.metrics.coco import METRIC_NAMES, CocoEvaluator
 from object_detection.report import curves, history, page, pictures
 from object_detection.report.matches import (
     BACKGROUND,
@@ -218,7 +218,6 @@ def fixture_evaluation(tmp_path_factory):
         Image.new("RGB", (100, 100), (90, 120, 150)).save(run / "images" / image["file_name"])
     (run / "truth.json").write_text(json.dumps(dataset))
     (folder / "detections.json").write_text(json.dumps(entries))
-    from object_detection.metrics import CocoEvaluator
 
     metrics = CocoEvaluator(dataset).evaluate(entries)
     (folder / "metrics.json").write_text(json.dumps({"epoch": 2, **metrics}))
