@@ -24,14 +24,9 @@ from engine.start import cli
 if TYPE_CHECKING:
     import numpy as np
 
-flags.DEFINE_string("model_dir", "", "Checkpoint prefix, or the folder of a run.")
-flags.DEFINE_alias("ckpt_path", "model_dir")
+families.define_checkpoint_flags()
 flags.DEFINE_string("saved_model_dir", "", "Folder to write; replaced if it is there.")
 flags.DEFINE_alias("output_dir", "saved_model_dir")
-flags.DEFINE_enum("which", "best", ["best", "last"], "Which checkpoint of a run's folder.")
-flags.DEFINE_string("model_name", "efficientdet-d0", "Model of a checkpoint without a description.")
-flags.DEFINE_string("preset", "", "Conventions of a checkpoint without a description.")
-flags.DEFINE_string("hparams", "", "Comma-separated key=value pairs, or a YAML file.")
 flags.DEFINE_enum(
     "format",
     "savedmodel",
@@ -82,14 +77,7 @@ def main(argv: list[str]) -> int:
     """Writes the export; returns the exit code."""
     del argv
     target = wanted()
-    task = families.load_task(
-        FLAGS.model_dir,
-        which=FLAGS.which,
-        model_name=FLAGS.model_name,
-        preset_name=FLAGS.preset,
-        hparams=FLAGS.hparams,
-        input_size=FLAGS.image_size,
-    )
+    task = families.flagged_task(input_size=FLAGS.image_size)
     check_target(target, stages=task.stages, model_name=task.config.model.name)
     print("building the graph, writing it, and comparing it with the checkpoint", flush=True)
     if target.is_whole_detector:

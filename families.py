@@ -218,6 +218,31 @@ def load(model_name: str) -> DetectorFamily:
     return importlib.import_module(f"{package_of(model_name)}.family").FAMILY
 
 
+def define_checkpoint_flags() -> None:
+    """Defines --model_dir, also called --ckpt_path, and what else tells `flagged_task` a model."""
+    flags.DEFINE_string("model_dir", "", "Checkpoint prefix, or the folder of a run.")
+    flags.DEFINE_alias("ckpt_path", "model_dir")
+    flags.DEFINE_enum("which", "best", ["best", "last"], "Which checkpoint of a run's folder.")
+    flags.DEFINE_string(
+        "model_name", "efficientdet-d0", "Model of a checkpoint without a description."
+    )
+    flags.DEFINE_string("preset", "", "Conventions of a checkpoint without a description.")
+    flags.DEFINE_string("hparams", "", "Comma-separated key=value pairs, or a YAML file.")
+
+
+def flagged_task(*, input_size: str = "") -> DetectionTask:
+    """Builds the model of the checkpoint that those flags name; see `load_task`."""
+    values = flags.FLAGS
+    return load_task(
+        values.model_dir,
+        which=values.which,
+        model_name=values.model_name,
+        preset_name=values.preset,
+        hparams=values.hparams,
+        input_size=input_size,
+    )
+
+
 def load_task(
     path: str,
     *,

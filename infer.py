@@ -31,22 +31,20 @@ flags.DEFINE_string("image_path", "", "Image or video file, folder of images, or
 flags.DEFINE_string("image_list", "", "Text file with one path per line, instead of image_path.")
 flags.DEFINE_string("annotations", "", "COCO annotations to draw beside the detections.")
 flags.DEFINE_integer(
-    "worst", 0, "With annotations: draw only so many images, those with the most errors; 0: all."
+    "worst",
+    0,
+    "With annotations: draw only so many images, those with the most errors; 0: all.",
+    lower_bound=0,
 )
 flags.DEFINE_string(
     "output_dir", "", "Folder for annotated images and detections.json; made if need be."
 )
-flags.DEFINE_string("model_dir", "", "Checkpoint prefix, or the folder of a run.")
-flags.DEFINE_alias("ckpt_path", "model_dir")
+families.define_checkpoint_flags()
 flags.DEFINE_string(
     "saved_model_dir", "", "Exported model to use; with --model_dir it is exported there first."
 )
-flags.DEFINE_enum("which", "best", ["best", "last"], "Which checkpoint of a run's folder.")
-flags.DEFINE_string("model_name", "efficientdet-d0", "Model of a checkpoint without a description.")
-flags.DEFINE_string("preset", "", "Conventions of a checkpoint without a description.")
-flags.DEFINE_string("hparams", "", "Comma-separated key=value pairs, or a YAML file.")
 flags.DEFINE_float("min_score_thresh", 0.4, "Least score drawn and written.")
-flags.DEFINE_integer("max_boxes_to_draw", 100, "Most objects drawn on an image.")
+flags.DEFINE_integer("max_boxes_to_draw", 100, "Most objects drawn on an image.", lower_bound=0)
 flags.DEFINE_bool("draw_boxes", True, "Draw boxes around masks too.")
 flags.DEFINE_enum(
     "heat_map",
@@ -117,13 +115,7 @@ def main(argv: list[str]) -> int:
     truth = inference.AnnotatedImages(FLAGS.annotations) if FLAGS.annotations else None
     mask_rule = None
     if FLAGS.model_dir:
-        task = families.load_task(
-            FLAGS.model_dir,
-            which=FLAGS.which,
-            model_name=FLAGS.model_name,
-            preset_name=FLAGS.preset,
-            hparams=FLAGS.hparams,
-        )
+        task = families.flagged_task()
         detector, class_map = inference.detector_of(task.detect_images), task.class_map
         mask_rule = task.mask_rule
         if FLAGS.saved_model_dir:
@@ -132,14 +124,14 @@ def main(argv: list[str]) -> int:
         detector, class_map, mask_rule = inference.saved_model_detector(FLAGS.saved_model_dir)
     output = Path(FLAGS.output_dir)
     output.mkdir(parents=True, exist_ok=True)
-    how = {"min_score": FLAGS.min_score_thresh, "mask_rule": mask_rule}
+    how = {
+        "detector": detector,
+        "class_map": class_map,
+        "min_score": FLAGS.min_score_thresh,
+        "mask_rule": mask_rule,
+    }
     predict = functools.partial(
-        inference.predict_files,
-        detector,
-        class_map,
-        exif=FLAGS.exif,
-        max_pixels=FLAGS.max_image_pixels,
-        **how,
+        inference.predict_files, exif=FLAGS.exif, max_pixels=FLAGS.max_image_pixels, **how
     )
 
     def drawing(found: Prediction) -> np.ndarray:
@@ -160,25 +152,33 @@ def main(argv: list[str]) -> int:
         names.add(name)
         return output / f"{name}{ending}"
 
+    def show(picture: np.ndarray) -> None:
+        """Keeps the first pictures for the contact sheet: all of them may be more than fit."""
+        if len(sheet) < _SHEET_IMAGES:
+            sheet.append(picture)
+
     written, sheet, unreadable, noted, names = [], [], [], [], set()
+    num_films = num_images = 0
     for film in films:
         target = target_of(film, "-detections.mp4")
-        frames = inference.predict_pixels(detector, class_map, videos.named_frames(film), **how)
+        frames = (
+            inference.predict_pixels(path=name, image=frame, **how)
+            for name, frame in videos.named_frames(film)
+        )
         try:
-            first = draw_film(film, target, frames, drawing, written)
+            show(draw_film(film, target, frames, drawing, written))
         except (ValueError, FileNotFoundError) as error:
             unreadable.append(str(error))
             continue
-        sheet.append(first)
-    num_films = len(sheet)
+        num_films += 1
     shown = paths
     if FLAGS.worst:
-        for found in predict(paths, unreadable=unreadable, noted=noted):
+        for found in predict(paths=paths, unreadable=unreadable, noted=noted):
             written += found.entries(truth)
         shown = truth.worst_files(written, paths, count=FLAGS.worst)
         print(f"drawing the {len(shown)} worst of {len(paths)} images", flush=True)
     aside = {"unreadable": [], "noted": []} if FLAGS.worst else {}
-    for found in predict(shown, **{"unreadable": unreadable, "noted": noted, **aside}):
+    for found in predict(paths=shown, **{"unreadable": unreadable, "noted": noted, **aside}):
         target = target_of(found.path, "-detections.png")
         drawn = drawing(found)
         if truth:
@@ -188,7 +188,8 @@ def main(argv: list[str]) -> int:
             heat = inference.draw_heat(found, weigh_by=FLAGS.heat_map)
             name = target.name.replace("-detections.png", "-heat.png")
             Image.fromarray(heat).save(output / name)
-        sheet.append(drawn)
+        show(drawn)
+        num_images += 1
         if not FLAGS.worst:
             written += found.entries(truth)
         print(f"{clean(found.path)}: {len(found.objects)} objects -> {clean(target)}", flush=True)
@@ -200,11 +201,9 @@ def main(argv: list[str]) -> int:
     if len(unreadable) == len(given):
         raise ValueError(f"none of the {len(given)} images could be read: {unreadable[0]}")
     if sheet:
-        first = contact_sheet(sheet[:_SHEET_IMAGES], 2 if truth else 4)
-        Image.fromarray(first).save(output / "contact-sheet.png")
+        Image.fromarray(contact_sheet(sheet, 2 if truth else 4)).save(output / "contact-sheet.png")
     counts = f"{num_films} videos, " if films else ""
-    counts += f"{len(sheet) - num_films} images"
-    print(f"{counts}; detections.json and contact-sheet.png are in {output}")
+    print(f"{counts}{num_images} images; detections.json and contact-sheet.png are in {output}")
     if unreadable:
         print(f"{len(unreadable)} of {len(given)} images were left out, see the warnings above")
         return EXIT_SOME_LEFT_OUT

@@ -107,20 +107,16 @@ class Model:
 
         Raises:
           FileNotFoundError: no such file.
-          ValueError: a file named by itself cannot be read, or an array is no image.
+          ValueError: a file named by itself cannot be read, an array is no image, or there is no
+            memory to detect on one.
           ImportError: a video, and nothing installed to read it; names the extra.
         """
         from object_detection.serve.inference import predict_pixels
 
-        found = predict_pixels(
-            self._detector,
-            self._class_map,
-            _pixels_of(images, exif),
-            min_score=min_score,
-            mask_rule=self._mask_rule,
-        )
-        for prediction in found:
-            yield Detections(prediction, self._class_map)
+        options = {"min_score": min_score, "mask_rule": self._mask_rule}
+        for path, image in _pixels_of(images, exif):
+            found = predict_pixels(self._detector, self._class_map, path, image, **options)
+            yield Detections(found, self._class_map)
 
 
 def _pixels_of(images: Images, exif: str) -> Iterator[tuple[str, np.ndarray]]:

@@ -7,8 +7,8 @@ set's category ids and names.
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from object_detection.coco.annotations import read_scored
+from object_detection.coco.listed import CocoImage
 from object_detection.convert.image_paths import base_name
 from object_detection.draw.draw_masks import draw_heat_map, mask_heat
 from object_detection.draw.entries import corners, draw_entries
@@ -123,18 +124,14 @@ def predict_files(
       exif: as of `read_image`.
       max_pixels: as of `read_image`.
     """
-    detect = functools.partial(predict_pixels, detector, class_map, mask_rule=mask_rule)
     for path in paths:
         try:
             image, notes = read_image(path, exif=exif, max_pixels=max_pixels)
+            found = predict_pixels(
+                detector, class_map, path, image, min_score=min_score, mask_rule=mask_rule
+            )
         except ValueError as error:
             unreadable.append(str(error))
-            continue
-        try:
-            found = next(detect([(path, image)], min_score=min_score))
-        except tf.errors.ResourceExhaustedError:
-            height, width = image.shape[:2]
-            unreadable.append(f"{path}: no memory to detect on {width}x{height} pixels: reduce it")
             continue
         if noted is not None:
             noted.extend(notes)
@@ -144,27 +141,35 @@ def predict_files(
 def predict_pixels(
     detector: Detector,
     class_map: ClassMap,
-    images: Iterable[tuple[str, np.ndarray]],
+    path: str,
+    image: np.ndarray,
     *,
     min_score: float,
     mask_rule: MaskRule | None = None,
-) -> Iterator[Prediction]:
-    """Runs the detector over images given as (name, uint8 [h, w, 3]); see `predict_files`."""
-    for path, image in images:
+) -> Prediction:
+    """Runs the detector on an image, uint8 [h, w, 3]; see `predict_files`.
+
+    Raises:
+      ValueError: memory does not suffice; names the path.
+    """
+    height, width = image.shape[:2]
+    try:
         boxes, scores, classes, count, *masks = (t.numpy()[0] for t in detector(image[np.newaxis]))
-        kept = np.flatnonzero(
-            (np.arange(len(scores)) < count) & (scores >= min_score) & class_map.is_known(classes)
-        )
-        objects = [_entry(boxes[i], scores[i], int(classes[i]), class_map) for i in kept]
-        soft = masks[0][kept] if masks else None
-        if soft is not None:
-            height, width = image.shape[:2]
-            encoded = encode_masks(
-                soft, boxes[kept], height=height, width=width, **(mask_rule or MaskRule())._asdict()
-            )
-            for entry, rle in zip(objects, encoded):
-                entry["segmentation"] = {"size": rle["size"], "counts": rle["counts"].decode()}
-        yield Prediction(path, image, objects, soft)
+    except tf.errors.ResourceExhaustedError as error:
+        raise ValueError(
+            f"{path}: no memory to detect on {width}x{height} pixels: reduce it"
+        ) from error
+    kept = np.flatnonzero(
+        (np.arange(len(scores)) < count) & (scores >= min_score) & class_map.is_known(classes)
+    )
+    objects = [_entry(boxes[i], scores[i], int(classes[i]), class_map) for i in kept]
+    soft = masks[0][kept] if masks else None
+    if soft is not None:
+        rule = (mask_rule or MaskRule())._asdict()
+        encoded = encode_masks(soft, boxes[kept], height=height, width=width, **rule)
+        for entry, rle in zip(objects, encoded):
+            entry["segmentation"] = {"size": rle["size"], "counts": rle["counts"].decode()}
+    return Prediction(path, image, objects, soft)
 
 
 def _entry(
@@ -244,24 +249,32 @@ class AnnotatedImages:
     """Annotations to draw beside detections.
 
     Args:
-      annotations: COCO instances JSON; images are found by file name.
+      annotations: COCO instances JSON; images are found by file name, folders only where they tell.
     """
 
     def __init__(self, annotations: str):
-        self._truth = read_scored(annotations)
-        self._images = {base_name(image.file_name): image for image in self._truth.images}
-        self._objects = self._truth.objects
-        self._source, self._category_names = annotations, self._truth.category_names
+        self._truth, self._source = read_scored(annotations), annotations
+        self._images: dict[str, list[CocoImage]] = defaultdict(list)
+        for image in self._truth.images:
+            self._images[base_name(image.file_name)].append(image)
 
     def image_id(self, path: str) -> Any | None:
         """Returns the id of an image file in the annotations, None where it is not in them."""
-        image = self._images.get(base_name(Path(path).name))
+        image = self._image_of(path)
         return image.image_id if image else None
 
-    def _objects_of(self, name: str, size: Size) -> Sequence[Mapping[str, Any]]:
+    def _image_of(self, path: str) -> CocoImage | None:
+        """Returns the image of a file; where several have its name, that with its folders too."""
+        named = self._images.get(base_name(Path(path).name), [])
+        if len(named) > 1:
+            whole = Path(path).absolute().as_posix()
+            named = [image for image in named if whole.endswith(f"/{image.file_name}")]
+        return named[0] if len(named) == 1 else None
+
+    def _objects_of(self, path: str, size: Size) -> Sequence[Mapping[str, Any]]:
         """Returns the objects of an image, in its own pixels where the JSON has another size."""
-        image = self._images.get(name)
-        objects = self._objects.get(image.source_id, ()) if image else ()
+        image = self._image_of(path)
+        objects = self._truth.objects.get(image.source_id, ()) if image else ()
         stated = (image.height, image.width) if image else size
         if None in stated or stated == size or not is_same_shape(stated, size):
             return objects
@@ -287,7 +300,7 @@ class AnnotatedImages:
                 f"{self._source}: not one of {len(paths)} image files is listed there, such as "
                 f"{paths[0]}: give the annotations of these images"
             )
-        ids = {name: category for category, name in self._category_names.items()}
+        ids = {name: category for category, name in self._truth.category_names.items()}
         known = [
             {**entry, "category_id": ids[entry["name"]]}
             for entry in entries
@@ -308,11 +321,11 @@ class AnnotatedImages:
           class_map: says names and classes.
           with_boxes: as of `draw`.
         """
-        name = Path(prediction.path).name
-        known = class_map.matched(self._category_names, source=self._source).category_to_class
+        names = self._truth.category_names
+        known = class_map.matched(names, source=self._source).category_to_class
         objects = [
             {**entry, "class_id": known.get(entry["category_id"], -1)}
-            for entry in self._objects_of(base_name(name), prediction.image.shape[:2])
+            for entry in self._objects_of(prediction.path, prediction.image.shape[:2])
         ]
         truth = draw(
             prediction.image,
@@ -324,5 +337,5 @@ class AnnotatedImages:
         # Wide enough for the captions.
         scale = max(_LEAST_WIDTH / truth.shape[1], 1.0)
         cell = (round(scale * truth.shape[0]), round(scale * truth.shape[1]))
-        captions = [f"{name}: ground truth", "detections"]
+        captions = [f"{Path(prediction.path).name}: ground truth", "detections"]
         return contact_sheet([truth, drawn], 2, captions, cell=cell)

@@ -80,7 +80,8 @@ TF2_SCRIPTS = {
 }
 # Every other program of a document -> the files that define its flags.
 SOURCES = {
-    **{name: (name,) for name in (*PARSED[2:], "report.py")},
+    **{name: (name, "families.py") for name in ("infer.py", "export.py")},
+    "report.py": ("report.py",),
     **{name: (name,) for name in ("dataset/draw_examples.py", "dataset/get_coco.sh")},
     **{name: (name,) for name in ("dataset/get_coco2014.sh", "dataset/voc_to_coco.py")},
     **{name: ("dataset/check.py",) for name in ("dataset/check.py", "dataset.check")},

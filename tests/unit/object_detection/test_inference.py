@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 from pycocotools import mask as mask_api
+from samples import instances
 
 from object_detection.masks.mask_paste import MaskRule
 from object_detection.records.class_map import ClassMap
@@ -45,22 +46,25 @@ def photo(tmp_path):
     return str(path)
 
 
+def annotated(path, images, objects, *polygons):
+    """The annotations of pictures of 100x80 pixels, given as {id: file name}."""
+    content = instances(images, objects, CLASSES.categories.values(), size=(80, 100))
+    for image in content["images"]:
+        image["file_name"] = images[image["id"]]
+    for entry, polygon in zip(content["annotations"], polygons):
+        entry["segmentation"] = polygon
+    path.write_text(json.dumps(content))
+    return inference.AnnotatedImages(str(path))
+
+
 def test_the_worst_files_and_their_entries(tmp_path):
     paths = [str(tmp_path / f"{name}.png") for name in "Abc"]
     boxes = [[20, 10, 40, 40], [5, 5, 20, 20]]
-    truth = {
-        "images": [
-            {"id": f"i{name}", "file_name": f"{name}.png", "height": 80, "width": 100}
-            for name in "Ab"
-        ],
-        "categories": [{"id": 7, "name": "cat"}],
-        "annotations": [
-            {"id": i, "image_id": image, "category_id": 7, "bbox": box, "area": 400, "iscrowd": 0}
-            for i, (image, box) in enumerate([("iA", boxes[0]), ("ib", boxes[0]), ("ib", boxes[1])])
-        ],
-    }
-    (tmp_path / "truth.json").write_text(json.dumps(truth))
-    truth = inference.AnnotatedImages(str(tmp_path / "truth.json"))
+    truth = annotated(
+        tmp_path / "truth.json",
+        {"iA": "A.png", "ib": "b.png"},
+        [("iA", 7, boxes[0]), ("ib", 7, boxes[0]), ("ib", 7, boxes[1])],
+    )
     objects = [{"bbox": boxes[0], "score": 0.9, "category_id": 7, "name": "cat", "class_id": 0}]
     found = [inference.Prediction(path, np.zeros((80, 100, 3)), objects, None) for path in paths]
     entries = [entry for each in found for entry in each.entries(truth)]
@@ -71,6 +75,14 @@ def test_the_worst_files_and_their_entries(tmp_path):
     ]
     # Of a nothing is wrong, of b an object is missed, of c nothing is known.
     assert truth.worst_files(entries, paths, count=5) == [paths[1]]
+
+
+def test_images_of_one_name_are_told_apart_by_their_folders(tmp_path):
+    names = {1: "cats/01.png", 2: "dogs/01.png", 3: "02.png"}
+    truth = annotated(tmp_path / "truth.json", names, [(1, 7, [5, 5, 20, 20])])
+    assert [truth.image_id(f"/photos/{name}") for name in names.values()] == [1, 2, 3]
+    assert truth.image_id("/photos/hats/01.png") is None
+    assert truth.image_id("/elsewhere/02.png") == 3
 
 
 def predict(path, *, with_masks, **options):
@@ -95,7 +107,10 @@ def test_an_image_for_which_memory_does_not_suffice_is_left_out(photo):
     unreadable = []
     options = {"min_score": 0.3, "unreadable": unreadable}
     assert list(inference.predict_files(small, CLASSES, [photo, photo], **options)) == []
-    assert unreadable == [f"{photo}: no memory to detect on 100x80 pixels: reduce it"] * 2
+    said = f"{photo}: no memory to detect on 100x80 pixels: reduce it"
+    assert unreadable == [said] * 2
+    with pytest.raises(ValueError, match=said):  # of a video's frame, too
+        inference.predict_pixels(small, CLASSES, photo, np.zeros((80, 100, 3)), min_score=0.3)
 
 
 def test_entries_carry_category_ids_boxes_and_names(photo):
@@ -153,21 +168,12 @@ def test_heat_map(photo):
 
 
 def test_ground_truth_is_drawn_as_the_model_draws(photo, tmp_path):
-    annotation = {
-        "id": 1,
-        "image_id": 1,
-        "category_id": 9,
-        "bbox": [30, 20, 40, 40],
-        "segmentation": [[30, 20, 70, 20, 70, 40, 30, 40]],
-    }
-    content = {
-        "images": [{"id": 1, "file_name": "photo.png", "height": 80, "width": 100}],
-        "categories": [{"id": 7, "name": "cat"}, {"id": 9, "name": "dog"}],
-        "annotations": [annotation],
-    }
-    path = tmp_path / "truth.json"
-    path.write_text(json.dumps(content))
-    truth = inference.AnnotatedImages(str(path))
+    truth = annotated(
+        tmp_path / "truth.json",
+        {1: "photo.png"},
+        [(1, 9, [30, 20, 40, 40])],
+        [[30, 20, 70, 20, 70, 40, 30, 40]],
+    )
     sheets = []
     for with_masks in (True, False):
         found = predict(photo, with_masks=with_masks)
