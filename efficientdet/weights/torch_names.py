@@ -1,16 +1,16 @@
 """Turns variable names of PyTorch's EfficientNets and EfficientDets into ours.
 
-Three programs beside the port whose names `weight_names` knows: timm (`blocks.1.0.conv_dw.weight`),
-effdet, whose detectors have timm's backbone (`backbone.`, `fpn.`, `class_net.`, `box_net.`), and
-torchvision (`features.2.0.block.1.0.weight`). timm's and effdet's files named `tf_` are
-google/automl's networks with TensorFlow's padding, as ours are; their others, and torchvision's,
-pad strided convolutions symmetrically.
+Four programs: the port of EfficientNet (`_blocks.3._depthwise_conv.weight`), timm
+(`blocks.1.0.conv_dw.weight`), effdet, whose detectors have timm's backbone (`backbone.`, `fpn.`,
+`class_net.`, `box_net.`), and torchvision (`features.2.0.block.1.0.weight`). timm's and effdet's
+files named `tf_` are google/automl's networks with TensorFlow's padding, as ours are; their others,
+and torchvision's, pad strided convolutions symmetrically.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 # What effdet counts from 0 is the level less this.
 _LEVEL_OF_FIRST = 3
@@ -18,6 +18,23 @@ _STATISTICS = {"running_mean": "moving_mean", "running_var": "moving_variance"}
 _SEPARABLE = {"conv_dw.weight": "depthwise_kernel", "conv_pw.weight": "pointwise_kernel"}
 _SEPARABLE |= {"conv_pw.bias": "bias", "conv.weight": "kernel", "conv.bias": "bias"}
 
+_PORT_TOP = {
+    "_conv_stem": "stem_conv2d",
+    "_bn0": "stem_bn",
+    "_conv_head": "top_conv2d",
+    "_bn1": "top_bn",
+    "_fc": "top_logits",
+}
+_PORT_BLOCK = {
+    "_expand_conv": "expand_conv2d",
+    "_bn0": "expand_bn",
+    "_depthwise_conv": "depthwise_conv2d",
+    "_bn1": "depthwise_bn",
+    "_se_reduce": "se_reduce_conv2d",
+    "_se_expand": "se_expand_conv2d",
+    "_project_conv": "project_conv2d",
+    "_bn2": "project_bn",
+}
 _TIMM_TOP = {
     "conv_stem": "stem_conv2d",
     "bn1": "stem_bn",
@@ -75,11 +92,11 @@ def scopes_of(variable_names: Iterable[str]) -> dict[tuple[str, ...], str]:
 def torch_name(
     name: str, *, expands: Mapping[str, bool], scopes: Mapping[tuple[str, ...], str]
 ) -> str | None:
-    """Translates one name; None if it is of none of the three programs.
+    """Translates one name; None if it is of none of the four programs.
 
     Args:
       name: as in the file; of a fusion's weights with the number of the input behind it.
-      expands: our name of each block of the backbone -> whether it has an expansion.
+      expands: our name of each block of the backbone, in order -> whether it has an expansion.
       scopes: of `scopes_of`.
     """
     name = name.removeprefix("model.")
@@ -87,6 +104,8 @@ def torch_name(
         return _from_torchvision(name)
     if name.startswith(("fpn.", "class_net.", "box_net.")):
         return _from_effdet(name, scopes)
+    if name.startswith("_"):
+        return _from_port(name, list(expands))
     return _from_timm(name.removeprefix("backbone."), expands)
 
 
@@ -101,6 +120,16 @@ def _variable(layer: str, variable: str) -> str | None:
     if variable == "bias":
         return f"{layer}/bias"
     return f"{layer}/{'depthwise_kernel' if layer.endswith('depthwise_conv2d') else 'kernel'}"
+
+
+def _from_port(name: str, blocks: Sequence[str]) -> str | None:
+    layer, _, variable = name.rpartition(".")
+    match = re.match(r"^_blocks\.(\d+)\.(\w+)$", layer)
+    if match is None:
+        return _variable(_PORT_TOP[layer], variable) if layer in _PORT_TOP else None
+    number, part = match.groups()
+    block = blocks[int(number)] if int(number) < len(blocks) else f"stack_?/block_{number}"
+    return _variable(f"{block}/{_PORT_BLOCK[part]}", variable) if part in _PORT_BLOCK else None
 
 
 def _from_timm(name: str, expands: Mapping[str, bool]) -> str | None:

@@ -1,17 +1,15 @@
 """Turns variable names of other EfficientNet and EfficientDet programs into ours.
 
-Five layouts are known: ours (which is NVIDIA's backbone with google/automl's neck and heads),
-google/automl's backbone, the PyTorch port of EfficientNet, and keras-applications; those of timm,
-effdet and torchvision are in `torch_names`. Their patterns exclude one another, so a name is tried
-against all of them and no layout has to be declared.
+Three layouts are known here: ours (which is NVIDIA's backbone with google/automl's neck and heads),
+google/automl's backbone and keras-applications; those of PyTorch programs are in `torch_names`.
+Their patterns exclude one another, so a name is tried against all of them and no layout has to be
+declared.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from types import MappingProxyType
-from typing import NamedTuple
+from collections.abc import Container, Iterable, Iterator, Mapping
 
 import numpy as np
 
@@ -26,43 +24,37 @@ _ROOTS = (
 _OURS = re.compile(rf"^(?:(?:efficientdet|efficientnet)[^/]*/)*({_ROOTS}.+)$")
 _AUTOML = re.compile(r"^(?:efficientdet[^/]*/)?efficientnet-[^/]+/(stem|head|blocks_(\d+))/(.+)$")
 _APPLICATIONS_BLOCK = re.compile(r"^block(\d)([a-z])_(\w+)/(\w+)$")
-_PYTORCH_BLOCK = re.compile(r"^_blocks\.(\d+)\._(\w+)\.(\w+)$")
 # What names the average of a variable: ours, tf.train's and tensorflow-addons'.
 _AVERAGE_PREFIX = "ema/"
 _AVERAGE_SUFFIXES = ("/ExponentialMovingAverage", "/average")
 _VALUE_PREFIX = "model/"
-_NO_SCOPES: Mapping[tuple[str, ...], str] = MappingProxyType({})
 # Channels before the classifier of torchvision's largest network with the epsilon of PyTorch (B4).
 _MOST_CHANNELS_OF_TORCH_EPSILON = 1792
 
 
-class NamedBlock(NamedTuple):
-    """A backbone block as the flat numbering of other programs needs it."""
+def expansions_of(variable_names: Iterable[str]) -> dict[str, bool]:
+    """Returns the blocks of a backbone, given our names of its variables.
 
-    name: str  # stack_{i}/block_{j}
-    has_expansion: bool
-
-
-def blocks_of(variable_names: Iterable[str]) -> list[NamedBlock]:
-    """Lists the backbone blocks that a set of our variable names belongs to, in order."""
+    Returns:
+      {stack_{i}/block_{j}: whether it has an expansion}, in order.
+    """
     names = set(variable_names)
     blocks = {match[0] for name in names if (match := re.match(r"stack_\d+/block_\d+", name))}
-    ordered = sorted(
-        blocks, key=lambda block: [int(number) for number in re.findall(r"\d+", block)]
-    )
-    return [NamedBlock(block, f"{block}/expand_conv2d/kernel" in names) for block in ordered]
+    ordered = sorted(blocks, key=lambda block: [int(n) for n in re.findall(r"\d+", block)])
+    return {block: f"{block}/expand_conv2d/kernel" in names for block in ordered}
 
 
 def translate(
     arrays: Mapping[str, np.ndarray],
-    blocks: Sequence[NamedBlock],
-    scopes: Mapping[tuple[str, ...], str] = _NO_SCOPES,
+    expands: Mapping[str, bool],
+    scopes: Mapping[tuple[str, ...], str],
 ) -> tuple[dict[str, Translated], dict[str, str]]:
     """Renames the arrays of a file to our names, and PyTorch arrays to TensorFlow's layout.
 
     Args:
       arrays: as read from the file.
-      blocks: of the model that will receive them; gives flat block numbers their meaning.
+      expands: of `expansions_of` the model that will receive them; gives flat block numbers their
+        meaning.
       scopes: of `torch_names.scopes_of` for that model.
 
     Returns:
@@ -77,7 +69,7 @@ def translate(
         if has_prefixes and not source.startswith((_VALUE_PREFIX, _AVERAGE_PREFIX)):
             unused[source] = "training state"
             continue
-        name = our_name(base, blocks, scopes)
+        name = our_name(base, expands, scopes)
         if name is None:
             unused[source] = "not a variable of this network"
             continue
@@ -146,24 +138,19 @@ def _single_edges(arrays: Mapping[str, np.ndarray]) -> Iterator[tuple[str, np.nd
 
 
 def our_name(
-    name: str,
-    blocks: Sequence[NamedBlock],
-    scopes: Mapping[tuple[str, ...], str] = _NO_SCOPES,
+    name: str, expands: Mapping[str, bool], scopes: Mapping[tuple[str, ...], str]
 ) -> str | None:
     """Translates one name; None if it is of no known layout."""
     if match := _OURS.match(name):
         return match[1]
     if match := _AUTOML.match(name):
-        return _from_automl(match, blocks)
-    if name.startswith("_"):
-        return _from_pytorch_name(name, blocks)
+        return _from_automl(match, expands)
     if "." in name:
-        expands = {block.name: block.has_expansion for block in blocks}
         return torch_name(name, expands=expands, scopes=scopes)
     return _from_applications(name)
 
 
-def _from_automl(match: re.Match[str], blocks: Sequence[NamedBlock]) -> str | None:
+def _from_automl(match: re.Match[str], expands: Mapping[str, bool]) -> str | None:
     part, block_number, rest = match.groups()
     layer, _, variable = rest.rpartition("/")
     if layer.endswith("depthwise_conv2d"):
@@ -177,10 +164,10 @@ def _from_automl(match: re.Match[str], blocks: Sequence[NamedBlock]) -> str | No
         prefix = "stem" if part == "stem" else "top"
         ours = {"conv2d": f"{prefix}_conv2d", "bn": f"{prefix}_bn", "dense": f"{prefix}_logits"}
         return f"{ours[kind]}/{variable}" if kind in ours else None
-    if int(block_number) >= len(blocks):
+    if int(block_number) >= len(expands):
         return f"stack_?/block_{block_number}/{rest}"
-    block = blocks[int(block_number)]
-    expand = ["expand"] if block.has_expansion else []
+    block = list(expands)[int(block_number)]
+    expand = ["expand"] if expands[block] else []
     ours_by_kind = {
         "depthwise": ["depthwise_conv2d"],
         "se/conv2d": ["se_reduce_conv2d", "se_expand_conv2d"],
@@ -188,50 +175,7 @@ def _from_automl(match: re.Match[str], blocks: Sequence[NamedBlock]) -> str | No
         "bn": [f"{step}_bn" for step in [*expand, "depthwise", "project"]],
     }
     layers = ours_by_kind.get(kind, [])
-    return f"{block.name}/{layers[index]}/{variable}" if index < len(layers) else None
-
-
-_PYTORCH_TOP = {
-    "_conv_stem": "stem_conv2d",
-    "_bn0": "stem_bn",
-    "_conv_head": "top_conv2d",
-    "_bn1": "top_bn",
-    "_fc": "top_logits",
-}
-_PYTORCH_BLOCK_LAYERS = {
-    "expand_conv": "expand_conv2d",
-    "bn0": "expand_bn",
-    "depthwise_conv": "depthwise_conv2d",
-    "bn1": "depthwise_bn",
-    "se_reduce": "se_reduce_conv2d",
-    "se_expand": "se_expand_conv2d",
-    "project_conv": "project_conv2d",
-    "bn2": "project_bn",
-}
-_PYTORCH_STATISTICS = {"running_mean": "moving_mean", "running_var": "moving_variance"}
-
-
-def _from_pytorch_name(name: str, blocks: Sequence[NamedBlock]) -> str | None:
-    if match := _PYTORCH_BLOCK.match(name):
-        number, layer, variable = match.groups()
-        if layer not in _PYTORCH_BLOCK_LAYERS:
-            return None
-        block = blocks[int(number)].name if int(number) < len(blocks) else f"stack_?/block_{number}"
-        layer = f"{block}/{_PYTORCH_BLOCK_LAYERS[layer]}"
-    else:
-        layer, _, variable = name.partition(".")
-        if layer not in _PYTORCH_TOP:
-            return None
-        layer = _PYTORCH_TOP[layer]
-    if variable in _PYTORCH_STATISTICS:
-        return f"{layer}/{_PYTORCH_STATISTICS[variable]}"
-    if variable not in ("weight", "bias"):
-        return None
-    if layer.endswith("_bn"):
-        return f"{layer}/{'gamma' if variable == 'weight' else 'beta'}"
-    if variable == "bias":
-        return f"{layer}/bias"
-    return f"{layer}/{'depthwise_kernel' if layer.endswith('depthwise_conv2d') else 'kernel'}"
+    return f"{block}/{layers[index]}/{variable}" if index < len(layers) else None
 
 
 def _from_pytorch(array: np.ndarray, name: str) -> np.ndarray:

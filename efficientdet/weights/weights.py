@@ -27,7 +27,7 @@ from efficientdet.weights.torch_names import scopes_of
 from efficientdet.weights.weight_names import (
     BACKBONE_PREFIXES,
     batch_norm_epsilon,
-    blocks_of,
+    expansions_of,
     is_of_automl,
     layout_of,
     padding_of,
@@ -35,9 +35,7 @@ from efficientdet.weights.weight_names import (
 )
 from engine.files.description import read_metadata
 from engine.files.weight_files import read_weight_file
-from object_detection.input.geometry import ANTIALIASED, BILINEAR
-
-PADDED_AS_HERE = "same"
+from object_detection.input.geometry import BILINEAR
 
 COCO_ID_COUNTS = (90, 91)
 """Class counts of files whose channels are COCO's category ids less 1."""
@@ -77,9 +75,7 @@ class Conventions(NamedTuple):
     def of_stored(cls, description: Mapping[str, Any]) -> Conventions:
         """Takes them from the description of one of our checkpoints."""
         model = description["config"]["model"]
-        return cls(
-            model.get("resampling") or ANTIALIASED, model.get("backbone_padding") or PADDED_AS_HERE
-        )
+        return cls(model.get("resampling", ""), model.get("backbone_padding", ""))
 
 
 def conventions_of(path: str | Path) -> Conventions:
@@ -115,7 +111,7 @@ def load_backbone(model: tf.keras.Model, path: str | Path) -> LoadReport:
         for name, variable in variables_of(model).items()
         if name.startswith(BACKBONE_PREFIXES)
     }
-    return _load(wanted, path, epsilon=_epsilon_of(model))
+    return _load(model, wanted, path)
 
 
 def load_detector(
@@ -143,23 +139,19 @@ def load_detector(
     Raises:
       ValueError: nothing matched, or the file is of another network; nothing was changed.
     """
-    return _load(variables_of(model), path, channels, coco_channels, epsilon=_epsilon_of(model))
-
-
-def _epsilon_of(model: tf.keras.Model) -> float:
-    return model.get_layer("stem_bn").epsilon
+    return _load(model, variables_of(model), path, channels, coco_channels)
 
 
 def _load(
+    model: tf.keras.Model,
     wanted: Mapping[str, tf.Variable],
     path: str | Path,
     channels: Sequence[int] | None = None,
     coco_channels: Sequence[int] | None = None,
-    *,
-    epsilon: float,
 ) -> LoadReport:
     file = read_weight_file(path)
-    found, skipped = translate(file.arrays, blocks_of(wanted), scopes_of(wanted))
+    found, skipped = translate(file.arrays, expansions_of(wanted), scopes_of(wanted))
+    epsilon = model.get_layer("stem_bn").epsilon
     found = with_our_epsilon(found, theirs=batch_norm_epsilon(file.arrays), ours=epsilon)
     ours, theirs = _class_counts(found, wanted)
     if channels is None and ours != theirs and theirs in COCO_ID_COUNTS:
@@ -171,6 +163,7 @@ def _load(
     if dropped:
         problems = [text for text in problems if not text.startswith(f"{CLASS_PREDICTOR}/")]
         missing = {name: why for name, why in missing.items() if name not in dropped} | dropped
+    layout = layout_of(file.arrays)
     return assign(
         file,
         found,
@@ -179,7 +172,7 @@ def _load(
         skipped=skipped,
         problems=problems + _unexpected(found, wanted),
         part_of=_part_of,
-        details=tuple(f"layout {text}" for text in [layout_of(file.arrays)] if text),
+        details=(f"layout {layout}",) if layout else (),
     )
 
 
