@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Optional
 
-from engine.config.fields import Section, look_up, setting
+from engine.config.fields import ConfigError, Section, look_up, setting
 
 IMAGENET_MEAN_RGB = (0.485 * 255, 0.456 * 255, 0.406 * 255)
 IMAGENET_STDDEV_RGB = (0.229 * 255, 0.224 * 255, 0.225 * 255)
@@ -73,13 +73,11 @@ class ModelConfig(Section):
     def __post_init__(self) -> None:
         """Rejects values that could only fail later, inside the model."""
         super().__post_init__()
-        if not 3 <= self.min_level <= 5 or self.max_level <= self.min_level:
-            raise ValueError(
-                "Expected 3 <= min_level <= 5 and max_level > min_level, "
-                f"got min_level={self.min_level} and max_level={self.max_level}."
+        if not 3 <= self.min_level <= 5 <= self.max_level or self.max_level == self.min_level:
+            raise ConfigError(
+                "expected 3 <= min_level <= 5 <= max_level and min_level < max_level, "
+                f"got min_level={self.min_level} and max_level={self.max_level}"
             )
-        if self.max_level < 5:
-            raise ValueError(f"Expected max_level >= 5, got {self.max_level}.")
 
     @property
     def num_anchors_per_cell(self) -> int:
@@ -87,106 +85,52 @@ class ModelConfig(Section):
         return self.num_scales * len(self.aspect_ratios)
 
 
-def _standard(  # one row of table 1 of the paper (arXiv 1911.09070)
-    name: str,
-    backbone: str,
-    *,
-    size: int,
-    width: int,
-    cells: int,
-    repeats: int,
-    **overrides: object,
-) -> ModelConfig:
-    survival_prob = None if backbone == "efficientnet-b0" else 0.8
-    return ModelConfig(
-        **{
-            "name": f"efficientdet-{name}",
-            "backbone_name": backbone,
-            "image_size": (size, size),
-            "fpn_num_filters": width,
-            "fpn_cell_repeats": cells,
-            "box_class_repeats": repeats,
-            "survival_prob": survival_prob,
-            **overrides,
-        }
-    )
+# Name: backbone, side of the square input, width of the pyramid, its cells, convolutions of each
+# head; what else differs from the defaults. Table 1 of the paper (arXiv 1911.09070), and the Lite
+# table of google/automl, whose scales are chosen for int8.
+_SUMS = {"fpn_weight_method": "sum"}
+_LITE = {
+    **_SUMS,
+    "act_type": "relu6",
+    "mean_rgb": (127.0, 127.0, 127.0),
+    "stddev_rgb": (128.0, 128.0, 128.0),
+}
+_SMALL_ANCHORS = {"anchor_scale": 3.0}
+_ROWS = {
+    "d0": ("b0", 512, 64, 3, 3, {}),
+    "d1": ("b1", 640, 88, 4, 3, {}),
+    "d2": ("b2", 768, 112, 5, 3, {}),
+    "d3": ("b3", 896, 160, 6, 4, {}),
+    "d4": ("b4", 1024, 224, 7, 4, {}),
+    "d5": ("b5", 1280, 288, 7, 4, {}),
+    "d6": ("b6", 1280, 384, 8, 5, _SUMS),
+    "d7": ("b6", 1536, 384, 8, 5, {**_SUMS, "anchor_scale": 5.0}),
+    "d7x": ("b7", 1536, 384, 8, 5, {**_SUMS, "max_level": 8}),
+    "lite0": ("lite0", 320, 64, 3, 3, {**_LITE, **_SMALL_ANCHORS}),
+    "lite1": ("lite1", 384, 88, 4, 3, {**_LITE, **_SMALL_ANCHORS}),
+    "lite2": ("lite2", 448, 112, 5, 3, {**_LITE, **_SMALL_ANCHORS}),
+    "lite3": ("lite3", 512, 160, 6, 4, _LITE),
+    "lite3x": ("lite3", 640, 200, 6, 4, {**_LITE, **_SMALL_ANCHORS}),
+    "lite4": ("lite4", 640, 224, 7, 4, _LITE),
+}
 
-
-def _lite(  # one row of the Lite table of google/automl; scales chosen there for int8
-    name: str, backbone: str, *, size: int, width: int, cells: int, repeats: int, scale: float
-) -> ModelConfig:
-    survival_prob = None if backbone == "efficientnet-lite0" else 0.8
-    return ModelConfig(
+MODEL_TABLE: dict[str, ModelConfig] = {
+    f"efficientdet-{name}": ModelConfig(
         name=f"efficientdet-{name}",
-        backbone_name=backbone,
-        image_size=(size, size),
+        backbone_name=f"efficientnet-{backbone}",
+        image_size=(side, side),
         fpn_num_filters=width,
         fpn_cell_repeats=cells,
         box_class_repeats=repeats,
-        anchor_scale=scale,
-        fpn_weight_method="sum",
-        act_type="relu6",
-        survival_prob=survival_prob,
-        mean_rgb=(127.0, 127.0, 127.0),
-        stddev_rgb=(128.0, 128.0, 128.0),
+        survival_prob=None if backbone in ("b0", "lite0") else 0.8,
+        **differences,
     )
-
-
-_ROWS = (
-    _standard("d0", "efficientnet-b0", size=512, width=64, cells=3, repeats=3),
-    _standard("d1", "efficientnet-b1", size=640, width=88, cells=4, repeats=3),
-    _standard("d2", "efficientnet-b2", size=768, width=112, cells=5, repeats=3),
-    _standard("d3", "efficientnet-b3", size=896, width=160, cells=6, repeats=4),
-    _standard("d4", "efficientnet-b4", size=1024, width=224, cells=7, repeats=4),
-    _standard("d5", "efficientnet-b5", size=1280, width=288, cells=7, repeats=4),
-    _standard(
-        "d6",
-        "efficientnet-b6",
-        size=1280,
-        width=384,
-        cells=8,
-        repeats=5,
-        fpn_weight_method="sum",
-    ),
-    _standard(
-        "d7",
-        "efficientnet-b6",
-        size=1536,
-        width=384,
-        cells=8,
-        repeats=5,
-        fpn_weight_method="sum",
-        anchor_scale=5.0,
-    ),
-    _standard(
-        "d7x",
-        "efficientnet-b7",
-        size=1536,
-        width=384,
-        cells=8,
-        repeats=5,
-        fpn_weight_method="sum",
-        max_level=8,
-    ),
-    _lite("lite0", "efficientnet-lite0", size=320, width=64, cells=3, repeats=3, scale=3.0),
-    _lite("lite1", "efficientnet-lite1", size=384, width=88, cells=4, repeats=3, scale=3.0),
-    _lite("lite2", "efficientnet-lite2", size=448, width=112, cells=5, repeats=3, scale=3.0),
-    _lite("lite3", "efficientnet-lite3", size=512, width=160, cells=6, repeats=4, scale=4.0),
-    _lite("lite3x", "efficientnet-lite3", size=640, width=200, cells=6, repeats=4, scale=3.0),
-    _lite("lite4", "efficientnet-lite4", size=640, width=224, cells=7, repeats=4, scale=4.0),
-)
-
-MODEL_TABLE: dict[str, ModelConfig] = {row.name: row for row in _ROWS}
+    for name, (backbone, side, width, cells, repeats, differences) in _ROWS.items()
+}
 
 
 def model_config(name: str) -> ModelConfig:
-    """Looks a model up by its published name.
-
-    Args:
-      name: for example `efficientdet-d0` or `efficientdet-lite3x`.
-
-    Returns:
-      The configuration of that row; change it with `dataclasses.replace`.
+    """Looks a model up by its published name, for example `efficientdet-lite3x`.
 
     Raises:
       ConfigError: the name is not in the table; the message names the nearest one.

@@ -22,6 +22,7 @@ from efficientdet.network.layers import (
     fresh_drop_connect_seed,
     is_stochastic,
 )
+from engine.config.fields import look_up
 
 # (expand ratio, kernel, stride of the first block, repeats, output channels) of B0's stages.
 _B0_STAGES = (
@@ -49,20 +50,20 @@ class Scaling(NamedTuple):
     is_lite: bool = False
 
 
+# (width, depth) of B0 to B7; Lite0 to Lite4 are scaled as B0 to B4.
+_SCALES = (
+    (1.0, 1.0),
+    (1.0, 1.1),
+    (1.1, 1.2),
+    (1.2, 1.4),
+    (1.4, 1.8),
+    (1.6, 2.2),
+    (1.8, 2.6),
+    (2.0, 3.1),
+)
 SCALINGS: dict[str, Scaling] = {
-    "efficientnet-b0": Scaling(1.0, 1.0),
-    "efficientnet-b1": Scaling(1.0, 1.1),
-    "efficientnet-b2": Scaling(1.1, 1.2),
-    "efficientnet-b3": Scaling(1.2, 1.4),
-    "efficientnet-b4": Scaling(1.4, 1.8),
-    "efficientnet-b5": Scaling(1.6, 2.2),
-    "efficientnet-b6": Scaling(1.8, 2.6),
-    "efficientnet-b7": Scaling(2.0, 3.1),
-    "efficientnet-lite0": Scaling(1.0, 1.0, is_lite=True),
-    "efficientnet-lite1": Scaling(1.0, 1.1, is_lite=True),
-    "efficientnet-lite2": Scaling(1.1, 1.2, is_lite=True),
-    "efficientnet-lite3": Scaling(1.2, 1.4, is_lite=True),
-    "efficientnet-lite4": Scaling(1.4, 1.8, is_lite=True),
+    **{f"efficientnet-b{i}": Scaling(*scale) for i, scale in enumerate(_SCALES)},
+    **{f"efficientnet-lite{i}": Scaling(*_SCALES[i], is_lite=True) for i in range(5)},
 }
 
 
@@ -86,9 +87,7 @@ class Block(NamedTuple):
 
 def scaling_of(name: str) -> Scaling:
     """Looks a backbone up by name."""
-    if name not in SCALINGS:
-        raise ValueError(f"Unknown backbone {name!r}; known: {', '.join(SCALINGS)}.")
-    return SCALINGS[name]
+    return look_up(name, SCALINGS, what="backbone_name")
 
 
 def round_channels(channels: int, width: float) -> int:

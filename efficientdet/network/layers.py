@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator
 
 import tensorflow as tf
 
+from engine.config.fields import look_up
+
 BatchNormFactory = Callable[..., tf.keras.layers.Layer]
 
 ACTIVATIONS: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
@@ -34,9 +36,7 @@ _step_seed: contextvars.ContextVar[tf.Tensor | None] = contextvars.ContextVar(
 
 def activation_function(act_type: str) -> Callable[[tf.Tensor], tf.Tensor]:
     """Finds an activation by its hyperparameter name."""
-    if act_type not in ACTIVATIONS:
-        raise ValueError(f"Expected act_type in {sorted(ACTIVATIONS)}, got {act_type!r}.")
-    return ACTIVATIONS[act_type]
+    return look_up(act_type, ACTIVATIONS, what="act_type")
 
 
 class FrozenBatchNormalization(tf.keras.layers.BatchNormalization):
@@ -82,14 +82,14 @@ def batch_norm_factory(
 
 
 @contextlib.contextmanager
-def drop_connect_seed(seed: tf.Tensor) -> Iterator[None]:
+def drop_connect_seed(seed: tf.Tensor | None) -> Iterator[None]:
     """Gives the stochastic-depth layers called inside their randomness for one step.
 
     Args:
-      seed: int32 [2]; make it from the run's seed, the step and the rank. Without this context
-        a model called with `training=True` draws from TensorFlow's stateful generator.
+      seed: int32 [2]; make it from the run's seed, the step and the rank. Without it, or this
+        context, a model called with `training=True` draws from TensorFlow's stateful generator.
     """
-    token = _step_seed.set(tf.cast(tf.convert_to_tensor(seed), tf.int32))
+    token = _step_seed.set(seed)
     try:
         yield
     finally:

@@ -6,12 +6,19 @@ import os
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 import numpy as np
+import precision
 import pytest
 import tensorflow as tf
 from imagenet_classifier import build_classifier
 
 from efficientdet.network import backbone
-from efficientdet.network.layers import batch_norm_factory, drop_connect, drop_connect_seed
+from efficientdet.network.layers import (
+    activation_function,
+    batch_norm_factory,
+    drop_connect,
+    drop_connect_seed,
+)
+from engine.config.fields import ConfigError
 
 B_NETWORKS = {  # stem, stage channels, repeats
     "b0": (32, [16, 24, 40, 80, 112, 192, 320], [1, 2, 2, 3, 3, 4, 1]),
@@ -54,9 +61,11 @@ def test_squeeze_channels_follow_the_block_input():
     assert not any(block.se_channels for block in backbone.backbone_blocks("efficientnet-lite2"))
 
 
-def test_unknown_backbone_lists_the_known():
-    with pytest.raises(ValueError, match="efficientnet-lite4"):
-        backbone.backbone_blocks("resnet-50")
+def test_unknown_words_name_the_nearest():
+    with pytest.raises(ConfigError, match="backbone_name.*did you mean 'efficientnet-lite4'"):
+        backbone.backbone_blocks("efficientnet-lite4x")
+    with pytest.raises(ConfigError, match="act_type.*did you mean 'swish'"):
+        activation_function("swich")
 
 
 def make_block(*, remat=False, survival_prob=None, stride=1, kernel_size=3, se_channels=2):
@@ -127,16 +136,13 @@ def test_rematerialised_block_equals_the_plain_one():
 @pytest.mark.parametrize("remat", [False, True])
 @pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
 def test_block_compiles_with_xla_and_agrees(policy, remat):
-    tf.keras.mixed_precision.set_global_policy(policy)
-    try:
+    with precision.policy(policy):
         layer = make_block(survival_prob=0.6, remat=remat, kernel_size=5)
         images = tf.random.stateless_normal([4, 6, 6, 8], [1, 2])
         initial = layer.get_weights()
         plain = train_once(layer, images)
         layer.set_weights(initial)
         compiled = train_once(layer, images, jit_compile=True)
-    finally:
-        tf.keras.mixed_precision.set_global_policy("float32")
     assert plain[0].dtype == (np.float16 if policy == "mixed_float16" else np.float32)
     tolerance = 1e-4 if policy == "float32" else 3e-2
     np.testing.assert_allclose(compiled[0], plain[0], atol=tolerance, rtol=tolerance)
