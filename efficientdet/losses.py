@@ -7,11 +7,12 @@ compiles into the loss.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
 
+from efficientdet.network.heads import anchor_rows
 from efficientdet.settings import LossConfig
 from efficientdet.targets import IGNORED_CLASS, Targets
 from object_detection.boxes import box_ops
@@ -69,31 +70,19 @@ def detection_losses(
     normalizer = num_positives + 1.0
 
     cls_sums, box_sums, iou_sums = [], [], []
-    for logits, (start, end) in _levels(class_logits, num_classes):
-        cls_sums.append(
-            class_loss_sum(
-                logits,
-                targets.class_targets[:, start:end],
-                alpha=settings.alpha,
-                gamma=settings.gamma,
-                label_smoothing=settings.label_smoothing,
-            )
-        )
-    for deltas, (start, end) in _levels(box_deltas, 4):
+    start = 0
+    for logits, deltas in zip(anchor_rows(class_logits, num_classes), anchor_rows(box_deltas, 4)):
+        end = start + logits.shape[1]
+        cls_sums.append(_class_loss_sum(logits, targets.class_targets[:, start:end], settings))
         # Cast before the two losses part, so that their gradients meet in float32.
         deltas = box_ops.at_least_float32(deltas)
         box_targets, positives = targets.box_targets[:, start:end], targets.positives[:, start:end]
-        box_sums.append(box_loss_sum(deltas, box_targets, positives, delta=settings.delta))
+        box_sums.append(_box_loss_sum(deltas, box_targets, positives, delta=settings.delta))
         if settings.iou_loss_type:
-            iou_sums.append(
-                iou_loss_sum(
-                    deltas,
-                    box_targets,
-                    positives,
-                    anchors=anchors[start:end],
-                    kind=settings.iou_loss_type,
-                )
-            )
+            measure = _IOU_MEASURES[settings.iou_loss_type]
+            of_level = anchors[start:end]
+            iou_sums.append(_iou_loss_sum(deltas, box_targets, positives, of_level, measure))
+        start = end
 
     cls_loss = tf.add_n(cls_sums) / tf.cast(normalizer, cls_sums[0].dtype)
     box_normalizer = 4.0 * tf.cast(normalizer, box_sums[0].dtype)
@@ -161,22 +150,15 @@ def sigmoid_focal_loss(
     return loss(box_ops.at_least_float32(logits))
 
 
-def class_loss_sum(
-    logits: tf.Tensor,
-    class_targets: tf.Tensor,
-    *,
-    alpha: float,
-    gamma: float,
-    label_smoothing: float,
-) -> tf.Tensor:
+def _class_loss_sum(logits: tf.Tensor, class_targets: tf.Tensor, settings: LossConfig) -> tf.Tensor:
     """Sums the focal loss of [B, n, C] logits against [B, n] int32 class_id, -1 left out."""
     classes = tf.range(tf.shape(logits)[-1])
     losses = sigmoid_focal_loss(
         logits,
         class_targets[..., tf.newaxis] == classes,
-        alpha=alpha,
-        gamma=gamma,
-        label_smoothing=label_smoothing,
+        alpha=settings.alpha,
+        gamma=settings.gamma,
+        label_smoothing=settings.label_smoothing,
     )
     per_anchor = tf.reduce_sum(losses, axis=-1)
     return tf.reduce_sum(tf.where(class_targets == IGNORED_CLASS, 0.0, per_anchor))
@@ -189,52 +171,25 @@ def huber_loss(errors: tf.Tensor, *, delta: float) -> tf.Tensor:
     return 0.5 * tf.square(quadratic) + delta * (absolute - quadratic)
 
 
-def box_loss_sum(
+def _box_loss_sum(
     deltas: tf.Tensor, box_targets: tf.Tensor, positives: tf.Tensor, *, delta: float
 ) -> tf.Tensor:
     """Sums the Huber loss of [B, n, 4] deltas over the four coordinates of positive anchors."""
-    deltas = box_ops.at_least_float32(deltas)
     errors = deltas - tf.cast(box_targets, deltas.dtype)
     return tf.reduce_sum(huber_loss(tf.where(positives[..., tf.newaxis], errors, 0.0), delta=delta))
 
 
-def iou_loss_sum(
+def _iou_loss_sum(
     deltas: tf.Tensor,
     box_targets: tf.Tensor,
     positives: tf.Tensor,
-    *,
     anchors: tf.Tensor,
-    kind: str,
+    measure: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
 ) -> tf.Tensor:
-    """Sums `1 - measure` between decoded deltas and decoded targets over positive anchors.
-
-    Args:
-      deltas: [B, n, 4], (ty, tx, th, tw).
-      box_targets: [B, n, 4], same order.
-      positives: [B, n] bool.
-      anchors: [n, 4], (y1, x1, y2, x2), network pixels.
-      kind: a key of the IoU measures.
-
-    Returns:
-      Scalar.
-    """
-    deltas = box_ops.at_least_float32(deltas)
+    """Sums `1 - measure` between decoded deltas and decoded targets over positive anchors."""
     anchors = tf.cast(anchors, deltas.dtype)
     # Zero deltas are the anchor itself: a harmless box for the anchors that are left out, so that
     # no infinity times zero can reach the gradient.
     predicted = decode_boxes(tf.where(positives[..., tf.newaxis], deltas, 0.0), anchors)
     expected = decode_boxes(tf.cast(box_targets, deltas.dtype), anchors)
-    losses = 1.0 - _IOU_MEASURES[kind](predicted, expected)
-    return tf.reduce_sum(tf.where(positives, losses, 0.0))
-
-
-def _levels(
-    outputs: Sequence[tf.Tensor], values_per_anchor: int
-) -> Iterator[tuple[tf.Tensor, tuple[int, int]]]:
-    """Yields each level as [B, n, values_per_anchor] with its range of anchors."""
-    start = 0
-    for output in outputs:
-        _, height, width, channels = output.shape
-        end = start + height * width * (channels // values_per_anchor)
-        yield tf.reshape(output, [-1, end - start, values_per_anchor]), (start, end)
-        start = end
+    return tf.reduce_sum(tf.where(positives, 1.0 - measure(predicted, expected), 0.0))

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+from efficientdet.network.heads import anchor_rows
 from efficientdet.settings import NmsConfig
 from object_detection.boxes.box_coder import decode_boxes
 from object_detection.boxes.box_ops import at_least_float32
@@ -45,8 +46,8 @@ def postprocess(
       nms: what enters the suppression, how it works and what it leaves. With 0 `max_nms_inputs`
         every anchor enters with its best class.
     """
-    level_logits = _anchor_rows(class_logits, num_classes)
-    deltas = tf.concat(_anchor_rows(box_deltas, 4), axis=1)
+    level_logits = anchor_rows(class_logits, num_classes)
+    deltas = tf.concat(anchor_rows(box_deltas, 4), axis=1)
     if nms.max_nms_inputs:
         logits, classes, anchor_index = select_candidates(
             level_logits, max_candidates=nms.max_nms_inputs
@@ -87,19 +88,13 @@ def decode_all(
     *,
     num_classes: int,
 ) -> dict[str, tf.Tensor]:
-    """Decodes every anchor and suppresses none.
-
-    Args:
-      class_logits: as of `postprocess`.
-      box_deltas: as of `postprocess`.
-      anchors: as of `postprocess`.
-      num_classes: as of `postprocess`.
+    """Decodes every anchor and suppresses none; arguments as of `postprocess`.
 
     Returns:
       boxes [B, A, 4], (y1, x1, y2, x2), network pixels; scores [B, A, num_classes].
     """
-    logits = tf.concat(_anchor_rows(class_logits, num_classes), axis=1)
-    deltas = tf.concat(_anchor_rows(box_deltas, 4), axis=1)
+    logits = tf.concat(anchor_rows(class_logits, num_classes), axis=1)
+    deltas = tf.concat(anchor_rows(box_deltas, 4), axis=1)
     return {
         "boxes": decode_boxes(deltas, anchors),
         "scores": tf.sigmoid(at_least_float32(logits)),
@@ -130,16 +125,6 @@ def select_candidates(
     values, pair_index = exact_top_k(pairs, min(max_candidates, num_pairs))
     anchor_index = tf.gather(best_anchors, pair_index // num_classes, batch_dims=1)
     return values, pair_index % num_classes, anchor_index
-
-
-def _anchor_rows(outputs: Sequence[tf.Tensor], values_per_anchor: int) -> list[tf.Tensor]:
-    """Views each level as [B, n, values_per_anchor]."""
-    levels = []
-    for output in outputs:
-        _, height, width, channels = output.shape
-        num_anchors = height * width * (channels // values_per_anchor)
-        levels.append(tf.reshape(output, [-1, num_anchors, values_per_anchor]))
-    return levels
 
 
 def _best_logits(level_logits: Sequence[tf.Tensor]) -> tf.Tensor:

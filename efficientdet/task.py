@@ -1,9 +1,9 @@
 """EfficientDet as the engine sees it: losses and predictions; the rest is in `detector.task`.
 
 Only glue: the network is in `model`, targets and losses in `targets` and `losses`, detections in
-`postprocess`. Gradients are
-joined over ranks by weight; the weight here is the number of positive anchors, so that the loss is
-divided by the positives of the whole global batch (the reference divides by each rank's own).
+`postprocess`. Gradients are joined over ranks by weight; the weight here is the number of positive
+anchors, so that the loss is divided by the positives of the whole global batch (the reference
+divides by each rank's own).
 """
 
 from __future__ import annotations
@@ -68,11 +68,8 @@ class EfficientDetTask(DetectionTask):
         size = self.config.model.image_size
         scenes = self.scenes(batch, size=size, training=training, seed=seed)
         images = scenes.images
-        if seed is None:
+        with drop_connect_seed(seed):
             outputs = self.model(images, training=training)
-        else:
-            with drop_connect_seed(seed):
-                outputs = self.model(images, training=training)
         parts = detection_losses(
             outputs["class_logits"],
             outputs["box_deltas"],

@@ -7,6 +7,7 @@ Outputs are anchor-major: channel `anchor * num_outputs + output`. Names are tho
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import tensorflow as tf
 
@@ -61,8 +62,7 @@ def build_head(
 
     Args:
       maps: [batch, h, w, channels] of min_level..max_level.
-      config: model configuration.
-      batch_norm: makes a batch-norm layer from a name.
+      config, batch_norm: as of `build_model`.
       kind: `class` or `box`; names the layers.
       outputs_per_anchor: number of classes, or 4.
       predictor_bias: initial bias of the last convolution.
@@ -99,15 +99,9 @@ def build_heads(
 ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
     """Builds both heads.
 
-    Args:
-      maps: pyramid of min_level..max_level.
-      config: model configuration.
-      num_classes: foreground classes.
-      batch_norm: makes a batch-norm layer from a name.
-
     Returns:
-      Class logits and box deltas (ty, tx, th, tw) per level. All classes start at
-      probability 0.01.
+      Class logits and box deltas (ty, tx, th, tw) per level of `maps`, min_level..max_level. All
+      classes start at probability 0.01.
     """
     class_logits = build_head(
         maps,
@@ -119,3 +113,13 @@ def build_heads(
     )
     box_deltas = build_head(maps, config, batch_norm=batch_norm, kind="box", outputs_per_anchor=4)
     return class_logits, box_deltas
+
+
+def anchor_rows(outputs: Sequence[tf.Tensor], values_per_anchor: int) -> list[tf.Tensor]:
+    """Views the output of each level as [batch, anchors, values_per_anchor], cell by cell."""
+    levels = []
+    for output in outputs:
+        _, height, width, channels = output.shape
+        num_anchors = height * width * (channels // values_per_anchor)
+        levels.append(tf.reshape(output, [-1, num_anchors, values_per_anchor]))
+    return levels

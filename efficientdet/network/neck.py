@@ -34,8 +34,7 @@ def bifpn_nodes(min_level: int, max_level: int, *, weight_method: str) -> list[N
     node joins all maps of its level with the last map of the level below.
 
     Args:
-      min_level: finest level.
-      max_level: coarsest level.
+      min_level, max_level: finest and coarsest level.
       weight_method: how each node weighs its inputs.
 
     Returns:
@@ -59,15 +58,8 @@ def qufpn_nodes(min_level: int, max_level: int, *, weight_method: str) -> list[N
     """Lists the nodes of the quad pyramid: down-up and up-down paths, joined level by level.
 
     Paths 1 and 2 are those of BiFPN; paths 3 and 4 start again from the cell's inputs, bottom-up
-    and then top-down; a last `fastattn` node per level adds the ends of paths 2 and 4.
-
-    Args:
-      min_level: finest level.
-      max_level: coarsest level.
-      weight_method: how each node of the four paths weighs its inputs.
-
-    Returns:
-      Nodes in the order they are computed, numbered as in `bifpn_nodes`.
+    and then top-down; a last `fastattn` node per level adds the ends of paths 2 and 4. Arguments
+    and numbers as of `bifpn_nodes`, the weight method for the four paths.
     """
     nodes: list[Node] = []
     levels = range(min_level, max_level + 1)
@@ -300,8 +292,7 @@ def build_neck(
 
     Args:
       features: {level: [batch, h, w, channels]} for at least min_level..5.
-      config: model configuration.
-      batch_norm: makes a batch-norm layer from a name.
+      config, batch_norm: as of `build_model`.
 
     Returns:
       [batch, h, w, fpn_num_filters] for each of min_level..max_level.

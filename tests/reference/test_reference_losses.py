@@ -121,6 +121,8 @@ def test_all_terms_equal_numpy(kind, dtype):
     total = cls_loss + 50.0 * box_loss + 2.0 * iou_loss
     np.testing.assert_allclose(losses.det_loss, total, rtol=tolerance)
     assert losses.num_positives == positives.sum()
+    assert all(value.shape == () for value in losses)
+    assert {value.dtype for value in losses[:4]} == {tf.as_dtype(dtype)}
 
 
 @pytest.mark.parametrize(("gamma", "smoothing"), [(1.5, 0.0), (1.5, 0.1), (2.0, 0.0), (0.0, 0.05)])
