@@ -18,20 +18,24 @@ from engine.config.settings import DataConfig, EvalConfig, OptimConfig, RuntimeC
 class LossConfig(Section):
     """Focal and Huber loss (arXiv 1708.02002, section 3; fact values of the reference)."""
 
-    alpha: float = setting(0.25, "Weight of positives in the focal loss.", flag=None)
-    gamma: float = setting(1.5, "Focusing exponent of the focal loss.", flag=None)
-    label_smoothing: float = setting(
-        0.0, "Share moved from the class target to the others.", flag=None
+    alpha: float = setting(
+        0.25, "Weight of positives in the focal loss.", flag=None, least=0, most=1
     )
-    delta: float = setting(0.1, "Where the Huber loss turns linear, in encoded units.", flag=None)
-    box_loss_weight: float = setting(50.0, "Factor of the box loss.", flag=None)
+    gamma: float = setting(1.5, "Focusing exponent of the focal loss.", flag=None, least=0)
+    label_smoothing: float = setting(
+        0.0, "Share moved from the class target to the others.", flag=None, least=0, most=1
+    )
+    delta: float = setting(
+        0.1, "Where the Huber loss turns linear, in encoded units.", flag=None, least=0
+    )
+    box_loss_weight: float = setting(50.0, "Factor of the box loss.", flag=None, least=0)
     iou_loss_type: str = setting(
         "",
         "iou, giou, diou or ciou; '': none.",
         flag=None,
         choices=("", "iou", "giou", "diou", "ciou"),
     )
-    iou_loss_weight: float = setting(1.0, "Factor of the IoU loss.", flag=None)
+    iou_loss_weight: float = setting(1.0, "Factor of the IoU loss.", flag=None, least=0)
     loss_normalizer: str = setting(
         "global",
         "global: by the positives of all ranks; rank: by each rank's own (the reference).",
@@ -51,14 +55,21 @@ class NmsConfig(Section):
         choices=("gaussian", "linear", "hard", "diou"),
     )
     iou_thresh: Optional[float] = setting(
-        None, "IoU above which hard and linear act; none: 0.5 and 0.3.", flag=None
+        None, "IoU above which hard and linear act; none: 0.5 and 0.3.", flag=None, least=0, most=1
     )
     score_thresh: float = setting(
         0.0, "Least score kept; 0 means 0.001.", flag=None, least=0, most=1
     )
-    sigma: Optional[float] = setting(None, "Width of gaussian soft-NMS; none: 0.5.", flag=None)
-    max_nms_inputs: int = setting(5000, "(anchor, class) pairs that enter NMS.", flag=None)
-    max_output_size: int = setting(100, "Detections per image.", flag=None)
+    sigma: Optional[float] = setting(
+        None, "Width of gaussian soft-NMS; none: 0.5.", flag=None, least=1e-6
+    )
+    max_nms_inputs: int = setting(
+        5000,
+        "(anchor, class) pairs that enter NMS; 0: every anchor with its best class.",
+        flag=None,
+        least=0,
+    )
+    max_output_size: int = setting(100, "Detections per image.", flag=None, least=1)
     class_agnostic: bool = setting(
         False, "Boxes of different classes suppress each other.", flag=None
     )
@@ -115,21 +126,13 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def preset(name: str, *, model_name: str) -> dict[str, Any]:
-    """Returns the overrides of a preset, the same for all models of the family.
-
-    Raises:
-      ConfigError: unknown name, with the nearest.
-    """
+    """Returns the overrides of a preset, which all models share; ConfigError for an unknown one."""
     del model_name
     return look_up(name, PRESETS, what="preset")
 
 
 def base_config(model_name: str) -> EfficientDetConfig:
-    """Returns the defaults with the row of `model_name`.
-
-    Raises:
-      ConfigError: unknown name, with the nearest.
-    """
+    """Returns the defaults with the row of a model; ConfigError for an unknown name."""
     return EfficientDetConfig(model=model_config(model_name))
 
 
@@ -145,12 +148,7 @@ def finetune_settings(
     if num_images < finetune.MIDDLE_SET:
         frozen = "(stem|stack_[0-2])" if num_images < finetune.SMALL_SET else "(stem|stack_[0-1])"
     return {
-        **finetune.shared_settings(
-            config,
-            num_images=num_images,
-            num_ranks=num_ranks,
-            learning_rate=0.001,
-        ),
+        **finetune.shared_settings(config, num_images=num_images, num_ranks=num_ranks),
         "optim.var_freeze_expr": frozen,
     }
 

@@ -54,6 +54,14 @@ def test_the_rate_grows_with_the_root_of_the_global_batch():
 def test_minutes_stand_for_steps():
     timed = finetuned(batch_size=4, num_epochs=10000, train_minutes=10.0)
     assert timed.optim.moving_average_decay == pytest.approx(1 - 1 / 30, abs=1e-4)
+    assert finetuned(batch_size=4, train_minutes=0.005).optim.moving_average_decay == 0.9
+
+
+def test_the_scale_follows_how_often_an_image_is_seen_whatever_an_epoch_is():
+    rare = finetuned(batch_size=4, num_epochs=100, num_examples_per_epoch=20).data  # 10 times
+    assert (rare.jitter_min, rare.jitter_max) == (0.8, 1.25)
+    often = finetuned(batch_size=4, num_epochs=2, num_examples_per_epoch=120000).data
+    assert (often.jitter_min, often.jitter_max) == (0.1, 2.0)
 
 
 def test_mask_rcnn_keeps_what_its_model_freezes_unless_the_set_is_large():
@@ -68,7 +76,7 @@ def test_mask_rcnn_keeps_what_its_model_freezes_unless_the_set_is_large():
 def test_without_weights_it_is_refused():
     config = families.base_config("efficientdet-d0")
     with pytest.raises(ConfigError, match="--recipe=finetune starts from weights.*--backbone_init"):
-        shared_settings(config, num_images=9, num_ranks=1, learning_rate=0.1)
+        shared_settings(config, num_images=9, num_ranks=1)
 
 
 def test_nothing_tells_the_size_of_the_set():

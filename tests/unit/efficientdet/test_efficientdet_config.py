@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from efficientdet.config import MODEL_TABLE, ModelConfig, model_config
-from efficientdet.settings import base_config, validate
+from efficientdet.settings import LossConfig, NmsConfig, base_config, validate
 from engine.config.fields import ConfigError, override
 from engine.config.recipe_yaml import parse_hparams
 
@@ -64,23 +64,27 @@ def test_only_the_smallest_models_keep_every_branch():
 
 
 def test_unknown_name_names_the_nearest():
-    with pytest.raises(ValueError, match="did you mean 'efficientdet-lite3x'"):
+    with pytest.raises(ConfigError, match="did you mean 'efficientdet-lite3x'"):
         model_config("efficientdet-lite3-x")
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("section", "name", "value"),
     [
-        ({"fpn_weight_method": "fastatn"}, "fpn_weight_method"),
-        ({"fpn_name": "pan"}, "fpn_name"),
-        ({"min_level": 2}, "min_level"),
-        ({"max_level": 4}, "max_level"),
-        ({"survival_prob": 1.5}, "survival_prob"),
+        (model_config("efficientdet-d0"), "fpn_weight_method", "fastatn"),
+        (model_config("efficientdet-d0"), "fpn_name", "pan"),
+        (model_config("efficientdet-d0"), "min_level", 2),
+        (model_config("efficientdet-d0"), "max_level", 4),
+        (model_config("efficientdet-d0"), "survival_prob", 1.5),
+        (LossConfig(), "iou_loss_type", "siou"),
+        (LossConfig(), "delta", -0.1),
+        (NmsConfig(), "sigma", 0.0),
+        (NmsConfig(), "max_output_size", 0),
     ],
 )
-def test_impossible_values_are_refused(change, message):
-    with pytest.raises(ValueError, match=message):
-        dataclasses.replace(model_config("efficientdet-d0"), **change)
+def test_impossible_values_are_refused(section, name, value):
+    with pytest.raises(ConfigError, match=name):
+        dataclasses.replace(section, **{name: value})
 
 
 @pytest.mark.parametrize(("name", "batch_size", "least"), [("mosaic", 3, 4), ("mixup", 1, 2)])
