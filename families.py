@@ -42,31 +42,22 @@ _MODELS = {
 
 
 def package_of(model_name: str) -> str:
-    """Returns the package of a model's family.
-
-    Raises:
-      ConfigError: unknown name, with the nearest.
-    """
+    """Returns the package of a model; ConfigError for an unknown name, with the nearest."""
     packages = {name: package for package, table in _MODELS.items() for name in table}
     return look_up(model_name, packages, what="model_name")
 
 
 def model_lines() -> list[str]:
     """Returns a line for each model: its name and the height x width of its published input."""
-    tables = _MODELS.values()
     return [
         f"{name:<32} {'x'.join(map(str, row.image_size))}"
-        for table in tables
+        for table in _MODELS.values()
         for name, row in table.items()
     ]
 
 
 def base_config(model_name: str) -> Any:
-    """Returns the defaults of a model.
-
-    Raises:
-      ConfigError: unknown name, with the nearest.
-    """
+    """Returns the defaults of a model; ConfigError for an unknown name, with the nearest."""
     return _settings_of(model_name).base_config(model_name)
 
 
@@ -75,11 +66,7 @@ def _settings_of(model_name: str) -> Any:
 
 
 def preset(name: str, *, model_name: str) -> dict[str, Any]:
-    """Returns the overrides of a preset for a model.
-
-    Raises:
-      ConfigError: the model's family has no such preset; names the nearest.
-    """
+    """Returns the overrides of a preset; ConfigError for one that the model's family lacks."""
     return _settings_of(model_name).preset(name, model_name=model_name)
 
 

@@ -41,6 +41,11 @@ class Target(NamedTuple):
     batch_size: int = 1
 
     @property
+    def file_precision(self) -> str:
+        """What the file itself computes in; trtexec makes a plan of another precision from it."""
+        return "float32" if self.format == "tensorrt-plan-script" else self.precision
+
+    @property
     def is_whole_detector(self) -> bool:
         """Whether it is the SavedModel of `serve.saved_model`, that takes images of any size."""
         return (self.format, self.stage) == ("savedmodel", "detections")

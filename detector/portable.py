@@ -52,12 +52,11 @@ def export_portable(
         task.model.variables,
         batches[0].shape[:3],
     )
-    options = {"format": target.format, "precision": target.precision}
-    if target.format == "tensorrt-plan-script":
-        options["precision"] = "float32"  # trtexec makes the other
-    path = portable.convert(module, aside, images=batches, **options)
+    path = portable.convert(
+        module, aside, images=batches, format=target.format, precision=target.file_precision
+    )
     gaps = compare(task, module, portable.open_runtime(path, format=target.format), batches, target)
-    limits = LIMITS[options["precision"]]
+    limits = LIMITS[target.file_precision]
     if not gaps.within(limits):
         raise ValueError(
             f"{target.format} in {target.precision} differs from the checkpoint: {gaps} (at most "
@@ -113,7 +112,6 @@ def compare(
     Raises:
       ValueError: nothing is detected in any, so that nothing can be compared.
     """
-    limits = LIMITS["float32" if target.format == "tensorrt-plan-script" else target.precision]
     side = float(max(task.network_sizes[0]))
     results = []
     for run in (ours, theirs):
@@ -127,7 +125,7 @@ def compare(
             "nothing is detected in these photographs, so that nothing can be compared: "
             "give --images that show what the model was trained on"
         )
-    return detection_gaps(*results, limits=limits)
+    return detection_gaps(*results, limits=LIMITS[target.file_precision])
 
 
 def _decoded(

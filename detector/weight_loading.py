@@ -68,9 +68,11 @@ def with_our_epsilon(
       ours: what the model adds.
     """
     corrected = dict(found)
+    if theirs is None:
+        return corrected
     for name, value in found.items():
         variance = found.get(f"{name.removesuffix('/gamma')}/moving_variance")
-        if theirs in (None, ours) or not name.endswith("/gamma") or variance is None:
+        if not name.endswith("/gamma") or variance is None:
             continue
         spread = variance.array.astype(np.float64)
         is_sound = spread + theirs > 0.0
@@ -111,7 +113,8 @@ def _format_examples(title: str, reasons: Mapping[str, str]) -> list[str]:
     if not reasons:
         return []
     rows = [f"  {title}: {len(reasons)}"]
-    rows += [f"    {clean(name)}: {reason}" for name, reason in list(reasons.items())[:_EXAMPLES]]
+    for name, reason in list(reasons.items())[:_EXAMPLES]:
+        rows.append(f"    {clean(name)}: {clean(reason)}")
     if len(reasons) > _EXAMPLES:
         rows.append(f"    and {len(reasons) - _EXAMPLES} more")
     return rows
@@ -174,7 +177,7 @@ def assign(
     if problems:
         raise ValueError(
             f"{file.path} ({file.kind}) holds weights of another network: {len(loaded)} of "
-            f"{len(wanted)} variables match, but {'; '.join(problems[:_EXAMPLES])}"
+            f"{len(wanted)} variables match, but {'; '.join(map(clean, problems[:_EXAMPLES]))}"
             f"{' and others' if len(problems) > _EXAMPLES else ''}. Choose the model the file was "
             "made with."
         )
