@@ -1,7 +1,11 @@
 """Assignment against a brute force in NumPy that follows the rules one box at a time."""
 
+import functools
+
 import numpy as np
+import numpy_boxes
 import pytest
+import tensorflow as tf
 
 from efficientdet.targets import assign_targets
 from object_detection.boxes.anchors import generate_anchors
@@ -10,20 +14,9 @@ from object_detection.boxes.matcher import match_anchors
 NUM_CLASSES = 7
 
 
-def overlap(box, anchor):
-    """IoU of two boxes (y1, x1, y2, x2) in Python floats."""
-    height = min(box[2], anchor[2]) - max(box[0], anchor[0])
-    width = min(box[3], anchor[3]) - max(box[1], anchor[1])
-    if height <= 0 or width <= 0:
-        return 0.0
-    area = (box[2] - box[0]) * (box[3] - box[1])
-    anchor_area = (anchor[2] - anchor[0]) * (anchor[3] - anchor[1])
-    return height * width / (area + anchor_area - height * width)
-
-
 def brute_force_matches(anchors, boxes, *, positive, negative, force):
     """Index of the box of each anchor (-1 for none) and its label, for one image's real boxes."""
-    table = [[overlap(box, anchor) for anchor in anchors] for box in boxes]
+    table = numpy_boxes.overlaps(np.float64(boxes), np.float64(anchors)).tolist()
     index, labels = [], []
     for a in range(len(anchors)):
         best_box, best = -1, 0.0
@@ -40,16 +33,6 @@ def brute_force_matches(anchors, boxes, *, positive, negative, force):
                 taken.add(a)
                 index[a], labels[a] = b, 1
     return np.array(index), np.array(labels)
-
-
-def brute_force_code(box, anchor):
-    height, width = anchor[2] - anchor[0], anchor[3] - anchor[1]
-    return [
-        ((box[0] + box[2]) / 2 - (anchor[0] + anchor[2]) / 2) / height,
-        ((box[1] + box[3]) / 2 - (anchor[1] + anchor[3]) / 2) / width,
-        np.log((box[2] - box[0]) / height),
-        np.log((box[3] - box[1]) / width),
-    ]
 
 
 def pyramid():
@@ -100,8 +83,8 @@ def test_matches_equal_brute_force(positive, negative, force):
     for image in range(len(boxes)):
         real = np.flatnonzero(classes[image] >= 0)
         index, labels = brute_force_matches(
-            anchors.tolist(),
-            boxes[image, real].tolist(),
+            anchors,
+            boxes[image, real],
             positive=positive,
             negative=negative,
             force=force,
@@ -115,26 +98,38 @@ def test_matches_equal_brute_force(positive, negative, force):
     assert found_labels == ({1, 0} if positive == negative else {1, 0, -1})
 
 
-def test_targets_equal_brute_force():
+@pytest.mark.parametrize("jit_compile", [False, True], ids=["eager", "compiled"])
+@pytest.mark.parametrize("num_classes", [NUM_CLASSES, 1])
+def test_targets_equal_brute_force(num_classes, jit_compile):
     anchors = pyramid()
     boxes, classes = images()
-    targets = assign_targets(anchors, boxes, classes, num_classes=NUM_CLASSES)
+    classes = np.minimum(classes, num_classes - 1)
+    assign = functools.partial(assign_targets, anchors, num_classes=num_classes)
+    if jit_compile:
+        assign = tf.function(assign, jit_compile=True)
+    targets = assign(boxes, classes)
+    assert [value.dtype for value in targets] == [tf.int32, tf.float32, tf.bool, tf.float32]
+    num_forced = 0
     for image in range(len(boxes)):
         real = np.flatnonzero(classes[image] >= 0)
         index, labels = brute_force_matches(
-            anchors.tolist(),
-            boxes[image, real].tolist(),
-            positive=0.5,
-            negative=0.5,
-            force=True,
+            anchors, boxes[image, real], positive=0.5, negative=0.5, force=True
         )
-        expected_classes = np.full(len(anchors), NUM_CLASSES)
-        expected_codes = np.zeros((len(anchors), 4))
-        for a in np.flatnonzero(labels == 1):
-            box = real[index[a]]
-            expected_classes[a] = classes[image, box]
-            expected_codes[a] = brute_force_code(boxes[image, box].tolist(), anchors[a].tolist())
+        positives = labels == 1
+        matched = real[index[positives]]
+        expected_classes = np.full(len(anchors), num_classes)
+        expected_classes[positives] = classes[image, matched]
         np.testing.assert_array_equal(targets.class_targets[image], expected_classes)
-        np.testing.assert_array_equal(targets.positives[image], labels == 1)
-        np.testing.assert_allclose(targets.box_targets[image], expected_codes, rtol=1e-5, atol=1e-5)
-        assert targets.num_positives[image] == (labels == 1).sum()
+        np.testing.assert_array_equal(targets.positives[image], positives)
+        assert targets.num_positives[image] == positives.sum()
+        codes = targets.box_targets[image].numpy()
+        assert not codes[~positives].any()
+        np.testing.assert_allclose(
+            numpy_boxes.decode(codes[positives], anchors[positives]),
+            boxes[image, matched],
+            rtol=1e-5,
+            atol=1e-4,
+        )
+        overlaps = numpy_boxes.overlaps(boxes[image, real], anchors)
+        num_forced += (overlaps.max(axis=1, initial=0) < 0.5).sum()
+    assert num_forced, "some objects have their best anchor only"

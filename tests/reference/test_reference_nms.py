@@ -23,53 +23,44 @@ def numpy_centre_distance(box, boxes):
 
 
 def numpy_nms_of_one_class(boxes, scores, *, method, offset):
-    """Boxes and scores kept, in the order in which they are picked."""
-    kept_boxes, kept_scores = [], []
-    alive = scores >= FLOOR
-    boxes, scores = boxes[alive], scores[alive]
-    while len(scores):
+    """Indices of the boxes kept, in the order in which they are picked, and their scores."""
+    kept, kept_scores = [], []
+    left = np.flatnonzero(scores >= FLOOR)
+    scores = scores[left]
+    while len(left):
         best = int(np.argmax(scores))
-        box = boxes[best]
-        kept_boxes.append(box)
+        box = boxes[left[best]]
+        kept.append(left[best])
         kept_scores.append(scores[best])
-        boxes, scores = np.delete(boxes, best, axis=0), np.delete(scores, best)
-        overlaps = numpy_boxes.overlaps(box, boxes, offset)
+        left, scores = np.delete(left, best), np.delete(scores, best)
+        overlaps = numpy_boxes.overlaps(box, boxes[left], offset)
         if method == "gaussian":
             scores = scores * np.exp(-(overlaps**2) / SIGMA)
         elif method == "linear":
             scores = np.where(overlaps > 0.3, scores * (1 - overlaps), scores)
         else:
             if method == "diou":
-                overlaps = overlaps - numpy_centre_distance(box, boxes)
+                overlaps = overlaps - numpy_centre_distance(box, boxes[left])
             scores = np.where(overlaps > 0.5, 0.0, scores)
         alive = scores >= FLOOR
-        boxes, scores = boxes[alive], scores[alive]
-    return np.reshape(kept_boxes, (-1, 4)), np.array(kept_scores)
+        left, scores = left[alive], scores[alive]
+    return np.array(kept), np.array(kept_scores)
 
 
 def numpy_nms(boxes, scores, classes, *, method, offset, class_agnostic, count):
     """Suppresses each class alone, puts the classes together, keeps the best of all."""
     groups = np.zeros_like(classes) if class_agnostic else classes
-    rows = []
+    all_kept, all_scores = [], []
     for group in np.unique(groups[classes >= 0]):
-        chosen = (groups == group) & (classes >= 0)
-        # The class travels through the suppression as a fifth column.
-        labelled = np.column_stack([boxes[chosen], classes[chosen]])
-        kept, kept_scores = numpy_nms_of_labelled(
-            labelled, scores[chosen], method=method, offset=offset
+        chosen = np.flatnonzero((groups == group) & (classes >= 0))
+        kept, kept_scores = numpy_nms_of_one_class(
+            boxes[chosen], scores[chosen], method=method, offset=offset
         )
-        rows.append(np.column_stack([kept, kept_scores]))
-    rows = np.concatenate(rows) if rows else np.zeros((0, 6))
-    rows = rows[np.argsort(-rows[:, 5], kind="stable")][:count]
-    return rows[:, :4], rows[:, 5], rows[:, 4].astype(int)
-
-
-def numpy_nms_of_labelled(labelled, scores, *, method, offset):
-    kept, kept_scores = numpy_nms_of_one_class(
-        labelled[:, :4], scores, method=method, offset=offset
-    )
-    labels = [labelled[(labelled[:, :4] == box).all(axis=1).argmax(), 4] for box in kept]
-    return np.column_stack([kept, np.reshape(labels, (-1, 1))]), kept_scores
+        all_kept.append(chosen[kept])
+        all_scores.append(kept_scores)
+    kept, kept_scores = np.concatenate(all_kept), np.concatenate(all_scores)
+    best = np.argsort(-kept_scores, kind="stable")[:count]
+    return boxes[kept[best]], kept_scores[best], classes[kept[best]]
 
 
 def candidates(batch_size=3, count=150, num_classes=4, seed=0):

@@ -13,19 +13,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import precision
 import pytest
 import tensorflow as tf
 
+import families
 from benchmarks.synthetic import numbered_class_map, synthetic_batch
-from efficientdet.settings import base_config as efficientdet_config
-from efficientdet.task import EfficientDetTask
+from detector.task import DetectionTask
 from engine.config.fields import override
 from engine.evaluation import Validator
 from engine.optim.plan import make_plan
 from engine.step import TrainStep
 from engine.train_state import TrainState
-from maskrcnn.settings import base_config as maskrcnn_config
-from maskrcnn.task import MaskRcnnTask
 
 # Of the version that is installed: the stacks differ in it.
 TABLE = Path(__file__).parent / "gpu_kernels" / f"tensorflow-{tf.__version__}.txt"
@@ -35,11 +34,7 @@ HALF = {tf.float16, tf.bfloat16}
 
 # The published input sizes, on which the number of pixels depends; the least channels.
 NARROW = {
-    "efficientdet-d0": {
-        "fpn_num_filters": 8,
-        "fpn_cell_repeats": 1,
-        "box_class_repeats": 1,
-    },
+    "efficientdet-d0": {"fpn_num_filters": 8, "fpn_cell_repeats": 1, "box_class_repeats": 1},
     "maskrcnn-r50-fpn": {
         "model.backbone_width": 8,
         "model.fpn_num_filters": 16,
@@ -58,36 +53,26 @@ class Program(NamedTuple):
     graph: tf.Graph
 
 
-def make_task(model_name: str) -> EfficientDetTask | MaskRcnnTask:
-    is_mask = model_name.startswith("maskrcnn")
-    base = (maskrcnn_config if is_mask else efficientdet_config)(model_name)
-    config = override(base, {**NARROW[model_name], "resize_on": "device"}, source="test")
-    return (MaskRcnnTask if is_mask else EfficientDetTask)(config, numbered_class_map(4))
-
-
-def canvas_of(task: EfficientDetTask | MaskRcnnTask) -> tuple[int, int] | None:
-    frames = getattr(task, "_frames", None)
-    return frames[0].canvas_size if frames else None
+def make_task(model_name: str) -> DetectionTask:
+    changes = {**NARROW[model_name], "resize_on": "device"}
+    config = override(families.base_config(model_name), changes, source="test")
+    return families.load(model_name).new_task(config, class_map=numbered_class_map(4))
 
 
 def programs(model_name: str) -> tuple[Program, ...]:
     """Traces what runs on the device: step, update, prediction and validation."""
-    before = tf.keras.mixed_precision.global_policy()
-    tf.keras.mixed_precision.set_global_policy("mixed_float16")
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("error", message="overflow encountered")
-            return tuple(_traced(make_task(model_name)))
-    finally:
-        tf.keras.mixed_precision.set_global_policy(before)
+    with precision.policy("mixed_float16"), warnings.catch_warnings():
+        warnings.filterwarnings("error", message="overflow encountered")
+        return tuple(_traced(make_task(model_name)))
 
 
-def _traced(task: EfficientDetTask | MaskRcnnTask) -> Iterator[Program]:
+def _traced(task: DetectionTask) -> Iterator[Program]:
     config = task.config
     plan = make_plan(config.train, config.optim, num_examples=100, num_ranks=1)
     state = TrainState(task, config.optim, plan, dynamic_loss_scale=True)
     step = TrainStep(task, state, config.optim, use_xla=True, half_gradients=True)
-    batch = synthetic_batch(task, batch_size=1, boxes_per_image=2, canvas_size=canvas_of(task))
+    canvas = task.frames(None)[0].canvas_size
+    batch = synthetic_batch(task, batch_size=1, boxes_per_image=2, canvas_size=canvas)
     specs = {name: tf.TensorSpec(value.shape, value.dtype) for name, value in batch.items()}
     seed = tf.TensorSpec([2], tf.int32)
     gradient = tf.TensorSpec(state.weights.shape, tf.float32)

@@ -71,6 +71,7 @@ class Records:
                 folder / f"set-{i:05d}-of-{num_files:05d}.tfrecord", records[i::num_files]
             )
         self.pattern = str(folder / "set-*")
+        self.card = find_or_scan_card(self.pattern)
         # Position in the set, which has one file after the other, of each record as given.
         self.index_of = {
             given: position
@@ -98,27 +99,25 @@ class Records:
             ),
         )
 
-    def card_and_map(self):
-        return find_or_scan_card(self.pattern), CLASS_MAP
+    def frames(self, config):
+        return inputs.frames_of(config, [(SIDE, SIDE)], [self.card])
 
-    def train(self, num_batches, **settings):
-        card, class_map = self.card_and_map()
+    def train(self, num_batches, *, card=None, **settings):
         config = self.config(**settings)
         dataset = inputs.train_dataset(
             config,
-            card,
-            class_map,
-            frames=inputs.frames_of(config, [(SIDE, SIDE)], [card]),
+            card or self.card,
+            CLASS_MAP,
+            frames=self.frames(config),
             shard=Shard(),
             seed=5,
         )
         return list(iterate(dataset.take(num_batches)))
 
     def eval(self, **settings):
-        card, class_map = self.card_and_map()
         config = self.config(**settings)
-        frames = inputs.frames_of(config, [(SIDE, SIDE)], [card])
-        dataset = inputs.eval_dataset(config, card, class_map, frames=frames, shard=Shard())
+        frames = self.frames(config)
+        dataset = inputs.eval_dataset(config, self.card, CLASS_MAP, frames=frames, shard=Shard())
         return list(iterate(dataset))
 
 
@@ -139,9 +138,8 @@ def indices(batches):
 def test_batches_are_as_specified(ten, resize_on, training):
     read = (lambda **how: ten.train(1, **how)) if training else ten.eval
     batch = read(resize_on=resize_on)[0]
-    config = ten.config(resize_on=resize_on)
-    canvas = inputs.frames_of(config, [(SIDE, SIDE)], ten.card_and_map()[:1])[0].canvas_size
-    assert canvas == ((SIDE, SIDE) if resize_on == "host" else (HEIGHT, 80))
+    # On the device: no larger than the images, and a quarter larger than the network.
+    canvas = (SIDE, SIDE) if resize_on == "host" else (HEIGHT, 80)
     spec = host_example_spec(4, canvas_size=canvas, max_instances=ROWS)
     assert set(batch) == set(spec)
     for name, tensor in batch.items():
@@ -276,17 +274,9 @@ def test_too_many_boxes_can_end_the_run(tmp_path):
 
 
 def test_a_card_of_other_records_is_found_out(ten):
-    card, class_map = ten.card_and_map()
-    shards = tuple(dataclasses.replace(shard, num_records=7) for shard in card.shards)
+    shards = tuple(dataclasses.replace(shard, num_records=7) for shard in ten.card.shards)
     with pytest.raises(ValueError, match=r"expected 7 records by its data card, found 4"):
-        inputs.train_dataset(
-            ten.config(),
-            dataclasses.replace(card, shards=shards),
-            class_map,
-            frames=inputs.frames_of(ten.config(), [(SIDE, SIDE)], [card]),
-            shard=Shard(),
-            seed=0,
-        )
+        ten.train(1, card=dataclasses.replace(ten.card, shards=shards))
 
 
 def test_images_are_resampled_on_the_host_where_there_is_no_accelerator(ten):
@@ -296,10 +286,6 @@ def test_images_are_resampled_on_the_host_where_there_is_no_accelerator(ten):
     assert resizes_on_host("auto") is not has_gpu
 
 
-@pytest.mark.parametrize(
-    ("canvas_size", "expected"), [(0, (HEIGHT, 80)), (48, (48, 48))], ids=["auto", "given"]
-)
-def test_the_canvas_is_bounded_by_the_network_and_the_images(ten, canvas_size, expected):
-    config = ten.config(resize_on="device", canvas_size=canvas_size)
-    (frame,) = inputs.frames_of(config, [(SIDE, SIDE)], ten.card_and_map()[:1])
-    assert frame.canvas_size == expected
+def test_the_canvas_can_be_given(ten):
+    (frame,) = ten.frames(ten.config(resize_on="device", canvas_size=48))
+    assert frame.canvas_size == (48, 48)
