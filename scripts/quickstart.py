@@ -22,7 +22,7 @@ import ctrl_c  # noqa: E402
 import families  # noqa: E402
 from engine.config.arguments import ArgumentParser  # noqa: E402
 from object_detection.coco.annotations import read_scored  # noqa: E402
-from object_detection.convert.image_paths import find_image_files  # noqa: E402
+from object_detection.coco.image_paths import find_image_files  # noqa: E402
 from object_detection.convert.prepare import Prepared, prepare_records  # noqa: E402
 from outside_data.picture_file import MAX_PIXELS, PictureRules  # noqa: E402
 from outside_data.system_errors import explained  # noqa: E402

@@ -23,7 +23,7 @@ from object_detection.convert.convert_shard import (
     ShardTask,
 )
 from object_detection.convert.convert_workers import Progress, run_shards
-from object_detection.convert.image_paths import FoundFiles, find_image_files
+from object_detection.coco.image_paths import FoundFiles, find_image_files
 from object_detection.convert.staging import publish, staged
 from object_detection.records import schema
 from object_detection.records.card import DataCard, RecordFile, card_path, content_of

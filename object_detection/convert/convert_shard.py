@@ -21,7 +21,7 @@ from object_detection.coco.listed import CocoImage
 from object_detection.coco.objects import MASK_UNKNOWN, CocoObject
 from object_detection.coco.values import SMALLEST_SIDE_PX
 from object_detection.convert.image_headers import ImageFile, inspect_image, upright
-from object_detection.convert.image_paths import FoundFiles
+from object_detection.coco.image_paths import FoundFiles
 from object_detection.masks import rle
 from object_detection.masks.rescale import Size, is_same_shape, rescale_object
 from object_detection.records import schema

@@ -21,7 +21,7 @@ from object_detection.check.split_table import SplitTable
 from object_detection.coco.annotations import read_annotations, write_annotations
 from object_detection.coco.listed import CocoImage
 from object_detection.convert.convert import convert
-from object_detection.convert.image_paths import find_image_files
+from object_detection.coco.image_paths import find_image_files
 from object_detection.convert.report import describe_conversion, progress_printer
 from object_detection.convert.splits import find_splits, make_split
 from object_detection.formats.importers import Imported, import_folder

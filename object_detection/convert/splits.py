@@ -16,7 +16,7 @@ from pathlib import Path
 
 from object_detection.coco.annotations import CocoAnnotations
 from object_detection.coco.listed import CocoImage
-from object_detection.convert.image_paths import find_image_files
+from object_detection.coco.image_paths import find_image_files
 from outside_data.files import MOST_JSON_BYTES, open_file, parse_json
 
 _ANNOTATION_PATTERNS = (

@@ -6,7 +6,6 @@ tags of a whole image are left out and counted.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,13 +19,15 @@ from object_detection.formats.labelled import (
     LabelledObject,
     LabelledSet,
     box_of_corners,
+    ellipse_points,
+    mask_object,
     polygon_object,
+    turned,
 )
 from object_detection.formats.plain_xml import number, parse_xml, root_tag
 
 _OTHER_SHAPES = ("polyline", "points", "cuboid", "skeleton", "tag")
 _SHAPES = ("box", "polygon", "ellipse", "mask", *_OTHER_SHAPES)
-_ELLIPSE_POINTS = 36
 
 
 def files(folder: DataFolder) -> list[Path]:
@@ -53,9 +54,7 @@ def read(folder: DataFolder) -> LabelledSet:
             file = folder.find_image(node.get("name", ""), near=path)
             size = (int(number(node, "@width", path)), int(number(node, "@height", path)))
             shapes = (_shape(shape, size, path, result) for shape in node)
-            split = node.get("subset") or folder.split_of(path)
-            if split == "all":
-                split = folder.split_of(file)
+            split = node.get("subset") or folder.split_of(path, file)
             objects = [shape for shape in shapes if shape is not None]
             result.splits[split].append(LabelledImage(file, objects, size))
         if root.find("track") is not None:
@@ -107,9 +106,7 @@ def _shape(
         return _box(node, path)
     elif node.tag == "ellipse":
         x, y, rx, ry = (number(node, f"@{key}", path) for key in ("cx", "cy", "rx", "ry"))
-        turns = np.linspace(0, 2 * math.pi, _ELLIPSE_POINTS, endpoint=False)
-        points = np.stack([x + rx * np.cos(turns), y + ry * np.sin(turns)], axis=1)
-        return polygon_object(name, [_rotated(node, points).ravel().tolist()])
+        return _rotated(node, ellipse_points(rx, ry) + (x, y))
     elif node.tag == "mask":
         return _mask(node, size, path)
     elif node.tag in _SHAPES:
@@ -121,20 +118,18 @@ def _box(node: Element, path: Path) -> LabelledObject:
     x1, y1, x2, y2 = (number(node, f"@{key}", path) for key in ("xtl", "ytl", "xbr", "ybr"))
     if not float(node.get("rotation", "0")):
         return LabelledObject(node.get("label", ""), box_of_corners(x1, y1, x2, y2))
-    corners = np.array([(x1, y1), (x2, y1), (x2, y2), (x1, y2)])
-    return polygon_object(node.get("label", ""), [_rotated(node, corners).ravel().tolist()])
+    return _rotated(node, np.array([(x1, y1), (x2, y1), (x2, y2), (x1, y2)]))
 
 
-def _rotated(node: Element, points: np.ndarray) -> np.ndarray:
-    """Turns [n, 2] points (x, y) about the middle of their bounds by the node's degrees."""
-    angle = math.radians(float(node.get("rotation", "0")))
+def _rotated(node: Element, points: np.ndarray) -> LabelledObject:
+    """Returns a polygon, turned about the middle of its bounds by the node's degrees."""
     middle = (points.min(axis=0) + points.max(axis=0)) / 2
-    turn = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
-    return (points - middle) @ turn + middle
+    points = turned(points - middle, node.get("rotation")) + middle
+    return polygon_object(node.get("label", ""), [points.ravel().tolist()])
 
 
 def _mask(node: Element, size: tuple[int, ...], path: Path) -> LabelledObject:
-    """Returns a mask: CVAT's runs go along rows of the mask's box, COCO's down the whole image."""
+    """Returns a mask, whose runs go along the rows of its box."""
     left, top, width, height = (
         int(number(node, f"@{key}", path)) for key in ("left", "top", "width", "height")
     )
@@ -144,19 +139,8 @@ def _mask(node: Element, size: tuple[int, ...], path: Path) -> LabelledObject:
             f"{path}: a mask of {node.get('label')!r} has runs of {sum(runs)} pixels, but is "
             f"{width} x {height}"
         )
-    pixels = np.zeros((size[1], size[0]), np.uint8)
-    inside = np.repeat(np.arange(len(runs)) % 2, runs).astype(np.uint8).reshape(height, width)
-    pixels[top : top + height, left : left + width] = inside
-    return LabelledObject(node.get("label", ""), (left, top, width, height), runs_of_mask(pixels))
-
-
-def runs_of_mask(pixels: np.ndarray) -> dict:
-    """Returns COCO's uncompressed RLE of a [height, width] mask of 0 and 1."""
-    column = np.concatenate([[0], pixels.ravel(order="F"), [0]])
-    edges = np.flatnonzero(np.diff(column))
-    ends = np.concatenate([[0], edges, [pixels.size]])
-    counts = np.diff(ends).tolist()
-    return {"size": list(pixels.shape), "counts": counts if counts[-1] else counts[:-1]}
+    inside = np.repeat(np.arange(len(runs)) % 2, runs).reshape(height, width)
+    return mask_object(node.get("label", ""), inside, (left, top), size)
 
 
 def _points(node: Element, path: Path) -> Iterator[float]:

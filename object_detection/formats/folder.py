@@ -10,17 +10,16 @@ from __future__ import annotations
 import itertools
 import os
 import re
-import unicodedata
-import urllib.parse
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
-from outside_data.files import read_text, walk
+from outside_data.files import open_file, read_text, walk
+from outside_data.picture_file import suffixes
+from path_names.spellings import folded, spellings
 
-IMAGE_SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
-)
+_IMAGE_SUFFIXES = suffixes()
+_HEAD_BYTES = 65536
 _MAX_DEPTH = 6
 _SPLIT_NAME = re.compile(
     r"(train|training|trainval|val|valid|validation|test|testing|eval|dev)([-_]?\d{1,4})?", re.I
@@ -40,6 +39,8 @@ class DataFolder:
           FileNotFoundError: there is no such folder.
         """
         self.root = Path(root)
+        if ".." in self.root.parts:
+            self.root = self.root.resolve()
         if not self.root.is_dir():
             raise FileNotFoundError(f"no data folder {self.root} (looked from {os.getcwd()})")
         self._by_suffix: dict[str, list[Path]] = defaultdict(list)
@@ -51,26 +52,27 @@ class DataFolder:
                 path = Path(folder, name)
                 if not name.startswith(".") and path.is_file():  # no pipes
                     self._by_suffix[path.suffix.lower()].append(path)
-        self.images = sorted(p for suffix in IMAGE_SUFFIXES for p in self._by_suffix[suffix])
+        self.images = sorted(p for suffix in _IMAGE_SUFFIXES for p in self._by_suffix[suffix])
         self._by_name: dict[str, list[Path]] = defaultdict(list)
         self._by_stem: dict[str, list[Path]] = defaultdict(list)
         for path in self.images:
-            self._by_name[_folded(path.name)].append(path)
-            self._by_stem[_folded(path.stem)].append(path)
+            self._by_name[folded(path.name)].append(path)
+            self._by_stem[folded(path.stem)].append(path)
 
     def files(self, *suffixes: str) -> list[Path]:
         """Returns the files with one of the suffixes (".xml"), sorted."""
         return sorted(path for suffix in suffixes for path in self._by_suffix.get(suffix, ()))
 
-    def split_of(self, path: Path) -> str:
-        """Returns the split that a file's folders, or else its name, speak of; "all" if none."""
-        parts = path.relative_to(self.root).parts
-        for part in reversed(parts[:-1]):
-            if _SPLIT_NAME.fullmatch(part):
-                return part
-        for word in re.split(r"[-_.]", Path(parts[-1]).stem):
-            if _SPLIT_NAME.fullmatch(word):
-                return word
+    def split_of(self, *paths: Path) -> str:
+        """Returns the split that a file's folders, or else its name, speak of; "all" if none.
+
+        Of several files the first that speaks of one counts.
+        """
+        for path in paths:
+            *folders, name = path.relative_to(self.root).parts
+            for word in (*reversed(folders), *re.split(r"[-_.]", Path(name).stem)):
+                if _SPLIT_NAME.fullmatch(word):
+                    return word
         return "all"
 
     def find_image(self, *names: str, near: Path) -> Path:
@@ -90,12 +92,12 @@ class DataFolder:
             for reading in readings:
                 for base in (near.parent, self.root):
                     path = Path(os.path.normpath(base / reading))
-                    is_image = path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
+                    is_image = path.suffix.lower() in _IMAGE_SUFFIXES and path.is_file()
                     if is_image and path.is_relative_to(os.path.normpath(self.root)):
                         return path
             for table, key in ((self._by_name, _file_name), (self._by_stem, _stem)):
                 for reading in readings:
-                    found = table.get(_folded(key(reading)))
+                    found = table.get(folded(key(reading)))
                     if found:
                         return self._nearest(found, reading, near)
         raise FileNotFoundError(
@@ -120,6 +122,12 @@ class DataFolder:
         return left[0]
 
 
+def head_of(path: Path) -> bytes:
+    """Returns the first bytes of a file's text, from its first sign on."""
+    with open_file(path, most=None) as file:
+        return file.read(_HEAD_BYTES).lstrip(b"\xef\xbb\xbf \r\n\t")
+
+
 def read_class_list(folder: DataFolder, *names: str) -> list[str]:
     """Returns the class names of the first list that is there, in order; [] if there is none.
 
@@ -142,14 +150,7 @@ def read_class_list(folder: DataFolder, *names: str) -> list[str]:
 
 def _readings(name: str) -> list[str]:
     """Returns the paths that a name may stand for, most literal first."""
-    readings = [name]
-    if "?d=" in name:  # Label Studio's local files
-        readings.append(urllib.parse.parse_qs(urllib.parse.urlsplit(name).query)["d"][0])
-    parsed = urllib.parse.urlsplit(name)
-    if parsed.scheme and parsed.netloc:
-        readings.append(parsed.path.lstrip("/"))
-    readings += [urllib.parse.unquote(reading) for reading in readings]
-    readings += [reading.replace("\\", "/") for reading in readings]
+    readings = [name, *(text for text, _ in spellings(name))]
     readings += [_UPLOAD_PREFIX.sub("", _file_name(reading)) for reading in readings]
     return list(dict.fromkeys(reading for reading in readings if reading))
 
@@ -160,11 +161,7 @@ def _file_name(reading: str) -> str:
 
 def _stem(reading: str) -> str:
     name = Path(_file_name(reading))
-    return name.stem if name.suffix.lower() in IMAGE_SUFFIXES else name.name
-
-
-def _folded(name: str) -> str:
-    return unicodedata.normalize("NFC", name).casefold()
+    return name.stem if name.suffix.lower() in _IMAGE_SUFFIXES else name.name
 
 
 def _upwards(path: str) -> list[str]:

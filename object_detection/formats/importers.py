@@ -14,9 +14,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from object_detection.formats.folder import DataFolder
+from object_detection.formats.folder import DataFolder, head_of
 from object_detection.formats.labelled import LabelledSet, coco_split
-from outside_data.files import MOST_JSON_BYTES, BadFileError, expecting, open_file, read_json
+from outside_data.files import MOST_JSON_BYTES, BadFileError, expecting, read_file, read_json
 from outside_data.text import clean
 
 FORMATS = ("coco", "cvat", "voc", "labelme", "label_studio", "open_images", "yolo")
@@ -25,7 +25,6 @@ FORMATS = ("coco", "cvat", "voc", "labelme", "label_studio", "open_images", "yol
 _MODULES = {"open_images": "tables"}
 _DESCRIPTION = "imported.json"
 _VERSION = 1
-_HEAD_BYTES = 65536
 
 
 class Imported(NamedTuple):
@@ -129,14 +128,12 @@ def _importer(name: str) -> Any:
 def _coco_files(folder: DataFolder) -> list[Path]:
     """Returns the first JSON file that has the two lists of an instances file, as a list."""
     for path in folder.files(".json"):
-        with open_file(path, most=None) as file:
-            head = file.read(_HEAD_BYTES)
-            is_object = head.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"{")
-            # LabelMe's files may hold their images: those are not read whole.
-            if is_object and b'"shapes"' not in head:
-                data = head + file.read()
-                if b'"images"' in data and b'"categories"' in data:
-                    return [path]
+        head = head_of(path)
+        # LabelMe's files may hold their images: those are not read whole.
+        if head.startswith(b"{") and b'"shapes"' not in head:
+            data = read_file(path, most=MOST_JSON_BYTES)
+            if b'"images"' in data and b'"categories"' in data:
+                return [path]
     return []
 
 

@@ -6,23 +6,23 @@ path behind `/data/local-files/?d=`, by a URL's path, or by the name before the 
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from object_detection.formats.folder import DataFolder
+from object_detection.formats.folder import DataFolder, head_of
 from object_detection.formats.labelled import (
     LabelledImage,
     LabelledObject,
     LabelledSet,
+    ellipse_points,
     image_size,
     polygon_object,
+    turned,
 )
-from outside_data.files import MOST_JSON_BYTES, open_file, read_json
+from outside_data.files import MOST_JSON_BYTES, read_json
 
-_ELLIPSE_POINTS = 36
 _NAMES = ("rectanglelabels", "polygonlabels", "ellipselabels", "labels")
 _IMAGE_SUFFIX_OR_PATH = ("/", ".")
 
@@ -41,7 +41,6 @@ def read(folder: DataFolder) -> LabelledSet:
     result = LabelledSet()
     for path in files(folder):
         tasks = read_json(path, most=MOST_JSON_BYTES)
-        split = folder.split_of(path)
         for index, task in enumerate(tasks):
             where = f"{path} task {task.get('id', index)}"
             file = folder.find_image(_image_name(task, where), near=path)
@@ -51,15 +50,14 @@ def read(folder: DataFolder) -> LabelledSet:
                 continue
             size = next((s for s in map(_stated_size, shapes) if s), None) or image_size(file)
             objects = [_object(shape, where, size, result) for shape in shapes]
-            place = split if split != "all" else folder.split_of(file)
             found = [item for item in objects if item is not None]
-            result.splits[place].append(LabelledImage(file, found, size))
+            split = folder.split_of(path, file)
+            result.splits[split].append(LabelledImage(file, found, size))
     return result
 
 
 def _is_label_studio(path: Path) -> bool:
-    with open_file(path, most=None) as file:
-        head = file.read(1 << 16).lstrip(b"\xef\xbb\xbf \r\n\t")
+    head = head_of(path)
     marks = (b'"annotations"', b'"completions"', b'"annotation_id"', b"labels")
     return head.startswith(b"[") and any(mark in head for mark in marks)
 
@@ -115,22 +113,15 @@ def _object(
             points = np.array(value["points"], np.float64).reshape(-1, 2) * scale
             return polygon_object(name, [points.ravel().tolist()])
         if "radiusX" in value:
-            turns = np.linspace(0, 2 * math.pi, _ELLIPSE_POINTS, endpoint=False)
-            radii = np.array([value["radiusX"], value["radiusY"]], np.float64) * scale
-            points = np.stack([np.cos(turns), np.sin(turns)], axis=1) * radii
+            points = ellipse_points(value["radiusX"], value["radiusY"]) * scale
             middle = np.array([value["x"], value["y"]], np.float64) * scale
-            return polygon_object(name, [(_turned(points, value) + middle).ravel().tolist()])
+            points = turned(points, value.get("rotation")) + middle
+            return polygon_object(name, [points.ravel().tolist()])
         low = np.array([value["x"], value["y"]], np.float64) * scale
         sides = np.array([value["width"], value["height"]], np.float64) * scale
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{where}: a shape of {name!r} lacks {error}") from error
     if value.get("rotation"):  # about the upper left corner
         corners = np.array([(0, 0), (1, 0), (1, 1), (0, 1)]) * sides
-        return polygon_object(name, [(_turned(corners, value) + low).ravel().tolist()])
+        return polygon_object(name, [(turned(corners, value["rotation"]) + low).ravel().tolist()])
     return LabelledObject(name, tuple(round(float(v), 3) for v in (*low, *sides)))
-
-
-def _turned(points: np.ndarray, value: dict[str, Any]) -> np.ndarray:
-    angle = math.radians(float(value.get("rotation") or 0))
-    turn = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
-    return points @ turn

@@ -8,12 +8,18 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+from pycocotools import mask as mask_api
+
 from outside_data.picture_file import BadImageError, Picture, read_picture_header
+
+_ELLIPSE_POINTS = 36
 
 
 class LabelledObject(NamedTuple):
@@ -132,11 +138,46 @@ def polygon_object(
     return LabelledObject(name, box, [list(polygon) for polygon in polygons], is_crowd)
 
 
+def mask_object(
+    name: str, inside: np.ndarray, corner: Sequence[float], size: Sequence[int]
+) -> LabelledObject:
+    """Returns an object with a mask.
+
+    Args:
+      name: of its class.
+      inside: [height, width], true where the object is.
+      corner: (x, y) of the upper left of `inside` in the image; what lies outside is cut off.
+      size: (width, height) of the image.
+    """
+    left, top = map(int, corner)
+    height, width = inside.shape
+    pixels = np.zeros((size[1], size[0]), np.uint8, order="F")
+    place = pixels[max(top, 0) : max(top + height, 0), max(left, 0) : max(left + width, 0)]
+    shown = inside[max(-top, 0) :, max(-left, 0) :]
+    place[:] = shown[: place.shape[0], : place.shape[1]]
+    runs = mask_api.encode(pixels)
+    runs["counts"] = runs["counts"].decode()
+    return LabelledObject(name, (left, top, width, height), runs)
+
+
+def ellipse_points(*radii: float) -> np.ndarray:
+    """Returns [36, 2] points (x, y) of an ellipse about (0, 0)."""
+    turns = np.linspace(0, 2 * math.pi, _ELLIPSE_POINTS, endpoint=False)
+    return np.stack([np.cos(turns), np.sin(turns)], axis=1) * radii
+
+
+def turned(points: np.ndarray, degrees: Any) -> np.ndarray:
+    """Turns [n, 2] points (x, y) about (0, 0), clockwise on the screen."""
+    angle = math.radians(float(degrees or 0))
+    turn = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
+    return points @ turn
+
+
 def _area(item: LabelledObject) -> float:
     if isinstance(item.segmentation, list):
         return sum(_polygon_area(polygon) for polygon in item.segmentation)
     if isinstance(item.segmentation, dict):
-        return float(sum(item.segmentation["counts"][1::2]))
+        return float(mask_api.area(item.segmentation))
     return item.box[2] * item.box[3]
 
 

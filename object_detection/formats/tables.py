@@ -64,9 +64,7 @@ def read(folder: DataFolder) -> LabelledSet:
                 )
             )
         for image in images.values():
-            split = folder.split_of(path)
-            split = split if split != "all" else folder.split_of(image.file)
-            result.splits[split].append(image)
+            result.splits[folder.split_of(path, image.file)].append(image)
     return result
 
 

@@ -56,12 +56,12 @@ def read(folder: DataFolder, *, corners: str = "auto") -> LabelledSet:
         splits = listed.get(path.stem, ()) if listed else (folder.split_of(path),)
         if not splits:
             result.counts["image left out: in none of the lists of ImageSets"] += 1
-        if splits:
-            # The name of the file itself first: renamed images keep an old <filename> in many sets.
-            names = (path.stem, root.findtext("filename", "").strip())
-            image = image_of(path, root, folder.find_image(*names, near=path), shift=shift)
-            for split in splits:
-                result.splits[split].append(image)
+            continue
+        # The name of the file itself first: renamed images keep an old <filename> in many sets.
+        names = (path.stem, root.findtext("filename", "").strip())
+        image = image_of(path, root, folder.find_image(*names, near=path), shift=shift)
+        for split in splits:
+            result.splits[split].append(image)
     return result
 
 

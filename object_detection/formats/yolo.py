@@ -39,13 +39,15 @@ def read(folder: DataFolder) -> LabelledSet:
       ValueError, FileNotFoundError: names file and line and what is wrong in it.
     """
     described = _data_yaml(folder)
-    description = _load_yaml(described) if described else {}
+    description = read_yaml(described) if described else {}
     names = description.get("names") or read_class_list(folder)
     with expecting(described or folder.root, "names: a list of classes, or number: name"):
         if isinstance(names, dict):
             by_number = {int(number): str(name) for number, name in names.items()}
             last = min(max(by_number), _MOST_CLASSES)
             names = [by_number.get(number, f"class {number}") for number in range(last + 1)]
+        if isinstance(names, str):
+            raise ValueError(f"the text {names!r}")
         names = [str(name) for name in names]
     result = LabelledSet(class_names=names)
     has_key_points = "kpt_shape" in description
@@ -142,14 +144,10 @@ def _viewed_size(path: Path) -> tuple[int, int]:
 def _data_yaml(folder: DataFolder) -> Path | None:
     found = folder.files(".yaml", ".yml")
     for path in sorted(found, key=lambda p: (p.name != "data.yaml", len(p.parts))):
-        content = _load_yaml(path)
+        content = read_yaml(path)
         if isinstance(content, dict) and ("names" in content or "nc" in content):
             return path
     return None
-
-
-def _load_yaml(path: Path) -> Any:
-    return read_yaml(path)
 
 
 def _described_splits(

@@ -16,8 +16,8 @@ import numpy as np
 import tensorflow as tf
 
 from object_detection.coco.annotations import read_scored
+from object_detection.coco.image_paths import base_name
 from object_detection.coco.listed import CocoImage
-from object_detection.convert.image_paths import base_name
 from object_detection.draw.draw_masks import draw_heat_map, mask_heat
 from object_detection.draw.entries import corners, draw_entries
 from object_detection.draw.visualize import contact_sheet

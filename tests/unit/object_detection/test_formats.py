@@ -17,6 +17,7 @@ from object_detection.convert.prepare import coco_splits
 from object_detection.formats.folder import DataFolder
 from object_detection.formats.importers import detect_format, import_folder
 from object_detection.formats.plain_xml import parse_xml
+from object_detection.masks.rle import decode_mask
 
 SIZE = (40, 20)  # width, height
 NAMES = ["cat", "dog", "bird"]
@@ -65,8 +66,8 @@ def yolo_lines(objects):
     )
 
 
-def write_yolo(root):
-    write_images(root, "images/{split}/{stem}.jpg")
+def write_yolo(root, *, suffix=".jpg"):
+    write_images(root, "images/{split}/{stem}" + suffix)
     for split, images in TRUTH.items():
         (root / "labels" / split).mkdir(parents=True)
         for stem, objects in images.items():
@@ -201,6 +202,11 @@ def test_each_format_is_told_and_read(write, expected, tmp_path):
     assert found(folder, tmp_path) == truth
 
 
+def test_any_kind_of_picture_and_a_path_that_leads_up(tmp_path):
+    write_yolo(tmp_path / "set", suffix=".tga")
+    assert found(tmp_path / "set" / "labels" / "..", tmp_path) == TRUTH
+
+
 def test_an_import_is_used_again_until_the_folder_changes(tmp_path):
     folder = tmp_path / "set"
     write_yolo(folder)
@@ -225,17 +231,19 @@ def test_masks_of_labelme_and_cvat(tmp_path):
     pixels[1:, 2:5] = 1
     shape = {"label": "cat", "shape_type": "mask", "points": [[3, 5], [8, 8]]}
     shape["mask"] = base64.b64encode(encoded(pixels * 255)).decode()
+    outside = {**shape, "points": [[-3, -2], [2, 1]]}
     parts = [
         {"label": "dog", "group_id": 1, "points": [[x, 0], [x + 2, 0], [x, 3]]} for x in (1, 9)
     ]
     labelme = tmp_path / "labelme"
     labelme.mkdir()
     Image.new("RGB", SIZE).save(labelme / "a.png")
-    content = {"shapes": [shape, *parts], "imagePath": "a.png"}
+    content = {"shapes": [shape, outside, *parts], "imagePath": "a.png"}
     content |= {"imageWidth": SIZE[0], "imageHeight": SIZE[1]}
     (labelme / "a.json").write_text(json.dumps(content))
-    mask, dog = objects_of(labelme, tmp_path)
+    mask, cut, dog = objects_of(labelme, tmp_path)
     assert mask["bbox"] == [3, 5, 6, 4] and mask["area"] == pixels.sum()
+    assert cut["bbox"] == [-3, -2, 6, 4] and cut["area"] == pixels[2:, 3:].sum()
     assert dog["bbox"] == [1, 0, 10, 3] and len(dog["segmentation"]) == 2 and dog["area"] == 6
 
     cvat = tmp_path / "cvat"
@@ -248,8 +256,6 @@ def test_masks_of_labelme_and_cvat(tmp_path):
     )
     (again,) = objects_of(cvat, tmp_path / "2")
     assert again["segmentation"] == mask["segmentation"]
-    from object_detection.masks.rle import decode_mask
-
     drawn = decode_mask(mask["segmentation"], SIZE[1], SIZE[0])
     np.testing.assert_array_equal(drawn[5:9, 3:9] > 0, pixels > 0)
     assert (drawn > 0).sum() == pixels.sum()
@@ -272,6 +278,13 @@ def test_a_wrong_yolo_line_is_named(line, message, tmp_path):
     write_yolo(tmp_path / "set")
     (tmp_path / "set/labels/train/a.txt").write_text(line)
     with pytest.raises(ValueError, match=message):
+        import_folder(tmp_path / "set", tmp_path / "out")
+
+
+def test_names_of_yolo_are_no_text(tmp_path):
+    write_yolo(tmp_path / "set")
+    (tmp_path / "set/data.yaml").write_text("names: cat")
+    with pytest.raises(ValueError, match="data.yaml: expected names: a list of classes.*'cat'"):
         import_folder(tmp_path / "set", tmp_path / "out")
 
 

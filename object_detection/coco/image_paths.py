@@ -11,21 +11,18 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-import re
 import stat
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
-from urllib.parse import unquote
 
-from object_detection.coco.listed import CocoImage
+from object_detection.coco.listed import CocoImage, some
 from outside_data.files import walk
 from outside_data.picture_file import BadImageError
+from outside_data.text import clean
+from path_names.spellings import folded, spellings
 
-_URL = re.compile(r"^[a-zA-Z][a-zA-Z0-9+.-]+://[^/]*/([^?#]*)")
-_UPLOAD = re.compile(r"^[^?]*/data/local-files/\?(?:.*&)?d=([^&]*)")
-_DRIVE = re.compile(r"^[a-zA-Z]:(?=[\\/])")
 _MOST_FILES = 3_000_000  # looked through for lost names
 _SHOWN = 3
 
@@ -115,15 +112,15 @@ def _correct(
         path = found[image.source_id].path if image.source_id in found else ""
         if len(names[path]) > 1:
             del found[image.source_id]
-            what = f"several entries could mean {path}: {_some(names[path])}"
+            what = f"several entries could mean {path}: {some(sorted(names[path]), _SHOWN)}"
             problems[image.source_id] = folder.missing(image.file_name, what)
     return found
 
 
 def base_name(name: str) -> str:
     """Returns the name of an image file without folders, the same for all spellings."""
-    *_, (variant, _) = _variants(name)
-    return _key((_parts(variant) or ("",))[-1])
+    *_, (variant, _) = spellings(name)
+    return folded((_parts(variant) or ("",))[-1])
 
 
 class _ImageFolder:
@@ -151,7 +148,7 @@ class _ImageFolder:
         if not _is_below(path, self._root):
             raise BadImageError(
                 "outside of the image folder",
-                f"{_shown(name)} is not in {self._root}: move or copy it there",
+                f"{clean(name)} is not in {self._root}: move or copy it there",
             )
         is_link = stat.S_ISLNK(status.st_mode)
         if not self._follows_links:
@@ -181,31 +178,30 @@ class _ImageFolder:
         Raises:
           BadImageError: none or several do; says what was looked for.
         """
-        for variant, kinds in _variants(name):
+        for variant, kinds in spellings(name):
             parts = _parts(variant)
             if not parts:
                 continue
-            fitting = [p for p in self._by_name.get(_key(parts[-1]), ()) if _fits(parts, p)]
+            fitting = [p for p in self._by_name.get(folded(parts[-1]), ()) if _fits(parts, p)]
             if not fitting:
                 continue
             best = max(_likeness(parts, p) for p in fitting)
             likely = [p for p in fitting if _likeness(parts, p) == best]
             if len(likely) > 1:
-                several = _some("/".join(p) for p in likely)
-                raise self.missing(name, f"several files fit: {several}")
+                raise self.missing(name, f"several files fit: {_named(likely)}")
             path = self.literal(os.path.join(*likely[0]))
             if path is not None:
                 kinds += _differences(parts, likely[0])
                 return Correction(
                     path, "/".join(likely[0]), ", ".join(kinds or ["folders in front"])
                 )
-        stem = os.path.splitext(_key((_parts(name.replace("\\", "/")) or ("",))[-1]))[0]
+        stem = os.path.splitext(folded((_parts(name.replace("\\", "/")) or ("",))[-1]))[0]
         near = self._by_stem.get(stem, ())
-        raise self.missing(name, f"there is {_some('/'.join(p) for p in near)}" if near else "")
+        raise self.missing(name, f"there is {_named(near)}" if near else "")
 
     def missing(self, name: str, more: str) -> BadImageError:
         """Returns the error for a name without a file."""
-        looked = f"looked for {_shown(os.path.join(self._root, name))}"
+        looked = f"looked for {clean(os.path.join(self._root, name), most=300)}"
         return BadImageError("no such file", f"{looked}; {more}" if more else looked)
 
     @functools.cached_property
@@ -220,11 +216,11 @@ class _ImageFolder:
 
     @functools.cached_property
     def _by_name(self) -> Mapping[str, list[Parts]]:
-        return _grouped(self._files, _key)
+        return _grouped(self._files, folded)
 
     @functools.cached_property
     def _by_stem(self) -> Mapping[str, list[Parts]]:
-        return _grouped(self._files, lambda name: os.path.splitext(_key(name))[0])
+        return _grouped(self._files, lambda name: os.path.splitext(folded(name))[0])
 
 
 def _grouped(files: Iterable[Parts], key: Callable[[str], str]) -> dict[str, list[Parts]]:
@@ -232,23 +228,6 @@ def _grouped(files: Iterable[Parts], key: Callable[[str], str]) -> dict[str, lis
     for parts in files:
         groups[key(parts[-1])].append(parts)
     return groups
-
-
-def _variants(name: str) -> Iterator[tuple[str, list[str]]]:
-    """Yields what a name may have been before an exporter wrote it, and what was undone."""
-    start, kinds = name, []
-    for pattern in (_UPLOAD, _URL):
-        if match := pattern.match(start):
-            start, kinds = match[1], ["URL"]
-            break
-    for decoding in ([], ["percent-encoding"]):
-        text = unquote(start) if decoding else start
-        if decoding and text == start:
-            return
-        yield text, kinds + decoding
-        plain = _DRIVE.sub("", text).replace("\\", "/")
-        if plain != text:
-            yield plain, [*kinds, *decoding, "backslashes"]
 
 
 def _parts(name: str) -> Parts:
@@ -261,14 +240,10 @@ def _parts(name: str) -> Parts:
     return tuple(parts)
 
 
-def _key(part: str) -> str:
-    return unicodedata.normalize("NFC", part).casefold()
-
-
 def _fits(wanted: Parts, there: Parts) -> bool:
     """Whether one path is the end of the other, but for case and Unicode form."""
     count = min(len(wanted), len(there))
-    return list(map(_key, wanted[-count:])) == list(map(_key, there[-count:]))
+    return list(map(folded, wanted[-count:])) == list(map(folded, there[-count:]))
 
 
 def _likeness(wanted: Parts, there: Parts) -> tuple[int, bool, bool]:
@@ -289,10 +264,5 @@ def _is_below(path: str, folder: str) -> bool:
     return path.startswith(folder.rstrip(os.sep) + os.sep)
 
 
-def _shown(name: str) -> str:
-    return name if len(name) <= 300 else f"{name[:200]}...{name[-80:]}"
-
-
-def _some(names: Iterable[str]) -> str:
-    listed = sorted(names)
-    return ", ".join(listed[:_SHOWN]) + (", ..." if len(listed) > _SHOWN else "")
+def _named(files: Iterable[Parts]) -> str:
+    return some(sorted(map("/".join, files)), _SHOWN)
