@@ -27,10 +27,11 @@ from PIL import Image
 import families
 from dataset import commands
 from object_detection.check.findings import Report
+from object_detection.check.run import check_splits
 from object_detection.check.split_table import SplitTable
-from object_detection.convert.prepare import check_data, choose_splits, coco_splits
+from object_detection.convert.prepare import choose_splits, coco_splits
 from object_detection.formats.importers import FORMATS
-from outside_data.picture_file import BadImageError, PictureRules, open_picture, read_regular_file
+from outside_data.picture_file import BadImageError, open_picture, read_regular_file
 
 _FORMAT = flags.DEFINE_enum(
     "format", "auto", ["auto", *FORMATS], "Of the annotations; auto looks at the files."
@@ -70,12 +71,12 @@ def main(argv: Sequence[str]) -> int:
         splits = coco_splits(argv[1], scratch, format_name=_FORMAT.value)
         train, _ = choose_splits(splits, train_name=_TRAIN_SPLIT.value)
         ordered = dict(sorted(splits.items(), key=lambda item: item[1] != train))
-        report, tables = check_data(
+        report, tables = check_splits(
             ordered,
-            PictureRules(follow_links=True),
             layout=layout,
             max_instances=_MAX_INSTANCES.value,
             max_detections=_MAX_DETECTIONS.value,
+            follow_links=True,
         )
     print(report.describe())
     if _OUTPUT_DIR.value:

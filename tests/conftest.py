@@ -7,6 +7,7 @@ that tests start. Also chooses which of the tests marked `nightly` a run takes.
 import datetime
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -92,4 +93,20 @@ def detection_test_data() -> Path:
     folder = Path(os.environ.get("DETECTION_TEST_DATA", ROOT.parent / "shared" / "data"))
     if not folder.is_dir():
         pytest.skip(f"no real data sets in {folder}; name their folder with DETECTION_TEST_DATA")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def reported_cases(tmp_path_factory, detection_test_data) -> Path:
+    """The folder of data sets with one fault each, after public reports, made once.
+
+    The program that makes them is not part of this repository: DETECTION_TEST_CASES names its
+    folder, by default `shared/cases` beside the repository.
+    """
+    source = Path(os.environ.get("DETECTION_TEST_CASES", ROOT.parent / "shared" / "cases"))
+    if not (source / "make_cases.py").is_file():
+        pytest.skip(f"no make_cases.py in {source}; name its folder with DETECTION_TEST_CASES")
+    folder = tmp_path_factory.mktemp("cases")
+    command = [sys.executable, "make_cases.py", str(folder), "--data", str(detection_test_data)]
+    subprocess.run(command, cwd=source, check=True, stdout=subprocess.DEVNULL)
     return folder

@@ -16,6 +16,7 @@ from object_detection.check.findings import CheckFinding, finding
 from object_detection.check.split_table import SplitTable
 
 _MATCH = 0.5
+_SIZE_STEP = 128  # what the network's sides are multiples of
 _MOST_BOXES = 20_000
 _LOW_RECALL = 0.9
 _GAIN = 0.03  # of recall, for a change to be named
@@ -49,14 +50,13 @@ class AnchorLayout:
 
 
 def anchor_fit(
-    table: SplitTable, layout: AnchorLayout, *, size_step: int
+    table: SplitTable, layout: AnchorLayout
 ) -> tuple[dict[str, Any], list[CheckFinding]]:
     """Returns what the report says of anchors, and findings.
 
     Args:
       table: the training split.
       layout: of the model at its network size.
-      size_step: what the network's sides are multiples of.
     """
     usable = np.isfinite(table.sizes).all(axis=1) & (table.boxes[:, 2:] > 0).all(axis=1)
     usable &= ~table.is_crowd
@@ -64,8 +64,7 @@ def anchor_fit(
     if not len(indices):
         return {}, []
     indices = indices[:: -(-len(indices) // _MOST_BOXES)]
-    scale = layout.scales(table.sizes[indices])[:, None]
-    boxes = table.boxes[indices] * scale
+    boxes = _scaled(table, indices, layout)
     best = best_overlaps(boxes, layout)
     recall = float((best > _MATCH).mean())
     side = np.sqrt(boxes[:, 2:].prod(axis=1))
@@ -75,7 +74,7 @@ def anchor_fit(
         if (where := (side >= low) & (side < high)).any()
     }
     smallest = min(float(np.sqrt(shape.prod(axis=1)).min()) for shape in layout.shapes)
-    changes = dict(_changes(boxes, layout, size_step))
+    changes = dict(_changes(table, indices, layout))
     parts = ", ".join(f"{name} {share:.0%} of {n:,}" for name, (share, n) in by_size.items())
     facts = {
         "summary": f"anchors at {layout.limits[0]:g} x {layout.limits[1]:g}: {recall:.1%} of boxes "
@@ -150,16 +149,22 @@ def best_overlaps(boxes: np.ndarray, layout: AnchorLayout) -> np.ndarray:
     return best
 
 
+def _scaled(table: SplitTable, indices: np.ndarray, layout: AnchorLayout) -> np.ndarray:
+    """Returns some boxes in network pixels."""
+    return table.boxes[indices] * layout.scales(table.sizes[indices])[:, None]
+
+
 def _changes(
-    boxes: np.ndarray, layout: AnchorLayout, size_step: int
+    table: SplitTable, indices: np.ndarray, layout: AnchorLayout
 ) -> Iterator[tuple[str, float]]:
     """Yields what another anchor scale, input size or shapes would give: name, recall."""
+    boxes = _scaled(table, indices, layout)
     for factor in _ANCHOR_SCALES:
         scaled = dataclasses.replace(layout, shapes=[s * factor for s in layout.shapes])
         yield f"anchor scale x {factor:g}", _recall(boxes, scaled)
     for factor in (1.5, 2.0, 3.0, 4.0):
-        side = round(layout.limits[1] * factor / size_step) * size_step
-        yield f"image_size={side}", _recall(boxes * side / layout.limits[1], layout)
+        side = round(layout.limits[1] * factor / _SIZE_STEP) * _SIZE_STEP
+        yield f"image_size={side}", _recall(_scaled(table, indices, layout.at(side)), layout)
     ratios = common_ratios(boxes[:, 2:])
     squares = [np.unique(np.round(np.sqrt(s.prod(axis=1)), 3)) for s in layout.shapes]
     shapes = [

@@ -8,6 +8,7 @@ import numpy as np
 
 from object_detection.check.anchor_fit import AnchorLayout
 from object_detection.records.card import DataCard
+from object_detection.records.class_map import plain_name
 
 _MUCH = 0.03  # of the boxes
 _FAR_CLIPPED = "box: clipped by more than 1 pixel"
@@ -48,9 +49,9 @@ def card_faults(
                         f"{card.split}: {count} of {total} boxes: {what}; look at them with "
                         "python -m dataset.check"
                     )
-    taught = {category.name for category in trained.categories if category.instances}
+    taught = {plain_name(category.name) for category in trained.categories if category.instances}
     asked = [c.name for c in (scored.categories if scored else ()) if c.instances]
-    missing = [name for name in asked if name not in taught]
+    missing = [name for name in asked if plain_name(name) not in taught]
     if missing:
         yield (
             f"{len(missing)} of {len(asked)} classes of {scored.split} have no object to learn "

@@ -75,11 +75,15 @@ class Report:
         """The findings that should stop a training."""
         return [item for item in self.findings if item.level == "error"]
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """Level to how many findings have it."""
+        return {level: sum(f.level == level for f in self.findings) for level in LEVELS}
+
     def to_json(self) -> dict[str, Any]:
         """Returns what is written as JSON."""
-        counts = {level: sum(f.level == level for f in self.findings) for level in LEVELS}
         return {
-            "counts": counts,
+            "counts": self.counts,
             "splits": self.splits,
             "anchors": self.anchors,
             "findings": [dataclasses.asdict(item) for item in self.findings],
@@ -93,17 +97,10 @@ class Report:
         ]
         if self.anchors:
             lines.append(self.anchors["summary"])
-        for level in LEVELS:
-            for item in self.findings:
-                if item.level == level:
-                    where = f" [{item.split}]" if item.split else ""
-                    lines += ["", f"{level.upper()} {item.code}{where}: {item.what}"]
-                    lines += [f"    {example}" for example in item.examples]
-                    lines.append(f"  -> {item.remedy}")
-        counts = ", ".join(f"{sum(f.level == n for f in self.findings)} {n}s" for n in LEVELS)
+        for item in self.findings:
+            where = f" [{item.split}]" if item.split else ""
+            lines += ["", f"{item.level.upper()} {item.code}{where}: {item.what}"]
+            lines += [f"    {example}" for example in item.examples]
+            lines.append(f"  -> {item.remedy}")
+        counts = ", ".join(f"{count} {level}s" for level, count in self.counts.items())
         return "\n".join([*lines, "", f"CHECK {counts}"])
-
-
-def sorted_by_level(findings: Iterable[CheckFinding]) -> list[CheckFinding]:
-    """Returns findings, errors first; within a level as they come."""
-    return sorted(findings, key=lambda item: LEVELS.index(item.level))

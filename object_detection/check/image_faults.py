@@ -8,9 +8,7 @@ import numpy as np
 
 from object_detection.check.findings import CheckFinding, finding
 from object_detection.check.split_table import SplitTable
-
-_TURNED = (5, 6, 7, 8)
-_SAME_RATIO = 0.02
+from object_detection.masks.rescale import is_same_shape
 
 
 def image_faults(
@@ -23,7 +21,7 @@ def image_faults(
       max_instances: rows for boxes in training (`max_instances_per_image`).
       max_detections: detections of an image that are scored.
     """
-    yield from _missing(table)
+    yield from _unusable(table)
     yield from _sizes(table)
     counts = np.bincount(table.image[~table.is_crowd], minlength=len(table.facts))
     empty = np.flatnonzero(np.bincount(table.image, minlength=len(table.facts)) == 0)
@@ -70,19 +68,21 @@ def image_faults(
             )
 
 
-def _missing(table: SplitTable) -> Iterator[CheckFinding]:
+def _unusable(table: SplitTable) -> Iterator[CheckFinding]:
+    problems = {i: fact.problem for i, fact in enumerate(table.facts) if fact.problem}
+    missing = [i for i, problem in problems.items() if problem.startswith("no such file")]
     for code, what, remedy, gone in (
         (
             "missing_images",
             "image files do not exist",
             "Put them there, or correct file_name or the image folder",
-            [i for i, fact in enumerate(table.facts) if fact.num_bytes < 0],
+            missing,
         ),
         (
             "unreadable_images",
-            "image files are empty or no images",
+            "image files cannot be used",
             "Repair or remove them",
-            [i for i, fact in enumerate(table.facts) if not fact.width and fact.num_bytes >= 0],
+            [i for i in problems if i not in missing],
         ),
     ):
         if gone:
@@ -94,7 +94,7 @@ def _missing(table: SplitTable) -> Iterator[CheckFinding]:
                 f"{len(gone):,} of {len(table.facts):,} {what}",
                 remedy,
                 count=len(gone),
-                examples=[f"{table.image_name(i)}: {table.facts[i].path}" for i in gone],
+                examples=[f"{table.image_name(i)}: {problems[i]}" for i in gone],
             )
 
 
@@ -103,16 +103,15 @@ def _sizes(table: SplitTable) -> Iterator[CheckFinding]:
     for index, (image, fact) in enumerate(zip(table.annotations.images, table.facts)):
         if not fact.width:
             continue
-        stated = (image.width or fact.width, image.height or fact.height)
-        if stated == (fact.width, fact.height):
-            if fact.orientation in range(2, 9):
-                groups["tagged"].append(index)
-        elif fact.orientation in _TURNED and stated == (fact.height, fact.width):
-            groups["turned"].append(index)
-        else:
-            ratios = stated[0] / fact.width, stated[1] / fact.height
-            is_scaled = abs(ratios[0] / ratios[1] - 1) <= _SAME_RATIO
-            groups["scaled" if is_scaled else "other"].append(index)
+        stored = (fact.height, fact.width)
+        stated = (image.height or fact.height, image.width or fact.width)
+        if not is_same_shape(stated, stored):
+            is_turned = fact.orientation >= 5 and is_same_shape(stated, stored[::-1])
+            groups["turned" if is_turned else "other"].append(index)
+        elif stated != stored:
+            groups["scaled"].append(index)
+        elif fact.orientation != 1:
+            groups["tagged"].append(index)
     for group, level, code, what, remedy in (
         (
             "other",
@@ -133,14 +132,15 @@ def _sizes(table: SplitTable) -> Iterator[CheckFinding]:
             "warning",
             "exif_turned",
             "are turned by EXIF, and the annotations state the turned size",
-            "Conversion keeps pixels as stored. Turn the files (exiftran, jpegtran) or the boxes",
+            "Conversion leaves them out unless --exif=apply turns them; or turn the files yourself",
         ),
         (
             "tagged",
             "warning",
             "exif_tag",
-            "have an EXIF orientation; their size does not tell on which picture boxes were drawn",
-            "Look at the drawn examples; turn the files or remove the tag if boxes do not fit",
+            "have an EXIF orientation that the annotations' size does not call for",
+            "Look at the drawn examples. If boxes do not fit: --exif=apply turns those whose size "
+            "does not tell on which picture boxes were drawn; else turn the files",
         ),
     ):
         found = groups[group]

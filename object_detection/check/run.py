@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from object_detection.check.anchor_fit import AnchorLayout, anchor_fit
-from object_detection.check.findings import CheckFinding, Report, finding, sorted_by_level
+from object_detection.check.findings import LEVELS, CheckFinding, Report, finding
 from object_detection.check.image_faults import image_faults
 from object_detection.check.object_faults import object_faults
 from object_detection.check.shifted_ids import shifted_ids
 from object_detection.check.split_faults import split_faults
-from object_detection.check.split_table import Locate, SplitTable, read_table
+from object_detection.check.split_table import SplitTable, read_table
 
 HOPELESS = frozenset(
     ("no_objects", "tiny_boxes", "far_clipped_boxes", "masks_elsewhere", "shifted_ids")
@@ -25,20 +25,18 @@ def check_splits(
     splits: Mapping[str, tuple[Path, Path]],
     *,
     layout: AnchorLayout | None,
-    size_step: int = 128,
     max_instances: int = 100,
     max_detections: int = 100,
-    locate: Locate | None = None,
+    follow_links: bool = False,
 ) -> tuple[Report, dict[str, SplitTable]]:
     """Checks a data set.
 
     Args:
       splits: name to (annotation file, image folder); the one trained on comes first.
       layout: anchors to compare the boxes with; None: not compared.
-      size_step: what the network's sides are multiples of.
       max_instances: rows for boxes in training.
       max_detections: detections of an image that are scored.
-      locate: see `read_table`.
+      follow_links: whether links in the image folders may lead outside.
 
     Returns:
       The report, and the splits that could be read.
@@ -47,7 +45,7 @@ def check_splits(
     tables: dict[str, SplitTable] = {}
     for name, (annotation_file, image_dir) in splits.items():
         try:
-            tables[name] = read_table(name, annotation_file, image_dir, locate=locate)
+            tables[name] = read_table(name, annotation_file, image_dir, follow_links=follow_links)
         except (ValueError, OSError) as error:
             findings.append(
                 finding("error", "unreadable", name, str(error), "Correct the annotation file")
@@ -61,13 +59,14 @@ def check_splits(
         own += image_faults(table, max_instances=max_instances, max_detections=max_detections)
         is_sound = not any(item.level == "error" for item in own)
         if layout is not None and is_sound and name == next(iter(splits)):
-            anchors, more = anchor_fit(table, layout, size_step=size_step)
+            anchors, more = anchor_fit(table, layout)
             own += more
         findings += own
     if tables:
         findings += split_faults(list(tables.values()))
     facts = {name: _facts(table) for name, table in tables.items()}
-    return Report(sorted_by_level(findings), facts, anchors), tables
+    findings.sort(key=lambda item: LEVELS.index(item.level))
+    return Report(findings, facts, anchors), tables
 
 
 def _facts(table: SplitTable) -> dict[str, int]:

@@ -69,9 +69,10 @@ def _by_pixels(table: SplitTable) -> tuple[int, str, list[str]] | None:
     Compared are neighbours of one size. A box stands out by the distance of its mean colour from
     that of a frame around it.
     """
+    if len(table.boxes) < _FEWEST_BOXES:
+        return None
     count = len(table.facts)
-    step = max(1, count // _SAMPLED_IMAGES)
-    chosen = range(0, count, step)
+    chosen = range(0, count, max(1, count // _SAMPLED_IMAGES))
     gains: dict[int, list[float]] = {1: [], -1: []}
     thumbnails: dict[int, np.ndarray | None] = {}
 
@@ -99,7 +100,7 @@ def _by_pixels(table: SplitTable) -> tuple[int, str, list[str]] | None:
         for passed in [key for key in thumbnails if key < index - 1]:
             del thumbnails[passed]
     for shift, found in gains.items():
-        if len(found) >= _FEWEST_IMAGES * 2 and len(table.boxes) >= _FEWEST_BOXES:
+        if len(found) >= _FEWEST_IMAGES * 2:
             error = np.std(found, ddof=1) / math.sqrt(len(found))
             if np.mean(found) > _CERTAIN * error > 0:
                 reason = (

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from object_detection.check.findings import CheckFinding, finding
 from object_detection.check.split_table import SplitTable
+from object_detection.records.class_map import plain_name
 from outside_data.picture_file import read_regular_file
 
 
@@ -43,11 +44,11 @@ def _class_lists(trained: SplitTable, other: SplitTable) -> Iterator[CheckFindin
     renamed = [
         f"id {number}: {ours[number]!r} in {trained.name}, {theirs[number]!r} in {other.name}"
         for number in sorted(ours.keys() & theirs.keys())
-        if ours[number] != theirs[number]
+        if plain_name(ours[number]) != plain_name(theirs[number])
     ]
-    numbers = {name: number for number, name in ours.items()}
+    numbers = {plain_name(name): number for number, name in ours.items()}
     if renamed:
-        is_permuted = set(theirs.values()) <= set(numbers)
+        is_permuted = set(map(plain_name, theirs.values())) <= set(numbers)
         yield finding(
             "error" if not is_permuted else "warning",
             "class_names",
@@ -60,9 +61,9 @@ def _class_lists(trained: SplitTable, other: SplitTable) -> Iterator[CheckFindin
             examples=renamed,
         )
     moved = [
-        f"{name!r}: id {numbers[name]} in {trained.name}, {number} in {other.name}"
+        f"{name!r}: id {own} in {trained.name}, {number} in {other.name}"
         for number, name in sorted(theirs.items())
-        if name in numbers and numbers[name] != number
+        if (own := numbers.get(plain_name(name), number)) != number
     ]
     if moved and not renamed:
         yield finding(
@@ -90,9 +91,9 @@ def _class_lists(trained: SplitTable, other: SplitTable) -> Iterator[CheckFindin
 
 def _untaught(trained: SplitTable, other: SplitTable) -> Iterator[CheckFinding]:
     names, ours = other.annotations.category_names, trained.annotations.category_names
-    taught = {ours[number] for number in set(trained.category.tolist())}
+    taught = {plain_name(ours[number]) for number in set(trained.category.tolist())}
     asked = Counter(names[number] for number in other.category.tolist())
-    missing = {name: count for name, count in asked.items() if name not in taught}
+    missing = {name: count for name, count in asked.items() if plain_name(name) not in taught}
     if missing:
         is_all = len(missing) == len(asked)
         yield finding(

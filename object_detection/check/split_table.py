@@ -4,33 +4,29 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
-import functools
 import os
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from object_detection.coco.annotations import CocoAnnotations, read_stated
-from object_detection.coco.listed import CocoImage
+from object_detection.coco.image_paths import find_image_files
 from object_detection.coco.objects import StatedBox, frame_columns
-from outside_data.picture_file import read_picture_header
+from outside_data.picture_file import BadImageError, read_picture_header
 
-Locate = Callable[[Sequence[CocoImage], Path], Sequence[str]]
-
-_EXIF_ORIENTATION = 0x0112
 _THREADS = 8
 
 
 class ImageFacts(NamedTuple):
-    """What the file of an image says: size 0 where there is none or it is no image."""
+    """What the file of an image says, all 0 where it cannot be used; problem: why not."""
 
     path: str
-    width: int
-    height: int
-    orientation: int
-    num_bytes: int
+    width: int = 0
+    height: int = 0
+    orientation: int = 1
+    num_bytes: int = 0
+    problem: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +40,8 @@ class SplitTable:
       facts: of each image, in the file's order.
       image: int [n], index of each box's image.
       boxes: float64 [n, 4], `x, y, width, height` as stated.
-      sizes: float64 [n, 2], (width, height) of its image: the JSON's, else the file's, else NaN.
+      image_sizes: float64 [num_images, 2], (width, height): the JSON's, else the file's, else NaN.
+      sizes: float64 [n, 2], that of each box's image.
       outlines: float64 [n, 4], (x1, y1, x2, y2) around its mask, NaN without one.
       is_crowd: bool [n].
       category: int [n], category id.
@@ -56,19 +53,11 @@ class SplitTable:
     facts: list[ImageFacts]
     image: np.ndarray
     boxes: np.ndarray
+    image_sizes: np.ndarray
     sizes: np.ndarray
     outlines: np.ndarray
     is_crowd: np.ndarray
     category: np.ndarray
-
-    @functools.cached_property
-    def image_sizes(self) -> np.ndarray:
-        """float64 [num_images, 2], (width, height): the JSON's, else the file's, else NaN."""
-        sizes = [
-            (image.width or fact.width or np.nan, image.height or fact.height or np.nan)
-            for image, fact in zip(self.annotations.images, self.facts)
-        ]
-        return np.array(sizes, np.float64).reshape(-1, 2)
 
     def places(self, where: np.ndarray) -> list[str]:
         """Names the boxes at the given indices or where a mask is true."""
@@ -85,51 +74,53 @@ class SplitTable:
 
 
 def read_table(
-    name: str, annotation_file: Path, image_dir: Path, *, locate: Locate | None = None
+    name: str, annotation_file: Path, image_dir: Path, *, follow_links: bool
 ) -> SplitTable:
-    """Reads annotations and the headers of the image files.
+    """Reads annotations and the headers of the image files, found as conversion finds them.
 
     Args:
       name: of the split.
       annotation_file: COCO instances.
       image_dir: folder of the images.
-      locate: finds the files of images in a folder, in their order; default: as they are named.
+      follow_links: whether links in it may lead outside.
 
     Raises:
       FileNotFoundError, ValueError: the annotations cannot be read.
     """
     annotations, stated = read_stated(annotation_file)
-    paths = (locate or _as_named)(annotations.images, image_dir)
+    found = find_image_files(annotations.images, image_dir, follow_links=follow_links)
+    ids = [image.source_id for image in annotations.images]
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
-        facts = list(pool.map(_look, paths))
-    boxes, sizes, outlines, _ = frame_columns(stated)
-    index_of = {image.source_id: index for index, image in enumerate(annotations.images)}
+        facts = list(pool.map(_look, map(found.paths.get, ids), map(found.problems.get, ids)))
+    sides = [
+        (image.width or fact.width or np.nan, image.height or fact.height or np.nan)
+        for image, fact in zip(annotations.images, facts)
+    ]
+    image_sizes = np.array(sides, np.float64)
+    boxes, _, outlines, _ = frame_columns(stated)
+    index_of = {source_id: index for index, source_id in enumerate(ids)}
     image = np.array([index_of[entry.image.source_id] for entry in stated], np.int64)
-    table = SplitTable(
+    return SplitTable(
         name,
         annotations,
         stated,
         facts,
         image,
         boxes,
-        sizes,
+        image_sizes,
+        image_sizes[image],
         outlines,
         np.array([entry.is_crowd for entry in stated], bool),
         np.array([entry.category_id for entry in stated], np.int64),
     )
-    return dataclasses.replace(table, sizes=table.image_sizes[image].reshape(-1, 2))
 
 
-def _as_named(images: Sequence[CocoImage], image_dir: Path) -> list[str]:
-    return [os.path.join(image_dir, image.file_name) for image in images]
-
-
-def _look(path: str) -> ImageFacts:
+def _look(path: str | None, problem: BadImageError | None) -> ImageFacts:
+    if path is None:
+        return ImageFacts("", problem=str(problem))
     try:
-        num_bytes = os.path.getsize(path)
         picture = read_picture_header(path)
-        return ImageFacts(path, picture.width, picture.height, picture.orientation, num_bytes)
-    except FileNotFoundError:
-        return ImageFacts(path, 0, 0, 1, -1)
-    except (OSError, ValueError):
-        return ImageFacts(path, 0, 0, 1, 0)
+        num_bytes = os.path.getsize(path)
+    except (OSError, BadImageError) as error:
+        return ImageFacts(path, problem=str(error))
+    return ImageFacts(path, picture.width, picture.height, picture.orientation, num_bytes)

@@ -10,21 +10,19 @@ import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from object_detection.check.anchor_fit import AnchorLayout
 from object_detection.check.findings import Report
 from object_detection.check.run import HOPELESS, check_splits
-from object_detection.check.split_table import SplitTable
 from object_detection.coco.annotations import read_annotations, write_annotations
-from object_detection.coco.listed import CocoImage
 from object_detection.convert.convert import convert
-from object_detection.coco.image_paths import find_image_files
 from object_detection.convert.report import describe_conversion, progress_printer
 from object_detection.convert.splits import find_splits, make_split
-from object_detection.formats.importers import Imported, import_folder
+from object_detection.formats.importers import import_folder
+from object_detection.records.card import find_card
 from outside_data.picture_file import DEFAULT_RULES, PictureRules
 
 # Splits by preference: trained on, and held out.
@@ -83,9 +81,12 @@ def coco_splits(
       FileNotFoundError, ValueError: no such folder or format, files that cannot be read.
     """
     imported = import_folder(data_dir, work_dir, format_name=format_name, voc_corners=voc_corners)
-    for line in describe_import(imported):
-        report(line)
-    return imported.splits or _coco_splits_below(Path(data_dir))
+    if not imported.splits:
+        return _coco_splits_below(Path(data_dir))
+    report(f"annotations: {imported.format}, splits {', '.join(sorted(imported.splits))}")
+    for what, count in imported.counts.items():
+        report(f"  {count:,} x {what}")
+    return imported.splits
 
 
 def _coco_splits_below(root: Path) -> dict[str, tuple[Path, Path]]:
@@ -100,14 +101,6 @@ def _coco_splits_below(root: Path) -> dict[str, tuple[Path, Path]]:
         if len(found) != 1:
             raise
         return found[0]
-
-
-def describe_import(imported: Imported) -> list[str]:
-    """Returns lines on an import: format, splits, what was left out; none for COCO's own."""
-    if not imported.splits:
-        return []
-    lines = [f"annotations: {imported.format}, splits {', '.join(sorted(imported.splits))}"]
-    return lines + [f"  {count:,} x {what}" for what, count in imported.counts.items()]
 
 
 def choose_splits(
@@ -253,11 +246,12 @@ def _make_records(
     names = {name: [str(path) for path in split] for name, split in splits.items()}
     identity = json.dumps([names, times, *settings, *pictures])
     stamp = output / _STAMP
-    if stamp.is_file() and stamp.read_text() == identity:
+    is_done = stamp.is_file() and stamp.read_text() == identity
+    if is_done and all(_is_whole(output / name) for name in {*splits, "eval"}):
         report(f"records of {source} are in {output}")
         return prepared
     stamp.unlink(missing_ok=True)
-    found, _ = check_data(splits, pictures, layout=layout)
+    found, _ = check_splits(splits, layout=layout, follow_links=pictures.follow_links)
     (output / "check.json").write_text(json.dumps(found.to_json(), indent=1) + "\n")
     report(found.describe())
     if on_data_error == "stop":
@@ -283,22 +277,12 @@ def _make_records(
     return prepared
 
 
-def check_data(
-    splits: Mapping[str, tuple[Path, Path]], pictures: PictureRules, **options: Any
-) -> tuple[Report, dict[str, SplitTable]]:
-    """Checks splits, whose files are found as conversion finds them.
-
-    Args:
-      splits: name to (annotation file, image folder).
-      pictures: how image files are read.
-      **options: see `check_splits`.
-    """
-
-    def locate(images: Sequence[CocoImage], folder: Path) -> list[str]:
-        found = find_image_files(images, folder, follow_links=pictures.follow_links).paths
-        return [found.get(i.source_id, os.path.join(folder, i.file_name)) for i in images]
-
-    return check_splits(splits, locate=locate, **options)
+def _is_whole(prefix: Path) -> bool:
+    """Whether all records of a set are there, and nobody has changed them."""
+    try:
+        return find_card(f"{prefix}-*") is not None
+    except (FileNotFoundError, ValueError):
+        return False
 
 
 def _refuse_hopeless(found: Report, path: Path) -> None:

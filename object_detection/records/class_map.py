@@ -34,6 +34,11 @@ LABEL_MAPS: dict[str, dict[int, str]] = {
 }
 
 
+def plain_name(name: str) -> str:
+    """Returns a name without what exporters change: case, spaces, underscores, hyphens."""
+    return re.sub(r"[\s_-]+", " ", name).strip().casefold()
+
+
 @dataclasses.dataclass(frozen=True)
 class ClassMap:
     """Channels of a model.
@@ -97,14 +102,14 @@ class ClassMap:
           ValueError: the other list calls ids by names that are unknown here; lists them.
         """
         by_id, by_name = self.category_to_class, self._channels_by_name()
-        counts = Counter(_plain(name) for name in others.values())
+        counts = Counter(plain_name(name) for name in others.values())
         categories: dict[int, tuple[int, str]] = {}
         clashes: list[str] = []
         for category_id, name in sorted(others.items()):
             channel = by_id.get(category_id)
             if channel is None or not self._is_called(channel, category_id, name):
-                is_unique = counts[_plain(name)] == 1
-                named = by_name.get(_plain(name)) if is_unique else None
+                is_unique = counts[plain_name(name)] == 1
+                named = by_name.get(plain_name(name)) if is_unique else None
                 if named is None and channel is not None:
                     known = self.categories[channel][1]
                     clashes.append(f"category {category_id} is {name!r} there, {known!r} here")
@@ -166,7 +171,7 @@ class ClassMap:
         if channel not in self.categories:
             return []
         shown = self.categories[channel][1]
-        return [_plain(name) for name in (shown, self.data_names.get(channel, shown))]
+        return [plain_name(name) for name in (shown, self.data_names.get(channel, shown))]
 
     def _channels_by_name(self) -> dict[str, int]:
         """Plain name -> channel, of names that only one channel has."""
@@ -183,9 +188,9 @@ class ClassMap:
         """Whether a channel may be the category of this id and name."""
         is_nameless = any(
             candidate in (str(category_id), f"category {category_id}", f"class {channel}")
-            for candidate in (_plain(name), *self._names_of(channel))
+            for candidate in (plain_name(name), *self._names_of(channel))
         )
-        return is_nameless or _plain(name) in self._names_of(channel)
+        return is_nameless or plain_name(name) in self._names_of(channel)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain values for JSON."""
@@ -206,17 +211,7 @@ class ClassMap:
         )
 
 
-def _plain(name: str) -> str:
-    """Returns a name without what exporters change: case, spaces, underscores, hyphens."""
-    return re.sub(r"[\s_-]+", " ", name).strip().casefold()
-
-
-def make_class_map(
-    card: DataCard,
-    *,
-    class_ids: str,
-    num_classes: int | None,
-) -> ClassMap:
+def make_class_map(card: DataCard, *, class_ids: str, num_classes: int | None) -> ClassMap:
     """Builds the map of a data set.
 
     Args:
@@ -227,18 +222,13 @@ def make_class_map(
     Raises:
       ValueError: more categories than channels, or a category id that has no channel.
     """
-    known = {c.category_id: c.name for c in card.categories}
+    known = card.category_names
     if not known:
         raise ValueError(f"the data set {card.split!r} has no category: convert it from instances")
-    if class_ids == "contiguous":
-        categories = dict(enumerate(known.items()))
-    else:
-        categories = {
-            category_id - 1: (category_id, name) for category_id, name in sorted(known.items())
-        }
-    needed = max(categories, default=-1) + 1
+    categories = _channels_of(known, class_ids)
+    needed = max(categories) + 1
     total = num_classes if num_classes is not None else needed
-    if needed > total or min(categories, default=0) < 0:
+    if needed > total or min(categories) < 0:
         raise ValueError(
             f"num_classes={total} but the data set {card.split!r} needs {needed} channels "
             f"(category ids {min(known)} to {max(known)}, class_ids={class_ids}): leave "
@@ -325,8 +315,12 @@ def coco_class_map(*, class_ids: str, num_classes: int | None) -> ClassMap:
       class_ids: `contiguous` or `category_id`, see the module's docstring.
       num_classes: channels; none: as many as the categories need.
     """
-    if class_ids == "category_id":
-        categories = {i - 1: (i, name) for i, name in COCO_CATEGORIES.items()}
-        return ClassMap(num_classes or 90, categories)
-    categories = {k: (i, name) for k, (i, name) in enumerate(COCO_CATEGORIES.items())}
-    return ClassMap(num_classes or len(categories), categories)
+    categories = _channels_of(COCO_CATEGORIES, class_ids)
+    return ClassMap(num_classes or max(categories) + 1, categories)
+
+
+def _channels_of(names: Mapping[int, str], class_ids: str) -> dict[int, tuple[int, str]]:
+    """Returns class_id -> (category_id, name), from category_id -> name."""
+    if class_ids == "contiguous":
+        return dict(enumerate(names.items()))
+    return {category_id - 1: (category_id, name) for category_id, name in sorted(names.items())}

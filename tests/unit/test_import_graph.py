@@ -25,7 +25,7 @@ ROOMS = {
     "engine": ("config", "ranks", "files", "optim", "log", "start", ""),
     "efficientdet": ("config", "settings", "network", "weights", ""),
     "object_detection": (
-        *("boxes", "coco", "records", "formats", "check", "masks", "input", "augment"),
+        *("boxes", "coco", "records", "formats", "masks", "check", "input", "augment"),
         *("convert", "draw", "metrics", "report", "serve"),
         "",
     ),

@@ -1,5 +1,6 @@
 """The data check: each fault is found and named, good sets raise no error."""
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -175,7 +176,7 @@ def test_faults_of_single_boxes(small_set, tmp_path):
 
 def test_faults_of_images(small_set, tmp_path):
     images = small_set["train"]["images"]
-    images[0] |= {"width": 40, "height": 30}
+    images[0] |= {"width": 21, "height": 15}  # a quarter, one side rounded up
     images[1]["height"] = 70
     (tmp_path / "train" / "3.png").unlink()
     tagged = Image.new("RGB", (80, 60))
@@ -184,18 +185,22 @@ def test_faults_of_images(small_set, tmp_path):
     tagged.save(tmp_path / "train" / "4.png", exif=exif)
     images.append({"id": 9, "file_name": "9.png", "width": 80, "height": 60})
     (tmp_path / "train" / "9.png").write_bytes(b"")
+    images.append({"id": 10, "file_name": "../val/1.png", "width": 80, "height": 60})
     codes = codes_of(small_set, tmp_path, max_instances=1)
-    assert codes["scaled_images"].examples[0].startswith("1.png") and "40 x 30" in str(codes)
+    assert codes["scaled_images"].examples[0].startswith("1.png") and "21 x 15" in str(codes)
     assert codes["other_sizes"].level == "error" and "2.png" in codes["other_sizes"].examples[0]
     assert "3.png" in codes["missing_images"].examples[0]
     assert "EXIF orientation 6" in codes["exif_tag"].examples[0]
-    assert "9.png" in codes["unreadable_images"].examples[0]
+    assert "--exif=apply" in codes["exif_tag"].remedy
+    empty, outside = codes["unreadable_images"].examples
+    assert empty == "9.png (image id 9): empty file"
+    assert outside.startswith("../val/1.png (image id 10): outside of the image folder")
     assert "9.png" in codes["empty_images"].examples[0]
     assert "1.png (image id 1): 2 objects" in codes["too_many_for_training"].examples
 
 
 def test_faults_between_splits(small_set, tmp_path):
-    small_set["val"]["categories"] = [{"id": 1, "name": "cat"}, {"id": 2, "name": "cow"}]
+    small_set["val"]["categories"] = [{"id": 1, "name": "CAT"}, {"id": 2, "name": "cow"}]
     small_set["train"]["annotations"] = [
         entry for entry in small_set["train"]["annotations"] if entry["category_id"] == 2
     ]
@@ -203,7 +208,7 @@ def test_faults_between_splits(small_set, tmp_path):
     codes = codes_of(small_set, tmp_path)
     assert codes["class_names"].examples == ("id 2: 'dog' in train, 'cow' in val",)
     assert codes["class_names"].level == "error"
-    assert "'cat': 4 objects" in codes["untaught_classes"].examples
+    assert "'CAT': 4 objects" in codes["untaught_classes"].examples
     assert codes["shared_images"].examples == ("train/2.png (image id 2) = val/3.png (image id 3)",)
     assert codes["unused_classes"].split == "train"
 
@@ -222,15 +227,19 @@ def test_anchor_overlaps_by_hand():
 def test_boxes_below_the_anchors_are_told_with_what_helps(small_set, tmp_path):
     path = tmp_path / "instances_train.json"
     path.write_text(json.dumps(small_set["train"]))
-    table = read_table("train", path, tmp_path / "train")
-    facts, found = anchor_fit(table, layout_of_squares(120), size_step=32)
+    table = read_table("train", path, tmp_path / "train", follow_links=False)
+    facts, found = anchor_fit(table, layout_of_squares(120))
     assert facts["recall"] == 0 and facts["smallest_anchor_px"] == 120
     codes = {item.code: item for item in found}
     assert "anchor scale x 0.5 gives" in codes["anchor_recall"].remedy
     assert codes["below_smallest_anchor"].examples[0].startswith("1.png, annotation 1:")
-    facts, found = anchor_fit(table, layout_of_squares(40, 60), size_step=32)
+    facts, found = anchor_fit(table, layout_of_squares(40, 60))
     assert facts["recall"] == 1 and found == []
     assert facts["common_shapes_px"][0] == [40.0, 40.0]
+    oblong = dataclasses.replace(layout_of_squares(40), limits=(60, 160))
+    facts, _ = anchor_fit(table, oblong)
+    # At 256 x 256 pixels boxes are 3.2 times as large: 64 and 96 pixels.
+    assert facts["recall"] == 0.5 and facts["changes"]["image_size=256"] == 0
 
 
 def run_check(*args, repository):
@@ -246,18 +255,9 @@ def run_check(*args, repository):
         ("crowded_image", "too_many_for_training", "warning"),
     ],
 )
-def test_the_command_tells_reported_cases(
-    case, code, level, tmp_path, repository, detection_test_data
-):
-    builder = detection_test_data.parent / "cases" / "make_cases.py"
-    if not builder.is_file():
-        pytest.skip(f"no {builder}")
-    subprocess.run(
-        [sys.executable, builder, tmp_path, "--data", detection_test_data, "--only", case],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    out = tmp_path / "out"
-    done = run_check(tmp_path / case, f"--output_dir={out}", "--pictures=4", repository=repository)
+def test_the_command_tells_reported_cases(case, code, level, tmp_path, repository, reported_cases):
+    folder, out = reported_cases / case, tmp_path / "out"
+    done = run_check(folder, f"--output_dir={out}", "--pictures=4", repository=repository)
     assert done.returncode == int(level == "error"), done.stderr
     assert f"{level.upper()} {code} [train]" in done.stdout
     assert "train_01.jpg" in done.stdout
@@ -297,6 +297,7 @@ def test_cards_alone_tell_some_faults(small_set, tmp_path):
     small_set["train"]["annotations"] = [
         entry for entry in small_set["train"]["annotations"] if entry["category_id"] == 2
     ]
+    small_set["val"]["categories"][1]["name"] = "Dog"
     for entry in small_set["train"]["annotations"]:
         entry["bbox"] = [70, 5, 20, 20]
     for split, content in small_set.items():

@@ -75,9 +75,12 @@ def test_bccd_in_another_format_gives_the_same_records(write, tmp_path, detectio
         content = part_of_bccd(source, split)
         (tmp_path / f"{split}.json").write_text(json.dumps(content))
         write(source / "images", tmp_path / "set", content, split)
-    made = prepare_records(
-        tmp_path / "set", tmp_path / "records", with_masks=False, report=lambda line: None
-    )
+
+    def prepare():
+        records = tmp_path / "records"
+        return prepare_records(tmp_path / "set", records, with_masks=False, report=lambda _: None)
+
+    made = prepare()
     for name, split in (("train", "train"), ("eval", "val")):
         coco = convert(
             read_annotations(tmp_path / f"{split}.json"),
@@ -98,10 +101,12 @@ def test_bccd_in_another_format_gives_the_same_records(write, tmp_path, detectio
         card = json.loads((made.folder / f"{name}-card.json").read_text())
         assert card["categories"] == json.loads(coco.card_file.read_text())["categories"]
     stamp = (made.folder / "train-card.json").stat().st_mtime_ns
-    prepare_records(
-        tmp_path / "set", tmp_path / "records", with_masks=False, report=lambda line: None
-    )
+    prepare()
     assert (made.folder / "train-card.json").stat().st_mtime_ns == stamp
+    # Unless records are gone.
+    next(made.folder.glob("train-*.tfrecord")).unlink()
+    prepare()
+    assert len(list(made.folder.glob("train-*.tfrecord"))) == 8
 
 
 def bccd_as_coco(source: Path, root: Path, content: dict, split: str) -> None:

@@ -1,16 +1,11 @@
 """Data sets with one fault each, after public reports, made from real photographs.
 
 Each is converted, and perfect detections (the boxes of the set without the fault) are scored, by
-what the commands call. The program that makes the sets is not part of this repository:
-DETECTION_TEST_CASES names its folder, by default `shared/cases` beside the repository.
+what the commands call.
 """
 
 import dataclasses
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,7 +21,6 @@ from object_detection.records.card_builder import find_or_scan_card
 from object_detection.records.class_map import make_class_map
 from outside_data.picture_file import PictureRules
 
-CASES = Path(os.environ.get("DETECTION_TEST_CASES", Path(__file__).parents[4] / "shared" / "cases"))
 BOX = ("image/object/bbox/ymin", "image/object/bbox/xmin", "image/object/bbox/ymax",
        "image/object/bbox/xmax")  # fmt: skip
 
@@ -84,17 +78,6 @@ OUTCOMES = {
 }
 
 
-@pytest.fixture(scope="module")
-def cases(tmp_path_factory, detection_test_data):
-    """Makes all cases, once; returns their folder."""
-    if not (CASES / "make_cases.py").is_file():
-        pytest.skip(f"no make_cases.py in {CASES}; name its folder with DETECTION_TEST_CASES")
-    folder = tmp_path_factory.mktemp("cases")
-    command = [sys.executable, "make_cases.py", str(folder), "--data", str(detection_test_data)]
-    subprocess.run(command, cwd=CASES, check=True, stdout=subprocess.DEVNULL)
-    return folder
-
-
 def data_folder(case):
     """Returns the folder of `annotations/`, which may lie below that of the case."""
     (annotations,) = case.rglob("annotations")
@@ -130,18 +113,18 @@ def stored_boxes(prefix):
 
 
 @pytest.fixture(scope="module")
-def base(cases, tmp_path_factory):
+def base(reported_cases, tmp_path_factory):
     """Returns the boxes of the set without a fault, and perfect detections of its objects."""
     folder = tmp_path_factory.mktemp("base")
-    done = converted(cases / "base", Outcome(), folder)
+    done = converted(reported_cases / "base", Outcome(), folder)
     boxes = {split: stored_boxes(folder / split) for split in done}
-    path = cases / "base" / "annotations" / "instances_val.json"
+    path = reported_cases / "base" / "annotations" / "instances_val.json"
     return boxes, ground_truth_rows(scored(path, done).evaluator)[0]
 
 
 @pytest.mark.parametrize("name", OUTCOMES)
-def test_case(name, cases, base, tmp_path):
-    case, outcome = cases / name, OUTCOMES[name]
+def test_case(name, reported_cases, base, tmp_path):
+    case, outcome = reported_cases / name, OUTCOMES[name]
     base_boxes, base_rows = base
     splits = find_splits(data_folder(case))
     if outcome.refused:
@@ -183,11 +166,11 @@ def scored(path, done):
     return SetScores(str(path), classes, "val", done["val"].card)
 
 
-def test_records_without_labels_name_what_is_missing(cases):
+def test_records_without_labels_name_what_is_missing(reported_cases):
     with pytest.raises(ValueError, match="record 0.*class/label.*class/text alone"):
-        find_or_scan_card(f"{cases}/records_text_only/records/train-*")
+        find_or_scan_card(f"{reported_cases}/records_text_only/records/train-*")
 
 
-def test_records_without_image_ids_are_read_for_training(cases, base):
-    card = find_or_scan_card(f"{cases}/records_no_source_id/records/train-*")
+def test_records_without_image_ids_are_read_for_training(reported_cases, base):
+    card = find_or_scan_card(f"{reported_cases}/records_no_source_id/records/train-*")
     assert (card.num_images, card.num_instances) == (8, sum(map(len, base[0]["train"].values())))
