@@ -10,17 +10,20 @@ turns TIFF files by itself, which is undone here unless it is asked for.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import errno
 import io
 import os
 import re
-import stat
 import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+
+from outside_data.files import BadFileError, open_file
 
 MAX_PIXELS = 64_000_000
 """Default of --max_image_pixels: 8000 x 8000."""
@@ -35,6 +38,7 @@ _FORMATS = (
 _BYTES_PER_PIXEL = 16  # of the largest uncompressed file that is read at all
 _HEADER_BYTES = 1 << 20
 _FIRST_BYTES = 1 << 16  # enough for most headers
+_NO_FILE = (errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
 _ORIENTATION = 0x0112
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -166,28 +170,20 @@ def read_regular_file(
       BadImageError: there is nothing to read, or it must not be read.
     """
     try:
-        # Opening a pipe would wait for its writer.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open_file(path, most=max_pixels * _BYTES_PER_PIXEL + _HEADER_BYTES) as file:
+            return file.read(first)
+    except BadFileError as error:
+        raise BadImageError("file too large", f"{error} (--max_image_pixels)") from error
     except PermissionError as error:
         raise BadImageError("no permission to read") from error
-    except (OSError, ValueError) as error:
-        raise BadImageError("no such file") from error
-    try:
-        status = os.fstat(descriptor)
-        if stat.S_ISDIR(status.st_mode):
-            raise BadImageError("no such file", "it is a folder")
-        if not stat.S_ISREG(status.st_mode):
-            raise BadImageError("not a regular file")
-        most = max_pixels * _BYTES_PER_PIXEL + _HEADER_BYTES
-        if status.st_size > most:
-            what = f"{status.st_size:,} bytes, more than {most:,} (--max_image_pixels)"
-            raise BadImageError("file too large", what)
-        with open(descriptor, "rb", closefd=False) as file:
-            return file.read(first)
     except OSError as error:
-        raise BadImageError("cannot be read", error.strerror or str(error)) from error
-    finally:
-        os.close(descriptor)
+        if isinstance(error, FileNotFoundError) or error.errno in _NO_FILE:
+            raise BadImageError("no such file") from error
+        if os.path.isdir(path):
+            raise BadImageError("no such file", "it is a folder") from error
+        if error.errno is None:
+            raise BadImageError("not a regular file") from error
+        raise BadImageError("cannot be read", error.strerror) from error
 
 
 def open_picture(data: bytes, *, max_pixels: int = MAX_PIXELS, whole: bool = True) -> Picture:
@@ -225,22 +221,20 @@ def open_picture(data: bytes, *, max_pixels: int = MAX_PIXELS, whole: bool = Tru
     return Picture(image, image_format, height, width, orientation, is_damaged, num_frames)
 
 
-class _reading_errors:
+@contextlib.contextmanager
+def _reading_errors() -> Iterator[None]:
     """Turns what Pillow raises on bad files into `BadImageError`."""
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, BadImageError):
-            return
-        if isinstance(error, UnidentifiedImageError):
-            raise BadImageError("not an image") from error
-        if isinstance(error, MemoryError):
-            raise BadImageError("not enough memory") from error
-        # Pillow's readers of damaged files raise more kinds than its documentation names.
-        if isinstance(error, Exception):
-            raise BadImageError("truncated or undecodable", str(error)[:100]) from error
+    try:
+        yield
+    except BadImageError:
+        raise
+    except UnidentifiedImageError as error:
+        raise BadImageError("not an image") from error
+    except MemoryError as error:
+        raise BadImageError("not enough memory") from error
+    # Pillow's readers of damaged files raise more kinds than its documentation names.
+    except Exception as error:
+        raise BadImageError("truncated or undecodable", str(error)[:100]) from error
 
 
 def _known_formats() -> list[str]:

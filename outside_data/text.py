@@ -38,6 +38,11 @@ def clean(text: Any, *, most: int = MOST_OF_A_NAME) -> str:
     )
 
 
+def encodable(text: str) -> str:
+    """Returns text that UTF-8 can hold: halves of surrogates (see `clean`) become escapes."""
+    return text.encode(errors="backslashreplace").decode()
+
+
 def clean_lines(text: Any) -> str:
     """Returns a message of several lines, each cleaned; all but the first are indented.
 

@@ -25,6 +25,7 @@ from object_detection.coco.findings import MASK_PREFIX, Counts, Finding, describ
 from object_detection.coco.listed import (
     CocoCategory,
     CocoImage,
+    entries_of,
     misspelt,
     no_list,
     read_categories,
@@ -191,12 +192,11 @@ def _read(
         objects = reader.read(entries)
         if refuses:
             reader.refuse_orphans(path, len(entries), stop=on_orphan == "stop")
-        if refuses:
             refuse_other_frames(path, reader.stated)
             refuse_nothing_left(path, entries, objects, findings)
         stated = reader.stated
     return CocoAnnotations(
-        path, digest, images, categories, objects, findings, is_labelled=bool(entries is not None)
+        path, digest, images, categories, objects, findings, is_labelled=entries is not None
     ), stated
 
 
@@ -216,10 +216,11 @@ def read_captions(path: str | os.PathLike[str]) -> dict[str, list[str]]:
     """Reads a COCO captions file: source_id to the image's captions."""
     _, content, _ = _load(path)
     captions: dict[str, list[str]] = {}
-    for entry in content.get("annotations", ()):
+    for entry in entries_of(content, "annotations", path):
         if "caption" not in entry:
             raise BadFileError(f"{path}: annotation without 'caption': expected a captions file")
-        captions.setdefault(values.id_text(entry.get("image_id")), []).append(entry["caption"])
+        source_id = values.id_text(entry.get("image_id"))
+        captions.setdefault(source_id, []).append(str(entry["caption"]))
     return captions
 
 

@@ -22,6 +22,19 @@ _LEAST_OVERHANG = 0.2  # of the boxes that must leave the image as x, y, width, 
 _EVIDENCE = 7.0  # odds of a thousand to one
 _TOLERANCE_PX = 1.5
 _FAR_SHARE = 0.1  # of the image's side: no sloppy edge, but another reading
+# kind -> what such boxes are, and how they become x, y, width, height
+_FORMS = {
+    "corner": ("corners (x1, y1, x2, y2)", "Subtract x1 from x2 and y1 from y2"),
+    "centre": (
+        "centres with sizes (centre x, centre y, width, height)",
+        "Subtract half of the width from x and half of the height from y",
+    ),
+    "exchanged": ("exchanged (y, x, height, width)", "Exchange x with y and width with height"),
+    "percent": (
+        "percent of the image's sides",
+        "Multiply x and width by the image's width over 100, y and height by its height over 100",
+    ),
+}
 _SCALES = (("percent of the image's sides", 100.0), ("thousandths of the image's sides", 1000.0))
 
 
@@ -87,8 +100,7 @@ def _fractions(
     boxes: np.ndarray, sizes: np.ndarray, images: np.ndarray, where: np.ndarray
 ) -> FrameProblem:
     count, n = int(where.sum()), len(boxes)
-    inside = _forms(boxes[where], np.ones((count, 2)), np.full((count, 4), np.nan), unit=0.005)
-    reading = f". They look like {inside.kind}s as well: {inside.remedy}" if inside else ""
+    reading = _other_reading(boxes[where], np.ones((count, 2)), unit=0.005)
     part = "" if where.mean() >= _LEAST_SHARE else " (the others do not: the set is a mix)"
     return FrameProblem(
         "fraction",
@@ -121,9 +133,7 @@ def _scaled(
             is_small = (sizes < scale).all() and leaves.mean() >= _LEAST_OVERHANG
             if evidence < _EVIDENCE and (is_sure or not is_small):
                 continue
-            scaled = boxes * np.tile(sizes / scale, 2)
-            inside = _forms(scaled, sizes, np.full((len(boxes), 4), np.nan))
-            reading = f". They look like {inside.kind}s as well: {inside.remedy}" if inside else ""
+            reading = _other_reading(boxes * np.tile(sizes / scale, 2), sizes)
             return FrameProblem(
                 "percent",
                 True,
@@ -155,8 +165,14 @@ def _percent_in_part(boxes: np.ndarray, sizes: np.ndarray) -> FrameProblem | Non
         within,
         f"{within.sum()} of {len(boxes)} boxes lie in the first 100 pixels of their image, "
         f"{expected:.0f} would by chance: a part of the set may be percent of the image's sides",
-        "If so, multiply x and width by the image's width over 100, y and height by its height",
+        f"If so: {_FORMS['percent'][1]}",
     )
+
+
+def _other_reading(boxes: np.ndarray, sizes: np.ndarray, *, unit: float = 1.0) -> str:
+    """Says what boxes are besides shares, '' if nothing; arguments as of `_forms`."""
+    inside = _forms(boxes, sizes, np.full((len(boxes), 4), np.nan), unit=unit)
+    return f". They look like {_FORMS[inside.kind][0]} as well: {inside.remedy}" if inside else ""
 
 
 def _evidence_of_range(
@@ -240,18 +256,7 @@ def _told_by_borders(
 
 
 def _form(kind: str, where: np.ndarray, n: int, reason: str) -> FrameProblem:
-    names = {
-        "corner": "corners (x1, y1, x2, y2)",
-        "centre": "centres with sizes (centre x, centre y, width, height)",
-        "exchanged": "exchanged (y, x, height, width)",
-        "percent": "percent of the image's sides",
-    }
-    remedies = {
-        "corner": "Subtract x1 from x2 and y1 from y2",
-        "centre": "Subtract half of the width from x and half of the height from y",
-        "exchanged": "Exchange x with y and width with height",
-        "percent": "Multiply x and width by the image's width over 100, y and height by its height",
-    }
+    name, remedy = _FORMS[kind]
     is_all = where.sum() >= _LEAST_SHARE * n
     which = "the boxes" if is_all else f"{int(where.sum())} of {n} boxes (a mix)"
-    return FrameProblem(kind, True, where, f"{which} are {names[kind]}, {reason}", remedies[kind])
+    return FrameProblem(kind, True, where, f"{which} are {name}, {reason}", remedy)

@@ -10,7 +10,7 @@ from typing import Any
 from object_detection.coco import values
 from object_detection.coco.findings import Finding
 from outside_data.files import BadFileError
-from outside_data.text import clean
+from outside_data.text import clean, encodable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +125,8 @@ def read_categories(
                 "at least 0 (records store labels as integers)"
             )
         stated = entry.get("name")
-        name = "" if stated is None or isinstance(stated, (list, dict)) else str(stated).strip()
+        name = "" if stated is None or isinstance(stated, (list, dict)) else str(stated)
+        name = encodable(name.strip())
         if not name:
             name = str(category_id)
             findings.append(Finding(False, "category: without a name, called by its id", where))

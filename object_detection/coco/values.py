@@ -10,6 +10,8 @@ import math
 import re
 from typing import Any
 
+from outside_data.text import encodable
+
 SMALLEST_SIDE_PX = 1e-3
 """Least width and height of a box; also how far out of its image one still counts as inside."""
 
@@ -26,7 +28,7 @@ def id_text(value: Any) -> str:
     if isinstance(value, str):
         text = value.strip()
         match = _WHOLE_NUMBER.fullmatch(text)
-        return match[1] if match else text
+        return match[1] if match else encodable(text)
     if isinstance(value, float):
         if not math.isfinite(value):
             return ""

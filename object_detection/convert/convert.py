@@ -16,14 +16,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from object_detection.coco.annotations import CocoAnnotations
+from object_detection.coco.image_paths import FoundFiles, find_image_files
 from object_detection.coco.listed import CocoImage
 from object_detection.coco.objects import MASK_UNKNOWN
-from object_detection.convert.convert_shard import (
-    ConversionSettings,
-    ShardTask,
-)
+from object_detection.convert.convert_shard import ConversionSettings, ShardTask
 from object_detection.convert.convert_workers import Progress, run_shards
-from object_detection.coco.image_paths import FoundFiles, find_image_files
 from object_detection.convert.staging import publish, staged
 from object_detection.records import schema
 from object_detection.records.card import DataCard, RecordFile, card_path, content_of
@@ -107,9 +104,10 @@ def convert(
     )
     files = find_image_files(images, image_dir, follow_links=pictures.follow_links)
     if not files.paths:
+        some = (f"{image.file_name}: {files.problems[image.source_id]}" for image in images[:3])
         raise ValueError(
             f"none of the {len(images)} images has a file that can be read in {image_dir}: "
-            f"{_some_problems(files, images)}. Check --image_dir"
+            f"{'; '.join(some)}. Check --image_dir"
         )
     split = os.path.basename(output_prefix)
     names = [shard_name(split, index=i, num_shards=num_shards) for i in range(num_shards)]
@@ -123,7 +121,11 @@ def convert(
         tallies = run_shards(
             tasks,
             settings,
-            num_workers=_num_workers(num_workers, len(images), num_shards),
+            num_workers=min(
+                num_workers or len(os.sched_getaffinity(0)),
+                num_shards,
+                -(-len(images) // _IMAGES_WORTH_A_WORKER),
+            ),
             progress=progress or (lambda done, total: None),
         )
         total = Tally()
@@ -185,11 +187,6 @@ def _check_arguments(
         raise ValueError(f"on_bad_image: expected skip or stop, got {on_bad_image!r}")
 
 
-def _num_workers(wanted: int | None, num_images: int, num_shards: int) -> int:
-    available = wanted or len(os.sched_getaffinity(0))
-    return min(available, num_shards, -(-num_images // _IMAGES_WORTH_A_WORKER))
-
-
 def _check_most_usable(tally: Tally, settings: ConversionSettings) -> None:
     """Raises ValueError if a set would be replaced by less than half of its images."""
     usable, skipped = len(tally.image_sizes), tally.skipped_images
@@ -208,11 +205,6 @@ def _check_masks(tally: Tally, settings: ConversionSettings) -> None:
             f"masks were asked for, but none of the {unknown} annotations has a usable "
             "'segmentation': convert without --include_masks, or use annotations with masks"
         )
-
-
-def _some_problems(files: FoundFiles, images: Sequence[CocoImage]) -> str:
-    shown = [f"{image.file_name}: {files.problems[image.source_id]}" for image in images[:3]]
-    return "; ".join(shown)
 
 
 def _make_task(

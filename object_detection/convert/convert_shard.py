@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 
+from object_detection.coco.image_paths import FoundFiles
 from object_detection.coco.listed import CocoImage
 from object_detection.coco.objects import MASK_UNKNOWN, CocoObject
 from object_detection.coco.values import SMALLEST_SIDE_PX
 from object_detection.convert.image_headers import ImageFile, inspect_image, upright
-from object_detection.coco.image_paths import FoundFiles
 from object_detection.masks import rle
 from object_detection.masks.rescale import Size, is_same_shape, rescale_object
 from object_detection.records import schema
@@ -112,12 +112,11 @@ def _records(
             _skip(image, error, settings, tally, num_objects=len(entries or ()))
         else:
             _note_corrections(image, file, task.files, tally)
-            size = (file.height, file.width)
-            if stated is not None and stated != size:
-                tally.resized[image.source_id] = size
+            if stated is not None and stated != file.size:
+                tally.resized[image.source_id] = file.size
                 what = "image: objects scaled from the JSON's size to the file's"
-                _note(image, what, f"{_text(stated)} to {_text(size)}", tally)
-                entries = entries and [rescale_object(entry, stated, size) for entry in entries]
+                _note(image, what, f"{_text(stated)} to {_text(file.size)}", tally)
+                entries = entries and [rescale_object(e, stated, file.size) for e in entries]
             captions = None if task.captions is None else task.captions.get(image.source_id, ())
             yield _record(image, file, entries, captions, settings=settings, tally=tally)
         on_image()
@@ -162,19 +161,21 @@ def _oriented(
     Raises:
       BadImageError: the JSON's size has another shape than the image.
     """
-    stored, turned = (file.height, file.width), (file.width, file.height)
+    stored, turned = file.size, file.size[::-1]
     stated = None
     if image.height is not None and image.width is not None:
         stated = (image.height, image.width)
     is_stored = stated is None or is_same_shape(stated, stored)
-    is_turned = stated is None or is_same_shape(stated, turned if file.swaps_sides else stored)
+    is_turned = is_stored
+    if stated is not None and file.picture.swaps_sides:
+        is_turned = is_same_shape(stated, turned)
     sizes = f"{_text(stored)} in the file, {_text(stated or stored)} in the JSON"
     if not (is_stored or is_turned):
         hint = "; boxes of the picture turned?" if is_same_shape(stated, turned) else ""
         raise BadImageError("size of another shape than the JSON's", sizes + hint)
-    if file.orientation == 1:
+    if file.picture.orientation == 1:
         return file, stated
-    tag = f"EXIF orientation {file.orientation}"
+    tag = f"EXIF orientation {file.picture.orientation}"
     if settings.pictures.exif == "apply" and is_turned:
         _note(image, "image: turned upright by its EXIF orientation", tag, tally)
         return upright(file), stated
@@ -204,9 +205,9 @@ def _text(size: Size) -> str:
 def _note_corrections(image: CocoImage, file: ImageFile, files: FoundFiles, tally: Tally) -> None:
     if file.converted_from:
         _note(image, f"image: {file.converted_from} rewritten as PNG", "", tally)
-    if file.num_frames > 1:
-        _note(image, "image: first of several frames", f"of {file.num_frames}", tally)
-    if file.is_damaged:
+    if file.picture.num_frames > 1:
+        _note(image, "image: first of several frames", f"of {file.picture.num_frames}", tally)
+    if file.picture.is_damaged:
         what = "image: damaged JPEG kept; what could not be decoded is grey"
         _note(image, what, "", tally)
         tally.warnings.append(f"{image.file_name}: damaged JPEG kept: repair or remove it")
@@ -224,36 +225,29 @@ def _record(
     settings: ConversionSettings,
     tally: Tally,
 ) -> bytes:
-    size = (file.height, file.width)
-    objects: dict[str, Any] = {"boxes": None}
-    if entries is not None:
-        boxes, kept = _boxes(image, entries, size, tally)
-        category_ids = [entry["category_id"] for entry in kept]
-        objects = {
-            "boxes": boxes,
-            "category_ids": category_ids,
-            "category_names": [settings.category_names[i] for i in category_ids],
-            "is_crowd": [bool(entry["iscrowd"]) for entry in kept],
-            "areas": [entry["area"] for entry in kept],
-        }
-        if settings.mask_format is not None:
-            objects["mask_format"] = settings.mask_format
-            objects["masks"] = [
-                _mask(image, entry, box, size, mask_format=settings.mask_format, tally=tally)
-                for entry, box in zip(kept, boxes)
-            ]
-    tally.add_image(
-        image.source_id,
-        size,
-        boxes=objects["boxes"] if entries is not None else np.zeros((0, 4)),
-        category_ids=objects.get("category_ids", ()),
-        is_crowd=objects.get("is_crowd", ()),
-    )
+    boxes, kept = _boxes(image, entries or (), file.size, tally)
+    objects: dict[str, Any] = {
+        "boxes": boxes,
+        "category_ids": [entry["category_id"] for entry in kept],
+        "is_crowd": [bool(entry["iscrowd"]) for entry in kept],
+    }
+    tally.add_image(image.source_id, file.size, **objects)
+    if entries is None:
+        objects = {}
+    else:
+        objects["category_names"] = [settings.category_names[e["category_id"]] for e in kept]
+        objects["areas"] = [entry["area"] for entry in kept]
+    if entries is not None and settings.mask_format is not None:
+        objects["mask_format"] = settings.mask_format
+        objects["masks"] = [
+            _mask(image, entry, box, file.size, mask_format=settings.mask_format, tally=tally)
+            for entry, box in zip(kept, boxes)
+        ]
     return schema.encode_record(
         file.encoded,
         image_format=file.image_format,
-        height=file.height,
-        width=file.width,
+        height=file.size[0],
+        width=file.size[1],
         source_id=image.source_id,
         file_name=image.file_name,
         captions=captions,

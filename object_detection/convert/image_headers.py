@@ -8,47 +8,35 @@ from __future__ import annotations
 
 import dataclasses
 import io
+from typing import Any, NamedTuple
 
-from outside_data.picture_file import (
-    MAX_PIXELS,
-    BadImageError,
-    Picture,
-    open_picture,
-)
+from PIL import Image
+
+from outside_data.picture_file import MAX_PIXELS, Picture, open_picture
 
 _STORED_FORMATS = {"JPEG": "jpeg", "MPO": "jpeg", "PNG": "png"}
 _PNG_END = b"IEND\xaeB`\x82"
 _TURNED_JPEG = {"quality": 95, "subsampling": 0}
 
 
-@dataclasses.dataclass(frozen=True)
-class ImageFile:
+class ImageFile(NamedTuple):
     """A usable image.
 
-    Attributes:
-      encoded: JPEG or PNG bytes.
-      image_format: "jpeg" or "png".
-      height: stored pixels.
-      width: stored pixels.
-      orientation: EXIF tag of the file, 1 to 8.
-      converted_from: Pillow's name of the original format if it was rewritten, else "".
-      is_damaged: see `Picture`.
-      num_frames: of which the first is taken.
+    encoded: JPEG or PNG bytes.
+    image_format: "jpeg" or "png".
+    picture: the file's; sides and orientation are those of `encoded`.
+    converted_from: Pillow's name of the original format if it was rewritten, else "".
     """
 
     encoded: bytes
     image_format: str
-    height: int
-    width: int
-    orientation: int = 1
+    picture: Picture
     converted_from: str = ""
-    is_damaged: bool = False
-    num_frames: int = 1
 
     @property
-    def swaps_sides(self) -> bool:
-        """Whether viewers that follow EXIF show it turned by 90 degrees."""
-        return self.orientation >= 5
+    def size(self) -> tuple[int, int]:
+        """(height, width), stored pixels."""
+        return self.picture.height, self.picture.width
 
 
 def inspect_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> ImageFile:
@@ -63,21 +51,11 @@ def inspect_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> ImageFile:
     picture = open_picture(data, max_pixels=max_pixels)
     image_format = _STORED_FORMATS.get(picture.image_format)
     if image_format is None:
-        encoded, image_format, converted_from = _as_png(picture), "png", picture.image_format
-    else:
-        encoded, converted_from = data, ""
-        if image_format == "png" and not data.endswith(_PNG_END):
-            picture.rgb(upright=False)
-    return ImageFile(
-        encoded,
-        image_format,
-        picture.height,
-        picture.width,
-        picture.orientation,
-        converted_from,
-        picture.is_damaged,
-        picture.num_frames,
-    )
+        encoded = _encoded(picture.rgb(upright=False), "PNG")
+        return ImageFile(encoded, "png", picture, converted_from=picture.image_format)
+    if image_format == "png" and not data.endswith(_PNG_END):
+        picture.rgb(upright=False)
+    return ImageFile(data, image_format, picture)
 
 
 def upright(file: ImageFile) -> ImageFile:
@@ -86,26 +64,15 @@ def upright(file: ImageFile) -> ImageFile:
     Raises:
       BadImageError: it cannot be decoded.
     """
-    # What was rewritten as PNG has lost the tag.
-    picture = dataclasses.replace(
-        open_picture(file.encoded, max_pixels=file.height * file.width),
-        orientation=file.orientation,
-    )
-    pixels, buffer = picture.rgb(upright=True), io.BytesIO()
-    if file.image_format == "jpeg":
-        pixels.save(buffer, "JPEG", **_TURNED_JPEG)
-    else:
-        pixels.save(buffer, "PNG")
+    pixels = file.picture.rgb(upright=True)
+    is_jpeg = file.image_format == "jpeg"
+    encoded = _encoded(pixels, "JPEG", **_TURNED_JPEG) if is_jpeg else _encoded(pixels, "PNG")
     width, height = pixels.size
-    return dataclasses.replace(
-        file, encoded=buffer.getvalue(), height=height, width=width, orientation=1
-    )
+    picture = dataclasses.replace(file.picture, height=height, width=width, orientation=1)
+    return file._replace(encoded=encoded, picture=picture)
 
 
-def _as_png(picture: Picture) -> bytes:
+def _encoded(pixels: Image.Image, image_format: str, **options: Any) -> bytes:
     buffer = io.BytesIO()
-    picture.rgb(upright=False).save(buffer, "PNG")
+    pixels.save(buffer, image_format, **options)
     return buffer.getvalue()
-
-
-__all__ = ["BadImageError", "ImageFile", "inspect_image", "upright"]

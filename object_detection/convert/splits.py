@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from object_detection.coco.annotations import CocoAnnotations
-from object_detection.coco.listed import CocoImage
 from object_detection.coco.image_paths import find_image_files
-from outside_data.files import MOST_JSON_BYTES, open_file, parse_json
+from object_detection.coco.listed import CocoImage
+from outside_data.files import MOST_JSON_BYTES, open_file, parse_json, walk
 
 _ANNOTATION_PATTERNS = (
     "annotations/instances_*.json",
@@ -177,9 +177,8 @@ def _first_file_names(path: Path) -> list[str]:
 
 
 def _folders(root: Path, *, depth: int) -> Iterator[Path]:
-    yield root
-    if depth > 0:
-        with os.scandir(root) as entries:
-            names = sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
-        for name in names:
-            yield from _folders(root / name, depth=depth - 1)
+    for folder, below, _ in walk(root, follow_links=True):
+        path = Path(folder)
+        yield path
+        is_deep = len(path.relative_to(root).parts) == depth
+        below[:] = [] if is_deep else sorted(n for n in below if not n.startswith("."))

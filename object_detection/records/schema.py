@@ -88,12 +88,12 @@ def encode_record(
         FORMAT: [image_format.encode()],
         HEIGHT: np.array([height], np.int64),
         WIDTH: np.array([width], np.int64),
-        FILE_NAME: [file_name.encode()],
+        FILE_NAME: [file_name.encode(errors="backslashreplace")],
         SOURCE_ID: [source_id.encode()],
         SHA256: [hashlib.sha256(encoded).hexdigest().encode()],
     }
     if captions is not None:
-        features[CAPTION] = [caption.encode() for caption in captions]
+        features[CAPTION] = [caption.encode(errors="backslashreplace") for caption in captions]
     if boxes is not None:
         fractions = np.asarray(boxes, np.float64).reshape(-1, 4) / (height, width, height, width)
         features |= {

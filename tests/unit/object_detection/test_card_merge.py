@@ -21,6 +21,8 @@ def make(tmp_path):
         file = f"{prefix}-00000-of-00001.tfrecord"
         write_records(file, [b"record"] * num_images)
         tally = Tally()
+        tally.counts.drop("box: outside the image", f"{name}, 0")
+        tally.resized[name] = (9, 9)
         for index in range(num_images):
             tally.add_image(
                 str(index),
@@ -51,6 +53,9 @@ def test_counts_add_up(make):
     assert [(c.category_id, c.instances) for c in card.categories] == [(3, 5), (8, 0)]
     assert (card.min_height, card.max_height, card.mask_format) == (40, 42, "bitpacked")
     assert records_of_card(pattern, card).num_records == 5
+    assert card.dropped == {"box: outside the image": 2}
+    assert card.examples == {"box: outside the image": ["one, 0"]}
+    assert card.resized_images == {"one": (9, 9), "two": (9, 9)}
     assert card.fingerprint != find_or_scan_card(pattern.split(",")[0]).fingerprint
 
 

@@ -1,5 +1,6 @@
 """Pictures on their way into records: sizes, orientation, kinds of file, names, links."""
 
+import errno
 import io
 import json
 import os
@@ -7,7 +8,7 @@ import os
 import numpy as np
 import pytest
 import tensorflow as tf
-from PIL import Image
+from PIL import Image, ImageOps
 from samples import encoded, read_back
 
 from object_detection.coco.annotations import read_annotations
@@ -29,23 +30,10 @@ from outside_data.picture_file import (
 
 LINKS = PictureRules(follow_links=True)
 ORIENTATION = 0x0112
-TURN = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+TAGS = range(2, 9)
 BOX = [4.0, 6.0, 20.0, 12.0]  # x, y, width, height
 SQUARE = [[4.0, 6.0, 24.0, 6.0, 24.0, 18.0, 4.0, 18.0]]
-KINDS = {
-    "JPEG": {"quality": 95},
-    "PNG": {},
-    "WEBP": {"lossless": True},
-    "TIFF": {},
-}
+KINDS = {"JPEG": {"quality": 95}, "PNG": {}, "WEBP": {"lossless": True}, "TIFF": {}}
 
 
 def smooth(height=30, width=40):
@@ -61,6 +49,13 @@ def encode(picture, image_format="JPEG", *, tag=None, **options):
         exif[ORIENTATION] = tag
         options["exif"] = exif
     return encoded(picture, image_format, **{**KINDS.get(image_format, {}), **options})
+
+
+def turned(picture, tag):
+    """Returns a picture as viewers show it under an EXIF orientation."""
+    tagged = picture.copy()
+    tagged.getexif()[ORIENTATION] = tag
+    return ImageOps.exif_transpose(tagged)
 
 
 def half_jpeg(**options):
@@ -179,11 +174,11 @@ def test_sizes_of_another_shape_are_refused_by_name(convert_set):
 
 
 @pytest.mark.parametrize("image_format", KINDS)
-@pytest.mark.parametrize("tag", TURN)
+@pytest.mark.parametrize("tag", TAGS)
 def test_pixels_are_stored_or_upright_in_every_format(tag, image_format):
     stored = smooth()
     encoded = encode(stored, image_format, tag=tag)
-    for upright, expected in ((False, stored), (True, stored.transpose(TURN[tag]))):
+    for upright, expected in ((False, stored), (True, turned(stored, tag))):
         picture = open_picture(encoded)
         assert (picture.height, picture.width, picture.orientation) == (30, 40, tag)
         found = np.asarray(picture.rgb(upright=upright), int)
@@ -195,7 +190,7 @@ def test_pixels_are_stored_or_upright_in_every_format(tag, image_format):
 @pytest.mark.parametrize("tag", [3, 6])
 def test_exif_apply_stores_the_upright_picture(convert_set, tmp_path, tag, image_format):
     upright = smooth()
-    lying = upright.transpose({3: TURN[3], 6: Image.Transpose.ROTATE_90}[tag])
+    lying = turned(upright, {3: 3, 6: 8}[tag])
     convert_set({"a": encode(lying, image_format, tag=tag)}, pictures=PictureRules("apply"))
     (record,) = records(tmp_path)
     pixels = tf.io.decode_image(record[schema.ENCODED][0], channels=3).numpy().astype(int)
@@ -203,12 +198,12 @@ def test_exif_apply_stores_the_upright_picture(convert_set, tmp_path, tag, image
     np.testing.assert_allclose(box_px(record), BOX, atol=1e-3)
 
 
-@pytest.mark.parametrize("tag", TURN)
+@pytest.mark.parametrize("tag", TAGS)
 @pytest.mark.parametrize("side", [30, 40])
 def test_exif_is_never_ignored_in_silence(convert_set, tag, side):
     """A JSON of the turned picture: refused if sizes tell, a warning if they do not."""
     picture = smooth(30, side)
-    width, height = picture.transpose(TURN[tag]).size
+    width, height = turned(picture, tag).size
     files = {"plain.jpg": encode(smooth(height, width)), "tagged.jpg": encode(picture, tag=tag)}
     report = describe_conversion(convert_set(files, size=(height, width)))
     assert "tagged.jpg" in report
@@ -250,10 +245,10 @@ def pictures_of_all_kinds():
     yield "grey 16 PNG", encode(grey, "PNG")
     yield "grey 16 TIFF", encode(grey, "TIFF")
     yield "big-endian TIFF", encode(Image.fromarray(grey_16().astype(">u2")), "TIFF")
-    for mode in ("1", "L", "LA", "P", "RGBA"):
+    for mode in ("1", "L", "LA", "P", "RGB", "RGBA"):
         yield f"{mode} PNG", encode(colours.convert(mode), "PNG")
-    yield "CMYK JPEG", encode(colours.convert("CMYK"))
-    yield "grey JPEG", encode(colours.convert("L"))
+    for mode in ("CMYK", "L", "RGB"):
+        yield f"{mode} JPEG", encode(colours.convert(mode))
     yield "CMYK TIFF", encode(colours.convert("CMYK"), "TIFF")
     frames = {"save_all": True, "append_images": [colours.rotate(180)]}
     for image_format in ("GIF", "TIFF", "PNG", "WEBP"):
@@ -265,6 +260,12 @@ def pictures_of_all_kinds():
 @pytest.mark.parametrize(("kind", "encoded"), list(pictures_of_all_kinds()))
 def test_training_and_inference_see_the_same(kind, encoded):
     file = inspect_image(encoded)
+    assert file.size == (30, 40)
+    if kind.endswith(("JPEG", "PNG")):  # stored as they are
+        assert file.encoded == encoded and kind.lower().endswith(file.image_format)
+        assert inspect_image(encoded + b"camera notes").encoded == encoded + b"camera notes"
+    else:
+        assert file.image_format == "png" and kind.endswith(file.converted_from)
     trained_on = tf.io.decode_image(file.encoded, channels=3, expand_animations=False).numpy()
     shown = np.asarray(open_picture(encoded).rgb(upright=False))
     assert np.abs(trained_on.astype(int) - shown).mean() < (3 if "JPEG" in kind else 0.01)
@@ -323,6 +324,15 @@ def test_only_regular_files_are_read(tmp_path):
         read_regular_file(tmp_path / "large.jpg", max_pixels=100)
 
 
+def test_a_file_that_the_system_refuses_is_not_said_to_be_missing(monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(BadImageError, match="cannot be read: Too many open files"):
+        read_regular_file("a.jpg")
+
+
 def test_text_formats_and_documents_are_no_pictures():
     assert {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif"} <= suffixes()
     assert not {".pdf", ".eps", ".ps", ".mpg", ".h5"} & suffixes()
@@ -361,13 +371,18 @@ def test_names_of_exporters_are_found_and_counted(convert_set, tmp_path, name, o
 
 
 @pytest.mark.parametrize(
-    "name", ["./a.jpg", "sub/../a.jpg", 'a [1], it\'s "b" %20.jpg', "日本.jpg", "n" * 200 + ".jpg"]
+    "name",
+    [
+        *("./a.jpg", "sub/../a.jpg", 'a [1], it\'s "b" %20.jpg', "日本.jpg", "n" * 200 + ".jpg"),
+        os.fsdecode(b"caf\xe9.jpg"),
+    ],
 )
-def test_a_name_as_it_stands_comes_first(convert_set, name):
+def test_a_name_as_it_stands_comes_first(convert_set, tmp_path, name):
     on_disk = os.path.normpath(name)
     files = {on_disk: encode(smooth()), "other/" + on_disk.lower(): encode(smooth())}
     corrected = convert_set(files, names=[name]).card.corrected
     assert not [what for what in corrected if "name" in what]
+    assert records(tmp_path)[0][schema.FILE_NAME] == [name.encode(errors="backslashreplace")]
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,6 @@
 """COCO annotation files: reading, checking, finding splits, cutting splits."""
 
 import json
-import os
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -18,8 +16,6 @@ from object_detection.coco.annotations import (
     write_annotations,
 )
 from object_detection.convert.splits import find_splits, make_split
-
-REPOSITORY = Path(__file__).resolve().parents[3]
 
 
 def content(**changes):
@@ -122,14 +118,14 @@ def test_other_json_files(write, tmp_path):
         read_annotations(tmp_path / "nothing.json")
 
 
-def test_orphans_can_be_skipped(write):
-    orphan = {"id": 9, "image_id": 99, "category_id": 2, "bbox": [0, 0, 1, 1]}
-    path = write(content(annotations=[*content()["annotations"], orphan]))
-    annotations = read_annotations(path, on_orphan="skip")
-    assert annotations.num_objects == 2
-    counts = annotations.counts(with_masks=False)
-    assert counts.dropped["annotation: its image is not listed"] == 1
-    assert counts.examples["annotation: its image is not listed"] == ["annotation 9: image_id 99"]
+def test_halves_of_surrogates_become_escapes(write):
+    """Records hold UTF-8; Python writes file names of other encodings so."""
+    images = [{"id": "caf\udce9", "file_name": "caf\udce9.jpg"}]
+    categories = [{"id": 1, "name": "d\ud800g"}]
+    value = content(images=images, categories=categories, annotations=[])
+    annotations = read_annotations(write(value))
+    assert annotations.class_names == (r"d\ud800g",)
+    assert annotations.images[0].source_id == r"caf\udce9"
 
 
 def test_image_list_without_annotations(write):
@@ -143,8 +139,14 @@ def test_image_list_without_annotations(write):
 def test_captions(write):
     captions = [{"image_id": 4, "caption": "one"}, {"image_id": 4, "caption": "two"}]
     assert read_captions(write({"annotations": captions})) == {"4": ["one", "two"]}
-    with pytest.raises(ValueError, match="expected a captions file"):
-        read_captions(write(content()))
+    assert read_captions(write({"annotations": [{"image_id": 4, "caption": 3}]})) == {"4": ["3"]}
+    for value, message in (
+        (content(), "expected a captions file"),
+        ({"annotations": None}, "'annotations' is a NoneType"),
+        ({"annotations": [7]}, r"annotations\[0\] is 7"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            read_captions(write(value))
 
 
 def touch(root, *names):
@@ -269,12 +271,9 @@ def test_split_that_cannot_be(num_images, fraction):
         ("nuclei", {"train": (180, 5079, 1), "val": (60, 2091, 1)}),
     ],
 )
-def test_real_sets(folder, expected):
-    root = Path(os.environ.get("DETECTION_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
-    if not (root / folder).is_dir():
-        pytest.skip(f"no {root / folder}: set DETECTION_TEST_DATA")
+def test_real_sets(detection_test_data, folder, expected):
     found = {}
-    for split, (annotation_file, image_dir) in find_splits(root / folder).items():
+    for split, (annotation_file, image_dir) in find_splits(detection_test_data / folder).items():
         annotations = read_annotations(annotation_file)
         found[split] = (
             len(annotations.images),

@@ -128,7 +128,11 @@ def test_commands_end_quietly_where_nobody_reads_on(tmp_path, command):
 @pytest.mark.parametrize("name", ["lost+found", ".Trash-1000"])
 def test_a_folder_of_the_file_system_is_passed_over(closed, name):
     (closed / "data" / "closed").rename(closed / "data" / name)
-    program = "from outside_data.files import walk; print(list(walk('.', follow_links=False)))"
+    program = (
+        "from pathlib import Path; from object_detection.convert.splits import _folders;"
+        "from outside_data.files import walk;"
+        "print(list(walk('.', follow_links=False)), list(_folders(Path(), depth=2)))"
+    )
     done = subprocess.run(
         [*PLAIN, sys.executable, "-c", program],
         cwd=closed / "data",
@@ -137,4 +141,4 @@ def test_a_folder_of_the_file_system_is_passed_over(closed, name):
         text=True,
     )
     (closed / "data" / name).rename(closed / "data" / "closed")
-    assert done.stdout.strip() == f"[('.', ['{name}'], [])]", done.stderr
+    assert done.stdout.strip() == f"[('.', ['{name}'], [])] [PosixPath('.')]", done.stderr
