@@ -208,22 +208,21 @@ def find_card(file_pattern: str) -> DataCard | None:
     if len(prefixes) == 1 and (path := card_path(prefixes.pop())).is_file():
         card = load_card(path)
         _check_files(card, path, files)
-        _check_contents(card, path, files)
-        return _restrict(card, files)
-    names = {os.path.basename(path) for path in files}
-    found = {}
-    for path in sorted(Path(folders.pop() or ".").glob(f"*{CARD_SUFFIX}")):
-        card = load_card(path)
-        if names <= {shard.file for shard in card.shards}:
-            found[path] = card
-    if len(found) > 1:
-        raise ValueError(
-            f"several data cards describe {file_pattern!r}: {', '.join(map(str, found))}. Keep one"
-        )
-    for path, card in found.items():
-        _check_contents(card, path, files)
-        return _restrict(card, files)
-    return None
+    else:
+        names = {os.path.basename(path) for path in files}
+        paths = sorted(Path(folders.pop() or ".").glob(f"*{CARD_SUFFIX}"))
+        cards = {path: load_card(path) for path in paths}
+        found = [p for p, c in cards.items() if names <= {shard.file for shard in c.shards}]
+        if not found:
+            return None
+        if len(found) > 1:
+            raise ValueError(
+                f"several data cards describe {file_pattern!r}: {', '.join(map(str, found))}. "
+                "Keep one"
+            )
+        path, card = found[0], cards[found[0]]
+    _check_contents(card, path, files)
+    return _restrict(card, files)
 
 
 def _restrict(card: DataCard, files: list[str]) -> DataCard:

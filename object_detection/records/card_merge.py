@@ -10,9 +10,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
-from object_detection.records.card import Category, DataCard, make_fingerprint
+from object_detection.records.card import DataCard, make_fingerprint
 
 _MOST_NAMED = 5
 
@@ -32,41 +33,49 @@ def merge_cards(parts: Mapping[str, tuple[Sequence[str], DataCard]]) -> DataCard
     """
     _refuse_common_files({name: files for name, (files, _) in parts.items()})
     cards = {name: card for name, (_, card) in parts.items()}
-    first_name, first = next(iter(cards.items()))
+    every = list(cards.values())
     for name, card in cards.items():
-        difference = _different_classes(first, card)
+        difference = _different_classes(every[0], card)
         if difference:
             raise ValueError(
-                f"{first_name} and {name} cannot be trained on together: {difference}. Convert "
-                "them again from annotation files with one list of categories"
+                f"{next(iter(cards))} and {name} cannot be trained on together: {difference}. "
+                "Convert them again from annotation files with one list of categories"
             )
     _require_masks_in_all_or_none(cards)
-    formats = {card.mask_format for card in cards.values()}
-    largest = max(cards.values(), key=lambda card: card.max_boxes_per_image)
-    shards = tuple(shard for card in cards.values() for shard in card.shards)
-    categories = _summed_categories(list(cards.values()))
-    sha256 = hashlib.sha256("".join(c.annotations_sha256 for c in cards.values()).encode())
+    formats = {card.mask_format for card in every}
+    shards = tuple(shard for card in every for shard in card.shards)
+    instances = _summed({c.category_id: c.instances for c in card.categories} for card in every)
+    images = _summed({c.category_id: c.images for c in card.categories} for card in every)
+    categories = tuple(
+        dataclasses.replace(c, instances=instances[c.category_id], images=images[c.category_id])
+        for c in every[0].categories
+    )
+    sha256 = hashlib.sha256("".join(card.annotations_sha256 for card in every).encode())
     return dataclasses.replace(
-        largest,
-        split="+".join(card.split for card in cards.values()),
+        max(every, key=lambda card: card.max_boxes_per_image),
+        split="+".join(card.split for card in every),
         categories=categories,
         **{
-            name: sum(getattr(card, name) for card in cards.values())
+            name: sum(getattr(card, name) for card in every)
             for name in ("num_images", "num_instances", "num_crowd", "num_images_without_boxes")
         },
-        min_height=min(card.min_height for card in cards.values()),
-        max_height=max(card.max_height for card in cards.values()),
-        min_width=min(card.min_width for card in cards.values()),
-        max_width=max(card.max_width for card in cards.values()),
+        **{
+            f"{name}_{side}": choose(getattr(card, f"{name}_{side}") for card in every)
+            for name, choose in (("min", min), ("max", max))
+            for side in ("height", "width")
+        },
         shards=shards,
         box_statistics={},
-        dropped=_summed([card.dropped for card in cards.values()]),
-        corrected=_summed([card.corrected for card in cards.values()]),
-        skipped_source_ids=tuple(i for card in cards.values() for i in card.skipped_source_ids),
+        dropped=dict(sorted(_summed(card.dropped for card in every).items())),
+        corrected=dict(sorted(_summed(card.corrected for card in every).items())),
+        skipped_source_ids=tuple(i for card in every for i in card.skipped_source_ids),
         mask_format=formats.pop() if len(formats) == 1 else "png",
         annotations_file="",
         annotations_sha256=sha256.hexdigest(),
         fingerprint=make_fingerprint(shards, categories, sha256.hexdigest()),
+        # Of what several sets have, the places in the first of them.
+        examples={what: p for card in reversed(every) for what, p in card.examples.items()},
+        resized_images={i: size for card in every for i, size in card.resized_images.items()},
     )
 
 
@@ -110,20 +119,8 @@ def _require_masks_in_all_or_none(cards: Mapping[str, DataCard]) -> None:
         )
 
 
-def _summed_categories(cards: Sequence[DataCard]) -> tuple[Category, ...]:
-    instances, images = Counter(), Counter()
-    for card in cards:
-        for category in card.categories:
-            instances[category.category_id] += category.instances
-            images[category.category_id] += category.images
-    return tuple(
-        dataclasses.replace(c, instances=instances[c.category_id], images=images[c.category_id])
-        for c in cards[0].categories
-    )
-
-
-def _summed(counts: Sequence[Mapping[str, int]]) -> dict[str, int]:
-    total: Counter[str] = Counter()
+def _summed(counts: Iterable[Mapping[Any, int]]) -> Counter[Any]:
+    total: Counter[Any] = Counter()
     for count in counts:
         total.update(count)
-    return dict(sorted(total.items()))
+    return total
