@@ -114,13 +114,7 @@ class Bottleneck(tf.keras.layers.Layer):
     """
 
     def __init__(self, block: Block, norm: NormMaker, *, remat: bool) -> None:
-        """Creates the sub-layers.
-
-        Args:
-          block: the shape.
-          norm: makes norm layers.
-          remat: recompute the block in the backward pass.
-        """
+        """Creates the sub-layers of that shape."""
         super().__init__(name=block.name)
         self._remat = remat
         in_first = block.stride_in == "1x1"
@@ -157,35 +151,13 @@ class Bottleneck(tf.keras.layers.Layer):
         return recomputed(self, functools.partial(self._forward, training=training), inputs)
 
     def _forward(self, inputs: tf.Tensor, *, training: bool | None) -> tf.Tensor:
-        x = tf.nn.relu(_normed(self.norm1, self.conv1(inputs), training=training))
-        x = tf.nn.relu(_normed(self.norm2, self.conv2(x), training=training))
-        x = _normed(self.norm3, self.conv3(x), training=training)
+        x = tf.nn.relu(self.norm1(self.conv1(inputs), training=training))
+        x = tf.nn.relu(self.norm2(self.conv2(x), training=training))
+        x = self.norm3(self.conv3(x), training=training)
         shortcut = inputs
         if self.projection is not None:
-            shortcut = _normed(self.projection_norm, self.projection(inputs), training=training)
+            shortcut = self.projection_norm(self.projection(inputs), training=training)
         return tf.nn.relu(x + shortcut)
-
-
-def _normed(norm: tf.keras.layers.Layer, x: tf.Tensor, *, training: bool | None) -> tf.Tensor:
-    """Calls a norm; only batch norm depends on `training`."""
-    is_batch_norm = isinstance(norm, tf.keras.layers.BatchNormalization)
-    return norm(x, training=training) if is_batch_norm else norm(x)
-
-
-class StemPool(tf.keras.layers.Layer):
-    """3x3 max pool with stride 2 on features that are not negative."""
-
-    def __init__(self, *, padding: str, name: str) -> None:
-        """Takes symmetric, or same or same_pool."""
-        super().__init__(name=name)
-        self._padding = padding
-
-    def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        """Pools [batch, h, w, channels] to ceil(h / 2) rows."""
-        if self._padding != "symmetric":
-            return tf.nn.max_pool2d(inputs, 3, 2, "SAME")
-        padded = tf.pad(inputs, [[0, 0], [1, 1], [1, 1], [0, 0]])
-        return tf.nn.max_pool2d(padded, 3, 2, "VALID")
 
 
 def residual_stage(
@@ -205,9 +177,9 @@ def residual_stage(
       x: [batch, h, w, channels].
       config: the network's configuration.
       stage: 1..4; see `stage_blocks`, also for `prefix` and `dilation`.
-      norm: makes norm layers.
+      norm: of the stages that are trained.
       is_frozen: nothing of the stage is trained.
-      remat: recompute each block in the backward pass.
+      remat: as of `Bottleneck`.
 
     Returns:
       [batch, h', w', 4 * backbone_width * 2**(stage - 1)]; h' is ceil(h / 2) for stages 2..4
@@ -225,31 +197,33 @@ def build_backbone(
     images: tf.Tensor,
     config: ModelConfig,
     *,
-    batch_norm: BatchNormFactory | None = None,
-    remat: bool = False,
+    batch_norm: BatchNormFactory | None,
+    remat: bool,
 ) -> dict[int, tf.Tensor]:
     """Builds the body on a Keras tensor.
 
     Args:
       images: [batch, height, width, 3], normalised.
       config: the network's configuration.
-      batch_norm: called with name, momentum and epsilon to make each trained batch-norm layer;
-        None is the plain Keras layer.
-      remat: recompute each block in the backward pass.
+      batch_norm: see `NormMaker`.
+      remat: as of `Bottleneck`.
 
     Returns:
       {level: features}: levels 2..5, of a c4 body 2..4; [batch, ceil(h / 2**level),
       ceil(w / 2**level), backbone_width * 2**level]. With dilation level 5 has the size of level 4.
     """
     padding = conventions_of(config).padding
-    norm = NormMaker.of(config, config.backbone_norm, batch_norm=batch_norm)
+    norm = NormMaker(config, config.backbone_norm, batch_norm)
     is_frozen = config.freeze_at >= 1
     stem = _conv("backbone/conv1", config.backbone_width, kernel_size=7, stride=2, padding=padding)
     stem_maker = norm.frozen() if is_frozen else norm
     stem_norm = stem_maker.named("backbone/" + stem_maker(1).name)
     stem.trainable = stem_norm.trainable = not is_frozen
     x = tf.keras.layers.ReLU(name="backbone/relu1")(stem_norm(stem(images)))
-    x = StemPool(padding=padding, name="backbone/pool1")(x)
+    if padding == "symmetric":  # zeros: no feature is below
+        x = tf.keras.layers.ZeroPadding2D(1, name="backbone/pad1")(x)
+    pool_padding = "valid" if padding == "symmetric" else "same"
+    x = tf.keras.layers.MaxPool2D(3, 2, pool_padding, name="backbone/pool1")(x)
     features = {}
     for stage in range(1, 4 if config.body == "c4" else 5):
         x = residual_stage(

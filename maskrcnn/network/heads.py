@@ -22,6 +22,7 @@ from maskrcnn.network.convolution import Conv2D
 from maskrcnn.network.layers import (
     BatchNormFactory,
     NormMaker,
+    compute_dtype,
     kaiming_normal_fan_out,
     kaiming_uniform,
     normal,
@@ -69,50 +70,32 @@ def build_rpn_head(
     return [classify(x) for x in hidden], [regress(x) for x in hidden]
 
 
-def _conv_norm_relu(
-    x: tf.Tensor,
-    filters: int,
-    *,
-    name: str,
-    norm: NormMaker,
-    initializer: tf.keras.initializers.Initializer,
-) -> tf.Tensor:
-    x = Conv2D(
-        filters,
-        3,
-        padding="same",
-        use_bias=not norm.kind,
-        kernel_initializer=initializer,
-        name=name,
-    )(x)
-    return tf.keras.layers.ReLU(name=f"{name}_relu")(norm.after(x, name))
-
-
 def _dense_norm_relu(x: tf.Tensor, units: int, *, name: str, norm: NormMaker) -> tf.Tensor:
-    x = tf.keras.layers.Dense(
+    layer = tf.keras.layers.Dense(
         units, use_bias=not norm.kind, kernel_initializer=kaiming_uniform(), name=name
-    )(x)
-    return tf.keras.layers.ReLU(name=f"{name}_relu")(norm.after(x, name))
+    )
+    return norm.finish(layer(x), name)
 
 
-def build_roi_stage(channels: int, config: ModelConfig, *, batch_norm: BatchNormFactory | None):
+def build_roi_stage(
+    channels: int, config: ModelConfig, *, batch_norm: BatchNormFactory | None
+) -> tf.keras.Model:
     """Builds stage 5 for RoI features, which the box and mask heads of a c4 body share.
 
     Args:
       channels: of the RoI features.
       config: the network's configuration.
-      batch_norm: factory of batch-norm layers.
+      batch_norm: see `NormMaker`.
 
     Returns:
       Model from [num_rois, box_resolution, box_resolution, channels] to
       [num_rois, ceil(box_resolution / 2), ceil(box_resolution / 2), 2048].
     """
     side = config.box_resolution
-    rois = tf.keras.Input((side, side, channels), name="roi_features", dtype=_compute_dtype())
-    norm = NormMaker.of(config, config.backbone_norm, batch_norm=batch_norm)
-    return tf.keras.Model(
-        rois, residual_stage(rois, config, 4, norm=norm, prefix="box_head"), name="roi_stage"
-    )
+    rois = tf.keras.Input((side, side, channels), name="roi_features", dtype=compute_dtype())
+    norm = NormMaker(config, config.backbone_norm, batch_norm)
+    features = residual_stage(rois, config, 4, norm=norm, prefix="box_head")
+    return tf.keras.Model(rois, features, name="roi_stage")
 
 
 def build_box_head(
@@ -128,27 +111,21 @@ def build_box_head(
       shape: (height, width, channels) of RoI features; of `build_roi_stage`'s output for res5.
       config: the network's configuration.
       num_classes: foreground classes.
-      batch_norm: factory of batch-norm layers.
+      batch_norm: see `NormMaker`.
 
     Returns:
       Model from [num_rois, *shape] to (class logits [num_rois, num_classes + 1], background last;
       box deltas [num_rois, num_classes * 4], class-major).
     """
-    rois = tf.keras.Input(shape, name="box_features", dtype=_compute_dtype())
-    norm = NormMaker.of(config, config.box_head_norm, batch_norm=batch_norm)
-    x = rois
+    x = rois = tf.keras.Input(shape, name="box_features", dtype=compute_dtype())
+    norm = NormMaker(config, config.box_head_norm, batch_norm)
     if config.box_head == "res5":
         x = tf.keras.layers.GlobalAveragePooling2D(name="box_head/pool5")(x)
     else:
         if config.box_head == "conv":
             for index in range(config.box_num_convs):
-                x = _conv_norm_relu(
-                    x,
-                    config.box_conv_dim,
-                    name=f"box_head/conv{index + 1}",
-                    norm=norm,
-                    initializer=normal(0.01),
-                )
+                name = f"box_head/conv{index + 1}"
+                x = norm.convolve(x, config.box_conv_dim, 3, name=name, initializer=normal(0.01))
         x = tf.keras.layers.Flatten(name="box_head/flatten")(x)
         # After convolutions the dense layer has no norm: Detectron's and torchvision's alike.
         of_dense = norm if config.box_head == "mlp" else dataclasses.replace(norm, kind="")
@@ -176,18 +153,12 @@ def build_mask_head(
     Returns:
       Model from [num_rois, *shape] to mask logits [num_rois, 2 * height, 2 * width, num_classes].
     """
-    rois = tf.keras.Input(shape, name="mask_features", dtype=_compute_dtype())
-    norm = NormMaker.of(config, config.mask_head_norm, batch_norm=batch_norm)
-    x = rois
+    x = rois = tf.keras.Input(shape, name="mask_features", dtype=compute_dtype())
+    norm = NormMaker(config, config.mask_head_norm, batch_norm)
     if config.mask_head == "fcn":
         for index, filters in enumerate(config.mask_conv_dims):
-            x = _conv_norm_relu(
-                x,
-                filters,
-                name=f"mask_head/mask_fcn{index + 1}",
-                norm=norm,
-                initializer=kaiming_normal_fan_out(),
-            )
+            name = f"mask_head/mask_fcn{index + 1}"
+            x = norm.convolve(x, filters, 3, name=name, initializer=kaiming_normal_fan_out())
     x = tf.keras.layers.Conv2DTranspose(
         config.mask_deconv_dim,
         2,
@@ -203,7 +174,3 @@ def build_mask_head(
         name="mask_head/mask_fcn_logits",
     )(x)
     return tf.keras.Model(rois, logits, name="mask_head")
-
-
-def _compute_dtype() -> str:
-    return tf.keras.mixed_precision.global_policy().compute_dtype

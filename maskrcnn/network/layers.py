@@ -13,8 +13,10 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from maskrcnn.config import ModelConfig
+from maskrcnn.network.convolution import Conv2D
 
 BatchNormFactory = Callable[..., tf.keras.layers.Layer]
+"""Called with name, momentum and epsilon to make a trained batch-norm layer."""
 
 _PREFIXES = {"frozen_bn": "bn", "batch_norm": "bn", "group_norm": "gn"}
 
@@ -32,21 +34,8 @@ class FrozenBatchNorm(tf.keras.layers.Layer):
 
     def build(self, input_shape: tf.TensorShape) -> None:
         """Creates the constants."""
-        for name, value in (
-            ("gamma", "ones"),
-            ("beta", "zeros"),
-            ("moving_mean", "zeros"),
-            ("moving_variance", "ones"),
-        ):
-            weight = self.add_weight(
-                name,
-                [input_shape[-1]],
-                dtype=tf.float32,
-                initializer=value,
-                trainable=False,
-                experimental_autocast=False,
-            )
-            setattr(self, name, weight)
+        for name in ("gamma", "beta", "moving_mean", "moving_variance"):
+            _add_vector(self, name, input_shape[-1], trainable=False)
         super().build(input_shape)
 
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
@@ -77,19 +66,13 @@ class GroupNorm(tf.keras.layers.Layer):
                 f"{self.name}: {channels} channels do not divide into {self.num_groups} groups; "
                 "set num_norm_groups to a divisor"
             )
-        for name, value in (("gamma", "ones"), ("beta", "zeros")):
-            weight = self.add_weight(
-                name,
-                [channels],
-                dtype=tf.float32,
-                initializer=value,
-                experimental_autocast=False,
-            )
-            setattr(self, name, weight)
+        for name in ("gamma", "beta"):
+            _add_vector(self, name, channels, trainable=True)
         super().build(input_shape)
 
-    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         """Normalises [batch, ..., channels]; each example by itself."""
+        del training
         channels = inputs.shape[-1]
         shape = tf.shape(inputs)
         groups = [shape[0], -1, self.num_groups, channels // self.num_groups]
@@ -99,6 +82,19 @@ class GroupNorm(tf.keras.layers.Layer):
         scale = tf.reshape(self.gamma, per_group) * tf.math.rsqrt(variance + self.epsilon)
         shift = tf.reshape(self.beta, per_group) - mean * scale
         return tf.cast(tf.reshape(values * scale + shift, shape), inputs.dtype)
+
+
+def _add_vector(layer: tf.keras.layers.Layer, name: str, channels: int, *, trainable: bool) -> None:
+    """Makes a float32 variable [channels] an attribute: 1 to multiply or divide by, else 0."""
+    weight = layer.add_weight(
+        name,
+        [channels],
+        dtype=tf.float32,
+        initializer="ones" if name in ("gamma", "moving_variance") else "zeros",
+        trainable=trainable,
+        experimental_autocast=False,
+    )
+    setattr(layer, name, weight)
 
 
 class PaddedConv2D(tf.keras.layers.Conv2D):
@@ -142,35 +138,14 @@ def normal(stddev: float) -> tf.keras.initializers.Initializer:
 class NormMaker:
     """Makes the norm layers of one part of the network.
 
+    config: has the numbers.
     kind: frozen_bn, batch_norm, group_norm, or '' for none.
+    batch_norm: None is the plain Keras layer.
     """
 
+    config: ModelConfig
     kind: str
-    batch_norm: BatchNormFactory
-    bn_momentum: float
-    bn_epsilon: float
-    num_groups: int
-    gn_epsilon: float
-
-    @classmethod
-    def of(
-        cls, config: ModelConfig, kind: str, *, batch_norm: BatchNormFactory | None
-    ) -> NormMaker:
-        """Takes the numbers from a configuration.
-
-        Args:
-          config: the network's configuration.
-          kind: which norm this part has.
-          batch_norm: called with name, momentum and epsilon; None is the plain Keras layer.
-        """
-        return cls(
-            kind=kind,
-            batch_norm=batch_norm or tf.keras.layers.BatchNormalization,
-            bn_momentum=config.bn_momentum,
-            bn_epsilon=config.bn_epsilon,
-            num_groups=config.num_norm_groups,
-            gn_epsilon=config.gn_epsilon,
-        )
+    batch_norm: BatchNormFactory | None = None
 
     def frozen(self) -> NormMaker:
         """Returns the maker for a frozen stage, where batch norm never uses batch statistics."""
@@ -179,20 +154,49 @@ class NormMaker:
 
     def __call__(self, suffix: str | int) -> tf.keras.layers.Layer:
         """Makes a layer named `bn<suffix>` or `gn<suffix>`."""
-        name = f"{_PREFIXES[self.kind]}{suffix}"
-        return self.named(name)
+        return self.named(f"{_PREFIXES[self.kind]}{suffix}")
 
     def named(self, name: str) -> tf.keras.layers.Layer:
         """Makes a layer of a given name."""
+        config = self.config
         if self.kind == "frozen_bn":
-            return FrozenBatchNorm(epsilon=self.bn_epsilon, name=name)
+            return FrozenBatchNorm(epsilon=config.bn_epsilon, name=name)
         if self.kind == "batch_norm":
-            return self.batch_norm(name=name, momentum=self.bn_momentum, epsilon=self.bn_epsilon)
-        return GroupNorm(num_groups=self.num_groups, epsilon=self.gn_epsilon, name=name)
+            make = self.batch_norm or tf.keras.layers.BatchNormalization
+            return make(name=name, momentum=config.bn_momentum, epsilon=config.bn_epsilon)
+        return GroupNorm(num_groups=config.num_norm_groups, epsilon=config.gn_epsilon, name=name)
 
-    def after(self, x: tf.Tensor, name: str) -> tf.Tensor:
-        """Applies a norm to the output of the layer `name` while a network is built.
+    def convolve(
+        self,
+        x: tf.Tensor,
+        filters: int,
+        kernel_size: int,
+        *,
+        name: str,
+        initializer: tf.keras.initializers.Initializer,
+        relu: bool = True,
+    ) -> tf.Tensor:
+        """Adds a convolution that keeps the size to a Keras tensor, then `finish`."""
+        layer = Conv2D(
+            filters,
+            kernel_size,
+            padding="same",
+            use_bias=not self.kind,
+            kernel_initializer=initializer,
+            name=name,
+        )
+        return self.finish(layer(x), name, relu=relu)
 
-        The norm of `fpn/inner2` is named `fpn/inner2_gn`; without norm the tensor passes.
+    def finish(self, x: tf.Tensor, name: str, *, relu: bool = True) -> tf.Tensor:
+        """Adds norm and ReLU behind the layer `name`, which has a bias where there is no norm.
+
+        The norm of `fpn/inner2` is named `fpn/inner2_gn`.
         """
-        return self.named(f"{name}_{_PREFIXES[self.kind]}")(x) if self.kind else x
+        if self.kind:
+            x = self.named(f"{name}_{_PREFIXES[self.kind]}")(x)
+        return tf.keras.layers.ReLU(name=f"{name}_relu")(x) if relu else x
+
+
+def compute_dtype() -> str:
+    """Returns the dtype of inputs under the Keras policy in force."""
+    return tf.keras.mixed_precision.global_policy().compute_dtype

@@ -15,7 +15,7 @@ import tensorflow as tf
 from maskrcnn.config import ModelConfig, with_our_conventions
 from maskrcnn.network.backbone import build_backbone
 from maskrcnn.network.heads import build_box_head, build_mask_head, build_roi_stage, build_rpn_head
-from maskrcnn.network.layers import BatchNormFactory
+from maskrcnn.network.layers import BatchNormFactory, compute_dtype
 from maskrcnn.network.neck import build_neck
 
 
@@ -144,8 +144,8 @@ def build_model(
     Args:
       config: the network's configuration; conventions it leaves open are ours.
       num_classes: foreground classes; the background has a class logit of its own.
-      batch_norm: called with name, momentum and epsilon to make each trained batch-norm layer,
-        for example a synchronised one; None is the plain Keras layer.
+      batch_norm: makes each trained batch-norm layer, for example a synchronised one; see
+        `NormMaker`.
       remat: recompute backbone blocks in the backward pass instead of keeping activations.
 
     Returns:
@@ -157,20 +157,18 @@ def build_model(
     trunk = _build_trunk(config, batch_norm=batch_norm, remat=remat)
     channels = trunk.output[0][0].shape[-1]
     roi_stage = box_head = mask_head = None
-    box_shape = (config.box_resolution, config.box_resolution, channels)
-    if config.box_head == "res5" and not config.rpn_only:
-        roi_stage = build_roi_stage(channels, config, batch_norm=batch_norm)
-        box_shape = roi_stage.output_shape[1:]
     if not config.rpn_only:
-        box_head = build_box_head(box_shape, config, num_classes=num_classes, batch_norm=batch_norm)
-    if config.include_mask and not config.rpn_only:
+        options = {"num_classes": num_classes, "batch_norm": batch_norm}
+        box_shape = (config.box_resolution, config.box_resolution, channels)
         mask_shape = (config.mask_resolution, config.mask_resolution, channels)
-        mask_head = build_mask_head(
-            box_shape if config.mask_head == "res5" else mask_shape,
-            config,
-            num_classes=num_classes,
-            batch_norm=batch_norm,
-        )
+        if config.box_head == "res5":
+            roi_stage = build_roi_stage(channels, config, batch_norm=batch_norm)
+            box_shape = roi_stage.output_shape[1:]
+        if config.mask_head == "res5":
+            mask_shape = box_shape
+        box_head = build_box_head(box_shape, config, **options)
+        if config.include_mask:
+            mask_head = build_mask_head(mask_shape, config, **options)
     return MaskRCNN(
         config,
         num_classes=num_classes,
@@ -184,8 +182,7 @@ def build_model(
 def _build_trunk(
     config: ModelConfig, *, batch_norm: BatchNormFactory | None, remat: bool
 ) -> tf.keras.Model:
-    compute_dtype = tf.keras.mixed_precision.global_policy().compute_dtype
-    images = tf.keras.Input((None, None, 3), name="images", dtype=compute_dtype)
+    images = tf.keras.Input((None, None, 3), name="images", dtype=compute_dtype())
     features = build_backbone(images, config, batch_norm=batch_norm, remat=remat)
     if config.body == "fpn":
         maps = build_neck(features, config, batch_norm=batch_norm)

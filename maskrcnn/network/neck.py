@@ -10,7 +10,6 @@ from __future__ import annotations
 import tensorflow as tf
 
 from maskrcnn.config import ModelConfig
-from maskrcnn.network.convolution import Conv2D
 from maskrcnn.network.layers import BatchNormFactory, NormMaker, kaiming_uniform
 
 _LEVELS = (2, 3, 4, 5)
@@ -42,31 +41,29 @@ def build_neck(
     features: dict[int, tf.Tensor],
     config: ModelConfig,
     *,
-    batch_norm: BatchNormFactory | None = None,
+    batch_norm: BatchNormFactory | None,
 ) -> list[tf.Tensor]:
     """Builds the pyramid on Keras tensors.
 
     Args:
       features: {level: [batch, h, w, channels]} of levels 2..5.
       config: the network's configuration.
-      batch_norm: factory of batch-norm layers, where `fpn_norm` asks for them.
+      batch_norm: see `NormMaker`.
 
     Returns:
       P2..P6, finest first, [batch, h, w, fpn_num_filters]. P6 is every second cell of P5.
     """
-    norm = NormMaker.of(config, config.fpn_norm, batch_norm=batch_norm)
+    norm = NormMaker(config, config.fpn_norm, batch_norm)
 
     def convolve(x: tf.Tensor, name: str, *, kernel_size: int) -> tf.Tensor:
-        x = Conv2D(
+        return norm.convolve(
+            x,
             config.fpn_num_filters,
             kernel_size,
-            padding="same",
-            use_bias=not norm.kind,
-            kernel_initializer=kaiming_uniform(),
             name=name,
-        )(x)
-        x = norm.after(x, name)
-        return tf.keras.layers.ReLU(name=f"{name}_relu")(x) if config.fpn_relu else x
+            initializer=kaiming_uniform(),
+            relu=config.fpn_relu,
+        )
 
     laterals = {
         level: convolve(features[level], f"fpn/inner{level}", kernel_size=1) for level in _LEVELS

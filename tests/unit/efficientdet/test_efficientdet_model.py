@@ -1,10 +1,6 @@
 """The whole network: parameter counts, shapes, options, XLA and mixed precision."""
 
 import dataclasses
-import os
-
-# LLVM's optimiser takes most of XLA's compile time on the CPU and changes no result here.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 import numpy as np
 import precision

@@ -16,16 +16,8 @@ def conv2d(x, kernel, *, stride=1, padding="same", dilation=1, groups=1, bias=0.
     """Convolves [b, h, w, c] with [kh, kw, c / groups, d]."""
     height, width = kernel.shape[:2]
     pads = [
-        paddings(x.shape[axis], kernel.shape[axis - 1], stride=stride, padding=padding)
-        if dilation == 1
-        else paddings(
-            x.shape[axis],
-            kernel.shape[axis - 1],
-            stride=stride,
-            padding=padding,
-            dilation=dilation,
-        )
-        for axis in (1, 2)
+        paddings(size, cells, stride=stride, padding=padding, dilation=dilation)
+        for size, cells in zip(x.shape[1:3], (height, width))
     ]
     x = np.pad(x, [(0, 0), *pads, (0, 0)])
     rows = (x.shape[1] - dilation * (height - 1) - 1) // stride + 1

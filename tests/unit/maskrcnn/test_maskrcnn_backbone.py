@@ -1,10 +1,6 @@
 """ResNets: against NumPy, known parameter counts, freezing, norms, dilation, recomputation."""
 
 import dataclasses
-import os
-
-# LLVM's optimiser takes most of XLA's compile time on the CPU and changes no result here.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 import network_in_numpy as reference
 import numpy as np
@@ -21,9 +17,8 @@ KNOWN = {"resnet50": 23508032, "resnet101": 42500160, "resnext101_32x8d": 867423
 KERNELS_OF_RESNET50 = 23454912
 
 
-def maker(kind, **changes):
-    norm = NormMaker.of(model_config("maskrcnn-r50-fpn"), kind, batch_norm=None)
-    return dataclasses.replace(norm, **{"num_groups": 2, **changes})
+def maker(kind):
+    return NormMaker(dataclasses.replace(model_config("maskrcnn-r50-fpn"), num_norm_groups=2), kind)
 
 
 def small_block(**changes):
@@ -118,7 +113,8 @@ def shallow(monkeypatch):
 def backbone_model(*, batch_norm=None, name="maskrcnn-r50-fpn", **changes):
     config = dataclasses.replace(model_config(name), **changes)
     images = tf.keras.Input((None, None, 3))
-    return tf.keras.Model(images, build_backbone(images, config, batch_norm=batch_norm))
+    features = build_backbone(images, config, batch_norm=batch_norm, remat=False)
+    return tf.keras.Model(images, features)
 
 
 @pytest.mark.parametrize("padding", ["symmetric", "same"])
@@ -154,30 +150,6 @@ def test_shapes_give_the_known_parameter_counts(name):
     assert kernels + 2 * norms == KNOWN[name]
     if name == "resnet50":
         assert kernels == KERNELS_OF_RESNET50
-
-
-def test_built_resnet50_has_them():
-    model = backbone_model(norm="batch_norm", freeze_at=0)
-    assert sum(v.shape.num_elements() for v in model.trainable_variables) == KNOWN["resnet50"]
-    kernels = [v for v in model.variables if v.name.endswith("kernel:0")]
-    assert sum(v.shape.num_elements() for v in kernels) == KERNELS_OF_RESNET50
-    assert len(kernels) == 53 and len(model.variables) == 265  # as in NVIDIA's checkpoint
-
-
-def test_variable_names(shallow):
-    names = {v.name for v in backbone_model().variables}
-    assert {
-        "backbone/conv1/kernel:0",
-        "backbone/bn1/moving_variance:0",
-        "backbone/layer1/0/conv2/kernel:0",
-        "backbone/layer4/0/bn3/gamma:0",
-        "backbone/layer2/0/downsample_conv/kernel:0",
-        "backbone/layer2/0/downsample_bn/beta:0",
-    } < names
-    names = {v.name for v in backbone_model(name="maskrcnn-r50-fpn-gn").variables}
-    assert "backbone/gn1/gamma:0" in names
-    assert "backbone/layer1/0/downsample_gn/beta:0" in names
-    assert not any("moving" in name or "bn" in name for name in names)
 
 
 def parts_trained(model):

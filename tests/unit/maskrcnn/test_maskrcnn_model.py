@@ -1,10 +1,6 @@
 """The whole network: known parameter counts, every name, parts, gradients, XLA, precision."""
 
 import dataclasses
-import os
-
-# LLVM's optimiser takes most of XLA's compile time on the CPU and changes no result here.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 import network_in_numpy as reference
 import numpy as np

@@ -1,9 +1,6 @@
 """The pyramid against NumPy; upsampling and its gradient under XLA."""
 
 import dataclasses
-import os
-
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 import network_in_numpy as reference
 import numpy as np
@@ -21,7 +18,7 @@ def neck_model(**changes):
         model_config("maskrcnn-r50-fpn"), fpn_num_filters=8, num_norm_groups=2, **changes
     )
     features = {level: tf.keras.Input((None, None, n)) for level, n in CHANNELS.items()}
-    return tf.keras.Model(features, build_neck(features, config))
+    return tf.keras.Model(features, build_neck(features, config, batch_norm=None))
 
 
 @pytest.mark.parametrize(
@@ -51,19 +48,6 @@ def test_pyramid_equals_numpy(changes):
     ]
     for level, result in zip(range(2, 7), maps):
         np.testing.assert_allclose(result, expected[level], rtol=1e-4, atol=1e-4)
-
-
-def test_variable_names():
-    names = {v.name for v in neck_model().variables}
-    kinds = ("kernel:0", "bias:0")
-    assert names == {
-        f"fpn/{part}{level}/{kind}"
-        for part in ("inner", "layer")
-        for level in CHANNELS
-        for kind in kinds
-    }
-    names = {v.name for v in neck_model(fpn_norm="batch_norm").variables}
-    assert "fpn/inner2_bn/moving_mean:0" in names and "fpn/inner2/bias:0" not in names
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])
