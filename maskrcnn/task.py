@@ -21,7 +21,6 @@ from maskrcnn.config import with_our_conventions
 from maskrcnn.network.model import build_model
 from maskrcnn.nvidia.dllogger_names import DLLOGGER_NAMES
 from maskrcnn.regions.forward import Forward, GroundTruth
-from maskrcnn.regions.losses import batch_weight
 from maskrcnn.regions.postprocess import to_original
 from maskrcnn.settings import MaskRcnnConfig
 from object_detection.input import geometry as geometry_lib
@@ -99,7 +98,7 @@ class MaskRcnnTask(DetectionTask):
             training=training,
             seed=tf.constant(_NO_SEED) if seed is None else seed,
         )
-        weight = batch_weight(batch["valid"]) / float(images.shape[0])
+        weight = tf.reduce_mean(tf.cast(batch["valid"], tf.float32))
         return Losses(tf.add_n(list(parts.values())), parts, weight)
 
     def predict(self, batch: Mapping[str, tf.Tensor]) -> Detections | MaskDetections:

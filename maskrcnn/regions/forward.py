@@ -21,15 +21,12 @@ from maskrcnn.regions.targets import (
     RoiTargets,
     assign_mask_targets,
     assign_rpn_targets,
-    num_mask_rois,
     sample_rois,
 )
 from maskrcnn.settings import MaskRcnnConfig
 from object_detection.boxes.roi_align import roi_align
+from object_detection.boxes.samplers import max_positives
 from object_detection.input.accelerator import has_accelerator
-
-# A proposal of an RPN without heads is a detection of this class.
-_ONLY_CLASS = 0
 
 
 class GroundTruth(NamedTuple):
@@ -56,14 +53,10 @@ class GroundTruth(NamedTuple):
 
 
 class Forward:
-    """The forward passes of one model.
-
-    Args:
-      config: of the run, with the model's conventions filled in.
-      model: the network.
-    """
+    """The forward passes of one model."""
 
     def __init__(self, config: MaskRcnnConfig, model: MaskRCNN):
+        """Takes a run's configuration with the model's conventions filled in."""
         self._config, self._model = config, model
         self._anchors = functools.lru_cache(functools.partial(model_anchors, config.model))
 
@@ -102,7 +95,7 @@ class Forward:
             config=config,
             seed=seeds[0],
         )
-        rpn = rpn_losses(
+        score_loss, box_loss = rpn_losses(
             trunk.rpn_logits,
             trunk.rpn_deltas,
             anchor_targets,
@@ -113,8 +106,8 @@ class Forward:
             coding_offset=config.model.coding_offset,
         )
         losses = {
-            "rpn_score_loss": rpn.rpn_score_loss,
-            "rpn_box_loss": weights.rpn_box_loss_weight * rpn.rpn_box_loss,
+            "rpn_score_loss": score_loss,
+            "rpn_box_loss": weights.rpn_box_loss_weight * box_loss,
         }
         if config.model.rpn_only:
             return losses
@@ -131,15 +124,14 @@ class Forward:
         )
         features = self._box_features(trunk, rois.boxes, training=training)
         outputs = self._model.boxes(features, training=training)
-        heads = box_head_losses(
+        losses["fast_rcnn_class_loss"], box_loss = box_head_losses(
             outputs.class_logits,
             outputs.box_deltas,
             rois,
             is_counted=truth.is_counted,
             settings=weights,
         )
-        losses["fast_rcnn_class_loss"] = heads.fast_rcnn_class_loss
-        losses["fast_rcnn_box_loss"] = weights.fast_rcnn_box_loss_weight * heads.fast_rcnn_box_loss
+        losses["fast_rcnn_box_loss"] = weights.fast_rcnn_box_loss_weight * box_loss
         if config.model.include_mask:
             loss = self._mask_loss(trunk, features, rois, truth, training=training)
             losses["mask_loss"] = weights.mrcnn_weight_loss_mask * loss
@@ -236,7 +228,7 @@ class Forward:
                 normalizer=self._config.loss.mask_normalizer,
             )
 
-        most = num_mask_rois(roi.batch_size_per_im, roi.fg_fraction)
+        most = max_positives(roi.batch_size_per_im, roi.fg_fraction)
         if not self._skips_unused_mask_rois:
             return loss_of_first(most)
         counts = sorted({-(-most // 4), -(-most // 2), most})
@@ -276,12 +268,12 @@ class Forward:
 
 
 def _as_detections(proposals: Proposals, count: int) -> NetworkDetections:
-    """Takes the best proposals as detections of one class."""
+    """Takes the best proposals as detections of class 0, the only one."""
     count = min(count, proposals.scores.shape[1])
     is_valid = proposals.is_valid[:, :count]
     return NetworkDetections(
         boxes=proposals.boxes[:, :count],
         scores=proposals.scores[:, :count],
-        classes=tf.where(is_valid, _ONLY_CLASS, -1),
+        classes=tf.where(is_valid, 0, -1),
         num_valid=tf.reduce_sum(tf.cast(is_valid, tf.int32), axis=-1),
     )

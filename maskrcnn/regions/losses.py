@@ -34,20 +34,6 @@ class ImageSums(NamedTuple):
     counts: tf.Tensor
 
 
-class RpnLosses(NamedTuple):
-    """Scalars, float32."""
-
-    rpn_score_loss: tf.Tensor
-    rpn_box_loss: tf.Tensor
-
-
-class BoxHeadLosses(NamedTuple):
-    """Scalars, float32."""
-
-    fast_rcnn_class_loss: tf.Tensor
-    fast_rcnn_box_loss: tf.Tensor
-
-
 def rpn_losses(
     rpn_logits: Sequence[tf.Tensor],
     rpn_deltas: Sequence[tf.Tensor],
@@ -58,7 +44,7 @@ def rpn_losses(
     is_counted: tf.Tensor,
     settings: LossConfig,
     coding_offset: float,
-) -> RpnLosses:
+) -> tuple[tf.Tensor, tf.Tensor]:
     """Computes objectness and box loss of the RPN (Faster R-CNN, arXiv 1506.01497, eq. 1).
 
     The box normaliser 'levels' is the NVIDIA TF2 reference's: Huber loss (beta times the smooth
@@ -74,6 +60,9 @@ def rpn_losses(
       is_counted: bool [B], images that count.
       settings: normalisers 'fixed' and 'batch' count sampled anchors, objects or not.
       coding_offset: that of the targets; only 'levels' needs it.
+
+    Returns:
+      (score loss, box loss), float32 scalars.
     """
     counted = tf.cast(is_counted, tf.float32)
     labels = tf.where(counted[:, tf.newaxis] > 0.0, targets.labels, IGNORED)
@@ -96,14 +85,14 @@ def rpn_losses(
             delta=settings.rpn_box_beta,
             coding_offset=coding_offset,
         )
-        return RpnLosses(score_loss, box_loss)
+        return score_loss, box_loss
     deltas = tf.concat([_rows(level, 4) for level in rpn_deltas], axis=1)
     sampled_deltas = at_least_float32(tf.gather(deltas, targets.indices, batch_dims=1))
     box_losses = smooth_l1(sampled_deltas - targets.box_targets, beta=settings.rpn_box_beta)
     box = _sums(tf.reduce_sum(box_losses, axis=-1), labels == POSITIVE)
     box = box._replace(counts=score.counts)
     box_loss = normalise(box, counted, how=settings.rpn_box_normalizer, fixed=num_samples)
-    return RpnLosses(score_loss, box_loss)
+    return score_loss, box_loss
 
 
 def box_head_losses(
@@ -113,7 +102,7 @@ def box_head_losses(
     *,
     is_counted: tf.Tensor,
     settings: LossConfig,
-) -> BoxHeadLosses:
+) -> tuple[tf.Tensor, tf.Tensor]:
     """Computes class and box loss of the box head (Fast R-CNN, arXiv 1504.08083, eq. 1 to 3).
 
     Args:
@@ -123,6 +112,9 @@ def box_head_losses(
       is_counted: bool [B], images that count.
       settings: normalisers 'fixed' and 'batch' count sampled regions, objects or not; 'positives'
         four times the objects of this batch, as the NVIDIA TF2 reference.
+
+    Returns:
+      (class loss, box loss), float32 scalars.
     """
     num_samples, num_classes = targets.class_targets.shape[1], box_deltas.shape[-2]
     counted = tf.cast(is_counted, tf.float32)
@@ -142,10 +134,10 @@ def box_head_losses(
     box_sums = _sums(tf.reduce_sum(box_losses, axis=-1), is_object)
     if settings.box_normalizer == "positives":
         box_sums = box_sums._replace(counts=4.0 * box_sums.counts)
-        return BoxHeadLosses(class_loss, normalise(box_sums, counted, how="batch"))
+        return class_loss, normalise(box_sums, counted, how="batch")
     box_sums = box_sums._replace(counts=class_sums.counts)
     box_loss = normalise(box_sums, counted, how=settings.box_normalizer, fixed=num_samples)
-    return BoxHeadLosses(class_loss, box_loss)
+    return class_loss, box_loss
 
 
 def mask_loss(
@@ -190,11 +182,6 @@ def select_class(mask_logits: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
     channels = tf.range(mask_logits.shape[-1])
     is_own = classes[..., tf.newaxis, tf.newaxis, tf.newaxis] == channels
     return tf.reduce_sum(tf.where(is_own, at_least_float32(mask_logits), 0.0), axis=-1)
-
-
-def batch_weight(is_counted: tf.Tensor) -> tf.Tensor:
-    """Returns the weight with which this batch's losses are joined: its images that count."""
-    return tf.reduce_sum(tf.cast(is_counted, tf.float32))
 
 
 def smooth_l1(errors: tf.Tensor, *, beta: float) -> tf.Tensor:

@@ -70,11 +70,11 @@ def detect_boxes(
     num_pairs = num_proposals * num_classes
     logits = tf.reshape(class_logits, [-1, num_proposals, num_classes + 1])
     scores = tf.nn.softmax(at_least_float32(tf.stop_gradient(logits)), axis=-1)[..., :num_classes]
-    all_scores = tf.reshape(scores, [-1, num_pairs])
     # Written so that a NaN score counts as dropped.
-    is_candidate = is_valid[..., tf.newaxis] & (scores >= test.test_score_thresh)
-    scores = tf.reshape(tf.where(is_candidate, scores, -1.0), [-1, num_pairs])
-    scores, pairs = exact_top_k(scores, min(_MOST_PAIRS, num_pairs))
+    is_known = is_valid[..., tf.newaxis] & (scores >= 0.0)
+    all_scores = tf.reshape(tf.where(is_known, scores, -1.0), [-1, num_pairs])
+    candidates = tf.where(all_scores >= test.test_score_thresh, all_scores, -1.0)
+    scores, pairs = exact_top_k(candidates, min(_MOST_PAIRS, num_pairs))
     deltas = tf.reshape(tf.stop_gradient(box_deltas), [-1, num_pairs, 4])
     boxes = decode_boxes(
         tf.gather(deltas, pairs, batch_dims=1),

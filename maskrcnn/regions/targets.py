@@ -18,7 +18,7 @@ from maskrcnn.settings import MaskRcnnConfig
 from object_detection.boxes.box_coder import encode_boxes
 from object_detection.boxes.box_ops import corner_overlaps, pairwise_iou, split_corners
 from object_detection.boxes.matcher import IGNORED, NEGATIVE, POSITIVE, Matches, match_anchors
-from object_detection.boxes.samplers import max_positives, sample_balanced
+from object_detection.boxes.samplers import sample_balanced
 from object_detection.masks.mask_ops import is_mask_known, mask_targets
 
 IGNORED_CLASS = -1
@@ -225,7 +225,7 @@ def assign_mask_targets(
     *,
     num_rois: int,
     mask_size: int,
-    is_mirrored: tf.Tensor | None = None,
+    is_mirrored: tf.Tensor,
 ) -> MaskTargets:
     """Makes the masks of the sampled objects (Mask R-CNN, arXiv 1703.06870, section 3).
 
@@ -236,7 +236,7 @@ def assign_mask_targets(
         the network's input but not clipped to it.
       num_rois: P, at most S. `max_positives` of the sampling holds every object.
       mask_size: s, side of the mask head's output.
-      is_mirrored: bool [B], whether the image was mirrored after the crops were made; none: no.
+      is_mirrored: bool [B], whether the image was mirrored after the crops were made.
 
     Returns:
       `MaskTargets`, without gradient.
@@ -252,18 +252,13 @@ def assign_mask_targets(
         tf.gather(tf.stop_gradient(mask_frames), gt_index, batch_dims=1),
         boxes,
         output_size=mask_size,
-        is_mirrored=None if is_mirrored is None else is_mirrored[:, tf.newaxis],
+        is_mirrored=is_mirrored[:, tf.newaxis],
     )
     return MaskTargets(
         boxes=boxes,
         classes=tf.where(counts, rois.class_targets[:, :num_rois], IGNORED_CLASS),
         masks=tf.where(counts[..., tf.newaxis, tf.newaxis], masks, 0.0),
     )
-
-
-def num_mask_rois(num_samples: int, positive_fraction: float) -> int:
-    """Returns how many of an image's sampled regions can be objects, for `assign_mask_targets`."""
-    return max(max_positives(num_samples, positive_fraction), 1)
 
 
 def crowd_cover(boxes: tf.Tensor, crowd_boxes: tf.Tensor) -> tf.Tensor:

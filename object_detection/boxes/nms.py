@@ -162,12 +162,14 @@ def with_best_refused(
     Args:
       scores: [B, K] of the detections, 0 for padding.
       num_valid: int32 [B].
-      candidate_scores: [B, N] before the threshold.
+      candidate_scores: [B, N] before the threshold; NaN and what is below 0 count as 0.
 
     Returns:
       [B, K].
     """
-    best = tf.reduce_max(at_least_float32(candidate_scores), axis=-1, keepdims=True)
+    candidate_scores = at_least_float32(candidate_scores)
+    candidate_scores = tf.where(candidate_scores >= 0.0, candidate_scores, 0.0)
+    best = tf.reduce_max(candidate_scores, axis=-1, keepdims=True)
     is_first = tf.range(tf.shape(scores)[1])[tf.newaxis] == 0
     return tf.where(is_first & (num_valid == 0)[:, tf.newaxis], best, scores)
 

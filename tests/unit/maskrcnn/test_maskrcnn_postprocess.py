@@ -118,6 +118,16 @@ def test_nothing_to_detect_and_values_that_are_not_numbers():
     assert num_valid[1] == 9 and np.isfinite(scores).all() and np.isfinite(boxes).all()
 
 
+def test_the_best_refused_score_is_of_a_proposal_and_a_number():
+    logits, deltas, proposals, valid = example(2)
+    logits[...] = [0.0] * NUM_CLASSES + [9.0]
+    logits[0, 0, 0] = np.nan
+    logits[1, ~valid[1], 0] = 50.0  # padding that looks like an object
+    _, scores, _, num_valid = detect(logits, deltas, proposals, valid, 9)
+    assert not num_valid.any()
+    np.testing.assert_allclose(scores[:, 0], 1 / (NUM_CLASSES + np.exp(9)), rtol=1e-5)
+
+
 def test_compiled_equals_eager_with_half_precision_outputs():
     logits, deltas, proposals, valid = example(3)
     logits, deltas = tf.cast(logits, tf.float16), tf.cast(deltas, tf.float16)

@@ -121,7 +121,6 @@ class TestPresets:
         ({"roi__fg_fraction": 0.001}, "leaves no RoI for the mask head"),
         ({"roi__batch_size_per_im": 0}, "batch_size_per_im=0"),
         ({"test__test_nms": -0.1}, "test_nms=-0.1"),
-        ({"loss__box_normalizer": "level"}, "box_normalizer='level'"),
         ({"data__class_ids": "raw"}, "class_ids='raw'"),
         ({"eval__eval_batch_size": 0}, "eval_batch_size=0"),
     ],

@@ -11,7 +11,6 @@ from maskrcnn.regions.targets import (
     assign_mask_targets,
     assign_rpn_targets,
     crowd_cover,
-    num_mask_rois,
     sample_rois,
 )
 from maskrcnn.settings import MaskRcnnConfig, base_config
@@ -210,34 +209,28 @@ def test_masks_of_the_sampled_objects():
         is_positive=tf.constant([[True, True, True, False]]),
         gt_index=tf.constant([[1, 0, 2, 0]]),
     )
-    targets = assign_mask_targets(
-        rois_,
-        tf.constant(half_masks()[np.newaxis]),
-        tf.constant(gt_boxes),
-        num_rois=4,
-        mask_size=8,
-    )
+    masks = tf.constant(half_masks()[np.newaxis])
+
+    def assign(num_rois, *, is_mirrored):
+        return assign_mask_targets(
+            rois_,
+            masks,
+            tf.constant(gt_boxes),
+            num_rois=num_rois,
+            mask_size=8,
+            is_mirrored=tf.constant([is_mirrored]),
+        )
+
+    targets = assign(4, is_mirrored=False)
     assert targets.masks.shape == (1, 4, 8, 8)
     # Unknown mask and background do not count.
     np.testing.assert_array_equal(targets.classes, [[1, 2, -1, -1]])
     np.testing.assert_array_equal(targets.masks[0, 0], np.repeat([[1], [0]], 4, 0) * np.ones(8))
     np.testing.assert_array_equal(targets.masks[0, 1], np.ones((8, 8)))
     assert not targets.masks[0, 2:].numpy().any()
-    mirrored = assign_mask_targets(
-        rois_,
-        tf.constant(half_masks()[np.newaxis]),
-        tf.constant(gt_boxes),
-        num_rois=2,
-        mask_size=8,
-        is_mirrored=tf.constant([True]),
-    )
+    mirrored = assign(2, is_mirrored=True)
     # In the mirrored image the left half of the box is the right half of its mask.
     np.testing.assert_array_equal(mirrored.masks[0, 1], np.zeros((8, 8)))
-
-
-def test_number_of_mask_regions_holds_every_object():
-    assert num_mask_rois(512, 0.25) == 128
-    assert num_mask_rois(2, 0.1) == 1
 
 
 def mixed_batch(rng):
@@ -282,7 +275,10 @@ def test_all_targets_compile_and_agree_with_the_plain_ones():
             config=config,
             seed=SEED + 1,
         )
-        masks = assign_mask_targets(regions, packed, gt_boxes, num_rois=8, mask_size=14)
+        mirrored = tf.constant([False] * 4)
+        masks = assign_mask_targets(
+            regions, packed, gt_boxes, num_rois=8, mask_size=14, is_mirrored=mirrored
+        )
         return anchors, regions, masks
 
     arguments = (gt_boxes, gt_classes, crowd_boxes, packed, proposals, valid)
