@@ -1,17 +1,18 @@
 """State dicts of other programs, files of them, and what those programs compute from them.
 
-One set of values is written under the names of each program. The forward pass is in their layout,
-[batch, channels, height, width], and knows nothing of ours.
+One set of values is written under the names of each program, in their layout.
 """
 
+import pickle
 import re
 import struct
 import zipfile
 
+import network_in_numpy as reference
 import numpy as np
 
 
-def detector_shapes(*, repeats, classes, filters=256, hidden=1024, anchors=3, masks=True):
+def detector_shapes(*, repeats, classes, filters=256, hidden=1024):
     """Names and shapes of torchvision's maskrcnn_resnet50_fpn; classes include the background."""
     shapes = {"backbone.body.conv1.weight": (64, 3, 7, 7)}
 
@@ -19,9 +20,9 @@ def detector_shapes(*, repeats, classes, filters=256, hidden=1024, anchors=3, ma
         for variable in ("weight", "bias", "running_mean", "running_var"):
             shapes[f"{name}.{variable}"] = (channels,)
 
-    def layer(name, *shape, bias=None):
+    def layer(name, *shape):
         shapes[f"{name}.weight"] = shape
-        shapes[f"{name}.bias"] = (bias or shape[0],)
+        shapes[f"{name}.bias"] = shape[:1]
 
     norm("backbone.body.bn1", 64)
     channels = 64
@@ -42,17 +43,16 @@ def detector_shapes(*, repeats, classes, filters=256, hidden=1024, anchors=3, ma
         layer(f"backbone.fpn.inner_blocks.{index}.0", filters, 256 << index, 1, 1)
         layer(f"backbone.fpn.layer_blocks.{index}.0", filters, filters, 3, 3)
     layer("rpn.head.conv.0.0", filters, filters, 3, 3)
-    layer("rpn.head.cls_logits", anchors, filters, 1, 1)
-    layer("rpn.head.bbox_pred", 4 * anchors, filters, 1, 1)
+    layer("rpn.head.cls_logits", 3, filters, 1, 1)
+    layer("rpn.head.bbox_pred", 12, filters, 1, 1)
     layer("roi_heads.box_head.fc6", hidden, filters * 49)
     layer("roi_heads.box_head.fc7", hidden, hidden)
     layer("roi_heads.box_predictor.cls_score", classes, hidden)
     layer("roi_heads.box_predictor.bbox_pred", 4 * classes, hidden)
-    if masks:
-        for index in range(4):
-            layer(f"roi_heads.mask_head.{index}.0", filters, filters, 3, 3)
-        layer("roi_heads.mask_predictor.conv5_mask", filters, filters, 2, 2)
-        layer("roi_heads.mask_predictor.mask_fcn_logits", classes, filters, 1, 1)
+    for index in range(4):
+        layer(f"roi_heads.mask_head.{index}.0", filters, filters, 3, 3)
+    layer("roi_heads.mask_predictor.conv5_mask", filters, filters, 2, 2)
+    layer("roi_heads.mask_predictor.mask_fcn_logits", classes, filters, 1, 1)
     return shapes
 
 
@@ -83,8 +83,8 @@ def second_version(shapes):
     return changed
 
 
-def random_values(shapes, *, seed=0):
-    rng = np.random.default_rng(seed)
+def random_values(shapes):
+    rng = np.random.default_rng(0)
     values = {}
     for name, shape in shapes.items():
         if name.endswith("running_var") or (len(shape) == 1 and name.endswith("weight")):
@@ -297,8 +297,17 @@ def write_torch(path, values, *, wrapped_in=None):
     return path
 
 
-def write_detectron(path, blobs):
-    """Writes blobs as Python 2 pickles them."""
+def write_detectron(path, values):
+    return write_blobs(path, to_detectron(values))
+
+
+def write_detectron2(path, values):
+    content = {"model": to_detectron2(values), "__author__": "Detectron2 Model Zoo"}
+    path.write_bytes(pickle.dumps(content, protocol=2))
+
+
+def write_blobs(path, blobs):
+    """Writes blobs of Caffe2 as Python 2 pickles them."""
 
     def text(value):
         data = value if isinstance(value, bytes) else value.encode()
@@ -323,32 +332,24 @@ def write_detectron(path, blobs):
 class ForeignNetwork:
     """The forward pass of torchvision and Detectron with one block per stage, in NumPy.
 
-    values: under torchvision's names. stride_in_1x1 and epsilon are Detectron's and torchvision's.
+    Features are [batch, height, width, channels]; `values` are those programs', under torchvision's
+    names. The weights of `caffe2` are for blue, green, red, with the stride in the 1x1 convolution.
     """
 
-    def __init__(self, values, *, stride_in_1x1, epsilon):
+    def __init__(self, values, *, caffe2, epsilon):
         self.values = {name: value.astype(np.float64) for name, value in values.items()}
-        self.first, self.epsilon = stride_in_1x1, epsilon
+        self.caffe2, self.epsilon = caffe2, epsilon
+
+    def kernel(self, name):
+        return self.values[f"{name}.weight"].transpose(2, 3, 1, 0)
 
     def conv(self, x, name, *, stride=1):
-        kernel = self.values[f"{name}.weight"]
-        pad = kernel.shape[2] // 2
-        x = np.pad(x, [(0, 0), (0, 0), (pad, pad), (pad, pad)])
-        rows, columns = ((x.shape[axis] - kernel.shape[2]) // stride + 1 for axis in (2, 3))
-        result = 0.0
-        for i in range(kernel.shape[2]):
-            for j in range(kernel.shape[3]):
-                part = x[:, :, i : i + rows * stride : stride, j : j + columns * stride : stride]
-                result = result + np.einsum(
-                    "oc,bchw->bohw", kernel[:, :, i, j], part, optimize=True
-                )
-        bias = self.values.get(f"{name}.bias")
-        return result if bias is None else result + bias[:, None, None]
+        bias = self.values.get(f"{name}.bias", 0.0)
+        return reference.conv2d(x, self.kernel(name), stride=stride, padding="symmetric", bias=bias)
 
     def norm(self, x, name):
         gamma, beta, mean, variance = (
-            self.values[f"{name}.{v}"][:, None, None]
-            for v in ("weight", "bias", "running_mean", "running_var")
+            self.values[f"{name}.{v}"] for v in ("weight", "bias", "running_mean", "running_var")
         )
         return (x - mean) / np.sqrt(variance + self.epsilon) * gamma + beta
 
@@ -358,17 +359,11 @@ class ForeignNetwork:
         return self.norm(x, f"{name}.1") if f"{name}.1.weight" in self.values else x
 
     def body(self, images):
-        """images: [batch, 3, h, w] in the order of colours that the weights are for."""
+        """images: [batch, h, w, 3], red, green, blue."""
+        images = images[..., ::-1] if self.caffe2 else images
         x = self.conv(images, "backbone.body.conv1", stride=2)
-        x = np.maximum(self.norm(x, "backbone.body.bn1"), 0.0)
-        x = np.pad(x, [(0, 0), (0, 0), (1, 1), (1, 1)])
-        rows, columns = ((n - 3) // 2 + 1 for n in x.shape[2:])
-        windows = [
-            x[:, :, i : i + 2 * rows : 2, j : j + 2 * columns : 2]
-            for i in range(3)
-            for j in range(3)
-        ]
-        x = np.max([w[:, :, :rows, :columns] for w in windows], axis=0)
+        x = reference.relu(self.norm(x, "backbone.body.bn1"))
+        x = reference.max_pool(x, padding="symmetric")
         levels = []
         for stage in range(1, 5):
             x = self.block(x, f"backbone.body.layer{stage}.0", stride=1 if stage == 1 else 2)
@@ -376,52 +371,48 @@ class ForeignNetwork:
         return levels
 
     def block(self, x, name, *, stride):
-        y = self.conv(x, f"{name}.conv1", stride=stride if self.first else 1)
-        y = np.maximum(self.norm(y, f"{name}.bn1"), 0.0)
-        y = self.conv(y, f"{name}.conv2", stride=1 if self.first else stride)
-        y = np.maximum(self.norm(y, f"{name}.bn2"), 0.0)
+        y = self.conv(x, f"{name}.conv1", stride=stride if self.caffe2 else 1)
+        y = reference.relu(self.norm(y, f"{name}.bn1"))
+        y = self.conv(y, f"{name}.conv2", stride=1 if self.caffe2 else stride)
+        y = reference.relu(self.norm(y, f"{name}.bn2"))
         y = self.norm(self.conv(y, f"{name}.conv3"), f"{name}.bn3")
         x = self.norm(self.conv(x, f"{name}.downsample.0", stride=stride), f"{name}.downsample.1")
-        return np.maximum(x + y, 0.0)
+        return reference.relu(x + y)
 
     def pyramid(self, levels):
         above, maps = None, []
         for index in (3, 2, 1, 0):
             lateral = self.layer(levels[index], f"backbone.fpn.inner_blocks.{index}")
-            if above is not None:
-                lateral = lateral + above.repeat(2, axis=2).repeat(2, axis=3)
-            above = lateral
-            maps.insert(0, self.layer(lateral, f"backbone.fpn.layer_blocks.{index}"))
+            above = lateral if above is None else lateral + reference.upsample(above)
+            maps.insert(0, self.layer(above, f"backbone.fpn.layer_blocks.{index}"))
         return maps
 
     def rpn(self, x):
-        hidden = np.maximum(self.conv(x, "rpn.head.conv.0.0"), 0.0)
+        hidden = reference.relu(self.conv(x, "rpn.head.conv.0.0"))
         if "rpn.head.conv.1.0.weight" in self.values:
-            hidden = np.maximum(self.conv(hidden, "rpn.head.conv.1.0"), 0.0)
+            hidden = reference.relu(self.conv(hidden, "rpn.head.conv.1.0"))
         return self.conv(hidden, "rpn.head.cls_logits"), self.conv(hidden, "rpn.head.bbox_pred")
 
     def dense(self, x, name):
         return x @ self.values[f"{name}.weight"].T + self.values[f"{name}.bias"]
 
     def boxes(self, rois):
-        """rois: [n, c, 7, 7]; returns class logits [n, K + 1] and deltas [n, 4 * (K + 1)]."""
+        """rois: [n, 7, 7, c]; returns class logits [n, K + 1] and deltas [n, 4 * (K + 1)]."""
         is_second = "roi_heads.box_head.0.0.weight" in self.values
         for index in range(4 if is_second else 0):
-            rois = np.maximum(self.layer(rois, f"roi_heads.box_head.{index}"), 0.0)
-        x = rois.reshape(len(rois), -1)
+            rois = reference.relu(self.layer(rois, f"roi_heads.box_head.{index}"))
+        x = rois.transpose(0, 3, 1, 2).reshape(len(rois), -1)  # theirs: channel, row, column
         for name in ("5",) if is_second else ("fc6", "fc7"):
-            x = np.maximum(self.dense(x, f"roi_heads.box_head.{name}"), 0.0)
+            x = reference.relu(self.dense(x, f"roi_heads.box_head.{name}"))
         return tuple(
             self.dense(x, f"roi_heads.box_predictor.{name}") for name in ("cls_score", "bbox_pred")
         )
 
     def masks(self, rois):
-        """rois: [n, c, h, w]; returns [n, K + 1, 2 h, 2 w]."""
+        """rois: [n, h, w, c]; returns [n, 2 h, 2 w, K + 1]."""
         x = rois
         for index in range(4):
-            x = np.maximum(self.layer(x, f"roi_heads.mask_head.{index}"), 0.0)
-        kernel = self.values["roi_heads.mask_predictor.conv5_mask.weight"]  # [in, out, 2, 2]
-        bias = self.values["roi_heads.mask_predictor.conv5_mask.bias"]
-        blocks = np.einsum("bchw,cdij->bdhiwj", x, kernel, optimize=True)
-        x = blocks.reshape(len(x), -1, 2 * x.shape[2], 2 * x.shape[3]) + bias[:, None, None]
-        return self.conv(np.maximum(x, 0.0), "roi_heads.mask_predictor.mask_fcn_logits")
+            x = reference.relu(self.layer(x, f"roi_heads.mask_head.{index}"))
+        name = "roi_heads.mask_predictor.conv5_mask"  # [in, out, 2, 2] there
+        x = reference.transposed_conv(x, self.kernel(name), self.values[f"{name}.bias"])
+        return self.conv(reference.relu(x), "roi_heads.mask_predictor.mask_fcn_logits")

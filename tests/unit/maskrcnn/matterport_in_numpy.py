@@ -3,6 +3,7 @@
 [batch, height, width, channels], as there; one block in a stage.
 """
 
+import h5py
 import network_in_numpy as reference
 import numpy as np
 
@@ -10,14 +11,14 @@ EPSILON = 1e-3
 RPN_DEVIATIONS = (0.1, 0.1, 0.2, 0.2)
 
 
-def random_weights(*, width, filters, hidden, classes, seed=0):
+def random_weights(*, width, filters, hidden, classes):
     """Makes the variables of a mask_rcnn .h5; classes include the background."""
-    rng, weights = np.random.default_rng(seed), {}
+    rng, weights = np.random.default_rng(0), {}
 
-    def layer(name, *shape, outputs=None):
+    def layer(name, *shape):
         scale = 1.0 / np.sqrt(np.prod(shape[:-1]))
         weights[f"{name}/kernel"] = rng.normal(0.0, scale, shape)
-        weights[f"{name}/bias"] = rng.normal(0.0, 0.3, outputs or shape[-1])
+        weights[f"{name}/bias"] = rng.normal(0.0, 0.3, shape[-1])
 
     def norm(name, channels):
         for variable in ("gamma", "moving_variance"):
@@ -56,6 +57,23 @@ def random_weights(*, width, filters, hidden, classes, seed=0):
     layer("mrcnn_mask_deconv", 2, 2, filters, filters)
     layer("mrcnn_mask", 1, 1, filters, classes)
     return {name: value.astype(np.float32) for name, value in weights.items()}
+
+
+def write_keras_h5(path, weights):
+    """Writes a file as Keras 2.0 did: a group for each layer, the RPN's layers in one."""
+    layers = {}
+    for name in weights:
+        layer = name.split("/")[0]
+        layers.setdefault("rpn_model" if layer.startswith("rpn_") else layer, []).append(name)
+    with h5py.File(path, "w") as file:
+        file.attrs["layer_names"] = [name.encode() for name in ("input_image", *layers)]
+        file.create_group("input_image").attrs["weight_names"] = np.zeros(0, "S1")
+        for layer, names in layers.items():
+            group = file.create_group(layer)
+            group.attrs["weight_names"] = [f"{name}:0".encode() for name in names]
+            for name in names:
+                group[f"{name}:0"] = weights[name]
+    return path
 
 
 class Matterport:

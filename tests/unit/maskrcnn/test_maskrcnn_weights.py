@@ -1,11 +1,10 @@
 """Loading: files of each program give that program's outputs; conventions, classes, refusals."""
 
 import dataclasses
+import functools
 import json
-import pickle
 
 import foreign_weights as foreign
-import h5py
 import matterport_in_numpy as matterport
 import numpy as np
 import pytest
@@ -23,12 +22,17 @@ from maskrcnn.config import (
 from maskrcnn.network import backbone
 from maskrcnn.network.anchors import model_anchors
 from maskrcnn.network.model import build_model
-from maskrcnn.weights.foreign_names import foreign_name
 from maskrcnn.weights.weight_names import anchor_order, layout_of
 from maskrcnn.weights.weights import WeightSource, load_backbone, load_detector, read_source
 
 MSRA = Conventions("symmetric", "1x1", (122.7717, 115.9465, 102.9801), (1.0, 1.0, 1.0))
 DETECTRON = Conventions(*MSRA[:4], "detectron", 1.0, 1.0, "legacy", "bilinear")
+BENCHMARK = DETECTRON._replace(resampling="antialiased")
+DETECTRON2 = Conventions(
+    *("symmetric", "1x1", IMAGENET_MEAN_RGB, (1.0, 1.0, 1.0)),
+    *("detectron2", 0.0, 0.0, "aligned", "antialiased"),
+)
+MMDETECTION = Conventions(*OUR_CONVENTIONS[:4], "detectron2", 0.0, 0.0, "aligned", "bilinear")
 TORCHVISION = Conventions(*OUR_CONVENTIONS[:4], "torchvision", 0.0, 0.0, "legacy", "bilinear")
 SHAPES, DEEPER = (
     foreign.detector_shapes(repeats=(first, 1, 1, 1), classes=4, filters=8, hidden=6)
@@ -60,14 +64,10 @@ def small_model(*, num_classes=3, conventions=TORCHVISION, **changes):
     return build_model(config, num_classes=num_classes)
 
 
-@pytest.fixture(scope="module")
-def torchvision_model():
-    return small_model()
-
-
-@pytest.fixture(scope="module")
-def detectron_model():
-    return small_model(conventions=DETECTRON)
+@functools.cache
+def model_for(conventions=TORCHVISION):
+    """A small model of these conventions, whose values the tests overwrite."""
+    return small_model(conventions=conventions)
 
 
 @pytest.fixture(scope="module")
@@ -75,48 +75,20 @@ def values():
     return foreign.random_values(SHAPES)
 
 
-@pytest.fixture(scope="module")
 def folded(values):
     """The same with batch norm folded into scale and shift."""
     constants = {"running_mean": 0.0, "running_var": 1.0}
     return {
-        name: np.full_like(value, constants[name.rpartition(".")[2]])
-        if name.endswith(tuple(constants))
-        else value
+        name: np.full_like(value, constants.get(name.rpartition(".")[2], value))
         for name, value in values.items()
     }
-
-
-def nchw(x):
-    return np.asarray(x).transpose(0, 3, 1, 2)
-
-
-def nhwc(x):
-    return np.asarray(x).transpose(0, 2, 3, 1)
 
 
 def assert_near(ours, theirs):
     np.testing.assert_allclose(ours, theirs, rtol=2e-3, atol=2e-3 * np.abs(theirs).max())
 
 
-def write_keras_h5(path, weights):
-    """Writes a file as Keras 2.0 did: a group for each layer, the RPN's layers in one."""
-    layers = {}
-    for name in weights:
-        layer = name.split("/")[0]
-        layers.setdefault("rpn_model" if layer.startswith("rpn_") else layer, []).append(name)
-    with h5py.File(path, "w") as file:
-        file.attrs["layer_names"] = [name.encode() for name in ("input_image", *layers)]
-        file.create_group("input_image").attrs["weight_names"] = np.zeros(0, "S1")
-        for layer, names in layers.items():
-            group = file.create_group(layer)
-            group.attrs["weight_names"] = [f"{name}:0".encode() for name in names]
-            for name in names:
-                group[f"{name}:0"] = weights[name]
-    return path
-
-
-def assert_computes(model, network, *, swaps_colours):
+def assert_computes(model, network):
     """Compares all parts of a model with those of another program on the same inputs."""
 
     def our_deltas(deltas, boxes):
@@ -124,89 +96,66 @@ def assert_computes(model, network, *, swaps_colours):
 
     rng = np.random.default_rng(5)
     images = rng.normal(size=(1, 32, 64, 3)).astype(np.float32)
-    theirs = nchw(images)[:, ::-1] if swaps_colours else nchw(images)
-    maps = network.pyramid(network.body(theirs))
+    maps = network.pyramid(network.body(images))
     outputs = model(images)
     for level, expected in zip((2, 3, 4, 5), maps):
-        assert_near(outputs.features[level], nhwc(expected))
-    logits, deltas = (nhwc(x) for x in network.rpn(maps[0]))
+        assert_near(outputs.features[level], expected)
+    logits, deltas = network.rpn(maps[0])
     order = anchor_order(model.config)
     assert_near(outputs.rpn_logits[0], logits[..., order])
     own = outputs.rpn_deltas[0].numpy().reshape(*deltas.shape[:3], 3, 4)
     assert_near(own, our_deltas(deltas, 3)[..., order, :])
     rois = rng.normal(size=(2, 7, 7, 8)).astype(np.float32)
-    classes, deltas = network.boxes(nchw(rois))
+    classes, deltas = network.boxes(rois)
     boxes = model.boxes(rois)
     assert_near(boxes.class_logits, classes[:, [1, 2, 3, 0]])
     assert_near(boxes.box_deltas, our_deltas(deltas, 4)[:, 1:])
     rois = rng.normal(size=(2, 14, 14, 8)).astype(np.float32)
-    assert_near(model.masks(rois), nhwc(network.masks(nchw(rois)))[..., 1:])
+    assert_near(model.masks(rois), network.masks(rois)[..., 1:])
+
+
+def torch(rename=dict, wrapped_in=None):
+    return lambda path, values: foreign.write_torch(path, rename(values), wrapped_in=wrapped_in)
 
 
 class TestOutputsOfOtherPrograms:
     @pytest.mark.parametrize(
-        ("rename", "wrapped_in"), [(dict, None), (foreign.to_old_torchvision, "model")]
-    )
-    def test_torchvision(self, torchvision_model, values, tmp_path, rename, wrapped_in):
-        path = foreign.write_torch(tmp_path / "m.pth", rename(values), wrapped_in=wrapped_in)
-        source = read_source(path)
-        assert (source.layout, source.conventions) == ("torchvision", TORCHVISION)
-        report = load_detector(torchvision_model, source)
-        assert not report.missing and len(report.loaded) == len(torchvision_model.variables)
-        network = foreign.ForeignNetwork(values, stride_in_1x1=False, epsilon=0.0)
-        assert_computes(torchvision_model, network, swaps_colours=False)
+        ("layout", "write", "conventions", "epsilon"),
+        [
+            ("torchvision", torch(), TORCHVISION, 0.0),
+            ("torchvision", torch(foreign.to_old_torchvision, "model"), TORCHVISION, 0.0),
+            ("benchmark", torch(foreign.to_benchmark), BENCHMARK, 0.0),
+            ("detectron", foreign.write_detectron, DETECTRON, 0.0),
+            ("detectron2", foreign.write_detectron2, DETECTRON2, 1e-5),
+            ("mmdetection", torch(foreign.to_mmdetection, "state_dict"), MMDETECTION, 1e-5),
+        ],
+    )  # fmt: skip
+    def test_a_detector(self, values, tmp_path, layout, write, conventions, epsilon):
+        values = folded(values) if layout == "detectron" else values
+        write(tmp_path / "model", values)
+        source = read_source(tmp_path / "model")
+        assert (source.layout, source.conventions) == (layout, conventions)
+        model = model_for(conventions)
+        report = load_detector(model, source)
+        assert not report.missing and len(report.loaded) == len(model.variables)
+        is_caffe2 = conventions.stride_in == "1x1"
+        network = foreign.ForeignNetwork(values, caffe2=is_caffe2, epsilon=epsilon)
+        assert_computes(model, network)
 
-    def test_torchvisions_second_version(self, torchvision_model, tmp_path):
+    def test_torchvisions_second_version(self, tmp_path):
         values = foreign.random_values(foreign.second_version(SHAPES))
         counter = {"roi_heads.mask_head.0.1.num_batches_tracked": np.zeros(1, np.float32)}
         source = read_source(foreign.write_torch(tmp_path / "v2.pth", values | counter))
         assert (source.layout, source.conventions) == ("torchvision", TORCHVISION)
         model = small_model(name="maskrcnn-r50-fpn-v2", box_conv_dim=8)
         assert not load_detector(model, source).missing
-        network = foreign.ForeignNetwork(values, stride_in_1x1=False, epsilon=1e-5)
-        assert_computes(model, network, swaps_colours=False)
+        assert_computes(model, foreign.ForeignNetwork(values, caffe2=False, epsilon=1e-5))
         with pytest.raises(ValueError, match="of --model_name=maskrcnn-r50-fpn-v2 or fasterrcnn-"):
-            load_detector(torchvision_model, source)
+            load_detector(model_for(), source)
 
-    def test_maskrcnn_benchmark(self, detectron_model, values, tmp_path):
-        path = foreign.write_torch(tmp_path / "m.pth", foreign.to_benchmark(values))
-        source = read_source(path)
-        assert source.layout == "benchmark"
-        assert source.conventions == DETECTRON._replace(resampling="antialiased")
-        load_detector(detectron_model, source)
-        network = foreign.ForeignNetwork(values, stride_in_1x1=True, epsilon=0.0)
-        assert_computes(detectron_model, network, swaps_colours=True)
-
-    def test_detectron2(self, values, tmp_path):
-        path = tmp_path / "model_final.pkl"
-        content = {"model": foreign.to_detectron2(values), "__author__": "Detectron2 Model Zoo"}
-        path.write_bytes(pickle.dumps(content, protocol=2))
-        source = read_source(path)
-        assert source.layout == "detectron2"
-        assert source.conventions == Conventions(
-            *("symmetric", "1x1", IMAGENET_MEAN_RGB, (1.0, 1.0, 1.0)),
-            *("detectron2", 0.0, 0.0, "aligned", "antialiased"),
-        )
-        model = small_model(conventions=source.conventions)
-        assert not load_detector(model, source).missing
-        network = foreign.ForeignNetwork(values, stride_in_1x1=True, epsilon=1e-5)
-        assert_computes(model, network, swaps_colours=True)
-
-    def test_mmdetection(self, values, tmp_path):
-        renamed = foreign.to_mmdetection(values)
-        path = foreign.write_torch(tmp_path / "m.pth", renamed, wrapped_in="state_dict")
-        source = read_source(path)
-        assert source.layout == "mmdetection"
-        of_detector = ("detectron2", 0.0, 0.0, "aligned", "bilinear")
-        assert source.conventions == Conventions(*OUR_CONVENTIONS[:4], *of_detector)
-        model = small_model(conventions=source.conventions)
-        assert not load_detector(model, source).missing
-        network = foreign.ForeignNetwork(values, stride_in_1x1=False, epsilon=1e-5)
-        assert_computes(model, network, swaps_colours=False)
-
-    def test_matterport(self, torchvision_model, tmp_path):
+    def test_matterport(self, tmp_path):
         weights = matterport.random_weights(width=8, filters=8, hidden=6, classes=4)
-        source = read_source(write_keras_h5(tmp_path / "mask_rcnn_coco.h5", weights))
+        source = read_source(matterport.write_keras_h5(tmp_path / "mask_rcnn_coco.h5", weights))
         assert (source.layout, source.file.kind) == ("matterport", weight_files.KERAS_H5)
         assert source.conventions == Conventions(
             *("same_pool", "1x1", (123.7, 116.8, 103.9), (1.0, 1.0, 1.0)),
@@ -241,45 +190,33 @@ class TestOutputsOfOtherPrograms:
         rois = rng.normal(size=(2, 14, 14, 8)).astype(np.float32)
         assert_near(model.masks(rois), network.masks(rois)[..., 1:])
         with pytest.raises(ValueError, match=r"model\.padding='symmetric', but .*mask_rcnn_coco"):
-            load_detector(torchvision_model, source)
-
-    def test_detectron(self, detectron_model, folded, tmp_path):
-        blobs = foreign.to_detectron(folded)
-        blobs |= {f"{name}_momentum": value for name, value in list(blobs.items())[:3]}
-        path = foreign.write_detectron(tmp_path / "model_final.pkl", blobs)
-        source = read_source(path)
-        assert (source.layout, source.file.kind) == ("detectron", weight_files.NUMPY_PICKLE)
-        report = load_detector(detectron_model, source)
-        assert source.conventions == DETECTRON and not report.missing
-        assert report.skipped["conv1_w_momentum"] == "training state"
-        network = foreign.ForeignNetwork(folded, stride_in_1x1=True, epsilon=0.0)
-        assert_computes(detectron_model, network, swaps_colours=True)
+            load_detector(model_for(), source)
 
     def test_anchors_in_the_order_of_the_tf2_reference(self, values, tmp_path):
         aspects = ((1.0, 1.0), (1.4, 0.7), (0.7, 1.4))
         model = small_model(aspect_ratios=aspects)
         assert anchor_order(model.config) == [1, 0, 2]
         load_detector(model, foreign.write_torch(tmp_path / "m.pth", values))
-        network = foreign.ForeignNetwork(values, stride_in_1x1=False, epsilon=0.0)
-        assert_computes(model, network, swaps_colours=False)
+        assert_computes(model, foreign.ForeignNetwork(values, caffe2=False, epsilon=0.0))
 
-    def test_backbone_epsilon_of_torchvision(self, torchvision_model, values, tmp_path):
+    def test_backbone_epsilon_of_torchvision(self, values, tmp_path):
         """A classifier's file; a tiny variance makes the epsilon matter."""
         body = {n.removeprefix("backbone.body."): v for n, v in values.items() if ".body." in n}
         body["bn1.running_var"] = np.full(64, 1e-4, np.float32)
         body |= {"fc.weight": np.zeros([10, 2048], np.float32), "fc.bias": np.zeros(10, np.float32)}
         path = foreign.write_torch(tmp_path / "resnet50.pth", body)
-        report = load_backbone(torchvision_model, path)
+        model = model_for()
+        report = load_backbone(model, path)
         assert report.skipped == {
             n: "not a variable of this network" for n in ("fc.weight", "fc.bias")
         }
         assert {name.split("/")[0] for name in report.loaded} == {"backbone"}
         full = values | {f"backbone.body.{name}": value for name, value in body.items()}
-        network = foreign.ForeignNetwork(full, stride_in_1x1=False, epsilon=1e-5)
+        network = foreign.ForeignNetwork(full, caffe2=False, epsilon=1e-5)
         images = np.random.default_rng(5).normal(size=(1, 32, 32, 3)).astype(np.float32)
-        layer = torchvision_model.trunk.get_layer("backbone/layer4/0")
-        features = tf.keras.Model(torchvision_model.trunk.input, layer.output)(images)
-        expected = nhwc(network.body(nchw(images))[3])
+        layer = model.trunk.get_layer("backbone/layer4/0")
+        features = tf.keras.Model(model.trunk.input, layer.output)(images)
+        expected = network.body(images)[3]
         np.testing.assert_allclose(features, expected, rtol=2e-3, atol=1e-3 * expected.max())
 
 
@@ -349,6 +286,7 @@ class TestPublishedShapes:
 class TestDetectronBackbones:
     def blobs(self, *, norm="bn", width=64, groups=1):
         blobs = {"conv1_w": np.ones([64, 3, 7, 7]), "pred_w": np.ones([9, 9])}
+        blobs["conv1_w_momentum"] = blobs["conv1_w"]
         stem = "res_conv1_bn" if norm == "bn" else "conv1_gn"
         blobs |= {f"{stem}_{v}": np.ones(64) for v in "sb"}
         channels = 64
@@ -378,7 +316,7 @@ class TestDetectronBackbones:
         monkeypatch.setitem(
             backbone.DEPTHS, "resnext101_32x8d", backbone.Depth((1, 1, 1, 1), 32, 8)
         )
-        path = foreign.write_detectron(tmp_path / "R.pkl", self.blobs(**options))
+        path = foreign.write_blobs(tmp_path / "R.pkl", self.blobs(**options))
         source = read_source(path)
         assert source.conventions == MSRA._replace(stride_in=stride_in)
         config = with_conventions(
@@ -386,72 +324,13 @@ class TestDetectronBackbones:
         )
         report = load_backbone(build_model(config, num_classes=1), source)
         assert not report.missing and report.skipped["pred_w"] == "not a variable of this network"
+        assert report.skipped["conv1_w_momentum"] == "training state"
 
     def test_group_norm_does_not_fit_batch_norm(self, tmp_path):
-        path = foreign.write_detectron(tmp_path / "R-50-GN.pkl", self.blobs(norm="gn"))
+        path = foreign.write_blobs(tmp_path / "R-50-GN.pkl", self.blobs(norm="gn"))
         model = small_model(conventions=MSRA._replace(stride_in="3x3"))
         with pytest.raises(ValueError, match=r"another network.*backbone/bn1/gamma is not in"):
             load_backbone(model, path)
-
-
-class TestNames:
-    @pytest.mark.parametrize(
-        ("name", "ours"),
-        [
-            ("fpn_inner_res5_2_sum_w", "fpn/inner5/kernel"),
-            ("fpn_inner_res4_22_sum_lateral_b", "fpn/inner4/bias"),
-            ("fpn_res4_22_sum_w", "fpn/layer4/kernel"),
-            ("conv_rpn_w", "rpn/conv/kernel"),
-            ("rpn_bbox_pred_b", "rpn/bbox_pred/bias"),
-            ("_[mask]_fcn4_w", "mask_head/mask_fcn4/kernel"),
-            ("conv1_gn_s", "backbone/gn1/gamma"),
-            ("res5_0_branch1_gn_b", "backbone/layer4/0/downsample_gn/beta"),
-            ("fc1000_w", None),
-            ("conv1_b", None),
-        ],
-    )
-    def test_detectron(self, name, ours):
-        assert foreign_name("detectron", name) == ours
-
-    @pytest.mark.parametrize(
-        ("name", "ours"),
-        [
-            ("backbone.body.stem.bn1.bias", "backbone/gn1/beta"),
-            ("backbone.body.layer2.0.downsample.1.weight", "backbone/layer2/0/downsample_gn/gamma"),
-            ("backbone.fpn.fpn_inner1.0.weight", "fpn/inner2/kernel"),
-            ("backbone.fpn.fpn_layer4.1.bias", "fpn/layer5_gn/beta"),
-            ("roi_heads.box.feature_extractor.fc6.1.weight", "box_head/fc6_gn/gamma"),
-            ("roi_heads.box.feature_extractor.xconvs.3.weight", "box_head/conv2/kernel"),
-            ("roi_heads.box.feature_extractor.xconvs.4.weight", "box_head/conv2_gn/gamma"),
-            (
-                "roi_heads.box.feature_extractor.head.layer4.0.conv1.weight",
-                "box_head/layer4/0/conv1/kernel",
-            ),
-            ("roi_heads.mask.feature_extractor.mask_fcn2.1.bias", "mask_head/mask_fcn2_gn/beta"),
-            ("roi_heads.mask.feature_extractor.head.layer4.0.conv1.weight", None),
-            ("rpn.anchor_generator.cell_anchors.0", None),
-        ],
-    )
-    def test_benchmark_with_group_norm(self, name, ours):
-        assert foreign_name("benchmark", name, has_group_norm=True) == ours
-
-    def test_batch_counter_is_left_out(self):
-        assert foreign_name("torchvision", "bn1.num_batches_tracked") is None
-
-    def test_anchors_of_one_map(self):
-        order = anchor_order(small("maskrcnn-r50-c4"))
-        assert order == [ratio * 5 + size for size in range(5) for ratio in range(3)]
-
-    def test_other_aspects_are_refused(self):
-        with pytest.raises(ValueError, match="aspect_ratios"):
-            anchor_order(small(aspect_ratios=((1.0, 1.0), (2.0, 1.0), (1.0, 4.0))))
-
-
-class TestConventions:
-    def test_a_model_built_otherwise_is_refused(self, torchvision_model, folded, tmp_path):
-        path = foreign.write_detectron(tmp_path / "R-50.pkl", foreign.to_detectron(folded))
-        match = r"model\.stride_in='3x3', but .*R-50\.pkl.*'1x1'"
-        assert_refused(load_backbone, torchvision_model, path, match)
 
 
 class TestClassCounts:
@@ -494,36 +373,42 @@ class TestClassCounts:
 
 
 class TestOurCheckpoints:
-    def test_averages_and_conventions(self, detectron_model, tmp_path):
-        raw, averaged = (random_values(detectron_model, seed) for seed in (1, 2))
+    def test_averages_and_conventions(self, tmp_path):
+        model = model_for(DETECTRON)
+        raw, averaged = (random_values(model, seed) for seed in (1, 2))
         tensors = {f"model/{name}": tf.constant(value) for name, value in raw.items()}
         tensors |= {f"ema/{name}": tf.constant(value) for name, value in averaged.items()}
         tensors |= {"momentum": tf.zeros([4]), "state/step": tf.constant(3)}
-        model = dataclasses.asdict(detectron_model.config)
-        prefix = checkpoint.save(tmp_path / "ckpt-1", tensors, {"config": {"model": model}})
+        description = {"config": {"model": dataclasses.asdict(model.config)}}
+        prefix = checkpoint.save(tmp_path / "ckpt-1", tensors, description)
         source = read_source(prefix)
         assert source.conventions == DETECTRON
-        report = load_detector(detectron_model, source)
+        report = load_detector(model, source)
         assert report.num_averaged == len(report.loaded) == len(averaged)
         assert report.skipped["state/step"] == "training state"
-        assert_holds(detectron_model, averaged)
+        assert_holds(model, averaged)
         with pytest.raises(ValueError, match=r"stride_in='3x3', but .*ckpt-1"):
-            load_detector(small_model(), prefix)
+            load_detector(model_for(), prefix)
 
-    def test_without_description_nothing_is_demanded(self, torchvision_model, tmp_path):
-        expected = random_values(torchvision_model, 3)
+    def test_without_description_nothing_is_demanded(self, tmp_path):
+        expected = random_values(model_for(), 3)
         prefix = save_tensors(tmp_path / "weights", expected)
         assert read_source(prefix).conventions is None
-        assert not load_detector(torchvision_model, prefix).missing
+        assert not load_detector(model_for(), prefix).missing
         (tmp_path / "weights.json").write_text(json.dumps({"config": {"model": {}}}))
         assert read_source(prefix).conventions is None
 
 
 class TestRefusals:
-    def test_nothing_matches(self, torchvision_model, tmp_path):
+    def test_other_conventions_than_the_models(self, values, tmp_path):
+        path = foreign.write_detectron(tmp_path / "R-50.pkl", folded(values))
+        match = r"model\.stride_in='3x3', but .*R-50\.pkl.*'1x1'"
+        assert_refused(load_backbone, model_for(), path, match)
+
+    def test_nothing_matches(self, tmp_path):
         path = save_tensors(tmp_path / "ckpt", {"stem_conv2d/kernel": np.zeros([7, 7])})
         match = r"none of its 1 arrays fits.*found.*stem_conv2d"
-        assert_refused(load_detector, torchvision_model, path, match)
+        assert_refused(load_detector, model_for(), path, match)
 
     @pytest.mark.parametrize(
         ("change", "match"),
@@ -537,14 +422,14 @@ class TestRefusals:
         ],
         ids=["deeper", "missing part", "not finite"],
     )  # fmt: skip
-    def test_values_that_do_not_fit(self, torchvision_model, values, tmp_path, change, match):
+    def test_values_that_do_not_fit(self, values, tmp_path, change, match):
         path = foreign.write_torch(tmp_path / "m.pth", change(values))
-        assert_refused(load_detector, torchvision_model, path, match)
+        assert_refused(load_detector, model_for(), path, match)
 
 
-def test_report_is_a_table(detectron_model, folded, tmp_path):
-    path = foreign.write_detectron(tmp_path / "R-50.pkl", foreign.to_detectron(folded))
-    table = load_backbone(detectron_model, path).format_table()
+def test_report_is_a_table(values, tmp_path):
+    path = foreign.write_detectron(tmp_path / "R-50.pkl", folded(values))
+    table = load_backbone(model_for(DETECTRON), path).format_table()
     assert "R-50.pkl (numpy_pickle, 0 averaged values)\n  layout detectron" in table
     assert "padding symmetric, stride in 1x1, mean 122.8 115.9 103, deviation 1 1 1" in table
     rows = {line.split()[0]: line.split()[1:] for line in table.splitlines() if line.strip()}
