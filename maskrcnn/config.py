@@ -172,6 +172,8 @@ class ModelConfig(Section):
         for key in ("mean_rgb", "stddev_rgb"):
             if len(getattr(self, key)) not in (0, 3):
                 raise ValueError(f"{key}={getattr(self, key)}: expected three numbers (R, G, B)")
+        if min(self.stddev_rgb, default=1.0) <= 0.0:
+            raise ValueError(f"stddev_rgb={self.stddev_rgb}: expected numbers above 0")
 
     @property
     def anchor_strides(self) -> tuple[int, ...]:

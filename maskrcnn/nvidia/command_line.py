@@ -37,8 +37,6 @@ from maskrcnn.settings import MaskRcnnConfig, base_config, preset
 flags.disclaim_key_flags()
 
 _ALL_IMAGES = 2**31 - 1
-
-
 _REFUSED = (RefusedTf2Arguments, RefusedPyTorchArguments)
 _TRAINING = (FileArguments, Tf2Arguments, PyTorchArguments, *_REFUSED)
 _EVALUATION = {
@@ -118,34 +116,28 @@ def training_request(
     Args:
       pairs: what follows the flags: KEY, VALUE, ...
       model_name: as `--model_name`; None: not given, the YAML file says it.
-      preset_name: as `--preset`.
-      recipe: as `--recipe`.
-      hparams: as `--hparams`.
+      preset_name, recipe, hparams: as the flags.
       num_ranks: processes that will train.
 
     Raises:
       ConfigError, ValueError, FileNotFoundError: what was expected, what came, what to do.
     """
     _refuse()
-    files, given = cli.given_fields(FileArguments), cli.given_flags(MaskRcnnConfig)
-    torch, tf2 = cli.given_fields(PyTorchArguments), cli.given_fields(Tf2Arguments)
-    run, base = _base(
-        pairs, model_name=model_name, preset_name=preset_name, torch=torch, num_ranks=num_ranks
-    )
-    train_sets, test_sets = _sets(files, run, base, given=given, is_training=True)
+    run, base = _base(pairs, model_name=model_name, preset_name=preset_name, num_ranks=num_ranks)
+    train_sets, test_sets = _sets(run, base, is_training=True)
     base = override(base, train_sets, source="data sets")
     if test_sets:
         base = override(base, next(iter(test_sets.values())), source="data sets")
-    if base.eval.target_ap and run is not None and "eval.target_ap" in run.overrides:
-        pattern = given.get("data.training_file_pattern") or base.data.training_file_pattern
-        base = _with_real_epochs(base, pairs, torch=torch, num_ranks=num_ranks, pattern=pattern)
+    if run is not None and "eval.target_ap" in run.overrides:
+        base = _with_real_epochs(base, pairs, num_ranks=num_ranks)
     config = cli.resolve(base, preset={}, recipe=recipe, hparams=hparams)
+    tf2 = cli.given_fields(Tf2Arguments)
     if train_sets or test_sets or run is not None:
         tf2.pop("data_dir", None)  # the catalog's folder
     notes = list(run.notes) if run is not None else []
     if tf2 or preset_name == "nvidia_tf2":
         config = _with_tf2_arguments(config, tf2, num_ranks=num_ranks)
-        notes.append(_learning_rate_note(config, num_ranks=num_ranks))
+        notes.append(learning_rate_note(config, num_ranks=num_ranks))
     return _request(config, notes, test_sets, run)
 
 
@@ -169,20 +161,18 @@ def evaluation_request(
     Raises:
       ConfigError, ValueError, FileNotFoundError: what was expected, what came, what to do.
     """
-    files, given = cli.given_fields(FileArguments), cli.given_flags(MaskRcnnConfig)
-    torch, tf2 = cli.given_fields(PyTorchArguments), cli.given_fields(Tf2Arguments)
     run, base = _base(
         pairs,
-        model_name=None if files.get("config_file") else model_name,
+        model_name=None if cli.given_fields(FileArguments).get("config_file") else model_name,
         preset_name=preset_name,
-        torch=torch,
         num_ranks=num_ranks,
         is_training=False,
     )
     if batch_size is not None:
         base = override(base, {"eval.eval_batch_size": batch_size}, source="flag")
-    test_sets = _sets(files, run, base, given=given, is_training=False)[1]
-    more = _of_evaluation(torch, tf2, base, num_ranks=num_ranks, is_named=bool(test_sets))
+    test_sets = _sets(run, base, is_training=False)[1]
+    more = _of_evaluation(base, num_ranks=num_ranks, is_named=bool(test_sets))
+    given = cli.given_flags(MaskRcnnConfig)
     more = {key: value for key, value in more.items() if key not in given}
     test_sets = {name: {**values, **more} for name, values in (test_sets or {"": {}}).items()}
     return _request(base, run.notes if run is not None else (), test_sets, run)
@@ -212,12 +202,12 @@ def _base(
     *,
     model_name: str | None,
     preset_name: str,
-    torch: Mapping[str, Any],
     num_ranks: int,
     **options: Any,
 ) -> tuple[YamlRun | None, MaskRcnnConfig]:
     """Returns the YAML's run, None without one, and the configuration below recipe and flags."""
-    run = _read_run(pairs, torch=torch, num_ranks=num_ranks, **options)
+    run = _read_run(pairs, num_ranks=num_ranks, **options)
+    torch = cli.given_fields(PyTorchArguments)
     name = model_name
     if run is not None:
         name = model_name or run.model_name
@@ -238,11 +228,9 @@ def _base(
     return run, base
 
 
-def _read_run(
-    pairs: Sequence[str], *, torch: Mapping[str, Any], num_ranks: int, **options: Any
-) -> YamlRun | None:
+def _read_run(pairs: Sequence[str], *, num_ranks: int, **options: Any) -> YamlRun | None:
     path = cli.given_fields(FileArguments).get("config_file", "")
-    steps = torch.get("max_steps", 0)
+    steps = cli.given_fields(PyTorchArguments).get("max_steps", 0)
     if not path:
         cli.refuse_arguments(["", *pairs])
         if steps > 0:
@@ -259,16 +247,12 @@ def _read_run(
 
 
 def _sets(
-    files: Mapping[str, Any],
-    run: YamlRun | None,
-    base: MaskRcnnConfig,
-    *,
-    given: Mapping[str, Any],
-    is_training: bool,
+    run: YamlRun | None, base: MaskRcnnConfig, *, is_training: bool
 ) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     """Returns overrides of the training sets, and of each test set by name."""
     from object_detection.records import catalog as catalogs  # not for --help
 
+    files, given = cli.given_fields(FileArguments), cli.given_flags(MaskRcnnConfig)
     names = {
         "train": files.get("train_sets", run.train_sets if run is not None else ()),
         "test": files.get("test_sets", run.test_sets if run is not None else ()),
@@ -299,20 +283,17 @@ def _sets(
 
 
 def _with_real_epochs(
-    base: MaskRcnnConfig,
-    pairs: Sequence[str],
-    *,
-    torch: Mapping[str, Any],
-    num_ranks: int,
-    pattern: str,
+    base: MaskRcnnConfig, pairs: Sequence[str], *, num_ranks: int
 ) -> MaskRcnnConfig:
     """Translates the YAML again for the training set's own number of images."""
     from object_detection.records.card_builder import find_or_scan_card  # brings NumPy
 
+    given = cli.given_flags(MaskRcnnConfig)
+    pattern = given.get("data.training_file_pattern") or base.data.training_file_pattern
     if not pattern:
         return base
     num_examples = find_or_scan_card(pattern).num_images
-    run = _read_run(pairs, torch=torch, num_ranks=num_ranks, num_examples=num_examples)
+    run = _read_run(pairs, num_ranks=num_ranks, num_examples=num_examples)
     lengths = {
         key: value
         for key, value in run.overrides.items()
@@ -337,21 +318,9 @@ def _with_tf2_arguments(
     return override(config, overrides, source="argument")
 
 
-def _learning_rate_note(config: MaskRcnnConfig, *, num_ranks: int) -> str:
-    optim, images = config.optim, config.train.batch_size * config.optim.gradient_accumulation
-    per_image = optim.learning_rate / (optim.lr_batch_size or images * num_ranks)
-    return learning_rate_note(rate_per_image=per_image, batch_size=images, num_ranks=num_ranks)
-
-
-def _of_evaluation(
-    torch: Mapping[str, Any],
-    tf2: Mapping[str, Any],
-    base: MaskRcnnConfig,
-    *,
-    num_ranks: int,
-    is_named: bool,
-) -> dict[str, Any]:
+def _of_evaluation(base: MaskRcnnConfig, *, num_ranks: int, is_named: bool) -> dict[str, Any]:
     """Returns the overrides of every test set."""
+    torch, tf2 = cli.given_fields(PyTorchArguments), cli.given_fields(Tf2Arguments)
     more: dict[str, Any] = {}
     if "data_dir" in tf2 and not is_named:
         more["eval.val_file_pattern"] = str(Path(tf2["data_dir"]) / "val*.tfrecord")

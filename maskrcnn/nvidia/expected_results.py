@@ -13,7 +13,7 @@ from typing import Any
 from engine.config.fields import ConfigError, nearest
 
 _PREFIXES = {"bbox": "", "segm": "mask_"}
-_METRICS = {name: name for name in ("AP", "AP50", "AP75", "APs", "APm", "APl")}
+_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
 
 def check_form(expected: Sequence[Any]) -> None:

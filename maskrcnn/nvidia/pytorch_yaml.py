@@ -20,7 +20,6 @@ from engine.config.fields import ConfigError, nearest
 from engine.config.recipe_yaml import read_yaml
 from maskrcnn.nvidia import expected_results
 from maskrcnn.nvidia.pytorch_yaml_keys import KEYS, YamlValues
-from maskrcnn.settings import MaskRcnnConfig, base_config
 
 # Images of COCO's training set with objects, which the reference's epochs count.
 _COCO_TRAIN_IMAGES = 117266
@@ -41,8 +40,12 @@ _BODIES = {
     for depth in ("R-50", "R-101")
     for body in ("C4", "C5", "FPN")
 }
-_DTYPES = {"float32": "float32", "tf32": "float32", "float16": "mixed_float16"}
-_DTYPES["bfloat16"] = "mixed_bfloat16"
+_DTYPES = {
+    "float32": "float32",
+    "tf32": "float32",
+    "float16": "mixed_float16",
+    "bfloat16": "mixed_bfloat16",
+}
 _NORMS = {"FixedBatchNorm": "frozen_bn", "GN": "group_norm"}
 # How files of whole detectors begin: that program's, torchvision's, ours.
 _DETECTORS = ("model_", "maskrcnn_", "fasterrcnn_", "ckpt-", "emackpt-", "last_checkpoint")
@@ -62,16 +65,12 @@ class YamlRun:
     """What a YAML file asks for."""
 
     model_name: str
-    overrides: dict[str, Any]  # section.field -> value, for the base configuration of the model
+    overrides: dict[str, Any]  # section.field -> value, for `settings.base_config(model_name)`
     train_sets: tuple[str, ...]  # names in the data-set catalog; concatenated
     test_sets: tuple[str, ...]  # evaluated one by one
     expected_results: tuple[Any, ...]  # [task, metric, [mean, deviation]] each
     sigma_tolerance: float  # deviations of the mean that still pass
     notes: tuple[str, ...]  # what is done differently here
-
-    def base_config(self) -> MaskRcnnConfig:
-        """The defaults of the model, to which preset and `overrides` are applied."""
-        return base_config(self.model_name)
 
 
 def read_run(
@@ -117,8 +116,8 @@ def read_run(
     return YamlRun(
         model_name=model_name,
         overrides=overrides,
-        train_sets=_names(values["DATASETS.TRAIN"]),
-        test_sets=_names(values["DATASETS.TEST"]),
+        train_sets=values["DATASETS.TRAIN"],
+        test_sets=values["DATASETS.TEST"],
         expected_results=tuple(values["TEST.EXPECTED_RESULTS"]),
         sigma_tolerance=float(values["TEST.EXPECTED_RESULTS_SIGMA_TOL"]),
         notes=tuple(_notes(values)),
@@ -133,10 +132,6 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = value
     return flat
-
-
-def _names(value: Any) -> tuple[str, ...]:
-    return tuple(str(name) for name in value)
 
 
 def _chosen(values: YamlValues, key: str, options: Mapping[str, Any]) -> Any:
@@ -202,6 +197,8 @@ def _network(values: YamlValues) -> tuple[str, dict[str, Any]]:
     if body == "fpn" and channels:
         overrides["model.fpn_num_filters"] = channels[0]
     ratios = values["MODEL.RPN.ASPECT_RATIOS"]
+    if not ratios or min(ratios) <= 0:
+        raise ConfigError(f"MODEL.RPN.ASPECT_RATIOS={ratios}: expected numbers above 0")
     if ratios != KEYS["MODEL.RPN.ASPECT_RATIOS"].default:
         overrides["model.aspect_ratios"] = tuple((r**-0.5, r**0.5) for r in ratios)
     if values.is_given("MODEL.ROI_BOX_HEAD.NUM_CLASSES"):

@@ -1,8 +1,8 @@
 """Keys of the PyTorch reference's YAML files, their defaults, and where they go in our settings.
 
-A key whose target is None either has no counterpart (`IGNORED`) or depends on others and is
-translated in `yaml_config`. Defaults are that program's, not ours: a file that leaves the learning
-rate out asks for 0.001. Values must have the default's type.
+A key whose target is None depends on others and is translated in `pytorch_yaml`. Defaults are that
+program's, not ours: a file that leaves the learning rate out asks for 0.001. Values must have the
+default's type; an int may stand for a float.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ KEYS: dict[str, Key] = {
     "MODEL.RPN.ANCHOR_SIZES": Key((32, 64, 128, 256, 512), "model.anchor_sizes"),
     "MODEL.RPN.ANCHOR_STRIDE": Key((16,)),
     "MODEL.RPN.ASPECT_RATIOS": Key((0.5, 1.0, 2.0)),
-    "MODEL.RPN.STRADDLE_THRESH": Key(0, "rpn.rpn_straddle_thresh"),
+    "MODEL.RPN.STRADDLE_THRESH": Key(0.0, "rpn.rpn_straddle_thresh"),
     "MODEL.RPN.FG_IOU_THRESHOLD": Key(0.7, "rpn.rpn_positive_overlap"),
     "MODEL.RPN.BG_IOU_THRESHOLD": Key(0.3, "rpn.rpn_negative_overlap"),
     "MODEL.RPN.BATCH_SIZE_PER_IMAGE": Key(256, "rpn.rpn_batch_size_per_im"),
@@ -57,7 +57,7 @@ KEYS: dict[str, Key] = {
     "MODEL.RPN.FPN_POST_NMS_TOP_N_TRAIN": Key(2000),
     "MODEL.RPN.FPN_POST_NMS_TOP_N_TEST": Key(2000),
     "MODEL.RPN.NMS_THRESH": Key(0.7),
-    "MODEL.RPN.MIN_SIZE": Key(0, "rpn.rpn_min_size"),
+    "MODEL.RPN.MIN_SIZE": Key(0.0, "rpn.rpn_min_size"),
     "MODEL.RPN.RPN_HEAD": Key("SingleConvRPNHead"),
     "MODEL.ROI_HEADS.USE_FPN": Key(False),
     "MODEL.ROI_HEADS.FG_IOU_THRESHOLD": Key(0.5, "roi.fg_thresh"),
@@ -101,10 +101,10 @@ KEYS: dict[str, Key] = {
     "DATALOADER.SIZE_DIVISIBILITY": Key(0),
     "SOLVER.MAX_ITER": Key(40000),
     "SOLVER.BASE_LR": Key(0.001, "optim.learning_rate"),
-    "SOLVER.BIAS_LR_FACTOR": Key(2, "solver.bias_lr_factor"),
+    "SOLVER.BIAS_LR_FACTOR": Key(2.0, "solver.bias_lr_factor"),
     "SOLVER.MOMENTUM": Key(0.9, "optim.momentum"),
     "SOLVER.WEIGHT_DECAY": Key(5e-4, "optim.weight_decay"),
-    "SOLVER.WEIGHT_DECAY_BIAS": Key(0),
+    "SOLVER.WEIGHT_DECAY_BIAS": Key(0.0),
     "SOLVER.GAMMA": Key(0.1, "optim.lr_step_factor"),
     "SOLVER.STEPS": Key((30000,)),
     "SOLVER.WARMUP_FACTOR": Key(1.0 / 3),
@@ -116,7 +116,7 @@ KEYS: dict[str, Key] = {
     "SOLVER.ACCUMULATE_STEPS": Key(1),
     "TEST.IMS_PER_BATCH": Key(8),
     "TEST.EXPECTED_RESULTS": Key(()),
-    "TEST.EXPECTED_RESULTS_SIGMA_TOL": Key(4),
+    "TEST.EXPECTED_RESULTS_SIGMA_TOL": Key(4.0),
     "OUTPUT_DIR": Key("."),
     "DTYPE": Key("float32"),
     "PER_EPOCH_EVAL": Key(False),
@@ -177,11 +177,9 @@ def _typed(value: Any, default: Any, *, where: str) -> Any:
     is_size = where.endswith("MIN_SIZE_TEST")
     if is_size and isinstance(value, (list, tuple)) and len(set(value)) == 1:
         value = value[0]
-    if isinstance(default, bool) or not isinstance(default, (int, float)):
-        fits = isinstance(value, type(default))
-    else:  # an int may stand for a float, and 0.0001 for the 0 of WEIGHT_DECAY_BIAS
-        fits = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not fits:
+    kinds = (int, float) if isinstance(default, float) else type(default)
+    is_stray_bool = isinstance(value, bool) and not isinstance(default, bool)
+    if is_stray_bool or not isinstance(value, kinds):
         raise ConfigError(
             f"{where}: expected {type(default).__name__} as in {default!r}, got {value!r}"
         )

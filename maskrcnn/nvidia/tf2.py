@@ -1,6 +1,6 @@
 """Arguments of NVIDIA's Mask R-CNN for TensorFlow 2, translated into our settings.
 
-`Tf2Arguments` has those whose names differ from ours, `REFUSED` those that are refused and why;
+`Tf2Arguments` has those whose names differ from ours, `RefusedTf2Arguments` those refused, and why;
 `--finetune_bn`, `--momentum`, `--seed`, `--amp` and others are settings of the same name. All of
 them are listed in docs/maskrcnn_arguments.md. That program multiplies its learning rates by the
 batch of one rank, which is right for eight ranks only; here the rate of eight ranks is kept for any
@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from engine.config.fields import ConfigError, setting
+from maskrcnn.settings import MaskRcnnConfig
 
 # Ranks for which the program's learning rates are right.
 _RANKS = 8
@@ -106,8 +107,9 @@ def _tf2_schedule(given: Mapping[str, Any], *, global_batch_size: int) -> dict[s
             f"{len(boundaries)} entries: expected equally many"
         )
     if values:
-        factors = [after / before for before, after in zip(values, values[1:])]
-        if any(abs(factor - factors[0]) > 1e-6 for factor in factors):
+        is_zero_early = 0.0 in values[:-1]
+        factors = () if is_zero_early else [b / a for a, b in zip(values, values[1:])]
+        if is_zero_early or any(abs(factor - factors[0]) > 1e-6 for factor in factors):
             raise ConfigError(
                 f"learning_rate_values={values}: expected a constant factor between one and the "
                 "next; use --hparams=lr_step_factor and lr_step_epochs"
@@ -125,22 +127,17 @@ def _tf2_schedule(given: Mapping[str, Any], *, global_batch_size: int) -> dict[s
     return overrides
 
 
-def learning_rate_note(*, rate_per_image: float, batch_size: int, num_ranks: int) -> str:
-    """Says how the learning rate differs from that program's.
-
-    Args:
-      rate_per_image: our rate for one image of the global batch.
-      batch_size: images per rank and step.
-      num_ranks: processes that train.
-    """
-    ours = rate_per_image * batch_size * num_ranks
-    theirs = rate_per_image * _RANKS * batch_size
+def learning_rate_note(config: MaskRcnnConfig, *, num_ranks: int) -> str:
+    """Says how the learning rate of `num_ranks` processes differs from that program's."""
+    optim, images = config.optim, config.train.batch_size * config.optim.gradient_accumulation
+    per_image = optim.learning_rate / (optim.lr_batch_size or images * num_ranks)
+    ours, theirs = per_image * images * num_ranks, per_image * images * _RANKS
     compared = "the same"
     if num_ranks != _RANKS:
-        times = max(theirs, ours) / min(theirs, ours)
-        compared = f"{times:g} times too {'high' if theirs > ours else 'low'}"
+        times = max(num_ranks, _RANKS) / min(num_ranks, _RANKS)
+        compared = f"{times:g} times too {'high' if num_ranks < _RANKS else 'low'}"
     return (
-        f"learning rate {ours:g}: {rate_per_image:g} per image of the global batch of "
-        f"{batch_size * num_ranks}. NVIDIA's program multiplies by the {batch_size} images of one "
+        f"learning rate {ours:g}: {per_image:g} per image of the global batch of "
+        f"{images * num_ranks}. NVIDIA's program multiplies by the {images} images of one "
         f"rank, whatever their number: {theirs:g}, {compared} on {num_ranks} rank(s)"
     )

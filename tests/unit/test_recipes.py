@@ -240,7 +240,7 @@ def test_pytorch_hyperparameters_are_the_documented_ones(name):
     images, rate, drops, total, warm_up, factor, proposals = PYTORCH[name]
     run = read_run(file_of(name), num_ranks=8)
     overrides = families.preset("nvidia_pytorch", model_name=run.model_name)
-    config = override(run.base_config(), overrides, source="preset")
+    config = override(families.base_config(run.model_name), overrides, source="preset")
     config = override(config, run.overrides, source=name)
     optim, plan = config.optim, plan_of(name, config=config)
     assert run.model_name == "maskrcnn-r50-fpn"

@@ -33,7 +33,7 @@ TF2_ARGUMENTS = {
     "seed": "7",
     "l2_weight_decay": "0.001",
     "init_learning_rate": "0.002",
-    "learning_rate_values": "0.02 0.002",
+    "learning_rate_values": "0.02 0.01",
     "learning_rate_boundaries": "0.5 4",
     "momentum": "0.8",
     "finetune_bn": None,
@@ -103,11 +103,13 @@ def test_every_argument_of_the_tf2_program_is_taken_or_refused_and_documented(na
 
 def test_a_whole_command_line_of_the_tf2_program():
     refused = RefusedTf2Arguments.__dataclass_fields__
+    assert {*Tf2Arguments.__dataclass_fields__, *refused} <= set(TF2_ARGUMENTS)
     argv = [word for name in TF2_ARGUMENTS if name not in refused for word in spelled(name)]
     config = training(MODEL, *argv).config
     assert config.train.batch_size == 2 and config.train.num_epochs == 3
     assert config.train.num_examples_per_epoch == 10 * 2 * 8
     assert config.optim.learning_rate == pytest.approx(0.0025)
+    assert config.optim.lr_step_factor == pytest.approx(0.5)
     assert config.optim.lr_warmup_init == pytest.approx(0.002 * 2)
     assert config.optim.lr_step_epochs == (4.0,) and config.optim.momentum == 0.8
     assert config.model.finetune_bn and config.train.debug and config.runtime.use_xla
@@ -120,6 +122,8 @@ def test_the_log_says_how_the_rate_differs():
     assert "learning rate 0.005: 0.00125 per image" in note
     assert "0.04, 8 times too high on 1 rank" in note
     assert "0.04, the same on 8" in training(MODEL, preset="nvidia_tf2").notes[0]
+    (note,) = training(MODEL, "--lr=0", num_ranks=2, preset="nvidia_tf2").notes
+    assert "learning rate 0:" in note and "0, 4 times too high on 2 rank" in note
     assert training(MODEL).notes == ()
 
 
@@ -213,12 +217,12 @@ def test_what_cannot_go_together():
         training(MODEL, "--local-rank=0")
 
 
-def test_evaluation_each_epoch_counts_the_sets_images(data):
+@pytest.mark.parametrize("target", ["0.377", "0.0"])
+def test_evaluation_each_epoch_counts_the_sets_images(data, target):
     sets = of_sets(data, "--train_sets=mine_train,mine_more", "--test_sets=mine_val")
     pairs = ("PER_EPOCH_EVAL", "True", "SOLVER.IMS_PER_BATCH", "2", "TEST.IMS_PER_BATCH", "2")
-    config = training(
-        f"--config_file={MAIN}", *sets, *pairs, "SOLVER.MAX_ITER", "8", num_ranks=2
-    ).config
+    pairs += ("SOLVER.MAX_ITER", "8", "MIN_BBOX_MAP", target)
+    config = training(f"--config_file={MAIN}", *sets, *pairs, num_ranks=2).config
     assert config.train.num_epochs == 4  # 3 images, 2 a step
     assert config.optim.lr_warmup_epoch == 400
 

@@ -90,8 +90,6 @@ class TestPresets:
     def test_unknown(self):
         with pytest.raises(ConfigError, match="did you mean 'nvidia_pytorch'"):
             preset("pytorch")
-        with pytest.raises(ConfigError, match="did you mean 'maskrcnn-r50-fpn'"):
-            base_config("maskrcnn-r50fpn")
 
     @pytest.mark.parametrize("model_name", ["maskrcnn-r101-fpn", "maskrcnn-r50-c4", "rpn-r50-c5"])
     def test_tf2_has_one_network_only(self, model_name):
@@ -130,16 +128,14 @@ def test_rules_between_settings(values, message):
         validate(changed(**values))
 
 
-def test_wrong_words_and_keys_name_the_nearest():
-    with pytest.raises(ConfigError, match="norm='gn'.*did you mean"):
-        changed(model__norm="gn")
+def test_an_unknown_key_names_the_nearest():
     with pytest.raises(ConfigError, match="unknown key 'fg_fractions'; did you mean 'fg_fraction'"):
         override(base_config("maskrcnn-r50-fpn"), {"fg_fractions": 0.5}, source="test")
 
 
 class TestTf2Arguments:
-    def apply(self, given, global_batch_size=32):
-        overrides = tf2_overrides(given, global_batch_size=global_batch_size)
+    def apply(self, given):
+        overrides = tf2_overrides(given, global_batch_size=32)
         return override(base_config("maskrcnn-r50-fpn"), overrides, source="arguments")
 
     def test_its_defaults_are_our_schedule(self):
@@ -153,39 +149,10 @@ class TestTf2Arguments:
         assert dataclasses.replace(config.optim, lr_step_factor=0.1) == ours.optim
         assert config.optim.lr_step_factor == pytest.approx(0.1)
 
-    def test_every_argument_arrives_somewhere(self):
-        ours = base_config("maskrcnn-r50-fpn")
-        given = {
-            "train_batch_size": 3,
-            "epochs": 7,
-            "steps_per_epoch": 10,
-            "learning_rate_values": (0.02, 0.01),
-            "learning_rate_boundaries": (0.5, 4.0),
-            "init_learning_rate": 0.001,
-            "l2_weight_decay": 1e-3,
-            "backbone_checkpoint": "weights",
-            "data_dir": "records",
-            "eval_file": "instances.json",
-            "use_synthetic_data": True,
-            "log_file": "log.json",
-            "log_every": 9,
-            "xla": True,
-            "eagerly": True,
-        }
-        assert set(given) == {field.name for field in dataclasses.fields(Tf2Arguments)}
-        for name, value in given.items():
-            assert self.apply({name: value}) != ours, name
-        config = self.apply(given)
-        assert config.train.num_examples_per_epoch == 320
-        assert config.optim.lr_warmup_init == pytest.approx(0.001 * 32 / 8)
-        assert config.optim.learning_rate == pytest.approx(0.0025)
-        assert config.optim.lr_step_factor == pytest.approx(0.5)
-        assert config.optim.lr_step_epochs == (4.0,)
-        assert config.data.training_file_pattern == "records/train*.tfrecord"
-
     def test_schedules_we_do_not_have(self):
-        with pytest.raises(ConfigError, match="constant factor"):
-            self.apply({"learning_rate_values": (0.01, 0.001, 0.0005)})
+        for values in ((0.01, 0.001, 0.0005), (0.0, 0.0), (0.01, 0.0, 0.0)):
+            with pytest.raises(ConfigError, match="constant factor"):
+                self.apply({"learning_rate_values": values})
         with pytest.raises(ConfigError, match="equally many"):
             self.apply(
                 {"learning_rate_values": (0.01, 0.001), "learning_rate_boundaries": (1.0, 2.0, 3.0)}

@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 
 import maskrcnn
-from engine.config.fields import ConfigError, override
+from engine.config.fields import ConfigError, override, settings
 from engine.optim.plan import check_settings, make_plan
 from maskrcnn.config import conventions_of
 from maskrcnn.nvidia.pytorch_yaml import read_run
 from maskrcnn.nvidia.pytorch_yaml_keys import IGNORED, KEYS
+from maskrcnn.settings import MaskRcnnConfig, base_config
 from maskrcnn.validation import validate
 
 CONFIGS = Path(maskrcnn.__file__).parent / "configs"
@@ -44,7 +45,7 @@ RECIPES = {
 
 def configured(path, *pairs, num_ranks=1, **kwargs):
     run = read_run(path, pairs, num_ranks=num_ranks, **kwargs)
-    return override(run.base_config(), run.overrides, source=str(path))
+    return override(base_config(run.model_name), run.overrides, source=str(path))
 
 
 def plan_of(config, *, num_ranks=1, num_examples=1):
@@ -217,7 +218,13 @@ def test_several_training_sizes_are_multi_scale_training(sides):
         (("SOLVER.BASELR", "0.02"), "unknown key 'SOLVER.BASELR'; did you mean 'SOLVER.BASE_LR'"),
         (("SOLVER.BASE_LR",), "'SOLVER.BASE_LR' has no value"),
         (("SOLVER.MAX_ITER", "many"), "SOLVER.MAX_ITER: expected int as in 40000, got 'many'"),
+        (("SOLVER.MAX_ITER", "90000.5"), "MAX_ITER: expected int as in 40000, got 90000.5"),
+        (("SOLVER.BASE_LR", "True"), "BASE_LR: expected float as in 0.001, got True"),
         (("MODEL.MASK_ON", "1"), "MODEL.MASK_ON: expected bool"),
+        (
+            ("MODEL.RPN.ASPECT_RATIOS", "(0, 1)"),
+            r"RATIOS=\(0, 1\): expected numbers above 0",
+        ),
         (("DATASETS.TRAIN", "coco_2014_train"), "DATASETS.TRAIN: expected tuple"),
         (("SOLVER.STEPS", "('a',)"), "SOLVER.STEPS: expected numbers"),
         (("INPUT.MIN_SIZE_TRAIN", "()"), "INPUT.MIN_SIZE_TRAIN=.*expected one or more"),
@@ -254,17 +261,13 @@ def test_a_head_that_does_not_fit_the_body_is_an_error():
 
 
 def test_defaults_alone_are_faster_rcnn_r50_c4():
-    run = read_run("", num_ranks=1)
-    assert run.model_name == "fasterrcnn-r50-c4"
-    config = override(run.base_config(), run.overrides, source="defaults")
+    config = configured("")
+    assert config.model.name == "fasterrcnn-r50-c4"
     assert config.optim.weight_decay == 5e-4 and plan_of(config).total_steps == 40000
 
 
 def test_keys_lead_to_settings_that_exist():
-    base = read_run("", num_ranks=1).base_config()
+    fields = settings(MaskRcnnConfig)
     for name, key in KEYS.items():
         assert name not in IGNORED
-        if key.target:
-            section, field = key.target.split(".")
-            assert hasattr(getattr(base, section), field), name
-    assert not any(name in KEYS for name in IGNORED)
+        assert key.target is None or key.target in fields, name
