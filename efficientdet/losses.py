@@ -118,9 +118,6 @@ def sigmoid_focal_loss(
       alpha: weight of targets; the others have 1 - alpha.
       gamma: focusing power.
       label_smoothing: in [0, 1).
-
-    Returns:
-      [...] loss.
     """
 
     @tf.custom_gradient

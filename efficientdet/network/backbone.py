@@ -173,15 +173,10 @@ class MBConvBlock(tf.keras.layers.Layer):
         remat: bool,
         is_symmetric: bool = False,
     ) -> None:
-        """Creates the sub-layers; their names follow the block's.
+        """Creates the sub-layers; their names follow the block's. Arguments: see `build_backbone`.
 
         Args:
-          block: the scaled shape.
-          batch_norm: makes a batch-norm layer from a name.
-          act_type: activation inside the block.
           survival_prob: of the residual branch of this block; None: always kept.
-          remat: recompute the block in the backward pass.
-          is_symmetric: a strided convolution is padded by as much on both sides.
         """
         super().__init__(name=block.name)
         self._block = block
@@ -258,7 +253,7 @@ def build_backbone(
       images: [batch, height, width, 3], normalised.
       name: key of `SCALINGS`.
       batch_norm: makes a batch-norm layer from a name.
-      act_type: activation of all blocks; `relu6` for Lite.
+      act_type: activation of all blocks.
       survival_prob: of the last block; it falls linearly from 1 at the first.
       double_normalize: apply (x - mean) / std again, with the statistics of 0..1 images.
       is_symmetric: strided convolutions are padded by as much on both sides, as in PyTorch;

@@ -67,12 +67,7 @@ def batch_norm_factory(
 
     Args:
       factory: called with name, momentum and epsilon; None is the plain Keras layer.
-      momentum: of the moving statistics.
-      epsilon: added to the variance.
       frozen: ignore `factory` and build layers that never leave inference mode.
-
-    Returns:
-      A function of `name` that makes one layer.
     """
     if frozen:
         factory = FrozenBatchNormalization
@@ -120,7 +115,6 @@ def hashed_uniform(seed: tf.Tensor, count: int | tf.Tensor, *, salt: str) -> tf.
 
     Args:
       seed: int32 [2].
-      count: how many numbers.
       salt: name that makes the draws of one step independent of one another.
 
     Returns:
@@ -142,10 +136,7 @@ def drop_connect(
       features: [batch, height, width, channels].
       seed: int32 [2].
       survival_prob: chance of an example to keep its branch; kept ones are divided by it.
-      salt: name that makes layers of one step independent.
-
-    Returns:
-      Tensor like `features`.
+      salt: as of `hashed_uniform`.
     """
     batch = features.shape[0] if features.shape[0] is not None else tf.shape(features)[0]
     uniform = hashed_uniform(seed, batch, salt=salt)

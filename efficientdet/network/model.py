@@ -25,7 +25,7 @@ def build_model(
     """Builds the network of a configuration.
 
     Args:
-      config: model configuration; its `image_size` fixes the input size.
+      config: its `image_size` fixes the input size.
       num_classes: foreground classes; there is no background channel.
       batch_norm: called with name, momentum and epsilon to make each batch-norm layer, for
         example a synchronised one; None is the plain Keras layer. Ignored where

@@ -5,7 +5,7 @@ import numpy_boxes
 import pytest
 import tensorflow as tf
 
-from efficientdet.losses import detection_losses, huber_loss, sigmoid_focal_loss
+from efficientdet.losses import detection_losses, sigmoid_focal_loss
 from efficientdet.settings import LossConfig
 from efficientdet.targets import Targets
 from object_detection.boxes import box_ops
@@ -159,18 +159,6 @@ def test_focal_gradient_keeps_its_relative_precision_in_float32():
             )
         gradient = tape.gradient(loss, variable)
         np.testing.assert_allclose(gradient, expected, rtol=2e-5, atol=1e-37)
-
-
-def test_huber_gradient_equals_finite_differences():
-    errors = np.array([-3.0, -0.11, -0.05, -1e-4, 0.0, 0.02, 0.09, 0.5])
-    variable = tf.constant(errors)
-    with tf.GradientTape() as tape:
-        tape.watch(variable)
-        loss = huber_loss(variable, delta=0.1)
-    np.testing.assert_allclose(loss, numpy_huber(errors, 0.1), rtol=1e-12)
-    above, below = (huber_loss(errors + s, delta=0.1).numpy() for s in (STEP, -STEP))
-    gradient = tape.gradient(loss, variable)
-    np.testing.assert_allclose(gradient, (above - below) / (2 * STEP), rtol=1e-6, atol=1e-9)
 
 
 @pytest.mark.parametrize("kind", ["iou", "giou", "diou", "ciou"])

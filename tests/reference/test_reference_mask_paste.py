@@ -21,8 +21,8 @@ def smooth_mask(rng):
     return (1 / (1 + np.exp(4 * (distance - 1)))).astype(np.float32)
 
 
-def random_box(rng, *, beyond=10.0):
-    low = rng.uniform(-beyond, [HEIGHT - 8, WIDTH - 8])
+def random_box(rng):
+    low = rng.uniform(-10, [HEIGHT - 8, WIDTH - 8])
     return np.concatenate([low, low + rng.uniform(2, 50, 2)])
 
 

@@ -63,17 +63,17 @@ def numpy_nms(boxes, scores, classes, *, method, offset, class_agnostic, count):
     return boxes[kept[best]], kept_scores[best], classes[kept[best]]
 
 
-def candidates(batch_size=3, count=150, num_classes=4, seed=0):
+def candidates():
     """Clusters of boxes, as a detector gives: much overlap within, little between."""
-    rng = np.random.default_rng(seed)
-    centers = rng.uniform(20, 180, (batch_size, 8, 2))
-    picked = rng.integers(0, 8, (batch_size, count))
+    rng = np.random.default_rng(0)
+    centers = rng.uniform(20, 180, (3, 8, 2))
+    picked = rng.integers(0, 8, (3, 150))
     center = np.take_along_axis(centers, picked[..., np.newaxis], axis=1)
     center = center + rng.normal(0, 4, center.shape)
     half = rng.uniform(8, 20, center.shape)
     boxes = np.concatenate([center - half, center + half], axis=-1).astype(np.float32)
-    scores = (rng.uniform(0, 1, (batch_size, count)) ** 3).astype(np.float32)
-    classes = rng.integers(0, num_classes, (batch_size, count), dtype=np.int32)
+    scores = (rng.uniform(0, 1, picked.shape) ** 3).astype(np.float32)
+    classes = rng.integers(0, 4, picked.shape, dtype=np.int32)
     classes[0, 100:] = -1
     return boxes, scores, classes
 

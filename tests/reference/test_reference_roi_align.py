@@ -54,8 +54,8 @@ def numpy_bilinear(feature_map, y, x, *, zero_outside):
     return (1 - dy) * upper + dy * lower
 
 
-def numpy_level(box, offset=0.0):
-    area = (box[2] - box[0] + offset) * (box[3] - box[1] + offset)
+def numpy_level(box):
+    area = (box[2] - box[0]) * (box[3] - box[1])
     level = np.floor(RULE["canonical_level"] + np.log2(np.sqrt(area) / RULE["canonical_size"]))
     return int(np.clip(level, min(LEVELS), max(LEVELS)))
 

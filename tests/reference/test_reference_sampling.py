@@ -39,9 +39,9 @@ def model_crop(uniforms, size, network):
     return scaled, offset, u[:, 3] < 0.5
 
 
-def model_boxes(boxes, size, network, *, scaled, offset, mirrored):
-    """Moves boxes [m, 4] into each of n crops: [n, m, 4], zero where nothing is left."""
-    boxes = np.broadcast_to(boxes, (len(scaled), *np.shape(boxes))).astype(np.float64).copy()
+def model_boxes(size, scaled, offset, mirrored):
+    """Moves BOXES of an image into each of n crops: [n, m, 4], zero where nothing is left."""
+    boxes = np.tile(BOXES * np.tile(size, 2), (len(scaled), 1, 1))
     boxes[mirrored] = np.stack(
         [
             boxes[mirrored, :, 0],
@@ -52,7 +52,7 @@ def model_boxes(boxes, size, network, *, scaled, offset, mirrored):
         axis=-1,
     )
     moved = boxes * np.tile(scaled / size, 2)[:, np.newaxis] - np.tile(offset, 2)[:, np.newaxis]
-    moved = np.clip(moved, 0, np.tile(network, 2))
+    moved = np.clip(moved, 0, np.tile(DRAWN_NETWORK, 2))
     has_area = (moved[..., 2:] > moved[..., :2]).all(axis=-1)
     return moved * has_area[..., np.newaxis]
 
@@ -126,9 +126,12 @@ def network_pixels(file, uniforms, network, *, resize_on_host):
     return np.where(is_padding, 0.0, result * STD + MEAN)
 
 
-def uniforms_for(factor, *, y=0.4, x=0.7, mirrored=False):
-    """The random numbers that scale the image into `factor` times the network."""
-    return [(factor - JITTER[0]) / (JITTER[1] - JITTER[0]), y, x, 0.1 if mirrored else 0.9]
+def scaled_crop(pixels, factor, mirrored):
+    """Random numbers for `factor` times the network, the model's scaled size and its pixels."""
+    uniforms = [(factor - JITTER[0]) / (JITTER[1] - JITTER[0]), 0.4, 0.7, 0.1 if mirrored else 0.9]
+    (scaled,), (offset,), _ = model_crop(uniforms, pixels.shape[:2], NETWORK)
+    expected = model_pixels(pixels, NETWORK, scaled=scaled, offset=offset, mirrored=mirrored)
+    return uniforms, scaled, expected
 
 
 NETWORK = (48, 64)
@@ -151,9 +154,7 @@ CASES = {
 def test_pixels_equal_the_whole_image_resized_then_cropped(case, mirrored, resize_on_host):
     size, factor = CASES[case]
     pixels = picture(*size)
-    uniforms = uniforms_for(factor, mirrored=mirrored)
-    scaled, offset, flags = model_crop(uniforms, size, NETWORK)
-    expected = model_pixels(pixels, NETWORK, scaled=scaled[0], offset=offset[0], mirrored=flags[0])
+    uniforms, _, expected = scaled_crop(pixels, factor, mirrored)
     got = network_pixels(encoded(pixels), uniforms, NETWORK, resize_on_host=resize_on_host)
     # Rounding to uint8 on the way: half a level, and a little where it is resampled once more.
     assert np.abs(got - expected).max() < 0.75
@@ -175,12 +176,10 @@ def test_jpeg_pixels_with_the_decoders_ratio(factor, ratio, mirrored, resize_on_
     """Reduced while decoding: near the filter's result, not equal to it, and in the same place."""
     file = encoded(picture(122, 170, grain=2), "JPEG", quality=95, subsampling=0)
     pixels = tf.io.decode_jpeg(file, channels=3).numpy()
-    uniforms = uniforms_for(factor, mirrored=mirrored)
-    scaled, offset, flags = model_crop(uniforms, pixels.shape[:2], NETWORK)
-    assert ratio <= (pixels.shape[:2] / scaled[0]).min() + 1e-5, "the case is what it says"
-    expected = model_pixels(pixels, NETWORK, scaled=scaled[0], offset=offset[0], mirrored=flags[0])
+    uniforms, scaled, expected = scaled_crop(pixels, factor, mirrored)
+    assert ratio <= (pixels.shape[:2] / scaled).min() + 1e-5, "the case is what it says"
     got = network_pixels(file, uniforms, NETWORK, resize_on_host=resize_on_host)
-    height, width = (int(min(pair)) for pair in zip(scaled[0], NETWORK))
+    height, width = (int(min(pair)) for pair in zip(scaled, NETWORK))
     assert (got[height:] == 0).all() and (got[:, width:] == 0).all()
     got, expected = got[:height, :width], expected[:height, :width]
     error = np.abs(got - expected)
@@ -306,14 +305,7 @@ def test_scales_offsets_and_surviving_boxes_are_distributed_as_the_models(drawn,
     deviation = np.sqrt(0.25 / len(mirrored))
     assert abs(mirrored.mean() - 0.5) < 4 * deviation
 
-    expected = model_boxes(
-        BOXES * np.tile(size, 2),
-        np.array(size),
-        np.array(DRAWN_NETWORK),
-        scaled=model_scaled,
-        offset=model_offset,
-        mirrored=model_mirrored,
-    )
+    expected = model_boxes(size, model_scaled, model_offset, model_mirrored)
     for k in range(len(BOXES)):
         survives = drawn["classes"][mine, k] == k
         assert set(drawn["classes"][mine, k].tolist()) <= {-1, k}
@@ -329,14 +321,7 @@ def test_boxes_of_each_drawn_crop_are_the_models(drawn):
     """The same crops, box by box."""
     for size in DRAWN_SIZES:
         mine, scaled, offset, mirrored = drawn_crops(drawn, size)
-        expected = model_boxes(
-            BOXES * np.tile(size, 2),
-            np.array(size),
-            np.array(DRAWN_NETWORK),
-            scaled=scaled,
-            offset=offset,
-            mirrored=mirrored,
-        )
+        expected = model_boxes(size, scaled, offset, mirrored)
         np.testing.assert_allclose(drawn["boxes"][mine], expected, atol=2e-3)
 
 

@@ -63,7 +63,7 @@ def test_unknown_words_name_the_nearest():
         activation_function("swich")
 
 
-def make_block(*, remat=False, survival_prob=None, stride=1, kernel_size=3, se_channels=2):
+def make_block(*, remat=False, survival_prob=None, stride=1, kernel_size=3):
     shape = backbone.Block(
         name="stack_0/block_0",
         expand_ratio=4,
@@ -71,7 +71,7 @@ def make_block(*, remat=False, survival_prob=None, stride=1, kernel_size=3, se_c
         stride=stride,
         in_channels=8,
         out_channels=8,
-        se_channels=se_channels,
+        se_channels=2,
         level=1,
     )
     norm = batch_norm_factory(None, momentum=0.9, epsilon=1e-3, frozen=False)

@@ -243,9 +243,9 @@ def test_class_count_is_checked():
 
 
 class TestFuse:
-    def fuse(self, method, weights, *, raw=False, values=(2.0, 10.0)):
+    def fuse(self, method, weights, *, raw=False):
         layer = Fuse(method, raw_weights=raw, scope="cell/fnode0")
-        inputs = [tf.fill([1, 1, 1, 3], value) for value in values]
+        inputs = [tf.fill([1, 1, 1, 3], value) for value in (2.0, 10.0)]
         layer(inputs)
         for variable, value in zip(layer.weights, weights):
             variable.assign(tf.fill(variable.shape, value))

@@ -273,7 +273,7 @@ def test_weights_of_automl_are_evaluated_with_its_resampling(tmp_path):
 
 class TestTorchNames:
     @staticmethod
-    def values(seed, *, classes, width=8, backbone_name="tiny"):
+    def values(seed, *, classes, backbone_name="tiny"):
         ours = backbone_blocks(backbone_name)
         numbers = [[int(n) for n in re.findall(r"\d+", b.name)] for b in ours]
         blocks = [
@@ -281,7 +281,7 @@ class TestTorchNames:
             for n, b in zip(numbers, ours)
         ]
         stem = backbone.stem_channels(backbone_name)
-        shapes = effdet.shapes_of(blocks, stem=stem, width=width, classes=classes)
+        shapes = effdet.shapes_of(blocks, stem=stem, width=8, classes=classes)
         rng = np.random.default_rng(seed)
         values = {}
         for name, shape in shapes.items():
