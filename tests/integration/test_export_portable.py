@@ -12,14 +12,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import families
 from detector import export_target, portable
 from detector.export_target import Target, check_target
 from detector.portable import export_portable
-from efficientdet import settings as efficientdet_settings
-from efficientdet.task import EfficientDetTask
 from engine.config.fields import ConfigError, override
-from maskrcnn import settings as maskrcnn_settings
-from maskrcnn.task import MaskRcnnTask
 from object_detection.records.class_map import ClassMap
 from object_detection.serve.fidelity import LIMITS, Gaps, dense_gaps, detection_gaps
 from object_detection.serve.image_files import known_photographs, read_image
@@ -59,12 +56,16 @@ needs_onnx = pytest.mark.skipif(
 in_turn = pytest.mark.nightly("portable")
 
 
+def task_of(model_name, changes):
+    config = override(families.base_config(model_name), changes, source="test")
+    return families.load(model_name).new_task(config, class_map=CLASSES)
+
+
 @pytest.fixture(scope="module")
 def lite():
     """A small EfficientDet whose scores and boxes differ from place to place."""
     tf.keras.utils.set_random_seed(0)
-    config = override(efficientdet_settings.base_config("efficientdet-lite0"), LITE, source="test")
-    task = EfficientDetTask(config, CLASSES)
+    task = task_of("efficientdet-lite0", LITE)
     images = tf.constant(portable.fitted_batches(task, photographs(), 2)[0])
     for kind, head, deviation in (("class_logits", "class", 1.0), ("box_deltas", "box", 0.1)):
         kernels = [
@@ -86,8 +87,7 @@ def masks():
 
     What its heads say last is made as small as scores and deltas are.
     """
-    config = override(maskrcnn_settings.base_config("maskrcnn-r50-fpn"), MASKS, source="test")
-    task = MaskRcnnTask(config, CLASSES)
+    task = task_of("maskrcnn-r50-fpn", MASKS)
     generator = np.random.default_rng(0)
     for variable in task.model.trainable_variables:
         if len(variable.shape) > 1:
