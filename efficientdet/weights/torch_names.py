@@ -99,7 +99,6 @@ def torch_name(
       expands: our name of each block of the backbone, in order -> whether it has an expansion.
       scopes: of `scopes_of`.
     """
-    name = name.removeprefix("model.")
     if name.startswith("features."):
         return _from_torchvision(name)
     if name.startswith(("fpn.", "class_net.", "box_net.")):

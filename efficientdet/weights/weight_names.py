@@ -9,7 +9,7 @@ declared.
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 
@@ -28,6 +28,7 @@ _APPLICATIONS_BLOCK = re.compile(r"^block(\d)([a-z])_(\w+)/(\w+)$")
 _AVERAGE_PREFIX = "ema/"
 _AVERAGE_SUFFIXES = ("/ExponentialMovingAverage", "/average")
 _VALUE_PREFIX = "model/"
+_PYTORCH_PREFIX = "model."  # of a network inside effdet's bench, or Lightning's
 # Channels before the classifier of torchvision's largest network with the epsilon of PyTorch (B4).
 _MOST_CHANNELS_OF_TORCH_EPSILON = 1792
 
@@ -81,15 +82,15 @@ def translate(
 
 def is_of_automl(names: Iterable[str]) -> bool:
     """Tells whether these are names of a detector of google/automl, or of its port effdet."""
-    stripped = [_strip_copy(name)[0] for name in names]
-    if any(name.startswith("fpn.cell.") for name in stripped):
+    names = _bare(names)
+    if any(name.startswith("fpn.cell.") for name in names):
         return True
-    return any(_AUTOML.match(n) for n in stripped) and any("class-predict" in n for n in stripped)
+    return any(_AUTOML.match(n) for n in names) and any("class-predict" in n for n in names)
 
 
 def layout_of(names: Iterable[str]) -> str:
     """Says whose names a file of another program has, and what its convolutions pad; '' if ours."""
-    names = set(names)
+    names = _bare(names)
     if any(name.startswith("fpn.cell.") for name in names):
         return "effdet (padding as TensorFlow's)"
     if padding_of(names):
@@ -102,9 +103,9 @@ def layout_of(names: Iterable[str]) -> str:
     return "google/automl" if is_of_automl(names) else ""
 
 
-def padding_of(names: Container[str]) -> str:
+def padding_of(names: Iterable[str]) -> str:
     """Returns how a file's program pads strided convolutions; '' where the names do not tell."""
-    return "symmetric" if "features.1.0.block.0.0.weight" in names else ""
+    return "symmetric" if "features.1.0.block.0.0.weight" in _bare(names) else ""
 
 
 def batch_norm_epsilon(arrays: Mapping[str, np.ndarray]) -> float | None:
@@ -112,20 +113,22 @@ def batch_norm_epsilon(arrays: Mapping[str, np.ndarray]) -> float | None:
 
     torchvision: 1e-5 up to B4, 1e-3 for the larger. timm's files do not tell; their tf_ have 1e-3.
     """
-    head = arrays.get("features.8.0.weight")
-    if head is None or len(head) > _MOST_CHANNELS_OF_TORCH_EPSILON:
-        return None
-    return 1e-5
+    heads = [array for name, array in arrays.items() if _bare([name]) == {"features.8.0.weight"}]
+    return 1e-5 if heads and len(heads[0]) <= _MOST_CHANNELS_OF_TORCH_EPSILON else None
+
+
+def _bare(names: Iterable[str]) -> set[str]:
+    return {_strip_copy(name)[0] for name in names}
 
 
 def _strip_copy(name: str) -> tuple[str, bool]:
-    """Splits off what marks a moving average."""
+    """Splits off what marks a moving average, or the model within a larger one."""
     if name.startswith(_AVERAGE_PREFIX):
         return name[len(_AVERAGE_PREFIX) :], True
     for suffix in _AVERAGE_SUFFIXES:
         if name.endswith(suffix):
             return name[: -len(suffix)], True
-    return name.removeprefix(_VALUE_PREFIX), False
+    return name.removeprefix(_VALUE_PREFIX).removeprefix(_PYTORCH_PREFIX), False
 
 
 def _single_edges(arrays: Mapping[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:

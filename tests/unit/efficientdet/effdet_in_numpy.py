@@ -1,14 +1,8 @@
-"""State dicts under effdet's names, files of them, and what effdet computes from them.
+"""What effdet computes from its state dicts, in PyTorch's layout, [batch, channels, height, width].
 
-effdet's `tf_` networks are google/automl's; `under_automls_names` gives the same weights as that
-program stores them.
-
-The forward pass is in PyTorch's layout, [batch, channels, height, width], and knows nothing
-of ours.
+Networks have one cell over P3 to P7 and heads of one convolution. effdet's `tf_` networks are
+google/automl's. Nothing here knows of ours.
 """
-
-import json
-import re
 
 import numpy as np
 
@@ -17,137 +11,6 @@ NODES = ((3, 4), (2, 5), (1, 6), (0, 7), (1, 7, 8), (2, 6, 9), (3, 5, 10), (4, 1
 LEVELS = (3, 2, 1, 0, 1, 2, 3, 4)
 STRIDES = (1, 2, 2, 2, 1, 2, 1)
 EPSILON = 1e-3
-
-
-def shapes_of(blocks, *, stem, width, classes):
-    """Names and shapes of a detector with one cell and heads of one convolution.
-
-    blocks: (stage, index, kernel, expansion, in, out, squeezed channels) of the backbone.
-    """
-    shapes = {"backbone.conv_stem.weight": (stem, 3, 3, 3)}
-
-    def norm(name, channels):
-        for variable in ("weight", "bias", "running_mean", "running_var"):
-            shapes[f"{name}.{variable}"] = (channels,)
-
-    def conv(name, *shape, bias=True):
-        shapes[f"{name}.weight"] = shape
-        if bias:
-            shapes[f"{name}.bias"] = shape[:1]
-
-    def separable(name, outputs):
-        conv(f"{name}.conv_dw", width, 1, 3, 3, bias=False)
-        conv(f"{name}.conv_pw", outputs, width, 1, 1)
-
-    norm("backbone.bn1", stem)
-    features = {}
-    for stage, index, kernel, expansion, inputs, outputs, squeezed in blocks:
-        name, wide, norms = f"backbone.blocks.{stage}.{index}", inputs * expansion, 1
-        if expansion > 1:
-            conv(f"{name}.conv_pw", wide, inputs, 1, 1, bias=False)
-            norm(f"{name}.bn1", wide)
-            norms = 2
-        conv(f"{name}.conv_dw", wide, 1, kernel, kernel, bias=False)
-        norm(f"{name}.bn{norms}", wide)
-        conv(f"{name}.se.conv_reduce", squeezed, wide, 1, 1)
-        conv(f"{name}.se.conv_expand", wide, squeezed, 1, 1)
-        conv(f"{name}.conv_pw" + "l" * (expansion > 1), outputs, wide, 1, 1, bias=False)
-        norm(f"{name}.bn{norms + 1}", outputs)
-        features[stage] = outputs
-    sources = [features[2], features[4], features[6]]
-    conv("fpn.resample.3.conv.conv", width, sources[2], 1, 1)
-    norm("fpn.resample.3.conv.bn", width)
-    for node, inputs in enumerate(NODES):
-        name = f"fpn.cell.0.fnode.{node}"
-        shapes[f"{name}.combine.edge_weights"] = (len(inputs),)
-        for source in inputs:
-            if source < 3 and sources[source] != width:
-                conv(f"{name}.combine.resample.{source}.conv.conv", width, sources[source], 1, 1)
-                norm(f"{name}.combine.resample.{source}.conv.bn", width)
-        separable(f"{name}.after_combine.conv", width)
-        norm(f"{name}.after_combine.conv.bn", width)
-    for kind, outputs in (("class", 9 * classes), ("box", 36)):
-        separable(f"{kind}_net.conv_rep.0", width)
-        for level in range(5):
-            norm(f"{kind}_net.bn_rep.0.{level}.bn", width)
-        separable(f"{kind}_net.predict", outputs)
-    return shapes
-
-
-_OF_NORM = {"weight": "gamma", "bias": "beta"}
-_OF_NORM |= {"running_mean": "moving_mean", "running_var": "moving_variance"}
-_OF_SEPARABLE = {"conv_dw.weight": "depthwise_kernel", "conv_pw.weight": "pointwise_kernel"}
-_OF_SEPARABLE |= {"conv_pw.bias": "bias"}
-
-
-def under_automls_names(values):
-    """Renames a state dict to the variables of google/automl's network, in TensorFlow's layout."""
-    blocks = {}  # "stage.index" -> number
-    for name in values:
-        if match := re.match(r"backbone\.blocks\.(\d+\.\d+)\.", name):
-            blocks.setdefault(match[1], len(blocks))
-    renamed = {}
-    for name, value in values.items():
-        if name.endswith("edge_weights"):
-            node = re.search(r"fnode\.(\d+)", name)[1]
-            for i, weight in enumerate(value):
-                suffix = f"_{i}" if i else ""
-                renamed[f"fpn_cells/cell_0/fnode{node}/WSM{suffix}"] = np.asarray(weight)
-            continue
-        if value.ndim == 4:
-            is_depthwise = "conv_dw" in name
-            value = value.transpose((2, 3, 0, 1) if is_depthwise else (2, 3, 1, 0))
-        renamed[_automls_name(name, blocks, values)] = value
-    return renamed
-
-
-def _automls_name(name, blocks, values):
-    layer, _, variable = name.rpartition(".")
-    kernel = "kernel" if variable == "weight" else "bias"
-    if match := re.match(r"backbone\.(?:blocks\.(\d+\.\d+)\.)?(.+)$", layer):
-        place = "stem" if match[1] is None else f"blocks_{blocks[match[1]]}"
-        part = match[2]
-        expands = f"backbone.blocks.{match[1]}.conv_pwl.weight" in values
-        if part.startswith("bn"):
-            index = int(part[2:]) - 1
-            norm = "tpu_batch_normalization" + (f"_{index}" if index else "")
-            return f"efficientnet-b0/{place}/{norm}/{_OF_NORM[variable]}"
-        if part == "conv_dw":
-            return f"efficientnet-b0/{place}/depthwise_conv2d/depthwise_kernel"
-        ours = {"se.conv_reduce": "se/conv2d", "se.conv_expand": "se/conv2d_1"}
-        ours |= {"conv_stem": "conv2d", "conv_pw": "conv2d"}
-        ours |= {"conv_pwl": "conv2d_1" if expands else "conv2d"}
-        return f"efficientnet-b0/{place}/{ours[part]}/{kernel}"
-    end = f"bn/{_OF_NORM[variable]}" if layer.endswith("bn") else f"conv2d/{kernel}"
-    if name.startswith("fpn.resample.3."):
-        return f"resample_p6/{end}"
-    if match := re.match(r"fpn\.cell\.0\.fnode\.(\d)\.combine\.resample\.(\d)\.", name):
-        node, source = int(match[1]), int(match[2])
-        scope = f"resample_{NODES[node].index(source)}_{source}_{node + 5}"
-        return f"fpn_cells/cell_0/fnode{node}/{scope}/{end}"
-    if match := re.match(r"fpn\.cell\.0\.fnode\.(\d)\.after_combine\.conv\.(.+)$", name):
-        scope = f"fpn_cells/cell_0/fnode{match[1]}/op_after_combine{int(match[1]) + 5}"
-        if match[2] in _OF_SEPARABLE:
-            return f"{scope}/conv/{_OF_SEPARABLE[match[2]]}"
-        return f"{scope}/bn/{_OF_NORM[variable]}"
-    kind, part, rest = re.match(r"(class|box)_net\.(predict|\w+_rep\.0)\.(.+)$", name).groups()
-    if part == "bn_rep.0":
-        return f"{kind}_net/{kind}-0-bn-{int(rest[0]) + 3}/{_OF_NORM[variable]}"
-    end = "predict" if part == "predict" else "0"
-    return f"{kind}_net/{kind}-{end}/{_OF_SEPARABLE[rest]}"
-
-
-def write_safetensors(path, values):
-    table, data = {"__metadata__": {"format": "pt"}}, b""
-    for name, value in values.items():
-        raw = np.ascontiguousarray(value).tobytes()
-        places = [len(data), len(data) + len(raw)]
-        kind = {"float32": "F32", "int64": "I64"}[value.dtype.name]
-        table[name] = {"dtype": kind, "shape": list(value.shape), "data_offsets": places}
-        data += raw
-    head = json.dumps(table).encode()
-    path.write_bytes(len(head).to_bytes(8, "little") + head + data)
-    return path
 
 
 def _windows(x, kernel, stride, fill=0.0, is_symmetric=False):

@@ -1,13 +1,13 @@
 """Loading: every kind of file and every layout, round trips, and refusals that change nothing."""
 
 import dataclasses
-import re
 
-import effdet_in_numpy as effdet
 import h5py
 import numpy as np
+import other_programs as others
 import pytest
 import tensorflow as tf
+from effdet_in_numpy import Effdet
 from imagenet_classifier import build_classifier
 from weight_samples import assert_holds, assert_refused, random_values, save_tensors, values_of
 
@@ -271,31 +271,24 @@ def test_weights_of_automl_are_evaluated_with_its_resampling(tmp_path):
     assert config.model.resampling == "antialiased"
 
 
-class TestTorchNames:
-    @staticmethod
-    def values(seed, *, classes, backbone_name="tiny"):
-        ours = backbone_blocks(backbone_name)
-        numbers = [[int(n) for n in re.findall(r"\d+", b.name)] for b in ours]
-        blocks = [
-            (*n, b.kernel_size, b.expand_ratio, b.in_channels, b.out_channels, b.se_channels)
-            for n, b in zip(numbers, ours)
-        ]
-        stem = backbone.stem_channels(backbone_name)
-        shapes = effdet.shapes_of(blocks, stem=stem, width=8, classes=classes)
-        rng = np.random.default_rng(seed)
-        values = {}
-        for name, shape in shapes.items():
-            scale = np.sqrt(np.prod(shape[1:])) if len(shape) > 1 else 2.0
-            value = rng.normal(0.0, 1.0 / scale, shape)
-            is_spread = name.endswith(("running_var", "edge_weights"))
-            values[name] = (np.abs(value) + 0.5 if is_spread else value).astype(np.float32)
-        return values
+def scaled_values(model, seed):
+    """Random values of the sizes that keep signals alive."""
+    rng = np.random.default_rng(seed)
+    values = {}
+    for name, value in values_of(model).items():
+        inputs = np.prod(value.shape[: 2 if "depthwise" in name else 3]) if value.ndim == 4 else 4
+        drawn = rng.normal(0.0, 1.0 / np.sqrt(inputs), value.shape)
+        is_spread = name.endswith("moving_variance") or "/WSM" in name
+        values[name] = np.float32(np.abs(drawn) + 0.5 if is_spread else drawn)
+    return values
 
+
+class TestOtherPrograms:
     @staticmethod
     def assert_computes(model, values):
-        """Compares with the NumPy network of these values, under effdet's names."""
+        """Compares with the NumPy network of these values."""
         images = np.random.default_rng(2).normal(size=(1, 128, 128, 3)).astype(np.float32)
-        network = effdet.Effdet(values)
+        network = Effdet(others.under_effdets_names(values))
         maps = network.pyramid(images.transpose(0, 3, 1, 2).astype(np.float64))
         outputs = model(images, training=False)
         for kind, key, width in (("class", "class_logits", 3), ("box", "box_deltas", 4)):
@@ -306,23 +299,25 @@ class TestTorchNames:
                 np.concatenate(ours, axis=1), theirs, rtol=1e-3, atol=1e-3 * largest
             )
 
-    def test_effdets_detector_computes_the_same(self, larger, tmp_path):
-        model = larger
-        values = self.values(1, classes=3)
+    @pytest.mark.parametrize("prefix", ["", "model."])
+    def test_effdets_detector_computes_the_same(self, larger, tmp_path, prefix):
+        values = scaled_values(larger, 1)
         counts = {"backbone.bn1.num_batches_tracked": np.array(7)}
-        path = effdet.write_safetensors(tmp_path / "tf_efficientdet.safetensors", values | counts)
-        report = load_detector(model, path)
-        assert not report.missing and set(report.skipped) == set(counts)
+        theirs = others.under_effdets_names(values) | counts
+        theirs = {f"{prefix}{name}": value for name, value in theirs.items()}
+        path = others.write_safetensors(tmp_path / "tf_efficientdet.safetensors", theirs)
+        report = load_detector(larger, path)
+        assert not report.missing and [*report.skipped] == [f"{prefix}{name}" for name in counts]
         assert report.details == ("layout effdet (padding as TensorFlow's)",)
         assert conventions_of(path).resampling == "bilinear"
-        self.assert_computes(model, values)
+        self.assert_computes(larger, values)
 
     @pytest.mark.parametrize("container", ["tf1", "tf2", "h5"])
     def test_automls_files_compute_the_same(self, larger, tmp_path, container):
         """Its checkpoints by names and by objects with averages, and its weights for Keras."""
         seed = {"tf1": 4, "tf2": 5, "h5": 6}[container]
-        values = self.values(seed, classes=3)
-        named = effdet.under_automls_names(values)
+        values = scaled_values(larger, seed)
+        named = others.under_automls_names(values)
         path = tmp_path / "model"
         if container == "tf1":
             averages = {f"{name}/ExponentialMovingAverage": v for name, v in named.items()}
@@ -353,11 +348,12 @@ class TestTorchNames:
         assert conventions_of(path).resampling == "bilinear"
         self.assert_computes(larger, values)
 
-    def test_infer_and_export_find_the_classes_in_the_file(self, tmp_path):
+    def test_infer_and_export_find_the_classes_in_the_file(self, tiny, tmp_path):
         """A file itself, without any setting but the model's; 90 channels are COCO's ids."""
-        values = self.values(7, classes=90, backbone_name="efficientnet-b0")
-        path = effdet.write_safetensors(tmp_path / "tf_efficientdet_d0.safetensors", values)
+        values = others.under_effdets_names(random_values(tiny(90)))
+        path = others.write_safetensors(tmp_path / "tf_efficientdet_d0.safetensors", values)
         small = "image_size=64,fpn_num_filters=8,fpn_cell_repeats=1,box_class_repeats=1"
+        small += ",backbone_name=tiny"
         task = families.load_task(
             str(path), model_name="efficientdet-d0", preset_name="", hparams=small
         )
@@ -368,34 +364,31 @@ class TestTorchNames:
         ours = values_of(task.model)["class_net/class-predict/bias"].reshape(9, 80)
         np.testing.assert_array_equal(ours, theirs[:, np.array(ids) - 1])
 
-    def test_a_detector_without_the_biases_of_tensorflows_is_refused(self, tiny, tmp_path):
-        values = self.values(1, classes=3)
-        bare = {
-            n: v for n, v in values.items() if not n.endswith("after_combine.conv.conv_pw.bias")
-        }
-        path = effdet.write_safetensors(tmp_path / "efficientdet.safetensors", bare)
+    def test_a_detector_without_the_biases_of_tensorflows_is_refused(self, model, tmp_path):
+        values = others.under_effdets_names(random_values(model))
+        end = "after_combine.conv.conv_pw.bias"
+        bare = {name: value for name, value in values.items() if not name.endswith(end)}
+        path = others.write_safetensors(tmp_path / "efficientdet.safetensors", bare)
         with pytest.raises(ValueError, match="another network.*conv/bias is not in the file"):
-            load_detector(tiny(3), path)
+            load_detector(model, path)
 
     def test_timms_classifier_fills_the_backbone(self, model, tmp_path):
+        ours, before = random_values(model, 3), values_of(model)
         values = {
             name.removeprefix("backbone."): value
-            for name, value in self.values(3, classes=1).items()
+            for name, value in others.under_effdets_names(ours).items()
             if name.startswith("backbone.")
         }
-        path = effdet.write_safetensors(tmp_path / "tf_efficientnet.safetensors", values)
+        path = others.write_safetensors(tmp_path / "tf_efficientnet.safetensors", values)
         report = load_backbone(model, path)
         assert not report.missing and not report.skipped
-        kernel = values_of(model)["stack_1/block_0/depthwise_conv2d/depthwise_kernel"]
-        theirs = values["blocks.1.0.conv_dw.weight"]
-        np.testing.assert_array_equal(kernel[..., 0].transpose(2, 0, 1), theirs[:, 0])
+        assert_holds(model, before | {name: ours[name] for name in report.loaded})
 
     def test_torchvisions_backbone_computes_the_same(self, tiny, model, tmp_path):
-        """Written under its names from the weights of effdet's, with its padding and epsilon."""
-        values = self.values(8, classes=3)
-        load_detector(model, effdet.write_safetensors(tmp_path / "effdet.safetensors", values))
+        """As effdet's network does with its padding and epsilon."""
+        values = scaled_values(model, 8)
         path = tmp_path / "efficientnet_b0.safetensors"
-        effdet.write_safetensors(path, _under_torchvisions_names(values_of(model)))
+        others.write_safetensors(path, others.under_torchvisions_names(values))
         config = dataclasses.replace(
             base_config("efficientdet-d0"), train=TrainConfig(backbone_init=str(path))
         )
@@ -405,41 +398,23 @@ class TestTorchNames:
         assert not load_backbone(ours, path).missing
         trunk = tf.keras.Model(ours.input, ours.get_layer("stack_6/block_0").output)
         images = np.random.default_rng(3).normal(size=(1, 64, 64, 3)).astype(np.float32)
-        network = effdet.Effdet(values, epsilon=1e-5, is_symmetric=True)
+        theirs = others.under_effdets_names(values)
+        network = Effdet(theirs, epsilon=1e-5, is_symmetric=True)
         expected = network.body(images.transpose(0, 3, 1, 2).astype(np.float64))[-1]
         found = trunk(images, training=False).numpy().transpose(0, 3, 1, 2)
         np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
 
-    def test_torchvisions_epsilon_is_corrected(self, model, tmp_path):
-        ours = random_values(model, 5)
-        values = _under_torchvisions_names({name: np.abs(v) for name, v in ours.items()})
-        path = effdet.write_safetensors(tmp_path / "efficientnet_b0.safetensors", values)
+    @pytest.mark.parametrize("prefix", ["", "model."])
+    def test_torchvisions_epsilon_is_corrected(self, model, tmp_path, prefix):
+        ours = {name: np.abs(value) for name, value in random_values(model, 5).items()}
+        values = others.under_torchvisions_names(ours)
+        values = {f"{prefix}{name}": value for name, value in values.items()}
+        path = others.write_safetensors(tmp_path / "efficientnet_b0.safetensors", values)
+        assert conventions_of(path).padding == "symmetric"
         report = load_backbone(model, path)
         assert not report.missing and report.details == (
             "layout torchvision (padded symmetrically)",
         )
-        gamma, variance = (np.abs(ours[f"stem_bn/{v}"]) for v in ("gamma", "moving_variance"))
+        gamma, variance = (ours[f"stem_bn/{v}"] for v in ("gamma", "moving_variance"))
         expected = gamma * np.sqrt((variance + 1e-3) / (variance + 1e-5))
         np.testing.assert_allclose(values_of(model)["stem_bn/gamma"], expected, rtol=1e-5)
-
-
-def _under_torchvisions_names(ours):
-    """Returns a classifier's state dict with the values of our backbone."""
-    layers = {"expand": 0, "depthwise": 1, "se": 2, "project": 3}
-    kinds = {"gamma": "weight", "beta": "bias", "kernel": "weight", "depthwise_kernel": "weight"}
-    kinds |= {"moving_mean": "running_mean", "moving_variance": "running_var", "bias": "bias"}
-    values = {"features.8.0.weight": np.zeros((1280, 1, 1, 1), np.float32)}
-    for name, value in ours.items():
-        if not name.startswith(("stem_", "stack_")):
-            continue
-        *place, layer, variable = name.split("/")
-        theirs = f"0.{int(layer == 'stem_bn')}"
-        if place:
-            stage, block = (int(part.split("_")[1]) for part in place)
-            step = layers[layer.split("_")[0]] - (stage == 0)
-            part = f"fc{1 + ('expand' in layer)}" if layer.startswith("se_") else int("bn" in layer)
-            theirs = f"{stage + 1}.{block}.block.{step}.{part}"
-        if value.ndim == 4:
-            value = value.transpose((2, 3, 0, 1) if "depthwise" in name else (3, 2, 0, 1))
-        values[f"features.{theirs}.{kinds[variable]}"] = value
-    return values
