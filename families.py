@@ -48,9 +48,9 @@ def package_of(model_name: str) -> str:
 
 
 def model_lines() -> list[str]:
-    """Returns a line for each model: its name and the height x width of its published input."""
+    """Returns a line for each model: its name and its published input, as image_size reads it."""
     return [
-        f"{name:<32} {'x'.join(map(str, row.image_size))}"
+        f"{name:<32} {'x'.join(map(str, reversed(row.image_size)))}"
         for table in _MODELS.values()
         for name, row in table.items()
     ]

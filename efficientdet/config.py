@@ -73,6 +73,9 @@ class ModelConfig(Section):
     def __post_init__(self) -> None:
         """Rejects values that could only fail later, inside the model."""
         super().__post_init__()
+        for name in ("fpn_num_filters", "fpn_cell_repeats", "num_scales"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}={getattr(self, name)}: expected at least 1")
         if not 3 <= self.min_level <= 5 <= self.max_level or self.max_level == self.min_level:
             raise ConfigError(
                 "expected 3 <= min_level <= 5 <= max_level and min_level < max_level, "

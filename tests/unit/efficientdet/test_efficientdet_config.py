@@ -75,6 +75,7 @@ def test_unknown_name_names_the_nearest():
         (model_config("efficientdet-d0"), "fpn_name", "pan"),
         (model_config("efficientdet-d0"), "min_level", 2),
         (model_config("efficientdet-d0"), "max_level", 4),
+        (model_config("efficientdet-d0"), "num_scales", 0),
         (model_config("efficientdet-d0"), "survival_prob", 1.5),
         (LossConfig(), "iou_loss_type", "siou"),
         (LossConfig(), "delta", -0.1),
