@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from object_detection.report.charts import Line
 from outside_data.files import open_file
 
 RECORDS = "metrics.jsonl"
+Records = Sequence[Mapping[str, Any]]
 # Points that a line of steps is reduced to.
 _MOST_POINTS = 300
 _MOST_LINE_BYTES = 1 << 20
@@ -54,14 +55,14 @@ def read_records(run: Path) -> dict[str, list[dict[str, Any]]]:
     return {kind: [records[key] for key in sorted(records)] for kind, records in found.items()}
 
 
-def loss_lines(steps: list[Mapping[str, Any]]) -> list[Line]:
+def loss_lines(steps: Records) -> list[Line]:
     """Returns the total loss and its parts over the steps.
 
     Parts that are always 0, or all there is, are left out.
     """
     names = [name for name in (steps[0] if steps else ()) if name not in _NO_LOSSES]
     names.sort(key=lambda name: name != "loss")
-    lines = [over_steps(steps, name) for name in names]
+    lines = [line_of(steps, name) for name in names]
     return [
         line
         for i, line in enumerate(lines)
@@ -69,28 +70,33 @@ def loss_lines(steps: list[Mapping[str, Any]]) -> list[Line]:
     ]
 
 
-def over_steps(steps: list[Mapping[str, Any]], name: str) -> Line:
-    """Returns a number over the steps, as means of equal parts where the steps are many."""
-    points = [(r["step"], r[name]) for r in steps if isinstance(r.get(name), (int, float))]
-    values = np.array(points, float).reshape(-1, 2)
+def line_of(records: Records, name: str, *, over: str = "step") -> Line:
+    """Returns a number over the steps or epochs, as means of equal parts where they are many."""
+    values = _numbers(records, over, name)
+    values = values[np.argsort(values[:, 0], kind="stable")]
     parts = np.array_split(values, min(len(values), _MOST_POINTS)) if len(values) else []
     means = np.array([part.mean(axis=0) for part in parts]).reshape(-1, 2)
     return Line(name, means[:, 0], means[:, 1])
 
 
-def median_speed(run: Path) -> float:
+def median_speed(steps: Records) -> float:
     """Returns the images a second of a run's steps, 0 where they are not recorded."""
-    steps = read_records(run).get("step", ())
-    speeds = [r["images_per_second"] for r in steps if r.get("images_per_second")]
-    return float(np.median(speeds)) if speeds else 0.0
+    speeds = _numbers(steps, "images_per_second")
+    speeds = speeds[speeds > 0]
+    return float(np.median(speeds)) if len(speeds) else 0.0
 
 
-def score_lines(evaluations: list[Mapping[str, Any]]) -> list[Line]:
-    """Returns AP, AP50 and so on over the epochs, in percent."""
-    lines = []
-    for name in _SCORES:
-        points = [(r["epoch"], 100 * r[name]) for r in evaluations if r.get(name, -1) >= 0]
-        if points:
-            values = np.array(points, float)
-            lines.append(Line(name, values[:, 0], values[:, 1]))
-    return lines
+def score_lines(evaluations: Records) -> list[Line]:
+    """Returns AP, AP50 and so on over the epochs, in percent; -1 is no score."""
+    lines = [
+        line_of([r for r in evaluations if r.get(name) != -1], name, over="epoch")
+        for name in _SCORES
+    ]
+    return [line._replace(y=100 * line.y) for line in lines if len(line.x)]
+
+
+def _numbers(records: Records, *names: str) -> np.ndarray:
+    """Returns float64 [n, len(names)] of the records in which all of these are numbers."""
+    rows = [[record.get(name) for name in names] for record in records]
+    rows = [row for row in rows if all(isinstance(value, (int, float)) for value in row)]
+    return np.array(rows, np.float64).reshape(-1, len(names))

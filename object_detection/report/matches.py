@@ -17,7 +17,7 @@ import numpy as np
 from pycocotools import mask as rle_lib
 
 from object_detection.coco.annotations import CocoAnnotations
-from object_detection.coco.listed import CocoImage
+from object_detection.coco.listed import CocoImage, some
 from object_detection.coco.objects import CocoObject
 from object_detection.coco.values import id_text
 from object_detection.metrics.coco import scoring_names, sorted_ids
@@ -112,12 +112,21 @@ def match(
       detections: COCO's result entries; of images that are not looked at they are left out.
       iou: least overlap of a detection with what it found.
       image_ids: the images to look at; None: all of the data set.
+
+    Raises:
+      ValueError: a detection's category is not among those of the objects.
     """
     wanted = None if image_ids is None else {id_text(image_id) for image_id in image_ids}
     listed = {i.image_id: i for i in truth.images if wanted is None or i.source_id in wanted}
     images = [listed[image_id] for image_id in sorted_ids(listed)]  # so ties of score fall alike
     names = scoring_names(truth)
     class_of = {category: k for k, category in enumerate(names)}
+    unknown = {entry["category_id"] for entry in detections} - set(class_of)
+    if unknown:
+        raise ValueError(
+            f"there are detections of category {some(sorted(unknown, key=str))}, which the "
+            f"annotations do not have ({some(list(class_of))}): they are of another data set"
+        )
     by_masks = any("segmentation" in entry for entry in detections[:1])
     places = defaultdict(list)
     for place, entry in enumerate(detections):

@@ -48,47 +48,31 @@ def scores(
     return page.cards(tables, "wide")
 
 
-def course(run: Path | None, current: Mapping[str, Any], files: Path) -> str:
+def course(records: Mapping[str, history.Records], current: Mapping[str, Any], files: Path) -> str:
     """Losses, learning rate and scores over the training; '' where no training is known.
 
     Args:
-      run: folder of the run.
+      records: of the run, by kind.
       current: epoch and metrics of this evaluation, which the run may not have recorded yet.
       files: folder for the charts.
     """
-    if run is None:
-        return ""
-    records = history.read_records(run)
     steps = records.get("step", [])
-    evaluations = [r for r in records.get("evaluation", ()) if r["epoch"] != current["epoch"]]
-    evaluations = sorted([*evaluations, current], key=lambda r: r["epoch"])
-    charts = []
+    known = records.get("evaluation", [])
+    earlier = [record for record in known if record.get("epoch") != current["epoch"]]
     losses = history.loss_lines(steps)
-    if losses:
-        charts.append(line_chart(losses, files / "loss.png", title="Loss", labels=("step", "")))
-        rate = history.over_steps(steps, "learning_rate")
-        charts.append(
-            line_chart([rate], files / "rate.png", title="Learning rate", labels=("step", ""))
+    rate = [history.line_of(steps, "learning_rate")] if losses else []
+    scored = history.score_lines([*earlier, current]) if earlier else []
+    validated = history.line_of(records.get("validation", []), "val_loss", over="epoch")
+    charts = [
+        line_chart(lines, files / f"{name}.png", title=title, labels=labels, with_points=points)
+        for lines, name, title, labels, points in (
+            (losses, "loss", "Loss", ("step", ""), False),
+            (rate, "rate", "Learning rate", ("step", ""), False),
+            (scored, "scores", "Scores", ("epoch", "%"), True),
+            ([validated], "val_loss", "Validation loss", ("epoch", ""), False),
         )
-    if len(evaluations) > 1:
-        charts.append(
-            line_chart(
-                history.score_lines(evaluations),
-                files / "scores.png",
-                title="Scores",
-                labels=("epoch", "%"),
-                with_points=True,
-            )
-        )
-    validations = records.get("validation", [])
-    if len(validations) > 1:
-        epochs, values = np.array([(r["epoch"], r["val_loss"]) for r in validations]).T
-        line = Line("val_loss", epochs, values)
-        charts.append(
-            line_chart(
-                [line], files / "val_loss.png", title="Validation loss", labels=("epoch", "")
-            )
-        )
+        if any(len(line.x) > 1 for line in lines)
+    ]
     return page.cards(charts) if charts else ""
 
 

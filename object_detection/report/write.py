@@ -17,7 +17,8 @@ from typing import Any
 import yaml
 
 from object_detection.coco.annotations import CocoAnnotations, read_scored
-from object_detection.metrics.coco import CocoEvaluator
+from object_detection.coco.listed import some
+from object_detection.metrics.coco import METRIC_NAMES, CocoEvaluator
 from object_detection.metrics.detection_rows import read_detections_json
 from object_detection.metrics.scorer import DEFAULT_MAX_DETECTIONS
 from object_detection.metrics.set_scores import MASK_PREFIX, SetScores
@@ -129,6 +130,13 @@ def write_report(
     began = time.monotonic()
     truth = read_scored(truth or about["annotations"])
     matches = match(truth, detections, iou=options.iou, image_ids=about["image_ids"])
+    scored = set.intersection(*map(set, about["class_scores"].values()))
+    if not scored.issuperset(matches.names):
+        raise ValueError(
+            f"{about['annotations']} has classes that this evaluation did not score: "
+            f"{some([name for name in matches.names if name not in scored])}. Give the annotations "
+            f"it was made with; without its {ABOUT} it is scored once more"
+        )
     files = folder / FILES
     if files.is_dir():  # of an earlier report
         shutil.rmtree(files)
@@ -138,6 +146,7 @@ def write_report(
     # Where nothing is right, F1 is largest for no detection at all: then all are shown.
     least = options.score or (whole.best.score if whole.best.f1 > 0 else 0.0)
     run = history.find_run([folder, *folder.resolve().parents[:3]])
+    records = history.read_records(run) if run else {}
     has_objects = whole.num_objects > 0
     bad = pictures.worst_images(matches, least, len(matches.images))
     sections.write_csv(
@@ -156,7 +165,7 @@ def write_report(
         ("scores", "Scores", _tiles(metrics, matches, whole.best, has_masks=has_masks)
          + sections.scores(
              metrics, has_masks=has_masks, files=files, max_detections=most)),
-        ("training", "Training", sections.course(run, current, files)),
+        ("training", "Training", sections.course(records, current, files)),
         ("classes", "Classes",
          sections.classes(matches, class_curves, about["class_scores"], **place)),
         ("curves", "Curves",
@@ -164,7 +173,8 @@ def write_report(
         ("confusion", "Confusion", sections.confusion(matches, **place)),
         ("errors", "Errors", has_objects and sections.errors(matches, **place)),
         ("images", "Worst images", sections.worst(drawn, num_bad=len(bad), least_score=least)),
-        ("about", "About", _about(about, run, num_images=len(matches.images))),
+        ("about", "About",
+         _about(about, run, num_images=len(matches.images), steps=records.get("step", []))),
     ]  # fmt: skip
     title = f"{about['model']} on {Path(about['annotations']).name}"
     subtitle = f"epoch {about['epoch']}, " if about["epoch"] else ""
@@ -208,7 +218,9 @@ def _tiles(metrics: Mapping[str, float], matches: Matches, best: Any, *, has_mas
     return page.tiles([*shown, ("objects", f"{int((~matches.is_crowd).sum()):,}")])
 
 
-def _about(about: Mapping[str, Any], run: Path | None, *, num_images: int) -> str:
+def _about(
+    about: Mapping[str, Any], run: Path | None, *, num_images: int, steps: history.Records
+) -> str:
     parts = [("Settings", about["settings"])]
     parts += [(f"Data card of the {name} records", card) for name, card in about["cards"].items()]
     if run and (run / "environment.json").is_file():
@@ -217,7 +229,7 @@ def _about(about: Mapping[str, Any], run: Path | None, *, num_images: int) -> st
     facts += [["run", str(run)]] if run else []
     if about.get("seconds"):
         facts.append(["speed of the evaluation", f"{num_images / about['seconds']:.1f} images/s"])
-    if run and (speed := history.median_speed(run)):
+    if speed := history.median_speed(steps):
         facts.append(["speed of the training", f"{speed:.1f} images/s"])
     text = page.table(["", ""], [fact for fact in facts if fact[1]], sort=False)
     for name, values in parts:
@@ -246,25 +258,37 @@ def read_evaluation(
             raise FileNotFoundError(f"no {name} in {folder}: expected a folder that eval.py wrote")
     detections = read_detections_json(folder / "detections.json")
     path = folder / "metrics.json"
-    with expecting(path, "the scores of an evaluation, AP among them; evaluate again"):
+    wanted = "the scores of an evaluation, AP among them; evaluate again"
+    with expecting(path, wanted):
         metrics = {name: value + 0 for name, value in read_json(path).items()}
-        metrics["AP"], metrics["AP50"]
-    path = folder / ABOUT
-    if path.is_file():
-        with expecting(path, f"what an evaluation wrote; without {ABOUT} it is scored once more"):
-            about = dict(read_json(path))
+    if (folder / ABOUT).is_file():
+        what = f"what an evaluation wrote; without {ABOUT} it is scored once more"
+        with expecting(folder / ABOUT, what):
+            about = dict(read_json(folder / ABOUT))
             for name, kind in _ABOUT_TYPES.items():
                 if not isinstance(about[name], kind):
                     raise TypeError(f"{name} is a {type(about[name]).__name__}")
+            for prefix in {"", *about["class_scores"]}:
+                for numbers in about["class_scores"][prefix].values():
+                    _require_scores(numbers)
     elif annotations:
         about = _scored_again(folder, annotations, detections, metrics)
     else:
         raise FileNotFoundError(
             f"no {ABOUT} in {folder}: name the annotations with --annotations to score it again"
         )
+    with expecting(path, wanted):
+        for prefix in about["class_scores"]:
+            _require_scores(metrics, prefix)
     about["annotations"] = annotations or about["annotations"]
     about["records"] = records or about["records"]
     return about, detections, metrics
+
+
+def _require_scores(numbers: Mapping[str, Any], prefix: str = "") -> None:
+    """Raises LookupError, TypeError or ValueError unless COCO's twelve numbers are there."""
+    for name in METRIC_NAMES:
+        float(numbers[prefix + name])
 
 
 def _scored_again(

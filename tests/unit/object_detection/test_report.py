@@ -279,11 +279,37 @@ def test_a_page_of_nothing_found_and_of_nothing_to_find(tmp_path, objects, entri
     assert not re.search(">(nan|None|False)<", path.read_text())
 
 
-def test_an_evaluation_without_annotations_says_what_to_do(evaluation):
+def test_what_a_report_lacks_is_said(evaluation):
     run, _ = evaluation
-    (run / "evaluation" / "evaluation.json").unlink(missing_ok=True)
-    result = make_report(run)
-    assert result.returncode == 1 and "--annotations" in result.stderr
+    truth, folder = json.loads((run / "truth.json").read_text()), run / "evaluation"
+    written = make_report(run, f"--annotations={run / 'truth.json'}", "--num_images=0")
+    assert written.returncode == 0, written.stderr
+    truth["categories"][1]["name"] = "renamed"
+    (run / "renamed.json").write_text(json.dumps(truth))
+    truth["categories"].pop()
+    truth["annotations"] = [a for a in truth["annotations"] if a["category_id"] != 7]
+    (run / "other.json").write_text(json.dumps(truth))
+    for name, said in (
+        ("renamed", "classes that this evaluation did not score: renamed"),
+        ("other", "detections of category 7, which the annotations do not have (1, 4)"),
+    ):
+        result = make_report(run, f"--annotations={run / name}.json")
+        assert result.returncode == 1 and said in result.stderr, result.stderr
+    (folder / "evaluation.json").unlink()
+    assert "--annotations" in make_report(run).stderr
+    metrics = json.loads((folder / "metrics.json").read_text())
+    (folder / "metrics.json").write_text(json.dumps({**metrics, "ARs": None}))
+    assert "metrics.json" in make_report(run).stderr
+
+
+def test_records_that_lack_something_are_left_out():
+    steps = [{"step": 1, "loss": 2.0}, {"step": 2}, {"loss": 3.0}, {"step": 3, "loss": "x"}]
+    (line,) = history.loss_lines([*steps, {"step": 4, "loss": 1.0, "images_per_second": 5.0}])
+    assert (line.x.tolist(), line.y.tolist()) == ([1, 4], [2, 1])
+    assert history.median_speed([*steps, {"images_per_second": 0}]) == 0
+    scores = [{"AP": 0.5}, {"epoch": 4, "AP": 0.3}, {"epoch": 2, "AP": 0.1}, {"epoch": 3, "AP": -1}]
+    (line,) = history.score_lines(scores)
+    assert (line.x.tolist(), line.y.tolist()) == ([2, 4], [10, 30])
 
 
 def test_colours_of_the_page_have_a_dark_twin():

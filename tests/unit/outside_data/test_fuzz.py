@@ -34,6 +34,7 @@ from engine.files.safetensors_file import read_safetensors
 from object_detection.coco.annotations import read_annotations
 from object_detection.formats.importers import import_folder
 from object_detection.masks.rle import BadMaskError, decode_mask
+from object_detection.metrics.coco import METRIC_NAMES
 from object_detection.records import schema
 from object_detection.records.card import load_card
 from object_detection.records.catalog import read_catalog
@@ -96,7 +97,7 @@ META = {"config": {"model": {"name": "efficientdet-d0"}}, "step": 3, "metrics": 
 METRICS = {"kind": "train", "step": 1, "box_loss": 0.5}
 EVALUATION = {
     "detections.json": [{"image_id": 1, "category_id": 1, "bbox": [1, 1, 4, 4], "score": 0.5}],
-    "metrics.json": {"epoch": 1, "AP": 0.5, "AP50": 0.6},
+    "metrics.json": {"epoch": 1, **dict.fromkeys(METRIC_NAMES, 0.5)},
     "evaluation.json": {
         **{"model": "efficientdet-d0", "epoch": 1, "annotations": "a.json", "records": ""},
         **{"image_ids": [1], "class_scores": {"": {}}, "settings": {}, "cards": {}},
