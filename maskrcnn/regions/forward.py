@@ -85,9 +85,8 @@ class Forward:
         config, weights = self._config, self._config.loss
         seeds = tf.random.experimental.stateless_split(seed, 2)
         trunk = self._model(images, training=training)
-        anchors = self.anchors(images)
         anchor_targets = assign_rpn_targets(
-            anchors,
+            self.anchors(images),
             truth.boxes,
             truth.classes,
             image_sizes=truth.image_sizes,
@@ -99,11 +98,8 @@ class Forward:
             trunk.rpn_logits,
             trunk.rpn_deltas,
             anchor_targets,
-            anchors,
-            truth.boxes,
             is_counted=truth.is_counted,
             settings=weights,
-            coding_offset=config.model.coding_offset,
         )
         losses = {
             "rpn_score_loss": score_loss,

@@ -22,7 +22,6 @@ import tensorflow as tf
 
 from maskrcnn.regions.targets import IGNORED_CLASS, MaskTargets, RoiTargets, RpnTargets
 from maskrcnn.settings import LossConfig
-from object_detection.boxes.box_coder import encode_boxes
 from object_detection.boxes.box_ops import at_least_float32
 from object_detection.boxes.matcher import IGNORED, POSITIVE
 
@@ -38,12 +37,9 @@ def rpn_losses(
     rpn_logits: Sequence[tf.Tensor],
     rpn_deltas: Sequence[tf.Tensor],
     targets: RpnTargets,
-    anchors: tf.Tensor,
-    gt_boxes: tf.Tensor,
     *,
     is_counted: tf.Tensor,
     settings: LossConfig,
-    coding_offset: float,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Computes objectness and box loss of the RPN (Faster R-CNN, arXiv 1506.01497, eq. 1).
 
@@ -55,11 +51,8 @@ def rpn_losses(
       rpn_logits: per level [B, h, w, anchors_per_position], any float dtype.
       rpn_deltas: per level [B, h, w, anchors_per_position * 4], (ty, tx, th, tw).
       targets: of the anchors.
-      anchors: [A, 4], (y1, x1, y2, x2), network pixels; only 'levels' needs them.
-      gt_boxes: [B, M, 4], same order and frame; only 'levels' needs them.
       is_counted: bool [B], images that count.
       settings: normalisers 'fixed' and 'batch' count sampled anchors, objects or not.
-      coding_offset: that of the targets; only 'levels' needs it.
 
     Returns:
       (score loss, box loss), float32 scalars.
@@ -76,16 +69,10 @@ def rpn_losses(
     score = _sums(score_losses, is_sampled)
     score_loss = normalise(score, counted, how=settings.rpn_score_normalizer, fixed=num_samples)
     if settings.rpn_box_normalizer == "levels":
-        box_loss = _matched_box_loss(
-            rpn_deltas,
-            targets,
-            anchors,
-            gt_boxes,
-            counted=counted,
-            delta=settings.rpn_box_beta,
-            coding_offset=coding_offset,
+        is_matched = targets.is_matched & (counted[:, tf.newaxis] > 0.0)
+        return score_loss, _matched_box_loss(
+            rpn_deltas, targets.matched_targets, is_matched, delta=settings.rpn_box_beta
         )
-        return score_loss, box_loss
     deltas = tf.concat([_rows(level, 4) for level in rpn_deltas], axis=1)
     sampled_deltas = at_least_float32(tf.gather(deltas, targets.indices, batch_dims=1))
     box_losses = smooth_l1(sampled_deltas - targets.box_targets, beta=settings.rpn_box_beta)
@@ -226,19 +213,9 @@ def _rows(outputs: tf.Tensor, values_per_anchor: int) -> tf.Tensor:
 
 
 def _matched_box_loss(
-    rpn_deltas: Sequence[tf.Tensor],
-    targets: RpnTargets,
-    anchors: tf.Tensor,
-    gt_boxes: tf.Tensor,
-    *,
-    counted: tf.Tensor,
-    delta: float,
-    coding_offset: float,
+    rpn_deltas: Sequence[tf.Tensor], box_targets: tf.Tensor, is_matched: tf.Tensor, *, delta: float
 ) -> tf.Tensor:
-    """Computes the box loss over all matched anchors, level by level."""
-    matched = tf.gather(tf.stop_gradient(gt_boxes), targets.matches.gt_index, batch_dims=1)
-    box_targets = encode_boxes(matched, anchors, pixel_offset=coding_offset)
-    is_matched = (targets.matches.labels == POSITIVE) & (counted[:, tf.newaxis] > 0.0)
+    """Computes the box loss over all matched anchors, [B, A, 4] and [B, A], level by level."""
     counts = is_matched[..., tf.newaxis] & (box_targets != 0.0)
     total, start = tf.zeros([]), 0
     for level in rpn_deltas:

@@ -17,7 +17,7 @@ import tensorflow as tf
 from maskrcnn.settings import MaskRcnnConfig
 from object_detection.boxes.box_coder import encode_boxes
 from object_detection.boxes.box_ops import corner_overlaps, pairwise_iou, split_corners
-from object_detection.boxes.matcher import IGNORED, NEGATIVE, POSITIVE, Matches, match_anchors
+from object_detection.boxes.matcher import IGNORED, NEGATIVE, POSITIVE, match_anchors
 from object_detection.boxes.samplers import sample_balanced
 from object_detection.masks.mask_ops import is_mask_known, mask_targets
 
@@ -34,13 +34,16 @@ class RpnTargets(NamedTuple):
       indices: [B, S] int32 into the anchors of all levels; 0 in padding.
       labels: [B, S] int32, 1 object, 0 background, -1 padding.
       box_targets: [B, S, 4], (ty, tx, th, tw); 0 where not an object.
-      matches: of all anchors, for the loss that counts all matched ones.
+      is_matched: [B, A] bool, anchors of objects, sampled or not.
+      matched_targets: [B, A, 4], their box targets; without meaning elsewhere. Computed apart, so
+        that a graph has them only for the loss that looks at them.
     """
 
     indices: tf.Tensor
     labels: tf.Tensor
     box_targets: tf.Tensor
-    matches: Matches
+    is_matched: tf.Tensor
+    matched_targets: tf.Tensor
 
 
 class RoiTargets(NamedTuple):
@@ -133,15 +136,18 @@ def assign_rpn_targets(
     if crowd_boxes is not None:
         is_crowded = crowd_cover(sampled, crowd_boxes) >= _CROWDED
         labels = tf.where(is_crowded & (labels == NEGATIVE), IGNORED, labels)
-    gt_index = tf.gather(matches.gt_index, samples.indices, batch_dims=1)
-    box_targets = encode_boxes(
-        tf.gather(gt_boxes, gt_index, batch_dims=1), sampled, pixel_offset=model.coding_offset
-    )
+
+    def encoded(gt_index: tf.Tensor, own_anchors: tf.Tensor) -> tf.Tensor:
+        boxes = tf.gather(gt_boxes, gt_index, batch_dims=1)
+        return encode_boxes(boxes, own_anchors, pixel_offset=model.coding_offset)
+
+    box_targets = encoded(tf.gather(matches.gt_index, samples.indices, batch_dims=1), sampled)
     return RpnTargets(
         indices=samples.indices,
         labels=labels,
         box_targets=tf.where(samples.is_positive[..., tf.newaxis], box_targets, 0.0),
-        matches=matches,
+        is_matched=matches.labels == POSITIVE,
+        matched_targets=encoded(matches.gt_index, anchors),
     )
 
 

@@ -13,8 +13,6 @@ from maskrcnn.regions.losses import (
 )
 from maskrcnn.regions.targets import MaskTargets, RoiTargets, RpnTargets
 from maskrcnn.settings import LossConfig
-from object_detection.boxes.box_coder import encode_boxes
-from object_detection.boxes.matcher import Matches
 
 NUM_CLASSES = 3
 BATCH, SAMPLES, MASKS, MASK_SIZE = 4, 10, 5, 6
@@ -42,10 +40,6 @@ class Example:
         def normal(*shape):
             return rng.normal(size=shape).astype(np.float32)
 
-        low = rng.uniform(0, 50, (NUM_ANCHORS, 2))
-        self.anchors = np.concatenate([low, low + 20], -1).astype(np.float32)
-        low = rng.uniform(0, 50, (BATCH, 4, 2))
-        self.gt_boxes = np.concatenate([low, low + 25], -1).astype(np.float32)
         self.rpn_logits = [normal(BATCH, *size, 3) for size in SIZES]
         self.rpn_deltas = [0.3 * normal(BATCH, *size, 12) for size in SIZES]
         indices = np.stack([rng.permutation(NUM_ANCHORS)[:SAMPLES] for _ in range(BATCH)])
@@ -58,10 +52,8 @@ class Example:
             indices.astype(np.int32),
             labels,
             targets.astype(np.float32),
-            Matches(
-                rng.integers(0, 4, (BATCH, NUM_ANCHORS)).astype(np.int32),
-                rng.integers(-1, 2, (BATCH, NUM_ANCHORS)).astype(np.int32),
-            ),
+            rng.integers(0, 2, (BATCH, NUM_ANCHORS)).astype(bool),
+            normal(BATCH, NUM_ANCHORS, 4),
         )
         self.class_logits = normal(BATCH, SAMPLES, NUM_CLASSES + 1)
         self.box_deltas = normal(BATCH, SAMPLES, NUM_CLASSES, 4)
@@ -84,26 +76,20 @@ class Example:
         """The same example with some of its images only."""
         part = Example.__new__(Example)
         for name, value in vars(self).items():
-            is_shared = name == "anchors"
-            part.__dict__[name] = (
-                value if is_shared else tf.nest.map_structure(lambda array: array[rows], value)
-            )
+            part.__dict__[name] = tf.nest.map_structure(lambda array: array[rows], value)
         return part
 
-    def counted(self, given):
-        return tf.ones(len(self.gt_boxes), bool) if given is None else given
+    @property
+    def num_images(self):
+        return len(self.rpn_targets.labels)
 
-    def rpn(self, is_counted=None, coding_offset=0.0, **changes):
-        return rpn_losses(
-            self.rpn_logits,
-            self.rpn_deltas,
-            self.rpn_targets,
-            self.anchors,
-            self.gt_boxes,
-            is_counted=self.counted(is_counted),
-            settings=LossConfig(**changes),
-            coding_offset=coding_offset,
-        )
+    def counted(self, given):
+        return tf.ones(self.num_images, bool) if given is None else given
+
+    def rpn(self, is_counted=None, **changes):
+        outputs, settings = (self.rpn_logits, self.rpn_deltas), LossConfig(**changes)
+        counted = self.counted(is_counted)
+        return rpn_losses(*outputs, self.rpn_targets, is_counted=counted, settings=settings)
 
     def box_head(self, is_counted=None, **changes):
         outputs, settings = (self.class_logits, self.box_deltas), LossConfig(**changes)
@@ -149,24 +135,20 @@ def test_rpn_losses_equal_numpy_with_each_normalizer():
     np.testing.assert_allclose(mixed, [score / fixed, box / sampled], rtol=1e-5)
 
 
-@pytest.mark.parametrize("offset", [0.0, 1.0])
-def test_rpn_box_loss_by_levels_equals_numpy(offset):
+def test_rpn_box_loss_by_levels_equals_numpy():
     example = Example(1)
-    matches = example.rpn_targets.matches
-    # One exact coordinate, which the reference leaves out.
-    matches.labels[0, 0], matches.gt_index[0, 0] = 1, 0
-    example.gt_boxes[0, 0] = example.anchors[0] + [0, 5, 0, 9]
-    boxes = example.gt_boxes[np.arange(BATCH)[:, None], matches.gt_index]
-    targets = encode_boxes(boxes, example.anchors, pixel_offset=offset).numpy()
+    is_matched, targets = example.rpn_targets[-2:]
+    # Exact coordinates, which the reference leaves out.
+    is_matched[0, 0], targets[0, 0, ::2] = True, 0.0
     expected, start = 0.0, 0
     for level in example.rpn_deltas:
         deltas = level.reshape(BATCH, -1, 4)
         part = slice(start, start + deltas.shape[1])
-        counts = (matches.labels[:, part, None] == 1) & (targets[:, part] != 0)
+        counts = is_matched[:, part, None] & (targets[:, part] != 0)
         errors = numpy_smooth_l1(deltas - targets[:, part], 1 / 9) / 9  # Huber of delta 1/9
         expected += errors[counts].sum() / counts.sum()
         start += deltas.shape[1]
-    loss = example.rpn(rpn_box_normalizer="levels", coding_offset=offset)[1]
+    loss = example.rpn(rpn_box_normalizer="levels")[1]
     np.testing.assert_allclose(loss, expected, rtol=1e-4)
 
 
@@ -217,7 +199,7 @@ def test_batches_joined_by_number_of_images_equal_one_large_batch():
     example = Example(2)
     for split in (1, 3):
         parts = [example.images(slice(0, split)), example.images(slice(split, BATCH))]
-        joined = sum(len(part.gt_boxes) * np.array(part.all()) for part in parts) / BATCH
+        joined = sum(part.num_images * np.array(part.all()) for part in parts) / BATCH
         np.testing.assert_allclose(joined, example.all(), rtol=1e-5)
 
 

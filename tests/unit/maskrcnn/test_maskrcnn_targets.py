@@ -8,6 +8,7 @@ import tensorflow as tf
 from engine.config.fields import override
 from maskrcnn.regions.targets import (
     RoiTargets,
+    RpnTargets,
     assign_mask_targets,
     assign_rpn_targets,
     crowd_cover,
@@ -46,7 +47,7 @@ def rpn(gt_boxes, gt_classes, anchors=ANCHORS, image_sizes=None, crowds=None, **
         config=config_with(**changes),
         seed=SEED,
     )
-    return targets._replace(**{key: getattr(targets, key).numpy() for key in targets._fields[:3]})
+    return RpnTargets(*(field.numpy() for field in targets))
 
 
 def random_gt(rng, batch, count):
@@ -74,13 +75,13 @@ def test_rpn_labels_and_box_targets_equal_numpy(offset):
         assert (labels == 1).sum() == min(is_positive.sum(), 32) > 0
         assert (labels == 0).sum() == min(is_negative.sum(), 64 - (labels == 1).sum())
         assert is_positive[indices[labels == 1]].all() and is_negative[indices[labels == 0]].all()
-        chosen = indices[labels == 1]
-        np.testing.assert_allclose(
-            targets.box_targets[image][labels == 1],
-            encode_boxes(gt_boxes[image, owner[chosen]], ANCHORS[chosen], pixel_offset=offset),
-            rtol=1e-4,
-            atol=1e-5,
-        )
+        expected = encode_boxes(gt_boxes[image, owner], ANCHORS, pixel_offset=offset).numpy()
+        np.testing.assert_array_equal(targets.is_matched[image], is_positive)
+        for found, chosen in (
+            (targets.box_targets[image][labels == 1], indices[labels == 1]),
+            (targets.matched_targets[image][is_positive], is_positive),
+        ):
+            np.testing.assert_allclose(found, expected[chosen], rtol=1e-4, atol=1e-5)
         assert not targets.box_targets[image][labels != 1].any()
 
 
@@ -292,6 +293,5 @@ def test_all_targets_compile_and_agree_with_the_plain_ones():
         np.testing.assert_array_equal(
             masks.classes, np.where(regions.is_positive, regions.class_targets, -1)[:, :8]
         )
-    for plain, xla in zip(graph[0].matches, compiled[0].matches):
-        np.testing.assert_array_equal(plain, xla)
+    np.testing.assert_array_equal(graph[0].is_matched, compiled[0].is_matched)
     np.testing.assert_array_equal(graph[1].is_positive, compiled[1].is_positive)
