@@ -17,6 +17,7 @@ from engine.config.fields import Section, look_up, setting
 
 IMAGENET_MEAN_RGB = (0.485 * 255, 0.456 * 255, 0.406 * 255)
 IMAGENET_STDDEV_RGB = (0.229 * 255, 0.224 * 255, 0.225 * 255)
+MSRA_MEAN_RGB = (122.7717, 115.9465, 102.9801)  # of Detectron's ResNets
 
 BODIES = ("fpn", "c4", "c5")
 NORMS = ("frozen_bn", "batch_norm", "group_norm")

@@ -16,6 +16,7 @@ from engine.config.settings import DataConfig, EvalConfig, OptimConfig, RuntimeC
 from maskrcnn.config import (
     IMAGENET_MEAN_RGB,
     IMAGENET_STDDEV_RGB,
+    MSRA_MEAN_RGB,
     ModelConfig,
     model_config,
 )
@@ -192,7 +193,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "nvidia_pytorch": {
         "model.image_size": (800, 1333),
         "model.padding": "symmetric",
-        "model.mean_rgb": (122.7717, 115.9465, 102.9801),
+        "model.mean_rgb": MSRA_MEAN_RGB,
         "model.stddev_rgb": (1.0, 1.0, 1.0),
         "model.anchor_convention": "detectron",
         "model.coding_offset": 1.0,

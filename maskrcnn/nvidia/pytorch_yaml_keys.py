@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from engine.config.fields import ConfigError, nearest
 from engine.config.recipe_yaml import literal
+from maskrcnn.config import MSRA_MEAN_RGB
 
 
 class Key(NamedTuple):
@@ -92,7 +93,7 @@ KEYS: dict[str, Key] = {
     "INPUT.MAX_SIZE_TRAIN": Key(1333),
     "INPUT.MIN_SIZE_TEST": Key(800),
     "INPUT.MAX_SIZE_TEST": Key(1333),
-    "INPUT.PIXEL_MEAN": Key((102.9801, 115.9465, 122.7717)),
+    "INPUT.PIXEL_MEAN": Key(MSRA_MEAN_RGB[::-1]),
     "INPUT.PIXEL_STD": Key((1.0, 1.0, 1.0)),
     "INPUT.TO_BGR255": Key(True),
     "DATASETS.TRAIN": Key(()),

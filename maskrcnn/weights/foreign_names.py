@@ -40,19 +40,17 @@ def foreign_name(layout: str, name: str, *, has_group_norm: bool = False) -> str
       name: without a leading `module.`.
       has_group_norm: of the whole file: norms of the backbone are group norms.
     """
-    if layout == NGC:
-        return _from_ngc(name)
-    if layout == DETECTRON:
-        return _from_detectron(name)
-    if layout == TORCHVISION:
-        return _from_torchvision(name)
-    if layout == DETECTRON2:
-        return _from_detectron2(name)
-    if layout == MMDETECTION:
-        return _from_mmdetection(name)
-    if layout == MATTERPORT:
-        return _from_matterport(name)
-    return _from_benchmark(name, norm="gn" if has_group_norm else "bn")
+    if layout == BENCHMARK:
+        return _from_benchmark(name, norm="gn" if has_group_norm else "bn")
+    translators = {
+        NGC: _from_ngc,
+        DETECTRON: _from_detectron,
+        TORCHVISION: _from_torchvision,
+        DETECTRON2: _from_detectron2,
+        MMDETECTION: _from_mmdetection,
+        MATTERPORT: _from_matterport,
+    }
+    return translators[layout](name)
 
 
 def _from_ngc(name: str) -> str | None:
@@ -77,9 +75,8 @@ def _from_torch_resnet(name: str, *, prefix: str, norm: str) -> str | None:
     is_norm = kind == "bn" or downsample == "1"
     if not is_norm and variable != "weight":
         return None
-    suffix = number if downsample is None else ""
-    layer = "downsample_" if downsample is not None else ""
-    layer += f"{norm}{suffix}" if is_norm else f"conv{suffix}"
+    layer = "" if downsample is None else "downsample_"
+    layer += f"{norm if is_norm else 'conv'}{number or ''}"
     return f"{prefix}/{layer}/{_TORCH_NORM[variable] if is_norm else 'kernel'}"
 
 
@@ -107,10 +104,15 @@ def _from_torchvision(name: str) -> str | None:
         ours = f"mask_head/{match[1]}"
     elif match := re.match(r"^roi_heads\.mask_head\.(?:mask_fcn(\d)|(\d)\.([01]))$", layer):
         ours, is_norm = f"mask_head/mask_fcn{match[1] or int(match[2]) + 1}", match[3] == "1"
-    variables = _TORCH_NORM if is_norm else _TORCH_LAYER
+    return _torch_variable(ours, variable, norm="bn" if is_norm else "")
+
+
+def _torch_variable(ours: str | None, variable: str, *, norm: str = "") -> str | None:
+    """Names a variable of our layer, or of the norm that follows it; None if there is none."""
+    variables = _TORCH_NORM if norm else _TORCH_LAYER
     if ours is None or variable not in variables:
         return None
-    return f"{ours}{'_bn' if is_norm else ''}/{variables[variable]}"
+    return f"{ours}_{norm}/{variables[variable]}" if norm else f"{ours}/{variables[variable]}"
 
 
 def _from_benchmark(name: str, *, norm: str) -> str | None:
@@ -122,10 +124,7 @@ def _from_benchmark(name: str, *, norm: str) -> str | None:
         if name.startswith(start):
             return _from_torch_resnet(name[len(start) :], prefix=prefix, norm=norm)
     layer, _, variable = name.rpartition(".")
-    if variable not in _TORCH_LAYER:
-        return None
-    is_norm = False
-    ours = None
+    ours, is_norm = None, False
     # With group norm a layer is a sequence whose second entry is the norm.
     if match := re.match(r"^backbone\.fpn\.fpn_(inner|layer)(\d)(?:\.([01]))?$", layer):
         ours, is_norm = f"fpn/{match[1]}{int(match[2]) + 1}", match[3] == "1"
@@ -139,11 +138,7 @@ def _from_benchmark(name: str, *, norm: str) -> str | None:
         r"^roi_heads\.(box|mask)\.(?:feature_extractor|predictor)\.(\w+)(?:\.([01]))?$", layer
     ):
         ours, is_norm = f"{match[1]}_head/{match[2]}", match[3] == "1"
-    if ours is None:
-        return None
-    return (
-        f"{ours}_{norm}/{_TORCH_NORM[variable]}" if is_norm else f"{ours}/{_TORCH_LAYER[variable]}"
-    )
+    return _torch_variable(ours, variable, norm=norm if is_norm else "")
 
 
 def _from_detectron(name: str) -> str | None:
@@ -210,8 +205,7 @@ _MMDETECTION_LAYERS = {
 
 def _of_layer(name: str, layers: dict[str, str]) -> str | None:
     layer, _, variable = name.rpartition(".")
-    is_known = layer in layers and variable in _TORCH_LAYER
-    return f"{layers[layer]}/{_TORCH_LAYER[variable]}" if is_known else None
+    return _torch_variable(layers.get(layer), variable)
 
 
 def _from_detectron2(name: str) -> str | None:

@@ -18,6 +18,7 @@ from detector.weight_loading import Translated, prefer_averages
 from maskrcnn.config import (
     IMAGENET_MEAN_RGB,
     IMAGENET_STDDEV_RGB,
+    MSRA_MEAN_RGB,
     OUR_CONVENTIONS,
     Conventions,
     ModelConfig,
@@ -40,7 +41,6 @@ CLASS_PREDICTORS = ("box_head/cls_score", "box_head/bbox_pred", "mask_head/mask_
 
 _MATTERPORT_MEAN_RGB = (123.7, 116.8, 103.9)
 _MATTERPORT_RPN_DEVIATIONS = (0.1, 0.1, 0.2, 0.2)
-_MSRA_MEAN_RGB = (122.7717, 115.9465, 102.9801)
 _PARTS = r"(?:backbone|fpn|rpn|box_head|mask_head)/"
 _OURS = re.compile(rf"^(?:model/|ema/)?({_PARTS}.+)$")
 _V2_MARK = "backbone.fpn.inner_blocks.0.1.running_mean"  # of torchvision's second version
@@ -89,13 +89,10 @@ def conventions_of_layout(layout: str, arrays: Mapping[str, np.ndarray]) -> Conv
     if layout == NGC:
         return Conventions("same", "3x3", IMAGENET_MEAN_RGB, IMAGENET_STDDEV_RGB)
     if layout == TORCHVISION:
-        demanded = OUR_CONVENTIONS.of_backbone()
-        if not _is_detector(arrays):
-            return demanded
-        return Conventions(*demanded[:4], "torchvision", 0.0, 0.0, "legacy", BILINEAR)
+        detector = Conventions(*OUR_CONVENTIONS[:4], "torchvision", 0.0, 0.0, "legacy", BILINEAR)
+        return detector if _is_detector(arrays) else detector.of_backbone()
     if layout == MMDETECTION:
-        demanded = OUR_CONVENTIONS.of_backbone()
-        return Conventions(*demanded[:4], "detectron2", 0.0, 0.0, "aligned", BILINEAR)
+        return Conventions(*OUR_CONVENTIONS[:4], "detectron2", 0.0, 0.0, "aligned", BILINEAR)
     if layout == MATTERPORT:
         of_body = ("same_pool", "1x1", _MATTERPORT_MEAN_RGB, (1.0, 1.0, 1.0))
         # Its boxes are in units of the image less one pixel, as if far corners were one nearer.
@@ -114,12 +111,11 @@ def conventions_of_layout(layout: str, arrays: Mapping[str, np.ndarray]) -> Conv
         stddev = IMAGENET_STDDEV_RGB if is_grouped else (1.0, 1.0, 1.0)
         of_body = ("symmetric", stride_in, IMAGENET_MEAN_RGB, stddev)
         return Conventions(*of_body, "detectron2", 0.0, 0.0, "aligned", ANTIALIASED)
-    demanded = Conventions("symmetric", stride_in, _MSRA_MEAN_RGB, (1.0, 1.0, 1.0))
-    if not _is_detector(arrays):
-        return demanded
+    of_body = ("symmetric", stride_in, MSRA_MEAN_RGB, (1.0, 1.0, 1.0))
     # Detectron resizes by OpenCV, maskrcnn-benchmark by Pillow, which antialiases.
     resampling = BILINEAR if layout == DETECTRON else ANTIALIASED
-    return Conventions(*demanded[:4], "detectron", 1.0, 1.0, "legacy", resampling)
+    detector = Conventions(*of_body, "detectron", 1.0, 1.0, "legacy", resampling)
+    return detector if _is_detector(arrays) else detector.of_backbone()
 
 
 def _is_detector(names: Iterable[str]) -> bool:
@@ -146,8 +142,8 @@ def translate(
 
     Returns:
       {our name: array}, of our files the average where a value has one, and {name in the file: why
-      it has no place among ours}. Predictors have the
-      file's classes, in our order: the background last or, where we have none, left out.
+      it has no place among ours}. Predictors have the file's classes, in our order: the background
+      last or, where we have none, left out.
     """
     if layout == OURS:
         return _translate_ours(arrays)

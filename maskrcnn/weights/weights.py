@@ -29,11 +29,7 @@ from detector.weight_loading import (
 )
 from engine.files.description import read_metadata
 from engine.files.weight_files import WeightFile, read_weight_file
-from maskrcnn.config import (
-    OUR_CONVENTIONS,
-    Conventions,
-    with_conventions,
-)
+from maskrcnn.config import OUR_CONVENTIONS, Conventions, with_conventions
 from maskrcnn.network.model import MaskRCNN
 from maskrcnn.weights.weight_names import (
     CLASS_PREDICTORS,
@@ -46,6 +42,7 @@ from maskrcnn.weights.weight_names import (
 )
 
 _STAGE5 = ("backbone/layer4/", "box_head/layer4/")
+_OF_BACKBONE = ("backbone/", _STAGE5[1])
 _ALSO_EXPECTED = (
     ", or the names of NVIDIA's ResNet-50, torchvision, maskrcnn-benchmark, Detectron, Detectron2, "
     "mmdetection or matterport's Mask_RCNN"
@@ -114,34 +111,17 @@ def _stored_conventions(metadata: Mapping[str, Any]) -> Conventions | None:
     return Conventions(*(tuple(v) if isinstance(v, list) else v for v in values))
 
 
-def load_backbone(
-    model: MaskRCNN,
-    source: str | Path | WeightSource,
-) -> LoadReport:
-    """Loads the body of a model from an ImageNet classifier or a detector.
+def load_backbone(model: MaskRCNN, source: str | Path | WeightSource) -> LoadReport:
+    """Loads the body of a model from an ImageNet classifier or a detector; see `load_detector`.
 
-    Args:
-      model: of `build_model`.
-      source: a path, or what `read_source` made of it.
-
-    Returns:
-      What was loaded, skipped and missing. With a c4 body stage 5 goes to the box head.
-
-    Raises:
-      ValueError: nothing matched, the file is of another network, or it demands other conventions
-        than the model's; nothing was changed.
+    With a c4 body stage 5 goes to the box head.
     """
     wanted = {
         name: variable
         for name, variable in variables_of(model).items()
-        if name.startswith(("backbone/", _STAGE5[1]))
+        if name.startswith(_OF_BACKBONE)
     }
-    return _load(
-        model,
-        wanted,
-        _as_source(source),
-        is_backbone=True,
-    )
+    return _load(model, wanted, source, is_backbone=True)
 
 
 def load_detector(
@@ -154,8 +134,7 @@ def load_detector(
 
     Args:
       model: of `build_model`.
-      source: a path, or what `read_source` made of it: one of our checkpoints, a state dict of
-        torchvision's maskrcnn_resnet50_fpn, a model of Detectron or of maskrcnn-benchmark.
+      source: a path, or what `read_source` made of it.
       class_channels: for each class of the model, the foreground class of the file, from 0, that
         it continues, -1 if it is new and keeps its values; None if classes correspond one to one.
         torchvision's classes are COCO's category ids less 1, Detectron's the 80 categories in
@@ -169,36 +148,29 @@ def load_detector(
       ValueError: nothing matched, the file is of another network, or it demands other conventions
         than the model's; nothing was changed.
     """
-    return _load(
-        model,
-        variables_of(model),
-        _as_source(source),
-        class_channels=class_channels,
-    )
-
-
-def _as_source(source: str | Path | WeightSource) -> WeightSource:
-    return source if isinstance(source, WeightSource) else read_source(source)
+    return _load(model, variables_of(model), source, class_channels=class_channels)
 
 
 def _load(
     model: MaskRCNN,
     wanted: Mapping[str, tf.Variable],
-    source: WeightSource,
+    source: str | Path | WeightSource,
     *,
     class_channels: Sequence[int] | None = None,
     is_backbone: bool = False,
 ) -> LoadReport:
+    source = source if isinstance(source, WeightSource) else read_source(source)
     file = source.file
     if not source.layout:
         raise nothing_matched(file, wanted, also_expected=_ALSO_EXPECTED)
-    _require_conventions(model, source, is_backbone=is_backbone)
+    if conventions := source.conventions:  # those of the model must be the same
+        demanded = conventions.of_backbone() if is_backbone else conventions
+        with_conventions(model.config, demanded, source=file.path)
     found, skipped = translate(source.layout, file.arrays, model.config)
     found = _place_stage5(found, wanted)
     if is_backbone:
-        others = {n: v for n, v in found.items() if not n.startswith(("backbone/", _STAGE5[1]))}
-        skipped |= {value.source: "not part of the backbone" for value in others.values()}
-        found = {name: value for name, value in found.items() if name not in others}
+        others = [name for name in found if not name.startswith(_OF_BACKBONE)]
+        skipped |= {found.pop(name).source: "not part of the backbone" for name in others}
     elif class_channels is not None:
         found = _select_classes(found, wanted, class_channels, num_classes=model.num_classes)
     theirs = batch_norm_epsilon(source.layout, file.arrays)
@@ -217,14 +189,6 @@ def _load(
         details=_details(source),
         also_expected=_ALSO_EXPECTED,
     )
-
-
-def _require_conventions(model: MaskRCNN, source: WeightSource, *, is_backbone: bool) -> None:
-    """Raises ValueError if the model was built for other conventions than the weights demand."""
-    if source.conventions is None:
-        return
-    demanded = source.conventions.of_backbone() if is_backbone else source.conventions
-    with_conventions(model.config, demanded, source=source.file.path)
 
 
 def _compare(
