@@ -97,8 +97,9 @@ class YamlRequest(Request):
         of_testing = {
             key: value
             for key, value in self.run.overrides.items()
-            if key.startswith(("test.", "rpn.test_")) or key == "runtime.precision"
+            if key.startswith(("test.", "rpn.test_"))
         }
+        of_testing["runtime.precision"] = self.config.runtime.precision  # --amp is above DTYPE
         return {**stored, "config": to_dict(override(config, of_testing, source="config_file"))}
 
 
@@ -193,8 +194,8 @@ def _refuse() -> None:
     """Raises ConfigError for an argument that is refused; says why."""
     for arguments in _REFUSED:
         for name in cli.given_fields(arguments):
-            reason = next(f for f in dataclasses.fields(arguments) if f.name == name)
-            raise ConfigError(f"--{name}: {reason.metadata['help']}")
+            reason = arguments.__dataclass_fields__[name].metadata["help"]
+            raise ConfigError(f"--{name}: {reason}")
 
 
 def _base(

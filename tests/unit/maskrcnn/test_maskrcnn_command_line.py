@@ -11,9 +11,11 @@ from test_maskrcnn_yaml import CONFIGS, SHIPPED
 
 import families
 from engine.config.fields import ConfigError, settings
+from engine.optim.plan import check_settings, make_plan
 from engine.start import cli
 from maskrcnn.nvidia import command_line
 from maskrcnn.nvidia.tf2 import RefusedTf2Arguments, Tf2Arguments
+from maskrcnn.validation import validate
 from object_detection.records.tfrecord_file import write_records
 
 DOCUMENT = Path(__file__).resolve().parents[3] / "docs" / "maskrcnn_arguments.md"
@@ -171,11 +173,21 @@ def of_sets(data, *argv):
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_every_shipped_file_resolves(name, data):
+def test_every_shipped_file_is_valid(name):
     flags_ = ("--training_file_pattern=t", "--val_file_pattern=v", "--val_json_file=j")
     ranks = 1 if "1_gpu" in name else 2
     config = training(f"--config-file={CONFIGS / name}", *flags_, num_ranks=ranks).config
     assert config.data.training_file_pattern == "t" and config.eval.val_file_pattern == "v"
+    validate(config)
+    check_settings(config.train, config.optim, config.eval)
+    assert config.model.include_mask == ("mask_rcnn" in name)
+    assert config.model.rpn_only == ("rpn_R" in name)
+    assert (config.model.norm == "group_norm") == ("gn" in Path(name).stem.split("_"))
+    assert (config.model.box_head == "conv") == ("Xconv1fc" in name)
+    assert config.model.body == ("c4" if "C4" in name else "fpn")
+    if name.startswith(("e2e", "gn_baselines")):
+        plan = make_plan(config.train, config.optim, num_examples=1, num_ranks=ranks)
+        assert plan.learning_rate == pytest.approx(0.00125 * config.train.batch_size * ranks)
 
 
 def test_precedence(data, tmp_path):
@@ -225,13 +237,6 @@ def test_evaluation_each_epoch_counts_the_sets_images(data, target):
     config = training(f"--config_file={MAIN}", *sets, *pairs, num_ranks=2).config
     assert config.train.num_epochs == 4  # 3 images, 2 a step
     assert config.optim.lr_warmup_epoch == 400
-
-
-def test_constant_warm_up():
-    flags_ = ("--training_file_pattern=t", "--val_file_pattern=v", "--val_json_file=j")
-    pair = ("SOLVER.WARMUP_METHOD", "constant", "SOLVER.WARMUP_FACTOR", "0.5")
-    optim = training(f"--config_file={MAIN}", *flags_, *pair).config.optim
-    assert (optim.lr_warmup_method, optim.lr_warmup_init) == ("constant", 0.06)
 
 
 # ---------------------------------------------------------------- data sets by name
@@ -299,6 +304,9 @@ def test_a_checkpoint_keeps_its_network_and_takes_the_files_settings_of_testing(
     assert described["epoch"] == 3
     assert described["config"]["test"]["test_detections_per_image"] == 50
     assert described["config"]["model"]["box_mlp_dim"] == 1024
+    assert described["config"]["runtime"]["precision"] == "float32"
+    request = evaluation(f"--config-file={MAIN}", f"--data_dir={data}", "--amp")
+    assert request.description(stored["config"])["config"]["runtime"]["precision"] == ""
     other = evaluation(f"--config-file={CONFIGS}/e2e_mask_rcnn_R_101_FPN_1x.yaml",
                        "--val_file_pattern=v", "--val_json_file=j")  # fmt: skip
     with pytest.raises(ConfigError, match="describes maskrcnn-r101-fpn, but the checkpoint is"):
