@@ -57,7 +57,6 @@ def stage_blocks(
     """Lists the bottlenecks of one stage.
 
     Args:
-      config: the network's configuration.
       stage: 1..4, torchvision's layer number.
       prefix: of the names; `box_head` for a stage that runs on RoI features.
       dilation: of the 3x3 convolutions; above 1 the stage keeps its input's size.
@@ -175,11 +174,9 @@ def residual_stage(
 
     Args:
       x: [batch, h, w, channels].
-      config: the network's configuration.
       stage: 1..4; see `stage_blocks`, also for `prefix` and `dilation`.
       norm: of the stages that are trained.
       is_frozen: nothing of the stage is trained.
-      remat: as of `Bottleneck`.
 
     Returns:
       [batch, h', w', 4 * backbone_width * 2**(stage - 1)]; h' is ceil(h / 2) for stages 2..4
@@ -204,9 +201,6 @@ def build_backbone(
 
     Args:
       images: [batch, height, width, 3], normalised.
-      config: the network's configuration.
-      batch_norm: see `NormMaker`.
-      remat: as of `Bottleneck`.
 
     Returns:
       {level: features}: levels 2..5, of a c4 body 2..4; [batch, ceil(h / 2**level),

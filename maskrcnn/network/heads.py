@@ -40,7 +40,6 @@ def build_rpn_head(
 
     Args:
       maps: the maps that carry anchors, [batch, h, w, channels], equal channels.
-      config: the network's configuration.
 
     Returns:
       Objectness logits [batch, h, w, num_anchors_per_cell] and deltas
@@ -84,8 +83,6 @@ def build_roi_stage(
 
     Args:
       channels: of the RoI features.
-      config: the network's configuration.
-      batch_norm: see `NormMaker`.
 
     Returns:
       Model from [num_rois, box_resolution, box_resolution, channels] to
@@ -109,9 +106,7 @@ def build_box_head(
 
     Args:
       shape: (height, width, channels) of RoI features; of `build_roi_stage`'s output for res5.
-      config: the network's configuration.
       num_classes: foreground classes.
-      batch_norm: see `NormMaker`.
 
     Returns:
       Model from [num_rois, *shape] to (class logits [num_rois, num_classes + 1], background last;

@@ -38,7 +38,7 @@ class MaskRCNN(tf.keras.Model):
     """Owns all variables; calling it runs the trunk.
 
     trunk, roi_stage, box_head and mask_head are Keras models too; those that the configuration does
-    not have are None.
+    not have are None. With `training`, batch norm that is trained uses batch statistics.
     """
 
     def __init__(
@@ -70,7 +70,6 @@ class MaskRCNN(tf.keras.Model):
         Args:
           images: [batch, height, width, 3], normalised, in the compute dtype; sides divisible by
             `config.size_divisor`.
-          training: batch norm that is trained uses batch statistics.
         """
         maps, rpn_logits, rpn_deltas = self.trunk(images, training=training)
         features = dict(zip(self.config.map_levels, maps))
@@ -83,17 +82,11 @@ class MaskRCNN(tf.keras.Model):
 
         Args:
           rois: [num_rois, resolution, resolution, channels], pooled from `TrunkOutputs.features`.
-          training: as of `call`.
         """
         return rois if self.roi_stage is None else self.roi_stage(rois, training=training)
 
     def boxes(self, features: tf.Tensor, training: bool | None = None) -> BoxOutputs:
-        """Classifies RoIs and refines their boxes.
-
-        Args:
-          features: of `roi_features`.
-          training: as of `call`.
-        """
+        """Classifies RoIs and refines their boxes, from what `roi_features` returns."""
         class_logits, box_deltas = self.box_head(features, training=training)
         return BoxOutputs(class_logits, tf.reshape(box_deltas, [-1, self.num_classes, 4]))
 
@@ -103,7 +96,6 @@ class MaskRCNN(tf.keras.Model):
         Args:
           features: of `roi_features`; with `mask_head="res5"` the same that `boxes` takes, so in
             training those of the positive RoIs are gathered instead of computed again.
-          training: as of `call`.
 
         Returns:
           [num_rois, mask_size, mask_size, num_classes] logits.
@@ -119,7 +111,6 @@ class MaskRCNN(tf.keras.Model):
           features: as of `masks`.
           classes: int32 [num_rois], class_id; for -1 and others out of range the result is finite
             and without meaning.
-          training: as of `call`.
 
         Returns:
           [num_rois, mask_size, mask_size] logits.

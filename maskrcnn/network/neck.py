@@ -47,8 +47,6 @@ def build_neck(
 
     Args:
       features: {level: [batch, h, w, channels]} of levels 2..5.
-      config: the network's configuration.
-      batch_norm: see `NormMaker`.
 
     Returns:
       P2..P6, finest first, [batch, h, w, fpn_num_filters]. P6 is every second cell of P5.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 
 import numpy as np
@@ -10,10 +9,12 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 from pycocotools import mask as mask_api
+from tiny_runs import SMALLEST_MASK
 
 from engine.config.fields import to_dict
 from engine.files import checkpoint
-from maskrcnn.settings import MaskRcnnConfig
+from engine.start import cli
+from maskrcnn.settings import base_config
 from maskrcnn.task import MaskRcnnTask
 from object_detection.records.class_map import ClassMap
 
@@ -23,21 +24,8 @@ CLASSES = ClassMap(2, {0: (3, "cat"), 1: (8, "dog")})
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory):
     """A checkpoint of a narrow network that answers something on any image."""
-    base = MaskRcnnConfig()
-    narrow = {
-        "image_size": (64, 64),
-        "backbone_width": 8,
-        "backbone_repeats": (1, 1, 1, 1),
-        "fpn_num_filters": 8,
-        "box_mlp_dim": 16,
-        "mask_conv_dims": (8,),
-        "mask_deconv_dim": 8,
-    }
-    config = dataclasses.replace(
-        base,
-        model=dataclasses.replace(base.model, **narrow),
-        test=dataclasses.replace(base.test, test_score_thresh=0.0, test_detections_per_image=5),
-    )
+    hparams = f"{SMALLEST_MASK.removeprefix('--hparams=')},test_detections_per_image=5"
+    config = cli.resolve(base_config("maskrcnn-r50-fpn"), preset={}, recipe="", hparams=hparams)
     task = MaskRcnnTask(config, CLASSES)
     generator = tf.random.Generator.from_seed(1)
     for variable in task.model.trainable_variables:

@@ -10,6 +10,7 @@ from object_detection.records.card_builder import find_or_scan_card
 from object_detection.records.tfrecord_file import write_records
 
 CATEGORY_IDS = (3, 8)  # two classes, with a gap
+OBJECTS = (((8, 10, 40, 60), 0), ((30, 30, 62, 50), 1))  # (box, class) each
 _COLORS = ((230, 40, 30), (40, 60, 220))
 
 TINY = {
@@ -59,12 +60,12 @@ def mask_record(
     index: int,
     *,
     size=(64, 96),
-    objects=(((8, 10, 40, 60), 0),),
+    objects=OBJECTS[:1],
     is_crowd=None,
     with_masks=True,
     mask_format="bitpacked",
 ) -> bytes:
-    """A grey image with ellipses: (box, class) each; its source_id is `index + 1`."""
+    """A grey image with ellipses, as `OBJECTS`; its source_id is `index + 1`."""
     pixels = np.full((*size, 3), 110, np.uint8)
     masks = []
     for box, kind in objects:

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from mask_records import mask_record, tiny_config, write_set
+from mask_records import OBJECTS, mask_record, tiny_config, write_set
 
 from detector import inputs
 from object_detection.masks import rle as mask_lib
@@ -10,7 +10,6 @@ from object_detection.records.class_map import ClassMap
 from object_detection.records.reader import Shard
 
 CLASS_MAP = ClassMap(2, {0: (3, "red"), 1: (8, "blue")})
-OBJECTS = (((8, 10, 40, 60), 0), ((30, 30, 62, 50), 1))
 
 
 @pytest.fixture(scope="module")

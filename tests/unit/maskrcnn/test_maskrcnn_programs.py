@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from mask_records import mask_record, tiny_config, write_set
+from mask_records import OBJECTS, mask_record, tiny_config, write_set
 
 from engine.task import Shard
 from maskrcnn.family import FAMILY
@@ -11,7 +11,6 @@ from maskrcnn.family import FAMILY
 pytestmark = pytest.mark.slow
 
 SEED = (3, 4)
-OBJECTS = (((8, 10, 40, 60), 0), ((30, 30, 62, 50), 1))
 
 
 @pytest.fixture
