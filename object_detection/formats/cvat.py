@@ -36,11 +36,7 @@ def files(folder: DataFolder) -> list[Path]:
 
 
 def read(folder: DataFolder) -> LabelledSet:
-    """Reads all files; splits are the images' subsets in CVAT, else folders' or files' names.
-
-    Raises:
-      ValueError, FileNotFoundError: names the file and what is wrong in it.
-    """
+    """Reads all files; splits are the images' subsets in CVAT, else folders' or files' names."""
     result = LabelledSet()
     for path in files(folder):
         root = parse_xml(path)
@@ -54,8 +50,10 @@ def read(folder: DataFolder) -> LabelledSet:
             file = folder.find_image(node.get("name", ""), near=path)
             size = (int(number(node, "@width", path)), int(number(node, "@height", path)))
             shapes = (_shape(shape, size, path, result) for shape in node)
-            split = node.get("subset") or folder.split_of(path, file)
+            # A subset's name becomes a file's.
+            subset = re.sub(r"[^\w-]+", "_", node.get("subset", ""))
             objects = [shape for shape in shapes if shape is not None]
+            split = subset or folder.split_of(path, file)
             result.splits[split].append(LabelledImage(file, objects, size))
         if root.find("track") is not None:
             _read_tracks(root, path, folder, result)
@@ -63,8 +61,16 @@ def read(folder: DataFolder) -> LabelledSet:
 
 
 def _read_tracks(root: Element, path: Path, folder: DataFolder, result: LabelledSet) -> None:
-    """Adds the frames of a video that lie in the folder as pictures with a frame number."""
-    frames = {int(found[-1]): p for p in folder.images if (found := re.findall(r"\d+", p.stem))}
+    """Adds the frames of a video that lie beside it, or in the folder, as numbered pictures."""
+    frames: dict[int, Path] = {}
+    for picture in [p for p in folder.images if path.parent in p.parents] or folder.images:
+        if found := re.findall(r"\d+", picture.stem):
+            other = frames.setdefault(int(found[-1]), picture)
+            if other != picture:
+                raise ValueError(
+                    f"{path}: frame {found[-1]} may be {other} or {picture}: put the frames of "
+                    "each video into a folder with its annotations"
+                )
     size = tuple(
         int(root.findtext(f"meta/task/original_size/{side}", "0")) for side in ("width", "height")
     )

@@ -26,7 +26,7 @@ from object_detection.formats.labelled import (
 from outside_data.files import MOST_JSON_BYTES, read_json
 from outside_data.picture_file import open_picture
 
-_ROLES = ("rectangle", "polygon", "circle", "mask")
+_LEAST_POINTS = {"rectangle": 2, "polygon": 3, "circle": 2, "mask": 1}
 
 
 def files(folder: DataFolder) -> list[Path]:
@@ -36,11 +36,7 @@ def files(folder: DataFolder) -> list[Path]:
 
 
 def read(folder: DataFolder) -> LabelledSet:
-    """Reads all files; splits are folders' names. `labels.txt` gives the order of classes.
-
-    Raises:
-      ValueError, FileNotFoundError: names the file and what is wrong in it.
-    """
+    """Reads all files; splits are folders' names. `labels.txt` gives the order of classes."""
     result = LabelledSet(class_names=read_class_list(folder, "labels.txt", "classes.txt"))
     for path in files(folder):
         content = read_json(path, most=MOST_JSON_BYTES)
@@ -61,14 +57,17 @@ def _objects(
         kind = shape.get("shape_type") or "polygon"
         name, group = str(shape.get("label", "")).strip(), shape.get("group_id")
         where = f"{path} shapes[{index}]"
-        if kind not in _ROLES:
+        if kind not in _LEAST_POINTS:
             result.counts[f"{kind} left out: it has no area"] += 1
             continue
         try:
             points = [(float(x), float(y)) for x, y in shape["points"]]
         except (KeyError, TypeError, ValueError):
             raise ValueError(f"{where}: expected 'points' of two numbers each") from None
-        if kind == "mask":
+        if len(points) < _LEAST_POINTS[kind]:
+            what = f"{kind} of fewer than {_LEAST_POINTS[kind]} points left out"
+            result.counts[what] += 1
+        elif kind == "mask":
             if size is None:
                 raise ValueError(
                     f"{where}: a mask, but the file states no imageHeight and imageWidth"
@@ -78,8 +77,6 @@ def _objects(
             xs, ys = zip(*points)
             box = box_of_corners(min(xs), min(ys), max(xs), max(ys))
             objects.append(LabelledObject(name, box))
-        elif kind == "polygon" and len(points) < 3:
-            result.counts["polygon of fewer than 3 points left out"] += 1
         else:
             if kind == "circle":
                 radius = math.dist(*points[:2])

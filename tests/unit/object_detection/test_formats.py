@@ -220,6 +220,14 @@ def test_an_import_is_used_again_until_the_folder_changes(tmp_path):
     assert not written.read_text().endswith(" ")
 
 
+def test_a_subset_of_cvat_leads_to_no_other_folder(tmp_path):
+    write_cvat(tmp_path / "set")
+    path = tmp_path / "set" / "annotations.xml"
+    path.write_text(path.read_text().replace('subset="val"', 'subset="/../../../val"'))
+    splits = import_folder(tmp_path / "set", tmp_path / "a" / "b").splits
+    assert {p.parent for p, _ in splits.values()} == {tmp_path / "a" / "b" / "annotations"}
+
+
 def objects_of(folder, tmp_path, split="all"):
     path, _ = coco_splits(folder, tmp_path / "work", report=lambda line: None)[split]
     annotations = read_annotations(path)
@@ -232,13 +240,14 @@ def test_masks_of_labelme_and_cvat(tmp_path):
     shape = {"label": "cat", "shape_type": "mask", "points": [[3, 5], [8, 8]]}
     shape["mask"] = base64.b64encode(encoded(pixels * 255)).decode()
     outside = {**shape, "points": [[-3, -2], [2, 1]]}
+    points = {"label": "cat", "shape_type": "circle", "points": [[1, 1]]}
     parts = [
         {"label": "dog", "group_id": 1, "points": [[x, 0], [x + 2, 0], [x, 3]]} for x in (1, 9)
     ]
     labelme = tmp_path / "labelme"
     labelme.mkdir()
     Image.new("RGB", SIZE).save(labelme / "a.png")
-    content = {"shapes": [shape, outside, *parts], "imagePath": "a.png"}
+    content = {"shapes": [shape, outside, points, *parts], "imagePath": "a.png"}
     content |= {"imageWidth": SIZE[0], "imageHeight": SIZE[1]}
     (labelme / "a.json").write_text(json.dumps(content))
     mask, cut, dog = objects_of(labelme, tmp_path)
@@ -369,6 +378,9 @@ def test_shapes_of_yolo_tables_and_cvat_video(tmp_path):
     turned, ellipse = objects_of(video, tmp_path / "3")
     assert np.round(turned["bbox"], 6).tolist() == [5, 8, 10, 4] and turned["image_id"] == 1
     assert np.round(ellipse["bbox"], 1).tolist() == [5, 6, 8, 4] and ellipse["image_id"] == 2
+    Image.new("RGB", SIZE).save(video / "other_1.png")
+    with pytest.raises(ValueError, match="frame 1 may be .*frame_000001.png or .*other_1.png"):
+        objects_of(video, tmp_path / "4")
 
 
 def test_label_studio_without_data_and_turned(tmp_path):
