@@ -81,16 +81,17 @@ def use_for_evaluation() -> list[str]:
     """Converts a split of the folder of --data; returns, raises: see `use_for_training`."""
     if not FLAGS.data:
         return []
-    from object_detection.convert.prepare import prepare_evaluation
+    from object_detection.convert.prepare import prepare_records
 
     _refuse_records("val_file_pattern", "val_json_file")
     notes: list[str] = []
     weights = "" if FLAGS.ckpt_path.startswith("zoo:") else FLAGS.ckpt_path.rstrip("/")
     beside = FLAGS.output_dir or (weights and f"{weights}-{Path(FLAGS.data).absolute().name}")
-    prepared = prepare_evaluation(
+    prepared = prepare_records(
         FLAGS.data,
         _folder(beside, "--output_dir"),
-        split=FLAGS.data_split,
+        only_eval=True,
+        eval_split=FLAGS.data_split,
         pictures=commands.picture_rules(),
         on_data_error=FLAGS.on_data_error,
         report=notes.append,

@@ -65,17 +65,10 @@ def coco_splits(
     voc_corners: str = "auto",
     report: Callable[[str], None] = print,
 ) -> dict[str, tuple[Path, Path]]:
-    """Returns the splits of a data folder in any format, as COCO files.
+    """Returns the splits of a data folder in any format: name to (COCO file, image folder).
 
-    Args:
-      data_dir: the data.
-      work_dir: gets the COCO files of another format.
-      format_name: see `importers.FORMATS`; auto finds out.
-      voc_corners: see `object_detection.formats.voc`.
-      report: takes lines on what was found.
-
-    Returns:
-      Split name to (annotation file, image folder).
+    COCO files of another format are written to `work_dir`, and `report` takes lines on what was
+    found. For format_name and voc_corners see `importers.import_folder`.
 
     Raises:
       FileNotFoundError, ValueError: no such folder or format, files that cannot be read.
@@ -109,12 +102,9 @@ def choose_splits(
     train_name: str | None = None,
     eval_name: str | None = None,
 ) -> tuple[tuple[Path, Path], tuple[Path, Path] | None]:
-    """Returns the training split, and the held-out one or None.
+    """Returns the training split, by default train*, and the held-out one or None.
 
-    Args:
-      splits: name to (annotation file, image folder).
-      train_name: of the split to train on; default the one named train*.
-      eval_name: of the held-out one; default test*, else val*.
+    The latter is by default test*, else val*, else any other.
 
     Raises:
       ValueError: no split of such a name.
@@ -138,8 +128,8 @@ def prepare_records(
     data_dir: str | os.PathLike[str],
     output_dir: str | os.PathLike[str],
     *,
-    with_masks: bool,
-    format_name: str = "auto",
+    with_masks: bool = False,
+    only_eval: bool = False,
     train_split: str | None = None,
     eval_split: str | None = None,
     seed: int = 1,
@@ -157,11 +147,10 @@ def prepare_records(
       data_dir: in any format that is known.
       output_dir: gets `train-*`, `eval-*`, `instances_eval.json`.
       with_masks: whether records hold masks.
-      format_name: see `coco_splits`.
+      only_eval: no `train-*`: all images of the held-out split, or of the only one.
       train_split, eval_split: see `choose_splits`.
       seed: of the cut where there is one split only.
       on_orphan: see `read_annotations`.
-      pictures: how image files are read.
       layout: anchors to compare the boxes with, if any.
       on_data_error: "report" goes on where the check finds hopeless boxes; "stop" raises.
       report: takes the lines of the conversions' reports.
@@ -170,111 +159,46 @@ def prepare_records(
       FileNotFoundError, ValueError, OSError: see `coco_splits` and `convert`.
     """
     with _alone(Path(output_dir)) as output:
-        splits = coco_splits(data_dir, output, format_name=format_name, report=report)
-        train, held_out = choose_splits(splits, train_name=train_split, eval_name=eval_split)
-        return _make_records(
-            {"train": train, **({"eval": held_out} if held_out else {})},
-            output,
-            source=data_dir,
-            settings=(with_masks, seed, on_orphan),
-            pictures=pictures,
-            layout=layout,
-            on_data_error=on_data_error,
-            report=report,
-        )
-
-
-def prepare_evaluation(
-    data_dir: str | os.PathLike[str],
-    output_dir: str | os.PathLike[str],
-    *,
-    split: str = "",
-    pictures: PictureRules = DEFAULT_RULES,
-    on_data_error: str = "stop",
-    report: Callable[[str], None] = print,
-) -> Prepared:
-    """Checks and converts all images of one split, to evaluate on; unless that is done.
-
-    Args:
-      data_dir, pictures, on_data_error, report: see `prepare_records`.
-      output_dir: gets `eval-*` and `instances_eval.json`.
-      split: its name; "": the held-out one, or the only one.
-
-    Raises:
-      FileNotFoundError, ValueError, OSError: see `coco_splits` and `convert`.
-    """
-    with _alone(Path(output_dir)) as output:
         splits = coco_splits(data_dir, output, report=report)
-        train, held_out = choose_splits(splits, eval_name=split or None)
-        return _make_records(
-            {"eval": held_out or train},
-            output,
-            source=data_dir,
-            settings=(False, 0, "stop"),
-            pictures=pictures,
-            layout=None,
-            on_data_error=on_data_error,
-            report=report,
-        )
-
-
-def _make_records(
-    splits: dict[str, tuple[Path, Path]],
-    output: Path,
-    *,
-    source: str | os.PathLike[str],
-    settings: tuple[bool, int, str],
-    pictures: PictureRules,
-    layout: AnchorLayout | None,
-    on_data_error: str,
-    report: Callable[[str], None],
-) -> Prepared:
-    """Makes the records of splits; of training alone, a part of it is held out.
-
-    Args:
-      splits: "train", "eval" or both, to (annotation file, image folder).
-      output: gets the records.
-      source: the data, for messages.
-      settings: with_masks, seed and on_orphan of `prepare_records`.
-      pictures, layout, on_data_error, report: see `prepare_records`.
-    """
-    with_masks, seed, on_orphan = settings
-    folders = {name: images for name, (_, images) in splits.items()}
-    folders.setdefault("eval", next(iter(folders.values())))
-    prepared = Prepared(output, output / "instances_eval.json", folders["eval"])
-    times = [path.stat().st_mtime_ns for path, _ in splits.values()]
-    names = {name: [str(path) for path in split] for name, split in splits.items()}
-    identity = json.dumps([names, times, *settings, *pictures])
-    stamp = output / _STAMP
-    is_done = stamp.is_file() and stamp.read_text() == identity
-    if is_done and all(_is_whole(output / name) for name in {*splits, "eval"}):
-        report(f"records of {source} are in {output}")
+        train, held_out = choose_splits(splits, train_name=train_split, eval_name=eval_split)
+        chosen = {} if only_eval else {"train": train}
+        if only_eval or held_out:
+            chosen["eval"] = held_out or train
+        folders = {"eval": train[1], **{name: images for name, (_, images) in chosen.items()}}
+        prepared = Prepared(output, output / "instances_eval.json", folders["eval"])
+        names = {name: [str(path) for path in split] for name, split in chosen.items()}
+        times = [path.stat().st_mtime_ns for path, _ in chosen.values()]
+        identity = json.dumps([names, times, with_masks, seed, on_orphan, *pictures])
+        stamp = output / _STAMP
+        is_done = stamp.is_file() and stamp.read_text() == identity
+        if is_done and all(_is_whole(output / name) for name in folders):
+            report(f"records of {data_dir} are in {output}")
+            return prepared
+        stamp.unlink(missing_ok=True)
+        found, _ = check_splits(chosen, layout=layout, follow_links=pictures.follow_links)
+        (output / "check.json").write_text(json.dumps(found.to_json(), indent=1) + "\n")
+        report(found.describe())
+        if on_data_error == "stop":
+            _refuse_hopeless(found, output / "check.json")
+        report(f"records: {data_dir} -> {output}")
+        sets = {n: read_annotations(path, on_orphan=on_orphan) for n, (path, _) in chosen.items()}
+        if "eval" not in sets:
+            report(f"one split only: {HELD_OUT_SHARE:.0%} of its images are held out")
+            sets["train"], sets["eval"] = make_split(sets["train"], HELD_OUT_SHARE, seed=seed)
+        write_annotations(sets["eval"], prepared.eval_json)
+        for name, listed in sets.items():
+            result = convert(
+                listed,
+                folders[name],
+                output / name,
+                num_shards=_NUM_SHARDS,
+                mask_format="bitpacked" if with_masks else None,
+                pictures=pictures,
+                progress=progress_printer(f"converting {name}"),
+            )
+            report(describe_conversion(result))
+        stamp.write_text(identity)
         return prepared
-    stamp.unlink(missing_ok=True)
-    found, _ = check_splits(splits, layout=layout, follow_links=pictures.follow_links)
-    (output / "check.json").write_text(json.dumps(found.to_json(), indent=1) + "\n")
-    report(found.describe())
-    if on_data_error == "stop":
-        _refuse_hopeless(found, output / "check.json")
-    report(f"records: {source} -> {output}")
-    sets = {name: read_annotations(path, on_orphan=on_orphan) for name, (path, _) in splits.items()}
-    if "eval" not in sets:
-        report(f"one split only: {HELD_OUT_SHARE:.0%} of its images are held out")
-        sets["train"], sets["eval"] = make_split(sets["train"], HELD_OUT_SHARE, seed=seed)
-    write_annotations(sets["eval"], prepared.eval_json)
-    for name, listed in sets.items():
-        result = convert(
-            listed,
-            folders[name],
-            output / name,
-            num_shards=_NUM_SHARDS,
-            mask_format="bitpacked" if with_masks else None,
-            pictures=pictures,
-            progress=progress_printer(f"converting {name}"),
-        )
-        report(describe_conversion(result))
-    stamp.write_text(identity)
-    return prepared
 
 
 def _is_whole(prefix: Path) -> bool:
