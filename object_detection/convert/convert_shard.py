@@ -27,12 +27,7 @@ from object_detection.masks.rescale import Size, is_same_shape, rescale_object
 from object_detection.records import schema
 from object_detection.records.card_builder import Tally
 from object_detection.records.tfrecord_file import write_records
-from outside_data.picture_file import (
-    DEFAULT_RULES,
-    BadImageError,
-    PictureRules,
-    read_regular_file,
-)
+from outside_data.picture_file import BadImageError, PictureRules, read_regular_file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,10 +45,10 @@ class ConversionSettings:
 
     image_dir: str
     category_names: Mapping[int, str]
-    mask_format: str | None = None
-    on_bad_image: str = "skip"
-    max_bad_images: int = 10
-    pictures: PictureRules = DEFAULT_RULES
+    mask_format: str | None
+    on_bad_image: str
+    max_bad_images: int
+    pictures: PictureRules
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,22 +65,16 @@ class ShardTask:
 def convert_shard(
     task: ShardTask, settings: ConversionSettings, *, on_image: Callable[[], None]
 ) -> Tally:
-    """Writes one record file.
+    """Writes one record file and returns the counts over its records.
 
-    Args:
-      task: what goes into it.
-      settings: how.
-      on_image: called after each image; may raise to stop.
-
-    Returns:
-      The counts over its records.
+    Calls `on_image` after each image, which may raise to stop.
 
     Raises:
       ValueError: a bad image under "stop", or more than the limit under "skip"; names the file.
     """
-    tally = Tally()
-    write_records(task.path, _records(task, settings, tally, on_image))
-    return tally
+    shard = _Shard(task, settings)
+    write_records(task.path, shard.records(on_image))
+    return shard.tally
 
 
 def check_bad_images(tally: Tally, settings: ConversionSettings) -> None:
@@ -100,208 +89,189 @@ def check_bad_images(tally: Tally, settings: ConversionSettings) -> None:
         )
 
 
-def _records(
-    task: ShardTask, settings: ConversionSettings, tally: Tally, on_image: Callable[[], None]
-) -> Iterator[bytes]:
-    for image in task.images:
-        entries = None if task.objects is None else task.objects.get(image.source_id, ())
-        try:
-            file = _open(task.files, image.source_id, settings)
-            file, stated = _oriented(image, file, settings, tally)
-        except BadImageError as error:
-            _skip(image, error, settings, tally, num_objects=len(entries or ()))
-        else:
-            _note_corrections(image, file, task.files, tally)
-            if stated is not None and stated != file.size:
-                tally.resized[image.source_id] = file.size
-                what = "image: objects scaled from the JSON's size to the file's"
-                _note(image, what, f"{_text(stated)} to {_text(file.size)}", tally)
-                entries = entries and [rescale_object(e, stated, file.size) for e in entries]
-            captions = None if task.captions is None else task.captions.get(image.source_id, ())
-            yield _record(image, file, entries, captions, settings=settings, tally=tally)
-        on_image()
+class _Shard:
+    """Makes the records of one task, and counts."""
 
+    def __init__(self, task: ShardTask, settings: ConversionSettings) -> None:
+        self._task, self._settings = task, settings
+        self.tally = Tally()
 
-def _open(files: FoundFiles, source_id: str, settings: ConversionSettings) -> ImageFile:
-    if source_id in files.problems:
-        raise files.problems[source_id]
-    most = settings.pictures.max_pixels
-    data = read_regular_file(files.paths[source_id], max_pixels=most)
-    return inspect_image(data, max_pixels=most)
+    def records(self, on_image: Callable[[], None]) -> Iterator[bytes]:
+        """Yields a record for each usable image."""
+        listed = self._task.objects
+        for image in self._task.images:
+            entries = None if listed is None else listed.get(image.source_id, ())
+            try:
+                file, stated = self._oriented(image, self._open(image))
+            except BadImageError as error:
+                self._skip(image, error, num_objects=len(entries or ()))
+            else:
+                self._note_corrections(image, file)
+                if stated is not None and stated != file.size:
+                    self.tally.resized[image.source_id] = file.size
+                    what = "image: objects scaled from the JSON's size to the file's"
+                    self._note(image, what, f"{_text(stated)} to {_text(file.size)}")
+                    entries = entries and [rescale_object(e, stated, file.size) for e in entries]
+                yield self._record(image, file, entries)
+            on_image()
 
+    def _open(self, image: CocoImage) -> ImageFile:
+        files, most = self._task.files, self._settings.pictures.max_pixels
+        if image.source_id in files.problems:
+            raise files.problems[image.source_id]
+        data = read_regular_file(files.paths[image.source_id], max_pixels=most)
+        return inspect_image(data, max_pixels=most)
 
-def _skip(
-    image: CocoImage,
-    error: BadImageError,
-    settings: ConversionSettings,
-    tally: Tally,
-    *,
-    num_objects: int,
-) -> None:
-    if settings.on_bad_image == "stop":
-        raise ValueError(
-            f"{os.path.join(settings.image_dir, image.file_name)} (image id {image.source_id}): "
-            f"{error}. Repair or remove it, or pass --on_bad_image=skip"
-        )
-    tally.skipped_images.append((image.source_id, image.file_name, str(error)))
-    tally.counts.drop(f"image: {error.reason}", image.file_name)
-    for _ in range(num_objects):
-        tally.counts.drop("box: its image was dropped", image.file_name)
-    check_bad_images(tally, settings)
+    def _skip(self, image: CocoImage, error: BadImageError, *, num_objects: int) -> None:
+        if self._settings.on_bad_image == "stop":
+            path = os.path.join(self._settings.image_dir, image.file_name)
+            raise ValueError(
+                f"{path} (image id {image.source_id}): {error}. Repair or remove it, or pass "
+                "--on_bad_image=skip"
+            )
+        self.tally.skipped_images.append((image.source_id, image.file_name, str(error)))
+        self.tally.counts.drop(f"image: {error.reason}", image.file_name)
+        for _ in range(num_objects):
+            self.tally.counts.drop("box: its image was dropped", image.file_name)
+        check_bad_images(self.tally, self._settings)
 
+    def _oriented(self, image: CocoImage, file: ImageFile) -> tuple[ImageFile, Size | None]:
+        """Turns an image if it is to be turned, and finds the size that its objects are drawn on.
 
-def _oriented(
-    image: CocoImage, file: ImageFile, settings: ConversionSettings, tally: Tally
-) -> tuple[ImageFile, Size | None]:
-    """Turns an image if it is to be turned, and finds the size that its objects are drawn on.
+        Returns:
+          The image, and the JSON's (height, width), None where it states none.
 
-    Returns:
-      The image, and the JSON's (height, width), None where it states none.
-
-    Raises:
-      BadImageError: the JSON's size has another shape than the image.
-    """
-    stored, turned = file.size, file.size[::-1]
-    stated = None
-    if image.height is not None and image.width is not None:
-        stated = (image.height, image.width)
-    is_stored = stated is None or is_same_shape(stated, stored)
-    is_turned = is_stored
-    if stated is not None and file.picture.swaps_sides:
-        is_turned = is_same_shape(stated, turned)
-    sizes = f"{_text(stored)} in the file, {_text(stated or stored)} in the JSON"
-    if not (is_stored or is_turned):
-        hint = "; boxes of the picture turned?" if is_same_shape(stated, turned) else ""
-        raise BadImageError("size of another shape than the JSON's", sizes + hint)
-    if file.picture.orientation == 1:
+        Raises:
+          BadImageError: the JSON's size has another shape than the image.
+        """
+        stored, turned = file.size, file.size[::-1]
+        stated = None
+        if image.height is not None and image.width is not None:
+            stated = (image.height, image.width)
+        is_stored = stated is None or is_same_shape(stated, stored)
+        is_turned = is_stored
+        if stated is not None and file.picture.swaps_sides:
+            is_turned = is_same_shape(stated, turned)
+        sizes = f"{_text(stored)} in the file, {_text(stated or stored)} in the JSON"
+        if not (is_stored or is_turned):
+            hint = "; boxes of the picture turned?" if is_same_shape(stated, turned) else ""
+            raise BadImageError("size of another shape than the JSON's", sizes + hint)
+        if file.picture.orientation == 1:
+            return file, stated
+        tag = f"EXIF orientation {file.picture.orientation}"
+        is_applied = self._settings.pictures.exif == "apply"
+        if is_applied and is_turned:
+            self._note(image, "image: turned upright by its EXIF orientation", tag)
+            return upright(file), stated
+        if is_turned and not is_stored:
+            what = f"{tag}, {sizes}: --exif=apply turns the pixels"
+            raise BadImageError("EXIF turns it to the JSON's shape", what)
+        if is_turned:
+            what = "EXIF orientation ignored; sizes do not tell in which frame its boxes are"
+            self._note(image, f"image: {what}", tag)
+            hint = "if its boxes were drawn on the upright picture, convert with --exif=apply"
+            self.tally.warnings.append(f"{image.file_name}: {tag} ignored; {hint}")
+        elif is_applied:
+            what = "not turned by its EXIF orientation: the JSON's size is that of stored pixels"
+            self._note(image, f"image: {what}", f"{tag}, {sizes}")
         return file, stated
-    tag = f"EXIF orientation {file.picture.orientation}"
-    if settings.pictures.exif == "apply" and is_turned:
-        _note(image, "image: turned upright by its EXIF orientation", tag, tally)
-        return upright(file), stated
-    if is_turned and not is_stored:
-        raise BadImageError(
-            "EXIF turns it to the JSON's shape", f"{tag}, {sizes}: --exif=apply turns the pixels"
+
+    def _note_corrections(self, image: CocoImage, file: ImageFile) -> None:
+        if file.converted_from:
+            self._note(image, f"image: {file.converted_from} rewritten as PNG")
+        if file.picture.num_frames > 1:
+            self._note(image, "image: first of several frames", f"of {file.picture.num_frames}")
+        if file.picture.is_damaged:
+            self._note(image, "image: damaged JPEG kept; what could not be decoded is grey")
+            warning = f"{image.file_name}: damaged JPEG kept: repair or remove it"
+            self.tally.warnings.append(warning)
+        if correction := self._task.files.corrections.get(image.source_id):
+            what = f"image: found under another name ({correction.kinds})"
+            self._note(image, what, correction.name)
+
+    def _note(self, image: CocoImage, what: str, detail: str = "") -> None:
+        place = f"{image.file_name}: {detail}" if detail else image.file_name
+        self.tally.counts.correct(what, place)
+
+    def _record(
+        self, image: CocoImage, file: ImageFile, entries: Sequence[CocoObject] | None
+    ) -> bytes:
+        boxes, kept = self._boxes(image, entries or (), file.size)
+        objects: dict[str, Any] = {
+            "boxes": boxes,
+            "category_ids": [entry["category_id"] for entry in kept],
+            "is_crowd": [bool(entry["iscrowd"]) for entry in kept],
+        }
+        self.tally.add_image(image.source_id, file.size, **objects)
+        mask_format = self._settings.mask_format
+        if entries is None:
+            objects = {}
+        else:
+            names = self._settings.category_names
+            objects["category_names"] = [names[entry["category_id"]] for entry in kept]
+            objects["areas"] = [entry["area"] for entry in kept]
+        if entries is not None and mask_format is not None:
+            objects["mask_format"] = mask_format
+            objects["masks"] = [
+                self._mask(image, entry, box, file.size, mask_format)
+                for entry, box in zip(kept, boxes)
+            ]
+        captions = self._task.captions
+        return schema.encode_record(
+            file.encoded,
+            image_format=file.image_format,
+            height=file.size[0],
+            width=file.size[1],
+            source_id=image.source_id,
+            file_name=image.file_name,
+            captions=None if captions is None else captions.get(image.source_id, ()),
+            **objects,
         )
-    if is_turned:
-        what = "image: EXIF orientation ignored; sizes do not tell in which frame its boxes are"
-        _note(image, what, tag, tally)
-        hint = "if its boxes were drawn on the upright picture, convert with --exif=apply"
-        tally.warnings.append(f"{image.file_name}: {tag} ignored; {hint}")
-    elif settings.pictures.exif == "apply":
-        what = "image: not turned by its EXIF orientation: the JSON's size is that of stored pixels"
-        _note(image, what, f"{tag}, {sizes}", tally)
-    return file, stated
 
+    def _boxes(
+        self, image: CocoImage, entries: Sequence[CocoObject], size: Size
+    ) -> tuple[np.ndarray, list[CocoObject]]:
+        """Returns the usable boxes [n, 4], (y1, x1, y2, x2), pixels, clipped, and their entries."""
+        boxes, kept = [], []
+        for entry in entries:
+            x, y, width, height = entry["bbox"]
+            corners = np.array([y, x, y + height, x + width])
+            clipped = np.clip(corners, 0, np.array(size * 2))
+            if min(clipped[2:] - clipped[:2]) < SMALLEST_SIDE_PX:
+                self.tally.counts.drop("box: outside the image", _place(image, entry))
+                continue
+            overhang = np.abs(corners - clipped).max()
+            if overhang > SMALLEST_SIDE_PX:
+                self.tally.counts.correct("box: clipped to the image", _place(image, entry))
+            if overhang > 1:
+                self.tally.counts.correct("box: clipped by more than 1 pixel", _place(image, entry))
+            boxes.append(clipped)
+            kept.append(entry)
+        return np.array(boxes, np.float64).reshape(-1, 4), kept
 
-def _note(image: CocoImage, what: str, detail: str, tally: Tally) -> None:
-    tally.counts.correct(what, f"{image.file_name}: {detail}" if detail else image.file_name)
+    def _mask(
+        self, image: CocoImage, entry: CocoObject, box: np.ndarray, size: Size, mask_format: str
+    ) -> bytes:
+        """Returns the stored mask; that of an unknown one was counted when it was read."""
+        height, width = size
+        segmentation = entry["segmentation"]
+        if segmentation is None:
+            return _unknown_mask(mask_format, height, width)
+        try:
+            if mask_format == "bitpacked":
+                return rle.crop_to_box(segmentation, box, height=height, width=width)
+            return rle.encode_png(rle.decode_mask(segmentation, height, width))
+        except rle.BadMaskError as error:
+            self.tally.counts.correct(f"{MASK_UNKNOWN}{error}", _place(image, entry))
+            return _unknown_mask(mask_format, height, width)
 
 
 def _text(size: Size) -> str:
     return f"{size[1]}x{size[0]}"
 
 
-def _note_corrections(image: CocoImage, file: ImageFile, files: FoundFiles, tally: Tally) -> None:
-    if file.converted_from:
-        _note(image, f"image: {file.converted_from} rewritten as PNG", "", tally)
-    if file.picture.num_frames > 1:
-        _note(image, "image: first of several frames", f"of {file.picture.num_frames}", tally)
-    if file.picture.is_damaged:
-        what = "image: damaged JPEG kept; what could not be decoded is grey"
-        _note(image, what, "", tally)
-        tally.warnings.append(f"{image.file_name}: damaged JPEG kept: repair or remove it")
-    if correction := files.corrections.get(image.source_id):
-        what = f"image: found under another name ({correction.kinds})"
-        _note(image, what, correction.name, tally)
-
-
-def _record(
-    image: CocoImage,
-    file: ImageFile,
-    entries: Sequence[CocoObject] | None,
-    captions: Sequence[str] | None,
-    *,
-    settings: ConversionSettings,
-    tally: Tally,
-) -> bytes:
-    boxes, kept = _boxes(image, entries or (), file.size, tally)
-    objects: dict[str, Any] = {
-        "boxes": boxes,
-        "category_ids": [entry["category_id"] for entry in kept],
-        "is_crowd": [bool(entry["iscrowd"]) for entry in kept],
-    }
-    tally.add_image(image.source_id, file.size, **objects)
-    if entries is None:
-        objects = {}
-    else:
-        objects["category_names"] = [settings.category_names[e["category_id"]] for e in kept]
-        objects["areas"] = [entry["area"] for entry in kept]
-    if entries is not None and settings.mask_format is not None:
-        objects["mask_format"] = settings.mask_format
-        objects["masks"] = [
-            _mask(image, entry, box, file.size, mask_format=settings.mask_format, tally=tally)
-            for entry, box in zip(kept, boxes)
-        ]
-    return schema.encode_record(
-        file.encoded,
-        image_format=file.image_format,
-        height=file.size[0],
-        width=file.size[1],
-        source_id=image.source_id,
-        file_name=image.file_name,
-        captions=captions,
-        **objects,
-    )
-
-
-def _boxes(
-    image: CocoImage, entries: Sequence[CocoObject], size: tuple[int, int], tally: Tally
-) -> tuple[np.ndarray, list[CocoObject]]:
-    """Returns the usable boxes [n, 4], (y1, x1, y2, x2), pixels, clipped, and their entries."""
-    boxes, kept = [], []
-    for entry in entries:
-        x, y, width, height = entry["bbox"]
-        corners = np.array([y, x, y + height, x + width])
-        clipped = np.clip(corners, 0, np.array(size * 2))
-        if min(clipped[2:] - clipped[:2]) < SMALLEST_SIDE_PX:
-            tally.counts.drop("box: outside the image", _place(image, entry))
-            continue
-        overhang = np.abs(corners - clipped).max()
-        if overhang > SMALLEST_SIDE_PX:
-            tally.counts.correct("box: clipped to the image", _place(image, entry))
-        if overhang > 1:
-            tally.counts.correct("box: clipped by more than 1 pixel", _place(image, entry))
-        boxes.append(clipped)
-        kept.append(entry)
-    return np.array(boxes, np.float64).reshape(-1, 4), kept
-
-
 def _place(image: CocoImage, entry: CocoObject) -> str:
     return f"{image.file_name}, annotation {entry['id']}"
-
-
-def _mask(
-    image: CocoImage,
-    entry: CocoObject,
-    box: np.ndarray,
-    size: tuple[int, int],
-    *,
-    mask_format: str,
-    tally: Tally,
-) -> bytes:
-    """Returns the stored mask; that of an unknown one was counted when it was read."""
-    height, width = size
-    segmentation = entry["segmentation"]
-    if segmentation is None:
-        return _unknown_mask(mask_format, height, width)
-    try:
-        if mask_format == "bitpacked":
-            return rle.crop_to_box(segmentation, box, height=height, width=width)
-        return rle.encode_png(rle.decode_mask(segmentation, height, width))
-    except rle.BadMaskError as error:
-        tally.counts.correct(f"{MASK_UNKNOWN}{error}", _place(image, entry))
-        return _unknown_mask(mask_format, height, width)
 
 
 @functools.lru_cache(maxsize=8)
