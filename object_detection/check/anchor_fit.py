@@ -7,10 +7,12 @@ anchor only, and badly. Anchors are taken where they are: on the grid of their l
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from scipy.cluster.vq import kmeans2
 
 from object_detection.check.findings import CheckFinding, finding
 from object_detection.check.split_table import SplitTable
@@ -52,12 +54,7 @@ class AnchorLayout:
 def anchor_fit(
     table: SplitTable, layout: AnchorLayout
 ) -> tuple[dict[str, Any], list[CheckFinding]]:
-    """Returns what the report says of anchors, and findings.
-
-    Args:
-      table: the training split.
-      layout: of the model at its network size.
-    """
+    """Returns what the report says of anchors for a training split, and findings."""
     usable = np.isfinite(table.sizes).all(axis=1) & (table.boxes[:, 2:] > 0).all(axis=1)
     usable &= ~table.is_crowd
     indices = np.flatnonzero(usable)
@@ -130,11 +127,9 @@ def _findings(
 
 
 def best_overlaps(boxes: np.ndarray, layout: AnchorLayout) -> np.ndarray:
-    """Returns [n], the IoU of each box with its best anchor.
+    """Returns [n], the IoU of each box with its best anchor, in the middle of a cell.
 
-    Args:
-      boxes: float64 [n, 4], x, y, width, height, network pixels.
-      layout: the anchors; they stand in the middle of the cells.
+    `boxes` are float64 [n, 4], x, y, width, height, network pixels.
     """
     centres, sides = boxes[:, :2] + boxes[:, 2:] / 2, boxes[:, 2:]
     best = np.zeros(len(boxes))
@@ -195,12 +190,7 @@ def _k_means(points: np.ndarray) -> np.ndarray:
     order = np.argsort(points.sum(axis=1), kind="stable")
     places = (np.arange(_SHAPE_CLUSTERS) + 0.5) / _SHAPE_CLUSTERS * len(points)
     middles = points[order[places.astype(int)]]
-    for _ in range(_ROUNDS):
-        nearest = ((points[:, None] - middles[None]) ** 2).sum(axis=2).argmin(axis=1)
-        middles = np.stack(
-            [
-                points[nearest == k].mean(axis=0) if (nearest == k).any() else middles[k]
-                for k in range(len(middles))
-            ]
-        )
+    with warnings.catch_warnings():  # of clusters without points, which stay where they are
+        warnings.simplefilter("ignore", UserWarning)
+        middles, _ = kmeans2(points, middles, iter=_ROUNDS, minit="matrix")
     return middles[np.argsort(middles.sum(axis=1), kind="stable")]
