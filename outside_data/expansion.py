@@ -8,11 +8,7 @@ FREE_BYTES = 64 << 20
 
 
 class Budget:
-    """Counts what is made of a file.
-
-    Args:
-      file_bytes: size of the file.
-    """
+    """Counts what is made of a file of so many bytes."""
 
     def __init__(self, file_bytes: int) -> None:
         self._most = self._left = MOST_EXPANSION * file_bytes + FREE_BYTES

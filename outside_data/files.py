@@ -160,9 +160,7 @@ def _expanded_nodes(node: yaml.Node, known: dict[int, int]) -> int:
 def expecting(path: str | os.PathLike[str], what: str) -> Iterator[None]:
     """Around what reads a file's content: errors that do not name it become a `BadFileError`.
 
-    Args:
-      path: the file, or the folder of the files.
-      what: was expected in it, and what to do if it is not there.
+    That says what was expected in the file, or the folder of files, and what to do without.
     """
     try:
         yield

@@ -37,12 +37,7 @@ def match(pattern: str) -> list[str]:
 def split_patterns(text: str, *, matches: Callable[[str], Sequence[str]] = match) -> list[str]:
     """Separates patterns at commas, except at commas that belong to a name.
 
-    Args:
-      text: one pattern, or several separated by commas.
-      matches: says what a pattern means.
-
-    Returns:
-      The patterns without blanks around them; those that mean nothing end at the next comma.
+    `matches` says what a pattern means; those that mean nothing end at the next comma.
     """
     parts = text.split(",")
     patterns: list[str] = []

@@ -17,14 +17,7 @@ _FAR_CLIPPED = "box: clipped by more than 1 pixel"
 def card_faults(
     trained: DataCard, scored: DataCard | None, layout: AnchorLayout, *, max_instances: int
 ) -> Iterator[str]:
-    """Yields warnings for the log of a training.
-
-    Args:
-      trained: card of the training records.
-      scored: card of the evaluation records, if there is one.
-      layout: anchors of the model at its network size.
-      max_instances: rows for boxes in training.
-    """
+    """Yields warnings for the log of a training, with rows for `max_instances` boxes."""
     if trained.max_boxes_per_image > max_instances:
         yield (
             f"image {trained.max_boxes_source_id} has {trained.max_boxes_per_image} boxes: beyond "

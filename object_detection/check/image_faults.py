@@ -16,10 +16,7 @@ def image_faults(
 ) -> Iterator[CheckFinding]:
     """Yields what is wrong with the images of a split.
 
-    Args:
-      table: the split.
-      max_instances: rows for boxes in training (`max_instances_per_image`).
-      max_detections: detections of an image that are scored.
+    Training has rows for `max_instances` boxes; `max_detections` of an image are scored.
     """
     yield from _unusable(table)
     yield from _sizes(table)

@@ -34,8 +34,7 @@ def check_splits(
     Args:
       splits: name to (annotation file, image folder); the one trained on comes first.
       layout: anchors to compare the boxes with; None: not compared.
-      max_instances: rows for boxes in training.
-      max_detections: detections of an image that are scored.
+      max_instances, max_detections: see `image_faults`.
       follow_links: whether links in the image folders may lead outside.
 
     Returns:

@@ -78,12 +78,6 @@ def read_table(
 ) -> SplitTable:
     """Reads annotations and the headers of the image files, found as conversion finds them.
 
-    Args:
-      name: of the split.
-      annotation_file: COCO instances.
-      image_dir: folder of the images.
-      follow_links: whether links in it may lead outside.
-
     Raises:
       FileNotFoundError, ValueError: the annotations cannot be read.
     """

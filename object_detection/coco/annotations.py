@@ -153,26 +153,24 @@ def read_annotations(
       ValueError: the file is no COCO instances file, or not one of its objects is usable; says
         what is wrong and where.
     """
-    return _read(source, on_orphan=on_orphan, require_objects=require_objects, refuses=True)[0]
+    annotations, _ = read_stated(
+        source, on_orphan=on_orphan, require_objects=require_objects, refuses=True
+    )
+    return annotations
 
 
 def read_stated(
     source: str | os.PathLike[str] | Mapping[str, Any],
+    *,
+    on_orphan: str = "skip",
+    require_objects: bool = True,
+    refuses: bool = False,
 ) -> tuple[CocoAnnotations, list[StatedBox]]:
     """Reads as `read_annotations`, and returns the boxes as the file has them too.
 
-    Orphans are left out and no box is refused: this is for who looks for what is wrong.
+    Orphans and boxes of another form are refused only where `refuses` says so: what is wrong in a
+    file can be looked for.
     """
-    return _read(source, on_orphan="skip", require_objects=True, refuses=False)
-
-
-def _read(
-    source: str | os.PathLike[str] | Mapping[str, Any],
-    *,
-    on_orphan: str,
-    require_objects: bool,
-    refuses: bool,
-) -> tuple[CocoAnnotations, list[StatedBox]]:
     if on_orphan not in ("stop", "skip"):
         raise ValueError(f"on_orphan: expected 'stop' or 'skip', got {on_orphan!r}")
     path, content, digest = _load(source)

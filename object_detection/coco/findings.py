@@ -70,12 +70,9 @@ class Counts:
 def describe_counts(
     title: str, counts: Mapping[str, int], examples: Mapping[str, Sequence[str]]
 ) -> Iterator[str]:
-    """Yields lines: the title, then how often what was found, and where first.
+    """Yields lines: the title ("dropped"), then how often what was found, and where first.
 
-    Args:
-      title: "dropped" or "corrected".
-      counts: what -> how often.
-      examples: what -> the first few places, where they are known.
+    `counts` and `examples` as in `Counts`.
     """
     yield f"{title}:" if counts else f"{title}: nothing"
     for what, count in counts.items():

@@ -64,12 +64,9 @@ def find_image_files(
     *,
     follow_links: bool = False,
 ) -> FoundFiles:
-    """Finds the files of images.
+    """Finds the files of images in the folder that their names are relative to.
 
-    Args:
-      images: their file names.
-      image_dir: the folder that names are relative to; nothing outside of it is given.
-      follow_links: whether links inside may lead outside.
+    Nothing outside of it is given, except where links inside lead and `follow_links` is set.
     """
     folder = _ImageFolder(image_dir, follow_links=follow_links)
     paths: dict[str, str] = {}

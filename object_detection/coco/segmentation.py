@@ -40,12 +40,7 @@ class ReadSegmentation(NamedTuple):
 
 
 def read_segmentation(value: Any, *, size: tuple[int | None, int | None]) -> ReadSegmentation:
-    """Checks a segmentation as a JSON holds it.
-
-    Args:
-      value: anything.
-      size: (height, width) of the image in pixels, None where the file does not say.
-    """
+    """Checks what a JSON holds; size: (height, width) in pixels, None where it does not say."""
     if value is None or value in ("", [], {}):
         return ReadSegmentation(None, "no segmentation")
     if isinstance(value, Mapping):

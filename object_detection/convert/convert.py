@@ -75,15 +75,13 @@ def convert(
       annotations: objects, or None for records without object fields.
       image_dir: folder that the file names of the images are relative to.
       output_prefix: `dir/train`; its last part names the split. The folder is created.
-      images: which images, in which order; default those of `annotations`.
+      images: in this order; default those of `annotations`.
       captions: source_id to sentences, or None for no caption field.
       num_shards: record files; fewer if there are fewer images.
       num_workers: processes; default one for each core that this process may use.
       mask_format: "png" or "bitpacked" to store instance masks, None not to.
       on_bad_image: "skip" or "stop" at a file that is missing, empty or undecodable.
       max_bad_images: how many may be skipped.
-      pictures: how image files are read.
-      progress: see `Progress`.
 
     Raises:
       ValueError: settings that make no sense, bad images, or masks asked for where none are.

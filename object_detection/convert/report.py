@@ -83,11 +83,6 @@ def progress_printer(
     """Returns a progress callback that keeps one line up to date on a terminal.
 
     Elsewhere (a log file, a pipe) it prints a line every ten seconds and one at the end.
-
-    Args:
-      label: what is being done.
-      stream: default standard error.
-      clock: seconds.
     """
     out = stream or sys.stderr
     start = clock()

@@ -53,15 +53,9 @@ def staged(prefix: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def publish(card: DataCard, staging: Path, prefix: str | os.PathLike[str]) -> list[str]:
-    """Moves complete shards into place and writes the card.
+    """Moves the card's shards from the staging folder into place and writes the card.
 
-    Args:
-      card: names the shards.
-      staging: the folder in which they are.
-      prefix: `dir/train`.
-
-    Returns:
-      Names of the files of an earlier conversion that were removed and not replaced.
+    Returns names of the files of an earlier conversion that were removed and not replaced.
     """
     folder = Path(prefix).parent
     publishing_marker(prefix).touch()

@@ -131,11 +131,8 @@ def head_of(path: Path) -> bytes:
 def read_class_list(folder: DataFolder, *names: str) -> list[str]:
     """Returns the class names of the first list that is there, in order; [] if there is none.
 
-    CVAT's `labelmap.txt` has a colour and more behind each name; its heading starts with `#`.
-
-    Args:
-      folder: of the data set.
-      *names: file names of lists; default all that are known.
+    `names` are the lists' file names, by default all that are known. CVAT's `labelmap.txt` has a
+    colour and more behind each name; its heading starts with `#`.
     """
     for wanted in names or _CLASS_LISTS:
         suffix = "." + wanted.rsplit(".", 1)[-1]

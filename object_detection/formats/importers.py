@@ -70,7 +70,7 @@ def import_folder(
     Args:
       root: the data folder. Nothing is written into it.
       output_dir: gets `annotations/instances_<split>.json`.
-      format_name: one of FORMATS, or auto.
+      format_name: one of FORMATS, or auto, which finds out.
       voc_corners: see `voc.read`.
 
     Returns:

@@ -33,11 +33,7 @@ def files(folder: DataFolder) -> list[Path]:
 
 
 def read(folder: DataFolder) -> LabelledSet:
-    """Reads all files; splits are folders' or files' names.
-
-    Raises:
-      ValueError, FileNotFoundError: names the file and what is wrong in it.
-    """
+    """Reads all files; splits are folders' or files' names."""
     result = LabelledSet()
     for path in files(folder):
         tasks = read_json(path, most=MOST_JSON_BYTES)

@@ -1,7 +1,9 @@
 """What every importer gives: images with labelled objects, by split; and COCO's form of it.
 
-An importer knows its format and nothing of records. Categories get ids 1, 2, ... in the order of
-the format's own list of classes, or of the names. Images get ids 1, 2, ... in order of their names.
+An importer knows its format and nothing of records. Its `files(folder)` are the annotation files,
+and `read(folder)` raises ValueError or FileNotFoundError that names the file and says what is
+wrong in it. Categories get ids 1, 2, ... in the order of the format's own list of classes, or of
+the names. Images get ids 1, 2, ... in order of their names.
 """
 
 from __future__ import annotations

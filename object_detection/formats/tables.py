@@ -35,11 +35,7 @@ def files(folder: DataFolder) -> list[Path]:
 
 
 def read(folder: DataFolder) -> LabelledSet:
-    """Reads all tables; splits are files' or folders' names.
-
-    Raises:
-      ValueError, FileNotFoundError: names file and line and what is wrong in it.
-    """
+    """Reads all tables; splits are files' or folders' names."""
     result = LabelledSet()
     names = _descriptions(folder)
     for path in files(folder):

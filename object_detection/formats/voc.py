@@ -38,12 +38,7 @@ def read(folder: DataFolder, *, corners: str = "auto") -> LabelledSet:
     Splits are ImageSets/Main's lists train, val and test where there are any, else folders' names.
     Objects marked difficult become crowd regions, as VOC scores them.
 
-    Args:
-      folder: of any layout.
-      corners: "inclusive": VOC's own pixels; "plain": corners as they are; "auto".
-
-    Raises:
-      ValueError, FileNotFoundError: names the file and what is wrong in it.
+    `corners` are "inclusive", VOC's own pixels; "plain", as they are; or "auto", which finds out.
     """
     documents = {path: parse_xml(path) for path in files(folder)}
     if corners == "auto":
@@ -66,13 +61,9 @@ def read(folder: DataFolder, *, corners: str = "auto") -> LabelledSet:
 
 
 def image_of(path: Path, root: Element, file: Path, *, shift: float) -> LabelledImage:
-    """Returns what an annotation file says of an image.
+    """Returns what an annotation file, whose content is `root`, says of an image.
 
-    Args:
-      path: of the annotation file, for messages.
-      root: its content.
-      file: the image.
-      shift: what near corners count too much; 1.0 where pixels are counted from 1.
+    `shift` is what near corners count too much: 1.0 where pixels are counted from 1.
 
     Raises:
       ValueError: names the annotation file and what is wrong in it.

@@ -33,11 +33,7 @@ def files(folder: DataFolder) -> list[Path]:
 
 
 def read(folder: DataFolder) -> LabelledSet:
-    """Reads a folder; splits are those of `data.yaml`, of lists of images, else folders' names.
-
-    Raises:
-      ValueError, FileNotFoundError: names file and line and what is wrong in it.
-    """
+    """Reads a folder; splits are those of `data.yaml`, of lists of images, else folders' names."""
     described = _data_yaml(folder)
     description = read_yaml(described) if described else {}
     names = description.get("names") or read_class_list(folder)

@@ -188,9 +188,6 @@ def find_card(file_pattern: str) -> DataCard | None:
     `dir/train-*` has the card `dir/train-card.json`. If there is none by that name, the one card
     in the folder that lists every matched file is taken.
 
-    Args:
-      file_pattern: as `record_files` takes it.
-
     Returns:
       The card, or None if there is none: then scan the records (`card_builder.card_from_records`).
       For a pattern that matches only some of the shards, `shards`, `num_images` and `fingerprint`

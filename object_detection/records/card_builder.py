@@ -30,17 +30,8 @@ from object_detection.records.tfrecord_file import iterate_records, record_files
 from outside_data.picture_file import open_picture
 from path_names.patterns import split_patterns
 
-_QUANTILES = {
-    "min": 0.0,
-    "p01": 0.01,
-    "p05": 0.05,
-    "p25": 0.25,
-    "p50": 0.5,
-    "p75": 0.75,
-    "p95": 0.95,
-    "p99": 0.99,
-    "max": 1.0,
-}
+_PERCENT = (1, 5, 25, 50, 75, 95, 99)
+_QUANTILES = {"min": 0.0, **{f"p{p:02d}": p / 100 for p in _PERCENT}, "max": 1.0}
 _SCANNED_FIELDS = (
     schema.SOURCE_ID,
     schema.HEIGHT,
@@ -137,16 +128,9 @@ def build_card(
     annotations_file: str = "",
     annotations_sha256: str = "",
 ) -> DataCard:
-    """Makes the card of a finished record set.
+    """Makes the card of a finished record set; arguments are the card's fields.
 
-    Args:
-      tally: counts over all its images.
-      split: "train", "val", ...
-      categories: (category_id, name) in order of class_id, also those without an instance.
-      shards: the record files.
-      mask_format: "png", "bitpacked" or None.
-      annotations_file: where the annotations were read.
-      annotations_sha256: hash of that file.
+    `categories` are (category_id, name) in order of class_id, also those without an instance.
     """
     listed = tuple(
         Category(
@@ -221,9 +205,7 @@ def card_from_records(
     ids within COCO's and no names, the classes are COCO's 80; otherwise they are the categories
     that occur, under the records' own names.
 
-    Args:
-      files: record files of one set.
-      progress: called with (files done, files in all).
+    `progress` is called with (files done, files in all).
 
     Raises:
       ValueError: a file is truncated or holds something else.

@@ -13,6 +13,7 @@ must have been converted; `require_records` gives the command.
 from __future__ import annotations
 
 import difflib
+import itertools
 import os
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
@@ -45,52 +46,37 @@ _NUM_SHARDS = 32
 
 def stock_catalog(folder: str) -> dict[str, DataSet]:
     """Returns the data sets that the PyTorch reference knows by name, below a data folder."""
-    entries: dict[str, DataSet] = {}
+    entries: list[DataSet] = []
 
-    def add(name: str, images: str, annotations: str, *, records: str = "", made_by: str) -> None:
-        entries[name] = DataSet(
-            name, images, annotations, records or f"records/{name}-*.tfrecord", made_by
-        )
+    def add(name: str, images: str, annotations: str, made_by: str, *, records: str = "") -> None:
+        records = records or f"records/{name}-*.tfrecord"
+        entries.append(DataSet(name, images, annotations, records, made_by))
 
     for split in ("train", "val"):
-        add(
-            f"coco_2017_{split}",
-            f"{split}2017",
-            f"annotations/instances_{split}2017.json",
-            records=f"{split}-*.tfrecord",
-            made_by="INCLUDE_MASKS=1 dataset/get_coco.sh DATA_DIR",
-        )
-    for split, images in (
-        ("train", "train"),
-        ("val", "val"),
-        ("minival", "val"),
-        ("valminusminival", "val"),
-    ):
-        add(
-            f"coco_2014_{split}",
-            f"{images}2014",
-            f"annotations/instances_{split}2014.json",
-            made_by="dataset/get_coco2014.sh DATA_DIR",
-        )
-    for year in ("2007", "2012"):
-        for split in ("train", "val", "test"):
-            for suffix in ("", "_cocostyle"):
-                add(
-                    f"voc_{year}_{split}{suffix}",
-                    f"voc/VOC{year}/JPEGImages",
-                    f"voc/VOC{year}/Annotations/pascal_{split}{year}.json",
-                    made_by=f"python dataset/voc_to_coco.py --voc_dir=DATA_DIR/voc/VOC{year} "
-                    f"--split={split}",
-                )
+        made_by = "INCLUDE_MASKS=1 dataset/get_coco.sh DATA_DIR"
+        annotations = f"annotations/instances_{split}2017.json"
+        records = f"{split}-*.tfrecord"
+        add(f"coco_2017_{split}", f"{split}2017", annotations, made_by, records=records)
+    for split in ("train", "val", "minival", "valminusminival"):
+        images = "train2014" if split == "train" else "val2014"
+        annotations = f"annotations/instances_{split}2014.json"
+        add(f"coco_2014_{split}", images, annotations, "dataset/get_coco2014.sh DATA_DIR")
+    for year, split in itertools.product(("2007", "2012"), ("train", "val", "test")):
+        folder_of_year = f"voc/VOC{year}"
+        images = f"{folder_of_year}/JPEGImages"
+        annotations = f"{folder_of_year}/Annotations/pascal_{split}{year}.json"
+        made_by = f"python dataset/voc_to_coco.py --voc_dir=DATA_DIR/{folder_of_year}"
+        for name in (f"voc_{year}_{split}", f"voc_{year}_{split}_cocostyle"):
+            add(name, images, annotations, f"{made_by} --split={split}")
     for split in ("train", "val", "test"):
+        made_by = "python dataset/cityscapes_to_coco.py --cityscapes_dir=DATA_DIR/cityscapes"
         add(
             f"cityscapes_fine_instanceonly_seg_{split}_cocostyle",
             "cityscapes/leftImg8bit",
             f"cityscapes/annotations/instancesonly_filtered_gtFine_{split}.json",
-            made_by="python dataset/cityscapes_to_coco.py --cityscapes_dir=DATA_DIR/cityscapes "
-            f"--split={split}",
+            f"{made_by} --split={split}",
         )
-    return {name: _placed(entry, folder) for name, entry in entries.items()}
+    return {entry.name: _placed(entry, folder) for entry in entries}
 
 
 def read_catalog(path: str, folder: str) -> dict[str, DataSet]:
@@ -168,12 +154,8 @@ def choose(catalog: Mapping[str, DataSet], names: Iterable[str]) -> list[DataSet
 def records_of(sets: Sequence[DataSet], *, with_masks: bool) -> str:
     """Returns the pattern that means the records of all the sets.
 
-    Args:
-      sets: one or more.
-      with_masks: whether masks are wanted, for the command in the message.
-
     Raises:
-      FileNotFoundError: a set was not converted; gives the command.
+      FileNotFoundError: a set was not converted; gives the command, with masks or without.
     """
     for entry in sets:
         try:

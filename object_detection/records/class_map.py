@@ -212,12 +212,7 @@ class ClassMap:
 
 
 def make_class_map(card: DataCard, *, class_ids: str, num_classes: int | None) -> ClassMap:
-    """Builds the map of a data set.
-
-    Args:
-      card: the data card of the training records.
-      class_ids: 'contiguous' or 'category_id'.
-      num_classes: channels; None: as many as needed.
+    """Builds the map of a data set; class_ids as above, num_classes None: as many as needed.
 
     Raises:
       ValueError: more categories than channels, or a category id that has no channel.
@@ -252,8 +247,7 @@ def class_map_of_run(
       train_card: of the training records, None where nothing is trained.
       eval_card: of the validation records, if there are any.
       stored: `ClassMap.to_dict` of the checkpoint that is continued or evaluated; None: a new run.
-      class_ids: see `make_class_map`.
-      num_classes: see `make_class_map`.
+      class_ids, num_classes: see `make_class_map`.
       label_map: see `read_label_map`; '': names are the card's.
 
     Raises:
@@ -309,12 +303,7 @@ def read_label_map(label_map: str) -> dict[int, str]:
 
 
 def coco_class_map(*, class_ids: str, num_classes: int | None) -> ClassMap:
-    """Returns COCO's classes, for checkpoints without a description.
-
-    Args:
-      class_ids: `contiguous` or `category_id`, see the module's docstring.
-      num_classes: channels; none: as many as the categories need.
-    """
+    """Returns COCO's classes, for checkpoints without a description; as `make_class_map`."""
     categories = _channels_of(COCO_CATEGORIES, class_ids)
     return ClassMap(num_classes or max(categories) + 1, categories)
 

@@ -25,14 +25,7 @@ _BYTES_LIST, _FLOAT_LIST, _INT64_LIST = 1, 2, 3
 
 
 def encode_example(features: Mapping[str, FeatureValue]) -> bytes:
-    """Serialises an Example, byte for byte as TensorFlow's deterministic serialisation does.
-
-    Args:
-      features: field name to a sequence of bytes, or a 1-D float or integer array.
-
-    Returns:
-      The message; fields in sorted order.
-    """
+    """Serialises an Example, byte for byte as TensorFlow's deterministic serialisation does."""
     entries = []
     for name in sorted(features):
         feature = _encode_feature(features[name])
@@ -42,14 +35,7 @@ def encode_example(features: Mapping[str, FeatureValue]) -> bytes:
 
 
 def decode_example(message: memoryview | bytes, fields: Collection[str]) -> dict[str, FeatureValue]:
-    """Reads chosen fields of a serialised Example.
-
-    Args:
-      message: one serialised Example.
-      fields: names wanted; absent ones are left out of the result.
-
-    Returns:
-      Field name to a list of bytes, a float32 array or an int64 array.
+    """Reads the named fields of a serialised Example, as far as they are there.
 
     Raises:
       ValueError: the bytes are not an Example.

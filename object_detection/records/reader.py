@@ -150,10 +150,7 @@ def ordered_records(
 ) -> tf.data.Dataset:
     """Reads one rank's contiguous share of the set once, in stored order, for evaluation.
 
-    Args:
-      records: the set.
-      shard: which rank of how many; some ranks get nothing when there are fewer records.
-      most_records: only the first so many records of the set are shared out; None: all.
+    Only the first `most_records` are shared out; some ranks get nothing when there are fewer.
 
     Returns:
       A dataset of (data_epoch = 0, record_index, serialized), as `record_stream`'s.

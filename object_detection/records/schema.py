@@ -66,22 +66,15 @@ def encode_record(
     Args:
       encoded: the JPEG or PNG file's bytes.
       image_format: "jpeg" or "png".
-      height: pixels, of the decoded image.
-      width: pixels, of the decoded image.
-      source_id: the data set's image id as text.
-      file_name: name of the image file in its data set.
+      height, width: of the decoded image, pixels.
+      source_id, file_name: of the image in its data set.
       boxes: [num_boxes, 4], (y1, x1, y2, x2), pixels of this image; None writes no object field
         at all (a set without object annotations), an empty array writes empty lists.
-      category_ids: [num_boxes] the data set's category ids.
-      category_names: [num_boxes].
-      is_crowd: [num_boxes].
-      areas: [num_boxes], square pixels.
+      category_ids, category_names, is_crowd, areas: one for each box; the data set's ids, square
+        pixels.
       masks: [num_boxes] bytes in `mask_format`, or None for no mask field.
       mask_format: "png" (whole image, values 0 and 1) or "bitpacked" (see `masks`).
       captions: sentences about the image, or None.
-
-    Returns:
-      The serialised Example.
     """
     features: dict[str, FeatureValue] = {
         ENCODED: [encoded],
@@ -111,14 +104,9 @@ def encode_record(
 
 
 def parse_spec(*, mask_format: str | None = None) -> dict[str, object]:
-    """Returns the TensorFlow feature specification of a record.
+    """Returns the features of a record for `tf.io.parse_single_example`.
 
-    Args:
-      mask_format: "png", "bitpacked", or None to leave masks unread.
-
-    Returns:
-      Field name to `tf.io.FixedLenFeature` or `tf.io.FixedLenSequenceFeature`; for
-      `tf.io.parse_single_example`. Only fields that training needs are named: each costs time.
+    Only fields that training needs are named, as each costs time; masks only with a mask_format.
     """
     import tensorflow as tf  # here, because conversion workers import this module without it
 

@@ -12,19 +12,22 @@ def data(tmp_path):
     """Writes image files and annotations; returns (annotations, image folder).
 
     `files`: name -> content, None for a file that is missing; `objects`: annotations without ids,
-    of images by their place; `size`: (height, width) of all.
+    of images by their place; `names`: of the images in the JSON, if not those of the files;
+    `size`: (height, width) of all.
     """
 
-    def write(files, objects=(), *, size=(30, 40)):
+    def write(files, objects=(), *, names=None, size=(30, 40)):
         folder = tmp_path / "images"
         folder.mkdir(exist_ok=True)
-        images = []
-        for index, (name, content) in enumerate(files.items()):
+        for name, content in files.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
             if content is not None:
                 (folder / name).write_bytes(content)
-            images.append({"id": index, "file_name": name, "height": size[0], "width": size[1]})
         dataset = {
-            "images": images,
+            "images": [
+                {"id": index, "file_name": name, "height": size[0], "width": size[1]}
+                for index, name in enumerate(names or files)
+            ],
             "categories": [{"id": 3, "name": "cat"}, {"id": 8, "name": "dog"}],
             "annotations": [{"id": i, **entry} for i, entry in enumerate(objects, 1)],
         }

@@ -2,7 +2,6 @@
 
 import errno
 import io
-import json
 import os
 
 import numpy as np
@@ -64,40 +63,20 @@ def half_jpeg(**options):
 
 
 @pytest.fixture
-def convert_set(tmp_path):
+def convert_set(data, tmp_path):
     """Writes files and a JSON of one box an image, and converts them."""
 
-    def run(files, *, names=None, size=(30, 40), split="train", **options):
-        folder = tmp_path / "images"
-        for name, content in files.items():
-            path = folder / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
-        images = [
-            {"id": i, "file_name": name, "height": size and size[0], "width": size and size[1]}
-            for i, name in enumerate(names or files, 1)
-        ]
-        objects = [
-            {
-                **{"id": image["id"], "image_id": image["id"], "category_id": 1},
-                **{"bbox": BOX, "area": 240.0, "iscrowd": 0, "segmentation": SQUARE},
-            }
-            for image in images
-        ]
-        content = {
-            "images": images,
-            "annotations": objects,
-            "categories": [{"id": 1, "name": "cell"}],
-        }
-        path = tmp_path / f"{split}.json"
-        path.write_text(json.dumps(content))
-        return convert(read_annotations(path), folder, tmp_path / "out" / split, **options)
+    def run(files, *, names=None, size=(30, 40), **options):
+        box = {"category_id": 3, "bbox": BOX, "area": 240.0, "segmentation": SQUARE}
+        objects = [{"image_id": index, **box} for index in range(len(names or files))]
+        annotations, folder = data(files, objects, names=names, size=size)
+        return convert(annotations, folder, tmp_path / "out" / "train", **options)
 
     return run
 
 
-def records(tmp_path, split="train"):
-    return read_back(f"{tmp_path}/out/{split}-*")
+def records(tmp_path):
+    return read_back(f"{tmp_path}/out/train-*")
 
 
 def box_px(record):
@@ -141,9 +120,9 @@ def test_objects_of_a_smaller_json_are_scaled_and_counted(convert_set, tmp_path)
     assert "(a.jpg: 40x30 to 80x60)" in describe_conversion(conversion)
     # What is scored is scaled by the card.
     card = load_card(conversion.card_file)
-    assert card.resized_images == {"1": (60, 80)}
-    scored = rescale_annotations(read_annotations(tmp_path / "train.json"), card.resized_images)
-    (image,), (entry,) = scored.images, scored.objects["1"]
+    assert card.resized_images == {"0": (60, 80)}
+    scored = rescale_annotations(read_annotations(tmp_path / "instances.json"), card.resized_images)
+    (image,), (entry,) = scored.images, scored.objects["0"]
     assert (image.height, image.width) == (60, 80)
     assert entry["bbox"] == [8, 12, 40, 24]
 
@@ -166,7 +145,7 @@ def test_sizes_of_another_shape_are_refused_by_name(convert_set):
         "image: size of another shape than the JSON's": 1,
     }
     report = describe_conversion(conversion)
-    assert "bad.jpg (image id 2)" in report
+    assert "bad.jpg (image id 1)" in report
     assert "60x30 in the file, 40x30 in the JSON" in report
 
 
@@ -305,7 +284,7 @@ def test_bombs_are_refused_before_they_are_decoded(convert_set):
     Image.new("1", (20000, 12000)).save(buffer, "PNG")
     files = {"good.jpg": encode(smooth()), "huge.png": buffer.getvalue()}
     report = describe_conversion(convert_set(files))
-    assert "huge.png (image id 2): too many pixels: 20000x12000, more than --max_image" in report
+    assert "huge.png (image id 1): too many pixels: 20000x12000, more than --max_image" in report
     conversion = convert_set({"good.jpg": encode(smooth()), "b.jpg": encode(smooth(60, 80))},
                              pictures=PictureRules(max_pixels=1300))  # fmt: skip
     assert conversion.card.num_images == 1
@@ -367,7 +346,7 @@ def test_names_of_exporters_are_found_and_counted(convert_set, tmp_path, name, o
     assert f"image: found under another name ({kinds})" in conversion.card.corrected
     assert records(tmp_path)[0][schema.FILE_NAME] == [name.encode()]
     found = tmp_path / "images" / on_disk
-    assert find_image_dir(tmp_path / "train.json", tmp_path) in found.parents
+    assert find_image_dir(tmp_path / "instances.json", tmp_path) in found.parents
 
 
 @pytest.mark.parametrize(
@@ -448,5 +427,5 @@ def test_links_are_followed_out_only_when_asked(convert_set, tmp_path):
     assert followed.card.num_images == 5
     # The folder itself may be a link.
     (tmp_path / "alias").symlink_to(images)
-    annotations = read_annotations(tmp_path / "train.json")
+    annotations = read_annotations(tmp_path / "instances.json")
     assert convert(annotations, tmp_path / "alias", tmp_path / "x" / "y").card.num_images == 3

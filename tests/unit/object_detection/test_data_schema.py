@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from samples import record
 
 from object_detection.records import schema
 from object_detection.records.example_proto import decode_example, encode_example
@@ -19,21 +20,15 @@ from object_detection.records.tfrecord_file import (
 JPEG = tf.io.encode_jpeg(np.zeros((20, 40, 3), np.uint8)).numpy()
 
 
-def make_record(**changes):
-    arguments = {
-        "encoded": JPEG,
+def make_record(boxes=((2.0, 4.0, 10.0, 24.0), (0.0, 0.0, 20.0, 40.0)), **changes):
+    given = {
         "image_format": "jpeg",
-        "height": 20,
-        "width": 40,
-        "source_id": "139",
-        "file_name": "000000000139.jpg",
-        "boxes": np.array([[2.0, 4.0, 10.0, 24.0], [0.0, 0.0, 20.0, 40.0]]),
         "category_ids": [90, 1],
         "category_names": ["toothbrush", "person"],
         "is_crowd": [False, True],
         "areas": [100.5, 800.0],
     }
-    return schema.encode_record(**{**arguments, **changes})
+    return record("139", (20, 40), boxes, image=JPEG, **{**given, **changes})
 
 
 def test_encoding_equals_tensorflows_byte_for_byte():
@@ -101,8 +96,7 @@ def test_wrong_number_of_labels_names_image_and_field():
 
 @pytest.mark.parametrize("in_map", [False, True], ids=["eager", "map"])
 def test_parse_record(in_map):
-    records = [make_record(), make_record(boxes=np.zeros((0, 4)), category_ids=[],
-                                          category_names=[], is_crowd=[], areas=[])]  # fmt: skip
+    records = [make_record(), record("0", (20, 40))]
     if in_map:
         parsed = list(tf.data.Dataset.from_tensor_slices(records).map(schema.parse_record))
     else:
