@@ -30,7 +30,7 @@ ANCHOR_CONVENTIONS = ("", "continuous", "detectron", "detectron2", "torchvision"
 ROI_ALIGN_CONVENTIONS = ("", "aligned", "legacy", "crop", "corners")
 BACKBONES = ("resnet50", "resnet101", "resnext101_32x8d")
 
-_BODY_STRIDES = {"fpn": (4, 8, 16, 32, 64), "c4": (16,), "c5": (32,)}
+BODY_STRIDES = {"fpn": (4, 8, 16, 32, 64), "c4": (16,), "c5": (32,)}
 _OPEN = ("", (), None)
 _SQUARE_SHARE = 0.75  # the square canvas has about this share of the landscape canvas' pixels
 
@@ -179,7 +179,7 @@ class ModelConfig(Section):
     @property
     def anchor_strides(self) -> tuple[int, ...]:
         """Pixels per cell of the maps that carry anchors, finest first."""
-        return (16,) if self.is_dilated else _BODY_STRIDES[self.body]
+        return (16,) if self.is_dilated else BODY_STRIDES[self.body]
 
     @property
     def map_levels(self) -> tuple[int, ...]:

@@ -18,6 +18,7 @@ from typing import Any
 
 from engine.config.fields import ConfigError, nearest
 from engine.config.recipe_yaml import read_yaml
+from maskrcnn.config import BODY_STRIDES
 from maskrcnn.nvidia import expected_results
 from maskrcnn.nvidia.pytorch_yaml_keys import KEYS, YamlValues
 
@@ -208,9 +209,8 @@ def _network(values: YamlValues) -> tuple[str, dict[str, Any]]:
 
 def _check_fixed(values: YamlValues, body: str, *, family: str) -> None:
     """Raises ConfigError for values that contradict the body or that are the same for all here."""
-    strides = {"fpn": (4, 8, 16, 32, 64), "c4": (16,), "c5": (32,)}[body]
-    if body == "c5" and values["MODEL.RESNETS.RES5_DILATION"] > 1:
-        strides = (16,)
+    is_dilated = body == "c5" and values["MODEL.RESNETS.RES5_DILATION"] > 1
+    strides = (16,) if is_dilated else BODY_STRIDES[body]
     expected: dict[str, Any] = {
         "MODEL.RPN.ANCHOR_STRIDE": strides,
         "MODEL.RPN.USE_FPN": body == "fpn",
