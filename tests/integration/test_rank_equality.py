@@ -2,10 +2,7 @@
 
 import numpy as np
 import pytest
-from commands import mpirun, python
-
-from object_detection.coco.annotations import read_annotations
-from object_detection.convert.convert import convert
+from commands import mpirun
 
 PROGRAM = "tests/integration/rank_programs/one_step.py"
 # Largest relative difference of the gradient. Synchronised layers add in another order than one
@@ -14,18 +11,25 @@ PROGRAM = "tests/integration/rank_programs/one_step.py"
 CASES = {"synchronised": 5e-3, "by rank": 5e-5}
 
 
-def take_steps(family, pattern, folder, cases):
+def take_steps(commands, family, pattern, folder, cases):
     """Runs the program; returns number of ranks -> name -> array."""
-    python(PROGRAM, family, pattern, folder / "1.npz", *cases).require_success()
+    commands.run(PROGRAM, family, pattern, folder / "1.npz", *cases).require_success()
     mpirun(2, PROGRAM, family, pattern, folder / "2.npz", *cases).require_success()
     return {ranks: np.load(folder / f"{ranks}.npz") for ranks in (1, 2)}
 
 
 @pytest.fixture(scope="module")
-def steps(tiny_set, tmp_path_factory):
+def steps(commands, tiny_set, tmp_path_factory):
     """Steps of EfficientDet."""
     pattern = f"{tiny_set.records}/train-*.tfrecord"
-    return take_steps("efficientdet", pattern, tmp_path_factory.mktemp("steps"), CASES)
+    return take_steps(commands, "efficientdet", pattern, tmp_path_factory.mktemp("steps"), CASES)
+
+
+@pytest.fixture(scope="module")
+def mask_steps(commands, tiny_set, tmp_path_factory):
+    """Steps of Mask R-CNN on one batch of all images."""
+    pattern, folder = f"{tiny_set.records}/train-*.tfrecord", tmp_path_factory.mktemp("masks")
+    return take_steps(commands, "maskrcnn", pattern, folder, ["one batch"])
 
 
 def relative_difference(ours, theirs):
@@ -70,16 +74,14 @@ def test_gradient_that_travels_in_half_precision_is_close(steps):
 
 @pytest.mark.slow
 @pytest.mark.multi
-@pytest.mark.parametrize(
-    "cases",
-    [["one batch"], pytest.param(["one batch", "parts"], marks=pytest.mark.nightly)],
-    ids=lambda cases: cases[-1],
-)
-def test_mask_rcnn_takes_the_same_step_however_the_batch_is_shared_out(tiny_set, tmp_path, cases):
-    annotations = read_annotations(tiny_set.annotations)
-    convert(annotations, tiny_set.images, tmp_path / "train", num_shards=2, mask_format="bitpacked")
-    steps = take_steps("maskrcnn", f"{tmp_path}/train-*.tfrecord", tmp_path, cases)
-    whole, case = steps[1], cases[-1]
+@pytest.mark.parametrize("case", ["one batch", pytest.param("parts", marks=pytest.mark.nightly)])
+def test_mask_rcnn_takes_the_same_step_however_the_batch_is_shared_out(
+    commands, tiny_set, mask_steps, tmp_path, case
+):
+    whole, steps = mask_steps[1], mask_steps
+    if case == "parts":
+        pattern = f"{tiny_set.records}/train-*.tfrecord"
+        steps = take_steps(commands, "maskrcnn", pattern, tmp_path, [case])
     for what in ("gradient", "update"):
         expected = whole[f"one batch/{what}"]
         assert np.linalg.norm(expected) > 1e-3

@@ -9,7 +9,7 @@ everything there is: what is drawn depends on the batch.
 """
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +22,7 @@ import tensorflow as tf
 import families
 from efficientdet.weights import weights
 from engine.config.fields import override
+from engine.config.settings import OptimConfig
 from engine.files.weight_files import weights_path
 from engine.optim.plan import make_plan
 from engine.optim.sync_batch_norm import SyncBatchNormalization
@@ -87,7 +88,23 @@ SETTINGS = {
 }
 
 
-def make_step(family: str, case: Case, pattern: str) -> tuple[Task, TrainStep]:
+class RecordingStep(TrainStep):
+    """A step that keeps what it reduces: gradient and numbers, of this rank and of all."""
+
+    def __init__(self, task: Task, state: TrainState, config: OptimConfig):
+        super().__init__(task, state, config, use_xla=False, half_gradients=False)
+        gradient = tf.zeros_like(state.weights)
+        numbers = tf.zeros([len(task.loss_names) + 2])
+        self.kept = [tf.Variable(value) for value in 2 * (gradient, numbers)]
+
+    def reduce(self, parts: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+        reduced = super().reduce(parts)
+        for variable, value in zip(self.kept, [*parts, *reduced]):
+            variable.assign(value)
+        return reduced
+
+
+def make_step(family: str, case: Case, pattern: str) -> tuple[Task, RecordingStep]:
     """Builds task, state and step; with the same weights in every program."""
     ranks = distributed.size()
     settings = {
@@ -115,7 +132,7 @@ def make_step(family: str, case: Case, pattern: str) -> tuple[Task, TrainStep]:
     assert plan.global_batch_size == IMAGES
     state = TrainState(task, config.optim, plan, dynamic_loss_scale=False)
     state.broadcast()
-    return task, TrainStep(task, state, config.optim, use_xla=False, half_gradients=False)
+    return task, RecordingStep(task, state, config.optim)
 
 
 def batches_of_this_rank(case: Case, task: Task) -> Iterator[Mapping[str, tf.Tensor]]:
@@ -141,13 +158,10 @@ def run_case(family: str, case: Case, pattern: str) -> dict[str, np.ndarray]:
     """Makes the step; returns what is compared, on every rank."""
     task, step = make_step(family, case, pattern)
     batches = list(batches_of_this_rank(case, task))
-    seed = tf.constant([0, 0])
-    parts = [step.compiled_forward_backward(batch, seed) for batch in batches]
-    sums = [tf.add_n(values) for values in zip(*parts)]
-    gradient, numbers = distributed.reduce_sum(sums)
-    half, _ = distributed.reduce_sum(sums, half=[True, False])
     before = step.state.weights.numpy()
     logged = step(batches)
+    *sums, gradient, numbers = step.kept
+    half, _ = distributed.reduce_sum(sums, half=[True, False])
     step.state.equalise()
     after = step.state.weights.numpy()
     everyone = distributed.all_gather_object(after.tobytes())
