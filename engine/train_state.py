@@ -65,20 +65,12 @@ class TrainState:
 
     def learning_rate(self) -> tf.Tensor:
         """Returns the rate of the present step, float32 scalar."""
-        config, plan = self._config, self._plan
         return schedules.learning_rate_at(
             self.step,
-            self.total_steps,
-            method=config.lr_decay_method,
-            base=plan.learning_rate,
-            warmup_init=config.lr_warmup_init,
+            self._config,
+            self._plan,
+            total_steps=self.total_steps,
             warmup_steps=self.warmup_steps,
-            warmup_method=config.lr_warmup_method,
-            drop_shares=[
-                e * plan.steps_per_epoch / plan.total_steps for e in config.lr_step_epochs
-            ],
-            drop_factor=config.lr_step_factor,
-            power=config.lr_poly_power,
         )
 
     def move_averages(self) -> None:

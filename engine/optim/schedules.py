@@ -5,65 +5,46 @@ eq. 5) without restarts, measured from the end of the warm-up, so that it is con
 """
 
 import math
-from collections.abc import Sequence
 
 import tensorflow as tf
 
-METHODS = ("cosine", "stepwise", "polynomial")
-WARMUP_METHODS = ("linear", "constant")
+from engine.config.settings import OptimConfig
+from engine.optim.plan import StepPlan
 
 
 def learning_rate_at(
     step: tf.Tensor,
-    total_steps: tf.Tensor,
+    config: OptimConfig,
+    plan: StepPlan,
     *,
-    method: str,
-    base: float,
-    warmup_init: float,
+    total_steps: tf.Tensor,
     warmup_steps: tf.Tensor,
-    warmup_method: str = "linear",
-    drop_shares: Sequence[float] = (),
-    drop_factor: float = 0.1,
-    power: float = 0.9,
 ) -> tf.Tensor:
-    """Returns the learning rate of a step.
+    """Returns the learning rate of a step, float32 scalar.
 
     Args:
       step: integer scalar.
-      total_steps: steps that the schedule spans; the rate keeps its end value afterwards.
-      method: one of `METHODS`.
-      base: rate at the end of the warm-up.
-      warmup_init: rate at step 0.
+      config: says how the rate climbs and decays.
+      plan: the rate at the end of the warm-up, and where epochs end.
+      total_steps: steps that the schedule spans, of a timed run other than the plan's; the rate
+        keeps its end value afterwards.
       warmup_steps: length of the warm-up.
-      warmup_method: one of `WARMUP_METHODS`; constant: warmup_init up to the end of the warm-up.
-      drop_shares: 'stepwise': shares of total_steps (0..1) where the rate is multiplied by
-        drop_factor.
-      drop_factor: 'stepwise': the factor.
-      power: 'polynomial': exponent of the share that is left.
-
-    Returns:
-      float32 scalar.
-
-    Raises:
-      ValueError: unknown method, of warm-up or decay.
     """
+    base = plan.learning_rate
     step = tf.cast(step, tf.float32)
     total = tf.cast(total_steps, tf.float32)
     warm = tf.cast(warmup_steps, tf.float32)
-    if warmup_method not in WARMUP_METHODS:
-        raise ValueError(f"lr_warmup_method: expected {WARMUP_METHODS}, got {warmup_method!r}")
-    climb = step / tf.maximum(warm, 1.0) if warmup_method == "linear" else 0.0
-    warmup = warmup_init + climb * (base - warmup_init)
+    climb = step / tf.maximum(warm, 1.0) if config.lr_warmup_method == "linear" else 0.0
+    warmup = config.lr_warmup_init + climb * (base - config.lr_warmup_init)
     progress = tf.clip_by_value((step - warm) / tf.maximum(total - warm, 1.0), 0.0, 1.0)
-    if method == "cosine":
+    if config.lr_decay_method == "cosine":
         decayed = 0.5 * base * (1.0 + tf.cos(math.pi * progress))
-    elif method == "polynomial":
-        decayed = base * (1.0 - progress) ** power
-    elif method == "stepwise":
-        decayed = tf.constant(base, tf.float32)
-        for share in drop_shares:
-            # Half a step of slack: a share of the total is seldom exact in float32.
-            decayed *= tf.where(step >= share * total - 0.5, drop_factor, 1.0)
+    elif config.lr_decay_method == "polynomial":
+        decayed = base * (1.0 - progress) ** config.lr_poly_power
     else:
-        raise ValueError(f"lr_decay_method: expected one of {METHODS}, got {method!r}")
+        decayed = tf.constant(base, tf.float32)
+        for epoch in config.lr_step_epochs:
+            share = epoch * plan.steps_per_epoch / plan.total_steps
+            # Half a step of slack: a share of the total is seldom exact in float32.
+            decayed *= tf.where(step >= share * total - 0.5, config.lr_step_factor, 1.0)
     return tf.where(step < warm, warmup, decayed)

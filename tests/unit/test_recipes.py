@@ -168,14 +168,8 @@ def test_schedule_is_the_documented_one(name):
     assert plan.learning_rate == pytest.approx(D0[name][4], rel=1e-12)
 
     def rate(step):
-        return schedules.learning_rate_at(
-            tf.constant(step),
-            tf.constant(total),
-            method=optim.lr_decay_method,
-            base=plan.learning_rate,
-            warmup_init=optim.lr_warmup_init,
-            warmup_steps=tf.constant(warm_up),
-        ).numpy()
+        lengths = {"total_steps": tf.constant(total), "warmup_steps": tf.constant(warm_up)}
+        return schedules.learning_rate_at(tf.constant(step), optim, plan, **lengths).numpy()
 
     assert [rate(0), rate(warm_up)] == pytest.approx([1e-4, D0[name][4]])
     last = [rate(epochs * per_epoch - 1) for epochs in (200, 300)]

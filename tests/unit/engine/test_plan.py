@@ -124,6 +124,7 @@ def test_which_runs_need_a_validation_set():
         ),
         ({"optimizer": "adam"}, "optimizer='adam': expected one of .*did you mean 'adamw'"),
         ({"lr_decay_method": "cos"}, "did you mean 'cosine'"),
+        ({"lr_warmup_method": "none"}, "lr_warmup_method='none': expected one of"),
         ({"batch_size": 0}, "batch_size=0: expected at least 1"),
         ({"checkpoint_period": 0}, "checkpoint_period=0"),
         ({"log_steps": 0}, "log_steps=0"),
