@@ -132,11 +132,15 @@ def test_who_comes_second_waits_for_the_first(server, tmp_path, capsys, name):
         assert paths.pop().read_bytes() == server.content
 
 
-def test_weights_in_a_folder_that_cannot_be_written(tmp_path):
+@pytest.mark.parametrize("has_sum", [True, False])
+def test_weights_in_a_folder_that_cannot_be_written(tmp_path, has_sum):
     entry = dataclasses.replace(zoo.entries()["effdet/tf_efficientdet_d0"], sha256="")
     (tmp_path / entry.file).write_bytes(b"weights")
-    (tmp_path / f"{entry.file}.sha256").write_text(hashlib.sha256(b"weights").hexdigest())
     (tmp_path / f".{entry.file}.lock").mkdir()  # cannot be opened, by root either
+    if has_sum:
+        (tmp_path / f"{entry.file}.sha256").write_text(hashlib.sha256(b"weights").hexdigest())
+    else:
+        (tmp_path / f"{entry.file}.sha256").mkdir()
     assert zoo.fetch(entry, tmp_path) == tmp_path / entry.file
 
 
