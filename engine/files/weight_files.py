@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,6 @@ class WeightFile:
     path: str
     kind: str  # one of the constants of this module
     arrays: dict[str, np.ndarray]
-    metadata: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def read_weight_file(path: str | Path) -> WeightFile:
@@ -243,12 +243,7 @@ def _object_based_arrays(reader: Any) -> dict[str, np.ndarray]:
 
 
 def _read_torch(path: Path) -> WeightFile:
-    content = read_torch_file(path)
-    metadata: dict[str, Any] = {}
-    for key in _STATE_DICT_KEYS:
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            metadata["state_dict_key"] = key
-            content = content[key]
+    content = _innermost(read_torch_file(path), _STATE_DICT_KEYS)
     if not isinstance(content, dict):
         raise BadFileError(
             f"{path}: expected a PyTorch state dict, got a {type(content).__name__}."
@@ -258,14 +253,19 @@ def _read_torch(path: Path) -> WeightFile:
         for name, value in content.items()
         if isinstance(value, np.ndarray)
     }
-    return WeightFile(str(path), TORCH, arrays, metadata)
+    return WeightFile(str(path), TORCH, arrays)
+
+
+def _innermost(content: Any, keys: Sequence[str]) -> Any:
+    """Goes down into dictionaries as far as the keys, tried in their order, lead."""
+    for key in keys:
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    return content
 
 
 def _read_numpy_pickle(path: Path) -> WeightFile:
-    content = read_numpy_pickle(path)
-    for key in _BLOB_KEYS:
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
+    content = _innermost(read_numpy_pickle(path), _BLOB_KEYS)
     if not isinstance(content, dict):
         raise BadFileError(f"{path}: expected a dict of arrays, got a {type(content).__name__}.")
     arrays = {
