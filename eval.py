@@ -70,7 +70,8 @@ def main(argv: list[str]) -> int:
     """Evaluates; returns the exit code."""
     from engine.files import checkpoint
     from engine.ranks import distributed
-    from engine.run_evaluation import run_evaluation
+    from engine.run_evaluation import evaluate_checkpoint
+    from engine.start.process import join_ranks
 
     notes = data_flags.use_for_evaluation()
     request = families.evaluation_request(
@@ -108,16 +109,17 @@ def main(argv: list[str]) -> int:
             more["train.pretrained_ckpt"] = places[-1]
         return override(config, more, source="flag")
 
-    return run_evaluation(
+    join_ranks(set_num_threads=FLAGS.set_num_threads)
+    evaluate_checkpoint(
         configure,
         lambda config: families.load(config.model.name),
         find_checkpoint=find_checkpoint,
         output_dir=FLAGS.output_dir,
-        set_num_threads=FLAGS.set_num_threads,
         sets=request.test_sets or None,
         notes=(*notes, *request.notes),
         conclude=request.conclude,
     )
+    return 0
 
 
 if __name__ == "__main__":

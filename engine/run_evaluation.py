@@ -1,4 +1,4 @@
-"""Evaluates a checkpoint on one or several sets: what eval.py calls, for every family."""
+"""Evaluates a checkpoint on one or several sets, for every family, on ranks that have joined."""
 
 from __future__ import annotations
 
@@ -14,35 +14,12 @@ from engine.family import Family, says_nothing
 from engine.files import checksums
 from engine.files.description import read_metadata
 from engine.log.run_log import RunLog
-from engine.loop import EXIT_DONE
 from engine.ranks import distributed, watch
 from engine.ranks.progress import COMPILE, HERE
 from engine.start import out_of_memory, start_checks
-from engine.start.process import chooses_xla, join_ranks, set_precision, watch_limits
+from engine.start.process import chooses_xla, set_precision, watch_limits
 
 _SPACE_FOR_RESULTS_GB = 0.05
-
-
-def run_evaluation(
-    configure: Callable[[Mapping[str, Any]], Any],
-    family: Family | Callable[[Any], Family],
-    *,
-    find_checkpoint: Callable[[], str],
-    output_dir: str,
-    set_num_threads: bool,
-    **options: Any,
-) -> int:
-    """Joins the ranks and evaluates a checkpoint; returns the exit code.
-
-    Args:
-      configure, family, find_checkpoint, output_dir, options: see `evaluate_checkpoint`.
-      set_num_threads: share the host's cores among its ranks.
-    """
-    join_ranks(set_num_threads=set_num_threads)
-    evaluate_checkpoint(
-        configure, family, find_checkpoint=find_checkpoint, output_dir=output_dir, **options
-    )
-    return EXIT_DONE
 
 
 def evaluate_checkpoint(
@@ -51,11 +28,11 @@ def evaluate_checkpoint(
     *,
     find_checkpoint: Callable[[], str],
     output_dir: str,
-    sets: Mapping[str, Mapping[str, Any]] | None = None,
+    sets: Mapping[str, Mapping[str, Any]] | None,
     notes: Sequence[str] = (),
     conclude: Callable[[Mapping[str, float]], Sequence[str]] = says_nothing,
 ) -> None:
-    """Evaluates a checkpoint on one or several sets, one after the other; the ranks are joined.
+    """Evaluates a checkpoint on one or several sets, one after the other.
 
     Args:
       configure: the checkpoint's description -> configuration of this evaluation.
