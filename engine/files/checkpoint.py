@@ -215,7 +215,7 @@ def pointed(folder: Path) -> str | None:
         return (state and state.model_checkpoint_path) or None
 
 
-def find_any(paths: Sequence[str], *, which: str = "best") -> str:
+def find_any(paths: Sequence[str], *, which: str) -> str:
     """Returns what the first of some paths means, see `find`.
 
     Raises:

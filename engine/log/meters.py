@@ -17,13 +17,14 @@ class Throughput:
       window: steps that the recent figures cover.
     """
 
-    def __init__(self, images_per_step: int, *, warmup_steps: int = 1, window: int = 50):
-        self._images = images_per_step
-        self._warmup = warmup_steps
+    def __init__(self, images_per_step: int, *, warmup_steps: int, window: int = 50):
+        self._images, self._warmup = images_per_step, warmup_steps
         self._recent: deque[tuple[float, float]] = deque(maxlen=window)
-        self._count = self._measured = 0
-        self._seconds = 0.0
-        self._wait = 0.0
+        self._seconds = self._wait = 0.0
+        self.count = 0
+        """Steps recorded, warm-up included."""
+        self.measured_steps = 0
+        """Steps after the warm-up that were not compiled."""
 
     def add(self, step_seconds: float, wait_seconds: float, *, is_measured: bool = True) -> None:
         """Records one step.
@@ -33,22 +34,12 @@ class Throughput:
           wait_seconds: the part of it spent waiting for the batch.
           is_measured: False for one that was compiled.
         """
-        self._count += 1
-        if is_measured and self._count > self._warmup:
-            self._measured += 1
+        self.count += 1
+        if is_measured and self.count > self._warmup:
+            self.measured_steps += 1
             self._recent.append((step_seconds, wait_seconds))
             self._seconds += step_seconds
             self._wait += wait_seconds
-
-    @property
-    def count(self) -> int:
-        """Steps recorded, warm-up included."""
-        return self._count
-
-    @property
-    def measured_steps(self) -> int:
-        """Steps counted after the warm-up."""
-        return self._measured
 
     def recent_step_seconds(self) -> float:
         """Mean time of the recent steps; 0 before the first measured one."""

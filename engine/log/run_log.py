@@ -56,26 +56,13 @@ class _DllFile:
         self._file.flush()
 
 
-class _DllPackage:
-    """The same through the installed package."""
-
-    def __init__(self, path: Path):
-        backend = dllogger.JSONStreamBackend(dllogger.Verbosity.VERBOSE, str(path), append=True)
-        dllogger.init(backends=[backend])
-
-    def metadata(self, metric: str, metadata: Mapping[str, Any]) -> None:
-        dllogger.metadata(metric, dict(metadata))
-
-    def log(self, *, step: Any, data: Mapping[str, Any]) -> None:
-        dllogger.log(step=step, data=dict(data))
-
-    def flush(self) -> None:
-        dllogger.flush()
-
-
 def open_dllogger(path: str | Path) -> Any:
     """Opens a DLLogger file: `metadata(name, dict)`, `log(step=, data=)`, `flush()`."""
-    return (_DllPackage if dllogger else _DllFile)(Path(path))
+    if dllogger is None:
+        return _DllFile(Path(path))
+    backend = dllogger.JSONStreamBackend(dllogger.Verbosity.VERBOSE, str(path), append=True)
+    dllogger.init(backends=[backend])
+    return dllogger
 
 
 # Units of the records that the references document.

@@ -200,11 +200,12 @@ class TestFind:
         prefix = save(tmp_path / "run" / "ckpt-1")
         weights = tmp_path / "model.pkl"
         weights.touch()
-        assert checkpoint.find_any([str(tmp_path / "run"), str(weights)]) == prefix
+        run, none = str(tmp_path / "run"), str(tmp_path / "none")
+        assert checkpoint.find_any([run, str(weights)], which="best") == prefix
         assert checkpoint.find(weights) == str(weights)
-        assert checkpoint.find_any([str(tmp_path / "none"), str(weights)]) == str(weights)
+        assert checkpoint.find_any([none, str(weights)], which="best") == str(weights)
         with pytest.raises(FileNotFoundError, match="none.*nowhere"):
-            checkpoint.find_any([str(tmp_path / "none"), str(tmp_path / "nowhere")])
+            checkpoint.find_any([none, str(tmp_path / "nowhere")], which="best")
 
     def test_nothing_there(self, tmp_path):
         with pytest.raises(FileNotFoundError, match="no complete checkpoint in .*emackpt-N"):

@@ -7,7 +7,7 @@ from engine.log.meters import Stopwatch, Throughput, format_duration, renamed
 
 
 def test_throughput_leaves_out_the_first_step():
-    meter = Throughput(images_per_step=8)
+    meter = Throughput(images_per_step=8, warmup_steps=1)
     meter.add(100.0, 50.0)  # compilation
     assert (meter.count, meter.measured_steps) == (1, 0)
     assert meter.images_per_second() == meter.average_images_per_second() == 0.0
@@ -21,7 +21,7 @@ def test_throughput_leaves_out_the_first_step():
 
 
 def test_a_compiled_step_is_not_measured():
-    meter = Throughput(images_per_step=8)
+    meter = Throughput(images_per_step=8, warmup_steps=1)
     for seconds, is_measured in ((9.0, True), (1.0, True), (70.0, False), (3.0, True)):
         meter.add(seconds, 0.0, is_measured=is_measured)
     assert (meter.count, meter.measured_steps, meter.average_step_seconds()) == (4, 2, 2.0)
