@@ -21,6 +21,7 @@ from object_detection.augment.scenes import DeviceAugmentation, make_scenes
 from object_detection.draw.batches import draw_batch
 from object_detection.draw.visualize import contact_sheet
 from object_detection.input import geometry as geometry_lib
+from object_detection.input.canvases import frames_in_use
 from object_detection.input.example import HOST_ONLY
 from object_detection.input.geometry import ANTIALIASED, Frames
 from object_detection.input.preprocess import to_network_input
@@ -188,6 +189,23 @@ class DetectionTask(Task):
     def device_batch(self, batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Drops the strings."""
         return {k: v for k, v in batch.items() if k not in HOST_ONLY}
+
+    def in_other_shapes(self, batch: Mapping[str, tf.Tensor]) -> list[dict[str, tf.Tensor]]:
+        """Returns a training batch with black images on every other canvas that images may need."""
+        card = self.train_card
+        if self.config.train.use_fake_data:
+            return []
+        frames = frames_in_use(
+            self.frames(card),
+            smallest=(card.min_height, card.min_width),
+            largest=(card.max_height, card.max_width),
+        )
+        num_images, height, width, channels = batch["image"].shape
+        return [
+            {**batch, "image": tf.zeros([num_images, *frame.canvas_size, channels], tf.uint8)}
+            for frame in frames
+            if tuple(frame.canvas_size) != (height, width)
+        ]
 
     def draw_batch(self, batch: Mapping[str, tf.Tensor]) -> np.ndarray:
         """Draws a training batch as the network sees it, with its boxes or masks."""

@@ -28,6 +28,10 @@ def iterate(dataset: Iterable[Mapping[str, tf.Tensor]]) -> Iterator[Mapping[str,
         yield batch
 
 
-def largest_shape(batch: Mapping[str, tf.Tensor]) -> tuple[int, ...]:
-    """Returns the shape of a batch's largest tensor, its images, by which steps are compiled."""
-    return tuple(max((value.shape for value in batch.values()), key=lambda s: s.num_elements()))
+def image_shape(batch: Mapping[str, tf.Tensor]) -> tuple[int, ...]:
+    """Returns the shape of a batch's images, its tensor of most axes, by which steps are compiled.
+
+    Where several have as many axes, the largest is taken.
+    """
+    shapes = [value.shape for value in batch.values()]
+    return tuple(max(shapes, key=lambda shape: (shape.rank, shape.num_elements())))

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from engine.batches import iterate, largest_shape
+from engine.batches import image_shape, iterate
 from engine.config.settings import EvalConfig, TrainConfig
 from engine.evaluation import Evaluator, Validator, percent
 from engine.files.best import BestEvaluation
@@ -30,6 +30,7 @@ from engine.ranks import distributed
 from engine.ranks.progress import COMPILE, HERE
 from engine.ranks.stop_signals import StopSignals
 from engine.run_files import RunFiles
+from engine.start import compile_ahead
 from engine.step import TrainStep
 from engine.task import Shard, Task
 from engine.train_state import TrainState
@@ -57,6 +58,7 @@ class Trainer:
       train, evaluation: settings.
       accumulation: batches per step.
       use_xla: compile prediction and validation too.
+      compiles_ahead: compile the step for all shapes of batches before the first one.
       log: where everything is said.
       plan_line: the plan in words.
       description: stored with every checkpoint (configuration, data, environment).
@@ -79,6 +81,7 @@ class Trainer:
         evaluation: EvalConfig,
         accumulation: int,
         use_xla: bool,
+        compiles_ahead: bool = False,
         log: RunLog,
         plan_line: str,
         description: Mapping[str, Any],
@@ -109,7 +112,9 @@ class Trainer:
             dllogger_names=self._dllogger_names,
         )
         self._profiler = StepProfiler(train.model_dir, steps=train.profile_steps, log=log)
-        self._shapes: set[tuple] = set()  # of batches whose step has been compiled
+        self._compiles_ahead = compiles_ahead
+        self._shapes: set[tuple] = set()  # of batches whose step has been traced
+        self._compiled: set[tuple] = set()  # shapes compiled ahead
         self._pending: tuple[int, int, tf.Tensor, list[tf.Tensor]] | None = None
         self._metrics: dict[str, float] = dict(resumed.get("metrics", {}))
         self._best = BestEvaluation(evaluation, resumed.get("best", {}))
@@ -166,13 +171,15 @@ class Trainer:
             HERE.at(f"reading the batches of step {step + 1}")
             batches = [next(share) for share in data for _ in range(self._accumulation)]
             waited = time.monotonic() - began
-            shapes = tuple(map(largest_shape, batches))
+            if is_first and self._compiles_ahead:
+                self._compile_ahead(batches[0])
+            shapes = tuple(map(image_shape, batches))
             is_new = shapes not in self._shapes
             if is_new:
                 shown = ", ".join(dict.fromkeys(map(str, shapes)))
+                work = "tracing" if self._compiled.issuperset(shapes) else "tracing and compiling"
                 self._log.info(
-                    f"tracing and compiling the train step for batches of {shown}: its first step "
-                    "takes longest"
+                    f"{work} the train step for batches of {shown}: its first step takes longest"
                 )
                 self._shapes.add(shapes)
             HERE.at(f"step {step + 1}", *([COMPILE] if is_new else []))
@@ -192,6 +199,23 @@ class Trainer:
         self._read_pending()
         self._steps.end_epoch(epoch)
         return step, False
+
+    def _compile_ahead(self, batch: Mapping[str, tf.Tensor]) -> None:
+        """Compiles the step for all shapes of batches, where there are several.
+
+        Else every rank would meet them at steps of its own, and all others wait each time.
+        """
+        others = self._task.in_other_shapes(batch)
+        if not others:
+            return
+        batches = [batch, *others]
+        HERE.at("compiling the train step for batches of all shapes", COMPILE)
+        shown = ", ".join(str(image_shape(b)) for b in batches)
+        self._log.info(f"tracing the train step for batches of {shown}")
+        with self._state.kept():
+            programs = self._step.programs([self._task.device_batch(b) for b in batches])
+            compile_ahead.call_side_by_side(programs, say=self._log.info)
+        self._compiled.update(map(image_shape, batches))
 
     def _draw(self, batch: Mapping[str, tf.Tensor]) -> None:
         """Draws the first batch into the run's folder."""

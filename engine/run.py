@@ -200,6 +200,7 @@ def _train(
         evaluation=config.eval,
         accumulation=config.optim.gradient_accumulation,
         use_xla=use_xla,
+        compiles_ahead=use_xla and batch_norm is None and runtime.compile_ahead,
         log=log,
         plan_line=plan.describe(config.optim, train_minutes=train.train_minutes),
         description=description,

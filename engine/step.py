@@ -6,10 +6,14 @@ and loss scale look at the reduced gradients, so all ranks decide alike. Gradien
 forward_backward multiplied by the loss scale and by the batch's weight; the update divides by both.
 """
 
-from collections.abc import Mapping, Sequence
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
 
 import tensorflow as tf
 
+from engine.batches import image_shape
 from engine.config.settings import OptimConfig
 from engine.ranks import distributed
 from engine.task import Shard, Task
@@ -63,6 +67,13 @@ class TrainStep:
             self.update, autograph=False, jit_compile=use_xla or None
         )
         self._whole = tf.function(self._run, autograph=False)
+        # A program keeps its name, by which a compiled one is found, only within a function.
+        self._one_forward_backward = tf.function(
+            lambda *inputs: self.compiled_forward_backward(*inputs), autograph=False
+        )
+        self._one_update = tf.function(
+            lambda *inputs: self.compiled_update(*inputs), autograph=False
+        )
 
     def __call__(self, batches: Sequence[Mapping[str, tf.Tensor]]) -> tf.Tensor:
         """Runs one step on `gradient_accumulation` batches of each share.
@@ -91,6 +102,26 @@ class TrainStep:
         for variable, *values in zip(statistics, *moved):
             variable.assign(tf.add_n(values) / float(len(values)))
         return self.compiled_update(*self.reduce(sums))
+
+    def programs(
+        self, batches: Sequence[Mapping[str, tf.Tensor]]
+    ) -> dict[str, Callable[[], list[tf.Tensor] | tf.Tensor]]:
+        """Returns name -> a call of a program of the step, for batches of several shapes.
+
+        Each call compiles the program that a step on such a batch takes, and changes the state as
+        it pleases. There are no collectives in them.
+        """
+        seed = tf.zeros([2], tf.int32)
+        calls: dict[str, Callable[[], list[tf.Tensor] | tf.Tensor]] = {}
+        outputs: Sequence[tf.TensorSpec] = ()
+        for batch in batches:
+            traced = self._one_forward_backward.get_concrete_function(batch, seed)
+            outputs = traced.structured_outputs
+            name = f"forward and backward of {image_shape(batch)}"
+            calls[name] = functools.partial(self._one_forward_backward, batch, seed)
+        zeros = [tf.zeros(output.shape, output.dtype) for output in outputs]
+        calls["update"] = functools.partial(self._one_update, *zeros)
+        return calls
 
     def forward_backward(self, batch: Mapping[str, tf.Tensor], seed: tf.Tensor) -> list[tf.Tensor]:
         """Runs the model on one batch.

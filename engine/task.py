@@ -77,6 +77,11 @@ class Task(abc.ABC):
         del variable
         return 1.0
 
+    def in_other_shapes(self, batch: Mapping[str, tf.Tensor]) -> Sequence[Mapping[str, tf.Tensor]]:
+        """Returns a training batch in every other shape that training may meet, any content."""
+        del batch
+        return []
+
     def draw_batch(self, batch: Mapping[str, tf.Tensor]) -> np.ndarray | None:
         """Draws a training batch for people to look at: uint8 [height, width, 3]; None: cannot."""
         del batch

@@ -138,6 +138,15 @@ class TrainState:
             counter.assign(np.asarray(values[name], counter.dtype.as_numpy_dtype))
         self.weights.assign(self.layout.join(self.trained))
 
+    @contextlib.contextmanager
+    def kept(self) -> Iterator[None]:
+        """Gives back the state bit for bit after a block; the host holds it meanwhile."""
+        values = {name: value.numpy() for name, value in self.tensors().items()}
+        try:
+            yield
+        finally:
+            self.assign(values)
+
     def restart_from_model(self) -> None:
         """Makes master weights and averages equal to the model's variables, after a load."""
         self.weights.assign(self.layout.join(self.trained))

@@ -299,6 +299,11 @@ class RuntimeConfig(Section):
         None,
         "Compile forward, backward and update with XLA; none: where there is an accelerator.",
     )
+    compile_ahead: bool = setting(
+        True,
+        "With XLA and several canvases, compile the step for all of them before the first step, "
+        "side by side; else each when a batch needs it.",
+    )
     fp16_compression: Optional[bool] = setting(
         None, "Reduce gradients in float16; none: as --precision says."
     )

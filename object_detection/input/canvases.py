@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import tensorflow as tf
 
 from object_detection.input import crop_decode
@@ -17,6 +18,8 @@ from object_detection.records import schema
 
 # Scales that differ by less than this share count as equal: the smaller canvas is taken.
 _SAME_SCALE = 1e-4
+# Heights, and widths, between the least and the largest that stand for all of a set.
+_SIZES_TRIED = 24
 # Pixels between canvases that would else be of one size.
 _TOLD_APART = 8
 
@@ -99,6 +102,25 @@ def best_frame(original_size: tf.Tensor, choices: Sequence[Frames]) -> tf.Tensor
     scales = tf.minimum(scales, _limit_scale(original_size, choices[0].side_limits))
     is_best = scales >= tf.reduce_max(scales) * (1.0 - _SAME_SCALE)
     return tf.argmax(tf.cast(is_best, tf.int32), output_type=tf.int32)
+
+
+def frames_in_use(
+    choices: Sequence[Frames], smallest: tuple[int, int], largest: tuple[int, int]
+) -> list[Frames]:
+    """Returns the frames that images of a set may go to; all where a size is not known.
+
+    Args:
+      choices: as of `best_frame`.
+      smallest, largest: least and largest (height, width) of the set, pixels.
+    """
+    if min(*smallest, *largest) <= 0:
+        return list(choices)
+    heights, widths = (
+        np.geomspace(least, most, _SIZES_TRIED) for least, most in zip(smallest, largest)
+    )
+    sizes = np.stack(np.meshgrid(heights, widths), axis=-1).reshape([-1, 2]).astype(np.float32)
+    best = tf.map_fn(lambda size: best_frame(size, choices), sizes, fn_output_signature=tf.int32)
+    return [choices[index] for index in np.unique(best)]
 
 
 def group_by_frame(

@@ -3,7 +3,7 @@
 import pytest
 import tensorflow as tf
 
-from engine.batches import iterate
+from engine.batches import image_shape, iterate
 
 
 def failing_after(count: int, error: Exception) -> tf.data.Dataset:
@@ -33,3 +33,8 @@ def test_what_tensorflow_said(tmp_path):
     missing = tf.data.TFRecordDataset([str(tmp_path / "gone.tfrecord")]).map(lambda r: {"r": r})
     with pytest.raises(ValueError, match="the input pipeline failed: .*gone.tfrecord"):
         next(iterate(missing))
+
+
+def test_the_images_name_a_shape_though_masks_are_larger():
+    batch = {"masks": tf.zeros([2, 100, 1568]), "image": tf.zeros([2, 96, 128, 3])}
+    assert image_shape(batch) == (2, 96, 128, 3)

@@ -1,11 +1,14 @@
 """The whole task at the smallest size: losses and gradients, detections, rows with masks."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
 from mask_records import mask_record, tiny_config, write_set
 from pycocotools import mask as mask_api
 
+from engine.batches import image_shape
 from engine.task import MaskedRows, Shard
 from maskrcnn.family import FAMILY
 from object_detection.input import geometry as geometry_lib
@@ -88,6 +91,17 @@ def test_every_trained_variable_gets_a_gradient(task, batch):
     assert set(by_part) == {"backbone", "fpn", "rpn", "box_head", "mask_head"}
     assert min(by_part.values()) > 0.0
     assert float(loss) == pytest.approx(losses_of(task, batch)[0], rel=1e-3)
+
+
+def test_batches_of_the_other_canvas_where_images_may_need_it(records, task, batch):
+    assert task.in_other_shapes(batch) == []  # all are 64 x 96
+    card = dataclasses.replace(records[1], max_height=120)
+    task.train_card, kept = card, task.train_card
+    (other,) = task.in_other_shapes(batch)
+    task.train_card = kept
+    assert image_shape(other) == (2, 96, 64, 3) and image_shape(batch) == (2, 64, 96, 3)
+    assert other.keys() == batch.keys()
+    assert np.isfinite(losses_of(task, other)[0])
 
 
 def test_sampling_follows_the_seed(task, batch):

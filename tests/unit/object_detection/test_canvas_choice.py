@@ -51,6 +51,21 @@ def test_an_image_goes_to_the_smallest_canvas_that_holds_it(size, network, scale
     np.testing.assert_allclose(np.array(size) * scale, scaled, atol=0.5)
 
 
+@pytest.mark.parametrize(
+    ("smallest", "largest", "networks"),
+    [
+        ((480, 640), (480, 640), [LANDSCAPE]),
+        ((640, 480), (640, 480), [PORTRAIT]),
+        ((480, 640), (640, 1280), [SQUARE, LANDSCAPE]),  # 640 x 640 may be among them
+        ((300, 300), (640, 640), [SQUARE, LANDSCAPE, PORTRAIT]),
+        ((0, 0), (480, 640), [SQUARE, LANDSCAPE, PORTRAIT]),  # of records without sizes
+    ],
+)
+def test_frames_that_a_set_may_need(smallest, largest, networks):
+    found = canvases.frames_in_use(FRAMES, smallest, largest)
+    assert [frame.network_size for frame in found] == networks
+
+
 def test_with_one_canvas_a_portrait_image_shrinks_into_it():
     frames = frames_of_networks([LANDSCAPE], side_limits=LIMITS, resize_on_host=True)
     network, fits = chosen(640, 480, frames)
