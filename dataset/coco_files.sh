@@ -40,6 +40,17 @@ converter_flags+=("$@")
 mkdir -p "$DATA_DIR"
 [[ -w "$DATA_DIR" ]] || die "$DATA_DIR cannot be written: choose another DATA_DIR"
 
+# annotations_complete NAME ...: their instances files are there.
+annotations_complete() {
+  local name
+  for name in "$@"; do
+    [[ -s "$DATA_DIR/annotations/instances_$name.json" ]] || return 1
+  done
+}
+
+# is_complete PREFIX: one of the sets that complete_sets found.
+is_complete() { [[ " ${complete//$'\n'/ } " == *" $1 "* ]]; }
+
 # complete_sets PREFIX ...: those that have a card, all of its shards, and masks if asked for.
 complete_sets() {
   local masks=""
@@ -83,6 +94,12 @@ transfer() {
   else
     die "neither curl nor wget is installed"
   fi
+}
+
+# fetch_folder FOLDER NAME URL MD5: what an archive holds.
+fetch_folder() {
+  fetch "$2" "$3" "$4"
+  unpack "$2" "$1"
 }
 
 # fetch NAME URL MD5: leaves a checked $DATA_DIR/NAME. An archive carries its final
@@ -140,8 +157,7 @@ unpack() {
 # make_records IMAGES MD5 ANNOTATIONS PREFIX NUM_SHARDS: from a folder of images, fetched if need be.
 make_records() {
   if [[ ! -d "$DATA_DIR/$1" ]]; then
-    fetch "$1.zip" "$COCO_URL/zips/$1.zip" "$2"
-    unpack "$1.zip" "$1"
+    fetch_folder "$1" "$1.zip" "$COCO_URL/zips/$1.zip" "$2"
   fi
   "$PYTHON" "$repository/dataset/create_coco_tfrecord.py" --image_dir="$DATA_DIR/$1" \
     --object_annotations_file="$DATA_DIR/annotations/instances_$3.json" \

@@ -36,45 +36,34 @@ MD5_ANNOTATIONS="${MD5_ANNOTATIONS:-f4bbac642086de4f52a3fdda2de5fa2c}"
 # shellcheck source=dataset/coco_files.sh
 source "$repository/dataset/coco_files.sh"
 
-annotations_complete() {
-  [[ -s "$DATA_DIR/annotations/instances_train2017.json" &&
-    -s "$DATA_DIR/annotations/instances_val2017.json" ]]
-}
-
 # gigabytes_needed: disk space of the steps that remain, from the sizes of COCO 2017. Images and
 # their archive, or images and records, lie side by side.
 gigabytes_needed() {
   local needed=0
-  annotations_complete || needed=$((needed + 2))
-  "$val_complete" || needed=$((needed + 2))
-  "$train_complete" || needed=$((needed + 39))
+  annotations_complete train2017 val2017 || needed=$((needed + 2))
+  is_complete val || needed=$((needed + 2))
+  is_complete train || needed=$((needed + 39))
   if is_true "$KEEP_ZIPS" && [[ "$needed" -gt 0 ]]; then needed=$((needed + 20)); fi
   echo "$needed"
 }
 
 complete="$(complete_sets train val)"
-train_complete=false
-val_complete=false
-if [[ "$complete" == *train* ]]; then train_complete=true; fi
-if [[ "$complete" == *val* ]]; then val_complete=true; fi
-
-if annotations_complete && "$train_complete" && "$val_complete"; then
+if annotations_complete train2017 val2017 && is_complete train && is_complete val; then
   say "nothing to do: $DATA_DIR is complete"
   exit 0
 fi
 check_disk_space "$(gigabytes_needed)"
 
-if ! annotations_complete; then
-  fetch annotations_trainval2017.zip "$COCO_URL/annotations/annotations_trainval2017.zip" \
-    "$MD5_ANNOTATIONS"
-  unpack annotations_trainval2017.zip annotations
+if ! annotations_complete train2017 val2017; then
+  archive=annotations_trainval2017.zip
+  fetch_folder annotations "$archive" "$COCO_URL/annotations/$archive" "$MD5_ANNOTATIONS"
 fi
 # The small split first, so that whatever is wrong shows early.
-if ! "$val_complete"; then
+if ! is_complete val; then
   make_records val2017 "$MD5_VAL" val2017 "$DATA_DIR/val" "$VAL_SHARDS"
   remove_images val2017
 fi
-if ! "$train_complete"; then
+if ! is_complete train; then
   make_records train2017 "$MD5_TRAIN" train2017 "$DATA_DIR/train" "$TRAIN_SHARDS"
   remove_images train2017
 fi

@@ -42,37 +42,24 @@ source "$repository/dataset/coco_files.sh"
 address_variables="COCO_URL and MINIVAL_URL"
 SPLITS=(minival valminusminival train)
 
-# annotations_complete SPLIT ...
-annotations_complete() {
-  local split
-  for split in "$@"; do
-    [[ -s "$DATA_DIR/annotations/instances_${split}2014.json" ]] || return 1
-  done
-}
-
-# is_complete SPLIT: its records are there.
-is_complete() { [[ " ${complete//$'\n'/ } " == *" records/coco_2014_$1 "* ]]; }
-
 mkdir -p "$DATA_DIR/records"
 complete="$(complete_sets "${SPLITS[@]/#/records/coco_2014_}")"
 missing=()
 for split in "${SPLITS[@]}"; do
-  is_complete "$split" || missing+=("$split")
+  is_complete "records/coco_2014_$split" || missing+=("$split")
 done
-if annotations_complete train val minival valminusminival && [[ ${#missing[@]} -eq 0 ]]; then
+if annotations_complete {train,val,minival,valminusminival}2014 && [[ ${#missing[@]} -eq 0 ]]; then
   say "nothing to do: $DATA_DIR is complete"
   exit 0
 fi
 check_disk_space 42
 
-if ! annotations_complete train val; then
-  fetch annotations_trainval2014.zip "$COCO_URL/annotations/annotations_trainval2014.zip" \
-    "$MD5_ANNOTATIONS"
-  unpack annotations_trainval2014.zip annotations
+if ! annotations_complete {train,val}2014; then
+  archive=annotations_trainval2014.zip
+  fetch_folder annotations "$archive" "$COCO_URL/annotations/$archive" "$MD5_ANNOTATIONS"
 fi
-if ! annotations_complete minival valminusminival; then
-  fetch coco_annotations_minival.tgz "$MINIVAL_URL" "$MD5_MINIVAL"
-  unpack coco_annotations_minival.tgz annotations
+if ! annotations_complete {minival,valminusminival}2014; then
+  fetch_folder annotations coco_annotations_minival.tgz "$MINIVAL_URL" "$MD5_MINIVAL"
 fi
 for split in ${missing[@]+"${missing[@]}"}; do
   images=(val2014 "$MD5_VAL")
