@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -113,3 +115,19 @@ def instances(
             for number, (image, category, box, *crowd) in enumerate(objects, start=1)
         ],
     }
+
+
+def changed_json(source: Path, target: Path, change: Callable[[Any], object]) -> Path:
+    """Writes a copy of a JSON file that `change` has changed, and returns its path."""
+    content = json.loads(source.read_text())
+    change(content)
+    target.write_text(json.dumps(content))
+    return target
+
+
+def exchange_categories(content: dict[str, Any]) -> None:
+    """Gives all categories of a COCO data set other ids and other names."""
+    for category in content["categories"]:
+        category |= {"id": category["id"] + 1000, "name": f"another {category['name']}"}
+    for annotation in content["annotations"]:
+        annotation["category_id"] += 1000

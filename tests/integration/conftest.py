@@ -64,3 +64,13 @@ def trained_run(tmp_path_factory, commands, tiny_set) -> TrainedRun:
         return TrainedRun(run, flags, result)
 
     return made_once(tmp_path_factory, "runs", make)
+
+
+@pytest.fixture
+def run_to_continue(trained_run, tmp_path):
+    """A folder with the trained run's checkpoint of epoch 4."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for path in trained_run.folder.glob("ckpt-00000028.*"):
+        shutil.copy(path, folder)
+    return folder
