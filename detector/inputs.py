@@ -44,14 +44,10 @@ def train_dataset(
     """Streams training batches for ever; see `datasets.training_batches`.
 
     Args:
-      config: of the run.
       card: of the training records.
-      class_map: channels of the model.
       frames: of `frames_of`.
-      shard: this rank of how many.
       seed: of order and augmentation, the same on every rank; ranks differ by their records.
       start_position: examples that this rank has consumed already.
-      with_masks: read the objects' masks too.
     """
     data = config.data
     records = records_of_card(data.training_file_pattern, card)
@@ -91,8 +87,7 @@ def eval_dataset(
     """Gives each validation image once over all ranks; see `datasets.evaluation_batches`.
 
     Args:
-      config, class_map, frames, shard, with_masks: as of `train_dataset`.
-      card: of the validation records.
+      card: of the validation records; other arguments as of `train_dataset`.
     """
     records = records_of_card(config.eval.val_file_pattern, card)
     reading = _reading(
@@ -115,10 +110,8 @@ def frames_of(
     """Returns the sizes of networks and canvases, and where images are resampled.
 
     Args:
-      config: of the run.
       network_sizes: (height, width) of each shape of network input, pixels.
       cards: of all records that are read; the largest image bounds the canvases.
-      side_limits: see `Frames`.
     """
     known = [card for card in cards if card]
     largest = (max(c.max_height for c in known), max(c.max_width for c in known)) if known else None

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from detector.export_target import Target, check_target
+from detector.export_target import Target
 from detector.task import DetectionTask
 from object_detection.serve import portable
 from object_detection.serve.fidelity import LIMITS, Gaps, dense_gaps, detection_gaps
@@ -25,18 +25,16 @@ def export_portable(
     Args:
       task: with its weights, in float32.
       folder: replaced if an earlier export is there.
-      target: what is written.
+      target: what is written, of what `check_target` allows.
       photographs: uint8 [h, w, 3], on which both are compared and int8 takes its ranges.
 
     Returns:
       What to tell: where the file is, and by how much it differs.
 
     Raises:
-      ConfigError: the format or the family does not offer it, or a package is missing.
       ValueError: the folder holds something else, there is no photograph or nothing is found in
         any, the runtime lacks something, or the file gives other results.
     """
-    check_target(target, stages=task.stages, model_name=task.config.model.name)
     if not photographs:
         raise ValueError("expected at least one photograph to compare the file on")
     folder = Path(folder).absolute()

@@ -32,9 +32,11 @@ class ModelConfig(Section):
     box_class_repeats: int  # convolutions in each head before the predictor
     min_level: int = 3
     max_level: int = 7
-    num_scales: int = 3  # anchor octaves per level
+    num_scales: int = setting(3, "Anchor octaves per level.", flag=None, least=1)
     aspect_ratios: tuple[tuple[float, float], ...] = ((1.0, 1.0), (1.4, 0.7), (0.7, 1.4))  # (w, h)
-    anchor_scale: float = 4.0  # anchor side in strides, before octave and aspect
+    anchor_scale: float = setting(
+        4.0, "Anchor side in strides, before octave and aspect.", flag=None, least=0.01
+    )
     fpn_name: str = setting("bifpn", "Connections of a BiFPN cell.", flag=None, choices=FPN_NAMES)
     fpn_weight_method: str = setting(
         "fastattn", "How a node's inputs are weighted.", flag=None, choices=FUSION_METHODS
@@ -52,10 +54,15 @@ class ModelConfig(Section):
         None, "Residual heads with stochastic depth; none: plain.", flag=None, least=0, most=1
     )
     is_training_bn: bool = True  # False: batch normalisation is frozen, statistics and affine
-    bn_momentum: float = 0.99
-    bn_epsilon: float = 1e-3
+    bn_momentum: float = setting(0.99, "Of moving statistics.", flag=None, least=0, most=1)
+    bn_epsilon: float = setting(1e-3, "Added to the variance.", flag=None, least=0)
     mean_rgb: tuple[float, float, float] = IMAGENET_MEAN_RGB  # of uint8 pixel values
-    stddev_rgb: tuple[float, float, float] = IMAGENET_STDDEV_RGB
+    stddev_rgb: tuple[float, float, float] = setting(
+        IMAGENET_STDDEV_RGB,
+        "Divides pixel values less their mean.",
+        flag=None,
+        least=0.001,
+    )
     resampling: str = setting(
         "",
         "How images are resized; '': by the weights, else antialiased.",
@@ -73,9 +80,13 @@ class ModelConfig(Section):
     def __post_init__(self) -> None:
         """Rejects values that could only fail later, inside the model."""
         super().__post_init__()
-        for name in ("fpn_num_filters", "fpn_cell_repeats", "num_scales"):
+        for name in ("fpn_num_filters", "fpn_cell_repeats"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}={getattr(self, name)}: expected at least 1")
+        if not self.aspect_ratios or min(map(min, self.aspect_ratios)) <= 0:
+            raise ConfigError(
+                f"aspect_ratios={self.aspect_ratios}: expected pairs of numbers above 0"
+            )
         if not 3 <= self.min_level <= 5 <= self.max_level or self.max_level == self.min_level:
             raise ConfigError(
                 "expected 3 <= min_level <= 5 <= max_level and min_level < max_level, "

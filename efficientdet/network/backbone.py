@@ -1,7 +1,7 @@
-"""EfficientNet B0-B7 and Lite0-Lite4 (arXiv 1905.11946), as feature extractor and classifier.
+"""EfficientNet B0-B7 and Lite0-Lite4 (arXiv 1905.11946), as feature extractor.
 
-Lite networks have no squeeze-and-excitation, and neither the width of stem and top nor the repeats
-of the first and last stage are scaled. Variable names are those of the NVIDIA EfficientNet:
+Lite networks have no squeeze-and-excitation, and neither the width of the stem nor the repeats of
+the first and last stage are scaled. Variable names are those of the NVIDIA EfficientNet:
 `stem_conv2d`, `stem_bn`, `stack_{i}/block_{j}/{expand,depthwise,se_reduce,se_expand,project}_*`.
 Images come in already normalised; `double_normalize` repeats it only for the reference's weights.
 """
@@ -35,7 +35,6 @@ _B0_STAGES = (
     (6, 3, 1, 1, 320),
 )
 _STEM_CHANNELS = 32
-_TOP_CHANNELS = 1280
 _SE_RATIO = 0.25  # of the channels that enter the block, before expansion
 # The reference's backbone normalises by these a second time, without the factor of 255.
 _UNIT_MEAN_RGB = (0.485, 0.456, 0.406)

@@ -251,26 +251,23 @@ class TestFuse:
             variable.assign(tf.fill(variable.shape, value))
         return layer(inputs).numpy().ravel()
 
-    def test_fast_fusion_by_hand(self):
-        expected = (3.0 * 2.0 + 1.0 * 10.0) / (4.0 + 1e-4)
-        np.testing.assert_allclose(self.fuse("fastattn", [3.0, 1.0]), [expected] * 3, rtol=1e-6)
-        np.testing.assert_allclose(
-            self.fuse("channel_fastattn", [3.0, 1.0]), [expected] * 3, rtol=1e-6
-        )
+    @pytest.mark.parametrize(
+        ("method", "weights", "expected"),
+        [
+            ("fastattn", [3.0, 1.0], (3.0 * 2.0 + 1.0 * 10.0) / (4.0 + 1e-4)),
+            ("channel_fastattn", [3.0, 1.0], (3.0 * 2.0 + 1.0 * 10.0) / (4.0 + 1e-4)),
+            ("fastattn", [1.0, -1.0], 2.0 / (1.0 + 1e-4)),  # negative ones count nothing
+            ("fastattn", [-1.0, -1.0], 0.0),
+            ("attn", [0.0, 1.0], (2.0 + np.e * 10.0) / (1.0 + np.e)),
+            ("channel_attn", [0.0, 1.0], (2.0 + np.e * 10.0) / (1.0 + np.e)),
+        ],
+    )
+    def test_fusion_by_hand(self, method, weights, expected):
+        np.testing.assert_allclose(self.fuse(method, weights), [expected] * 3, rtol=1e-6)
 
-    def test_negative_weights_count_nothing(self):
-        np.testing.assert_allclose(self.fuse("fastattn", [1.0, -1.0]), 2.0, rtol=1e-3)
-        assert np.isfinite(self.fuse("fastattn", [-1.0, -1.0])).all()
-
-    def test_raw_weights_are_the_reference(self):
+    def test_raw_weights_and_sums(self):
         expected = (1.0 * 2.0 - 0.5 * 10.0) / (0.5 + 1e-4)
         np.testing.assert_allclose(self.fuse("fastattn", [1.0, -0.5], raw=True), expected)
-
-    def test_softmax_and_sum(self):
-        share = 1.0 / (1.0 + np.e)
-        expected = share * 2.0 + (1 - share) * 10.0
-        np.testing.assert_allclose(self.fuse("attn", [0.0, 1.0]), expected, rtol=1e-6)
-        np.testing.assert_allclose(self.fuse("channel_attn", [0.0, 1.0]), expected, rtol=1e-6)
         np.testing.assert_array_equal(self.fuse("sum", []), 12.0)
 
     def test_weights_stay_float32_in_half_precision(self):
