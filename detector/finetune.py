@@ -61,7 +61,7 @@ def shared_settings(
     per_epoch = -(-(train.num_examples_per_epoch or num_images) // global_batch)
     steps = train.num_epochs * per_epoch
     if train.train_minutes:
-        steps = min(steps, max(round(train.train_minutes * _STEPS_PER_MINUTE), 1))
+        steps = max(round(min(steps, train.train_minutes * _STEPS_PER_MINUTE)), 1)
     window = max(steps * _WINDOW_SHARE, 10.0)
     rate = _RATE * (global_batch / 4) ** 0.5 * min(_SHORT_RUN / steps, 1.0) ** 0.25
     passes = steps * global_batch / num_images

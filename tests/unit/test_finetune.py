@@ -55,6 +55,8 @@ def test_minutes_stand_for_steps():
     timed = finetuned(batch_size=4, num_epochs=10000, train_minutes=10.0)
     assert timed.optim.moving_average_decay == pytest.approx(1 - 1 / 30, abs=1e-4)
     assert finetuned(batch_size=4, train_minutes=0.005).optim.moving_average_decay == 0.9
+    endless = finetuned(batch_size=4, num_epochs=20, train_minutes=float("inf"))
+    assert endless.optim == finetuned(batch_size=4, num_epochs=20).optim
 
 
 def test_the_scale_follows_how_often_an_image_is_seen_whatever_an_epoch_is():
