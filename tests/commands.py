@@ -25,7 +25,10 @@ ROOT = Path(__file__).resolve().parents[1]
 TIMEOUT_SECONDS = 900
 # Only what is installed: the code under test is imported by each command itself.
 _KERAS = "tf_keras" if keras_choice.VARIABLE in os.environ else "keras"
-_IMPORTED_ONCE = ("tensorflow", f"{_KERAS}.api._v2.keras", "pycocotools.cocoeval")
+_IMPORTED_ONCE = (
+    *("tensorflow", f"{_KERAS}.api._v2.keras", "pycocotools.cocoeval"),
+    *("matplotlib.backends.backend_agg", "matplotlib.figure", "skimage.measure", "yaml"),
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,23 +4,21 @@ From trained weights with batch norm in inference mode: in training mode the coa
 statistics come from two values a channel here, which turns rounding into differences of any size.
 """
 
-import json
-
 import pytest
-from commands import python
+from left_by_runs import recorded
 from tiny_runs import TINY_MODEL
 
 LOSSES = ("cls_loss", "box_loss", "det_loss", "loss")
 
 
 @pytest.fixture(scope="module")
-def one_step(trained_run, tmp_path_factory):
+def one_step(commands, trained_run, tmp_path_factory):
     """Makes one training step from the trained weights with some flags; returns its record."""
     model, hparams, *rest = TINY_MODEL
 
     def run(*flags, environment=None):
         folder = tmp_path_factory.mktemp("step")
-        python(
+        commands.run(
             "train.py",
             *trained_run.flags,
             *(model, f"{hparams},is_training_bn=false", *rest),
@@ -31,9 +29,8 @@ def one_step(trained_run, tmp_path_factory):
             *flags,
             environment=environment,
         ).require_success()
-        record = json.loads((folder / "metrics.jsonl").read_text().splitlines()[0])
-        assert record["step"] == 1
-        return record
+        (step,) = recorded(folder)
+        return step
 
     return run
 

@@ -11,35 +11,16 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import tensorflow as tf
+from left_by_runs import differing, recorded, tensors, time_log
 from tiny_runs import TINY_MODEL
 
 BOUNDARY_STEP, SIGNAL_STEP, LAST_STEP = 28, 38, 84
 
 
-def tensors(prefix):
-    """Returns name -> value of a checkpoint."""
-    reader = tf.train.load_checkpoint(str(prefix))
-    return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
-
-
-def assert_same_tensors(ours, theirs):
-    """Compares two checkpoints bit for bit."""
-    ours, theirs = tensors(ours), tensors(theirs)
-    assert set(ours) == set(theirs)
-    differing = [name for name in ours if ours[name].tobytes() != theirs[name].tobytes()]
-    assert not differing, f"{len(differing)} of {len(ours)} differ: {sorted(differing)[:5]}"
-
-
 def steps_logged(folder):
     """Returns the step records of metrics.jsonl without what the clock says."""
-    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
     timed = ("time", "images_per_second", "data_wait_share")
-    return [
-        {k: v for k, v in line.items() if k not in timed}
-        for line in lines
-        if line["kind"] == "step"
-    ]
+    return [{k: v for k, v in step.items() if k not in timed} for step in recorded(folder)]
 
 
 @pytest.fixture(scope="module")
@@ -60,10 +41,8 @@ def broken_run(commands, trained_run):
 
 
 def test_same_seed_gives_the_same_run_twice(trained_run, broken_run):
-    name = f"ckpt-{BOUNDARY_STEP:08d}"
-    assert_same_tensors(broken_run.folder / name, trained_run.folder / name)
-    epochs = "ema_weights/emackpt-04"
-    assert_same_tensors(broken_run.folder / epochs, trained_run.folder / epochs)
+    for name in (f"ckpt-{BOUNDARY_STEP:08d}", "ema_weights/emackpt-04"):
+        assert differing(broken_run.folder / name, trained_run.folder / name) == []
 
 
 def test_signal_saves_and_asks_to_be_started_again(broken_run):
@@ -89,7 +68,7 @@ def test_continuing_says_where_it_continues(broken_run):
 def test_resumed_run_ends_as_the_unbroken_one(trained_run, broken_run):
     broken_run.third.require_success()
     for name in ("ckpt-00000056", "ckpt-00000084", "ckpt-final", "ema_weights/emackpt-12"):
-        assert_same_tensors(broken_run.folder / name, trained_run.folder / name)
+        assert differing(broken_run.folder / name, trained_run.folder / name) == []
     assert steps_logged(broken_run.folder) == steps_logged(trained_run.folder)
 
 
@@ -106,10 +85,7 @@ def test_resumed_run_has_the_scores_of_the_unbroken_one(trained_run, broken_run)
 
 
 def test_history_is_kept_by_a_resumed_run(broken_run):
-    records = [
-        json.loads(line.removeprefix("DLLL "))
-        for line in (broken_run.folder / "time_log.txt").read_text().splitlines()
-    ]
+    records = time_log(broken_run.folder)
     steps = [r["data"]["steps"][1] for r in records if r.get("step") == "PARAMETER"]
     assert steps == list(range(1, LAST_STEP + 1))
     assert len((broken_run.folder / "commands.txt").read_text().splitlines()) == 3

@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 import yaml
 from commands import mpirun
+from left_by_runs import differing, recorded, tensors, time_log
 
 from object_detection.records.card import load_card
 
@@ -17,22 +18,6 @@ LOSSES = ("cls_loss", "box_loss", "box_iou_loss", "det_loss", "reg_l2_loss", "lo
 COCO_NAMES = (
     "AP AP50 AP75 APs APm APl ARmax1 ARmax10 ARmax100 ARs ARm ARl".split()
 )  # the twelve numbers that COCO's own program prints
-
-
-def read_jsonl(run):
-    """Returns kind -> records of a run's metrics.jsonl."""
-    kinds = {}
-    for line in (run.folder / "metrics.jsonl").read_text().splitlines():
-        record = json.loads(line)
-        kinds.setdefault(record["kind"], []).append(record)
-    return kinds
-
-
-def read_dll(run):
-    """Returns the records of time_log.txt."""
-    lines = (run.folder / "time_log.txt").read_text().splitlines()
-    assert all(line.startswith("DLLL {") for line in lines)
-    return [json.loads(line.removeprefix("DLLL ")) for line in lines]
 
 
 def evaluate(commands, tiny_set, path, folder, *flags):
@@ -49,11 +34,14 @@ def read_evaluation(folder):
     return tuple(json.loads((folder / name).read_text()) for name in names)
 
 
-def as_rows(detections):
-    """Returns detections as sorted rows (image, category, score, x, y, width, height)."""
-    return np.array(
-        sorted((d["image_id"], d["category_id"], d["score"], *d["bbox"]) for d in detections)
-    )
+def assert_same_rows(ours, theirs, *, atol=1e-3):
+    """Compares detections, sorted by image, category, score and box."""
+    rows = [
+        np.array(sorted((d["image_id"], d["category_id"], d["score"], *d["bbox"]) for d in some))
+        for some in (ours, theirs)
+    ]
+    assert rows[0].shape == rows[1].shape
+    np.testing.assert_allclose(*rows, atol=atol)
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +103,7 @@ def test_the_log_file_holds_what_the_console_said(trained_run):
 
 
 def test_dllogger_lines_have_the_documented_keys(trained_run):
-    records = read_dll(trained_run)
+    records = time_log(trained_run.folder)
     assert all({"timestamp", "datetime", "elapsedtime", "type"} <= set(r) for r in records)
     units = {r["metric"]: r["metadata"]["unit"] for r in records if r["type"] == "METADATA"}
     assert units["avg_fps_training"] == "images/s"
@@ -140,7 +128,7 @@ def test_dllogger_lines_have_the_documented_keys(trained_run):
 
 
 def test_every_step_is_recorded_and_the_loss_falls(trained_run):
-    steps = read_jsonl(trained_run)["step"]
+    steps = recorded(trained_run.folder)
     assert [s["step"] for s in steps] == list(range(1, LAST_STEP + 1))
     assert [s["epoch"] for s in steps] == [-(-s // STEPS_PER_EPOCH) for s in range(1, 85)]
     for step in steps:
@@ -153,7 +141,7 @@ def test_every_step_is_recorded_and_the_loss_falls(trained_run):
 
 
 def test_learning_rate_follows_the_plan(trained_run):
-    rates = [s["learning_rate"] for s in read_jsonl(trained_run)["step"]]
+    rates = [s["learning_rate"] for s in recorded(trained_run.folder)]
     # Warm-up over one epoch from 1e-4, then a cosine to 0 over the steps that are left.
     expected = [
         1e-4 + s / 7 * (0.004 - 1e-4) if s < 7 else 0.002 * (1 + np.cos(np.pi * (s - 7) / 77))
@@ -179,28 +167,23 @@ def test_tensorboard_has_the_documented_tags(trained_run):
 
 
 def test_the_best_checkpoint_is_that_of_the_best_score(trained_run):
-    scored = read_jsonl(trained_run)["evaluation"]
+    scored = recorded(trained_run.folder, "evaluation")
     best = max(scored, key=lambda record: record["AP"])
     folder = trained_run.folder / "ema_weights"
     stored = json.loads((folder / "emackpt-best.json").read_text())
     assert (stored["epoch"], stored["best"]["value"]) == (best["epoch"], best["AP"])
-    same = tf.train.load_checkpoint(str(folder / f"emackpt-{best['epoch']:02d}"))
-    kept = tf.train.load_checkpoint(str(folder / "emackpt-best"))
-    for name in kept.get_variable_to_shape_map():
-        np.testing.assert_array_equal(kept.get_tensor(name), same.get_tensor(name))
+    assert differing(folder / "emackpt-best", folder / f"emackpt-{best['epoch']:02d}") == []
 
 
 def test_averaged_checkpoint_holds_the_averages_of_the_resumable_one(trained_run):
-    averaged = tf.train.load_checkpoint(str(trained_run.folder / "ema_weights/emackpt-12"))
-    final = tf.train.load_checkpoint(str(trained_run.folder / "ckpt-final"))
-    names = averaged.get_variable_to_shape_map()
-    differing = 0
-    for name in names:
+    averaged = tensors(trained_run.folder / "ema_weights/emackpt-12")
+    final = tensors(trained_run.folder / "ckpt-final")
+    others = 0
+    for name, value in averaged.items():
         plain = name.removeprefix("model/")
-        value = averaged.get_tensor(name)
-        np.testing.assert_array_equal(value, final.get_tensor(f"ema/{plain}"))
-        differing += not np.array_equal(value, final.get_tensor(name))
-    assert differing > 0.9 * len(names)
+        np.testing.assert_array_equal(value, final[f"ema/{plain}"])
+        others += not np.array_equal(value, final[name])
+    assert others > 0.9 * len(averaged)
 
 
 # ---------------------------------------------------------------------------- scores
@@ -220,7 +203,7 @@ def test_an_evaluation_leaves_a_report_with_the_run_and_pictures_from_the_record
 
 def test_in_training_scores_are_those_of_the_saved_file(trained_run, evaluation):
     metrics, detections, _ = evaluation
-    logged = read_jsonl(trained_run)["evaluation"][-1]
+    logged = recorded(trained_run.folder, "evaluation")[-1]
     assert logged["epoch"] == LAST_EPOCH
     assert logged["AP"] > 0.01  # otherwise equality would mean little
     assert {name: metrics[name] for name in logged if name in metrics and name != "epoch"} == {
@@ -265,7 +248,7 @@ def test_eval_prints_the_csv_line_in_percent(commands, tiny_set, trained_run):
         *tiny_set.eval_flags,
     ).require_success()
     metrics, _ = read_evaluation(trained_run.folder / "ema_weights" / "emackpt-08-evaluation")
-    logged = read_jsonl(trained_run)["evaluation"][1]
+    logged = recorded(trained_run.folder, "evaluation")[1]
     assert metrics["AP"] == pytest.approx(logged["AP"], abs=1e-6)
     line = re.search(r"csv format: (.*)", result.output)[1]
     percents = [metrics[n] for n in ("AP", "AP50", "AP75", "APs", "APm", "APl")]
@@ -279,9 +262,7 @@ def test_batch_size_does_not_change_the_scores(commands, tiny_set, trained_run, 
         *("--batch_size=3", "--which=last"),
     )
     assert metrics == pytest.approx(evaluation[0], abs=1e-6)
-    ours, theirs = as_rows(detections), as_rows(evaluation[1])
-    assert ours.shape == theirs.shape
-    np.testing.assert_allclose(ours, theirs, atol=1e-3)
+    assert_same_rows(detections, evaluation[1])
 
 
 def test_a_data_folder_with_ids_of_its_own_scores_as_the_records(
@@ -306,9 +287,7 @@ def test_a_data_folder_with_ids_of_its_own_scores_as_the_records(
     assert metrics == pytest.approx(evaluation[0], abs=1e-6)
     for entry in detections:
         entry["category_id"] = 1000 - entry["category_id"]
-    ours, theirs = as_rows(detections), as_rows(evaluation[1])
-    assert ours.shape == theirs.shape
-    np.testing.assert_allclose(ours, theirs, atol=1e-3)
+    assert_same_rows(detections, evaluation[1])
 
 
 @pytest.mark.parametrize(
@@ -338,9 +317,7 @@ def test_two_ranks_score_as_one(tiny_set, trained_run, evaluation):
     ).require_success()
     metrics, detections = read_evaluation(folder)
     assert metrics == pytest.approx(evaluation[0], abs=1e-6)
-    ours, theirs = as_rows(detections), as_rows(evaluation[1])
-    assert ours.shape == theirs.shape
-    np.testing.assert_allclose(ours, theirs, atol=1e-3)
+    assert_same_rows(detections, evaluation[1])
 
 
 def test_testdev_writes_the_submission_without_annotations(
@@ -367,6 +344,4 @@ def test_testdev_writes_the_submission_without_annotations(
         {**d, "bbox": [round(v, 2) for v in d["bbox"]], "score": round(d["score"], 3)}
         for d in evaluation[1]
     ]
-    ours, theirs = as_rows(detections), as_rows(rounded)
-    assert ours.shape == theirs.shape
-    np.testing.assert_allclose(ours, theirs, atol=0.011)
+    assert_same_rows(detections, rounded, atol=0.011)
