@@ -79,6 +79,8 @@ def main(argv: list[str]) -> int:
     import tensorflow as tf
 
     from benchmarks.synthetic import benchmark_config
+    from engine.config.fields import override
+    from engine.start.process import chooses_xla
     from object_detection.serve.image_files import find_images
 
     tf.keras.mixed_precision.set_global_policy("mixed_float16" if FLAGS.amp else "float32")
@@ -95,9 +97,7 @@ def main(argv: list[str]) -> int:
             FLAGS.model_name, preset=FLAGS.preset, hparams=FLAGS.hparams, given={}
         )
         task = families.load(config.model.name).new_task(config)
-    use_xla = FLAGS.use_xla
-    if use_xla is None:
-        use_xla = bool(tf.config.list_physical_devices("GPU"))
+    use_xla = chooses_xla(override(config, {"use_xla": FLAGS.use_xla}, source="flag"))
     paths = find_images(FLAGS.image_path) if FLAGS.image_path else []
     batches = make_batches(paths, size=config.model.image_size, batch_size=FLAGS.batch_size)
     detect = tf.function(task.detect_images, autograph=False, jit_compile=use_xla or None)

@@ -31,6 +31,7 @@ import numpy as np
 from absl import flags
 
 from benchmarks.record import define_results_flag, finish
+from engine.config.fields import ConfigError
 from engine.start import cli
 
 FLAGS = flags.FLAGS
@@ -64,14 +65,6 @@ def main(argv: list[str]) -> int:
         finish(row, results=FLAGS.results.replace("PART", FLAGS.part))
         print(json.dumps(said))
     return 0
-
-
-def _config() -> Any:
-    from efficientdet.settings import base_config
-    from engine.config.fields import override
-    from engine.config.recipe_yaml import parse_hparams
-
-    return override(base_config(FLAGS.model_name), parse_hparams(FLAGS.hparams), source="hparams")
 
 
 def _time_all(actions: dict[str, Any]) -> tuple[dict[str, float], dict[str, float]]:
@@ -111,22 +104,28 @@ def synthetic_outputs(
 
 
 def suppression() -> tuple[dict[str, Any], dict[str, Any]]:
-    """Times selection of candidates, suppression, and the whole."""
+    """Times selection of candidates, suppression, and the whole.
+
+    Raises:
+      ConfigError: the model is not of EfficientDet.
+    """
+    if not FLAGS.model_name.startswith("efficientdet"):
+        raise ConfigError(f"--model_name={FLAGS.model_name}: suppression is timed of EfficientDet")
     import tensorflow as tf
 
-    from benchmarks.synthetic import numbered_class_map
+    from benchmarks.synthetic import benchmark_config, numbered_class_map
     from efficientdet.postprocess import postprocess, select_candidates
     from efficientdet.task import EfficientDetTask
+    from engine.start.process import chooses_xla
     from object_detection.boxes.box_coder import decode_boxes
     from object_detection.boxes.nms import batched_nms
     from object_detection.input import geometry
 
-    config = _config()
-    model, nms = config.model, config.nms_configs
+    config = benchmark_config(
+        FLAGS.model_name, hparams=FLAGS.hparams, given={"use_xla": FLAGS.use_xla}
+    )
+    model, nms, use_xla = config.model, config.nms_configs, chooses_xla(config)
     anchors = EfficientDetTask(config, numbered_class_map(FLAGS.num_classes)).anchors
-    use_xla = FLAGS.use_xla
-    if use_xla is None:
-        use_xla = bool(tf.config.list_physical_devices("GPU"))
     logits, deltas = synthetic_outputs(
         anchors,
         batch_size=FLAGS.batch_size,
@@ -294,15 +293,17 @@ def reduction() -> tuple[dict[str, Any], dict[str, Any]]:
     """Times the reduction of a model's gradients over the ranks, in the ways it could be done."""
     import tensorflow as tf
 
-    from efficientdet.network.model import build_model
+    import families
+    from benchmarks.synthetic import benchmark_config, numbered_class_map
     from engine.optim.flat import FlatLayout
     from engine.ranks import distributed
     from engine.start.process import join_ranks
 
-    config = _config()
+    config = benchmark_config(FLAGS.model_name, hparams=FLAGS.hparams, given={})
     place = join_ranks(set_num_threads=True)
-    model = build_model(config.model, num_classes=FLAGS.num_classes)
-    shapes = [v.shape for v in model.trainable_variables]
+    classes = numbered_class_map(FLAGS.num_classes)
+    task = families.load(config.model.name).new_task(config, class_map=classes)
+    shapes = [v.shape for v in task.model.trainable_variables]
     layout = FlatLayout(shapes)
     tensors = [tf.random.normal(shape) for shape in shapes]
     flat = layout.join(tensors)

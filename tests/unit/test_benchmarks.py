@@ -66,6 +66,11 @@ def test_our_suppression_picks_what_tensorflow_s_does(run):
     assert float(row["whole_hard_p90_ms"]) >= said["whole_hard_median_ms"] > 0
 
 
+def test_suppression_of_another_family_is_refused(commands):
+    result = commands.run("benchmarks.parts", "--part=suppression", "--model_name=maskrcnn-r50-fpn")
+    result.require_explained_failure("suppression is timed of EfficientDet")
+
+
 STEP = ("train_step", *TINY_MODEL, "--batch_size=2", "--steps=2", "--noamp", "--nouse_xla")
 
 
