@@ -89,6 +89,12 @@ def convert(
     """
     started = time.monotonic()
     images = images if images is not None else annotations.images if annotations else ()
+    split = os.path.basename(output_prefix)
+    if not split or split.startswith("."):
+        raise ValueError(
+            f"{os.fspath(output_prefix)}: expected FOLDER/NAME, such as records/train, whose name "
+            "begins those of the record files (--output_file_prefix)"
+        )
     _check_arguments(images, image_dir, num_shards, mask_format, on_bad_image)
     num_shards = min(num_shards, len(images))
     categories = annotations.categories if annotations else ()
@@ -107,7 +113,6 @@ def convert(
             f"none of the {len(images)} images has a file that can be read in {image_dir}: "
             f"{'; '.join(some)}. Check --image_dir"
         )
-    split = os.path.basename(output_prefix)
     names = [shard_name(split, index=i, num_shards=num_shards) for i in range(num_shards)]
     with _disk_full_explained(output_prefix), staged(output_prefix) as folder:
         tasks = [
@@ -197,7 +202,7 @@ def _check_most_usable(tally: Tally, settings: ConversionSettings) -> None:
 
 
 def _check_masks(tally: Tally, settings: ConversionSettings) -> None:
-    unknown = sum(n for what, n in tally.corrected.items() if what.startswith(MASK_UNKNOWN))
+    unknown = sum(n for what, n in tally.counts.corrected.items() if what.startswith(MASK_UNKNOWN))
     if settings.mask_format is not None and 0 < sum(tally.instances.values()) <= unknown:
         raise ValueError(
             f"masks were asked for, but none of the {unknown} annotations has a usable "

@@ -64,16 +64,6 @@ class Tally:
         self.sqrt_areas: list[np.ndarray] = []  # float32, of boxes that are no crowd region
         self.relative_sqrt_areas: list[np.ndarray] = []
 
-    @property
-    def dropped(self) -> Counter[str]:
-        """What was left out -> how often."""
-        return self.counts.dropped
-
-    @property
-    def corrected(self) -> Counter[str]:
-        """What was changed -> how often."""
-        return self.counts.corrected
-
     def add_image(
         self,
         source_id: str,
@@ -160,8 +150,8 @@ def build_card(
             "sqrt_area_relative": _quantiles(tally.relative_sqrt_areas),
             "boxes_per_image": _quantiles([np.array(tally.boxes_per_image)]),
         },
-        dropped=dict(sorted(tally.dropped.items())),
-        corrected=dict(sorted(tally.corrected.items())),
+        dropped=dict(sorted(tally.counts.dropped.items())),
+        corrected=dict(sorted(tally.counts.corrected.items())),
         skipped_source_ids=tuple(source_id for source_id, _, _ in tally.skipped_images),
         mask_format=mask_format,
         annotations_file=annotations_file,

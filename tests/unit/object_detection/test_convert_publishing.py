@@ -36,6 +36,14 @@ def test_new_conversion_replaces_the_old_one(data, tmp_path):
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("name", ["", ".", "..", ".train"])
+def test_a_set_has_a_name_that_can_be_seen(data, tmp_path, name):
+    annotations, folder = data({"a.jpg": picture()})
+    with pytest.raises(ValueError, match="expected FOLDER/NAME, such as records/train"):
+        convert(annotations, folder, f"{tmp_path}/out/{name}")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["images", "instances.json"]
+
+
 def test_failed_conversion_leaves_the_old_set_whole(data, tmp_path):
     annotations, folder = data({f"{i}.jpg": picture() for i in range(3)})
     card = convert(annotations, folder, tmp_path / "out" / "train", num_shards=3).card
