@@ -131,3 +131,31 @@ def exchange_categories(content: dict[str, Any]) -> None:
         category |= {"id": category["id"] + 1000, "name": f"another {category['name']}"}
     for annotation in content["annotations"]:
         annotation["category_id"] += 1000
+
+
+def voc_xml(objects: Iterable[Sequence[Any]], *, shift: int, more: str = "") -> str:
+    """Returns VOC's annotation of an image.
+
+    Args:
+      objects: (class, x, y, w, h) each.
+      shift: what near corners count too much: 1 as VOC counts pixels.
+      more: other elements.
+    """
+    nodes = ""
+    for name, x, y, w, h in objects:
+        sides = (("xmin", x + shift), ("ymin", y + shift), ("xmax", x + w), ("ymax", y + h))
+        box = "".join(f"<{side}>{value}</{side}>" for side, value in sides)
+        nodes += f"<object><name>{name}</name><bndbox>{box}</bndbox></object>"
+    return f"<annotation>{more}{nodes}</annotation>"
+
+
+def yolo_lines(
+    objects: Iterable[Sequence[Any]], names: Sequence[str], size: tuple[int, int]
+) -> str:
+    """Returns YOLO's labels of an image of (width, height); objects as of `voc_xml`."""
+    width, height = size
+    return "\n".join(
+        f"{names.index(name)} {(x + w / 2) / width:.6f} {(y + h / 2) / height:.6f} "
+        f"{w / width:.6f} {h / height:.6f}"
+        for name, x, y, w, h in objects
+    )

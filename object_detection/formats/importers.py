@@ -91,8 +91,10 @@ def import_folder(
     if description.is_file():
         with expecting(description, "what an import wrote; delete it to import again"):
             known = read_json(description)
-            if known["identity"] == identity:
-                return _from_description(known)
+            splits = {split: (Path(a), Path(b)) for split, (a, b) in known["splits"].items()}
+            is_same = known["identity"] == identity
+            if is_same and all(path.is_file() for path, _ in splits.values()):
+                return Imported(name, splits, known["counts"])
     importer = _importer(name)
     if not importer.files(folder):
         raise BadFileError(f"{folder.root}: no annotations in the format {name}")
@@ -105,20 +107,11 @@ def import_folder(
         content, image_dir = coco_split(images, read.all_class_names())
         path = target / "annotations" / f"instances_{split}.json"
         _write(path, content)
-        splits[split] = [os.path.abspath(path), os.path.abspath(image_dir)]
-    known = {
-        "format": name,
-        "identity": identity,
-        "splits": splits,
-        "counts": dict(read.counts),
-    }
-    _write(description, known)
-    return _from_description(known)
-
-
-def _from_description(known: Mapping[str, Any]) -> Imported:
-    splits = {name: (Path(paths[0]), Path(paths[1])) for name, paths in known["splits"].items()}
-    return Imported(known["format"], splits, known["counts"])
+        splits[split] = (Path(os.path.abspath(path)), Path(os.path.abspath(image_dir)))
+    imported = Imported(name, splits, dict(read.counts))
+    paths = {split: list(map(str, pair)) for split, pair in splits.items()}
+    _write(description, {"identity": identity, "splits": paths, "counts": imported.counts})
+    return imported
 
 
 def _importer(name: str) -> Any:
@@ -152,7 +145,7 @@ def _identity(folder: DataFolder, name: str, voc_corners: str) -> str:
     seen = hashlib.sha256(json.dumps([_VERSION, name, voc_corners]).encode())
     for path in [*folder.files(*kinds), *folder.images]:
         status = path.stat()
-        seen.update(f"{path} {status.st_size} {status.st_mtime_ns}\n".encode())
+        seen.update(os.fsencode(path) + b" %d %d\n" % (status.st_size, status.st_mtime_ns))
     return seen.hexdigest()
 
 

@@ -3,6 +3,7 @@
 import base64
 import csv
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from samples import encoded
+from samples import encoded, voc_xml, yolo_lines
 
 from object_detection.coco.annotations import read_annotations
 from object_detection.convert.prepare import coco_splits
@@ -36,34 +37,19 @@ def write_images(root: Path, where: str = "{split}/{stem}.jpg") -> None:
             Image.new("RGB", SIZE, (number * 40, 90, 20)).save(path)
 
 
-def write_voc(root, *, boxes="inclusive"):
+def write_voc(root, *, shift=1):
     write_images(root)
     (root / "labels.txt").write_text("\n".join(NAMES))
+    tool = "" if shift else "<source><database>Unknown</database></source>"
+    size = f"<size><width>{SIZE[0]}</width><height>{SIZE[1]}</height></size>"
+    more = f"<filename>old-name.png</filename>{tool}{size}"
     for split, images in TRUTH.items():
         for stem, objects in images.items():
-            shift = 1 if boxes == "inclusive" else 0
-            nodes = "".join(
-                f"<object><name>{name}</name><bndbox><xmin>{x + shift}</xmin><ymin>{y + shift}"
-                f"</ymin><xmax>{x + w}</xmax><ymax>{y + h}</ymax></bndbox></object>"
-                for name, x, y, w, h in objects
-            )
-            tool = "<source><database>Unknown</database></source>" * (boxes == "plain")
-            (root / split / f"{stem}.xml").write_text(
-                f"<annotation><filename>old-name.png</filename>{tool}<size><width>{SIZE[0]}"
-                f"</width><height>{SIZE[1]}</height></size>{nodes}</annotation>"
-            )
+            (root / split / f"{stem}.xml").write_text(voc_xml(objects, shift=shift, more=more))
 
 
 def write_plain_voc(root):
-    write_voc(root, boxes="plain")
-
-
-def yolo_lines(objects):
-    return "\n".join(
-        f"{NAMES.index(n)} {(x + w / 2) / SIZE[0]} {(y + h / 2) / SIZE[1]} {w / SIZE[0]} "
-        f"{h / SIZE[1]}"
-        for n, x, y, w, h in objects
-    )
+    write_voc(root, shift=0)
 
 
 def write_yolo(root, *, suffix=".jpg"):
@@ -71,7 +57,7 @@ def write_yolo(root, *, suffix=".jpg"):
     for split, images in TRUTH.items():
         (root / "labels" / split).mkdir(parents=True)
         for stem, objects in images.items():
-            (root / "labels" / split / f"{stem}.txt").write_text(yolo_lines(objects))
+            (root / "labels" / split / f"{stem}.txt").write_text(yolo_lines(objects, NAMES, SIZE))
     (root / "data.yaml").write_text(
         "path: ../datasets/of_another_machine\ntrain: ../images/train\nval: images/val\n"
         "names: {0: cat, 1: dog, 2: bird}\n"
@@ -83,7 +69,7 @@ def write_yolo_without_yaml(root):
     for split, images in TRUTH.items():
         for stem, objects in images.items():
             if objects:
-                (root / split / f"{stem}.txt").write_text(yolo_lines(objects))
+                (root / split / f"{stem}.txt").write_text(yolo_lines(objects, NAMES, SIZE))
     (root / "classes.txt").write_text("\n".join(NAMES) + "\n")
 
 
@@ -202,8 +188,9 @@ def test_each_format_is_told_and_read(write, expected, tmp_path):
     assert found(folder, tmp_path) == truth
 
 
-def test_any_kind_of_picture_and_a_path_that_leads_up(tmp_path):
+def test_any_picture_any_file_name_and_a_path_that_leads_up(tmp_path):
     write_yolo(tmp_path / "set", suffix=".tga")
+    (tmp_path / "set" / os.fsdecode(b"caf\xe9.txt")).touch()
     assert found(tmp_path / "set" / "labels" / "..", tmp_path) == TRUTH
 
 
@@ -218,6 +205,9 @@ def test_an_import_is_used_again_until_the_folder_changes(tmp_path):
     (folder / "labels" / "train" / "b.txt").write_text("2 0.5 0.5 0.1 0.1")
     import_folder(folder, tmp_path / "out")
     assert not written.read_text().endswith(" ")
+    written.unlink()
+    import_folder(folder, tmp_path / "out")
+    assert written.is_file()
 
 
 def test_a_subset_of_cvat_leads_to_no_other_folder(tmp_path):

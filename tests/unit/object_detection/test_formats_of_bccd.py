@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from samples import read_back
+from samples import read_back, voc_xml, yolo_lines
 from tiny_runs import SMALLEST
 
 from object_detection.coco.annotations import read_annotations
@@ -14,48 +14,41 @@ from object_detection.convert.convert import convert
 from object_detection.convert.prepare import prepare_records
 
 
-def bccd_as_voc(source: Path, root: Path, content: dict, split: str) -> None:
+def objects_of(content: dict) -> dict[str, list]:
+    """Returns file name -> (class, x, y, width, height) of each object."""
     names = {c["id"]: c["name"] for c in content["categories"]}
-    (root / "labels.txt").write_text("\n".join(names.values()))
+    files = {image["id"]: image["file_name"] for image in content["images"]}
+    objects = {name: [] for name in files.values()}
+    for entry in content["annotations"]:
+        box = map(int, entry["bbox"])
+        objects[files[entry["image_id"]]].append((names[entry["category_id"]], *box))
+    return objects
+
+
+def bccd_as_voc(source: Path, root: Path, content: dict, split: str) -> None:
+    (root / "labels.txt").write_text("\n".join(c["name"] for c in content["categories"]))
     lists = root / "ImageSets" / "Main"
     for folder in (lists, root / "Annotations", root / "JPEGImages"):
         folder.mkdir(parents=True, exist_ok=True)
-    (lists / f"{split}.txt").write_text(
-        "\n".join(Path(image["file_name"]).stem for image in content["images"])
-    )
-    for image in content["images"]:
-        shutil.copy(source / image["file_name"], root / "JPEGImages")
-        nodes = ""
-        for entry in content["annotations"]:
-            if entry["image_id"] == image["id"]:
-                x, y, w, h = map(int, entry["bbox"])
-                sides = (("xmin", x + 1), ("ymin", y + 1), ("xmax", x + w), ("ymax", y + h))
-                box = "".join(f"<{k}>{v}</{k}>" for k, v in sides)
-                name = names[entry["category_id"]]
-                nodes += f"<object><name>{name}</name><bndbox>{box}</bndbox></object>"
-        path = root / "Annotations" / f"{Path(image['file_name']).stem}.xml"
-        path.write_text(f"<annotation>{nodes}</annotation>")
+    objects = objects_of(content)
+    (lists / f"{split}.txt").write_text("\n".join(Path(name).stem for name in objects))
+    for name, listed in objects.items():
+        shutil.copy(source / name, root / "JPEGImages")
+        path = root / "Annotations" / f"{Path(name).stem}.xml"
+        path.write_text(voc_xml(listed, shift=1))
 
 
 def bccd_as_yolo(source: Path, root: Path, content: dict, split: str) -> None:
+    names = [c["name"] for c in content["categories"]]
     (root / "data.yaml").write_text(
-        "train: images/train\nval: images/val\nnames: "
-        + json.dumps([c["name"] for c in content["categories"]])
+        f"train: images/train\nval: images/val\nnames: {json.dumps(names)}"
     )
     for kind in ("images", "labels"):
         (root / kind / split).mkdir(parents=True)
-    for image in content["images"]:
-        shutil.copy(source / image["file_name"], root / "images" / split)
-        lines = []
-        for entry in content["annotations"]:
-            if entry["image_id"] == image["id"]:
-                x, y, w, h = entry["bbox"]
-                shares = ((x + w / 2) / 640, (y + h / 2) / 480, w / 640, h / 480)
-                lines.append(
-                    " ".join([str(entry["category_id"] - 1), *(f"{v:.6f}" for v in shares)])
-                )
-        path = root / "labels" / split / f"{Path(image['file_name']).stem}.txt"
-        path.write_text("\n".join(lines))
+    for name, listed in objects_of(content).items():
+        shutil.copy(source / name, root / "images" / split)
+        path = root / "labels" / split / f"{Path(name).stem}.txt"
+        path.write_text(yolo_lines(listed, names, (640, 480)))
 
 
 def part_of_bccd(source: Path, split: str) -> dict:
