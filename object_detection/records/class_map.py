@@ -26,6 +26,7 @@ _VOC = (
     *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa"),
     *("train", "tvmonitor"),
 )
+_MOST_CHANNELS = 100_000
 # Names of the reference's label maps: category_id -> name.
 LABEL_MAPS: dict[str, dict[int, str]] = {
     "coco": COCO_CATEGORIES,
@@ -222,6 +223,12 @@ def make_class_map(card: DataCard, *, class_ids: str, num_classes: int | None) -
         raise ValueError(f"the data set {card.split!r} has no category: convert it from instances")
     categories = _channels_of(known, class_ids)
     needed = max(categories) + 1
+    if needed > _MOST_CHANNELS:
+        raise ValueError(
+            f"class_ids={class_ids} takes {needed:,} channels for the {len(known)} categories of "
+            f"the data set {card.split!r}, whose ids go up to {max(known)}: use "
+            "class_ids=contiguous"
+        )
     total = num_classes if num_classes is not None else needed
     if needed > total or min(categories) < 0:
         raise ValueError(

@@ -2,7 +2,8 @@
 
 import pytest
 
-from object_detection.records.class_map import ClassMap
+from object_detection.records.card_builder import Tally, build_card
+from object_detection.records.class_map import ClassMap, make_class_map
 
 PETS = ClassMap(3, {0: (1, "person"), 1: (2, "animal"), 2: (3, "traffic light")})
 
@@ -61,3 +62,11 @@ def test_channels_of_a_weight_file_by_name():
     said = ours.describe_channels(channels)
     assert "2 of 3 classes are the file's by name: animal, person" in said
     assert said.endswith("kept as initialised: cup")
+
+
+def test_ids_too_large_to_number_channels():
+    categories = [(10**12, "cup")]
+    card = build_card(Tally(), split="train", categories=categories, shards=[], mask_format=None)
+    assert make_class_map(card, class_ids="contiguous", num_classes=None).names == ("cup",)
+    with pytest.raises(ValueError, match="1,000,000,000,000 channels for the 1 cat.*contiguous"):
+        make_class_map(card, class_ids="category_id", num_classes=None)
