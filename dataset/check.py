@@ -89,8 +89,11 @@ def main(argv: Sequence[str]) -> int:
     return int(bool(report.errors))
 
 
-def _draw(report: Report, tables: Mapping[str, SplitTable], path: Path) -> Path:
-    """Writes a sheet of images with their boxes as stated, those of the worst findings first."""
+def _draw(report: Report, tables: Mapping[str, SplitTable], path: Path) -> str:
+    """Writes a sheet of images with their boxes as stated, those of the worst findings first.
+
+    Returns its path, or why there is none.
+    """
     from object_detection.draw.entries import corners
     from object_detection.draw.visualize import contact_sheet, draw_boxes
 
@@ -119,8 +122,10 @@ def _draw(report: Report, tables: Mapping[str, SplitTable], path: Path) -> Path:
         captions.append(caption)
         if len(pictures) == _PICTURES.value:
             break
+    if not pictures:
+        return "no picture to draw: not one image file can be used"
     Image.fromarray(contact_sheet(pictures, min(4, len(pictures)), captions)).save(path)
-    return path
+    return str(path)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from scipy.cluster.vq import kmeans2
 
-from object_detection.check.findings import CheckFinding, finding
+from object_detection.check.findings import CheckFinding
 from object_detection.check.split_table import SplitTable
 
 _MATCH = 0.5
@@ -101,7 +101,7 @@ def _findings(
     shapes = ", ".join(f"{w:.0f} x {h:.0f}" for w, h in facts["common_shapes_px"])
     worst = indices[np.argsort(best, kind="stable")]
     if recall < _LOW_RECALL:
-        yield finding(
+        yield CheckFinding(
             "warning",
             "anchor_recall",
             table.name,
@@ -113,7 +113,7 @@ def _findings(
         )
     small = side < 0.75 * smallest
     if small.mean() > 0.02:
-        yield finding(
+        yield CheckFinding(
             "warning" if small.mean() > 0.1 else "note",
             "below_smallest_anchor",
             table.name,

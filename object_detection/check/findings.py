@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from outside_data.text import MOST_OF_A_LINE, clean
@@ -14,7 +14,7 @@ LEVELS = ("error", "warning", "note")
 _MOST_EXAMPLES = 5
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class CheckFinding:
     """One kind of fault of one split.
 
@@ -25,7 +25,7 @@ class CheckFinding:
       what: a sentence with the numbers.
       remedy: a sentence on what to do.
       count: how many boxes, images or classes.
-      examples: the first few, or the worst: image file and annotation.
+      examples: image file and annotation, of which the first few are kept.
     """
 
     level: str
@@ -34,29 +34,15 @@ class CheckFinding:
     what: str
     remedy: str
     count: int = 1
-    examples: tuple[str, ...] = ()
+    examples: Sequence[str] = ()
 
-
-def finding(
-    level: str,
-    code: str,
-    split: str,
-    what: str,
-    remedy: str,
-    *,
-    count: int = 1,
-    examples: Iterable[str] = (),
-) -> CheckFinding:
-    """Returns a finding with as many examples as are shown."""
-    return CheckFinding(
-        level,
-        code,
-        clean(split),
-        clean(what, most=MOST_OF_A_LINE),
-        clean(remedy, most=MOST_OF_A_LINE),
-        int(count),
-        tuple(map(clean, tuple(examples)[:_MOST_EXAMPLES])),
-    )
+    def __post_init__(self) -> None:
+        """Makes texts fit to be shown."""
+        self.split = clean(self.split)
+        self.what = clean(self.what, most=MOST_OF_A_LINE)
+        self.remedy = clean(self.remedy, most=MOST_OF_A_LINE)
+        self.count = int(self.count)
+        self.examples = tuple(map(clean, self.examples[:_MOST_EXAMPLES]))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from object_detection.check.findings import CheckFinding, finding
+from object_detection.check.findings import CheckFinding
 from object_detection.check.split_table import SplitTable
 from object_detection.masks.rescale import is_same_shape
 
@@ -24,7 +24,7 @@ def image_faults(
     empty = np.flatnonzero(np.bincount(table.image, minlength=len(table.facts)) == 0)
     if len(empty):
         share = len(empty) / len(table.facts)
-        yield finding(
+        yield CheckFinding(
             "warning" if share > 0.5 else "note",
             "empty_images",
             table.name,
@@ -52,7 +52,7 @@ def image_faults(
         if len(over):
             worst = over[np.argsort(-counts[over], kind="stable")]
             rest = int((counts[over] - limit).sum())
-            yield finding(
+            yield CheckFinding(
                 "warning",
                 code,
                 table.name,
@@ -84,7 +84,7 @@ def _unusable(table: SplitTable) -> Iterator[CheckFinding]:
     ):
         if gone:
             share = len(gone) / len(table.facts)
-            yield finding(
+            yield CheckFinding(
                 "error" if share > 0.05 else "warning",
                 code,
                 table.name,
@@ -142,7 +142,7 @@ def _sizes(table: SplitTable) -> Iterator[CheckFinding]:
     ):
         found = groups[group]
         if found:
-            yield finding(
+            yield CheckFinding(
                 level,
                 code,
                 table.name,

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from object_detection.check.findings import CheckFinding, finding
+from object_detection.check.findings import CheckFinding
 from object_detection.check.split_table import SplitTable
 from object_detection.coco.box_frame import REMEDY, frame_problems
 
@@ -22,7 +22,7 @@ _READER_ERROR_SHARE = 0.2
 def object_faults(table: SplitTable) -> Iterator[CheckFinding]:
     """Yields what is wrong with the objects of a split."""
     if not len(table.boxes):
-        yield finding(
+        yield CheckFinding(
             "error",
             "no_objects",
             table.name,
@@ -33,7 +33,7 @@ def object_faults(table: SplitTable) -> Iterator[CheckFinding]:
     is_plain = np.ones(len(table.boxes), bool)
     for problem in frame_problems(table.boxes, table.sizes, table.outlines, table.image):
         is_plain &= ~problem.where
-        yield finding(
+        yield CheckFinding(
             "error" if problem.is_fatal else "warning",
             f"{problem.kind}_boxes",
             table.name,
@@ -50,7 +50,7 @@ def object_faults(table: SplitTable) -> Iterator[CheckFinding]:
         yield from _masks_elsewhere(table, is_plain & ~table.is_crowd)
     if table.is_crowd.any():
         share = table.is_crowd.mean()
-        yield finding(
+        yield CheckFinding(
             "error" if share == 1 else "warning" if share > 0.2 else "note",
             "crowds",
             table.name,
@@ -70,7 +70,7 @@ def _reader_findings(table: SplitTable) -> Iterator[CheckFinding]:
         for what, count in found.items():
             is_loss = title == "dropped" or what.startswith("mask unknown")
             much = count >= max(_FEWEST, _READER_ERROR_SHARE * len(table.boxes))
-            yield finding(
+            yield CheckFinding(
                 "error" if is_loss and much else "warning" if is_loss else "note",
                 title,
                 table.name,
@@ -89,7 +89,7 @@ def _small(table: SplitTable, where: np.ndarray) -> Iterator[CheckFinding]:
     small = where & (side < 1) & (side > 0)
     if small.any():
         share = small.sum() / where.sum()
-        yield finding(
+        yield CheckFinding(
             "error" if share >= _ERROR_SHARE and small.sum() >= _FEWEST else "warning",
             "tiny_boxes",
             table.name,
@@ -112,7 +112,7 @@ def _clipped(table: SplitTable, where: np.ndarray) -> Iterator[CheckFinding]:
     is_error = much.sum() >= max(_FEWEST, _ERROR_SHARE * where.sum())
     level = "error" if is_error else "warning" if some.sum() > 0.03 * where.sum() else "note"
     order = np.argsort(np.where(some, -lost, np.inf), kind="stable")[: some.sum()]
-    yield finding(
+    yield CheckFinding(
         level,
         "clipped_boxes" if much.sum() < _MOSTLY * where.sum() else "far_clipped_boxes",
         table.name,
@@ -159,7 +159,7 @@ def _doubles(table: SplitTable, where: np.ndarray) -> Iterator[CheckFinding]:
     ):
         if found:
             share = len(found) / where.sum()
-            yield finding(
+            yield CheckFinding(
                 "warning" if share > 0.005 or len(found) >= 10 else "note",
                 code,
                 table.name,
@@ -179,7 +179,7 @@ def _masks_elsewhere(table: SplitTable, where: np.ndarray) -> Iterator[CheckFind
     if apart.any():
         share = apart.sum() / where.sum()
         is_error = share >= _ERROR_SHARE and apart.sum() >= _FEWEST
-        yield finding(
+        yield CheckFinding(
             "error" if is_error else "warning",
             "masks_elsewhere",
             table.name,

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from object_detection.check.anchor_fit import AnchorLayout, anchor_fit
-from object_detection.check.findings import LEVELS, CheckFinding, Report, finding
+from object_detection.check.findings import LEVELS, CheckFinding, Report
 from object_detection.check.image_faults import image_faults
 from object_detection.check.object_faults import object_faults
 from object_detection.check.shifted_ids import shifted_ids
@@ -47,7 +47,7 @@ def check_splits(
             tables[name] = read_table(name, annotation_file, image_dir, follow_links=follow_links)
         except (ValueError, OSError) as error:
             findings.append(
-                finding("error", "unreadable", name, str(error), "Correct the annotation file")
+                CheckFinding("error", "unreadable", name, str(error), "Correct the annotation file")
             )
     anchors: dict = {}
     for name, table in tables.items():

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from object_detection.check.findings import CheckFinding, finding
+from object_detection.check.findings import CheckFinding
 from object_detection.check.split_table import SplitTable
 from outside_data.picture_file import open_picture, read_regular_file
 
@@ -35,7 +35,7 @@ def shifted_ids(table: SplitTable) -> Iterator[CheckFinding]:
     where = "the next image" if shift == 1 else "the image before"
     if abs(shift) > 1:
         where = f"the image {abs(shift)} places {'further on' if shift > 0 else 'before'}"
-    yield finding(
+    yield CheckFinding(
         "error",
         "shifted_ids",
         table.name,

@@ -6,8 +6,9 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 
-from object_detection.check.findings import CheckFinding, finding
+from object_detection.check.findings import CheckFinding
 from object_detection.check.split_table import SplitTable
+from object_detection.records.card import content_of
 from object_detection.records.class_map import plain_name
 from outside_data.picture_file import read_regular_file
 
@@ -27,7 +28,7 @@ def _unused_classes(table: SplitTable) -> Iterator[CheckFinding]:
     used = set(table.category.tolist())
     unused = [c.name for c in table.annotations.categories if c.category_id not in used]
     if unused:
-        yield finding(
+        yield CheckFinding(
             "note",
             "unused_classes",
             table.name,
@@ -49,7 +50,7 @@ def _class_lists(trained: SplitTable, other: SplitTable) -> Iterator[CheckFindin
     numbers = {plain_name(name): number for number, name in ours.items()}
     if renamed:
         is_permuted = set(map(plain_name, theirs.values())) <= set(numbers)
-        yield finding(
+        yield CheckFinding(
             "error" if not is_permuted else "warning",
             "class_names",
             pair,
@@ -66,7 +67,7 @@ def _class_lists(trained: SplitTable, other: SplitTable) -> Iterator[CheckFindin
         if (own := numbers.get(plain_name(name), number)) != number
     ]
     if moved and not renamed:
-        yield finding(
+        yield CheckFinding(
             "warning",
             "class_ids",
             pair,
@@ -78,7 +79,7 @@ def _class_lists(trained: SplitTable, other: SplitTable) -> Iterator[CheckFindin
     unknown = [f"{name!r} (id {n})" for n, name in sorted(theirs.items()) if n not in ours]
     unknown = [] if moved else unknown
     if unknown:
-        yield finding(
+        yield CheckFinding(
             "warning",
             "unknown_classes",
             pair,
@@ -96,7 +97,7 @@ def _untaught(trained: SplitTable, other: SplitTable) -> Iterator[CheckFinding]:
     missing = {name: count for name, count in asked.items() if plain_name(name) not in taught}
     if missing:
         is_all = len(missing) == len(asked)
-        yield finding(
+        yield CheckFinding(
             "error" if is_all else "warning",
             "untaught_classes",
             f"{trained.name}, {other.name}",
@@ -109,25 +110,31 @@ def _untaught(trained: SplitTable, other: SplitTable) -> Iterator[CheckFinding]:
 
 
 def _shared_images(tables: Sequence[SplitTable]) -> Iterator[CheckFinding]:
-    """Finds equal files; only files of equal length are read."""
-    by_length: dict[int, list[tuple[int, int]]] = defaultdict(list)
-    for number, table in enumerate(tables):
-        for index, fact in enumerate(table.facts):
-            if fact.num_bytes > 0:
-                by_length[fact.num_bytes].append((number, index))
-    by_content: dict[bytes, list[tuple[int, int]]] = defaultdict(list)
-    for places in by_length.values():
-        if len(places) > 1:
-            for number, index in places:
-                data = read_regular_file(tables[number].facts[index].path)
-                by_content[hashlib.sha256(data).digest()].append((number, index))
+    """Finds equal files; read are only those of equal length, and whole if they look alike."""
+    files = [
+        (table, index, fact)
+        for table in tables
+        for index, fact in enumerate(table.facts)
+        if fact.num_bytes > 0
+    ]
+    groups = [files]
+    for key in (
+        lambda fact: fact.num_bytes,
+        lambda fact: content_of(fact.path),
+        lambda fact: hashlib.sha256(read_regular_file(fact.path)).digest(),
+    ):
+        parts = defaultdict(list)
+        for number, group in enumerate(groups):
+            for file in group:
+                parts[number, key(file[-1])].append(file)
+        groups = [part for part in parts.values() if len(part) > 1]
     across, within = [], []
-    for places in by_content.values():
-        if len(places) > 1:
-            named = " = ".join(f"{tables[n].name}/{tables[n].image_name(i)}" for n, i in places)
-            (across if len({n for n, _ in places}) > 1 else within).append(named)
+    for group in groups:
+        named = " = ".join(f"{table.name}/{table.image_name(i)}" for table, i, _ in group)
+        is_across = len({table.name for table, _, _ in group}) > 1
+        (across if is_across else within).append(named)
     if across:
-        yield finding(
+        yield CheckFinding(
             "warning",
             "shared_images",
             ", ".join(table.name for table in tables),
@@ -138,7 +145,7 @@ def _shared_images(tables: Sequence[SplitTable]) -> Iterator[CheckFinding]:
             examples=across,
         )
     if within:
-        yield finding(
+        yield CheckFinding(
             "warning",
             "repeated_images",
             "",

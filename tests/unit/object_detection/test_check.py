@@ -267,6 +267,17 @@ def test_the_command_tells_reported_cases(case, code, level, tmp_path, repositor
         assert min(sheet.size) > 100
 
 
+def test_the_command_draws_nothing_where_no_picture_can_be_read(small_set, tmp_path, repository):
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations/instances_train.json").write_text(json.dumps(small_set["train"]))
+    for path in (tmp_path / "train").iterdir():
+        path.write_bytes(b"<html>")
+    options = (f"--output_dir={tmp_path / 'out'}", "--pictures=1")
+    done = run_check(tmp_path, *options, repository=repository)
+    assert "ERROR unreadable_images [train]: 4 of 4 image files cannot be used" in done.stdout
+    assert done.stdout.endswith("no picture to draw: not one image file can be used\n")
+
+
 def test_the_command_takes_a_folder_and_nothing_else(tmp_path, repository):
     done = run_check(tmp_path / "none", repository=repository)
     assert done.returncode == 1 and "no data folder" in done.stderr

@@ -8,7 +8,7 @@ import pytest
 
 from engine.log.run_log import RunLog
 from engine.ranks import guard
-from object_detection.check.findings import Report, finding
+from object_detection.check.findings import CheckFinding, Report
 from object_detection.coco.findings import Counts, Finding, describe_counts
 from object_detection.draw.visualize import draw_boxes
 from object_detection.metrics.report import format_metrics_table
@@ -70,7 +70,9 @@ def test_no_door_lets_a_name_speak_for_the_program():
         ("AP", "AP50", "AP75", "APs", "APm", "APl", "ARmax1", "ARmax10", "ARmax100", "ARs"), 0.5
     )
     scores |= {"ARm": 0.5, "ARl": 0.5, f"AP_/{FORGED}": 0.5}
-    checked = Report([finding("error", "x", FORGED, FORGED, FORGED, examples=[FORGED])], {}, {})
+    checked = Report(
+        [CheckFinding("error", "x", FORGED, FORGED, FORGED, examples=[FORGED])], {}, {}
+    )
     said = (
         screen.getvalue(),
         "\n".join(describe_counts("dropped", counts.dropped, counts.examples)),
