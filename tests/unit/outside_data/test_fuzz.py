@@ -253,18 +253,8 @@ READERS: dict[str, tuple[Any, Any]] = {
 
 PAINFUL = [
     *(None, True, -1, 0, 10**20, 2**63, 10**400, 1e308, float("nan"), float("inf"), "", "\0"),
-    *(
-        "9" * 5000,
-        "../../x",
-        "\x1b[2J\n",
-        "\ud800",
-        "a" * 100_000,
-        [],
-        {},
-        [[]],
-        {"a": {}},
-        "1e999",
-    ),
+    *("9" * 5000, "1e999", "../../x", "\x1b[2J\n", "\ud800", "a" * 100_000),
+    *([], {}, [[]], {"a": {}}),
 ]
 VALUES = st.recursive(
     st.sampled_from(PAINFUL) | st.integers() | st.floats() | st.text(max_size=5),
@@ -284,11 +274,9 @@ FOUND: list[tuple[str, bytes]] = [
 
 def exchanged(data: st.DataObject, value: Any) -> Any:
     """Returns a value with some part of it exchanged or left out."""
-    parts = (
-        list(value.items() if isinstance(value, dict) else enumerate(value))
-        if (isinstance(value, (dict, list)) and value)
-        else []
-    )
+    parts: list[Any] = []
+    if isinstance(value, (dict, list)):
+        parts = list(value.items() if isinstance(value, dict) else enumerate(value))
     if not parts or data.draw(st.integers(0, 5)) == 0:
         return data.draw(VALUES)
     at, part = data.draw(st.sampled_from(parts))
