@@ -359,15 +359,15 @@ class ForeignNetwork:
         return self.norm(x, f"{name}.1") if f"{name}.1.weight" in self.values else x
 
     def body(self, images):
-        """images: [batch, h, w, 3], red, green, blue."""
+        """images: [batch, h, w, 3], red, green, blue; returns {level: map}."""
         images = images[..., ::-1] if self.caffe2 else images
         x = self.conv(images, "backbone.body.conv1", stride=2)
         x = reference.relu(self.norm(x, "backbone.body.bn1"))
         x = reference.max_pool(x, padding="symmetric")
-        levels = []
+        levels = {}
         for stage in range(1, 5):
             x = self.block(x, f"backbone.body.layer{stage}.0", stride=1 if stage == 1 else 2)
-            levels.append(x)
+            levels[stage + 1] = x
         return levels
 
     def block(self, x, name, *, stride):
@@ -379,34 +379,36 @@ class ForeignNetwork:
         x = self.norm(self.conv(x, f"{name}.downsample.0", stride=stride), f"{name}.downsample.1")
         return reference.relu(x + y)
 
-    def pyramid(self, levels):
-        above, maps = None, []
-        for index in (3, 2, 1, 0):
-            lateral = self.layer(levels[index], f"backbone.fpn.inner_blocks.{index}")
-            above = lateral if above is None else lateral + reference.upsample(above)
-            maps.insert(0, self.layer(above, f"backbone.fpn.layer_blocks.{index}"))
-        return maps
+    def pyramid(self, images):
+        return reference.pyramid(
+            self.body(images),
+            lambda x, level: self.layer(x, f"backbone.fpn.inner_blocks.{level - 2}"),
+            lambda x, level: self.layer(x, f"backbone.fpn.layer_blocks.{level - 2}"),
+        )
 
     def rpn(self, x):
+        """Returns logits [b, h, w, 3] of objects, and deltas [b, h, w, 3, 4]."""
         hidden = reference.relu(self.conv(x, "rpn.head.conv.0.0"))
         if "rpn.head.conv.1.0.weight" in self.values:
             hidden = reference.relu(self.conv(hidden, "rpn.head.conv.1.0"))
-        return self.conv(hidden, "rpn.head.cls_logits"), self.conv(hidden, "rpn.head.bbox_pred")
+        logits, deltas = (self.conv(hidden, f"rpn.head.{n}") for n in ("cls_logits", "bbox_pred"))
+        return logits, _y_first(deltas, boxes=3)
 
     def dense(self, x, name):
         return x @ self.values[f"{name}.weight"].T + self.values[f"{name}.bias"]
 
     def boxes(self, rois):
-        """rois: [n, 7, 7, c]; returns class logits [n, K + 1] and deltas [n, 4 * (K + 1)]."""
+        """rois: [n, 7, 7, c]; returns class logits [n, K + 1] and deltas [n, K + 1, 4]."""
         is_second = "roi_heads.box_head.0.0.weight" in self.values
         for index in range(4 if is_second else 0):
             rois = reference.relu(self.layer(rois, f"roi_heads.box_head.{index}"))
         x = rois.transpose(0, 3, 1, 2).reshape(len(rois), -1)  # theirs: channel, row, column
         for name in ("5",) if is_second else ("fc6", "fc7"):
             x = reference.relu(self.dense(x, f"roi_heads.box_head.{name}"))
-        return tuple(
+        logits, deltas = (
             self.dense(x, f"roi_heads.box_predictor.{name}") for name in ("cls_score", "bbox_pred")
         )
+        return logits, _y_first(deltas, boxes=logits.shape[-1])
 
     def masks(self, rois):
         """rois: [n, h, w, c]; returns [n, 2 h, 2 w, K + 1]."""
@@ -416,3 +418,8 @@ class ForeignNetwork:
         name = "roi_heads.mask_predictor.conv5_mask"  # [in, out, 2, 2] there
         x = reference.transposed_conv(x, self.kernel(name), self.values[f"{name}.bias"])
         return self.conv(reference.relu(x), "roi_heads.mask_predictor.mask_fcn_logits")
+
+
+def _y_first(deltas, *, boxes):
+    """Turns [..., boxes * 4], (tx, ty, tw, th), into [..., boxes, 4], (ty, tx, th, tw)."""
+    return deltas.reshape(*deltas.shape[:-1], boxes, 4)[..., [1, 0, 3, 2]]

@@ -103,19 +103,19 @@ class Matterport:
                 y = y if branch == "2c" else reference.relu(y)
             x = self.conv(x, f"res{stage}a_branch1", stride=stride)
             x = maps[stage] = reference.relu(self.norm(x, f"bn{stage}a_branch1") + y)
-        above, pyramid = None, {}
-        for stage in (5, 4, 3, 2):
-            lateral = self.conv(maps[stage], f"fpn_c{stage}p{stage}")
-            above = lateral if above is None else lateral + reference.upsample(above)
-            pyramid[stage] = self.conv(above, f"fpn_p{stage}")
-        return pyramid
+        return reference.pyramid(
+            maps,
+            lambda x, level: self.conv(x, f"fpn_c{level}p{level}"),
+            lambda x, level: self.conv(x, f"fpn_p{level}"),
+        )
 
     def rpn(self, x):
-        """Returns probabilities [b, h, w, 3] of objects, and deltas in units of anchors."""
+        """Returns logits [b, h, w, 3] of its probabilities, and deltas in units of anchors."""
         hidden = reference.relu(self.conv(x, "rpn_conv_shared"))
         pairs = np.exp(self.conv(hidden, "rpn_class_raw").reshape(*x.shape[:3], 3, 2))
+        probabilities = pairs[..., 1] / pairs.sum(axis=-1)
         deltas = self.conv(hidden, "rpn_bbox_pred").reshape(*x.shape[:3], 3, 4)
-        return pairs[..., 1] / pairs.sum(axis=-1), deltas * RPN_DEVIATIONS
+        return np.log(probabilities) - np.log1p(-probabilities), deltas * RPN_DEVIATIONS
 
     def boxes(self, rois):
         """rois: [n, 7, 7, c]; returns class logits [n, classes] and deltas [n, classes, 4]."""

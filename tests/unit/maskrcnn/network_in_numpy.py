@@ -67,6 +67,16 @@ def upsample(x):
     return x.repeat(2, axis=1).repeat(2, axis=2)
 
 
+def pyramid(features, inner, outer):
+    """Joins {level: map} top-down by two convolutions `(map, level)`."""
+    above, maps = None, {}
+    for level in sorted(features, reverse=True):
+        lateral = inner(features[level], level)
+        above = lateral if above is None else lateral + upsample(above)
+        maps[level] = outer(above, level)
+    return maps
+
+
 def transposed_conv(x, kernel, bias):
     """Doubles [b, h, w, c] by a 2x2 kernel [2, 2, d, c] with stride 2."""
     blocks = np.einsum("bhwc,ijdc->bhiwjd", x, kernel)

@@ -36,11 +36,11 @@ def test_pyramid_equals_numpy(changes):
             x = reference.norm(x, weights, f"{name}_gn", num_groups=2)
         return reference.relu(x) if changes.get("fpn_relu") else x
 
-    expected, above = {}, None
-    for level in (5, 4, 3, 2):
-        lateral = conv(features[level], f"fpn/inner{level}")
-        above = lateral if above is None else lateral + reference.upsample(above)
-        expected[level] = conv(above, f"fpn/layer{level}")
+    expected = reference.pyramid(
+        features,
+        lambda x, level: conv(x, f"fpn/inner{level}"),
+        lambda x, level: conv(x, f"fpn/layer{level}"),
+    )
     expected[6] = expected[5][:, ::2, ::2]
     maps = model({n: tf.constant(x, tf.float32) for n, x in features.items()})
     assert [tuple(m.shape[1:3]) for m in maps] == [(64 >> n, 96 >> n) for n in range(2, 6)] + [

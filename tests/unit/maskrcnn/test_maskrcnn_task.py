@@ -113,11 +113,11 @@ def test_sampling_follows_the_seed(task, batch):
 
 def test_images_that_only_fill_up_count_for_nothing(task, batch):
     whole = losses_of(task, batch, training=False)
-    half = losses_of(task, {**batch, "valid": tf.constant([True, False])}, training=False)
-    changed = {**batch, "valid": tf.constant([True, False])}
+    filled = {**batch, "valid": tf.constant([True, False])}
+    half = losses_of(task, filled, training=False)
     other_box = batch["boxes"].numpy().copy()
     other_box[1] = [1, 1, 60, 90]
-    changed["boxes"] = tf.constant(other_box)
+    changed = {**filled, "boxes": tf.constant(other_box)}
     assert half[2] == 0.5 and whole[2] == 1.0
     assert losses_of(task, changed, training=False)[1] == half[1] != whole[1]
 
