@@ -208,7 +208,6 @@ def _base(
 ) -> tuple[YamlRun | None, MaskRcnnConfig]:
     """Returns the YAML's run, None without one, and the configuration below recipe and flags."""
     run = _read_run(pairs, num_ranks=num_ranks, **options)
-    torch = cli.given_fields(PyTorchArguments)
     name = model_name
     if run is not None:
         name = model_name or run.model_name
@@ -220,13 +219,14 @@ def _base(
     base = override(base_config(name), preset(preset_name, model_name=name), source="preset")
     if run is not None:
         base = override(base, run.overrides, source="config_file")
-        if "runtime.amp" in cli.given_flags(MaskRcnnConfig) or "fp16" in torch:
-            base = override(base, {"runtime.precision": ""}, source="flag")
-    if torch.get("fp16"):
-        base = override(base, {"runtime.amp": True}, source="flag")
+    torch, above = cli.given_fields(PyTorchArguments), {}
+    if "fp16" in torch:
+        above["runtime.amp"] = torch["fp16"]
+    if above or "runtime.amp" in cli.given_flags(MaskRcnnConfig):
+        above["runtime.precision"] = ""
     if torch.get("json_summary"):
-        base = override(base, {"train.log_filename": torch["json_summary"]}, source="flag")
-    return run, base
+        above["train.log_filename"] = torch["json_summary"]
+    return run, override(base, above, source="flag")
 
 
 def _read_run(pairs: Sequence[str], *, num_ranks: int, **options: Any) -> YamlRun | None:
@@ -254,33 +254,31 @@ def _sets(
     from object_detection.records import catalog as catalogs  # not for --help
 
     files, given = cli.given_fields(FileArguments), cli.given_flags(MaskRcnnConfig)
-    names = {
-        "train": files.get("train_sets", run.train_sets if run is not None else ()),
-        "test": files.get("test_sets", run.test_sets if run is not None else ()),
-    }
+    train_names = files.get("train_sets", run.train_sets if run is not None else ())
+    test_names = files.get("test_sets", run.test_sets if run is not None else ())
     if "data.training_file_pattern" in given or not is_training:
-        names["train"] = ()
+        train_names = ()
     is_tested = not (given.get("train.skip_test") or given.get("train.benchmark"))
     if "eval.val_file_pattern" in given or not is_tested:
-        names["test"] = ()
-    if not (names["train"] or names["test"]):
+        test_names = ()
+    if not (train_names or test_names):
         return {}, {}
     folder = cli.given_fields(Tf2Arguments).get("data_dir", "")
     catalog = catalogs.read_catalog(files.get("data_catalog", ""), folder)
     with_masks = base.model.include_mask
-    train: dict[str, Any] = {}
-    if names["train"]:
-        chosen = catalogs.choose(catalog, map(str, names["train"]))
+    train = {}
+    if train_names:
+        chosen = catalogs.choose(catalog, map(str, train_names))
         pattern = catalogs.records_of(chosen, with_masks=with_masks)
         train["data.training_file_pattern"] = pattern
-    test = {}
-    for entry in catalogs.choose(catalog, map(str, names["test"])):
-        test[entry.name] = {
+    return train, {
+        entry.name: {
             "eval.val_file_pattern": catalogs.records_of([entry], with_masks=with_masks),
             "eval.val_json_file": given.get("eval.val_json_file", entry.annotations),
             "eval.eval_samples": given.get("eval.eval_samples", _ALL_IMAGES),
         }
-    return train, test
+        for entry in catalogs.choose(catalog, map(str, test_names))
+    }
 
 
 def _with_real_epochs(
@@ -322,7 +320,7 @@ def _with_tf2_arguments(
 def _of_evaluation(base: MaskRcnnConfig, *, num_ranks: int, is_named: bool) -> dict[str, Any]:
     """Returns the overrides of every test set."""
     torch, tf2 = cli.given_fields(PyTorchArguments), cli.given_fields(Tf2Arguments)
-    more: dict[str, Any] = {}
+    more = {}
     if "data_dir" in tf2 and not is_named:
         more["eval.val_file_pattern"] = str(Path(tf2["data_dir"]) / "val*.tfrecord")
     if "eval_file" in tf2:
@@ -332,6 +330,5 @@ def _of_evaluation(base: MaskRcnnConfig, *, num_ranks: int, is_named: bool) -> d
     if "fp16" in torch:
         more |= {"runtime.precision": "", "runtime.amp": torch["fp16"]}
     if torch.get("infer_steps", -1) > 0:
-        images = torch["infer_steps"] * base.eval.eval_batch_size * num_ranks
-        more["eval.eval_samples"] = images
+        more["eval.eval_samples"] = torch["infer_steps"] * base.eval.eval_batch_size * num_ranks
     return more

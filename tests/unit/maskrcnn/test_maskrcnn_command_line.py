@@ -206,6 +206,8 @@ def test_precedence(data, tmp_path):
     config = training(*command, *flag, *pairs, recipe=str(recipe)).config
     assert config.optim.momentum == 0.3 and config.train.model_dir == "here"
     assert config.runtime.precision == "" and config.runtime.amp
+    off = training(*command, "--nofp16").config.runtime
+    assert (off.precision, off.amp) == ("", False)
     steps = config.train.num_epochs * config.train.num_examples_per_epoch / 96
     assert steps == 90
 
