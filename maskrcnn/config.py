@@ -105,12 +105,12 @@ class ModelConfig(Section):
     freeze_at: int = setting(
         2, "0: nothing; 1: stem; 2: and the first residual stage.", flag=None, least=0, most=5
     )
-    bn_momentum: float = 0.9
-    bn_epsilon: float = 1e-5
+    bn_momentum: float = setting(0.9, "What old statistics count.", flag=None, least=0, most=1)
+    bn_epsilon: float = setting(1e-5, "Added to variances.", flag=None, least=0)
     num_norm_groups: int = setting(32, "Of group norm.", flag=None, least=1)
-    gn_epsilon: float = 1e-5
+    gn_epsilon: float = setting(1e-5, "Added to variances.", flag=None, least=0)
     res5_dilation: int = 1  # 2: stage 5 of a c5 body keeps stride 16
-    fpn_num_filters: int = 256
+    fpn_num_filters: int = setting(256, "Channels of its maps.", flag=None, least=1)
     fpn_norm: str = setting("", "Of the FPN.", flag=None, choices=HEAD_NORMS)
     fpn_relu: bool = False  # ReLU after the norm of the FPN's convolutions
     anchor_sizes: tuple[float, ...] = (32.0, 64.0, 128.0, 256.0, 512.0)  # side of square, pixels
@@ -133,9 +133,9 @@ class ModelConfig(Section):
         choices=BOX_HEADS,
     )
     box_resolution: int = setting(7, "RoI feature cells per side.", flag=None, least=2)
-    box_mlp_dim: int = 1024
-    box_conv_dim: int = 256
-    box_num_convs: int = 4
+    box_mlp_dim: int = setting(1024, "Units of its dense layers.", flag=None, least=1)
+    box_conv_dim: int = setting(256, "Filters of its convolutions.", flag=None, least=1)
+    box_num_convs: int = setting(4, "And their number.", flag=None, least=0)
     box_head_norm: str = setting("", "Of the box head.", flag=None, choices=HEAD_NORMS)
     mask_head: str = setting(
         "fcn",
@@ -146,8 +146,10 @@ class ModelConfig(Section):
     mask_resolution: int = setting(
         14, "RoI feature cells per side; res5: box_resolution is used.", flag=None, least=2
     )
-    mask_conv_dims: tuple[int, ...] = (256, 256, 256, 256)
-    mask_deconv_dim: int = 256
+    mask_conv_dims: tuple[int, ...] = setting(
+        (256, 256, 256, 256), "Filters of its convolutions.", flag=None, least=1
+    )
+    mask_deconv_dim: int = setting(256, "And of its deconvolution.", flag=None, least=1)
     mask_head_norm: str = setting("", "Of the mask head.", flag=None, choices=HEAD_NORMS)
     roi_sampling_ratio: int = setting(
         2, "Samples per RoI cell and axis; 0: ceil(cell size).", flag=None, least=0
@@ -173,8 +175,6 @@ class ModelConfig(Section):
         for key in ("mean_rgb", "stddev_rgb"):
             if len(getattr(self, key)) not in (0, 3):
                 raise ValueError(f"{key}={getattr(self, key)}: expected three numbers (R, G, B)")
-        if min(self.stddev_rgb, default=1.0) <= 0.0:
-            raise ValueError(f"stddev_rgb={self.stddev_rgb}: expected numbers above 0")
 
     @property
     def anchor_strides(self) -> tuple[int, ...]:

@@ -33,7 +33,7 @@ class RpnConfig(Section):
     rpn_batch_size_per_im: int = setting(256, "Anchors sampled per image.", flag=None, least=1)
     rpn_fg_fraction: float = setting(0.5, "Most positives among them.", flag=None, least=0, most=1)
     rpn_straddle_thresh: float = -1.0  # pixels an anchor may reach out of the image; < 0: any
-    rpn_min_size: float = 0.0  # least side of a proposal, pixels
+    rpn_min_size: float = setting(0.0, "Of a proposal's sides, pixels.", flag=None, least=0)
     train_rpn_pre_nms_topn: int = setting(2000, "Per level.", flag=None, least=1)
     train_rpn_post_nms_topn: int = setting(1000, "Per image, over all levels.", flag=None, least=1)
     train_rpn_nms_threshold: float = setting(
@@ -71,9 +71,9 @@ class RoiConfig(Section):
 class LossConfig(Section):
     """Five losses, each a mean, weighted and added."""
 
-    rpn_box_loss_weight: float = 1.0
-    fast_rcnn_box_loss_weight: float = 1.0
-    mrcnn_weight_loss_mask: float = 1.0
+    rpn_box_loss_weight: float = setting(1.0, "Of the RPN.", flag=None, least=0)
+    fast_rcnn_box_loss_weight: float = setting(1.0, "Of the box head.", flag=None, least=0)
+    mrcnn_weight_loss_mask: float = setting(1.0, "Of the mask head.", flag=None, least=0)
     rpn_box_beta: float = 1.0 / 9.0  # where smooth L1 turns linear, in encoded units
     box_beta: float = 1.0
     # fixed: by the number of samples asked for; batch: by those drawn in a rank's batch; levels,
@@ -125,7 +125,9 @@ class DetectionConfig(Section):
 class SolverConfig(Section):
     """Rules of the optimizer by kind of variable, beside the shared settings."""
 
-    bias_lr_factor: float = 1.0  # learning rate of biases; 2: the PyTorch reference
+    bias_lr_factor: float = setting(
+        1.0, "Of the learning rate of biases; 2: the PyTorch reference.", flag=None, least=0
+    )
     decay_norm_scale: bool = False  # weight decay on the scale of trained norms as well
 
 

@@ -199,7 +199,7 @@ def convert(value: Any, hint: Any, *, where: str) -> Any:
         return value
     if hint is int and number and math.isfinite(value) and value == int(value):
         return int(value)
-    if hint is float and number:
+    if hint is float and number and not math.isnan(value):
         return float(value)
     if hint is str and (value is None or isinstance(value, str)):
         return value or ""

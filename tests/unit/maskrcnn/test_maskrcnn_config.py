@@ -153,7 +153,7 @@ class TestConventions:
         ({"backbone_repeats": (3, 4, 6)}, "expected four numbers of at least 1"),
         ({"backbone_repeats": (1, 1, 0, 1)}, "expected four numbers of at least 1"),
         ({"mean_rgb": (1.0, 2.0)}, "mean_rgb"),
-        ({"stddev_rgb": (1.0, 0.0, 1.0)}, "stddev_rgb=.*expected numbers above 0"),
+        ({"mask_conv_dims": (8, 0)}, r"mask_conv_dims=\(8, 0\): expected at least 1"),
     ],
 )
 def test_impossible_values_are_refused(change, message):
