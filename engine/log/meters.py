@@ -83,6 +83,35 @@ class Throughput:
         return self._wait / self._seconds if self._seconds else 0.0
 
 
+class RunningMeans:
+    """Means over steps, of which no step is kept; what is not finite does not count.
+
+    A skipped step has an infinite gradient norm.
+    """
+
+    def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Begins anew."""
+        self.count = 0
+        self._sums: np.ndarray | float = 0.0
+        self._counts: np.ndarray | float = 0.0
+        self._last: np.ndarray | float = 0.0
+
+    def add(self, numbers: np.ndarray) -> None:
+        """Takes in one step's numbers, [n]."""
+        finite = np.isfinite(numbers)
+        self.count += 1
+        self._sums = self._sums + np.where(finite, numbers, 0.0).astype(np.float64)
+        self._counts = self._counts + finite
+        self._last = numbers
+
+    def __call__(self) -> np.ndarray:
+        """Returns the means, float64 [n]; the last of what was finite in no step."""
+        return np.where(self._counts > 0, self._sums / np.maximum(self._counts, 1), self._last)
+
+
 def renamed(data: Mapping[str, Any], names: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     """Returns what `data` and `names` have in common, under each of the other names."""
     return {other: data[ours] for ours in names if ours in data for other in names[ours]}

@@ -17,8 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-import tensorflow as tf
-
+from engine.log.event_file import EventFile
 from engine.ranks import distributed
 from outside_data.text import clean_lines
 
@@ -91,7 +90,7 @@ class RunLog:
         self._text: TextIO | None = None
         self._lines: TextIO | None = None
         self._dll: Any = None
-        self._board: Any = None
+        self._board: EventFile | None = None
         if not self._active or not folder:
             return
         folder = Path(folder)
@@ -102,7 +101,7 @@ class RunLog:
         for name, unit in _UNITS.items():
             self._dll.metadata(name, {"unit": unit})
         if tensorboard:
-            self._board = tf.summary.create_file_writer(str(folder / "train"))
+            self._board = EventFile(folder / "train")
 
     def info(self, message: str) -> None:
         """Says something to people: console and text log."""
@@ -147,17 +146,12 @@ class RunLog:
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Writes TensorBoard scalars."""
         if self._board:
-            with self._board.as_default(step=step):
-                for name, value in values.items():
-                    tf.summary.scalar(name, value)
+            self._board.scalars(step, values)
 
     def pictures(self, step: int, pictures: Mapping[str, Path]) -> None:
         """Shows picture files (JPEG, PNG) in TensorBoard, by name."""
         if self._board:
-            with self._board.as_default(step=step):
-                for name, path in pictures.items():
-                    image = tf.io.decode_image(path.read_bytes(), channels=3)
-                    tf.summary.image(name, image[tf.newaxis])
+            self._board.pictures(step, pictures)
 
     def flush(self) -> None:
         """Puts everything on disk."""

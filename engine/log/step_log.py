@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from engine.config.settings import TrainConfig
-from engine.log.meters import Throughput, format_duration, renamed
+from engine.log.meters import RunningMeans, Throughput, format_duration, renamed
 from engine.log.run_log import RunLog
 from engine.optim.plan import StepPlan
 from engine.ranks import devices, distributed
@@ -79,8 +79,7 @@ class StepLog:
         # Of a timed run not known before its speed is.
         planned = plan.stop_epoch * plan.steps_per_epoch
         self._last_step = 0 if train.train_minutes else planned
-        self._window: list[np.ndarray] = []
-        self._epoch: list[np.ndarray] = []
+        self._window, self._epoch = RunningMeans(), RunningMeans()
         self._recent: deque[np.ndarray] = deque(maxlen=_MEDIAN_STEPS)
         self._skipped_in_a_row = 0
         self._said_at = -math.inf
@@ -94,8 +93,8 @@ class StepLog:
         """
         named = dict(zip(self._names, finished.numbers.tolist()))
         self.last_loss = named["loss"]
-        self._window.append(finished.numbers)
-        self._epoch.append(finished.numbers)
+        self._window.add(finished.numbers)
+        self._epoch.add(finished.numbers)
         self._recent.append(finished.numbers)
         self._check_finite(finished, named)
         if finished.step % self._train.log_steps == 0:
@@ -108,19 +107,14 @@ class StepLog:
 
     def end_epoch(self, epoch: int) -> None:
         """Writes the means of the epoch to TensorBoard, under the reference's tags."""
-        if self._epoch:
-            means = self._means(self._epoch)
+        if self._epoch.count:
+            means = self._named(self._epoch)
             shown = [*self._logged, "learning_rate"]
             self._log.scalars(epoch, {f"epoch_{name}": means[name] for name in shown})
         self._epoch.clear()
 
-    def _means(self, rows: Sequence[np.ndarray]) -> dict[str, float]:
-        """Means over steps; a skipped step's infinite norm does not count, unless all are."""
-        values = np.asarray(rows, np.float64)
-        finite = np.isfinite(values)
-        sums = np.where(finite, values, 0.0).sum(axis=0)
-        means = np.where(finite.any(axis=0), sums / np.maximum(finite.sum(axis=0), 1), values[-1])
-        return dict(zip(self._names, means.tolist()))
+    def _named(self, means: RunningMeans) -> dict[str, float]:
+        return dict(zip(self._names, means().tolist()))
 
     def _check_finite(self, finished: FinishedStep, named: Mapping[str, float]) -> None:
         self._skipped_in_a_row = self._skipped_in_a_row + 1 if named["skipped"] else 0
@@ -142,7 +136,7 @@ class StepLog:
         )
 
     def _log_window(self, step: int, epoch: int) -> None:
-        means = self._means(self._window)
+        means = self._named(self._window)
         losses = {name: means[name] for name in self._logged}
         speed, wait = self.throughput.images_per_second(), self.throughput.wait_share()
         latency = self.throughput.recent_step_seconds()
@@ -159,7 +153,7 @@ class StepLog:
             }
         if self._dllogger_names:
             batch = step - (epoch - 1) * self._plan.steps_per_epoch
-            found = {**self._means(self._epoch), **self.throughput.recent_summary()}
+            found = {**self._named(self._epoch), **self.throughput.recent_summary()}
             self._log.dll((epoch, batch), renamed(found, self._dllogger_names))
         if self._train.lr_tb:
             scalars["learning_rate"] = means["learning_rate"]
@@ -173,7 +167,7 @@ class StepLog:
     def _say(self, step: int, epoch: int, *, means: Mapping[str, float]) -> None:
         # Losses that are switched off are 0: they are in the files, not in the line.
         medians = dict(zip(self._names, np.median(self._recent, axis=0).tolist()))
-        of_epoch = self._means(self._epoch)
+        of_epoch = self._named(self._epoch)
         parts = " ".join(
             f"{name} {medians[name]:.3g} ({of_epoch[name]:.3g})"
             for name in self._logged

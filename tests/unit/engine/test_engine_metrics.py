@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from engine.log.meters import Stopwatch, Throughput, format_duration, renamed
+from engine.log.meters import RunningMeans, Stopwatch, Throughput, format_duration, renamed
 
 
 def test_throughput_leaves_out_the_first_step():
@@ -50,6 +50,17 @@ def test_the_summary_of_recent_steps():
             "seconds": 42.0,
         }
     )
+
+
+def test_running_means_are_those_of_the_finite_numbers():
+    means = RunningMeans()
+    for numbers in ([1.0, np.inf, np.nan], [2.0, 5.0, np.inf], [6.0, np.nan, -np.inf]):
+        means.add(np.array(numbers, np.float32))
+    assert means.count == 3
+    assert means().tolist() == [3.0, 5.0, -np.inf]  # the last one where none is finite
+    means.clear()
+    means.add(np.array([0.1], np.float32))
+    assert means.count == 1 and means().tolist() == [np.float32(0.1)]
 
 
 def test_renaming_keeps_what_both_know():
