@@ -24,6 +24,8 @@ Run it again and it reuses what is there.
   --exif apply           turn pictures by their EXIF orientation    --follow_links   read links out of the image folder
   --train_split S, --eval_split S                  --seed N
   --on_data_error report  go on where the check of the data finds hopeless boxes
+  --on_orphan_annotation skip  leave out annotations whose image or category is not listed
+  --max_image_pixels N         height times width beyond which a picture is not decoded
   -- FLAGS           further flags for train.py
   --help             this text
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from own_files import own_files
+from stub_machine import StubMachine
 
 ROOT = Path(__file__).resolve().parents[2]
 SETUP = ROOT / "scripts" / "setup_env.sh"
@@ -31,25 +32,14 @@ esac
 """
 
 
-class Machine:
-    """A machine of stubs: a PATH, a home, and a folder for the environment."""
+class Machine(StubMachine):
+    """Stubs, a home, and a folder for the environment."""
 
     def __init__(self, folder: Path):
-        self.bin = folder / "bin"
+        super().__init__(folder, TOOLS)
         self.venv = folder / "venv"
         self.home = folder / "home"
-        self.bin.mkdir()
         self.home.mkdir()
-        for name in TOOLS:
-            (self.bin / name).symlink_to(shutil.which(name))
-
-    def add(self, name: str, script: str) -> Path:
-        """Puts a shell script into PATH."""
-        path = self.bin / name
-        path.unlink(missing_ok=True)
-        path.write_text(f"#!/bin/bash\n{script}\n")
-        path.chmod(0o755)
-        return path
 
     def add_python(self, version: str, name: str = "python3") -> Path:
         """Puts a Python into PATH that tells its version and can do nothing else."""
@@ -118,6 +108,14 @@ def test_help_answers_without_installing(machine, name):
     assert result.returncode == 0
     assert result.stdout.startswith("Usage: ")
     assert not machine.venv.exists()
+
+
+def test_help_of_the_quick_start_names_all_options():
+    defined = re.findall(
+        r'add_argument\(\s*"(--\w+)"', (ROOT / "scripts/quickstart.py").read_text()
+    )
+    said = (ROOT / "quickstart.sh").read_text()
+    assert len(defined) > 10 and [option for option in defined if option not in said] == []
 
 
 @pytest.mark.parametrize(

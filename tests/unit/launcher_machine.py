@@ -1,10 +1,11 @@
 """A machine for the launcher: a PATH of stubs, and dry runs of scripts on it."""
 
-import os
 import re
 import shlex
 import subprocess
 from pathlib import Path
+
+from stub_machine import StubMachine
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = (
@@ -13,8 +14,8 @@ TOOLS = (
 ).split()
 
 
-class Machine:
-    """A PATH of stubs and the few tools that the launcher needs.
+class Machine(StubMachine):
+    """Stubs and the few tools that the launcher needs.
 
     Args:
       folder: for them and for results.
@@ -24,20 +25,11 @@ class Machine:
     folder = "scripts/D0"
 
     def __init__(self, folder: Path, *, gpus: int = 0):
-        self.bin, self.results = folder / "bin", folder / "results"
-        self.bin.mkdir()
-        for name in TOOLS:
-            path = next(p for p in (f"/usr/bin/{name}", f"/bin/{name}") if os.path.exists(p))
-            (self.bin / name).symlink_to(path)
+        super().__init__(folder, TOOLS)
+        self.results = folder / "results"
         if gpus:
             self.add("mpirun")
             self.add("nvidia-smi", f'for i in {{1..{gpus}}}; do echo "GPU $i: x"; done')
-
-    def add(self, name: str, script: str = "exit 0") -> None:
-        """Puts a shell script into PATH."""
-        (self.bin / name).unlink(missing_ok=True)  # never write through a link
-        (self.bin / name).write_text(f"#!/bin/bash\n{script}\n")
-        (self.bin / name).chmod(0o755)
 
     def add_slurm(self, *, mpi: str = "pmix", options: str = "") -> None:
         """Adds srun and scontrol of a cluster."""

@@ -47,6 +47,11 @@ def python_files() -> list[Path]:
     return [path.relative_to(ROOT) for path in own_files("**/*.py")]
 
 
+def module_of(path: Path) -> str:
+    """Returns the dotted name of a file."""
+    return ".".join(path.with_suffix("").parts)
+
+
 def imported_names(source: str, *, module: str = "", is_package: bool = False) -> set[str]:
     """Returns the dotted names that a source imports, in functions and by importlib too.
 
@@ -77,9 +82,9 @@ def imported_names(source: str, *, module: str = "", is_package: bool = False) -
 def imports_of(path: Path) -> set[str]:
     """Returns the dotted names that a file of the repository imports."""
     is_package = path.name == "__init__.py"
-    parts = path.parent.parts if is_package else path.with_suffix("").parts
     source = (ROOT / path).read_text(encoding="utf-8")
-    return imported_names(source, module=".".join(parts), is_package=is_package)
+    module = module_of(path.parent if is_package else path)
+    return imported_names(source, module=module, is_package=is_package)
 
 
 def upward_edges(path: Path, imports: set[str]) -> list[str]:
@@ -107,18 +112,13 @@ def edges_up_the_stairs(path: Path, imports: set[str]) -> list[str]:
     if package not in ROOMS or len(path.parts) < 2:
         return []
     order = ROOMS[package]
-    room = room_of(".".join(path.with_suffix("").parts))
+    room = room_of(module_of(path))
     inside = [name for name in imports if name.startswith(f"{package}.")]
     return [
         f"{path} imports {name}, but {room_of(name) or package} is above {room or package}"
         for name in sorted(inside)
         if order.index(room_of(name)) > order.index(room)
     ]
-
-
-def module_of(path: Path) -> str:
-    """Returns the dotted name of a file."""
-    return ".".join(path.with_suffix("").parts)
 
 
 def circles(graph: dict[str, set[str]]) -> list[str]:
