@@ -57,7 +57,7 @@ best_launcher() {
     fi
     say "srun --mpi=list offers no pmix: the ranks are started by another launcher"
   fi
-  if [ "$ranks" = 1 ]; then
+  if [ "$ranks" = 1 ] && [ -z "${HOSTS:-}" ]; then
     echo plain
   elif command -v mpirun >/dev/null; then
     echo mpirun
@@ -75,10 +75,13 @@ slurm_mpi() {
   grep -m 1 -x 'pmix' <<<"$offered" || grep -m 1 -xE 'pmix_v[0-9]+' <<<"$offered"
 }
 
+# True if all ranks are on this host; one that HOSTS names alone may be another.
+is_here() { [ "$nodes" = 1 ] && [ -z "${HOSTS:-}" ]; }
+
 # One rank for each GPU. Without any GPU the ranks run on the CPU, which is how a run is tried out.
 check_gpus() {
   local found=0
-  [ "$nodes" = 1 ] && [ -z "${CONTAINER_IMAGE:-}" ] || return 0
+  is_here && [ -z "${CONTAINER_IMAGE:-}" ] || return 0
   if command -v nvidia-smi >/dev/null; then found=$(nvidia-smi -L 2>/dev/null | grep -c '^GPU') || true; fi
   if [ "$found" = 0 ]; then
     say "no GPU here: $ranks rank(s) on the CPU"
@@ -108,7 +111,7 @@ compose_start() {
     horovodrun)
       start=(horovodrun --gloo --disable-cache -np "$ranks")
       add_hosts
-      if [ "$nodes" = 1 ] && [ -z "${HOSTS:-}" ]; then
+      if is_here; then
         # Alone on one host it can hang while it looks for the interface of the others.
         start+=(-H "localhost:$ranks" --network-interfaces lo)
       fi
@@ -122,7 +125,7 @@ compose_mpirun() {
   start=(mpirun -np "$ranks" --bind-to none --oversubscribe)
   [ "$(id -u)" != 0 ] || start+=(--allow-run-as-root)
   add_hosts
-  if [ "$nodes" -gt 1 ]; then
+  if ! is_here; then
     for variable in $(exported_names); do start+=(-x "$variable"); done
   fi
 }

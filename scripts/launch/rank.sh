@@ -21,6 +21,8 @@ first_set() {
 # Launchers in the order of engine/ranks/distributed.py: mpirun's own daemons may be started by srun.
 rank=$(first_set OMPI_COMM_WORLD_RANK HOROVOD_RANK PMI_RANK SLURM_PROCID)
 local_rank=$(first_set OMPI_COMM_WORLD_LOCAL_RANK HOROVOD_LOCAL_RANK MPI_LOCALRANKID SLURM_LOCALID)
+# Hosts may have unlike numbers of ranks.
+ranks_here=$(first_set OMPI_COMM_WORLD_LOCAL_SIZE HOROVOD_LOCAL_SIZE RINGDET_RANKS_PER_NODE)
 if [ "$RINGDET_LAUNCHER" = plain ]; then rank=0 local_rank=0; fi
 host=$(uname -n)
 base=$RINGDET_RANK_LOGS/$(printf 'rank-%05d' "$rank")
@@ -46,11 +48,11 @@ fi
 # together. Nothing if the launcher has bound the rank already, or if there are too few cores to share.
 own_cores() {
   local share allowed total
-  [ "$RINGDET_BIND" != none ] && [ "$RINGDET_RANKS_PER_NODE" -gt 1 ] || return 0
+  [ "$RINGDET_BIND" != none ] && [ "$ranks_here" -gt 1 ] || return 0
   command -v lscpu >/dev/null && command -v taskset >/dev/null || return 0
   allowed=$(nproc)
   total=$(getconf _NPROCESSORS_ONLN)
-  share=$((allowed / RINGDET_RANKS_PER_NODE))
+  share=$((allowed / ranks_here))
   [ "$allowed" = "$total" ] && [ "$share" -ge 2 ] || return 0
   lscpu -p=NODE,CORE,CPU | grep -v '^#' | sort -t, -k1,1n -k2,2n -k3,3n | cut -d, -f3 |
     tail -n "+$((local_rank * share + 1))" | head -n "$share" | paste -sd,

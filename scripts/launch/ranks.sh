@@ -30,7 +30,7 @@ wants_preflight() {
   case ${PREFLIGHT:-auto} in
     1 | only) return 0 ;;
     0) return 1 ;;
-    auto) [ "$nodes" -gt 1 ] || { command -v nvidia-smi >/dev/null && nvidia-smi -L >/dev/null 2>&1; } ;;
+    auto) ! is_here || { command -v nvidia-smi >/dev/null && nvidia-smi -L >/dev/null 2>&1; } ;;
     *) fail "PREFLIGHT=$PREFLIGHT: expected auto, 0, 1 or only" ;;
   esac
 }

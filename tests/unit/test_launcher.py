@@ -67,6 +67,13 @@ def test_several_hosts_get_the_variables(machine):
     )
 
 
+def test_one_host_that_is_named_may_be_another(machine):
+    command = machine.dry("convergence-AMP-8xA100-80G.sh", HOSTS="h1:16")
+    assert command[1:3] == ["-np", "16"] and command[command.index("-H") + 1] == "h1:16"
+    assert "RINGDET_RANK_LOGS" in command, "the ranks there get the variables"
+    assert machine.dry("convergence-AMP-8xA100-80G.sh", HOSTS="h1")[:3] == ["mpirun", "-np", "1"]
+
+
 @pytest.mark.parametrize(
     ("offered", "expected"), [("pmix pmi2", "pmix"), ("none\n\tpmix_v3,pmi2", "pmix_v3")]
 )
@@ -382,14 +389,15 @@ def test_a_launcher_that_starts_nothing_is_told(machine, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("nproc", "bind", "expected"),
+    ("nproc", "bind", "here", "expected"),
     [
-        (8, "auto", ["0,4,1,5", "2,6,3,7"]),
-        (8, "none", ["", ""]),
-        (4, "auto", ["", ""]),  # the launcher has bound the ranks already
+        (8, "auto", "2", ["0,4,1,5", "2,6,3,7"]),
+        (8, "auto", "4", ["0,4", "1,5"]),  # more ranks on this host than on others
+        (8, "none", "2", ["", ""]),
+        (4, "auto", "2", ["", ""]),  # the launcher has bound the ranks already
     ],
 )
-def test_ranks_share_the_cores(machine, tmp_path, nproc, bind, expected):
+def test_ranks_share_the_cores(machine, tmp_path, nproc, bind, here, expected):
     machine.add("mpirun", MPIRUN)
     machine.add("nproc", f"echo {nproc}")
     machine.add("getconf", "echo 8")
@@ -397,7 +405,8 @@ def test_ranks_share_the_cores(machine, tmp_path, nproc, bind, expected):
     table = "0,0,0 0,1,1 1,2,2 1,3,3 0,0,4 0,1,5 1,2,6 1,3,7".replace(" ", "\\n")
     machine.add("lscpu", f"printf '# NODE,CORE,CPU\\n{table}\\n'")
     machine.add("taskset", f"echo $2 >{tmp_path}/bound-$OMPI_COMM_WORLD_RANK")
-    process = start(machine, tmp_path, "exit 0", NGPU="2", BIND=bind)
+    variables = {"BIND": bind, "OMPI_COMM_WORLD_LOCAL_SIZE": here}
+    process = start(machine, tmp_path, "exit 0", NGPU="2", **variables)
     errors = process.communicate(timeout=60)[1]
     assert process.returncode == 0, errors
     files = [tmp_path / f"bound-{rank}" for rank in (0, 1)]
