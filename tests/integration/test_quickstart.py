@@ -7,11 +7,26 @@ from types import SimpleNamespace
 
 import pytest
 from commands import ROOT, run_from_scratch
+from left_by_runs import recorded
 
 RESULT = re.compile(
     r"RESULT model=efficientdet-lite0 data=embedded AP=(\d\.\d{4}) AP50=(\d\.\d{4}) "
     r"train_images=16 eval_images=6 minutes=(\d+\.\d)"
 )
+
+
+# For Python's start: an interrupt as soon as the program reads its command line.
+INTERRUPTED = """import argparse, os, signal
+argparse.ArgumentParser.parse_args = lambda self: os.kill(os.getpid(), signal.SIGINT)
+"""
+
+
+@pytest.mark.parametrize("name", ["quickstart", "overfit"])
+def test_an_interrupt_is_one_line(tmp_path, name):
+    (tmp_path / "sitecustomize.py").write_text(INTERRUPTED)
+    command = [sys.executable, ROOT / "scripts" / f"{name}.py", "--data=/nowhere"]
+    result = run_from_scratch(command, environment={"PYTHONPATH": str(tmp_path)}, timeout=60)
+    assert (result.code, result.errors) == (130, "interrupted\n")
 
 
 @pytest.fixture(scope="module")
@@ -46,11 +61,7 @@ def test_last_line_is_the_result(quickstart):
 def test_two_ranks_trained_for_the_time_asked(quickstart):
     said = quickstart.first.output
     assert "2 rank(s)" in said
-    records = map(
-        json.loads, (quickstart.output / "run" / "metrics.jsonl").read_text().splitlines()
-    )
-    steps = [record for record in records if record["kind"] == "step"]
-    assert len(steps) > 4
+    assert len(recorded(quickstart.output / "run")) > 4
     # That the rate falls to 0 within the time needs more steps: tests/unit/engine/test_loop.py.
     minutes, seconds = re.search(
         r"done: \d+ steps in (?:(\d+)m)?(\d+)s", quickstart.first.output
