@@ -4,6 +4,9 @@
 # and reads repository and INCLUDE_MASKS of the script that does.
 # shellcheck disable=SC2154
 
+# Before bash 4.4 an empty list counts as unset.
+((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] >= 404)) || set +u
+
 program="$(basename "$0" .sh)"
 
 if [[ "${1:-}" == "-h" || "${1:-}" == "--help" ]]; then

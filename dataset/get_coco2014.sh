@@ -61,7 +61,7 @@ fi
 if ! annotations_complete {minival,valminusminival}2014; then
   fetch_folder annotations coco_annotations_minival.tgz "$MINIVAL_URL" "$MD5_MINIVAL"
 fi
-for split in ${missing[@]+"${missing[@]}"}; do
+for split in "${missing[@]}"; do
   images=(val2014 "$MD5_VAL")
   if [[ "$split" == train ]]; then images=(train2014 "$MD5_TRAIN"); fi
   make_records "${images[@]}" "${split}2014" "$DATA_DIR/records/coco_2014_$split" "$NUM_SHARDS"

@@ -14,7 +14,7 @@ case ${1:-gpu} in
     exit 2
     ;;
 esac
-run=()
+run=(command)
 [ "${DRY_RUN:-0}" != 1 ] || run=(echo)
 
 "${run[@]}" docker build --rm -t "$image" -f "$root/docker/$file" "$root"
