@@ -41,6 +41,7 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--val_file_pattern", default="", help="records that all ranks read")
     parser.add_argument("--val_json_file", default="", help="annotations, read by rank 0")
     parser.add_argument("--backbone_init", default="", help="weights, read by rank 0")
+    parser.add_argument("--pretrained_ckpt", default="", help="weights, read by rank 0")
     parser.add_argument("--ckpt_path", default="", help="checkpoint, read by rank 0")
     parser.add_argument("--model_dir", default="", help="folder that is written")
     parser.add_argument("--output_dir", default="", help="folder that is written otherwise")
@@ -134,11 +135,7 @@ def facts(patterns: Sequence[str]) -> dict[str, str]:
 
 
 def difference_problems(everyone: Sequence[tuple[str, dict[str, str]]]) -> list[str]:
-    """Lists, for each rank, the facts in which it differs from rank 0.
-
-    Args:
-      everyone: (host, facts) in rank order.
-    """
+    """Lists in what each rank differs from rank 0; given are (host, facts) in rank order."""
     _, expected = everyone[0]
     return [
         f"rank {rank} on {host}: {name} is {theirs.get(name) or 'missing'}, on rank 0 it is "
@@ -172,7 +169,8 @@ def check(args: argparse.Namespace) -> int:
     folder = Path(args.model_dir or args.output_dir or ".")
     found = data_problems(patterns) + folder_problems(folder, min_free_gb=args.min_free_gb)
     if distributed.is_main():
-        found += main_problems((args.val_json_file, args.backbone_init, args.ckpt_path))
+        weights = (args.backbone_init, args.pretrained_ckpt, args.ckpt_path)
+        found += main_problems((args.val_json_file, *weights))
     everyone: list[Any] = distributed.all_gather_object((place.host, facts(patterns), found))
     # Once for each host, however many ranks it has.
     problems = [f"{host}: {problem}" for host, _, theirs in everyone for problem in theirs]

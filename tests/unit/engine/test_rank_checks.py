@@ -32,6 +32,7 @@ def test_a_good_start_passes_and_says_the_bandwidth(data, capsys):
         ("--training_file_pattern=/nowhere/train-*", "no file matches /nowhere/train-*"),
         ("--val_json_file=/nowhere/val.json", "/nowhere/val.json does not exist"),
         ("--backbone_init=/nowhere/b0", "/nowhere/b0 does not exist"),
+        ("--pretrained_ckpt=/nowhere/run", "/nowhere/run does not exist"),
         ("--min_free_gb=1e9", "less than 1e+09 GiB free"),
     ],
 )
