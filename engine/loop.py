@@ -306,7 +306,7 @@ class Trainer:
         if throughput.measured_steps < _STEPS_TO_KNOW_SPEED:
             return self._total_steps
         left = max(self._train.train_minutes * 60.0 - self._train_seconds(), 0.0)
-        steps = int(left / throughput.recent_step_seconds())
+        steps = int(left / throughput.recent().step_seconds)
         # No fewer than a period, whose end all ranks reach; none left ends the run here.
         return step + (max(steps, self._agree_every) if steps else 0)
 
@@ -390,8 +390,7 @@ class Trainer:
     def _finish(self, epoch: int, step: int) -> RunResult:
         if not self._train.benchmark:
             self._files.write_final(self._progress(step))
-        throughput = self._steps.throughput
-        speed, latency = throughput.average_images_per_second(), throughput.average_step_seconds()
+        latency, speed, wait = self._steps.throughput.average()
         averages = {
             "avg_fps_training": speed,
             "avg_fps_training_per_GPU": speed / distributed.size(),
@@ -403,8 +402,7 @@ class Trainer:
         self._log.numbers("end", {"epoch": epoch, "step": step, **averages, **self._metrics})
         self._log.info(
             f"done: {step} steps in {format_duration(self._clock.seconds())}, "
-            f"{speed:.1f} images/s, {latency:.3f} s per step, "
-            f"data wait {throughput.average_wait_share():.0%}"
+            f"{speed:.1f} images/s, {latency:.3f} s per step, data wait {wait:.0%}"
         )
         self._log.flush()
         return RunResult(EXIT_DONE, epoch, step, dict(self._metrics), averages)

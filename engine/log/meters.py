@@ -3,9 +3,20 @@
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+
+
+class Speed(NamedTuple):
+    """Of some steps; zeros where there are none.
+
+    images_per_second: of all ranks; wait_share: 0..1, of the time, spent waiting for data.
+    """
+
+    step_seconds: float
+    images_per_second: float
+    wait_share: float
 
 
 class Throughput:
@@ -41,9 +52,20 @@ class Throughput:
             self._seconds += step_seconds
             self._wait += wait_seconds
 
-    def recent_step_seconds(self) -> float:
-        """Mean time of the recent steps; 0 before the first measured one."""
-        return sum(s for s, _ in self._recent) / len(self._recent) if self._recent else 0.0
+    def recent(self) -> Speed:
+        """Returns the speed of the recent steps."""
+        seconds = sum(seconds for seconds, _ in self._recent)
+        wait = sum(wait for _, wait in self._recent)
+        return self._speed(len(self._recent), seconds, wait)
+
+    def average(self) -> Speed:
+        """Returns the speed of all measured steps."""
+        return self._speed(self.measured_steps, self._seconds, self._wait)
+
+    def _speed(self, steps: int, seconds: float, wait: float) -> Speed:
+        if not seconds:
+            return Speed(0.0, 0.0, 0.0)
+        return Speed(seconds / steps, self._images * steps / seconds, wait / seconds)
 
     def recent_summary(self) -> dict[str, float]:
         """Returns `images_per_second` of the recent steps, `step_seconds` and its percentiles.
@@ -51,36 +73,13 @@ class Throughput:
         The percentiles are `step_seconds_p90`, `_p95` and `_p99`; `seconds` is the whole time.
         """
         seconds = [s for s, _ in self._recent] or [0.0]
-        summary = {f"step_seconds_p{q}": float(np.percentile(seconds, q)) for q in (90, 95, 99)}
+        speed = self.recent()
         return {
-            "images_per_second": self.images_per_second(),
-            "step_seconds": self.recent_step_seconds(),
-            **summary,
+            "images_per_second": speed.images_per_second,
+            "step_seconds": speed.step_seconds,
+            **{f"step_seconds_p{q}": float(np.percentile(seconds, q)) for q in (90, 95, 99)},
             "seconds": sum(seconds),
         }
-
-    def images_per_second(self) -> float:
-        """Global throughput of the recent steps."""
-        seconds = self.recent_step_seconds()
-        return self._images / seconds if seconds else 0.0
-
-    def wait_share(self) -> float:
-        """Share (0..1) of recent time spent waiting for data."""
-        total = sum(s for s, _ in self._recent)
-        return sum(w for _, w in self._recent) / total if total else 0.0
-
-    def average_step_seconds(self) -> float:
-        """Mean time of all measured steps."""
-        return self._seconds / self.measured_steps if self.measured_steps else 0.0
-
-    def average_images_per_second(self) -> float:
-        """Global throughput of all measured steps."""
-        seconds = self.average_step_seconds()
-        return self._images / seconds if seconds else 0.0
-
-    def average_wait_share(self) -> float:
-        """Share (0..1) of all measured time spent waiting for data."""
-        return self._wait / self._seconds if self._seconds else 0.0
 
 
 class RunningMeans:

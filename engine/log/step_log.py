@@ -138,8 +138,7 @@ class StepLog:
     def _log_window(self, step: int, epoch: int) -> None:
         means = self._named(self._window)
         losses = {name: means[name] for name in self._logged}
-        speed, wait = self.throughput.images_per_second(), self.throughput.wait_share()
-        latency = self.throughput.recent_step_seconds()
+        latency, speed, wait = self.throughput.recent()
         rates = {"images_per_second": speed, "data_wait_share": wait}
         self._log.numbers("step", {"step": step, "epoch": epoch, **means, **rates})
         scalars = {f"train/{name}": value for name, value in losses.items()}
@@ -179,29 +178,22 @@ class StepLog:
             place = f"epoch {epoch} step {step}/{self._last_step or '?'}"
         else:
             place = f"epoch {epoch}/{self._plan.stop_epoch} step {step}/{self._last_step}"
+        latency, speed, wait = self.throughput.recent()
+        peak = devices.peak_memory_bytes()
+        memory = f" peak memory {peak / 2**30:.1f} GiB" if peak else ""
+        eta = "not known yet"
+        if latency and self._last_step:
+            eta = format_duration((self._last_step - step) * latency)
         self._log.info(
-            f"{place} {parts} "
-            f"lr {means['learning_rate']:.3g} {self.throughput.images_per_second():.1f} images/s "
-            f"{self.throughput.recent_step_seconds():.3g} s/step "
-            f"data wait {self.throughput.wait_share():.0%}{_peak_memory()} ETA {self._eta(step)}"
+            f"{place} {parts} lr {means['learning_rate']:.3g} {speed:.1f} images/s "
+            f"{latency:.3g} s/step data wait {wait:.0%}{memory} ETA {eta}"
         )
-
-    def _eta(self, step: int) -> str:
-        seconds = self.throughput.recent_step_seconds()
-        if not seconds or not self._last_step:
-            return "not known yet"
-        return format_duration((self._last_step - step) * seconds)
 
     def _warn_of_waiting(self) -> None:
         self._warned = True
-        wait = self.throughput.wait_share()
+        wait = self.throughput.recent().wait_share
         if wait > _WAIT_WARNING:
             self._log.warn(
                 f"{wait:.0%} of the time is spent waiting for data: give each rank more cores, put "
                 "the records on faster storage, or use --cache_records"
             )
-
-
-def _peak_memory() -> str:
-    peak = devices.peak_memory_bytes()
-    return f" peak memory {peak / 2**30:.1f} GiB" if peak else ""

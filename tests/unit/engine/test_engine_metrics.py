@@ -3,37 +3,40 @@
 import numpy as np
 import pytest
 
-from engine.log.meters import RunningMeans, Stopwatch, Throughput, format_duration, renamed
+from engine.log.meters import (
+    RunningMeans,
+    Speed,
+    Stopwatch,
+    Throughput,
+    format_duration,
+    renamed,
+)
 
 
 def test_throughput_leaves_out_the_first_step():
     meter = Throughput(images_per_step=8, warmup_steps=1)
     meter.add(100.0, 50.0)  # compilation
     assert (meter.count, meter.measured_steps) == (1, 0)
-    assert meter.images_per_second() == meter.average_images_per_second() == 0.0
-    assert meter.wait_share() == meter.average_wait_share() == 0.0
+    assert meter.recent() == meter.average() == (0.0, 0.0, 0.0)
     meter.add(1.0, 0.25)
     meter.add(3.0, 0.75)
     assert (meter.count, meter.measured_steps) == (3, 2)
-    assert meter.average_step_seconds() == 2.0
-    assert meter.average_images_per_second() == 4.0
-    assert meter.average_wait_share() == 0.25
+    assert meter.average() == Speed(step_seconds=2.0, images_per_second=4.0, wait_share=0.25)
 
 
 def test_a_compiled_step_is_not_measured():
     meter = Throughput(images_per_step=8, warmup_steps=1)
     for seconds, is_measured in ((9.0, True), (1.0, True), (70.0, False), (3.0, True)):
         meter.add(seconds, 0.0, is_measured=is_measured)
-    assert (meter.count, meter.measured_steps, meter.average_step_seconds()) == (4, 2, 2.0)
+    assert (meter.count, meter.measured_steps, meter.average().step_seconds) == (4, 2, 2.0)
 
 
 def test_recent_figures_forget_and_averages_do_not():
     meter = Throughput(images_per_step=1, warmup_steps=0, window=2)
     for seconds in (10.0, 1.0, 1.0):
         meter.add(seconds, 0.5)
-    assert meter.images_per_second() == 1.0
-    assert meter.wait_share() == 0.5
-    assert meter.average_step_seconds() == 4.0
+    assert meter.recent() == Speed(step_seconds=1.0, images_per_second=1.0, wait_share=0.5)
+    assert meter.average().step_seconds == 4.0
 
 
 def test_the_summary_of_recent_steps():
