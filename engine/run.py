@@ -28,11 +28,12 @@ from engine.log.run_log import RunLog
 from engine.loop import EXIT_DONE, Trainer
 from engine.optim.plan import check_settings, make_plan, needs_evaluation_data
 from engine.optim.precision import policy_name
+from engine.optim.sync_batch_norm import SyncBatchNormalization
 from engine.ranks import distributed, machine, watch
 from engine.start import out_of_memory, run_lock, start_checks
 from engine.start.process import chooses_xla, join_ranks, set_precision, watch_limits
 from engine.step import TrainStep
-from engine.task import Shard, Task
+from engine.task import Shard
 from engine.train_state import TrainState
 from outside_data.text import clean_lines
 
@@ -130,7 +131,7 @@ def _train(
     tf.keras.utils.set_random_seed(seed)
     if runtime.deterministic:
         tf.config.experimental.enable_op_determinism()
-    batch_norm = _sync_batch_norm() if runtime.sync_bn and place.size > 1 else None
+    batch_norm = SyncBatchNormalization if runtime.sync_bn and place.size > 1 else None
     task = family.make_task(
         config, description=stored, training=True, batch_norm=batch_norm, seed=seed
     )
@@ -151,10 +152,16 @@ def _train(
     state = TrainState(task, config.optim, plan, dynamic_loss_scale=dynamic)
     if latest:
         log.info(f"restoring {latest}, which is whole; initial weights are not read")
-    lines = distributed.on_main(
-        lambda: _restore(state, latest) if latest else _initialise(state, family, config, task=task)
-    )
-    for line in lines:
+
+    def fill_state() -> list[str]:
+        if latest:
+            state.assign(checkpoint.load(latest, state.tensors()))
+            return []
+        lines = family.load_initial_weights(config, task)
+        state.restart_from_model()
+        return lines
+
+    for line in distributed.on_main(fill_state):
         log.info(line)
     state.broadcast()
     if not train.train_minutes:
@@ -245,25 +252,8 @@ def _choose_seed(config: Any, stored: Mapping[str, Any]) -> int:
     return stored["seed"] if stored else random.SystemRandom().randrange(2**31)
 
 
-def _restore(state: TrainState, prefix: str) -> list[str]:
-    state.assign(checkpoint.load(prefix, state.tensors()))
-    return []
-
-
-def _initialise(state: TrainState, family: Family, config: Any, *, task: Task) -> list[str]:
-    lines = family.load_initial_weights(config, task)
-    state.restart_from_model()
-    return lines
-
-
 def _write_description(folder: Path, description: Mapping[str, Any]) -> None:
     (folder / "config.yaml").write_text(yaml.safe_dump(description["config"], sort_keys=False))
     (folder / "environment.json").write_text(json.dumps(description["environment"], indent=1))
     with (folder / "commands.txt").open("a") as file:
         file.write(" ".join(sys.argv) + "\n")
-
-
-def _sync_batch_norm() -> Any:
-    from engine.optim.sync_batch_norm import SyncBatchNormalization
-
-    return SyncBatchNormalization

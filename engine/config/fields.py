@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 import math
-import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -175,6 +175,12 @@ def look_up(name: str, table: Mapping[str, Any], *, what: str) -> Any:
     return table[name]
 
 
+def without_none(hint: Any) -> Any:
+    """Returns the type of an optional setting where it is given, any other type as it is."""
+    options = typing.get_args(hint)
+    return next(t for t in options if t is not type(None)) if type(None) in options else hint
+
+
 def convert(value: Any, hint: Any, *, where: str) -> Any:
     """Converts `value` to the annotated type, accepting only what loses nothing.
 
@@ -186,13 +192,10 @@ def convert(value: Any, hint: Any, *, where: str) -> Any:
     Raises:
       ConfigError: naming `where`, the expected type and what came.
     """
-    origin = typing.get_origin(hint)
-    if origin in (typing.Union, getattr(types, "UnionType", None)):  # X | Y is Python 3.10
-        if value is None or (isinstance(value, str) and value.lower() == "none"):
-            return None
-        inner = next(t for t in typing.get_args(hint) if t is not type(None))
-        return convert(value, inner, where=where)
-    if origin is tuple:
+    if (inner := without_none(hint)) is not hint:
+        is_none = value is None or (isinstance(value, str) and value.lower() == "none")
+        return None if is_none else convert(value, inner, where=where)
+    if typing.get_origin(hint) is tuple:
         return _convert_tuple(value, typing.get_args(hint), where=where)
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if hint is bool and isinstance(value, bool):
@@ -228,15 +231,8 @@ def _height_width(value: Any, items: Any) -> Any:
 
 def to_dict(config: Any) -> dict[str, dict[str, Any]]:
     """Returns the configuration as nested dictionaries, tuples as lists, fit for YAML and JSON."""
-    return {name: _plain(dataclasses.asdict(section)) for name, section in sections(config)}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    return value
+    parts = {name: dataclasses.asdict(section) for name, section in sections(config)}
+    return json.loads(json.dumps(parts))
 
 
 def from_dict(config_class: type, values: Mapping[str, Mapping[str, Any]]) -> Any:

@@ -289,17 +289,14 @@ def recover(folder: str | Path) -> tuple[str | None, list[str]]:
     was_saved = pointer.is_file() or any(Path(f"{p}{_INDEX}").is_file() for p in found.values())
     if chosen is None and was_saved:
         if not problems:
-            problems = [f"{pointer} names {_shown(pointer)}, which is not there"]
+            named = pointer.read_text(encoding="utf-8", errors="replace").strip()[:100]
+            problems = [f"{pointer} names {named}, which is not there"]
         raise ConfigError(
             f"{folder} holds a run, and none of its checkpoints is whole: {'; '.join(problems)}. "
             "Bring one back from a copy; or choose another --model_dir; or, to begin at step 1, "
             f"delete {folder}/ckpt-* and {pointer}"
         )
     return str(chosen) if chosen else None, problems
-
-
-def _shown(pointer: Path) -> str:
-    return pointer.read_text(encoding="utf-8", errors="replace").strip()[:100]
 
 
 def require_whole(prefix: str | Path) -> None:

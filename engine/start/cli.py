@@ -82,7 +82,7 @@ def _define(
     name: str, field: dataclasses.Field, *, hint: Any, flag_values: flags.FlagValues
 ) -> None:
     default, text = field.default, field.metadata["help"]
-    base = _without_none(hint)
+    base = config_lib.without_none(hint)
     if base is bool:
         flags.DEFINE_bool(name, default, text, flag_values=flag_values)
     elif base is int and field.metadata["auto"]:
@@ -106,11 +106,6 @@ class _IntegerOrAuto(flags.IntegerParser):
         if argument != "auto" and isinstance(argument, str) and number < 1:
             raise ValueError("expected auto or a number of at least 1")
         return number
-
-
-def _without_none(hint: Any) -> Any:
-    options = typing.get_args(hint)
-    return next(t for t in options if t is not type(None)) if type(None) in options else hint
 
 
 def given_flags(
@@ -221,13 +216,7 @@ def refuse_arguments(argv: Sequence[str]) -> None:
 
 
 def grouped_help(program: str, about: str, flag_values: flags.FlagValues) -> str:
-    """Returns the answer to --help.
-
-    Args:
-      program: its name, as of `sys.argv[0]`.
-      about: what it does.
-      flag_values: its flags.
-    """
+    """Returns the answer to --help of a program, named as in `sys.argv[0]`, that does `about`."""
     groups: dict[str, list[flags.Flag]] = {}
     for name, title in _GROUPS.items():
         if name in flag_values:
