@@ -1,28 +1,16 @@
 """Moving averages by their recurrence, batch-norm statistics included."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 import tensorflow as tf
+from engine_tiny_step import make_step, run_steps
 from engine_tiny_task import FOUR_EPOCHS, TinyTask
+from weight_samples import values_of
 
 from engine.config.settings import OptimConfig
 from engine.optim import ema
-from engine.step import TrainStep
-from engine.task import Shard
-from engine.train_state import TrainState
 
 PLAN = FOUR_EPOCHS._replace(learning_rate=0.3, total_steps=30, stop_epoch=5)
-
-
-def make(config: OptimConfig, task: TinyTask, *, use_xla: bool = False) -> TrainStep:
-    state = TrainState(task, config, PLAN, dynamic_loss_scale=False)
-    return TrainStep(task, state, config, use_xla=use_xla, half_gradients=False)
-
-
-def values(variables) -> dict[str, np.ndarray]:
-    return {v.name.removesuffix(":0"): v.numpy().astype(np.float64) for v in variables}
 
 
 @pytest.mark.parametrize(("optimizer", "use_xla"), [("sgd", True), ("adamw", False)])
@@ -30,13 +18,12 @@ def test_averages_follow_the_recurrence(optimizer, use_xla):
     # Decays 2/11, 3/12, 4/13, ... until 0.5 is reached at the eighth update.
     config = OptimConfig(optimizer=optimizer, moving_average_decay=0.5)
     task = TinyTask(batch_norm=tf.keras.layers.BatchNormalization)
-    step = make(config, task, use_xla=use_xla)
-    averages = values(task.model.variables)
-    data = iter(task.train_dataset(shard=Shard(0, 1), start_step=0))
+    step = make_step(task, config, PLAN, use_xla=use_xla)
+    averages = {k: v.astype(np.float64) for k, v in values_of(task.model).items()}
     for t in range(1, 13):
-        step([task.device_batch(next(data))])
+        run_steps(step, 1)
         decay = min(0.5, (1 + t) / (10 + t))
-        for name, value in values(task.model.variables).items():
+        for name, value in values_of(task.model).items():
             averages[name] -= (1 - decay) * (averages[name] - value)
     found = {name: value.numpy() for name, value in step.state.averages().items()}
     assert found.keys() == averages.keys()
@@ -48,11 +35,9 @@ def test_averages_follow_the_recurrence(optimizer, use_xla):
 def test_frozen_weights_and_their_statistics_are_averaged_too():
     config = OptimConfig(moving_average_decay=0.5, var_freeze_expr="hidden/")
     task = TinyTask(batch_norm=tf.keras.layers.BatchNormalization)
-    step = make(config, task)
+    step = make_step(task, config, PLAN)
     frozen = task.model.get_layer("hidden").kernel.numpy()
-    data = iter(task.train_dataset(shard=Shard(0, 1), start_step=0))
-    for _ in range(4):
-        step([task.device_batch(next(data))])
+    run_steps(step, 4)
     averages = step.state.averages()
     np.testing.assert_allclose(averages["hidden/kernel"], frozen, rtol=1e-6)
     assert not np.allclose(averages["hidden_bn/moving_mean"], 0.0)
@@ -60,8 +45,7 @@ def test_frozen_weights_and_their_statistics_are_averaged_too():
 
 @pytest.mark.parametrize("decay", [0.0, None])
 def test_no_averages(decay):
-    config = dataclasses.replace(OptimConfig(), moving_average_decay=decay)
-    step = make(config, TinyTask())
+    step = make_step(TinyTask(), OptimConfig(moving_average_decay=decay), PLAN)
     assert not step.state.averaging
     assert set(step.state.buffers()) == {"momentum"}
 

@@ -2,17 +2,19 @@
 
 import dataclasses
 
+import engine_tiny_step
 import numpy as np
 import pytest
 import tensorflow as tf
 from engine_numpy_trainer import NumpyTrainer
+from engine_tiny_step import run_steps, tensors_of
 from engine_tiny_task import FOUR_EPOCHS, TinyTask
+from weight_samples import values_of
 
 from engine.config.fields import ConfigError
 from engine.config.settings import OptimConfig
 from engine.step import TrainStep, clip_factors
 from engine.task import Shard
-from engine.train_state import TrainState
 
 CONFIG = OptimConfig(
     momentum=0.9,
@@ -24,25 +26,18 @@ CONFIG = OptimConfig(
 PLAN = FOUR_EPOCHS._replace(warmup_steps=2)
 
 
-def make_step(config=CONFIG, *, task=None, use_xla=False, dynamic=False, seed=0) -> TrainStep:
-    task = task or TinyTask()
-    state = TrainState(task, config, PLAN, dynamic_loss_scale=dynamic)
-    return TrainStep(task, state, config, use_xla=use_xla, half_gradients=False, seed=seed)
+def make_step(config=CONFIG, *, task=None, **options) -> TrainStep:
+    return engine_tiny_step.make_step(task or TinyTask(), config, PLAN, **options)
 
 
-def run(step: TrainStep, task: TinyTask, steps: int, *, accumulation: int = 1) -> list[dict]:
+def run(step: TrainStep, steps: int, *, accumulation: int = 1) -> list[dict]:
     """Runs steps; returns the numbers of each by name."""
-    start = int(step.state.step) * accumulation
-    data = iter(task.train_dataset(shard=Shard(0, 1), start_step=start))
-    numbers = []
-    for _ in range(steps):
-        batches = [task.device_batch(next(data)) for _ in range(accumulation)]
-        numbers.append(dict(zip(step.names, step(batches).numpy().tolist())))
-    return numbers
+    rows = run_steps(step, steps, accumulation=accumulation)
+    return [dict(zip(step.names, row.tolist())) for row in rows]
 
 
 def weights_of(step: TrainStep) -> dict[str, np.ndarray]:
-    return {v.name.removesuffix(":0"): v.numpy() for v in step.state.model.variables}
+    return values_of(step.state.model)
 
 
 def assert_same(left: dict, right: dict, *, rtol: float = 0.0, atol: float = 0.0) -> None:
@@ -92,9 +87,8 @@ def test_several_steps_equal_numpy(optimizer, clip):
 
 
 def test_numbers_of_a_step_by_hand():
-    task = TinyTask()
-    step = make_step(task=task)
-    first, second, third = run(step, task, 3)
+    step = make_step()
+    first, second, third = run(step, 3)
     assert [n["learning_rate"] for n in (first, second, third)] == pytest.approx(
         [0.01, 0.105, 0.2], rel=1e-6
     )
@@ -120,9 +114,7 @@ def test_xla_changes_nothing(optimizer, batch_norm):
     for use_xla in (False, True):
         task = TinyTask(batch_norm=batch_norm, noise=0.1)
         step = make_step(config, task=task, use_xla=use_xla, dynamic=True)
-        numbers = run(step, task, 5)
-        state = {name: value.numpy() for name, value in step.state.tensors().items()}
-        found.append((numbers, state))
+        found.append((run(step, 5), tensors_of(step)))
     for plain, compiled in zip(found[0][0], found[1][0]):
         assert compiled == pytest.approx(plain, rel=1e-5, abs=1e-6)
     assert_same(found[1][1], found[0][1], rtol=1e-4, atol=2e-6)
@@ -131,10 +123,9 @@ def test_xla_changes_nothing(optimizer, batch_norm):
 def test_loss_scaling_changes_nothing_while_all_is_finite():
     states = []
     for dynamic in (False, True):
-        task = TinyTask()
-        step = make_step(task=task, dynamic=dynamic)
-        run(step, task, 4)
-        states.append({n: v.numpy() for n, v in step.state.tensors().items() if "scale" not in n})
+        step = make_step(dynamic=dynamic)
+        run(step, 4)
+        states.append({n: v for n, v in tensors_of(step).items() if "scale" not in n})
     assert_same(*states, rtol=1e-6, atol=1e-7)
 
 
@@ -143,10 +134,10 @@ def test_a_skipped_update_leaves_everything_but_counters_and_scale(optimizer, us
     config = dataclasses.replace(CONFIG, optimizer=optimizer)
     task = TinyTask(poison=9)  # the third batch
     step = make_step(config, task=task, use_xla=use_xla, dynamic=True)
-    good = run(step, task, 2)
-    before = {name: value.numpy() for name, value in step.state.tensors().items()}
-    (bad,) = run(step, task, 1)
-    after = {name: value.numpy() for name, value in step.state.tensors().items()}
+    good = run(step, 2)
+    before = tensors_of(step)
+    (bad,) = run(step, 1)
+    after = tensors_of(step)
     assert [n["skipped"] for n in (*good, bad)] == [0.0, 0.0, 1.0]
     assert not np.isfinite(bad["loss"])
     assert (bad["loss_scale"], after["state/loss_scale"]) == (32768.0, 16384.0)
@@ -155,15 +146,14 @@ def test_a_skipped_update_leaves_everything_but_counters_and_scale(optimizer, us
     assert "state/iterations" in unchanged
     for name in unchanged:
         np.testing.assert_array_equal(before[name], after[name], err_msg=name)
-    (again,) = run(step, task, 1)
+    (again,) = run(step, 1)
     assert again["skipped"] == 0.0 and np.isfinite(again["loss"])
 
 
 def test_overflow_of_the_scaled_loss_is_found_out():
     config = dataclasses.replace(CONFIG, loss_scale=2.0**127)
-    task = TinyTask()
-    step = make_step(config, task=task, dynamic=True)
-    numbers = run(step, task, 1)[0]
+    step = make_step(config, dynamic=True)
+    numbers = run(step, 1)[0]
     assert numbers["skipped"] == 1.0
     assert np.isfinite(numbers["loss"]) and not np.isfinite(numbers["gradient_norm"])
 
@@ -173,8 +163,7 @@ def test_accumulated_batches_equal_one_large_batch():
     for size, parts in ((4 * accumulation, 1), (4, accumulation)):
         task = TinyTask(batch_size=size)
         step = make_step(task=task)
-        numbers = run(step, task, 4, accumulation=parts)
-        found.append((numbers, weights_of(step)))
+        found.append((run(step, 4, accumulation=parts), weights_of(step)))
     for whole, accumulated in zip(found[0][0], found[1][0]):
         assert accumulated == pytest.approx(whole, rel=1e-5, abs=1e-6)
     assert_same(found[1][1], found[0][1], rtol=1e-5, atol=1e-6)
@@ -182,10 +171,9 @@ def test_accumulated_batches_equal_one_large_batch():
 
 def test_frozen_variables_stay_and_do_not_decay():
     config = dataclasses.replace(CONFIG, var_freeze_expr="hidden/")
-    task = TinyTask()
-    step = make_step(config, task=task)
+    step = make_step(config)
     before = weights_of(step)
-    numbers = run(step, task, 3)
+    numbers = run(step, 3)
     after = weights_of(step)
     for name in before:
         assert np.array_equal(before[name], after[name]) == name.startswith("hidden/"), name
@@ -206,14 +194,14 @@ def test_a_family_may_give_variables_rates_and_decay_of_their_own():
     for task in (TinyTask(), Ruled()):
         step = make_step(dataclasses.replace(config, weight_decay=0.0), task=task)
         before = weights_of(step)
-        run(step, task, 1)
+        run(step, 1)
         changes.append({name: value - before[name] for name, value in weights_of(step).items()})
     for name, change in changes[0].items():
         factor = 2.0 if name.startswith("out/") else 1.0
         np.testing.assert_allclose(changes[1][name], factor * change, rtol=1e-5, atol=1e-7)
     step = make_step(config, task=Ruled())
     bias = weights_of(step)["out/bias"]
-    numbers = run(step, step._task, 1)
+    numbers = run(step, 1)
     assert numbers[0]["reg_l2_loss"] == pytest.approx(0.5 * 0.03 * np.square(bias).sum(), rel=1e-5)
 
 
@@ -236,7 +224,7 @@ def test_randomness_follows_seed_and_step():
         config = dataclasses.replace(CONFIG, weight_decay=0.0)
         step = make_step(config, task=task, seed=seed)
         step.state.step.assign(skip)
-        return [n["square_loss"] for n in run(step, task, 1)]
+        return [n["square_loss"] for n in run(step, 1)]
 
     first = losses(1)
     assert first == losses(1)
@@ -246,16 +234,14 @@ def test_randomness_follows_seed_and_step():
 
 def test_without_averages_and_momentum():
     config = dataclasses.replace(CONFIG, moving_average_decay=0.0, momentum=0.0)
-    task = TinyTask()
-    step = make_step(config, task=task)
-    run(step, task, 2)
+    step = make_step(config)
+    run(step, 2)
     assert step.state.buffers() == {}
     assert_same({n: v.numpy() for n, v in step.state.averages().items()}, weights_of(step))
 
 
 def test_the_step_is_traced_once():
-    task = TinyTask()
-    step = make_step(task=task)
-    run(step, task, 3)
+    step = make_step()
+    run(step, 3)
     assert step._whole.experimental_get_tracing_count() == 1
     assert step.compiled_update.experimental_get_tracing_count() == 1

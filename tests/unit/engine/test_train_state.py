@@ -3,32 +3,22 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from engine_tiny_step import make_step, run_steps, tensors_of
 from engine_tiny_task import FOUR_EPOCHS, TinyTask
+from weight_samples import values_of
 
 from engine.config.settings import OptimConfig
 from engine.files import checkpoint
 from engine.step import TrainStep
-from engine.task import Shard
 from engine.train_state import TrainState
 
 PLAN = FOUR_EPOCHS._replace(warmup_steps=3)
 
 
-def make(optimizer: str = "sgd") -> tuple[TinyTask, TrainStep]:
+def make(optimizer: str = "sgd") -> TrainStep:
     config = OptimConfig(optimizer=optimizer, moving_average_decay=0.9)
     task = TinyTask(batch_norm=tf.keras.layers.BatchNormalization, noise=0.3)
-    state = TrainState(task, config, PLAN, dynamic_loss_scale=True)
-    return task, TrainStep(task, state, config, use_xla=False, half_gradients=False, seed=5)
-
-
-def run(task: TinyTask, step: TrainStep, steps: int) -> list[np.ndarray]:
-    start = int(step.state.step)
-    data = iter(task.train_dataset(shard=Shard(0, 1), start_step=start))
-    return [step([task.device_batch(next(data))]).numpy() for _ in range(steps)]
-
-
-def snapshot(step: TrainStep) -> dict[str, np.ndarray]:
-    return {name: value.numpy() for name, value in step.state.tensors().items()}
+    return make_step(task, config, PLAN, dynamic=True, seed=5)
 
 
 def assert_equal_bits(left: dict[str, np.ndarray], right: dict[str, np.ndarray]) -> None:
@@ -39,58 +29,55 @@ def assert_equal_bits(left: dict[str, np.ndarray], right: dict[str, np.ndarray])
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_a_resumed_run_equals_an_unbroken_one(optimizer, tmp_path):
-    task, unbroken = make(optimizer)
-    numbers = run(task, unbroken, 9)
+    unbroken = make(optimizer)
+    numbers = run_steps(unbroken, 9)
 
-    task, first = make(optimizer)
-    run(task, first, 4)
+    first = make(optimizer)
+    run_steps(first, 4)
     prefix = checkpoint.save(tmp_path / "ckpt-00000004", first.state.tensors(), {})
-    task, resumed = make(optimizer)
-    run(task, resumed, 1)  # whatever was there before must not matter
+    resumed = make(optimizer)
+    run_steps(resumed, 1)  # whatever was there before must not matter
     resumed.state.assign(checkpoint.load(prefix, resumed.state.tensors()))
-    assert_equal_bits(snapshot(resumed), snapshot(first))
-    np.testing.assert_array_equal(numbers[4:], run(task, resumed, 5))
-    assert_equal_bits(snapshot(resumed), snapshot(unbroken))
+    assert_equal_bits(tensors_of(resumed), tensors_of(first))
+    np.testing.assert_array_equal(numbers[4:], run_steps(resumed, 5))
+    assert_equal_bits(tensors_of(resumed), tensors_of(unbroken))
 
 
 def test_names_in_a_checkpoint():
-    _, step = make()
+    step = make()
     names = set(step.state.tensors())
     assert {"model/hidden/kernel", "momentum/out/bias", "ema/hidden_bn/moving_mean"} <= names
     assert {"state/step", "state/iterations", "state/loss_scale", "state/total_steps"} <= names
     assert not any(name.startswith("momentum/hidden_bn/moving") for name in names)
-    _, step = make("adamw")
+    step = make("adamw")
     assert {"m/hidden/kernel", "v/hidden/kernel"} <= set(step.state.tensors())
 
 
 def test_averaged_weights_come_and_go_bit_for_bit():
-    task, step = make()
-    run(task, step, 3)
-    before = snapshot(step)
+    step = make()
+    run_steps(step, 3)
+    before = tensors_of(step)
     averages = {name: value.numpy() for name, value in step.state.averages().items()}
     with step.state.averaged_weights():
-        for variable in task.model.variables:
-            expected = averages[variable.name.removesuffix(":0")]
-            np.testing.assert_array_equal(variable.numpy(), expected)
-    assert_equal_bits(before, snapshot(step))
+        assert_equal_bits(values_of(step.state.model), averages)
+    assert_equal_bits(before, tensors_of(step))
 
 
 def test_an_average_that_is_not_a_number_does_not_reach_the_weights():
-    task, step = make()
-    run(task, step, 1)
-    before = {v.name: v.numpy() for v in task.model.variables}
+    step = make()
+    run_steps(step, 1)
+    before = values_of(step.state.model)
     average = step.state.buffers()["ema"]
     average.assign(tf.fill(average.shape, np.nan))
     with pytest.raises(KeyError), step.state.averaged_weights():
         raise KeyError("an evaluation that fails")
-    for variable in task.model.variables:
-        np.testing.assert_array_equal(variable.numpy(), before[variable.name])
+    assert_equal_bits(values_of(step.state.model), before)
 
 
 def test_loaded_weights_start_averages_and_master_copy():
-    task, step = make()
-    run(task, step, 2)
-    for variable in task.model.variables:
+    step = make()
+    run_steps(step, 2)
+    for variable in step.state.model.variables:
         variable.assign(tf.fill(variable.shape, 0.25))
     step.state.restart_from_model()
     for value in step.state.averages().values():
@@ -103,7 +90,7 @@ def test_loaded_weights_start_averages_and_master_copy():
 
 
 def test_integer_variables_are_kept_as_they_are():
-    task, _ = make()
+    task = TinyTask(batch_norm=tf.keras.layers.BatchNormalization)
     counter = tf.Variable(7, dtype=tf.int64, trainable=False, name="counter")
     task.model.counter = counter
     config = OptimConfig(moving_average_decay=0.9)

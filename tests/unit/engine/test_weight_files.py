@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from samples import Call
+from weight_samples import save_tensors, values_of
 
 from engine.files import checkpoint, weight_files
 from engine.files.restricted_pickle import RefusedPickleError, read_torch_file
@@ -31,13 +32,7 @@ def assert_arrays(content, expected):
 class TestTensorFlow:
     def test_name_based_checkpoint(self, tmp_path):
         arrays = {"model/a/kernel": np.arange(6.0).reshape(2, 3), "state/step": np.int64(7)}
-        prefix = str(tmp_path / "ckpt-1")
-        tf.raw_ops.SaveV2(
-            prefix=prefix,
-            tensor_names=[*arrays, "state/text"],
-            shape_and_slices=[""] * 3,
-            tensors=[*arrays.values(), tf.constant("not an array")],
-        )
+        prefix = save_tensors(tmp_path / "ckpt-1", {**arrays, "state/text": "not an array"})
         for path in (prefix, prefix + ".index", prefix + ".data-00000-of-00001"):
             content = read_weight_file(path)
             assert content.kind == weight_files.TF_NAME_BASED
@@ -108,7 +103,7 @@ class TestKerasH5:
         model.save_weights(str(path))
         content = read_weight_file(path)
         assert content.kind == weight_files.KERAS_H5
-        assert_arrays(content, {v.name.removesuffix(":0"): v.numpy() for v in model.variables})
+        assert_arrays(content, values_of(model))
 
     def test_whole_model_and_split_attributes(self, tmp_path):
         path = tmp_path / "model.h5"
@@ -335,6 +330,13 @@ class TestMaliciousPickles:
             read_torch_file(tmp_path / "w.pth")
 
 
+def zip_of(name: str) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr(name, b"")
+    return stream.getvalue()
+
+
 class TestWrongFiles:
     def test_nothing_there(self, tmp_path):
         with pytest.raises(FileNotFoundError, match=r"ckpt-5\.index"):
@@ -361,37 +363,25 @@ class TestWrongFiles:
         with pytest.raises((OSError, ValueError), match=f"{tmp_path}.*ame .*checkpoint"):
             read_weight_file(tmp_path)
 
-    def test_text(self, tmp_path):
-        (tmp_path / "x").write_text("hello weights")
-        with pytest.raises(ValueError, match="not a weight file"):
-            read_weight_file(tmp_path / "x")
-
-    def test_empty_file(self, tmp_path):
-        (tmp_path / "x.h5").touch()
-        with pytest.raises(ValueError, match=r"x\.h5: the file is empty"):
-            read_weight_file(tmp_path / "x.h5")
-
     def test_byte_strings_are_no_weights(self, tmp_path):
         arrays = {"w": np.ones(2), "s": np.array([b"a", b"bc"])}
         (tmp_path / "w.pkl").write_bytes(pickle.dumps(arrays))
         assert list(read_weight_file(tmp_path / "w.pkl").arrays) == ["w"]
 
-    def test_keras_3_file(self, tmp_path):
-        with zipfile.ZipFile(tmp_path / "x.keras", "w") as archive:
-            archive.writestr("model.weights.h5", b"")
-        with pytest.raises(ValueError, match="save_weights"):
-            read_weight_file(tmp_path / "x.keras")
-
-    def test_numpy_archive(self, tmp_path):
-        np.savez(tmp_path / "x.npz", w=np.ones(2))
-        with pytest.raises(ValueError, match=r"\.npz is not read; save .* safetensors"):
-            read_weight_file(tmp_path / "x.npz")
-
-    def test_other_zip(self, tmp_path):
-        with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
-            archive.writestr("readme", b"")
-        with pytest.raises(ValueError, match=r"data\.pkl"):
-            read_weight_file(tmp_path / "x.zip")
+    @pytest.mark.parametrize(
+        ("name", "content", "message"),
+        [
+            ("x", b"hello weights", "not a weight file"),
+            ("x.h5", b"", r"x\.h5: the file is empty"),
+            ("x.keras", zip_of("model.weights.h5"), "save_weights"),
+            ("x.npz", zip_of("w.npy"), r"\.npz is not read; save .* safetensors"),
+            ("x.zip", zip_of("readme"), r"data\.pkl"),
+        ],
+    )
+    def test_other_files(self, tmp_path, name, content, message):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=message):
+            read_weight_file(tmp_path / name)
 
     @WRITERS
     def test_no_arrays(self, tmp_path, write):
