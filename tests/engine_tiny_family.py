@@ -7,7 +7,7 @@ from pathlib import Path
 
 from engine_tiny_task import TinyTask
 
-from engine.config.fields import ConfigError, setting
+from engine.config.fields import ConfigError, override, setting
 from engine.config.settings import DataConfig, EvalConfig, OptimConfig, RuntimeConfig, TrainConfig
 from engine.files.weight_files import read_weight_file
 
@@ -77,13 +77,13 @@ class TinyFamily:
         return []
 
 
-def config_of(folder: Path, *, width: int = 7, lr: float = 0.05, **train) -> Config:
-    settings = {"batch_size": 4, "num_epochs": 2, "checkpoint_period": 1, "seed": 3, **train}
-    return Config(
-        model=TinyModel(width=width),
-        data=DataConfig(training_file_pattern="train-*"),
-        optim=OptimConfig(learning_rate=lr, lr_batch_size=0, moving_average_decay=0.9),
-        train=TrainConfig(model_dir=str(folder), **settings),
-        eval=EvalConfig(val_file_pattern="val-*", val_json_file="val.json"),
-        runtime=RuntimeConfig(amp=False, set_num_threads=False, min_free_gb=0.0),
-    )
+def config_of(folder: Path | str, **values) -> Config:
+    """Returns the configuration of a run in a folder; `values` are settings by their names."""
+    told = {
+        **{"training_file_pattern": "train-*", "val_file_pattern": "val-*"},
+        **{"val_json_file": "val.json", "model_dir": str(folder), "seed": 3},
+        **{"batch_size": 4, "num_epochs": 2, "checkpoint_period": 1},
+        **{"lr": 0.05, "lr_batch_size": 0, "moving_average_decay": 0.9},
+        **{"amp": False, "set_num_threads": False, "min_free_gb": 0.0},
+    }
+    return override(Config(), told | values, source="test")

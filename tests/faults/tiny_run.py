@@ -13,6 +13,7 @@ from engine_tiny_family import TinyFamily, config_of
 from engine_tiny_task import TinyTask
 
 from engine.config.fields import override, settings
+from engine.config.recipe_yaml import literal
 from engine.ranks import distributed
 from engine.ranks.guard import run_guarded
 from engine.run import run_training
@@ -44,13 +45,8 @@ def main() -> int:
     values = {}
     for word in sys.argv[1:]:
         name, found, value = word.removeprefix("--").partition("=")
-        if name not in known:
-            continue
-        hint = type(getattr(getattr(config, known[name][0]), known[name][1]))
-        if hint is bool:
-            values[name] = value == "True" or not found
-        elif found:
-            values[name] = hint(value)
+        if name in known:
+            values[name] = literal(value) if found else True
     return run_training(override(config, values, source="flags"), SlowFamily())
 
 

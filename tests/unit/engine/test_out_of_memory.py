@@ -2,18 +2,15 @@
 
 import pytest
 import tensorflow as tf
-from test_run import Config, TinyFamily
+from engine_tiny_family import TinyFamily, config_of
 
-from engine.config.fields import override
 from engine.run import run_training
 from engine.start import out_of_memory
 from engine.start.out_of_memory import OutOfMemoryError
 
 
 def configured(folder, **values):
-    given = {"model_dir": str(folder), "training_file_pattern": "x", "skip_test": True}
-    given |= {"set_num_threads": False, **values}
-    return override(Config(), {"num_epochs": 1, "amp": False, **given}, source="test")
+    return config_of(folder, num_epochs=1, skip_test=True, **values)
 
 
 class FullFamily(TinyFamily):

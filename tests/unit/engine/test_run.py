@@ -13,7 +13,6 @@ import yaml
 from engine_tiny_family import Config, TinyFamily, config_of
 
 from engine.config.fields import ConfigError
-from engine.config.settings import DataConfig, EvalConfig, TrainConfig
 from engine.files import checkpoint
 from engine.files.description import read_metadata
 from engine.files.weight_files import read_weight_file
@@ -70,11 +69,8 @@ def test_what_a_run_writes_about_itself(trained):
 
 def test_initial_weights_reach_weights_and_averages(tmp_path):
     family = TinyFamily()
-    config = config_of(tmp_path / "run", lr=0.0, num_epochs=1)
-    config = dataclasses.replace(
-        config, optim=dataclasses.replace(config.optim, lr_warmup_init=0.0, weight_decay=0.0)
-    )
-    run_training(config, family)
+    still = {"lr": 0.0, "lr_warmup_init": 0.0, "weight_decay": 0.0}
+    run_training(config_of(tmp_path / "run", num_epochs=1, **still), family)
     assert family.initialised == 1
     saved = read_weight_file(str(tmp_path / "run" / "ema_weights" / "emackpt-01")).arrays
     np.testing.assert_allclose(saved["model/out/bias"], [1.0, 2.0, 3.0], rtol=1e-6)
@@ -256,33 +252,22 @@ class TestBeforeAnyStep:
         return str(error.value)
 
     def test_missing_settings(self, tmp_path):
-        whole = config_of(tmp_path / "run")
-        for section, name in (
-            ("data", "training_file_pattern"),
-            ("train", "model_dir"),
-            ("eval", "val_file_pattern"),
-            ("eval", "val_json_file"),
-        ):
-            part = dataclasses.replace(getattr(whole, section), **{name: ""})
-            config = dataclasses.replace(whole, **{section: part})
-            also = "; --skip_test trains without a validation set" * (section == "eval")
+        names = ("model_dir", "training_file_pattern", "val_file_pattern", "val_json_file")
+        without = "; --skip_test trains without a validation set"
+        for name in names:
+            config = config_of(tmp_path / "run", **{name: ""})
+            also = without if name.startswith("val") else ""
             assert self.error_of(config) == f"--{name} is required{also}"
-        nothing = dataclasses.replace(
-            whole, data=DataConfig(), train=TrainConfig(), eval=EvalConfig()
-        )
-        assert self.error_of(nothing) == (
-            "--model_dir, --training_file_pattern, --val_file_pattern, --val_json_file are "
-            "required; --skip_test trains without a validation set"
-        )
+        message = self.error_of(config_of(tmp_path / "run", **dict.fromkeys(names, "")))
+        assert message == f"--{', --'.join(names)} are required{without}"
 
     def test_a_run_without_evaluation_needs_no_validation_set(self, tmp_path):
-        config = config_of(tmp_path / "run", benchmark=True, benchmark_steps=2)
-        config = dataclasses.replace(config, eval=EvalConfig())
+        settings = {"benchmark": True, "benchmark_steps": 2, "val_file_pattern": ""}
+        config = config_of(tmp_path / "run", val_json_file="", **settings)
         assert run_training(config, TinyFamily()) == 0
 
     def test_settings_of_engine_and_family(self, tmp_path):
-        config = config_of(tmp_path / "a", skip_test=True)
-        config = dataclasses.replace(config, eval=dataclasses.replace(config.eval, target_ap=0.3))
+        config = config_of(tmp_path / "a", skip_test=True, target_ap=0.3)
         assert "--skip_test with target_ap=0.3" in self.error_of(config)
         assert "width=0" in self.error_of(config_of(tmp_path / "b", width=0))
         assert not (tmp_path / "a").exists()
@@ -295,9 +280,7 @@ class TestBeforeAnyStep:
     def test_too_little_space(self, tmp_path, monkeypatch):
         usage = shutil.disk_usage(tmp_path)._replace(free=2**29)
         monkeypatch.setattr(start_checks.shutil, "disk_usage", lambda path: usage)
-        config = config_of(tmp_path / "run")
-        runtime = dataclasses.replace(config.runtime, min_free_gb=1.0)
-        message = self.error_of(dataclasses.replace(config, runtime=runtime))
+        message = self.error_of(config_of(tmp_path / "run", min_free_gb=1.0))
         assert "0.50 GiB free, 1 are wanted (--min_free_gb)" in message
 
     def test_ground_truth_that_does_not_fit(self, tmp_path):
@@ -350,9 +333,7 @@ def test_random_weights_are_never_evaluated(tmp_path):
 
 
 def test_mixed_precision_runs_and_resumes(tmp_path):
-    config = config_of(tmp_path / "run", num_epochs=1)
-    runtime = dataclasses.replace(config.runtime, precision="mixed_float16")
-    config = dataclasses.replace(config, runtime=runtime)
+    config = config_of(tmp_path / "run", num_epochs=1, precision="mixed_float16")
     assert run_training(config, TinyFamily()) == 0
     tensors = read_weight_file(str(tmp_path / "run" / "ckpt-final")).arrays
     assert tensors["state/loss_scale"] <= 32768.0
