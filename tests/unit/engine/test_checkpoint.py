@@ -250,12 +250,6 @@ class TestLoad:
         with pytest.raises(BadFileError, match=r"ckpt-1 is damaged: .*delete .*ckpt-1\.\*"):
             checkpoint.load(prefix, tensors)
 
-    def test_damaged_description(self, tmp_path):
-        prefix = checkpoint.save(tmp_path / "ckpt-1", TENSORS, META)
-        (tmp_path / "ckpt-1.json").write_text('{"step": ')
-        with pytest.raises(BadFileError, match=r"ckpt-1.json is no valid JSON"):
-            read_metadata(prefix)
-
     @pytest.mark.parametrize(
         ("text", "words"),
         [
@@ -329,7 +323,7 @@ class TestRecover:
             (".json", lambda path: path.write_text("[1, 2]"), "found list"),
             (".json", lambda path: path.write_text('{"step": "7"}'), "'step' to be int"),
             (".json", lambda path: path.write_text('{"step": 7}'), "'config' to be there"),
-            (".json", lambda path: path.write_text("{"), "no valid JSON"),
+            (".json", lambda path: path.write_text("{"), "ckpt-00000003.json is no valid JSON"),
         ],
     )
     def test_a_damaged_one_is_passed_over_and_set_aside(self, folder, suffix, damage, words):

@@ -154,5 +154,3 @@ def test_without_tests_nothing_is_evaluated():
     evaluation = EvalConfig(eval_start=1)
     assert not any(evaluates_after(epoch, train, evaluation) for epoch in range(1, 5))
     assert not evaluates_at_end(train) and not needs_evaluation_data(train, evaluation)
-    with pytest.raises(ConfigError, match="--skip_test with target_ap=0.3"):
-        check_settings(train, OptimConfig(), EvalConfig(target_ap=0.3))
