@@ -60,6 +60,7 @@ class RunLock:
             "beat_seconds": self._beat_seconds,
             "token": secrets.token_hex(8),
         }
+        self._aside = folder / f".{NAME}-{self._content['token']}"
         self._released = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="run lock", daemon=True)
 
@@ -128,17 +129,16 @@ class RunLock:
 
     def _take_away(self, other: Mapping[str, Any]) -> bool:
         """Removes a dead run's lock; False if someone else was faster."""
-        aside = self.path.with_name(f".{NAME}-{self._content['token']}")
         try:
-            os.rename(self.path, aside)  # one of several that try succeeds
+            os.rename(self.path, self._aside)  # one of several that try succeeds
         except FileNotFoundError:
             return False
-        if _read(aside) != other:  # that was a new one
+        if _read(self._aside) != other:  # that was a new one
             with contextlib.suppress(OSError):
-                os.link(aside, self.path)
-            aside.unlink()
+                os.link(self._aside, self.path)
+            self._aside.unlink()
             return False
-        aside.unlink()
+        self._aside.unlink()
         return True
 
     def _is_ours(self) -> bool:
@@ -146,7 +146,6 @@ class RunLock:
 
     def _keep(self) -> None:
         beats = 0
-        aside = self.path.with_name(f".{NAME}-{self._content['token']}")
         while not self._released.wait(self._beat_seconds):
             beats += 1
             with contextlib.suppress(OSError):  # a full disk; a folder that is gone is the log's
@@ -157,8 +156,8 @@ class RunLock:
                         "sign of life; this one ends and writes nothing more"
                     )
                     return
-                aside.write_text(self._text(beats), encoding="utf-8")
-                os.replace(aside, self.path)
+                self._aside.write_text(self._text(beats), encoding="utf-8")
+                os.replace(self._aside, self.path)
 
 
 @contextlib.contextmanager
