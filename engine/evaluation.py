@@ -23,13 +23,7 @@ _MOST_WAITING = 2
 
 
 class Evaluator:
-    """Evaluates a task again and again with one compiled prediction.
-
-    Args:
-      task: the model family.
-      log: where progress goes.
-      use_xla: compile the prediction.
-    """
+    """Evaluates a task again and again with one compiled prediction; progress goes to the log."""
 
     def __init__(self, task: Task, log: RunLog, *, use_xla: bool):
         self._task, self._log = task, log
@@ -92,12 +86,7 @@ def gather_bytes(values: Sequence[bytes]) -> list[bytes]:
 
 
 class Validator:
-    """Computes the losses of a task on its validation set.
-
-    Args:
-      task: the model family.
-      use_xla: compile the forward pass.
-    """
+    """Computes the losses of a task on its validation set."""
 
     def __init__(self, task: Task, *, use_xla: bool):
         self._task = task

@@ -20,9 +20,7 @@ class RunFiles:
     """Saves the state of a run.
 
     Args:
-      state: what is saved.
-      train: settings.
-      log: where saves are said.
+      state, train, log: of the run.
       description: stored with every checkpoint (configuration, data, environment).
       export: writes the final SavedModel to a folder, with the weights then in the model.
     """
@@ -47,11 +45,7 @@ class RunFiles:
         return 0 < self._train.checkpoint_minutes < minutes
 
     def save(self, progress: Mapping[str, Any]) -> None:
-        """Writes a resumable checkpoint.
-
-        Args:
-          progress: where the run is; becomes part of the checkpoint's description.
-        """
+        """Writes a resumable checkpoint; `progress` becomes part of its description."""
         prefix = self._folder / f"ckpt-{int(self._state.step):08d}"
         HERE.at(f"saving {prefix}", SAVE)
         self._state.equalise()

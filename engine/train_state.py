@@ -20,14 +20,7 @@ from engine.task import Task
 
 
 class TrainState:
-    """The state as variables: model, optimizer, loss scale, counters.
-
-    Args:
-      task: whose model is trained.
-      config: optimizer settings.
-      plan: rates and lengths.
-      dynamic_loss_scale: whether the loss is scaled (float16).
-    """
+    """The state as variables: model, optimizer, loss scale (dynamic for float16), counters."""
 
     def __init__(
         self, task: Task, config: OptimConfig, plan: StepPlan, *, dynamic_loss_scale: bool

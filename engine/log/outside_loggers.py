@@ -21,11 +21,7 @@ _REPORT = Path("evaluation") / "report.html"
 
 
 class OutsideLogger(Hook):
-    """Sends numbers on; loggers differ in `_start`, `_send` and `_close`.
-
-    Args:
-      start: of the run.
-    """
+    """Sends numbers on; loggers differ in `_start`, `_send` and `_close`."""
 
     package = ""
 

@@ -13,12 +13,7 @@ import tensorflow as tf
 
 
 def decay_of_update(update: tf.Tensor, *, limit: float) -> tf.Tensor:
-    """Returns the decay of an update, float32 scalar.
-
-    Args:
-      update: number of the update, from 1; integer scalar.
-      limit: the decay that is reached in time, 0..1.
-    """
+    """Returns the decay (float32 scalar, up to `limit`) of an update, counted from 1."""
     update = tf.cast(update, tf.float32)
     return tf.minimum(limit, (1.0 + update) / (10.0 + update))
 

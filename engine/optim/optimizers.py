@@ -33,12 +33,9 @@ class _ScheduleOfStep(tf.keras.optimizers.schedules.LearningRateSchedule):
 def build_optimizer(
     config: OptimConfig, rate: Callable[[], tf.Tensor], *, weights: tf.Variable
 ) -> tf.keras.optimizers.legacy.Optimizer:
-    """Builds the optimizer with all its slots.
+    """Builds the optimizer with all its slots, for the flat buffer of the trained weights.
 
-    Args:
-      config: the settings, checked by `engine.optim.plan.check_settings`.
-      rate: returns the learning rate as a float32 scalar, inside or outside a graph.
-      weights: the flat buffer of the trained weights.
+    `rate` returns the learning rate as a float32 scalar, inside or outside a graph.
     """
     schedule = _ScheduleOfStep(rate)
     if config.optimizer == "adamw":

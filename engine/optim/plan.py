@@ -69,13 +69,7 @@ def scaled_learning_rate(
 def make_plan(
     train: TrainConfig, optim: OptimConfig, *, num_examples: int, num_ranks: int
 ) -> StepPlan:
-    """Computes the plan of a run.
-
-    Args:
-      train: settings of the run.
-      optim: settings of the optimizer.
-      num_examples: images of an epoch, unless `num_examples_per_epoch` says otherwise.
-      num_ranks: processes that take part.
+    """Computes the plan of a run with `num_examples` images, of which settings may take fewer.
 
     Raises:
       ConfigError: there is nothing to train on.

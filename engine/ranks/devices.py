@@ -14,11 +14,7 @@ from engine.ranks import machine
 def pin_gpu(local_rank: int) -> str:
     """Makes one GPU visible to this process; before TensorFlow creates its devices.
 
-    Args:
-      local_rank: 0-based position of this process on its host.
-
-    Returns:
-      An identifier of that GPU, unique on its host; '' without a GPU.
+    Returns an identifier of that GPU, unique on its host; '' without a GPU.
     """
     gpus = tf.config.list_physical_devices("GPU")
     if not gpus:

@@ -143,9 +143,7 @@ def device_memory() -> tuple[bool, float]:
 def free_memory(proc: Path = Path("/proc"), control: Path = Path("/sys/fs/cgroup")) -> float:
     """Returns the bytes of memory free on this machine, within the limits of its container.
 
-    Args:
-      proc: where Linux tells of the machine.
-      control: where it tells of the control group.
+    Linux tells of the machine in `proc`, of the container in the folder of its control group.
     """
     lines = (proc / "meminfo").read_text().splitlines()
     line = next(line for line in lines if line.startswith("MemAvailable:"))

@@ -13,13 +13,7 @@ _WIDTH = 100
 def help_text(
     about: str, own: Sequence[flags.Flag], groups: Mapping[str, Sequence[flags.Flag]]
 ) -> str:
-    """Returns the text of --help.
-
-    Args:
-      about: what the program does and how it is called.
-      own: flags of the program itself, which come first.
-      groups: title -> flags, in the order in which they are shown.
-    """
+    """Returns the text of --help: what the program does, its own flags, then title -> flags."""
     parts = [about.strip()]
     for title, members in {"This program": own, **groups}.items():
         if members:

@@ -22,11 +22,7 @@ class OutOfMemoryError(MemoryError):
 
 @contextlib.contextmanager
 def explained(config: Any, *, training: bool) -> Iterator[None]:
-    """Turns a device's lack of memory within the block into advice.
-
-    Args:
-      config: of the run.
-      training: whether the block trains; else it only evaluates.
+    """Turns a device's lack of memory within the block, which trains or evaluates, into advice.
 
     Raises:
       OutOfMemoryError: says what was run, where, and which flags make it smaller.
@@ -38,13 +34,7 @@ def explained(config: Any, *, training: bool) -> Iterator[None]:
 
 
 def advice(config: Any, message: str, *, training: bool) -> str:
-    """Returns what ran out of memory and which flags to try.
-
-    Args:
-      config: of the run.
-      message: TensorFlow's.
-      training: as of `explained`.
-    """
+    """Returns what ran out of memory, by TensorFlow's message, and which flags to try."""
     asked = _ASKED.search(message)
     peak = devices.peak_memory_bytes()
     batch = config.train.batch_size if training else config.eval.eval_batch_size

@@ -116,14 +116,9 @@ def check_same_run(
     plan: StepPlan,
     task: Mapping[str, Any],
 ) -> None:
-    """Compares a run with the checkpoint in its folder.
+    """Compares a run with the checkpoint in its folder, which `stored` describes.
 
-    Args:
-      config: of this run.
-      stored: the checkpoint's description.
-      sections_compared: of the configuration.
-      plan: of this run.
-      task: the family's description of this run's data.
+    `task` is the family's description of this run's data.
 
     Raises:
       ConfigError: it is another run, and --allow_config_change was not given.
@@ -163,9 +158,7 @@ def _about_ranks(stored: Mapping[str, Any], plan: StepPlan) -> str:
 def finished_run(config: Any, stored: Mapping[str, Any]) -> str:
     """Returns how to go on from a run that has ended and written its end; '' for any other.
 
-    Args:
-      config: of this run.
-      stored: description of the newest checkpoint of its folder.
+    `stored` describes the newest checkpoint of its folder.
     """
     folder, train = Path(config.train.model_dir), config.train
     try:
@@ -230,11 +223,7 @@ def shares_of(config: Any, stored: Mapping[str, Any]) -> int:
 
 
 def changes_since(stored: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Lists what differs from the machine and software of a checkpoint.
-
-    Args:
-      stored, now: descriptions of the checkpoint and of this run.
-    """
+    """Lists what differs from the machine and software of a checkpoint; of both: descriptions."""
 
     def facts(description: Mapping[str, Any]) -> dict[str, Any]:
         environment = description.get("environment", {})
