@@ -61,8 +61,7 @@ def check_splits(
             anchors, more = anchor_fit(table, layout)
             own += more
         findings += own
-    if tables:
-        findings += split_faults(list(tables.values()))
+    findings += split_faults(tables, next(iter(splits)))
     facts = {name: _facts(table) for name, table in tables.items()}
     findings.sort(key=lambda item: LEVELS.index(item.level))
     return Report(findings, facts, anchors), tables

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from object_detection.check.findings import CheckFinding
 from object_detection.check.split_table import SplitTable
@@ -13,15 +13,14 @@ from object_detection.records.class_map import plain_name
 from outside_data.picture_file import read_regular_file
 
 
-def split_faults(tables: Sequence[SplitTable]) -> Iterator[CheckFinding]:
-    """Yields what does not fit between the splits; the first is the one trained on."""
-    for table in tables:
+def split_faults(tables: Mapping[str, SplitTable], trained: str) -> Iterator[CheckFinding]:
+    """Yields what does not fit between splits; the one trained on may not be among them."""
+    for name, table in tables.items():
         yield from _unused_classes(table)
-    trained = tables[0]
-    for other in tables[1:]:
-        yield from _class_lists(trained, other)
-        yield from _untaught(trained, other)
-    yield from _shared_images(tables)
+        if trained in tables and name != trained:
+            yield from _class_lists(tables[trained], table)
+            yield from _untaught(tables[trained], table)
+    yield from _shared_images(list(tables.values()))
 
 
 def _unused_classes(table: SplitTable) -> Iterator[CheckFinding]:

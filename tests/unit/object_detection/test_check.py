@@ -213,6 +213,13 @@ def test_faults_between_splits(small_set, tmp_path):
     assert codes["unused_classes"].split == "train"
 
 
+def test_splits_are_not_compared_where_the_one_trained_on_cannot_be_read(small_set, tmp_path):
+    other = {**small_set["val"], "categories": [{"id": 1, "name": "cow"}, {"id": 2, "name": "ox"}]}
+    (tmp_path / "test").mkdir()
+    codes = codes_of({"train": {}, "val": small_set["val"], "test": other}, tmp_path)
+    assert codes["unreadable"].split == "train" and "class_names" not in codes
+
+
 def layout_of_squares(*sides):
     return AnchorLayout([8.0], [np.array([(s, s) for s in sides], np.float64)], (160, 160))
 
