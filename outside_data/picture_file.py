@@ -183,7 +183,7 @@ def read_regular_file(
             raise BadImageError("no such file", "it is a folder") from error
         if error.errno is None:
             raise BadImageError("not a regular file") from error
-        raise BadImageError("cannot be read", error.strerror) from error
+        raise BadImageError("cannot be read", error.strerror or str(error)) from error
 
 
 def open_picture(data: bytes, *, max_pixels: int = MAX_PIXELS, whole: bool = True) -> Picture:

@@ -8,7 +8,6 @@ no other entry may mean it.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import os
 import stat
@@ -37,14 +36,12 @@ class Correction(NamedTuple):
     kinds: str
 
 
-@dataclasses.dataclass(frozen=True)
-class FoundFiles:
+class FoundFiles(NamedTuple):
     """Where the images of a set lie, by source_id; each image is in `paths` or in `problems`.
 
-    Attributes:
-      paths: of the files.
-      problems: why there is none.
-      corrections: of those in `paths` whose name in the JSON is not that of the file.
+    paths: of the files.
+    problems: why there is none.
+    corrections: of those in `paths` whose name in the JSON is not that of the file.
     """
 
     paths: Mapping[str, str]
@@ -54,8 +51,7 @@ class FoundFiles:
     def of(self, images: Sequence[CocoImage]) -> FoundFiles:
         """Returns what concerns some images."""
         ids = [image.source_id for image in images]
-        parts = (self.paths, self.problems, self.corrections)
-        return FoundFiles(*({i: part[i] for i in ids if i in part} for part in parts))
+        return FoundFiles(*({i: part[i] for i in ids if i in part} for part in self))
 
 
 def find_image_files(
