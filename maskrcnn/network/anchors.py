@@ -54,9 +54,9 @@ def _shapes(config: ModelConfig, stride: int, size: float) -> np.ndarray:
     """Returns [aspects, 2] (height, width) of the anchors of one size."""
     ratios = [height / width for width, height in config.aspect_ratios]
     if config.anchor_convention == "detectron":
-        return detectron_anchor_shapes(stride, sizes=[size], ratios=ratios)
+        return detectron_anchor_shapes(stride, size=size, ratios=ratios)
     if config.anchor_convention == "torchvision":
-        return torchvision_anchor_shapes(sizes=[size], ratios=ratios)
+        return torchvision_anchor_shapes(size=size, ratios=ratios)
     if config.anchor_convention == "detectron2":
         return anchor_shapes(size, aspect_ratios=[(ratio**-0.5, ratio**0.5) for ratio in ratios])
     return anchor_shapes(size, aspect_ratios=config.aspect_ratios)

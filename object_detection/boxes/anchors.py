@@ -15,15 +15,9 @@ import numpy as np
 def level_sizes(
     image_size: tuple[int, int], *, min_level: int, max_level: int
 ) -> list[tuple[int, int]]:
-    """Computes the map size of each pyramid level: level 0 is the image, each next one ceil(n / 2).
+    """Computes the map sizes of levels min_level .. max_level, (height, width) each.
 
-    Args:
-      image_size: (height, width), pixels.
-      min_level: first level returned.
-      max_level: last level returned.
-
-    Returns:
-      (height, width) of levels min_level .. max_level.
+    Level 0 is the image, each next one ceil(n / 2).
 
     Raises:
       ValueError: if the sizes or levels make no pyramid.
@@ -70,33 +64,14 @@ def generate_anchors(
       [A, 4] float32, (y1, x1, y2, x2), input pixels.
     """
     sizes = level_sizes(image_size, min_level=min_level, max_level=max_level)
-    shapes = np.array(
-        [
-            (
-                height_factor * 2.0 ** (octave / num_scales),
-                width_factor * 2.0 ** (octave / num_scales),
-            )
-            for octave in range(num_scales)
-            for width_factor, height_factor in aspect_ratios
-        ],
-        dtype=np.float64,
+    strides = [np.divide(image_size, size) for size in sizes]
+    octaves = [anchor_scale * 2.0 ** (octave / num_scales) for octave in range(num_scales)]
+    in_strides = np.concatenate(
+        [anchor_shapes(size, aspect_ratios=aspect_ratios) for size in octaves]
     )
-    levels = [_level_anchors(image_size, size, anchor_scale * shapes) for size in sizes]
-    return np.concatenate(levels).astype(np.float32)
-
-
-def _level_anchors(
-    image_size: tuple[int, int], map_size: tuple[int, int], shapes: np.ndarray
-) -> np.ndarray:
-    """Lays anchors of the given (height, width) in strides over one level: [h * w * n, 4]."""
-    strides = np.asarray(image_size, np.float64) / np.asarray(map_size, np.float64)
-    centers_y = (np.arange(map_size[0]) + 0.5) * strides[0]
-    centers_x = (np.arange(map_size[1]) + 0.5) * strides[1]
-    grid = np.stack(np.meshgrid(centers_y, centers_x, indexing="ij"), axis=-1)
-    half_sizes = shapes * strides / 2.0
-    low = grid[:, :, np.newaxis, :] - half_sizes
-    high = grid[:, :, np.newaxis, :] + half_sizes
-    return np.concatenate([low, high], axis=-1).reshape(-1, 4)
+    return generate_grid_anchors(
+        sizes, strides=strides, shapes=[in_strides * stride for stride in strides]
+    )
 
 
 def anchor_shapes(size: float, *, aspect_ratios: Sequence[tuple[float, float]]) -> np.ndarray:
@@ -112,9 +87,7 @@ def anchor_shapes(size: float, *, aspect_ratios: Sequence[tuple[float, float]]) 
     return np.array([(size * height, size * width) for width, height in aspect_ratios], np.float64)
 
 
-def detectron_anchor_shapes(
-    stride: int, *, sizes: Sequence[float], ratios: Sequence[float]
-) -> np.ndarray:
+def detectron_anchor_shapes(stride: int, *, size: float, ratios: Sequence[float]) -> np.ndarray:
     """Makes the anchor shapes of Detectron, rounded to whole pixels before they are scaled.
 
     A cell of `stride` by `stride` pixels is brought to ratio `r` by
@@ -123,39 +96,35 @@ def detectron_anchor_shapes(
 
     Args:
       stride: of the level, pixels.
-      sizes: of the level, pixels.
+      size: root of the area, pixels.
       ratios: height over width.
 
     Returns:
-      [len(ratios) * len(sizes), 2] float64, (height, width), pixels; sizes innermost.
+      [len(ratios), 2] float64, (height, width), pixels.
     """
-    shapes = []
-    for ratio in ratios:
-        width = np.round(np.sqrt(stride * stride / ratio))
-        height = np.round(width * ratio)
-        shapes += [(height * size / stride, width * size / stride) for size in sizes]
-    return np.array(shapes, np.float64)
+    widths = np.round(np.sqrt(stride * stride / np.asarray(ratios, np.float64)))
+    heights = np.round(widths * ratios)
+    return np.stack([heights, widths], axis=-1) * size / stride
 
 
-def torchvision_anchor_shapes(*, sizes: Sequence[float], ratios: Sequence[float]) -> np.ndarray:
+def torchvision_anchor_shapes(*, size: float, ratios: Sequence[float]) -> np.ndarray:
     """Makes the anchor shapes of torchvision: half sides rounded to whole pixels.
 
     Args:
-      sizes: root of the area, pixels.
+      size: root of the area, pixels.
       ratios: height over width.
 
     Returns:
-      [len(ratios) * len(sizes), 2] float64, (height, width), pixels; sizes innermost.
+      [len(ratios), 2] float64, (height, width), pixels.
     """
-    roots = np.sqrt(np.asarray(ratios, np.float64))[:, np.newaxis]
-    sides = np.stack([roots * np.asarray(sizes), np.asarray(sizes) / roots], axis=-1)
-    return 2.0 * np.round(sides.reshape(-1, 2) / 2.0)
+    roots = np.sqrt(np.asarray(ratios, np.float64))
+    return 2.0 * np.round(np.stack([roots * size, size / roots], axis=-1) / 2.0)
 
 
 def generate_grid_anchors(
     map_sizes: Sequence[tuple[int, int]],
     *,
-    strides: Sequence[int | tuple[int, int]],
+    strides: Sequence[int | tuple[int, int] | np.ndarray],
     shapes: Sequence[np.ndarray],
     center: float = 0.5,
     pixel_offset: float = 0.0,
@@ -186,8 +155,8 @@ def generate_grid_anchors(
         )
     levels = []
     for map_size, stride, level_shapes in zip(map_sizes, strides, shapes):
-        anchors = _level_anchors(
-            np.multiply(stride, map_size), map_size, np.divide(level_shapes, stride)
-        )
-        levels.append(anchors + (center - 0.5) * np.resize(stride, 4))
+        cells = np.stack(np.indices(map_size), axis=-1)[:, :, np.newaxis]
+        centers = (cells + center) * stride
+        anchors = np.concatenate([centers - level_shapes / 2, centers + level_shapes / 2], axis=-1)
+        levels.append(anchors.reshape(-1, 4))
     return (np.concatenate(levels) - [0.0, 0.0, pixel_offset, pixel_offset]).astype(np.float32)

@@ -69,15 +69,7 @@ def corner_iou(a: Corners, b: Corners, *, pixel_offset: float = 0.0) -> tf.Tenso
 
 
 def box_areas(boxes: tf.Tensor, *, pixel_offset: float = 0.0) -> tf.Tensor:
-    """Computes box areas.
-
-    Args:
-      boxes: [..., 4], (y1, x1, y2, x2), pixels.
-      pixel_offset: added to height and width.
-
-    Returns:
-      [...] areas, square pixels, 0 for inverted boxes.
-    """
+    """Computes areas as `corner_areas`: boxes [..., 4] give [...], square pixels."""
     return corner_areas(split_corners(boxes), pixel_offset=pixel_offset)
 
 
@@ -105,15 +97,11 @@ def iou(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
 def giou(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
     """Computes the generalised IoU (arXiv 1902.09630, algorithm 1) of corresponding boxes.
 
-    Args:
-      a: [..., 4], (y1, x1, y2, x2), pixels.
-      b: [..., 4], same frame.
-
-    Returns:
-      [...] in (-1, 1]: the IoU less the empty share of the enclosing box.
+    Two [..., 4] give [...] in (-1, 1]: the IoU less the empty share of the enclosing box.
     """
-    intersection, union = corner_overlaps(split_corners(a), split_corners(b))
-    enclosing = corner_areas(_enclosing_corners(a, b))
+    corners_a, corners_b = split_corners(a), split_corners(b)
+    intersection, union = corner_overlaps(corners_a, corners_b)
+    enclosing = corner_areas(_enclosing_corners(corners_a, corners_b))
     empty_share = (enclosing - union) / tf.maximum(enclosing, _TINY_AREA)
     return intersection / tf.maximum(union, _TINY_AREA) - empty_share
 
@@ -121,12 +109,7 @@ def giou(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
 def diou(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
     """Computes the distance IoU (arXiv 1911.08287, section 3.2) of corresponding boxes.
 
-    Args:
-      a: [..., 4], (y1, x1, y2, x2), pixels.
-      b: [..., 4], same frame.
-
-    Returns:
-      [...] in (-1, 1]: the IoU less `corner_distance_penalty`.
+    Two [..., 4] give [...] in (-1, 1]: the IoU less `corner_distance_penalty`.
     """
     corners_a, corners_b = split_corners(a), split_corners(b)
     return corner_iou(corners_a, corners_b) - corner_distance_penalty(corners_a, corners_b)
@@ -159,9 +142,8 @@ def corner_distance_penalty(a: Corners, b: Corners) -> tf.Tensor:
     """Computes squared centre distance over squared enclosing diagonal (DIoU), by broadcasting."""
     center_gap_y = (a[0] + a[2] - b[0] - b[2]) / 2.0
     center_gap_x = (a[1] + a[3] - b[1] - b[3]) / 2.0
-    enclosing_height = tf.maximum(a[2], b[2]) - tf.minimum(a[0], b[0])
-    enclosing_width = tf.maximum(a[3], b[3]) - tf.minimum(a[1], b[1])
-    diagonal = tf.square(enclosing_height) + tf.square(enclosing_width)
+    y1, x1, y2, x2 = _enclosing_corners(a, b)
+    diagonal = tf.square(y2 - y1) + tf.square(x2 - x1)
     distance = tf.square(center_gap_y) + tf.square(center_gap_x)
     return distance / tf.maximum(diagonal, _TINY_AREA)
 
@@ -187,8 +169,7 @@ def clip_boxes(boxes: tf.Tensor, *, height: float, width: float) -> tf.Tensor:
     return tf.stack(corners, axis=-1)
 
 
-def _enclosing_corners(a: tf.Tensor, b: tf.Tensor) -> Corners:
-    a, b = split_corners(a), split_corners(b)
+def _enclosing_corners(a: Corners, b: Corners) -> Corners:
     low = (tf.minimum(a[0], b[0]), tf.minimum(a[1], b[1]))
     return (*low, tf.maximum(a[2], b[2]), tf.maximum(a[3], b[3]))
 

@@ -1,6 +1,6 @@
 """Hard suppression where thousands of boxes stay (region proposals), whole batches at once.
 
-`nms.pick_boxes` picks one box per round and is right for a hundred detections; for a thousand
+`nms.batched_nms` picks one box per round and is right for a hundred detections; for a thousand
 proposals of each of many levels it needs as many rounds. Here boxes come sorted and are worked
 through in tiles: a tile is compared with the kept boxes of the tiles before it, and then with
 itself until nothing changes. The result is that of greedy suppression, box for box.

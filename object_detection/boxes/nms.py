@@ -12,8 +12,6 @@ Where N and the output are both in the thousands (region proposals), reduce N by
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
 import tensorflow as tf
 
 from object_detection.boxes.box_ops import (
@@ -28,21 +26,7 @@ from object_detection.boxes.box_ops import (
 DEFAULT_IOU_THRESHOLDS = {"hard": 0.5, "linear": 0.3, "gaussian": None, "diou": 0.5}
 
 
-class Picks(NamedTuple):
-    """Picked candidates, best first, padded to K.
-
-    Attributes:
-      indices: [B, K] int32 into the candidates; -1 in padding.
-      scores: [B, K], the decayed scores, descending; 0 in padding.
-      num_valid: [B] int32.
-    """
-
-    indices: tf.Tensor
-    scores: tf.Tensor
-    num_valid: tf.Tensor
-
-
-def pick_boxes(
+def batched_nms(
     boxes: tf.Tensor,
     scores: tf.Tensor,
     classes: tf.Tensor,
@@ -54,7 +38,7 @@ def pick_boxes(
     score_threshold: float,
     class_agnostic: bool = False,
     pixel_offset: float = 0.0,
-) -> Picks:
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
     """Picks boxes greedily by score, lowering or removing those that overlap a picked one.
 
     `hard` removes what overlaps by more than the threshold, `diou` does so by DIoU (arXiv
@@ -77,7 +61,8 @@ def pick_boxes(
       pixel_offset: added to lengths in the IoU; 1.0 is the convention of the reference.
 
     Returns:
-      `Picks`, without gradient.
+      boxes [B, K, 4], scores [B, K] decayed and descending, classes [B, K] int32 and num_valid [B]
+      int32; rows from num_valid on are zero boxes of score 0 and class -1. Scores have no gradient.
 
     Raises:
       ValueError: if the method is unknown.
@@ -126,29 +111,14 @@ def pick_boxes(
         (tf.constant(0), remaining, tf.fill(shape, -1), tf.fill(shape, dropped)),
     )
     is_valid = indices >= 0
-    return Picks(
-        indices=indices,
-        scores=tf.where(is_valid, picked_scores, 0.0),
-        num_valid=tf.reduce_sum(tf.cast(is_valid, tf.int32), axis=-1),
-    )
-
-
-def batched_nms(
-    boxes: tf.Tensor, scores: tf.Tensor, classes: tf.Tensor, **options: Any
-) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Picks boxes as `pick_boxes` does, with the same arguments, and returns them.
-
-    Returns:
-      boxes [B, K, 4], scores [B, K] descending, classes [B, K] int32 and num_valid [B] int32; rows
-      from num_valid on are zero boxes of score 0 and class -1.
-    """
-    picks = pick_boxes(boxes, scores, classes, **options)
-    is_valid = picks.indices >= 0
-    rows = tf.maximum(picks.indices, 0)
+    rows = tf.maximum(indices, 0)
     picked_boxes = tf.gather(at_least_float32(boxes), rows, batch_dims=1)
-    picked_boxes = tf.where(is_valid[..., tf.newaxis], picked_boxes, 0.0)
-    picked_classes = tf.where(is_valid, tf.gather(classes, rows, batch_dims=1), -1)
-    return picked_boxes, picks.scores, picked_classes, picks.num_valid
+    return (
+        tf.where(is_valid[..., tf.newaxis], picked_boxes, 0.0),
+        tf.where(is_valid, picked_scores, 0.0),
+        tf.where(is_valid, tf.gather(classes, rows, batch_dims=1), -1),
+        tf.reduce_sum(tf.cast(is_valid, tf.int32), axis=-1),
+    )
 
 
 def with_best_refused(

@@ -125,7 +125,8 @@ def roi_align(
         rounds=rule.rounds_level,
     )
     shapes = [tuple(features[level].shape[1:3]) for level in levels]
-    limits = [_max_samples(shapes, axis, output_size, sampling_ratio) for axis in (0, 1)]
+    # Samples of a bin along y and x that the largest box inside the image can ask for.
+    limits = [sampling_ratio or -(-max(sides) // output_size) for sides in zip(*shapes)]
     rows, columns, bases, widths = _place_boxes(
         boxes,
         level_of_box,
@@ -150,11 +151,14 @@ def roi_align(
             for x, weight_x in along_x
         ]
 
-    flat = tf.concat([_flatten_map(features[level]) for level in levels], axis=1)
-    channels = flat.shape[-1]
+    channels = features[levels[0]].shape[-1]
+    maps = [
+        tf.reshape(features[level], [-1, height * width, channels])
+        for level, (height, width) in zip(levels, shapes)
+    ]
     shape = tf.concat([tf.shape(boxes)[:2], [output_size, output_size, channels]], axis=0)
     result = _resample(
-        tf.reshape(flat, [-1, channels]),
+        tf.reshape(tf.concat(maps, axis=1), [-1, channels]),
         corners_of_sample,
         num_samples=limits[0] * limits[1],
         shape=shape,
@@ -239,15 +243,6 @@ def _place_boxes(
     return rows, columns, bases[expand], widths[expand]
 
 
-def _max_samples(
-    shapes: list[tuple[int, int]], axis: int, output_size: int, sampling_ratio: int
-) -> int:
-    """Returns the samples of a bin that the largest box inside the image can ask for."""
-    if sampling_ratio:
-        return sampling_ratio
-    return -(-max(shape[axis] for shape in shapes) // output_size)
-
-
 def _cells(
     axis: _Axis, sample: tf.Tensor | int, output_size: int, rule: Convention
 ) -> list[tuple[tf.Tensor, tf.Tensor]]:
@@ -274,12 +269,6 @@ def _cells(
     bound = tf.cast(last, tf.int32)
     cells = (tf.minimum(tf.maximum(tf.cast(low + step, tf.int32), 0), bound) for step in (0.0, 1.0))
     return list(zip(cells, ((1.0 - share) * weight, share * weight)))
-
-
-def _flatten_map(features: tf.Tensor) -> tf.Tensor:
-    """[B, h, w, C] -> [B, h * w, C]."""
-    _, height, width, channels = features.shape
-    return tf.reshape(features, [-1, height * width, channels])
 
 
 def _resample(

@@ -99,7 +99,7 @@ DETECTRON_CORNERS = {
 
 def test_detectron_anchors_equal_the_table():
     for (stride, size), corners in DETECTRON_CORNERS.items():
-        shapes = detectron_anchor_shapes(stride, sizes=[size], ratios=[0.5, 1.0, 2.0])
+        shapes = detectron_anchor_shapes(stride, size=size, ratios=[0.5, 1.0, 2.0])
         anchors = generate_grid_anchors([(2, 3)], strides=[stride], shapes=[shapes], pixel_offset=1)
         assert anchors.shape == (18, 4) and anchors.dtype == np.float32
         expected = np.array(corners)[:, [1, 0, 3, 2]]
@@ -109,15 +109,15 @@ def test_detectron_anchors_equal_the_table():
         np.testing.assert_array_equal(anchors[15:], moved)
 
 
-def test_detectron_anchors_of_one_level_go_by_ratio_then_size():
-    shapes = detectron_anchor_shapes(16, sizes=[32, 64, 128], ratios=[0.5, 1.0, 2.0])
-    assert shapes.shape == (9, 2)
-    np.testing.assert_array_equal(shapes[:4], [[24, 46], [48, 92], [96, 184], [32, 32]])
+@pytest.mark.parametrize("factor", [1, 2, 4])
+def test_detectron_anchors_of_one_level_are_rounded_before_they_are_scaled(factor):
+    shapes = detectron_anchor_shapes(16, size=32 * factor, ratios=[0.5, 1.0])
+    np.testing.assert_array_equal(shapes, np.array([[24, 46], [32, 32]]) * factor)
 
 
 def test_torchvision_anchors_are_rounded_around_the_corner_of_their_cell():
     # 32 * sqrt(1/2) = 22.63, 32 * sqrt(2) = 45.25: halves 11.31 and 22.63.
-    shapes = torchvision_anchor_shapes(sizes=[32], ratios=[0.5, 1.0, 2.0])
+    shapes = torchvision_anchor_shapes(size=32, ratios=[0.5, 1.0, 2.0])
     anchors = generate_grid_anchors([(2, 2)], strides=[4], shapes=[shapes], center=0.0)
     expected = np.array([[-11, -23, 11, 23], [-16, -16, 16, 16], [-23, -11, 23, 11]])
     np.testing.assert_array_equal(anchors[:3], expected)

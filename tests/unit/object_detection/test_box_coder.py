@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import pytest
 import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,20 +13,23 @@ from object_detection.boxes.box_coder import MAX_LOG_RATIO, decode_boxes, encode
 HEAD_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 
 
-def test_encode_hand_case():
-    # Anchor centre (15, 20), 10 high, 20 wide; box centre (20, 10), 20 high, 10 wide.
-    anchor = [[10.0, 10.0, 20.0, 30.0]]
-    box = [[10.0, 5.0, 30.0, 15.0]]
+@pytest.mark.parametrize(
+    ("anchor", "box", "pixel_offset"),
+    [
+        # Anchor centre (15, 20), 10 high, 20 wide; box centre (20, 10), 20 high, 10 wide.
+        ([[10.0, 10.0, 20.0, 30.0]], [[10.0, 5.0, 30.0, 15.0]], 0.0),
+        # The same, far corners being pixels of the box.
+        ([[10.0, 10.0, 19.0, 29.0]], [[10.0, 5.0, 29.0, 14.0]], 1.0),
+    ],
+)
+def test_hand_case(anchor, box, pixel_offset):
     expected = np.array([[0.5, -0.5, math.log(2), -math.log(2)]])
-    np.testing.assert_allclose(encode_boxes(box, anchor), expected, rtol=1e-6)
-    weighted = encode_boxes(box, anchor, weights=HEAD_WEIGHTS)
+    deltas = encode_boxes(box, anchor, pixel_offset=pixel_offset)
+    np.testing.assert_allclose(deltas, expected, rtol=1e-6)
+    weighted = encode_boxes(box, anchor, weights=HEAD_WEIGHTS, pixel_offset=pixel_offset)
     np.testing.assert_allclose(weighted, expected * HEAD_WEIGHTS, rtol=1e-6)
-
-
-def test_decode_hand_case():
-    deltas = [[0.5, -0.5, math.log(2), -math.log(2)]]
-    decoded = decode_boxes(deltas, [[10.0, 10.0, 20.0, 30.0]])
-    np.testing.assert_allclose(decoded, [[10.0, 5.0, 30.0, 15.0]], rtol=1e-6)
+    decoded = decode_boxes(expected.astype(np.float32), anchor, pixel_offset=pixel_offset)
+    np.testing.assert_allclose(decoded, box, rtol=1e-6)
 
 
 def test_zero_deltas_are_the_anchor():
@@ -95,12 +99,3 @@ def test_compiled_equals_eager():
     np.testing.assert_allclose(
         compiled_decode(deltas, anchors), decode_boxes(deltas, anchors), rtol=1e-5, atol=1e-4
     )
-
-
-def test_pixel_offset_counts_the_last_pixel():
-    # 10 x 20 and 20 x 10 pixels, as in the hand case, far corners being pixels of the box.
-    anchor, box = [[10.0, 10.0, 19.0, 29.0]], [[10.0, 5.0, 29.0, 14.0]]
-    expected = np.array([[0.5, -0.5, math.log(2), -math.log(2)]])
-    deltas = encode_boxes(box, anchor, pixel_offset=1.0)
-    np.testing.assert_allclose(deltas, expected, rtol=1e-6)
-    np.testing.assert_allclose(decode_boxes(deltas, anchor, pixel_offset=1.0), box, rtol=1e-6)

@@ -16,18 +16,19 @@ ANCHORS = np.array(
 )
 
 
-def match(gt_boxes, gt_valid=None, *, anchors=ANCHORS, positive=0.5, negative=0.5, force=True):
+def match(gt_boxes, gt_valid=None, *, positive=0.5, negative=0.5, force=True, **options):
     """Matches the boxes of one image; returns (gt_index, labels) of its anchors."""
     gt_boxes = np.asarray(gt_boxes, np.float32).reshape(1, -1, 4)
     if gt_valid is None:
         gt_valid = np.ones(gt_boxes.shape[1], bool)
-    matches = match_anchors(
-        anchors,
+    matches = options.pop("function", match_anchors)(
+        ANCHORS,
         gt_boxes,
         np.asarray(gt_valid)[np.newaxis],
         positive_threshold=positive,
         negative_threshold=negative,
         force_match=force,
+        **options,
     )
     assert matches.gt_index.dtype == tf.int32 and matches.labels.dtype == tf.int32
     return matches.gt_index.numpy()[0], matches.labels.numpy()[0]
@@ -85,31 +86,21 @@ def test_tied_anchors_give_the_first():
     np.testing.assert_array_equal(labels, [0, 1, 0, 0, 0])
 
 
-def test_forced_ties_make_all_best_anchors_positive():
-    def run(gt_boxes, gt_valid):
-        matches = match_anchors(
-            ANCHORS,
-            np.array([gt_boxes], np.float32),
-            np.array([gt_valid]),
-            positive_threshold=0.7,
-            negative_threshold=0.3,
-            force_match=True,
-            force_ties=True,
-        )
-        return matches.gt_index[0], matches.labels[0]
-
-    for match_ties in (run, tf.function(run, jit_compile=True)):
-        # Straddles anchors 1 and 2 evenly.
-        _, labels = match_ties([[0, 15, 10, 25], [50, 50, 60, 60]], [True, True])
-        np.testing.assert_array_equal(labels, [0, 1, 1, 0, 0])
-        # Anchor 0 is the best of box 1 but keeps box 0, which it overlaps more.
-        gt_index, labels = match_ties([[0, 0, 10, 8], [0, 0, 2, 10]], [True, True])
-        np.testing.assert_array_equal(labels, [1, 0, 0, 0, 0])
-        assert gt_index[0] == 0
-        gt_index, labels = match_ties([[0, 0, 2, 10], [0, 0, 10, 8]], [True, True])
-        assert labels[0] == 1 and gt_index[0] == 1
-        _, labels = match_ties([[0, 15, 10, 25], [0, 0, 0, 0]], [False, True])
-        np.testing.assert_array_equal(labels, 0)
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_forced_ties_make_all_best_anchors_positive(jit_compile):
+    function = tf.function(match_anchors, jit_compile=True) if jit_compile else match_anchors
+    options = {"positive": 0.7, "negative": 0.3, "force_ties": True, "function": function}
+    # Straddles anchors 1 and 2 evenly.
+    _, labels = match([[0, 15, 10, 25], [50, 50, 60, 60]], **options)
+    np.testing.assert_array_equal(labels, [0, 1, 1, 0, 0])
+    # Anchor 0 is the best of box 1 but keeps box 0, which it overlaps more.
+    gt_index, labels = match([[0, 0, 10, 8], [0, 0, 2, 10]], **options)
+    np.testing.assert_array_equal(labels, [1, 0, 0, 0, 0])
+    assert gt_index[0] == 0
+    gt_index, labels = match([[0, 0, 2, 10], [0, 0, 10, 8]], **options)
+    assert labels[0] == 1 and gt_index[0] == 1
+    _, labels = match([[0, 15, 10, 25], [0, 0, 0, 0]], [False, True], **options)
+    np.testing.assert_array_equal(labels, 0)
 
 
 def test_box_that_overlaps_nothing_forces_nothing():
@@ -159,14 +150,8 @@ def test_compiled_equals_eager_and_never_holds_the_overlap_matrix():
     anchors, boxes, valid = random_batch()
 
     def run(anchors, boxes, valid):
-        return match_anchors(
-            anchors,
-            boxes,
-            valid,
-            positive_threshold=0.7,
-            negative_threshold=0.3,
-            force_match=True,
-        )
+        thresholds = {"positive_threshold": 0.7, "negative_threshold": 0.3}
+        return match_anchors(anchors, boxes, valid, **thresholds, force_match=True)
 
     inputs = [tf.constant(value) for value in (anchors, boxes, valid)]
     eager = run(*inputs)
