@@ -324,7 +324,7 @@ class DetectionTask(Task):
                 fields["boxes"][example, slots],
                 height=height,
                 width=width,
-                **self.mask_rule._asdict(),
+                rule=self.mask_rule,
             )
             packed += map(pack_mask, encoded)
         return MaskedRows(rows, packed), images

@@ -74,6 +74,11 @@ def record(
     return schema.encode_record(image, **{**arguments, **changes})
 
 
+def unpack_mask(packed: bytes) -> np.ndarray:
+    """Returns the uint8 [112, 112] cells of a packed crop."""
+    return np.unpackbits(np.frombuffer(packed, np.uint8)).reshape(112, 112)
+
+
 def read_back(pattern: str) -> list[dict[str, Any]]:
     """Returns {field: its values} of every record of the files that match."""
     fields = [name for key, name in vars(schema).items() if key.isupper() and type(name) is str]

@@ -6,7 +6,7 @@ shifts the records of later batches, and a resumed run meets the same groups. In
 placeholder is then replaced by another example of the batch; in evaluation it stays, marked
 invalid, as does the padding of the last batch.
 
-Images of different shapes may go to canvases of different shapes (`canvas_choice`); a group then
+Images of different shapes may go to canvases of different shapes (`canvases`); a group then
 holds images of one canvas only.
 
 Work that does not need the pixels belongs after collecting, where one operation serves the whole
@@ -50,8 +50,8 @@ _FIELDS = {
 }
 _MASKS = {"masks": ((None,), tf.string, COLUMN_PADDING["masks"])}
 _MIXING = {"mixing": ((), tf.bool, False)}
-_CORNERS = (schema.YMIN, schema.XMIN, schema.YMAX, schema.XMAX)
-_PARSED = (schema.ENCODED, schema.SOURCE_ID, schema.LABEL, schema.IS_CROWD, schema.AREA, *_CORNERS)
+_PARSED = (schema.ENCODED, schema.SOURCE_ID, schema.LABEL, schema.IS_CROWD, schema.AREA)
+_PARSED += schema.CORNERS
 # Batches that are completed at the same time; little work each.
 _COMPLETED_AT_ONCE = 2
 _EPOCH_STRIDE = 1 << 32
@@ -250,7 +250,7 @@ def _read_record(
         "source_id": fields[schema.SOURCE_ID],
         "image": pixels,
         "geometry": geometry,
-        "boxes_norm": tf.stack([fields[name] for name in _CORNERS], axis=-1),
+        "boxes_norm": tf.stack([fields[name] for name in schema.CORNERS], axis=-1),
         "category_ids": fields[schema.LABEL],
         "is_crowd": fields[schema.IS_CROWD],
         "areas": fields[schema.AREA],

@@ -1,6 +1,6 @@
 """Instance masks on the device: stored crops unpacked and resampled into boxes.
 
-A stored crop is the mask inside its instance's box, 112 x 112 cells as bits (`data.masks`). It
+A stored crop is the mask inside its instance's box, 112 x 112 cells as bits (`rle`). It
 belongs to the whole box: where training crops or clips the image, the crop's frame is the box moved
 with the pixels but not clipped. Pasting predictions into images is the host's work, see
 `mask_paste`.

@@ -4,7 +4,7 @@ A prediction is a small square of probabilities that covers its box. Only the bo
 resampled, by two products with interpolation weights, and only the columns it touches are encoded:
 the cost follows the box and not the image.
 
-Two conventions say where the square lies, see `CONVENTIONS`. The right one treats coordinates as
+Two conventions say where the square lies, see `MaskRule`. The right one treats coordinates as
 continuous, like the rest of the project. The other is that of Detectron and both NVIDIA references.
 """
 
@@ -19,10 +19,21 @@ CONVENTIONS = ("continuous", "detectron")
 
 
 class MaskRule(NamedTuple):
-    """How a model's masks are pasted, see `paste_mask`."""
+    """How a model's masks are pasted.
+
+    threshold: probability from which a pixel belongs to the object.
+    convention: 'continuous': the pixel whose middle is at fraction f of the box takes the value at
+      fraction f of the square, bilinearly, with 0 outside the square; it is set from `threshold`
+      on. 'detectron': the square gets a border of one zero cell, the box grows alike about its
+      middle and is truncated to whole pixels, both ends counting; the square is stretched over it,
+      and pixels above `threshold` are set.
+    """
 
     threshold: float = 0.5
     convention: str = "continuous"
+
+
+_OURS = MaskRule()
 
 
 def paste_mask(
@@ -31,35 +42,15 @@ def paste_mask(
     *,
     height: int,
     width: int,
-    threshold: float = 0.5,
-    convention: str = "continuous",
+    rule: MaskRule = _OURS,
 ) -> np.ndarray:
-    """Draws one predicted mask into its image.
-
-    'continuous': the pixel whose middle is at fraction f of the box takes the value at fraction f
-    of the square, bilinearly, with 0 outside the square; it is set from `threshold` on.
-    'detectron': the square gets a border of one zero cell, the box grows alike about its middle
-    and is truncated to whole pixels, both ends counting; the square is stretched over it, and
-    pixels above `threshold` are set.
-
-    Args:
-      mask: [s, s], probabilities.
-      box: [4], (y1, x1, y2, x2), pixels of the image; may reach over its border.
-      height: of the image, pixels.
-      width: of the image, pixels.
-      threshold: probability from which a pixel belongs to the object.
-      convention: 'continuous' or 'detectron'.
+    """Draws one predicted mask into its image; arguments as of `paste_probabilities`.
 
     Returns:
       uint8 [height, width], 0 or 1.
-
-    Raises:
-      ValueError: if the convention is unknown.
     """
     image = np.zeros((height, width), np.uint8)
-    top, left, region = _paste_region(
-        mask, box, height=height, width=width, threshold=threshold, convention=convention
-    )
+    top, left, region = _paste_region(mask, box, height=height, width=width, rule=rule)
     image[top : top + region.shape[0], left : left + region.shape[1]] = region
     return image
 
@@ -70,18 +61,15 @@ def encode_masks(
     *,
     height: int,
     width: int,
-    threshold: float = 0.5,
-    convention: str = "continuous",
+    rule: MaskRule = _OURS,
 ) -> list[dict[str, Any]]:
     """Pastes predicted masks and encodes them as COCO does.
 
     Args:
       masks: [n, s, s], probabilities.
       boxes: [n, 4], (y1, x1, y2, x2), pixels of the image.
-      height: of the image, pixels.
-      width: of the image, pixels.
-      threshold: see `paste_mask`.
-      convention: see `paste_mask`.
+      height, width: of the image, pixels.
+      rule: how they are pasted.
 
     Returns:
       n compressed RLE dicts, {"size": [height, width], "counts": bytes}.
@@ -97,9 +85,7 @@ def encode_masks(
         return []
     counts = [
         run_lengths(
-            *_paste_region(
-                mask, box, height=height, width=width, threshold=threshold, convention=convention
-            ),
+            *_paste_region(mask, box, height=height, width=width, rule=rule),
             height=height,
             width=width,
         )
@@ -116,8 +102,7 @@ def run_lengths(top: int, left: int, region: np.ndarray, *, height: int, width: 
       top: row of the region's first row.
       left: column of the region's first column.
       region: uint8 [h, w], 0 or 1, inside the image.
-      height: of the image.
-      width: of the image.
+      height, width: of the image.
 
     Returns:
       Lengths of runs that add up to height * width.
@@ -138,16 +123,15 @@ def paste_probabilities(
     *,
     height: int,
     width: int,
-    convention: str = "continuous",
+    rule: MaskRule = _OURS,
 ) -> tuple[int, int, np.ndarray]:
     """Resamples a mask over the pixels of its box, without deciding what belongs to the object.
 
     Args:
       mask: [s, s], probabilities.
       box: [4], (y1, x1, y2, x2), pixels of the image; may reach over its border.
-      height: of the image, pixels.
-      width: of the image, pixels.
-      convention: see `paste_mask`.
+      height, width: of the image, pixels.
+      rule: its convention says where the mask lies.
 
     Returns:
       Row and column of the first pixel, and float32 [h, w], inside the image and possibly empty.
@@ -155,13 +139,13 @@ def paste_probabilities(
     Raises:
       ValueError: if the convention is unknown.
     """
-    if convention not in CONVENTIONS:
-        raise ValueError(f"unknown convention {convention!r}, expected one of {CONVENTIONS}")
+    if rule.convention not in CONVENTIONS:
+        raise ValueError(f"unknown convention {rule.convention!r}, expected one of {CONVENTIONS}")
     if not np.isfinite(box).all():
         return 0, 0, np.zeros((0, 0), np.float32)
     mask = np.asarray(mask, np.float32)
     box = np.asarray(box, np.float64)
-    if convention == "continuous":
+    if rule.convention == "continuous":
         top, rows = _continuous_axis(box[0], box[2], len(mask), height)
         left, columns = _continuous_axis(box[1], box[3], len(mask), width)
         return top, left, rows @ mask @ columns.T
@@ -173,19 +157,12 @@ def paste_probabilities(
 
 
 def _paste_region(
-    mask: np.ndarray,
-    box: np.ndarray,
-    *,
-    height: int,
-    width: int,
-    threshold: float,
-    convention: str,
+    mask: np.ndarray, box: np.ndarray, *, height: int, width: int, rule: MaskRule
 ) -> tuple[int, int, np.ndarray]:
     """As `paste_probabilities`, but uint8 [h, w]: 1 where the pixel belongs to the object."""
-    top, left, region = paste_probabilities(
-        mask, box, height=height, width=width, convention=convention
-    )
-    is_set = region >= threshold if convention == "continuous" else region > threshold
+    top, left, region = paste_probabilities(mask, box, height=height, width=width, rule=rule)
+    is_continuous = rule.convention == "continuous"
+    is_set = region >= rule.threshold if is_continuous else region > rule.threshold
     return top, left, is_set.astype(np.uint8)
 
 

@@ -15,8 +15,6 @@ import tensorflow as tf
 from object_detection.masks.rle import crop_png
 from object_detection.records import schema
 
-_CORNERS = (schema.YMIN, schema.XMIN, schema.YMAX, schema.XMAX)
-
 
 def packed_from_png(fields: Mapping[str, tf.Tensor], image_size: tf.Tensor) -> tf.Tensor:
     """Returns the packed masks of a record, made from PNG ones if it has no packed ones.
@@ -26,7 +24,7 @@ def packed_from_png(fields: Mapping[str, tf.Tensor], image_size: tf.Tensor) -> t
       image_size: float32 [2] (height, width), pixels.
 
     Returns:
-      string [n], 1568 bytes each; see `masks.crop_png`.
+      string [n], 1568 bytes each; see `rle.crop_png`.
     """
 
     def pack(pngs, boxes, size):
@@ -40,7 +38,7 @@ def packed_from_png(fields: Mapping[str, tf.Tensor], image_size: tf.Tensor) -> t
         return np.array(packed, object)
 
     def from_png():
-        boxes = tf.stack([fields[name] for name in _CORNERS], axis=-1)
+        boxes = tf.stack([fields[name] for name in schema.CORNERS], axis=-1)
         made = tf.numpy_function(pack, [fields[schema.MASK_PNG], boxes, image_size], tf.string)
         return tf.ensure_shape(made, [None])
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -46,7 +45,13 @@ def decode_mask(
     if problem:
         raise BadMaskError(problem)
     if isinstance(segmentation, Mapping):
-        return _decode_rle(segmentation, mask_api, height, width, origin)
+        if origin != (0, 0):
+            raise ValueError("expected origin (0, 0) for a run-length mask: crop the result")
+        counts = segmentation["counts"]
+        if isinstance(counts, list):
+            return mask_api.decode(mask_api.frPyObjects(dict(segmentation), height, width))
+        data = counts.encode() if isinstance(counts, str) else counts
+        return mask_api.decode({"size": [height, width], "counts": data})
     offset = np.array([origin[1], origin[0]], np.float64)
     polygons = [
         _shift_polygon(np.asarray(polygon, np.float64).reshape(-1, 2), offset).ravel().tolist()
@@ -62,8 +67,7 @@ def crop_to_box(segmentation: Segmentation, box: np.ndarray, *, height: int, wid
     Args:
       segmentation: as `decode_mask` takes it.
       box: [4], (y1, x1, y2, x2), pixels, inside the image and not empty.
-      height: of the image, pixels.
-      width: of the image, pixels.
+      height, width: of the image, pixels.
 
     Raises:
       BadMaskError: there is no mask, or it does not meet the box.
@@ -86,8 +90,7 @@ def crop_png(png: bytes, box: np.ndarray, *, height: int, width: int) -> bytes:
     Args:
       png: 8-bit grey, 0 outside of the object; b'' for none.
       box: [4], (y1, x1, y2, x2), pixels; clipped to the image.
-      height: of the image, pixels.
-      width: of the image, pixels.
+      height, width: of the image, pixels.
 
     Returns:
       1568 bytes; all zero ("unknown") where there is no mask or it does not meet the box.
@@ -146,12 +149,6 @@ def encode_png(mask: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def unpack_mask(packed: bytes) -> np.ndarray:
-    """Returns the uint8 [112, 112] cells of a packed crop."""
-    bits = np.unpackbits(np.frombuffer(packed, np.uint8, MASK_BYTES))
-    return bits.reshape(MASK_SIZE, MASK_SIZE)
-
-
 def _shift_polygon(points: np.ndarray, offset: np.ndarray) -> np.ndarray:
     """Moves [n, 2] points by whole pixels so that the crop of a mask is the mask of the crop.
 
@@ -171,15 +168,3 @@ def _slice_means(values: np.ndarray, start: float, stop: float, size: int) -> np
     share = (edges - below).astype(np.float32)[:, None]
     at_edges = sums[below] + share * values[below]
     return np.diff(at_edges, axis=0) * np.float32(size / (stop - start))
-
-
-def _decode_rle(
-    rle: Mapping[str, Any], mask_api: Any, height: int, width: int, origin: tuple[int, int]
-) -> np.ndarray:
-    if origin != (0, 0):
-        raise ValueError("expected origin (0, 0) for a run-length mask: crop the result")
-    counts = rle["counts"]
-    if isinstance(counts, list):
-        return mask_api.decode(mask_api.frPyObjects(dict(rle), height, width))
-    data = counts.encode() if isinstance(counts, str) else counts
-    return mask_api.decode({"size": [height, width], "counts": data})

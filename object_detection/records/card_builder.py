@@ -39,10 +39,7 @@ _SCANNED_FIELDS = (
     schema.LABEL,
     schema.TEXT,
     schema.IS_CROWD,
-    schema.XMIN,
-    schema.XMAX,
-    schema.YMIN,
-    schema.YMAX,
+    *schema.CORNERS,
 )
 
 
@@ -238,7 +235,7 @@ def _add_record(tally: Tally, record: memoryview, names: dict[int, str]) -> str 
         encoded = decode_example(record, [schema.ENCODED])[schema.ENCODED][0]
         picture = open_picture(encoded, whole=False)
         width, height = picture.width, picture.height
-    columns = [values(name) for name in (schema.YMIN, schema.XMIN, schema.YMAX, schema.XMAX)]
+    columns = [values(name) for name in schema.CORNERS]
     boxes = np.stack([np.asarray(column, np.float32) for column in columns], axis=1)
     boxes = boxes * np.array([height, width, height, width], np.float32)
     category_ids = [int(label) for label in values(schema.LABEL)]

@@ -31,6 +31,7 @@ XMIN = "image/object/bbox/xmin"
 XMAX = "image/object/bbox/xmax"
 YMIN = "image/object/bbox/ymin"
 YMAX = "image/object/bbox/ymax"
+CORNERS = (YMIN, XMIN, YMAX, XMAX)
 LABEL = "image/object/class/label"
 TEXT = "image/object/class/text"
 IS_CROWD = "image/object/is_crowd"
@@ -90,8 +91,7 @@ def encode_record(
     if boxes is not None:
         fractions = np.asarray(boxes, np.float64).reshape(-1, 4) / (height, width, height, width)
         features |= {
-            name: fractions[:, column].astype(np.float32)
-            for column, name in enumerate((YMIN, XMIN, YMAX, XMAX))
+            name: fractions[:, column].astype(np.float32) for column, name in enumerate(CORNERS)
         }
         features[LABEL] = np.asarray(category_ids, np.int64)
         features[TEXT] = [name.encode() for name in category_names]
@@ -126,7 +126,7 @@ def parse_spec(*, mask_format: str | None = None) -> dict[str, object]:
         IS_CROWD: column(tf.int64),
         AREA: column(tf.float32),
     }
-    spec |= {name: column(tf.float32) for name in (XMIN, XMAX, YMIN, YMAX)}
+    spec |= {name: column(tf.float32) for name in CORNERS}
     if mask_format is not None:
         spec[MASK_FIELDS[mask_format]] = column(tf.string)
     return spec
@@ -156,7 +156,7 @@ def parse_record(serialized: tf.Tensor, *, mask_format: str | None = None) -> di
     fields = tf.io.parse_single_example(serialized, parse_spec(mask_format=mask_format))
     height = tf.cast(fields[HEIGHT], tf.int32)
     width = tf.cast(fields[WIDTH], tf.int32)
-    boxes = tf.stack([fields[YMIN], fields[XMIN], fields[YMAX], fields[XMAX]], axis=-1)
+    boxes = tf.stack([fields[name] for name in CORNERS], axis=-1)
     num_boxes = tf.shape(boxes)[0]
 
     image_area = tf.cast(height, tf.float32) * tf.cast(width, tf.float32)

@@ -165,8 +165,8 @@ def predict_pixels(
     objects = [_entry(boxes[i], scores[i], int(classes[i]), class_map) for i in kept]
     soft = masks[0][kept] if masks else None
     if soft is not None:
-        rule = (mask_rule or MaskRule())._asdict()
-        encoded = encode_masks(soft, boxes[kept], height=height, width=width, **rule)
+        rule = mask_rule or MaskRule()
+        encoded = encode_masks(soft, boxes[kept], height=height, width=width, rule=rule)
         for entry, rle in zip(objects, encoded):
             entry["segmentation"] = {"size": rle["size"], "counts": rle["counts"].decode()}
     return Prediction(path, image, objects, soft)

@@ -6,7 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as mask_api
 
-from object_detection.masks.mask_paste import CONVENTIONS, encode_masks, paste_mask, run_lengths
+from object_detection.masks.mask_paste import (
+    CONVENTIONS,
+    MaskRule,
+    encode_masks,
+    paste_mask,
+    run_lengths,
+)
 
 SIZE = 28
 HEIGHT, WIDTH = 60, 90
@@ -74,7 +80,7 @@ VALUES = {"continuous": continuous_values, "detectron": detectron_values}
 def test_pasting_follows_its_definition(convention, seed):
     rng = np.random.default_rng(seed)
     mask, box = smooth_mask(rng), random_box(rng)
-    pasted = paste_mask(mask, box, convention=convention, **IMAGE)
+    pasted = paste_mask(mask, box, rule=MaskRule(convention=convention), **IMAGE)
     values = VALUES[convention](mask, box)
     assert pasted.dtype == np.uint8 and pasted.any()
     decided = np.abs(values - 0.5) > 1e-4
@@ -97,9 +103,9 @@ def test_encoding_equals_pycocotools_on_the_pasted_masks(convention):
     boxes = np.concatenate([boxes, special])
     masks = np.stack([smooth_mask(rng) for _ in boxes])
     masks[13] = 1.0  # fills its corner of the image
-    encoded = encode_masks(masks, boxes, convention=convention, **IMAGE)
+    encoded = encode_masks(masks, boxes, rule=MaskRule(convention=convention), **IMAGE)
     for mask, box, rle in zip(masks, boxes, encoded):
-        pasted = paste_mask(mask, box, convention=convention, **IMAGE)
+        pasted = paste_mask(mask, box, rule=MaskRule(convention=convention), **IMAGE)
         assert rle == mask_api.encode(np.asfortranarray(pasted))
         np.testing.assert_array_equal(mask_api.decode(rle), pasted)
 
@@ -133,7 +139,7 @@ def test_a_mask_survives_cropping_and_pasting():
     truth = mask_api.encode(np.asfortranarray(inside))
     ious = {}
     for convention in CONVENTIONS:
-        rle = encode_masks(square[None], box[None], convention=convention, **IMAGE)
+        rle = encode_masks(square[None], box[None], rule=MaskRule(convention=convention), **IMAGE)
         ious[convention] = mask_api.iou(rle, [truth], [0]).item()
     assert ious["continuous"] > ious["detectron"] > 0.95
     assert ious["continuous"] > 0.98
@@ -143,10 +149,10 @@ def test_thresholds_and_errors():
     mask = np.full((1, SIZE, SIZE), 0.5, np.float32)
     box = np.array([[10.0, 10.0, 30.0, 30.0]])
     assert paste_mask(mask[0], box[0], **IMAGE)[15, 15] == 1
-    assert paste_mask(mask[0], box[0], convention="detectron", **IMAGE)[15, 15] == 0
-    assert not paste_mask(mask[0], box[0], threshold=0.6, **IMAGE).any()
+    assert paste_mask(mask[0], box[0], rule=MaskRule(convention="detectron"), **IMAGE)[15, 15] == 0
+    assert not paste_mask(mask[0], box[0], rule=MaskRule(0.6), **IMAGE).any()
     assert encode_masks(mask[:0], box[:0], **IMAGE) == []
     with pytest.raises(ValueError, match=r"'exact'.*continuous"):
-        encode_masks(mask, box, convention="exact", **IMAGE)
+        encode_masks(mask, box, rule=MaskRule(convention="exact"), **IMAGE)
     with pytest.raises(ValueError, match="1 and 0"):
         encode_masks(mask, box[:0], **IMAGE)

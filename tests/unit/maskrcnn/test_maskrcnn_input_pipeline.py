@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 from mask_records import OBJECTS, mask_record, tiny_config, write_set
+from samples import unpack_mask
 
 from detector import inputs
-from object_detection.masks import rle as mask_lib
 from object_detection.records.class_map import ClassMap
 from object_detection.records.reader import Shard
 
@@ -81,7 +81,7 @@ def test_a_model_without_masks_reads_none(records):
 def test_masks_are_the_stored_crops_of_their_boxes(records):
     for batch in read(records, 4, training=True):
         for row, slot in np.argwhere(batch["classes"] >= 0):
-            crop = mask_lib.unpack_mask(batch["masks"][row, slot].tobytes())
+            crop = unpack_mask(batch["masks"][row, slot].tobytes())
             # An ellipse fills pi / 4 of its box, and none of the corners.
             assert crop.mean() == pytest.approx(np.pi / 4, abs=0.02)
             assert not crop[:5, :5].any()

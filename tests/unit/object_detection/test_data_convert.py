@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from samples import encoded, read_back
+from samples import encoded, read_back, unpack_mask
 
 from object_detection.coco.annotations import read_annotations
 from object_detection.convert.convert import convert
 from object_detection.convert.report import describe_conversion, progress_printer
 from object_detection.convert.splits import find_splits
-from object_detection.masks.rle import decode_mask, unpack_mask
+from object_detection.masks.rle import decode_mask
 from object_detection.records import schema
 from object_detection.records.card import find_card, load_card
 from object_detection.records.card_builder import card_from_records

@@ -8,6 +8,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from pycocotools import mask as mask_api
+from samples import unpack_mask
 
 from object_detection.coco.segmentation import read_segmentation
 from object_detection.masks.rle import (
@@ -16,7 +17,6 @@ from object_detection.masks.rle import (
     crop_to_box,
     decode_mask,
     encode_png,
-    unpack_mask,
 )
 
 TRIANGLE = [10.5, 5.2, 40.1, 30.7, 8.3, 33.9]

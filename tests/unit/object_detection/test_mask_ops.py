@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from samples import unpack_mask
 
 from object_detection.masks.mask_ops import crop_masks, is_mask_known, mask_targets, unpack_masks
-from object_detection.masks.rle import crop_to_box, unpack_mask
+from object_detection.masks.rle import crop_to_box
 
 HEIGHT, WIDTH = 80, 120
 
