@@ -135,20 +135,21 @@ def group_by_frame(
 
     Returns:
       (data_epoch, record_index, serialized, int32 choice) of each group, all [n]. A record whose
-      image size cannot be found out is left out.
+      image size cannot be found out is in a group of the first choice: reading it will tell why.
     """
 
-    def with_choice(epoch, index, serialized):
-        return epoch, index, serialized, best_frame(_image_size(serialized), choices)
+    def with_choice(*record):
+        return *record, best_frame(_image_size(record[-1]), choices)
 
-    return (
-        stream.map(with_choice)
-        .ignore_errors(log_warning=True)
-        .group_by_window(
-            key_func=lambda *record: tf.cast(record[3], tf.int64),
-            reduce_func=lambda _, records: records.batch(group_size),
-            window_size=group_size,
-        )
+    def with_any_choice(*record):
+        one = tf.data.Dataset.from_tensors(record)
+        unknown = one.map(lambda *record: (*record, tf.constant(0)))
+        return one.map(with_choice).ignore_errors().concatenate(unknown).take(1)
+
+    return stream.flat_map(with_any_choice).group_by_window(
+        key_func=lambda *record: tf.cast(record[3], tf.int64),
+        reduce_func=lambda _, records: records.batch(group_size),
+        window_size=group_size,
     )
 
 

@@ -5,13 +5,17 @@ import pytest
 import tensorflow as tf
 from samples import encoded, record
 
-from object_detection.input import canvases
-from object_detection.input.canvases import best_frame, fit_size, frames_of_networks
+from object_detection.input.canvases import (
+    best_frame,
+    fit_size,
+    frames_in_use,
+    frames_of_networks,
+)
 from object_detection.input.datasets import evaluation_batches, training_batches
 from object_detection.input.geometry import Frames, unpack
 from object_detection.input.loader import Augmentation, Reading, collect_batches
 from object_detection.input.problems import InputProblems
-from object_detection.records.reader import Shard, record_set
+from object_detection.records.reader import Shard, ordered_records, record_set
 from object_detection.records.tfrecord_file import write_records
 
 LIMITS = (832, 1344)
@@ -62,7 +66,7 @@ def test_an_image_goes_to_the_smallest_canvas_that_holds_it(size, network, scale
     ],
 )
 def test_frames_that_a_set_may_need(smallest, largest, networks):
-    found = canvases.frames_in_use(FRAMES, smallest, largest)
+    found = frames_in_use(FRAMES, smallest, largest)
     assert [frame.network_size for frame in found] == networks
 
 
@@ -117,46 +121,52 @@ def test_without_limits_an_image_fills_the_network():
 SHAPES = [(32, 64), (64, 32), (40, 40), (30, 60), (60, 30), (64, 31), (33, 64)]
 
 
-def make_record(index, shape, *, with_size=True):
-    image = encoded(np.full((*shape, 3), 10 * index))
-    size = shape if with_size else (-1, -1)
-    return record(str(index), size, [[1, 2, 20, 25]], image=image, category_ids=[1])
+def make_set(folder, *more):
+    """Writes seven images of three shapes, one of them without its size, and more records."""
+    contents = []
+    for i, shape in enumerate(SHAPES):
+        image = encoded(np.full((*shape, 3), 10 * i))
+        size = (-1, -1) if i == 5 else shape
+        contents.append(record(str(i), size, [[1, 2, 20, 25]], image=image, category_ids=[1]))
+    write_records(str(folder / "part-0"), [*contents, *more])
+    return record_set([str(folder / "part-0")])
 
 
 @pytest.fixture
 def records(tmp_path):
-    """Seven images of three shapes."""
-    contents = [make_record(i, shape) for i, shape in enumerate(SHAPES)]
-    write_records(str(tmp_path / "part-0"), contents)
-    return record_set([str(tmp_path / "part-0")])
+    return make_set(tmp_path)
 
 
-def reading_of(records):
-    problems = InputProblems(records, max_bad_records=0, max_instances=3)
+def reading_of(records, *, max_bad_records=0):
+    problems = InputProblems(records, max_bad_records=max_bad_records, max_instances=3)
     return Reading(2, tuple(SMALL), {1: 0}, problems, threads=1)
 
 
-def test_evaluation_has_each_image_once_in_batches_of_one_shape(records):
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_evaluation_has_each_image_once_in_batches_of_one_shape(records, ranks):
     seen = []
-    for batch in evaluation_batches(records, reading_of(records)).as_numpy_iterator():
-        canvas = batch["image"].shape[1:3]
-        assert batch["image"].shape == (2, *canvas, 3)
-        for index in batch["record_index"][batch["valid"]]:
-            assert chosen(*SHAPES[index], SMALL)[0] == canvas
-            seen.append(int(index))
-    assert sorted(seen) == list(range(len(SHAPES)))
-
-
-def test_ranks_share_the_images(records):
-    seen = [
-        int(index)
-        for rank in range(2)
+    for rank in range(ranks):
+        shard = Shard(rank, ranks)
         for batch in evaluation_batches(
-            records, reading_of(records), shard=Shard(rank, 2)
-        ).as_numpy_iterator()
-        for index in batch["record_index"][batch["valid"]]
-    ]
+            records, reading_of(records), shard=shard
+        ).as_numpy_iterator():
+            canvas = batch["image"].shape[1:3]
+            assert batch["image"].shape == (2, *canvas, 3)
+            for index in batch["record_index"][batch["valid"]]:
+                assert chosen(*SHAPES[index], SMALL)[0] == canvas
+                seen.append(int(index))
     assert sorted(seen) == list(range(len(SHAPES)))
+
+
+def test_records_whose_size_cannot_be_found_out_are_bad_records(tmp_path):
+    broken = record("7", (-1, -1), image=b"no image")
+    records = make_set(tmp_path, broken, b"no record")
+    reading = reading_of(records, max_bad_records=2)
+    for _ in evaluation_batches(records, reading):
+        pass
+    assert set(reading.problems.bad_records) == {7, 8}
+    with pytest.raises(tf.errors.OpError, match="cannot be used"):
+        list(evaluation_batches(records, reading_of(records)))
 
 
 def training(records, start_batch, count):
@@ -185,8 +195,6 @@ def test_images_keep_their_aspect(records):
 
 
 def test_num_batches_cannot_be_known_with_several_canvases(records):
-    from object_detection.records.reader import ordered_records
-
     with pytest.raises(ValueError, match="num_batches"):
         collect_batches(
             ordered_records(records, shard=Shard()),
@@ -195,9 +203,3 @@ def test_num_batches_cannot_be_known_with_several_canvases(records):
             drop_crowd=False,
             num_batches=2,
         )
-
-
-def test_a_record_without_a_size_is_asked_for_its_image(records):
-    stream = tf.data.Dataset.from_tensors(make_record(0, (64, 30), with_size=False))
-    size = next(iter(stream.map(canvases._image_size)))
-    assert size.numpy().tolist() == [64, 30]
