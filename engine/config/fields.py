@@ -65,8 +65,8 @@ def setting(
 
 def _limits(least: float | None, most: float | None) -> str:
     if most is None:
-        return f"at least {least:g}"
-    return f"at most {most:g}" if least is None else f"{least:g} to {most:g}"
+        return f"at least {least:.10g}"
+    return f"at most {most:.10g}" if least is None else f"{least:.10g} to {most:.10g}"
 
 
 class Section:

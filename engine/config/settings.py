@@ -192,7 +192,10 @@ class TrainConfig(Section):
         "each rank accumulates the batches of several.",
     )
     seed: Optional[int] = setting(
-        None, "Seed of weights, data order and augmentation; none: a fresh one, logged."
+        None,
+        "Seed of weights, data order and augmentation; none: a fresh one, logged.",
+        least=0,
+        most=2**31 - 1,
     )
     benchmark: bool = setting(False, "Time benchmark_steps steps; no evaluation, no checkpoints.")
     benchmark_steps: int = setting(100, "Steps of a benchmark.", least=1)

@@ -9,6 +9,7 @@ import pytest
 from engine.config import fields as config_lib
 from engine.config.fields import ConfigError, Section, setting
 from engine.config.recipe_yaml import literal, parse_hparams, read_yaml
+from engine.config.settings import TrainConfig
 from outside_data.files import BadFileError
 
 
@@ -63,6 +64,11 @@ class TestWhatAFieldAllows:
     def test_other_values_are_refused_when_they_are_made(self, change, message):
         with pytest.raises(ConfigError, match=message):
             Checked(**change)
+
+    @pytest.mark.parametrize("seed", [-1, 2**31])
+    def test_seeds_are_what_every_generator_takes(self, seed):
+        with pytest.raises(ConfigError, match=f"seed={seed}: expected 0 to 2147483647"):
+            TrainConfig(seed=seed)
 
     def test_what_is_allowed_passes(self):
         assert Checked(word="soft", share=None, sizes=()).sizes == ()
