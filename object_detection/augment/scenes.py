@@ -74,7 +74,7 @@ def make_scenes(
             name=augmentation.autoaugment,
             ends=ends,
             unit=tf.reduce_max(places.original_size * places.network_scale, axis=-1),
-            seed=_fold(seed, _AUTO_AUGMENT),
+            seed=tf.random.fold_in(seed, _AUTO_AUGMENT),
         )
         return pixels, inside
 
@@ -85,12 +85,9 @@ def make_scenes(
         (mixup, augmentation.mixup, _MIXUP_CHOICE, _MIXUP),
     ):
         if share:
-            chosen = tf.random.stateless_uniform([classes.shape[0]], _fold(seed, choice)) < share
+            of_choice = tf.random.fold_in(seed, choice)
+            chosen = tf.random.stateless_uniform([classes.shape[0]], of_choice) < share
             if "mixing" in batch:
                 chosen &= batch["mixing"]
-            scenes = mix(scenes, chosen, _fold(seed, place))
+            scenes = mix(scenes, chosen, tf.random.fold_in(seed, place))
     return scenes
-
-
-def _fold(seed: tf.Tensor, number: int) -> tf.Tensor:
-    return tf.random.fold_in(seed, number)

@@ -93,8 +93,7 @@ def fit_inside(original_size: tf.Tensor, *, height: int, width: int) -> Geometry
 
     Args:
       original_size: [..., 2] (height, width) in pixels, any number type.
-      height: of the network input, pixels.
-      width: of the network input, pixels.
+      height, width: of the network input, pixels.
     """
     size = tf.cast(original_size, tf.float32)
     network_size = tf.constant([height, width], tf.float32)

@@ -3,7 +3,7 @@
 Pixels are resampled by two small matrix products per image, one for the rows and one for the
 columns, whose weights follow from the geometry: a triangle of one canvas pixel's reach, widened by
 the scale where the image shrinks (antialiasing). Crop, mirror and placement are in the weights and
-cost nothing. The host's resampling (`data.crop_decode`) has the same positions and weights. Two
+cost nothing. The host's resampling (`crop_decode`) has the same positions and weights. Two
 other conventions are for networks that other programs trained (`geometry.RESAMPLINGS`).
 
 Everything is of static shape, compiles with XLA, and differentiates into nothing.
@@ -41,8 +41,7 @@ def to_network_input(
     Args:
       images: uint8 [batch, canvas_height, canvas_width, 3], RGB.
       geometry: [batch, GEOMETRY_SIZE], packed.
-      height: of the network input, pixels.
-      width: of the network input, pixels.
+      height, width: of the network input, pixels.
       mean: of each channel, in units of uint8 pixel values.
       std: of each channel, in the same units.
       dtype: of the result. With a 16-bit type the matrix products run in float16: pixel values and
@@ -90,8 +89,7 @@ def resample(
     Args:
       images: uint8 [batch, canvas_height, canvas_width, 3].
       geometry: of the batch.
-      height: of the network input, pixels.
-      width: of the network input, pixels.
+      height, width: of the network input, pixels.
       dtype: in which the products are computed.
       resampling: see `to_network_input`.
 
@@ -124,8 +122,7 @@ def ground_truth_in_network_frame(
       classes: int32 [batch, max_instances], class_id, -1 for padding.
       is_crowd: bool [batch, max_instances].
       geometry: [batch, GEOMETRY_SIZE], packed.
-      height: of the network input, pixels.
-      width: of the network input, pixels.
+      height, width: of the network input, pixels.
       drop_crowd: leave crowd regions out.
 
     Returns:
@@ -184,8 +181,8 @@ def _source_positions(geometry: Geometry, axis: int, *, num_outputs: int) -> tf.
     centres = (tf.range(num_outputs, dtype=tf.float32) + 0.5)[tf.newaxis, :]
     if axis == 1:
         centres = tf.where(geometry.flip[:, tf.newaxis] > 0.5, num_outputs - centres, centres)
-    offset, scale = (field[:, axis, tf.newaxis] for field in geometry[5:3:-1])
-    return (centres + offset) / scale
+    offset = geometry.network_offset[:, axis, tf.newaxis]
+    return (centres + offset) / geometry.network_scale[:, axis, tf.newaxis]
 
 
 def _inside(geometry: Geometry, *, height: int, width: int) -> tf.Tensor:

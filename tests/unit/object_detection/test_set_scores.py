@@ -18,9 +18,9 @@ BOXES = [[10, 10, 20, 30], [40, 20, 15, 15]]  # x, y, w, h
 CLASSES = ClassMap(2, {0: (7, "cell")})  # channel 1 stands for no category
 
 
-def mask_of(box):
-    mask = np.zeros((HEIGHT, WIDTH), np.uint8, order="F")
-    x, y, w, h = box
+def mask_of(box, *, scale=1):
+    mask = np.zeros((scale * HEIGHT, scale * WIDTH), np.uint8, order="F")
+    x, y, w, h = (scale * side for side in box)
     mask[y : y + h, x : x + w] = 1
     return mask_api.encode(mask)
 
@@ -131,12 +131,7 @@ def test_the_json_of_smaller_pictures_is_scaled_as_the_records_were(scores):
     found = detections()
     found["boxes"] = found["boxes"] * 2
     rows, images, _ = made.rows(batch(), **found)
-    doubled = []
-    for box in BOXES:
-        mask = np.zeros((2 * HEIGHT, 2 * WIDTH), np.uint8, order="F")
-        x, y, w, h = (2 * side for side in box)
-        mask[y : y + h, x : x + w] = 1
-        doubled.append(pack_mask(mask_api.encode(mask)))
+    doubled = [pack_mask(mask_of(box, scale=2)) for box in BOXES]
     options = {"is_limited": False, "most_bad_records": 0}
     metrics = made.score(rows, images, masks=doubled * 2, **options)
     assert metrics["AP"] == metrics["mask_AP"] == pytest.approx(1.0)
