@@ -75,15 +75,7 @@ def generate_anchors(
 
 
 def anchor_shapes(size: float, *, aspect_ratios: Sequence[tuple[float, float]]) -> np.ndarray:
-    """Scales aspects to one anchor size.
-
-    Args:
-      size: side of the square anchor, pixels.
-      aspect_ratios: (width factor, height factor) pairs.
-
-    Returns:
-      [n, 2] float64, (height, width), pixels.
-    """
+    """Scales (width factor, height factor) pairs to one size: [n, 2] float64 (height, width)."""
     return np.array([(size * height, size * width) for width, height in aspect_ratios], np.float64)
 
 

@@ -89,10 +89,7 @@ def whole_image(
 ) -> Crop:
     """Scales the image to fit, at the top left, neither cropped nor mirrored: evaluation.
 
-    Args:
-      original_size: float32 [2] (height, width), pixels.
-      network_size: (height, width), pixels.
-      fit_size: as of `sample_crop`.
+    Arguments as of `sample_crop`.
     """
     network = tf.constant(network_size, tf.float32) if fit_size is None else fit_size
     scaled = geometry_lib.scaled_size_within(original_size, network)

@@ -65,22 +65,14 @@ class Geometry(NamedTuple):
 
 
 def pack(geometry: Geometry) -> tf.Tensor:
-    """Packs a geometry into one tensor, the form that is batched and sent to the device.
-
-    Returns:
-      [..., GEOMETRY_SIZE] float32.
-    """
+    """Packs a geometry into float32 [..., GEOMETRY_SIZE], in which form it goes to the device."""
     fields = [tf.cast(field, tf.float32) for field in geometry[:-1]]
     flip = tf.cast(geometry.flip, tf.float32)[..., tf.newaxis]
     return tf.concat([*fields, flip], axis=-1)
 
 
 def unpack(packed: tf.Tensor) -> Geometry:
-    """Undoes `pack`.
-
-    Args:
-      packed: [..., GEOMETRY_SIZE] float32.
-    """
+    """Undoes `pack`."""
     pairs = [packed[..., i : i + 2] for i in range(0, GEOMETRY_SIZE - 1, 2)]
     return Geometry(*pairs, flip=packed[..., GEOMETRY_SIZE - 1])
 
@@ -141,16 +133,7 @@ def original_to_network(boxes: tf.Tensor, geometry: Geometry, *, network_width: 
 
 
 def network_to_original(boxes: tf.Tensor, geometry: Geometry, *, network_width: int) -> tf.Tensor:
-    """Inverts `original_to_network`.
-
-    Args:
-      boxes: [..., N, 4] float32 (y1, x1, y2, x2), network pixels.
-      geometry: of the examples, with the same leading dimensions.
-      network_width: of the network input, pixels.
-
-    Returns:
-      [..., N, 4] (y1, x1, y2, x2), original pixels, not clipped.
-    """
+    """Inverts `original_to_network`: [..., N, 4] network pixels to original ones, not clipped."""
     scale, offset = _per_corner(geometry.network_scale), _per_corner(geometry.network_offset)
     return (_mirror(boxes, geometry.flip, network_width) + offset) / scale
 
@@ -164,15 +147,7 @@ def ends_in_network(geometry: Geometry, network_size: tuple[int, int]) -> tf.Ten
 
 
 def clip_to_original(boxes: tf.Tensor, geometry: Geometry) -> tf.Tensor:
-    """Clips boxes to the stored image.
-
-    Args:
-      boxes: [..., N, 4] float32 (y1, x1, y2, x2), original pixels.
-      geometry: of the examples, with the same leading dimensions.
-
-    Returns:
-      [..., N, 4] with 0 <= y <= height and 0 <= x <= width.
-    """
+    """Clips [..., N, 4] boxes, original pixels, to the stored images of the same examples."""
     return tf.maximum(tf.minimum(boxes, _per_corner(geometry.original_size)), 0.0)
 
 

@@ -87,11 +87,9 @@ def resample(
     """Resamples canvases into the network frame, mirrored where the geometry says so.
 
     Args:
-      images: uint8 [batch, canvas_height, canvas_width, 3].
+      images, height, width, resampling: as of `to_network_input`.
       geometry: of the batch.
-      height, width: of the network input, pixels.
       dtype: in which the products are computed.
-      resampling: see `to_network_input`.
 
     Returns:
       dtype [batch, height, width, 3], 0..255; what is outside the image is not meaningful.

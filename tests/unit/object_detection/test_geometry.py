@@ -30,33 +30,22 @@ def make_geometry(**changes):
     return Geometry(**{name: tf.constant(value, tf.float32) for name, value in values.items()})
 
 
-def test_packing_is_undone_by_unpacking():
-    packed = geometry_lib.pack(make_geometry(flip=1.0))
-    assert packed.shape == [geometry_lib.GEOMETRY_SIZE]
+def test_packing_is_undone_by_unpacking_and_keeps_examples_apart():
+    examples = [make_geometry(), make_geometry(network_offset=[-1.0, -2.0], flip=1.0)]
+    packed = tf.stack([geometry_lib.pack(example) for example in examples])
+    assert packed.shape == [2, geometry_lib.GEOMETRY_SIZE]
     assert packed.dtype == tf.float32
-    for name, value in geometry_lib.unpack(packed)._asdict().items():
-        np.testing.assert_array_equal(value, getattr(make_geometry(flip=1.0), name), name)
+    for name, values in geometry_lib.unpack(packed)._asdict().items():
+        for value, example in zip(values, examples):
+            np.testing.assert_array_equal(value, getattr(example, name), name)
+    np.testing.assert_array_equal(geometry_lib.pack(geometry_lib.unpack(packed)), packed)
 
 
-def test_batched_packing_keeps_the_examples_apart():
-    one, other = make_geometry(), make_geometry(network_offset=[-1.0, -2.0], flip=1.0)
-    batch = tf.stack([geometry_lib.pack(one), geometry_lib.pack(other)])
-    places = geometry_lib.unpack(batch)
-    assert places.flip.shape == [2]
-    np.testing.assert_array_equal(places.network_offset, [[10.0, 30.0], [-1.0, -2.0]])
-    np.testing.assert_array_equal(geometry_lib.pack(places), batch)
-
-
-def test_a_box_is_scaled_then_cropped():
+@pytest.mark.parametrize(("flip", "left", "right"), [(0.0, 30, 60), (1.0, 64 - 60, 64 - 30)])
+def test_a_box_is_scaled_then_cropped_and_mirrored_in_the_networks_frame(flip, left, right):
     boxes = tf.constant([[20.0, 40.0, 30.0, 60.0]])
-    moved = geometry_lib.original_to_network(boxes, make_geometry(), network_width=64)
-    np.testing.assert_allclose(moved, [[30.0, 30.0, 50.0, 60.0]])
-
-
-def test_a_flip_mirrors_the_network_frame_and_keeps_the_corners_in_order():
-    boxes = tf.constant([[20.0, 40.0, 30.0, 60.0]])
-    moved = geometry_lib.original_to_network(boxes, make_geometry(flip=1.0), network_width=64)
-    np.testing.assert_allclose(moved, [[30.0, 64.0 - 60.0, 50.0, 64.0 - 30.0]])
+    moved = geometry_lib.original_to_network(boxes, make_geometry(flip=flip), network_width=64)
+    np.testing.assert_allclose(moved, [[30.0, left, 50.0, right]])
 
 
 @pytest.mark.parametrize(
