@@ -8,6 +8,7 @@ Any format that dataset/convert.py reads. Exit status 1 if there is an error.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import sys
@@ -53,7 +54,10 @@ _OUTPUT_DIR = flags.DEFINE_string(
     "output_dir", "", "Folder of check.json and sheet.png; '': only the page is printed."
 )
 _PICTURES = flags.DEFINE_integer(
-    "pictures", 0, "Images to draw into sheet.png, those of the worst findings first."
+    "pictures",
+    0,
+    "Images to draw into sheet.png, those of the worst findings first.",
+    lower_bound=0,
 )
 
 
@@ -97,17 +101,24 @@ def _draw(report: Report, tables: Mapping[str, SplitTable], path: Path) -> str:
     from object_detection.draw.entries import corners
     from object_detection.draw.visualize import contact_sheet, draw_boxes
 
+    places = {
+        name: {image.file_name: i for i, image in enumerate(table.annotations.images)}
+        for name, table in tables.items()
+    }
     shown: dict[tuple[str, int], str] = {}
     for item in report.findings:
-        for name, table in tables.items():
-            if name in item.split.split(", "):
-                for example in item.examples:
-                    for index, image in enumerate(table.annotations.images):
-                        if example.startswith((f"{image.file_name},", f"{image.file_name} ")):
-                            shown.setdefault((name, index), f"{item.code}: {image.file_name}")
+        concerned = item.split.split(", ")
+        for name, example in itertools.product(
+            filter(concerned.__contains__, tables), item.examples
+        ):
+            # The file's name comes first, then what is said of it.
+            starts = (example[:i] for i, letter in enumerate(example) if letter in ", ")
+            file = next((start for start in starts if start in places[name]), None)
+            if file is not None:
+                shown.setdefault((name, places[name][file]), f"{item.code}: {file}")
     for name, table in tables.items():
-        for index in range(len(table.facts)):
-            shown.setdefault((name, index), f"{name}: {table.annotations.images[index].file_name}")
+        for index, image in enumerate(table.annotations.images):
+            shown.setdefault((name, index), f"{name}: {image.file_name}")
     pictures, captions = [], []
     for (name, index), caption in shown.items():
         table = tables[name]

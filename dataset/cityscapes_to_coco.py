@@ -13,7 +13,6 @@ with split and city in them: that is the --image_dir of the conversion.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -59,12 +58,7 @@ def main(argv: Sequence[str]) -> int:
     """Writes the file that the flags describe; returns the exit status."""
     folder, split = Path(_CITYSCAPES_DIR.value), _SPLIT.value
     default = folder / "annotations" / f"instancesonly_filtered_gtFine_{split}.json"
-    path = Path(_OUTPUT_FILE.value or default)
-    dataset = convert(folder, split)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(dataset))
-    counts = ", ".join(f"{len(dataset[key])} {key}" for key in ("images", "annotations"))
-    print(f"{path}: {counts}")
+    commands.write_coco(convert(folder, split), Path(_OUTPUT_FILE.value or default))
     return 0
 
 

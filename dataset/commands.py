@@ -1,12 +1,14 @@
-"""What the commands of this folder share: how they end, and the flags of those that convert."""
+"""What the commands of this folder share: how they end, what they write, flags of conversions."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import ctrl_c
 
@@ -56,6 +58,14 @@ def run(
             return ctrl_c.INTERRUPTED
 
     ctrl_c.run(lambda: app.run(guarded, flags_parser=cli.parse_flags))
+
+
+def write_coco(content: Mapping[str, Any], path: Path) -> None:
+    """Writes a COCO data set, and says where it is and how much is in it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+    counts = ", ".join(f"{len(content[key])} {key}" for key in ("images", "annotations"))
+    print(f"{path}: {counts}")
 
 
 def define_conversion_flags() -> None:

@@ -14,9 +14,10 @@ Writes a sheet of training examples as they come (`train.png`), one of evaluatio
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -50,16 +51,23 @@ from object_detection.records.card import DataCard
 from object_detection.records.card_builder import find_or_scan_card
 from object_detection.records.reader import RecordSet, record_set
 from object_detection.records.tfrecord_file import record_files
+from outside_data.text import clean
 
 _RECORDS = flags.DEFINE_string("records", "", "Glob of the record files; '': those of the run.")
 _MODEL_DIR = flags.DEFINE_string("model_dir", "", "Run whose records and settings are drawn.")
 _RECIPE = flags.DEFINE_string("recipe", "", "Recipe whose settings are drawn, as train.py's.")
 _MODEL_NAME = flags.DEFINE_string("model_name", "efficientdet-d0", "Model of the recipe.")
 _OUTPUT_DIR = flags.DEFINE_string("output_dir", "examples", "Folder for the sheets.")
-_IMAGE_SIZE = flags.DEFINE_integer("image_size", 512, "Side of the network input, pixels.")
-_NUM_EXAMPLES = flags.DEFINE_integer("num_examples", 24, "Examples in train.png and eval.png.")
-_NUM_ROWS = flags.DEFINE_integer("num_rows", 4, "Images in the sheets of one augmentation.")
-_COLUMNS = flags.DEFINE_integer("columns", 6, "Columns of train.png and eval.png.")
+_IMAGE_SIZE = flags.DEFINE_integer(
+    "image_size", 512, "Side of the network input, pixels.", lower_bound=1
+)
+_NUM_EXAMPLES = flags.DEFINE_integer(
+    "num_examples", 24, "Examples in train.png and eval.png.", lower_bound=1
+)
+_NUM_ROWS = flags.DEFINE_integer(
+    "num_rows", 4, "Images in the sheets of one augmentation.", lower_bound=1
+)
+_COLUMNS = flags.DEFINE_integer("columns", 6, "Columns of train.png and eval.png.", lower_bound=1)
 _JITTER_MIN = flags.DEFINE_float("jitter_min", 0.1, "Least scale.")
 _JITTER_MAX = flags.DEFINE_float("jitter_max", 2.0, "Largest scale.")
 _COLOR_JITTER = flags.DEFINE_float("color_jitter", 0.4, "Strength of colour changes in color.png.")
@@ -154,9 +162,10 @@ def draw_sheets(records: RecordSet, card: DataCard, frames: Frames):
         },
         "color": {f"seed {i}" if i else "as stored": (fitting, 0, 0, 1) for i in range(5)},
     }
+    chosen = list(readable_records(records, card, frames))
     for name, columns in variants.items():
         strength = _COLOR_JITTER.value if name == "color" else 0.0
-        pictures = draw_variants(records, card, frames, columns, jitter=jitter, strength=strength)
+        pictures = draw_variants(chosen, card, frames, columns, jitter=jitter, strength=strength)
         captions = list(columns) * (len(pictures) // len(columns))
         yield name, _sheet(pictures, len(columns), captions, f"{name} alone")
     policy = _AUTOAUGMENT.value or "v1"
@@ -164,12 +173,12 @@ def draw_sheets(records: RecordSet, card: DataCard, frames: Frames):
         changes = DeviceAugmentation(**{name: value})
         captions = ["as stored", *(f"seed {i}" for i in range(1, 5))]
         pictures = draw_device_variants(
-            *(records, card, frames, changes),
+            *(chosen, card, frames, changes),
             columns=len(captions),
             scale=fitting,
             jitter=jitter,
         )
-        yield name, _sheet(pictures, len(captions), captions * _NUM_ROWS.value, f"{name} alone")
+        yield name, _sheet(pictures, len(captions), captions * len(chosen), f"{name} alone")
 
 
 def draw_stream(
@@ -209,8 +218,29 @@ def draw_stream(
     return _sheet(pictures, _COLUMNS.value, captions, title)
 
 
+def readable_records(records: RecordSet, card: DataCard, frames: Frames) -> Iterator[tf.Tensor]:
+    """Yields the first --num_rows records whose image can be decoded; names those before them.
+
+    Raises:
+      ValueError: there is none.
+    """
+    found = 0
+    for index, record in enumerate(tf.data.TFRecordDataset(list(records.files))):
+        try:
+            read_example(record, card, frames, uniforms=(0.5, 0, 0, 1), jitter=(1.0, 1.0))
+        except tf.errors.InvalidArgumentError as error:
+            print(f"WARNING: left out record {index}: {clean(error.message)}", file=sys.stderr)
+            continue
+        yield record
+        found += 1
+        if found == _NUM_ROWS.value:
+            return
+    if not found:
+        raise ValueError(f"{_RECORDS.value}: no image can be decoded")
+
+
 def draw_variants(
-    records: RecordSet,
+    records: Sequence[tf.Tensor],
     card: DataCard,
     frames: Frames,
     columns: Mapping[str, Sequence[float]],
@@ -221,8 +251,8 @@ def draw_variants(
     """Draws the first images once for each choice of uniform numbers.
 
     Args:
-      records: the set.
-      card: its card.
+      records: of the images, serialized.
+      card: of their set.
       frames: sizes and where to resample.
       columns: caption -> the four or six numbers that `crop_decode.sample_crop` takes.
       jitter: least and largest scale.
@@ -232,7 +262,7 @@ def draw_variants(
       uint8 [height, width, 3] of the first image in all columns, then of the second, and so on.
     """
     pictures = []
-    for serialized in tf.data.TFRecordDataset(list(records.files)).take(_NUM_ROWS.value):
+    for serialized in records:
         for i, uniforms in enumerate(columns.values()):
             batch = read_example(serialized, card, frames, uniforms=uniforms, jitter=jitter)
             changes = DeviceAugmentation(color_jitter=strength if i else 0.0)
@@ -241,7 +271,7 @@ def draw_variants(
 
 
 def draw_device_variants(
-    records: RecordSet,
+    records: Sequence[tf.Tensor],
     card: DataCard,
     frames: Frames,
     changes: DeviceAugmentation,
@@ -262,9 +292,8 @@ def draw_device_variants(
     Returns:
       uint8 [height, width, 3] of the first image in all columns, then of the second, and so on.
     """
-    stream = tf.data.TFRecordDataset(list(records.files)).repeat().take(max(_NUM_ROWS.value, 4))
     examples = []
-    for serialized in stream:
+    for serialized in itertools.islice(itertools.cycle(records), max(len(records), 4)):
         uniforms = (scale, 0, 0, 1)
         example = read_example(serialized, card, frames, uniforms=uniforms, jitter=jitter)
         example.pop("masks", None)  # the drawn ones would stay where they were
@@ -284,7 +313,7 @@ def draw_device_variants(
         )
         for column in range(columns)
     ]
-    return [pictures[row] for row in range(_NUM_ROWS.value) for pictures in drawn]
+    return [pictures[row] for row in range(len(records)) for pictures in drawn]
 
 
 def read_example(

@@ -14,7 +14,6 @@ a box (xmin, ymin, xmax, ymax) covers xmin - 1 to xmax.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import sys
@@ -56,22 +55,16 @@ _BORDER = 255
 
 def main(argv: Sequence[str]) -> int:
     """Writes the file that the flags describe; returns the exit status."""
-    dataset = convert(Path(_VOC_DIR.value), _SPLIT.value, image_set=_IMAGE_SET.value)
-    path = Path(_OUTPUT_FILE.value or default_output(Path(_VOC_DIR.value), _SPLIT.value))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(dataset))
-    counts = ", ".join(f"{len(dataset[key])} {key}" for key in ("images", "annotations"))
-    print(f"{path}: {counts}")
+    folder, split = Path(_VOC_DIR.value), _SPLIT.value
+    # The place of the data-set catalog, by the year in the folder's name.
+    year = re.sub(r"\D", "", folder.name)
+    default = folder / "Annotations" / f"pascal_{split}{year}.json"
+    content = convert(folder, split, image_set=_IMAGE_SET.value)
+    commands.write_coco(content, Path(_OUTPUT_FILE.value or default))
     return 0
 
 
-def default_output(voc_dir: Path, split: str) -> Path:
-    """Returns the place of the data-set catalog, by the year in the folder's name."""
-    year = re.sub(r"\D", "", voc_dir.name)
-    return voc_dir / "Annotations" / f"pascal_{split}{year}.json"
-
-
-def convert(voc_dir: Path, split: str, *, image_set: str = "Main") -> dict[str, Any]:
+def convert(voc_dir: Path, split: str, *, image_set: str) -> dict[str, Any]:
     """Returns a split as a COCO data set; category ids are 1, 2, ... in the classes' order.
 
     Args:

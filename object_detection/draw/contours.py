@@ -46,19 +46,6 @@ def mask_box(mask: np.ndarray) -> tuple[float, float, float, float]:
     return float(rows[0]), float(columns[0]), float(rows[-1] + 1), float(columns[-1] + 1)
 
 
-def outline(mask: np.ndarray) -> np.ndarray:
-    """Traces the outline of a mask.
-
-    Args:
-      mask: bool [h, w].
-
-    Returns:
-      [n, 2, 2] segments in no order, each from (y, x) to (y, x), pixels. Where the mask meets the
-      border of the array there is none.
-    """
-    return _segments(_smoothed(np.asarray(mask, bool)))
-
-
 def signed_distance(mask: np.ndarray, *, height: int, width: int, reach: float) -> Field | None:
     """Measures how far pixels of a picture are inside or outside a mask.
 
@@ -105,7 +92,10 @@ def _smoothed(mask: np.ndarray) -> np.ndarray:
 
 
 def _segments(field: np.ndarray) -> np.ndarray:
-    """Returns the lines at 0.5 through the squares between four middles of pixels: [n, 2, 2]."""
+    """Returns the lines at 0.5 through the squares between four middles of pixels.
+
+    Each of [n, 2, 2] runs from (y, x) to (y, x), pixels; there is none along the array's border.
+    """
     lines = [line + 0.5 for line in find_contours(field, 0.5)]
     pieces = [np.stack([line[:-1], line[1:]], axis=1) for line in lines]
     return np.concatenate([np.empty((0, 2, 2)), *pieces])

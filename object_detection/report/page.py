@@ -141,11 +141,8 @@ def tiles(values: Iterable[tuple[str, str]]) -> str:
 
 def cards(contents: Iterable[str], kind: str = "grid") -> str:
     """Returns HTML contents side by side."""
-    return (
-        f'<div class="{kind}">'
-        + "".join(f'<div class="card">{c}</div>' for c in contents)
-        + ("</div>")
-    )
+    inside = "".join(f'<div class="card">{content}</div>' for content in contents)
+    return f'<div class="{kind}">{inside}</div>'
 
 
 def paragraph(text: str) -> str:
@@ -234,14 +231,11 @@ def image(jpeg: bytes, alternative: str) -> str:
 
 def key(colors: Iterable[tuple[str, tuple[int, int, int]]]) -> str:
     """Returns what colours mean, from (meaning, colour)."""
-    return (
-        "<p>"
-        + "".join(
-            f'<span class="key" style="background:rgb{color}"></span>{escape(meaning)}'
-            for meaning, color in colors
-        )
-        + "</p>"
+    keys = (
+        f'<span class="key" style="background:rgb{color}"></span>{escape(meaning)}'
+        for meaning, color in colors
     )
+    return f"<p>{''.join(keys)}</p>"
 
 
 def folded(summary: str, text: str) -> str:

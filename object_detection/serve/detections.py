@@ -24,12 +24,7 @@ class Detections(NamedTuple):
 class MaskDetections(NamedTuple):
     """Detections with masks: the fields of `Detections` and one more.
 
-    Attributes:
-      boxes: as of `Detections`.
-      scores: as of `Detections`.
-      classes: as of `Detections`.
-      num_valid: as of `Detections`.
-      masks: [B, K, s, s] float32, probabilities within each box, see `mask_paste`; 0 in padding.
+    masks: [B, K, s, s] float32, probabilities within each box, see `mask_paste`; 0 in padding.
     """
 
     boxes: tf.Tensor

@@ -12,8 +12,11 @@ SHEETS = {"train", "eval", "flip", "scale", "crop", "translate", "color"}
 SHEETS |= {"mosaic", "mixup", "autoaugment"}
 
 
-def write_set(folder, *, with_masks=False):
-    """Three images of noise with a box each, and a mask that fills its left half."""
+def write_set(folder, *, with_masks=False, with_damage=False):
+    """Three images of noise with a box each, and a mask that fills its left half.
+
+    Damage is one more record, the first, whose image cannot be decoded.
+    """
     mask = np.zeros((schema.MASK_SIZE, schema.MASK_SIZE), np.uint8)
     mask[:, : schema.MASK_SIZE // 2] = 1
     records = []
@@ -22,17 +25,21 @@ def write_set(folder, *, with_masks=False):
         image = {"image": encoded(pixels, "JPEG"), "image_format": "jpeg"}
         masks = [np.packbits(mask).tobytes()] if with_masks else None
         records.append(record(str(i), (48, 72), [[5, 10, 30, 60]], masks=masks, **image))
+        if with_damage and i == 0:
+            image["image"] = b"\xff\xd8\xffnothing"
+            records.insert(0, record("bad", (48, 72), [[5, 10, 30, 60]], masks=masks, **image))
     write_records(folder / "set-00000-of-00001.tfrecord", records)
 
 
 PROGRAM = "dataset/draw_examples.py"
 
 
-def sheets_of(commands, folder):
-    small = ("--image_size=64", "--num_rows=1")
-    places = (f"--records={folder}/set-*", f"--output_dir={folder}/sheets")
-    commands.run(PROGRAM, *places, *small).require_success()
-    return {path.stem: np.asarray(Image.open(path)) for path in (folder / "sheets").iterdir()}
+def sheets_of(commands, folder, *flags):
+    """Returns the sheets, and what was said."""
+    output = f"--output_dir={folder}/sheets"
+    done = commands.run(PROGRAM, output, "--num_rows=1", *flags).require_success()
+    paths = (folder / "sheets").iterdir()
+    return {path.stem: np.asarray(Image.open(path)) for path in paths}, done
 
 
 @pytest.mark.slow
@@ -42,15 +49,8 @@ def test_all_sheets_of_a_run_are_written(commands, tmp_path):
         "model: {name: efficientdet-lite0, image_size: [128, 256]}\n"
         f"data: {{training_file_pattern: '{tmp_path}/set-*', jitter_min: 0.9, jitter_max: 1.1}}\n"
     )
-    output = tmp_path / "sheets"
-    done = commands.run(
-        "dataset/draw_examples.py",
-        f"--model_dir={tmp_path}",
-        f"--output_dir={output}",
-        "--num_rows=1",
-    ).require_success()
+    sheets, done = sheets_of(commands, tmp_path, f"--model_dir={tmp_path}")
     assert "drawing what training sees" in done.output
-    sheets = {path.stem: np.asarray(Image.open(path)) for path in output.iterdir()}
     assert set(sheets) == SHEETS
     # Two columns of 320 pixels: the network's input, twice as wide as high, fills half of a cell.
     assert sheets["flip"].shape[0] < 320 < 640 < sheets["flip"].shape[1]
@@ -60,9 +60,11 @@ def test_all_sheets_of_a_run_are_written(commands, tmp_path):
 
 @pytest.mark.slow
 def test_masks_are_drawn_and_mirrored_with_the_image(commands, tmp_path):
-    write_set(tmp_path, with_masks=True)
-    sheets = sheets_of(commands, tmp_path)
+    write_set(tmp_path, with_masks=True, with_damage=True)
+    records = f"--records={tmp_path}/set-*"
+    sheets, done = sheets_of(commands, tmp_path, records, "--image_size=64")
     assert set(sheets) == SHEETS
+    assert "left out record 0" in done.errors
     flip = sheets["flip"].astype(float)
     # Two pictures of 320 pixels side by side: the tint moves from the left to the right half of
     # the box, x 10..60 of 72, and takes most of the noise's contrast.

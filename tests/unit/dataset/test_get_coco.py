@@ -1,8 +1,7 @@
 """get_coco.sh against a small mirror: download, resume, checksums, conversion, doing nothing."""
 
-import hashlib
+import functools
 import http.server
-import json
 import os
 import shutil
 import subprocess
@@ -13,21 +12,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from coco_mirror import fetch, instances, needs_curl
+from commands import ROOT
 from samples import encoded
 
 from object_detection.coco.annotations import read_annotations
 from object_detection.records.card import find_card
 
-SCRIPT = Path(__file__).resolve().parents[3] / "dataset" / "get_coco.sh"
+SCRIPT = ROOT / "dataset" / "get_coco.sh"
 ARCHIVES = {
     "MD5_ANNOTATIONS": "annotations/annotations_trainval2017.zip",
     "MD5_VAL": "zips/val2017.zip",
     "MD5_TRAIN": "zips/train2017.zip",
 }
 
-pytestmark = pytest.mark.skipif(
-    not shutil.which("bash") or not shutil.which("curl"), reason="needs bash and curl"
-)
+pytestmark = needs_curl
 
 
 def jpeg(seed):
@@ -38,26 +37,12 @@ def jpeg(seed):
 def mirror(tmp_path):
     """A folder laid out as COCO's server; one object with a mask in every image."""
     root = tmp_path / "mirror"
-    square = [[4.0, 4.0, 14.0, 4.0, 14.0, 14.0, 4.0, 14.0]]
     files = {name: {} for name in ARCHIVES.values()}
     for split, count in (("train2017", 5), ("val2017", 2)):
-        images = [{"id": i, "file_name": f"{i:012d}.jpg"} for i in range(count)]
-        for image in images:
-            encoded = jpeg(image["id"])
-            files[f"zips/{split}.zip"][f"{split}/{image['file_name']}"] = encoded
-        objects = [
-            {"id": i + 1, "image_id": i, "category_id": 1, "bbox": [4, 4, 10, 10],
-             "segmentation": square}
-            for i in range(count)
-        ]  # fmt: skip
-        dataset = {
-            "images": images,
-            "annotations": objects,
-            "categories": [{"id": 1, "name": "person"}],
-        }
-        files[ARCHIVES["MD5_ANNOTATIONS"]][f"annotations/instances_{split}.json"] = json.dumps(
-            dataset
-        )
+        for i in range(count):
+            files[f"zips/{split}.zip"][f"{split}/{i:012d}.jpg"] = jpeg(i)
+        text = instances(range(count), "{:012d}.jpg")
+        files[ARCHIVES["MD5_ANNOTATIONS"]][f"annotations/instances_{split}.json"] = text
     for name, members in files.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         with zipfile.ZipFile(root / name, "w") as archive:
@@ -68,29 +53,8 @@ def mirror(tmp_path):
 
 @pytest.fixture
 def run(tmp_path, mirror):
-    def call(*arguments, **variables):
-        sums = {
-            key: hashlib.md5((mirror / name).read_bytes()).hexdigest()
-            for key, name in ARCHIVES.items()
-        }
-        environment = {
-            **os.environ,
-            **sums,
-            "COCO_URL": f"file://{mirror}",
-            "DATA_DIR": str(tmp_path / "coco"),
-            "PYTHON": sys.executable,
-            "MIN_FREE_GB": "0",
-            **variables,
-        }
-        return subprocess.run(
-            ["bash", str(SCRIPT), *arguments],
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-
-    return call
+    place = {"mirror": mirror, "archives": ARCHIVES, "DATA_DIR": str(tmp_path / "coco")}
+    return functools.partial(fetch, "get_coco.sh", **place)
 
 
 def names_in(folder):

@@ -1,23 +1,18 @@
 """get_coco2014.sh against a small mirror: downloads, the minival merge, records, doing nothing."""
 
-import hashlib
+import functools
 import io
-import json
-import os
-import shutil
-import subprocess
-import sys
 import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
+from coco_mirror import fetch, instances, needs_curl
 from PIL import Image
 
 from object_detection.records.card_builder import find_or_scan_card
 from object_detection.records.catalog import choose, records_of, stock_catalog
 
-SCRIPT = Path(__file__).resolve().parents[3] / "dataset" / "get_coco2014.sh"
 ARCHIVES = {
     "MD5_ANNOTATIONS": "annotations/annotations_trainval2014.zip",
     "MD5_VAL": "zips/val2014.zip",
@@ -26,25 +21,7 @@ ARCHIVES = {
 }
 NUMBERS = {"train": (1, 2), "val": (3, 4, 5), "minival": (5,), "valminusminival": (3, 4)}
 
-pytestmark = pytest.mark.skipif(
-    not shutil.which("bash") or not shutil.which("curl"), reason="needs bash and curl"
-)
-
-
-def instances(split):
-    square = [[4.0, 4.0, 14.0, 4.0, 14.0, 14.0, 4.0, 14.0]]
-    numbers = NUMBERS[split]
-    return json.dumps(
-        {
-            "images": [{"id": i, "file_name": f"{i}.jpg"} for i in numbers],
-            "annotations": [
-                {"id": i, "image_id": i, "category_id": 1, "bbox": [4, 4, 10, 10],
-                 "segmentation": square}
-                for i in numbers
-            ],
-            "categories": [{"id": 1, "name": "person"}],
-        }
-    )  # fmt: skip
+pytestmark = needs_curl
 
 
 @pytest.fixture
@@ -57,14 +34,14 @@ def mirror(tmp_path):
     Image.new("RGB", (32, 24), (90, 60, 30)).save(buffer, "JPEG")
     with zipfile.ZipFile(root / ARCHIVES["MD5_ANNOTATIONS"], "w") as archive:
         for split in ("train", "val"):
-            archive.writestr(f"annotations/instances_{split}2014.json", instances(split))
+            archive.writestr(f"annotations/instances_{split}2014.json", instances(NUMBERS[split]))
     for split in ("train", "val"):
         with zipfile.ZipFile(root / "zips" / f"{split}2014.zip", "w") as archive:
             for number in NUMBERS[split]:
                 archive.writestr(f"{split}2014/{number}.jpg", buffer.getvalue())
     with tarfile.open(root / "minival.tgz", "w:gz") as archive:
         for split in ("minival", "valminusminival"):
-            data = instances(split).encode()
+            data = instances(NUMBERS[split]).encode()
             member = tarfile.TarInfo(f"annotations/instances_{split}2014.json")
             member.size = len(data)
             archive.addfile(member, io.BytesIO(data))
@@ -73,23 +50,11 @@ def mirror(tmp_path):
 
 def test_everything_then_nothing(mirror, tmp_path):
     folder = tmp_path / "coco"
-    sums = {k: hashlib.md5((mirror / n).read_bytes()).hexdigest() for k, n in ARCHIVES.items()}
-
-    def run(**variables):
-        settings = {
-            "COCO_URL": f"file://{mirror}",
-            "MINIVAL_URL": f"file://{mirror}/minival.tgz",
-            "NUM_SHARDS": "1",
-            "NUM_THREADS": "1",
-            "MIN_FREE_GB": "0",
-            "PYTHON": sys.executable,
-            **sums,
-            **variables,
-        }
-        command = ["bash", str(SCRIPT), str(folder)]
-        environment = {**os.environ, **settings}
-        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-
+    run = functools.partial(
+        *(fetch, "get_coco2014.sh", str(folder)),
+        **{"mirror": mirror, "archives": ARCHIVES, "NUM_SHARDS": "1", "NUM_THREADS": "1"},
+        MINIVAL_URL=f"file://{mirror}/minival.tgz",
+    )
     wrong = run(MD5_MINIVAL="0" * 32)
     assert wrong.returncode == 1 and "minival.tgz arrived with a wrong checksum" in wrong.stderr
     done = run()

@@ -1,8 +1,6 @@
 """VOC and Cityscapes as COCO data sets, from tiny ones made here, through their commands."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +10,6 @@ from pycocotools import mask as mask_api
 
 from object_detection.coco.annotations import read_annotations
 from object_detection.records.catalog import stock_catalog
-
-ROOT = Path(__file__).resolve().parents[3]
-
-
-def run(script, *arguments):
-    command = [sys.executable, str(ROOT / "dataset" / script), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 def pixels(segmentation):
@@ -52,10 +43,9 @@ def voc(tmp_path):
     return folder
 
 
-def test_voc(voc):
-    done = run("voc_to_coco.py", f"--voc_dir={voc}", "--split=train")
-    assert done.returncode == 0, done.stderr
-    assert "2 images, 2 annotations" in done.stdout
+def test_voc(commands, voc):
+    done = commands.run("dataset/voc_to_coco.py", f"--voc_dir={voc}", "--split=train")
+    assert "2 images, 2 annotations" in done.require_success().output
     path = stock_catalog(str(voc.parents[1]))["voc_2007_train"].annotations
     dataset = read_annotations(path)
     assert [image.file_name for image in dataset.images] == ["000005.jpg", "000007.jpg"]
@@ -65,10 +55,10 @@ def test_voc(voc):
     assert (person["category_id"], person["bbox"], person["iscrowd"]) == (15, [4, 0, 4, 6], 1)
 
 
-def test_voc_with_masks(voc, tmp_path):
+def test_voc_with_masks(commands, voc, tmp_path):
     out = tmp_path / "masks.json"
     flags = ("--split=train", "--image_set=Segmentation", f"--output_file={out}")
-    assert run("voc_to_coco.py", f"--voc_dir={voc}", *flags).returncode == 0
+    commands.run("dataset/voc_to_coco.py", f"--voc_dir={voc}", *flags).require_success()
     dog, person = read_annotations(out).objects["000005"]
     expected = np.zeros((6, 8), np.uint8)
     expected[1:3, :3] = 1
@@ -77,12 +67,12 @@ def test_voc_with_masks(voc, tmp_path):
     assert isinstance(person["segmentation"], list)
 
 
-def test_voc_that_is_not_there_or_damaged(voc):
-    done = run("voc_to_coco.py", f"--voc_dir={voc}", "--split=val")
-    assert done.returncode == 1 and "no list of images at" in done.stderr
+def test_voc_that_is_not_there_or_damaged(commands, voc):
+    done = commands.run("dataset/voc_to_coco.py", f"--voc_dir={voc}", "--split=val")
+    assert done.code == 1 and "no list of images at" in done.errors
     (voc / "Annotations" / "000007.xml").write_text("<annotation>")
-    done = run("voc_to_coco.py", f"--voc_dir={voc}")
-    assert done.returncode == 1 and "000007.xml is no well-formed XML" in done.stderr
+    done = commands.run("dataset/voc_to_coco.py", f"--voc_dir={voc}")
+    assert done.code == 1 and "000007.xml is no well-formed XML" in done.errors
 
 
 # ---------------------------------------------------------------- Cityscapes
@@ -105,9 +95,11 @@ def cityscapes(tmp_path):
     return folder
 
 
-def test_cityscapes(cityscapes):
-    done = run("cityscapes_to_coco.py", f"--cityscapes_dir={cityscapes}", "--split=train")
-    assert done.returncode == 0, done.stderr
+def test_cityscapes(commands, cityscapes):
+    done = commands.run(
+        "dataset/cityscapes_to_coco.py", f"--cityscapes_dir={cityscapes}", "--split=train"
+    )
+    done.require_success()
     name = "cityscapes_fine_instanceonly_seg_train_cocostyle"
     entry = stock_catalog(str(cityscapes.parent))[name]
     dataset = read_annotations(entry.annotations)
@@ -122,16 +114,17 @@ def test_cityscapes(cityscapes):
     assert pixels(car["segmentation"])[0:2, 0:3].sum() == 6
 
 
-def test_the_test_split_has_images_only(cityscapes):
-    assert run(
-        "cityscapes_to_coco.py", f"--cityscapes_dir={cityscapes}", "--split=test"
-    ).returncode == 0  # fmt: skip
+def test_the_test_split_has_images_only(commands, cityscapes):
+    flags = (f"--cityscapes_dir={cityscapes}", "--split=test")
+    commands.run("dataset/cityscapes_to_coco.py", *flags).require_success()
     path = cityscapes / "annotations" / "instancesonly_filtered_gtFine_test.json"
     dataset = json.loads(path.read_text())
     assert len(dataset["images"]) == 1 and dataset["annotations"] == []
 
 
-def test_cityscapes_without_instance_ids(cityscapes):
+def test_cityscapes_without_instance_ids(commands, cityscapes):
     next(cityscapes.glob("gtFine/train/*/*.png")).unlink()
-    done = run("cityscapes_to_coco.py", f"--cityscapes_dir={cityscapes}", "--split=train")
-    assert done.returncode == 1 and "unpack gtFine_trainvaltest.zip" in done.stderr
+    done = commands.run(
+        "dataset/cityscapes_to_coco.py", f"--cityscapes_dir={cityscapes}", "--split=train"
+    )
+    assert done.code == 1 and "unpack gtFine_trainvaltest.zip" in done.errors

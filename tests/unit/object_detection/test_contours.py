@@ -7,7 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from object_detection.draw.contours import mask_box, outline, signed_distance
+from object_detection.draw import contours
+from object_detection.draw.contours import mask_box, signed_distance
+
+
+def outline(mask):
+    """Returns the segments [n, 2, 2] from which distances are measured."""
+    return contours._segments(contours._smoothed(mask))
 
 
 def disc(size, centre, radius):
