@@ -123,7 +123,7 @@ class Bottleneck(tf.keras.layers.Layer):
             stride=block.stride if in_first else 1,
             padding=block.padding,
         )
-        self.norm1 = norm(1)
+        self.norm1 = norm.named(f"{norm.short_name}1")
         self.conv2 = _conv(
             "conv2",
             block.mid_channels,
@@ -133,15 +133,15 @@ class Bottleneck(tf.keras.layers.Layer):
             groups=block.num_groups,
             padding=block.padding,
         )
-        self.norm2 = norm(2)
+        self.norm2 = norm.named(f"{norm.short_name}2")
         self.conv3 = _conv("conv3", block.out_channels, padding=block.padding)
-        self.norm3 = norm(3)
+        self.norm3 = norm.named(f"{norm.short_name}3")
         self.projection = None
         if block.has_projection:
             self.projection = _conv(
                 "downsample_conv", block.out_channels, stride=block.stride, padding=block.padding
             )
-            self.projection_norm = norm.named("downsample_" + self.norm1.name[:2])
+            self.projection_norm = norm.named(f"downsample_{norm.short_name}")
 
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         """Applies the block to [batch, height, width, channels]."""
@@ -211,7 +211,7 @@ def build_backbone(
     is_frozen = config.freeze_at >= 1
     stem = _conv("backbone/conv1", config.backbone_width, kernel_size=7, stride=2, padding=padding)
     stem_maker = norm.frozen() if is_frozen else norm
-    stem_norm = stem_maker.named("backbone/" + stem_maker(1).name)
+    stem_norm = stem_maker.named(f"backbone/{norm.short_name}1")
     stem.trainable = stem_norm.trainable = not is_frozen
     x = tf.keras.layers.ReLU(name="backbone/relu1")(stem_norm(stem(images)))
     if padding == "symmetric":  # zeros: no feature is below

@@ -18,8 +18,6 @@ from maskrcnn.network.convolution import Conv2D
 BatchNormFactory = Callable[..., tf.keras.layers.Layer]
 """Called with name, momentum and epsilon to make a trained batch-norm layer."""
 
-_PREFIXES = {"frozen_bn": "bn", "batch_norm": "bn", "group_norm": "gn"}
-
 
 class FrozenBatchNorm(tf.keras.layers.Layer):
     """Batch normalisation by stored statistics, as one multiply-add per channel.
@@ -152,9 +150,10 @@ class NormMaker:
         kind = "frozen_bn" if self.kind == "batch_norm" else self.kind
         return dataclasses.replace(self, kind=kind)
 
-    def __call__(self, suffix: str | int) -> tf.keras.layers.Layer:
-        """Makes a layer named `bn<suffix>` or `gn<suffix>`."""
-        return self.named(f"{_PREFIXES[self.kind]}{suffix}")
+    @property
+    def short_name(self) -> str:
+        """What names of layers say: bn or gn."""
+        return "gn" if self.kind == "group_norm" else "bn"
 
     def named(self, name: str) -> tf.keras.layers.Layer:
         """Makes a layer of a given name."""
@@ -193,7 +192,7 @@ class NormMaker:
         The norm of `fpn/inner2` is named `fpn/inner2_gn`.
         """
         if self.kind:
-            x = self.named(f"{name}_{_PREFIXES[self.kind]}")(x)
+            x = self.named(f"{name}_{self.short_name}")(x)
         return tf.keras.layers.ReLU(name=f"{name}_relu")(x) if relu else x
 
 
