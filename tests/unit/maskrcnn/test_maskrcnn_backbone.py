@@ -8,7 +8,6 @@ import pytest
 import tensorflow as tf
 
 from maskrcnn.config import model_config
-from maskrcnn.network import backbone
 from maskrcnn.network.backbone import Block, Bottleneck, build_backbone, stage_blocks
 from maskrcnn.network.layers import FrozenBatchNorm, GroupNorm, NormMaker
 
@@ -103,29 +102,27 @@ def test_paddings_differ():
     assert np.abs(results[0] - results[1]).max() > 0.1
 
 
-@pytest.fixture
-def shallow(monkeypatch):
-    """One block per stage."""
-    monkeypatch.setitem(backbone.DEPTHS, "resnet50", backbone.Depth((1, 1, 1, 1)))
-    monkeypatch.setitem(backbone.DEPTHS, "resnext101_32x8d", backbone.Depth((1, 1, 1, 1), 32, 8))
+def shallow(name="maskrcnn-r50-fpn", **changes):
+    """A configuration with one block per stage."""
+    return dataclasses.replace(model_config(name), backbone_repeats=(1, 1, 1, 1), **changes)
 
 
-def backbone_model(*, batch_norm=None, name="maskrcnn-r50-fpn", **changes):
-    config = dataclasses.replace(model_config(name), **changes)
+def backbone_model(*, batch_norm=None, **options):
+    config = shallow(**options)
     images = tf.keras.Input((None, None, 3))
     features = build_backbone(images, config, batch_norm=batch_norm, remat=False)
     return tf.keras.Model(images, features)
 
 
 @pytest.mark.parametrize("padding", ["symmetric", "same"])
-def test_stem_and_levels_equal_numpy(shallow, padding):
+def test_stem_and_levels_equal_numpy(padding):
     model = backbone_model(padding=padding)
     weights = reference.randomise(model)
     images = np.random.default_rng(0).normal(size=(1, 32, 64, 3))
     x = reference.conv2d(images, weights["backbone/conv1/kernel"], stride=2, padding=padding)
     x = reference.relu(reference.norm(x, weights, "backbone/bn1"))
     x = reference.max_pool(x, padding=padding)
-    config = dataclasses.replace(model_config("maskrcnn-r50-fpn"), padding=padding)
+    config = shallow(padding=padding)
     features = model(tf.constant(images, tf.float32))
     for level in (2, 3, 4, 5):
         for block in stage_blocks(config, level - 1):
@@ -171,7 +168,7 @@ def parts_trained(model):
         *((0, "batch_norm"), (3, "batch_norm"), (2, "group_norm")),
     ],
 )
-def test_freezing_by_stage(shallow, freeze_at, norm):
+def test_freezing_by_stage(freeze_at, norm):
     model = backbone_model(norm=norm, freeze_at=freeze_at)
     stages = ["stem", "layer1", "layer2", "layer3", "layer4"]
     kernels, norms = parts_trained(model)
@@ -179,7 +176,7 @@ def test_freezing_by_stage(shallow, freeze_at, norm):
     assert norms == (set() if norm == "frozen_bn" else kernels)
 
 
-def test_trained_batch_norm_moves_only_where_it_is_not_frozen(shallow):
+def test_trained_batch_norm_moves_only_where_it_is_not_frozen():
     model = backbone_model(finetune_bn=True)
     before = {v.name: v.numpy() for v in model.variables}
     images = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype(np.float32)
@@ -190,7 +187,7 @@ def test_trained_batch_norm_moves_only_where_it_is_not_frozen(shallow):
     assert moved == statistics - frozen and frozen
 
 
-def test_injected_batch_norm_is_used_where_it_is_trained(shallow):
+def test_injected_batch_norm_is_used_where_it_is_trained():
     made = []
 
     def factory(*, name, momentum, epsilon):
@@ -246,7 +243,7 @@ def test_group_norm_wants_divisible_channels():
         GroupNorm(num_groups=4, epsilon=1e-5, name="gn").build(tf.TensorShape([None, 2, 2, 6]))
 
 
-def test_dilated_stage_keeps_the_size(shallow):
+def test_dilated_stage_keeps_the_size():
     model = backbone_model(name="maskrcnn-r50-c5", res5_dilation=2)
     assert model(tf.zeros([1, 64, 64, 3]))[5].shape == (1, 4, 4, 2048)
     model = backbone_model(name="maskrcnn-r50-c4")
@@ -274,7 +271,7 @@ def test_recomputed_blocks_give_equal_gradients_and_statistics(kind):
         np.testing.assert_allclose(recomputed, plain, rtol=1e-4, atol=1e-5)
 
 
-def test_half_precision_runs_close_to_float32(shallow):
+def test_half_precision_runs_close_to_float32():
     images = np.random.default_rng(0).normal(size=(1, 32, 32, 3)).astype(np.float32)
     exact = backbone_model()
     reference.randomise(exact)

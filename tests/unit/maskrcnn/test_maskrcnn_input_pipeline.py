@@ -1,4 +1,4 @@
-"""Mask R-CNN's input from records: canvases by shape, masks, ranks, resume."""
+"""Mask R-CNN's input from records: canvases by shape, masks, crowds, resume."""
 
 import numpy as np
 import pytest
@@ -34,28 +34,22 @@ def frames_of(config, cards):
     return inputs.frames_of(config, model.canvas_sizes, cards, side_limits=model.image_size)
 
 
-def read(records, count=None, *, training=False, start_position=0, shard=Shard(), **changes):  # noqa: B008
+def read(records, count=None, *, training=False, start_position=0, **changes):
     config, card = configured(records, **changes), records[1]
-    frames, with_masks = frames_of(config, [card]), config.model.include_mask
+    with_masks = config.model.include_mask
+    places = {"frames": frames_of(config, [card]), "shard": Shard()}
     if not training:
-        dataset = inputs.eval_dataset(
-            config,
-            card,
-            CLASS_MAP,
-            frames=frames,
-            shard=shard,
-            with_masks=with_masks and config.train.validate,
-        )
+        with_masks = with_masks and config.train.validate
+        dataset = inputs.eval_dataset(config, card, CLASS_MAP, with_masks=with_masks, **places)
         return list(dataset.as_numpy_iterator())
     dataset = inputs.train_dataset(
         config,
         card,
         CLASS_MAP,
-        frames=frames,
-        shard=shard,
         seed=4,
         start_position=start_position,
         with_masks=with_masks,
+        **places,
     )
     return list(dataset.take(count).as_numpy_iterator())
 

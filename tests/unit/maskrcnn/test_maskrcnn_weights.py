@@ -19,7 +19,6 @@ from maskrcnn.config import (
     model_config,
     with_conventions,
 )
-from maskrcnn.network import backbone
 from maskrcnn.network.anchors import model_anchors
 from maskrcnn.network.model import build_model
 from maskrcnn.weights.weight_names import anchor_order, layout_of
@@ -40,17 +39,10 @@ SHAPES, DEEPER = (
 )
 
 
-@pytest.fixture(scope="module", autouse=True)
-def shallow():
-    """One block per stage in all models of this module, but where a test restores the depth."""
-    depth = backbone.DEPTHS["resnet50"]
-    backbone.DEPTHS["resnet50"] = backbone.Depth((1, 1, 1, 1))
-    yield depth
-    backbone.DEPTHS["resnet50"] = depth
-
-
 def small(name="maskrcnn-r50-fpn", **changes):
+    """A narrow model of one block per stage."""
     changes = {
+        "backbone_repeats": (1, 1, 1, 1),
         "fpn_num_filters": 8,
         "box_mlp_dim": 6,
         "mask_conv_dims": (8,) * 4,
@@ -201,11 +193,7 @@ class TestOutputsOfOtherPrograms:
 
 
 class TestPublishedShapes:
-    @pytest.fixture
-    def full_depth(self, shallow, monkeypatch):
-        monkeypatch.setitem(backbone.DEPTHS, "resnet50", shallow)
-
-    def test_torchvision_detector(self, full_depth):
+    def test_torchvision_detector(self):
         shapes = foreign.detector_shapes(repeats=(3, 4, 6, 3), classes=91)
         elements = sum(int(np.prod(s)) for n, s in shapes.items() if len(s) > 1 or "bias" in n)
         norms = {n for n in shapes if ".bn" in n or "downsample.1" in n}
@@ -222,7 +210,7 @@ class TestPublishedShapes:
         )
         assert len(report.loaded) == len(arrays) == 307 and not report.missing
 
-    def test_ngc_checkpoint(self, full_depth, tmp_path):
+    def test_ngc_checkpoint(self, tmp_path):
         """All 265 tensors, through a checkpoint; stage 5 goes where a c4 body has it."""
         shapes = foreign.detector_shapes(repeats=(3, 4, 6, 3), classes=2)
         shapes = {name: shape for name, shape in shapes.items() if ".body." in name}
@@ -237,7 +225,7 @@ class TestPublishedShapes:
         prefix = save_tensors(tmp_path / "nvidia_rn50_tf_amp", variables | others)
         source = read_source(prefix)
         assert source.conventions[:2] == ("same", "3x3")
-        config = small("fasterrcnn-r50-c4", box_resolution=2)
+        config = small("fasterrcnn-r50-c4", backbone_repeats=(), box_resolution=2)
         model = build_model(
             with_conventions(config, source.conventions, source=prefix), num_classes=1
         )
@@ -292,10 +280,7 @@ class TestDetectronBackbones:
             ("rpn-x101-32x8d-fpn", {"width": 256, "groups": 32}, "3x3"),
         ],
     )
-    def test_each_kind(self, tmp_path, monkeypatch, model_name, options, stride_in):
-        monkeypatch.setitem(
-            backbone.DEPTHS, "resnext101_32x8d", backbone.Depth((1, 1, 1, 1), 32, 8)
-        )
+    def test_each_kind(self, tmp_path, model_name, options, stride_in):
         path = foreign.write_blobs(tmp_path / "R.pkl", self.blobs(**options))
         source = read_source(path)
         assert source.conventions == MSRA._replace(stride_in=stride_in)
