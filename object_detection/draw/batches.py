@@ -32,8 +32,7 @@ def draw_batch(
       batch: fields of a `HostExample`, batched.
       names: class_id -> name.
       frames: of the batch.
-      augmentation: what the device changes.
-      seed: of that.
+      augmentation, seed: what the device changes.
 
     Returns:
       uint8 [height, width, 3] of each example.

@@ -51,8 +51,7 @@ def signed_distance(mask: np.ndarray, *, height: int, width: int, reach: float) 
 
     Args:
       mask: bool [h, w], stretched over the whole picture.
-      height: of the picture, pixels.
-      width: of the picture, pixels.
+      height, width: of the picture, pixels.
       reach: pixels of the picture; farther is not told apart.
 
     Returns:

@@ -170,8 +170,7 @@ def mask_heat(
       masks: [n, s, s], probabilities within the boxes.
       boxes: [n, 4], (y1, x1, y2, x2), pixels of the image.
       scores: [n].
-      height: of the image, pixels.
-      width: of the image, pixels.
+      height, width: of the image, pixels.
       weigh_by: 'probability': score x probability of the mask; 'score': score where the
         probability is at least 1/2.
 

@@ -36,13 +36,10 @@ def draw_entries(
     Args:
       image: uint8 [h, w, 3].
       entries: each with bbox and, where known, score, segmentation (polygons or RLE), iscrowd.
-      classes: as of `draw_boxes`, like the following.
-      names: class_id -> name.
+      classes, names: as of `draw_boxes`.
       with_masks: draw segmentations, boxes where there is none; False: boxes only.
       all_boxes: as of `draw_masks`.
-      max_objects: the best so many are drawn.
-      zoom: of the result.
-      colors: of the objects.
+      max_objects, zoom, colors: as of `draw_boxes`.
 
     Returns:
       uint8 [round(h * zoom), round(w * zoom), 3].

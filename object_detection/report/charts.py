@@ -150,8 +150,7 @@ def draw_table(table: np.ndarray, names: Sequence[str], path: Path, *, title: st
     Args:
       table: int [n, n]; shades are shares of a row.
       names: [n] of rows and columns.
-      path: of the file.
-      title: above it.
+      path, title: of the file, and above it.
     """
     with matplotlib.rc_context({**_STYLE, "axes.grid": False}):
         side = min(4.0 + 0.24 * len(names), 20.0)

@@ -114,15 +114,13 @@ def predict_files(
     """Runs the detector over files.
 
     Args:
-      detector: see `Detector`.
-      class_map: of the model.
+      detector, class_map: of the model.
       paths: image files; what cannot be read is left out.
       min_score: least score that is kept.
       unreadable: becomes longer by a message for each file left out.
       noted: becomes longer by what else is to be known of files.
       mask_rule: how masks are pasted.
-      exif: as of `read_image`.
-      max_pixels: as of `read_image`.
+      exif, max_pixels: as of `read_image`.
     """
     for path in paths:
         try:
@@ -195,14 +193,13 @@ def draw(
     max_objects: int = 100,
     with_boxes: bool = True,
 ) -> np.ndarray:
-    """Draws detections or annotations; without scores the labels are names only.
+    """Draws detections or annotations with the names of a class map; see `draw_entries`.
 
     Args:
       image: uint8 [h, w, 3].
-      objects: with bbox, class_id and, where known, score, segmentation (polygons or RLE), iscrowd.
+      objects: entries with a class_id.
       class_map: says the names.
-      with_masks: draw segmentations, boxes where there is none; False: boxes only.
-      max_objects: the best so many are drawn.
+      with_masks, max_objects: as of `draw_entries`.
       with_boxes: draw boxes of objects with a segmentation too.
 
     Returns:
