@@ -161,7 +161,10 @@ def collect_batches(
     ]
     read_whole = functools.partial(read_one, frames=choices[0], augmentation=None)
 
+    # AutoGraph has nothing to convert here, and would take a second of every start to find out.
+    @tf.autograph.experimental.do_not_convert
     def read_group(epochs, indices, serialized, choice=None):
+        @tf.autograph.experimental.do_not_convert
         def read(*record):
             if choice is None:
                 return read_as[0](*record)
@@ -184,6 +187,7 @@ def collect_batches(
             drop_remainder=True,
         )
 
+    @tf.autograph.experimental.do_not_convert
     def complete(batch):
         if not reading.is_grouped:
             batch["image"].set_shape([batch_size, *choices[0].canvas_size, 3])
