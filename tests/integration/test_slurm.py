@@ -18,8 +18,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tensorflow as tf
 from commands import ROOT
+from left_by_runs import tensors
 from tiny_runs import SMALLEST
 
 pytestmark = [pytest.mark.slow, pytest.mark.multi]
@@ -180,14 +180,19 @@ def cluster(tmp_path_factory):
     cluster.mini_slurm("down")
 
 
+def in_place_of_train(folder: Path, program: str) -> dict[str, str]:
+    """Returns the variable that puts a program of the tests in the place of train.py."""
+    stand_in = folder / "python"
+    stand_in.write_text(f'#!/bin/bash\nexec {sys.executable} {ROOT}/tests/{program} "${{@:2}}"\n')
+    stand_in.chmod(0o755)
+    return {"PYTHON": str(stand_in)}
+
+
 @pytest.fixture(scope="module")
 def counting(tmp_path_factory):
-    """The variables that put the counting ranks in the place of train.py."""
-    stand_in = tmp_path_factory.mktemp("python") / "python"
-    program = ROOT / "tests" / "integration" / "rank_programs" / "counting.py"
-    stand_in.write_text(f'#!/bin/bash\nexec {sys.executable} {program} "${{@:2}}"\n')
-    stand_in.chmod(0o755)
-    return {"PYTHON": str(stand_in), "LAST_STEP": "60"}
+    """The variables of the counting ranks."""
+    program = "integration/rank_programs/counting.py"
+    return {**in_place_of_train(tmp_path_factory.mktemp("python"), program), "LAST_STEP": "60"}
 
 
 def expected_total(ranks: int, last_step: int) -> int:
@@ -312,13 +317,10 @@ def test_a_lost_node_is_replaced_and_the_job_counts_on(cluster, counting):
 
 @pytest.fixture
 def faulty(tmp_path):
-    """The variables that put a training of the tiny family in the place of train.py."""
-    stand_in = tmp_path / "python"
-    program = ROOT / "tests" / "faults" / "tiny_run.py"
-    stand_in.write_text(f'#!/bin/bash\nexec {sys.executable} {program} "${{@:2}}"\n')
-    stand_in.chmod(0o755)
+    """The variables of a training of the tiny family."""
     return {
-        **{"PYTHON": str(stand_in), "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"},
+        **in_place_of_train(tmp_path, "faults/tiny_run.py"),
+        "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}",
         **{"STEP_SECONDS": "0.1", "TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"},
     }
 
@@ -355,12 +357,6 @@ def test_a_job_that_comes_back_with_fewer_nodes_continues_the_same_training(clus
 
 
 # ------------------------------------------------------------------------------ training
-
-
-def tensors(prefix: Path) -> dict:
-    """Returns name -> value of a checkpoint."""
-    reader = tf.train.load_checkpoint(str(prefix))
-    return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
 
 
 def assert_same_training(ours: Path, theirs: Path) -> None:
