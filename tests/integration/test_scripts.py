@@ -44,29 +44,59 @@ def start(folder, script, *flags, **variables):
 
 # ---------------------------------------------------------------------------- one of each kind
 
+# Families whose run is tried, and those of which every day tries one.
+BOTH = ("D0", "maskrcnn")
+ALTERNATELY = ("D0", pytest.param("maskrcnn", marks=pytest.mark.nightly))
+BENCHMARK = {
+    "D0": (*SMALLEST, "--benchmark_steps=4"),
+    "maskrcnn": (*TINY_MASK, "--benchmark_steps=4", "--log_warmup_steps=2"),
+}
+INFERENCE_BENCHMARK = {
+    "D0": (*SMALLEST[:2], "--nouse_xla", "--bm_runs=2", "--warmup_runs=1"),
+    "maskrcnn": (*TINY_MASK_MODEL, "--bm_runs=2", "--warmup_runs=1"),
+}
+
+
+def script_and_results(folder, family, run, reference=True):
+    """Returns the script of a run, of Mask R-CNN the TF2 reference's, and where it writes."""
+    if family == "D0":
+        return f"scripts/D0/{run}.sh", folder / "results" / run
+    run += "-tf2" if reference else ""
+    return f"scripts/maskrcnn/{run}.sh", folder / "results" / f"maskrcnn-{run}"
+
 
 @pytest.fixture(scope="module")
 def trained(folder):
-    """The run of the convergence script on two CPU ranks."""
-    flags = (
-        *SMALLEST,
-        "--num_epochs=1",
-        "--checkpoint_period=1",
-        "--eval_batch_size=4",
-        "--seed=3",
-    )
-    script = "scripts/D0/convergence-AMP-8xA100-80G.sh"
-    return start(folder, script, *flags, NGPU="2", PREFLIGHT="1").require_success()
+    """The run of the convergence script on two CPU ranks: its folder, and what it said."""
+    script, run = script_and_results(folder, "D0", "convergence-AMP-8xA100-80G")
+    flags = ("--num_epochs=1", "--checkpoint_period=1", "--eval_batch_size=4", "--seed=3")
+    result = start(folder, script, *SMALLEST, *flags, NGPU="2", PREFLIGHT="1")
+    return run, result.require_success().output
+
+
+@pytest.fixture(scope="module")
+def trained_with_masks(folder):
+    """Likewise that of a TF2 recipe's convergence script."""
+    script, run = script_and_results(folder, "maskrcnn", "convergence-AMP-8xA100-80G")
+    flags = (*TINY_MASK, "--eval_batch_size=4", "--num_epochs=1", "--noreport")
+    return run, start(folder, script, *flags, NGPU="2").require_success().output
+
+
+@pytest.fixture
+def run_of(request):
+    """The folder of the trained run of a family."""
+    names = {"D0": "trained", "maskrcnn": "trained_with_masks"}
+    return lambda family: request.getfixturevalue(names[family])[0]
 
 
 @pytest.mark.slow
 @pytest.mark.multi
-def test_convergence_runs_on_cpu_ranks(folder, trained):
-    run = folder / "results" / "convergence-AMP-8xA100-80G"
-    assert "preflight: passed" in trained.output and "GB/s" in trained.output
-    assert "2 rank(s), cpu" in trained.output
+def test_convergence_runs_on_cpu_ranks(trained):
+    run, said = trained
+    assert "preflight: passed" in said and "GB/s" in said
+    assert "2 rank(s), cpu" in said
     # 2.2 for the documented 1600 images; here the global batch is 4.
-    assert "learning rate 0.0055 (2.2 per 1600 images)" in trained.output
+    assert "learning rate 0.0055 (2.2 per 1600 images)" in said
     assert (run / "ckpt-final.index").exists() and (run / "emackpt-final").is_dir()
     assert json.loads((run / "evaluation" / "metrics.json").read_text())["epoch"] == 1
     ends = [p.read_text().split() for p in sorted(run.glob("logs/*/rank-*.end"))]
@@ -75,80 +105,57 @@ def test_convergence_runs_on_cpu_ranks(folder, trained):
 
 @pytest.mark.slow
 @pytest.mark.multi
-def test_evaluate_gives_the_score_of_the_training(folder, trained):
-    script = "scripts/D0/evaluate-AMP-8xA100-80G.sh"
-    run = folder / "results" / "convergence-AMP-8xA100-80G"
-    flags = ("--noamp", "--nouse_xla", "--batch_size=4")
-    start(folder, script, *flags, CKPT=str(run), NGPU="2").require_success()
-    ours = folder / "results" / "evaluate-AMP-8xA100-80G" / "metrics.json"
-    theirs = run / "evaluation" / "metrics.json"
-    assert json.loads(ours.read_text()) == json.loads(theirs.read_text())
-
-
-@pytest.mark.slow
-def test_training_benchmark_gives_the_throughput(folder):
-    script = "scripts/D0/training-benchmark-AMP-A100-80G.sh"
-    result = start(folder, script, *SMALLEST, "--benchmark_steps=4", NGPU="1").require_success()
-    assert "done: 4 steps" in result.output
-    log = folder / "results" / "training-benchmark-AMP-A100-80G" / "time_log.txt"
-    assert "avg_fps_training" in log.read_text().splitlines()[-1]
-
-
-@pytest.mark.slow
-def test_inference_draws(folder, trained):
-    run = folder / "results" / "convergence-AMP-8xA100-80G"
-    start(folder, "scripts/D0/inference.sh", MODEL_DIR=str(run)).require_success()
-    results = folder / "results" / "inference"
-    assert (results / "img1-detections.png").exists()
-    assert (results / "detections.json").exists()
-
-
-@pytest.mark.slow
-def test_inference_benchmark_gives_percentiles(folder):
-    flags = (*SMALLEST[:2], "--nouse_xla", "--bm_runs=2", "--warmup_runs=1")
-    script = "scripts/D0/inference-benchmark.sh"
-    start(folder, script, *flags, BS="2", AMP="False").require_success()
-    results = folder / "results" / "inference-benchmark"
-    assert "latency_ms_p99" in (results / "inference.csv").read_text()
-    assert "inference_fps" in (results / "infer-benchmark.log").read_text()
-
-
-# ---------------------------------------------------------------------- the same of Mask R-CNN
-
-
-@pytest.fixture(scope="module")
-def trained_with_masks(folder):
-    """The run of a TF2 recipe's convergence script on two CPU ranks."""
-    flags = (*TINY_MASK, "--eval_batch_size=4", "--num_epochs=1", "--noreport")
-    script = "scripts/maskrcnn/convergence-AMP-8xA100-80G-tf2.sh"
-    return start(folder, script, *flags, NGPU="2").require_success()
-
-
-@pytest.fixture(scope="module")
-def mask_run(folder, trained_with_masks) -> Path:
-    """Its folder."""
-    return folder / "results" / "maskrcnn-convergence-AMP-8xA100-80G-tf2"
-
-
-@pytest.mark.slow
-@pytest.mark.multi
-def test_convergence_of_a_tf2_recipe_runs_on_cpu_ranks(mask_run, trained_with_masks):
+def test_convergence_of_a_tf2_recipe_runs_on_cpu_ranks(trained_with_masks):
+    run, said = trained_with_masks
     # 0.04 for the documented 32 images; here the global batch is 4.
-    assert "learning rate 0.005 (0.04 per 32 images)" in trained_with_masks.output
-    assert (mask_run / "ckpt-final.index").exists()
-    metrics = json.loads((mask_run / "evaluation" / "metrics.json").read_text())
+    assert "learning rate 0.005 (0.04 per 32 images)" in said
+    assert (run / "ckpt-final.index").exists()
+    metrics = json.loads((run / "evaluation" / "metrics.json").read_text())
     assert metrics["epoch"] == 1 and {"AP", "mask_AP"} <= set(metrics)
 
 
 @pytest.mark.slow
 @pytest.mark.multi
-def test_evaluate_gives_the_mask_score_of_the_training(folder, mask_run):
-    script = "scripts/maskrcnn/evaluate-AMP-8xA100-80G-tf2.sh"
+@pytest.mark.parametrize("family", BOTH)
+def test_evaluate_gives_the_score_of_the_training(folder, run_of, family):
+    script, results = script_and_results(folder, family, "evaluate-AMP-8xA100-80G")
+    run = run_of(family)
     flags = ("--noamp", "--nouse_xla", "--batch_size=4")
-    start(folder, script, *flags, CKPT=str(mask_run), NGPU="2").require_success()
-    ours = folder / "results" / "maskrcnn-evaluate-AMP-8xA100-80G-tf2" / "metrics.json"
-    theirs = mask_run / "evaluation" / "metrics.json"
-    assert json.loads(ours.read_text()) == pytest.approx(json.loads(theirs.read_text()), abs=1e-6)
+    start(folder, script, *flags, CKPT=str(run), NGPU="2").require_success()
+    ours = json.loads((results / "metrics.json").read_text())
+    theirs = json.loads((run / "evaluation" / "metrics.json").read_text())
+    assert ours == (theirs if family == "D0" else pytest.approx(theirs, abs=1e-6))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ALTERNATELY)
+def test_training_benchmark_gives_the_throughput(folder, family):
+    script, results = script_and_results(folder, family, "training-benchmark-AMP-A100-80G")
+    result = start(folder, script, *BENCHMARK[family], NGPU="1").require_success()
+    assert "done: 4 steps" in result.output
+    assert "avg_fps_training" in (results / "time_log.txt").read_text().splitlines()[-1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ALTERNATELY)
+def test_inference_draws(folder, run_of, family):
+    script, results = script_and_results(folder, family, "inference", reference=False)
+    start(folder, script, MODEL_DIR=str(run_of(family))).require_success()
+    assert (results / "img1-detections.png").exists()
+    assert (results / "detections.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ALTERNATELY)
+def test_inference_benchmark_gives_percentiles(folder, family):
+    script, results = script_and_results(folder, family, "inference-benchmark")
+    start(folder, script, *INFERENCE_BENCHMARK[family], BS="2", AMP="False").require_success()
+    assert "latency_ms_p99" in (results / "inference.csv").read_text()
+    logged = (results / "infer-benchmark.log").read_text()
+    assert "inference_fps" in logged and "latency_90" in logged
+
+
+# ---------------------------------------------------------------------- of Mask R-CNN alone
 
 
 @pytest.mark.nightly
@@ -167,46 +174,15 @@ def test_convergence_of_a_pytorch_recipe_runs_on_cpu_ranks(folder):
 
 @pytest.mark.nightly
 @pytest.mark.slow
-def test_training_benchmark_with_masks_gives_the_throughput(folder):
-    script = "scripts/maskrcnn/training-benchmark-AMP-A100-80G-tf2.sh"
-    flags = (*TINY_MASK, "--benchmark_steps=4", "--log_warmup_steps=2")
-    result = start(folder, script, *flags, NGPU="1").require_success()
-    assert "done: 4 steps" in result.output
-    log = folder / "results" / "maskrcnn-training-benchmark-AMP-A100-80G-tf2" / "time_log.txt"
-    assert "avg_fps_training" in log.read_text().splitlines()[-1]
-
-
-@pytest.mark.nightly
-@pytest.mark.slow
-def test_inference_with_masks_draws(folder, mask_run):
-    start(folder, "scripts/maskrcnn/inference.sh", MODEL_DIR=str(mask_run)).require_success()
-    results = folder / "results" / "maskrcnn-inference"
-    assert (results / "img1-detections.png").exists()
-    assert (results / "detections.json").exists()
-
-
-@pytest.mark.nightly
-@pytest.mark.slow
-def test_inference_of_the_set_writes_masks_without_scores(folder, mask_run):
+def test_inference_of_the_set_writes_masks_without_scores(folder, run_of):
     script = "scripts/maskrcnn/inference-val2017.sh"
     flags = ("--noamp", "--nouse_xla", "--batch_size=4")
-    start(folder, script, *flags, CKPT=str(mask_run)).require_success()
+    start(folder, script, *flags, CKPT=str(run_of("maskrcnn"))).require_success()
     results = folder / "results" / "maskrcnn-inference-val2017"
     found = json.loads((results / "segm.json").read_text())
     assert found and all("segmentation" in entry for entry in found)
     written = results / "metrics.json"
     assert not written.exists() or "AP" not in json.loads(written.read_text())
-
-
-@pytest.mark.nightly
-@pytest.mark.slow
-def test_inference_benchmark_with_masks_gives_percentiles(folder):
-    flags = (*TINY_MASK_MODEL, "--bm_runs=2", "--warmup_runs=1")
-    script = "scripts/maskrcnn/inference-benchmark-tf2.sh"
-    start(folder, script, *flags, BS="2", AMP="False").require_success()
-    results = folder / "results" / "maskrcnn-inference-benchmark-tf2"
-    assert "latency_ms_p99" in (results / "inference.csv").read_text()
-    assert "latency_90" in (results / "infer-benchmark.log").read_text()
 
 
 @pytest.mark.slow
