@@ -28,7 +28,6 @@ _APPLICATIONS_BLOCK = re.compile(r"^block(\d)([a-z])_(\w+)/(\w+)$")
 _AVERAGE_PREFIX = "ema/"
 _AVERAGE_SUFFIXES = ("/ExponentialMovingAverage", "/average")
 _VALUE_PREFIX = "model/"
-_PYTORCH_PREFIX = "model."  # of a network inside effdet's bench, or Lightning's
 # Channels before the classifier of torchvision's largest network with the epsilon of PyTorch (B4).
 _MOST_CHANNELS_OF_TORCH_EPSILON = 1792
 
@@ -122,13 +121,13 @@ def _bare(names: Iterable[str]) -> set[str]:
 
 
 def _strip_copy(name: str) -> tuple[str, bool]:
-    """Splits off what marks a moving average, or the model within a larger one."""
+    """Splits off what marks a moving average, or the value in one of our checkpoints."""
     if name.startswith(_AVERAGE_PREFIX):
         return name[len(_AVERAGE_PREFIX) :], True
     for suffix in _AVERAGE_SUFFIXES:
         if name.endswith(suffix):
             return name[: -len(suffix)], True
-    return name.removeprefix(_VALUE_PREFIX).removeprefix(_PYTORCH_PREFIX), False
+    return name.removeprefix(_VALUE_PREFIX), False
 
 
 def _single_edges(arrays: Mapping[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:

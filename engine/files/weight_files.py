@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
+import re
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,8 @@ KERAS_H5 = "keras_h5"
 TORCH = "torch"
 NUMPY_PICKLE = "numpy_pickle"
 SAFETENSORS = "safetensors"
+# Of DataParallel, torch.compile, and Lightning or effdet's bench.
+_WRAPPERS = re.compile(r"^(?:module\.|_orig_mod\.|model\.)+")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,7 +162,7 @@ def _read_single_file(path: Path) -> WeightFile:
     if head.startswith(_HDF5_MAGIC):
         return WeightFile(str(path), KERAS_H5, read_keras_hdf5(path))
     if is_safetensors(head):
-        return WeightFile(str(path), SAFETENSORS, read_safetensors(path))
+        return WeightFile(str(path), SAFETENSORS, _unwrapped(read_safetensors(path)))
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
@@ -248,12 +251,13 @@ def _read_torch(path: Path) -> WeightFile:
         raise BadFileError(
             f"{path}: expected a PyTorch state dict, got a {type(content).__name__}."
         )
-    arrays = {
-        str(name).removeprefix("module."): value
-        for name, value in content.items()
-        if isinstance(value, np.ndarray)
-    }
-    return WeightFile(str(path), TORCH, arrays)
+    arrays = {str(k): value for k, value in content.items() if isinstance(value, np.ndarray)}
+    return WeightFile(str(path), TORCH, _unwrapped(arrays))
+
+
+def _unwrapped(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Takes off what stands before PyTorch names of a network that is part of a larger one."""
+    return {_WRAPPERS.sub("", name): value for name, value in arrays.items()}
 
 
 def _innermost(content: Any, keys: Sequence[str]) -> Any:

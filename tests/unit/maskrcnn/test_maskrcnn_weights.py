@@ -104,11 +104,17 @@ def torch(rename=dict, wrapped_in=None):
     return lambda path, values: foreign.write_torch(path, rename(values), wrapped_in=wrapped_in)
 
 
+def in_lightning(values):
+    """Names as a training program has them whose network is its part `model`."""
+    return {f"model.{name}": value for name, value in values.items()}
+
+
 class TestOutputsOfOtherPrograms:
     @pytest.mark.parametrize(
         ("layout", "write", "conventions", "epsilon"),
         [
             ("torchvision", torch(), TORCHVISION, 0.0),
+            ("torchvision", torch(in_lightning, "state_dict"), TORCHVISION, 0.0),
             ("torchvision", torch(foreign.to_old_torchvision, "model"), TORCHVISION, 0.0),
             ("benchmark", torch(foreign.to_benchmark), BENCHMARK, 0.0),
             ("detectron", foreign.write_detectron, DETECTRON, 0.0),
