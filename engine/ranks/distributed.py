@@ -25,6 +25,8 @@ from engine.ranks import devices
 # horovodrun --gloo, MPICH and PMI-2, Slurm's srun. mpirun's own daemons may be started by srun.
 _GLOO_SECONDS = "HOROVOD_GLOO_TIMEOUT_SECONDS"
 _SIZE_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "HOROVOD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
+# MPI counts what is sent at once in 32 bits.
+_PIECE_BYTES = 1 << 30
 
 _T = TypeVar("_T")
 
@@ -242,8 +244,7 @@ def all_gather_object(value: _T) -> list[_T]:
 def gather_rows(rows: np.ndarray) -> np.ndarray | None:
     """Joins every rank's rows on rank 0, as one array.
 
-    Goes through mpi4py when MPI started the ranks (one Gatherv of raw memory, at most 2 GiB from a
-    rank), else through Horovod.
+    Goes through mpi4py when MPI started the ranks, as raw memory of any size, else through Horovod.
 
     Args:
       rows: [n, ...] of one dtype; n may differ between ranks and may be 0.
@@ -278,13 +279,20 @@ def _gather_rows_mpi(rows: np.ndarray, mpi: Any) -> np.ndarray | None:
     counts = world.gather(rows.shape[0], root=0)
     sent = rows.reshape(-1).view(np.uint8)
     if not is_main():
-        world.Gatherv(sent, None, root=0)
+        for piece in _pieces(sent):
+            world.Send(piece, dest=0)
         return None
-    row_bytes = rows.itemsize * int(np.prod(rows.shape[1:]))
-    joined = np.empty((sum(counts), *rows.shape[1:]), rows.dtype)
-    received = [joined.reshape(-1).view(np.uint8), [n * row_bytes for n in counts], None, mpi.BYTE]
-    world.Gatherv(sent, received, root=0)
+    joined = np.concatenate([rows, np.empty((sum(counts[1:]), *rows.shape[1:]), rows.dtype)])
+    ends = np.cumsum(counts)
+    for source in range(1, len(counts)):
+        received = joined[ends[source - 1] : ends[source]].reshape(-1).view(np.uint8)
+        for piece in _pieces(received):
+            world.Recv(piece, source=source)
     return joined
+
+
+def _pieces(data: np.ndarray) -> list[np.ndarray]:
+    return [data[i : i + _PIECE_BYTES] for i in range(0, len(data), _PIECE_BYTES)]
 
 
 def barrier() -> None:

@@ -5,6 +5,7 @@ through it.
 """
 
 import traceback
+from unittest import mock
 
 import numpy as np
 import tensorflow as tf
@@ -48,6 +49,11 @@ def check_gather_rows() -> None:
                 np.testing.assert_array_equal(joined, np.concatenate(parts))
             else:
                 assert joined is None
+
+
+def check_rows_that_are_too_large_to_send_at_once() -> None:
+    with mock.patch.object(distributed, "_PIECE_BYTES", 11):
+        check_gather_rows()
 
 
 def check_objects() -> None:
