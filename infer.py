@@ -21,6 +21,7 @@ from engine.config.fields import ConfigError
 from engine.start import cli
 from outside_data.picture_file import MAX_PIXELS
 from outside_data.text import clean, clean_lines
+from outside_data.whole_file import write_whole
 
 if TYPE_CHECKING:  # they bring TensorFlow
     import numpy as np
@@ -193,7 +194,7 @@ def main(argv: list[str]) -> int:
         if not FLAGS.worst:
             written += found.entries(truth)
         print(f"{clean(found.path)}: {len(found.objects)} objects -> {clean(target)}", flush=True)
-    (output / "detections.json").write_text(json.dumps(written, indent=1))
+    write_whole(output / "detections.json", json.dumps(written, indent=1))
     for note in noted:
         print(f"WARNING: {clean_lines(note)}", flush=True)
     for problem in unreadable:

@@ -33,6 +33,7 @@ from object_detection.check.split_table import SplitTable
 from object_detection.convert.prepare import choose_splits, coco_splits
 from object_detection.formats.importers import FORMATS
 from outside_data.picture_file import BadImageError, open_picture, read_regular_file
+from outside_data.whole_file import write_whole
 
 _FORMAT = flags.DEFINE_enum(
     "format", "auto", ["auto", *FORMATS], "Of the annotations; auto looks at the files."
@@ -86,7 +87,7 @@ def main(argv: Sequence[str]) -> int:
     if _OUTPUT_DIR.value:
         folder = Path(_OUTPUT_DIR.value)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "check.json").write_text(json.dumps(report.to_json(), indent=1) + "\n")
+        write_whole(folder / "check.json", json.dumps(report.to_json(), indent=1) + "\n")
         print(f"{folder / 'check.json'} in {time.monotonic() - started:.1f} s")
         if _PICTURES.value:
             print(_draw(report, tables, folder / "sheet.png"))

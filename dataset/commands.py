@@ -17,6 +17,7 @@ from absl import app, flags
 from engine.start import cli
 from outside_data.system_errors import explained
 from outside_data.text import clean_lines
+from outside_data.whole_file import write_whole
 
 if TYPE_CHECKING:
     from outside_data.picture_file import PictureRules
@@ -63,7 +64,7 @@ def run(
 def write_coco(content: Mapping[str, Any], path: Path) -> None:
     """Writes a COCO data set, and says where it is and how much is in it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content))
+    write_whole(path, json.dumps(content))
     counts = ", ".join(f"{len(content[key])} {key}" for key in ("images", "annotations"))
     print(f"{path}: {counts}")
 

@@ -37,6 +37,7 @@ from object_detection.records.class_map import ClassMap, class_map_of_run, coco_
 from object_detection.report.write import ReportOptions, about_evaluation, write_report
 from object_detection.serve.saved_model import export_detector
 from outside_data.files import expecting
+from outside_data.whole_file import write_whole
 
 _TESTDEV_FILE = "detections_test-dev2017_test_results.json"
 
@@ -245,7 +246,7 @@ class DetectorFamily:
             write_detections_json(folder / name, entries, full_precision=True)
         most = task.config.eval.max_detections
         record = {"epoch": epoch, "max_detections": most, **metrics}
-        (folder / "metrics.json").write_text(json.dumps(record, indent=1))
+        write_whole(folder / "metrics.json", json.dumps(record, indent=1))
         lines, evaluated = [], task.config.eval.val_json_file
         for prefix, title in (("", "boxes"), (MASK_PREFIX, "masks")):
             of_kind = _with_prefix(metrics, prefix)

@@ -36,6 +36,7 @@ from engine.config.arguments import ArgumentParser
 from object_detection.draw.contours import mask_box
 from object_detection.draw.visualize import contact_sheet, draw_boxes
 from outside_data.files import MOST_JSON_BYTES, read_json
+from outside_data.whole_file import write_whole
 
 GENERATOR_VERSION = 2
 """To be raised whenever the same settings give other pictures."""
@@ -234,9 +235,7 @@ def _is_complete(place: EmbeddedSet, settings: dict[str, int]) -> bool:
 
 
 def _write_json(path: Path, document: dict[str, Any]) -> None:
-    aside = path.with_name(f".{path.name}.part")
-    aside.write_text(json.dumps(document, separators=(",", ":")), encoding="utf-8")
-    aside.replace(path)
+    write_whole(path, json.dumps(document, separators=(",", ":")))
 
 
 def main() -> None:

@@ -39,6 +39,7 @@ from object_detection.coco.objects import (
     refuse_other_frames,
 )
 from outside_data.files import MOST_JSON_BYTES, BadFileError, parse_json, read_file, regular_file
+from outside_data.whole_file import write_whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -230,11 +231,8 @@ def read_images(path: str | os.PathLike[str]) -> tuple[CocoImage, ...]:
 
 def write_annotations(annotations: CocoAnnotations, path: str | os.PathLike[str]) -> None:
     """Writes annotations as a COCO instances file, aside and then renamed."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.partial")
-    partial.write_text(json.dumps(annotations.to_coco()))
-    os.replace(partial, target)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, json.dumps(annotations.to_coco()))
 
 
 def _load(

@@ -24,6 +24,7 @@ from object_detection.convert.splits import find_splits, make_split
 from object_detection.formats.importers import import_folder
 from object_detection.records.card import find_card
 from outside_data.picture_file import DEFAULT_RULES, PictureRules
+from outside_data.whole_file import write_whole
 
 # Splits by preference: trained on, and held out.
 _TRAIN_NAMES = ("train",)
@@ -176,7 +177,7 @@ def prepare_records(
             return prepared
         stamp.unlink(missing_ok=True)
         found, _ = check_splits(chosen, layout=layout, follow_links=pictures.follow_links)
-        (output / "check.json").write_text(json.dumps(found.to_json(), indent=1) + "\n")
+        write_whole(output / "check.json", json.dumps(found.to_json(), indent=1) + "\n")
         report(found.describe())
         if on_data_error == "stop":
             _refuse_hopeless(found, output / "check.json")
@@ -197,7 +198,7 @@ def prepare_records(
                 progress=progress_printer(f"converting {name}"),
             )
             report(describe_conversion(result))
-        stamp.write_text(identity)
+        write_whole(stamp, identity)
         return prepared
 
 

@@ -18,6 +18,7 @@ from object_detection.formats.folder import DataFolder, head_of
 from object_detection.formats.labelled import LabelledSet, coco_split
 from outside_data.files import MOST_JSON_BYTES, BadFileError, expecting, read_file, read_json
 from outside_data.text import clean
+from outside_data.whole_file import write_whole
 
 FORMATS = ("coco", "cvat", "voc", "labelme", "label_studio", "open_images", "yolo")
 """In the order in which they are looked for: later ones leave fewer marks."""
@@ -162,6 +163,4 @@ def _require_objects(read: LabelledSet, folder: DataFolder, name: str) -> None:
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(content), encoding="utf-8")
-    os.replace(partial, path)
+    write_whole(path, json.dumps(content))

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from outside_data.files import MOST_JSON_BYTES, expecting, read_json
+from outside_data.whole_file import write_whole
 
 ROW_FIELDS = ("image_index", "x", "y", "w", "h", "score", "class_id")
 """Columns of a row: position in `CocoEvaluator.image_ids`; box in original-image pixels; score;
@@ -105,12 +106,7 @@ def write_detections_json(
     target = Path(path)
     entries = [_file_entry(entry, full_precision=full_precision) for entry in detections]
     target.parent.mkdir(parents=True, exist_ok=True)
-    aside = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        aside.write_text(json.dumps(entries), encoding="utf-8")
-        aside.replace(target)
-    finally:
-        aside.unlink(missing_ok=True)
+    write_whole(target, json.dumps(entries))
     return target
 
 

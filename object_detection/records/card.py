@@ -18,6 +18,7 @@ from typing import Any
 
 from object_detection.records.tfrecord_file import record_files, shard_prefix
 from outside_data.files import BadFileError, open_file, read_json, regular_file
+from outside_data.whole_file import write_whole
 
 CARD_SUFFIX = "-card.json"
 FORMAT_VERSION = 1
@@ -155,12 +156,9 @@ def card_path(prefix: str | os.PathLike[str]) -> Path:
 
 def save_card(card: DataCard, path: str | os.PathLike[str]) -> None:
     """Writes a card aside and renames it into place."""
-    target = Path(path)
     content = {"format_version": FORMAT_VERSION, **dataclasses.asdict(card)}
     content["has_masks"] = card.has_masks
-    partial = target.with_name(f".{target.name}.partial")
-    partial.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(partial, target)
+    write_whole(path, json.dumps(content, indent=1) + "\n")
 
 
 def load_card(path: str | os.PathLike[str]) -> DataCard:

@@ -27,6 +27,7 @@ from object_detection.report import history, page, pictures, sections
 from object_detection.report.curves import curves_of
 from object_detection.report.matches import Matches, match
 from outside_data.files import expecting, read_json
+from outside_data.whole_file import write_whole
 
 PAGE, FILES, ABOUT = "report.html", "report", "evaluation.json"
 
@@ -141,7 +142,7 @@ def write_report(
     if files.is_dir():  # of an earlier report
         shutil.rmtree(files)
     files.mkdir(parents=True)
-    (folder / ABOUT).write_text(json.dumps(about, indent=1), encoding="utf-8")
+    write_whole(folder / ABOUT, json.dumps(about, indent=1))
     whole, class_curves = curves_of(matches)
     # Where nothing is right, F1 is largest for no detection at all: then all are shown.
     least = options.score or (whole.best.score if whole.best.f1 > 0 else 0.0)
@@ -181,9 +182,7 @@ def write_report(
     subtitle += f"{len(matches.images)} images, {time.strftime('%Y-%m-%d %H:%M')}"
     foot = f"made in {time.monotonic() - began:.1f} s; charts and tables are in {FILES}/"
     target = folder / PAGE
-    aside = folder / f".{PAGE}.part"
-    aside.write_text(page.page(title, subtitle, content, foot), encoding="utf-8")
-    aside.replace(target)
+    write_whole(target, page.page(title, subtitle, content, foot))
     return target
 
 
