@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from engine.batches import iterate
+from engine.batches import image_shape, iterate
 from engine.log.meters import format_duration
 from engine.log.run_log import RunLog
 from engine.ranks import distributed
@@ -22,12 +22,28 @@ _PROGRESS_SECONDS = 10
 _MOST_WAITING = 2
 
 
+class _Program:
+    """A function of batches; the log says for which shapes of them it is compiled."""
+
+    def __init__(self, name: str, function: Callable[[Any], Any], log: RunLog, *, use_xla: bool):
+        self._name, self._log, self._use_xla = name, log, use_xla
+        self.compiled = tf.function(function, autograph=False, jit_compile=use_xla or None)
+        self._shapes: set[tuple[int, ...]] = set()
+
+    def __call__(self, batch: Mapping[str, tf.Tensor]) -> Any:
+        shape = image_shape(batch)
+        if self._use_xla and shape not in self._shapes:
+            self._log.info(f"compiling {self._name} for batches of {shape}")
+        self._shapes.add(shape)
+        return self.compiled(batch)
+
+
 class Evaluator:
     """Evaluates a task again and again with one compiled prediction; progress goes to the log."""
 
     def __init__(self, task: Task, log: RunLog, *, use_xla: bool):
         self._task, self._log = task, log
-        self._predict = tf.function(task.predict, autograph=False, jit_compile=use_xla or None)
+        self._predict = _Program("the prediction", task.predict, log, use_xla=use_xla)
 
     def __call__(self) -> tuple[dict[str, float], Any]:
         """Returns (metrics on every rank, all detection rows on rank 0)."""
@@ -88,9 +104,9 @@ def gather_bytes(values: Sequence[bytes]) -> list[bytes]:
 class Validator:
     """Computes the losses of a task on its validation set."""
 
-    def __init__(self, task: Task, *, use_xla: bool):
+    def __init__(self, task: Task, log: RunLog, *, use_xla: bool):
         self._task = task
-        self._losses = tf.function(self._weighted, autograph=False, jit_compile=use_xla or None)
+        self._losses = _Program("the validation losses", self._weighted, log, use_xla=use_xla)
 
     def _weighted(self, batch: Mapping[str, tf.Tensor]) -> tf.Tensor:
         result = self._task.losses(batch, training=False)

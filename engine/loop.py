@@ -99,7 +99,7 @@ class Trainer:
         self._shards = list(shards) or [Shard(distributed.rank(), distributed.size())]
         self._plan_line, self._write_evaluation = plan_line, write_evaluation
         self._evaluator = Evaluator(task, log, use_xla=use_xla)
-        self._validator = Validator(task, use_xla=use_xla)
+        self._validator = Validator(task, log, use_xla=use_xla)
         self._files = RunFiles(state, train, log=log, description=description, export=export)
         self._dllogger_names = task.dllogger_names
         self._steps = StepLog(

@@ -22,6 +22,7 @@ from benchmarks.synthetic import numbered_class_map, synthetic_batch
 from detector.task import DetectionTask
 from engine.config.fields import override
 from engine.evaluation import Validator
+from engine.log.run_log import RunLog
 from engine.optim.plan import make_plan
 from engine.step import TrainStep
 from engine.train_state import TrainState
@@ -78,7 +79,7 @@ def _traced(task: DetectionTask) -> Iterator[Program]:
     gradient = tf.TensorSpec(state.weights.shape, tf.float32)
     numbers = tf.TensorSpec([len(task.loss_names) + 2], tf.float32)
     predict = tf.function(task.predict, autograph=False)
-    validate = Validator(task, use_xla=False)._losses
+    validate = Validator(task, RunLog(), use_xla=False)._losses.compiled
     for name, function, arguments in (
         ("forward_backward", step.compiled_forward_backward, (specs, seed)),
         ("update", step.compiled_update, (gradient, numbers)),

@@ -276,7 +276,7 @@ def check_evaluation() -> None:
         errors = np.square(outputs - task.examples["y"]).sum(axis=1)
         np.testing.assert_allclose(metrics["AP"], 1 / (1 + errors.mean()), rtol=1e-5)
         assert (rows is None) == (distributed.rank() > 0)
-        losses = Validator(task, use_xla=False)()
+        losses = Validator(task, RunLog(), use_xla=False)()
         weight = task.examples["weight"]
         expected = (errors * weight).sum() / weight.sum()
         np.testing.assert_allclose(losses["val_loss"], expected, rtol=1e-5)

@@ -84,3 +84,17 @@ def test_byte_strings_survive_gathering():
     values = [b"", b"a b", b"\0\xff", b""]
     assert gather_bytes(values) == values
     assert gather_bytes([]) == []
+
+
+def test_each_shape_of_batches_is_said_to_be_compiled_once():
+    class TwoShapes(CountingTask):
+        def eval_dataset(self, *, shard):
+            return [{**batch, "image": tf.zeros([1, 2 + i % 2, 3, 3])}
+                    for i, batch in enumerate(super().eval_dataset(shard=shard))]  # fmt: skip
+
+    log = Log()
+    evaluate = Evaluator(TwoShapes(), log, use_xla=True)
+    for _ in range(2):
+        evaluate()
+    said = [line for line in log if "compiling" in line]
+    assert said == [f"compiling the prediction for batches of (1, {h}, 3, 3)" for h in (2, 3)]
