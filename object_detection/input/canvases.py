@@ -113,7 +113,7 @@ def frames_in_use(
       choices: as of `best_frame`.
       smallest, largest: least and largest (height, width) of the set, pixels.
     """
-    if min(*smallest, *largest) <= 0:
+    if len(choices) == 1 or min(*smallest, *largest) <= 0:
         return list(choices)
     heights, widths = (
         np.geomspace(least, most, _SIZES_TRIED) for least, most in zip(smallest, largest)

@@ -59,7 +59,6 @@ def test_half_precision_is_close_to_float32(one_step, plain, precision, toleranc
     assert half["gradient_norm"] == pytest.approx(plain["gradient_norm"], rel=5 * tolerance)
 
 
-@pytest.mark.nightly
 @pytest.mark.slow
 def test_compiled_step_is_the_plain_one(one_step, plain):
     compiled = one_step(

@@ -1,6 +1,7 @@
 """The training step as the task computes it: what changes its images, and its precision."""
 
 import re
+import types
 
 import numpy as np
 import precision
@@ -42,6 +43,14 @@ def test_training_sees_what_the_seed_says_and_evaluation_the_images_as_they_are(
     assert np.abs(trained.images - plain.images).max() > 0.1
     assert trained.images.shape == plain.images.shape
     assert trained.boxes.shape == plain.boxes.shape
+
+
+def test_all_batches_have_one_shape():
+    task, batch = task_and_batch("efficientdet-lite0", batch_size=1)
+    task.train_card = types.SimpleNamespace(
+        min_height=100, max_height=900, min_width=100, max_width=900
+    )
+    assert task.in_other_shapes(batch) == []
 
 
 @pytest.mark.slow

@@ -70,6 +70,11 @@ def test_frames_that_a_set_may_need(smallest, largest, networks):
     assert [frame.network_size for frame in found] == networks
 
 
+def test_one_canvas_is_needed_whatever_images_there_are():
+    frames = frames_of_networks([(512, 512)], resize_on_host=False)  # no limits of sides
+    assert frames_in_use(frames, (100, 200), (300, 400)) == list(frames)
+
+
 def test_with_one_canvas_a_portrait_image_shrinks_into_it():
     frames = frames_of_networks([LANDSCAPE], side_limits=LIMITS, resize_on_host=True)
     network, fits = chosen(640, 480, frames)
