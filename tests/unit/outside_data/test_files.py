@@ -6,6 +6,7 @@ import re
 import h5py
 import numpy as np
 import pytest
+from own_files import ROOT, own_files
 
 from engine.files.weight_files import read_weight_file
 from object_detection.coco.annotations import read_annotations
@@ -154,10 +155,10 @@ READING = re.compile(
 )
 
 
-def test_what_comes_from_others_is_read_through_one_door(repository):
+def test_what_comes_from_others_is_read_through_one_door():
     raw = set()
-    for path in sorted(repository.glob("**/*.py")):
-        place = path.relative_to(repository).as_posix()
+    for path in own_files("**/*.py"):
+        place = path.relative_to(ROOT).as_posix()
         if place.startswith(("tests/", ".")) or any(
             place == known or place.startswith(f"{known}/") for known in OWN_READERS
         ):
