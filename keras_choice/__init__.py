@@ -62,18 +62,23 @@ def refuse_keras_3(version: str) -> None:
         )
 
 
-def _tensorflow_version() -> str:
-    for name in ("tensorflow", "tensorflow-cpu"):
-        try:
-            return importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
+def version_of_module(name: str) -> str:
+    """Returns the version of the distribution that provides a module, '' if none does.
+
+    The module `tensorflow` comes from several: tensorflow-cpu, tensorflow-rocm, tf-nightly, ... Of
+    those that are installed, the first in which Python looks is the one that is imported.
+    """
+    for distribution in importlib.metadata.distributions():
+        # Few build programs leave the list of modules out; the name is all there is then.
+        modules = distribution.read_text("top_level.txt") or distribution.metadata["Name"]
+        if name in modules.split():
+            return distribution.version
     return ""
 
 
 choose_keras(
     os.environ,
-    tensorflow=_tensorflow_version(),
+    tensorflow=version_of_module("tensorflow"),
     has_tf_keras=importlib.util.find_spec("tf_keras") is not None,
 )
 if "tensorflow" in sys.modules and "keras" in sys.modules:

@@ -48,6 +48,19 @@ def test_keras_3_is_refused():
     keras_choice.refuse_keras_3("2.15.0")
 
 
+@pytest.mark.parametrize("name", ["tensorflow", "tensorflow-rocm", "tf-nightly", "a-fork"])
+@pytest.mark.parametrize("lists_modules", [True, False])
+def test_whatever_provides_tensorflow_tells_its_version(tmp_path, monkeypatch, name, lists_modules):
+    folder = tmp_path / f"{name.replace('-', '_')}-2.99.1.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 2.99.1\n")
+    if lists_modules:
+        (folder / "top_level.txt").write_text("tensorflow\n")
+    monkeypatch.setattr("sys.path", [str(tmp_path)])
+    is_known = lists_modules or name == "tensorflow"
+    assert keras_choice.version_of_module("tensorflow") == ("2.99.1" if is_known else "")
+
+
 def version_tests(source):
     """Lists the lines on which a program decides something by a version."""
     found = set()
