@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import json
+import os
+import posixpath
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,8 +19,10 @@ from typing import Any
 
 from engine.config.fields import ConfigError, nearest, to_dict
 from engine.log.hooks import EpochEnd, Hook, RunResult, RunStart, StepEnd
+from outside_data.text import clean
 
 _REPORT = Path("evaluation") / "report.html"
+_NAME_LENGTH = 250  # MLflow's most
 
 
 class OutsideLogger(Hook):
@@ -34,7 +39,11 @@ class OutsideLogger(Hook):
                 f"loggers={self.package}: {error}; install it with `pip install {self.package}`, "
                 "or leave it out"
             ) from error
-        self._start(start.folder.name, to_dict(start.config), is_resumed=bool(start.resumed))
+        # Folders may have names that are no UTF-8, which neither of them takes.
+        settings = json.loads(
+            json.dumps(to_dict(start.config), ensure_ascii=False).encode(errors="replace")
+        )
+        self._start(clean(start.folder.name), settings, is_resumed=bool(start.resumed))
 
     def _start(self, name: str, settings: Mapping[str, Any], *, is_resumed: bool) -> None:
         """Begins the run there."""
@@ -73,7 +82,7 @@ class WandbLogger(OutsideLogger):
 
     def _start(self, name: str, settings: Mapping[str, Any], *, is_resumed: bool) -> None:
         # The same folder continues the same run there.
-        known_as = hashlib.sha256(str(self._folder.resolve()).encode()).hexdigest()[:16]
+        known_as = hashlib.sha256(os.fsencode(self._folder.resolve())).hexdigest()[:16]
         self._run = self.library.init(
             name=name, id=known_as, config=settings, dir=str(self._folder), resume="allow"
         )
@@ -88,7 +97,7 @@ class WandbLogger(OutsideLogger):
 
 
 class MlflowLogger(OutsideLogger):
-    """MLflow. Its names allow no characters but letters, digits and `_-. /`."""
+    """MLflow. Its names allow no characters but letters, digits and `_-. /`, as of a path."""
 
     package = "mlflow"
 
@@ -127,4 +136,4 @@ def make_loggers(names: Sequence[str], start: RunStart) -> list[Hook]:
 
 
 def _plain(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_\-. /]", "_", name)
+    return posixpath.normpath(re.sub(r"[^\w\-. /]", "_", name))[:_NAME_LENGTH]

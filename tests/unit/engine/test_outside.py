@@ -1,6 +1,9 @@
 """Outside loggers get the numbers of a run; the packages are stood in for."""
 
 import dataclasses
+import json
+import os
+import posixpath
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +14,7 @@ from engine.config.fields import ConfigError
 from engine.config.settings import EvalConfig, TrainConfig
 from engine.files.best import BestEvaluation, key_of
 from engine.log.hooks import EpochEnd, RunResult, RunStart, StepEnd
-from engine.log.outside_loggers import make_loggers
+from engine.log.outside_loggers import _plain, make_loggers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,12 +39,12 @@ class Recorder:
         return [(args, keywords) for called, args, keywords in self.calls if called == name]
 
 
-def drive(monkeypatch, package: str, folder: Path) -> Recorder:
+def drive(monkeypatch, package: str, folder: Path, config: Config = Config()) -> Recorder:
     recorder = Recorder()
     monkeypatch.setitem(sys.modules, package, recorder)
     (folder / "evaluation").mkdir()
     (folder / "evaluation" / "report.html").write_text("<p>page</p>")
-    (logger,) = make_loggers([package], RunStart(Config(), folder, True, {}))
+    (logger,) = make_loggers([package], RunStart(config, folder, True, {}))
     for step in (1, 2):
         logger.after_step(StepEnd(step, 1, {"loss": 1.5}))
     assert not logger.after_epoch(EpochEnd(2, 1, {"AP": 0.5, "AP_/a&b": 0.25}, {}))
@@ -68,6 +71,27 @@ def test_mlflow_gets_numbers_under_names_that_it_takes(monkeypatch, tmp_path):
     ((report,), _) = calls.arguments_of("log_artifact")[0]
     assert report.endswith("report.html")
     assert calls.arguments_of("end_run") == [(("FINISHED",), {})]
+
+
+@pytest.mark.parametrize("package", ["wandb", "mlflow"])
+def test_a_folder_may_have_any_name(monkeypatch, tmp_path, package):
+    folder = tmp_path / os.fsdecode(b"run-\xff")
+    folder.mkdir()
+    calls = drive(monkeypatch, package, folder, Config(TrainConfig(model_dir=str(folder))))
+    texts = {
+        "wandb": lambda: [
+            calls.arguments_of("init")[0][1][key] for key in ("name", "id", "config")
+        ],
+        "mlflow": lambda: [calls.arguments_of(name) for name in ("start_run", "log_dict")],
+    }
+    json.dumps(texts[package](), ensure_ascii=False).encode()
+
+
+def test_mlflow_gets_classes_in_any_script_and_no_paths_that_it_refuses():
+    names = ["AP_/細胞", "AP_/組織", "AP_//a", "AP_/a/", "AP_/.", "AP_/" + "x" * 300]
+    plain = [_plain(f"eval/{name}") for name in names]
+    assert plain[:3] == ["eval/AP_/細胞", "eval/AP_/組織", "eval/AP_/a"]
+    assert all(name == posixpath.normpath(name) and len(name) <= 250 for name in plain)
 
 
 def test_only_rank_0_logs_and_what_is_missing_is_named(tmp_path):
