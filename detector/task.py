@@ -1,7 +1,10 @@
 """What the tasks of all families do alike: data sets, network input, rows, scores.
 
 A family's task adds the network, the losses and the detections; see `engine.task.Task` for what the
-engine asks.
+engine asks. Augmentation: scale, crop, flip and shift on the host
+(`object_detection.input.crop_decode`), colour on the device (`object_detection.input.preprocess`),
+as are images made of several (`object_detection.augment`). Batches of several canvases come in
+shapes of their own, so that every canvas has a compiled step.
 """
 
 from __future__ import annotations
@@ -13,24 +16,34 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from detector import inputs
-from detector.inputs import resampled_on_host
+from engine.ranks import distributed, machine
 from engine.task import MaskedRows, Shard, Task
 from object_detection.augment.mixing import Scenes
 from object_detection.augment.scenes import DeviceAugmentation, make_scenes
 from object_detection.draw.batches import draw_batch
 from object_detection.draw.visualize import contact_sheet
 from object_detection.input import geometry as geometry_lib
-from object_detection.input.canvases import frames_in_use
+from object_detection.input.canvases import frames_in_use, frames_of_networks
+from object_detection.input.datasets import (
+    bytes_to_cache,
+    evaluation_batches,
+    records_of_card,
+    training_batches,
+    with_map_parallelization,
+)
 from object_detection.input.example import HOST_ONLY
 from object_detection.input.geometry import ANTIALIASED, Frames
+from object_detection.input.loader import Augmentation, Reading, resizes_on_host
 from object_detection.input.preprocess import to_network_input
+from object_detection.input.problems import InputProblems
 from object_detection.masks.mask_paste import MaskRule, encode_masks
 from object_detection.masks.rows import pack_mask
 from object_detection.metrics.coco import CocoEvaluator
 from object_detection.metrics.set_scores import SetScores
 from object_detection.records.card import DataCard
 from object_detection.records.class_map import ClassMap
+from object_detection.records.reader import RecordSet
+from object_detection.records.reader import Shard as RecordShard
 from object_detection.serve.detections import Detections, MaskDetections
 
 # Examples of a batch that are drawn.
@@ -98,9 +111,27 @@ class DetectionTask(Task):
         """Least score of a detection."""
         raise NotImplementedError
 
-    def frames(self, card: DataCard | None) -> Sequence[Frames]:
-        """Returns the sizes of networks and canvases for the records of a card."""
-        return inputs.frames_of(self.config, self.network_sizes, [card])
+    side_limits: tuple[int, int] | None = None
+    """Of images in the network, see `frames_of_networks`."""
+
+    def frames(self, *cards: DataCard | None) -> Sequence[Frames]:
+        """Returns the sizes of networks and canvases, and where images are resampled.
+
+        Args:
+          cards: of the records that are read; their largest image bounds the canvases.
+        """
+        known = [card for card in cards if card]
+        sides = ([card.max_height for card in known], [card.max_width for card in known])
+        side = self.config.data.canvas_size
+        frames = frames_of_networks(
+            self.network_sizes,
+            side_limits=self.side_limits,
+            resize_on_host=resampled_on_host(self.config),
+            canvas_size=(side, side) if side else None,
+            largest_image=tuple(map(max, sides)) if known else None,
+        )
+        resampling = self.config.model.resampling or ANTIALIASED
+        return tuple(frame._replace(resampling=resampling) for frame in frames)
 
     def detect_images(self, images: tf.Tensor) -> Detections | MaskDetections:
         """Detections on whole images: uint8 [batch, height, width, 3], any height and width."""
@@ -162,29 +193,68 @@ class DetectionTask(Task):
         )
 
     def train_dataset(self, *, shard: Shard, start_step: int) -> tf.data.Dataset:
-        """Endless training batches; see `inputs.train_dataset`."""
-        return inputs.train_dataset(
-            self.config,
-            self.train_card,
-            self.class_map,
-            frames=self.frames(self.train_card),
-            shard=shard,
-            seed=self._seed,
-            start_position=start_step * self.config.train.batch_size,
-            with_masks=self.has_masks,
+        """Endless training batches; see `datasets.training_batches`."""
+        data, batch_size = self.config.data, self.config.train.batch_size
+        card = self.train_card
+        records = records_of_card(data.training_file_pattern, card)
+        batches = training_batches(
+            records,
+            self._reading(records, card, batch_size=batch_size, with_masks=self.has_masks),
+            augmentation=Augmentation(
+                jitter=(data.jitter_min, data.jitter_max),
+                flip_probability=0.5 if data.input_rand_hflip else 0.0,
+                seed=self._seed,  # the same on every rank; ranks differ by their records
+                translate=data.translate,
+                mixing_end_epoch=data.mixing_end_epoch if data.mosaic or data.mixup else 0,
+            ),
+            shard=RecordShard(*shard),
+            start_position=start_step * batch_size,
+            drop_crowd=data.skip_crowd_during_training,
+            shuffle_buffer=data.shuffle_buffer,
+            cache_below_bytes=bytes_to_cache(data.cache_records),
+            repeat_first_batch=self.config.train.use_fake_data,
         )
+        return with_map_parallelization(batches, self.config.runtime.enable_map_parallelization)
 
     def eval_dataset(self, *, shard: Shard) -> tf.data.Dataset:
-        """Validation batches; see `inputs.eval_dataset`."""
-        return inputs.eval_dataset(
-            self.config,
-            self.eval_card,
-            self.class_map,
-            frames=self.frames(self.eval_card),
-            shard=shard,
-            # Only the validation losses need them.
-            with_masks=self.has_masks and self.config.train.validate,
+        """Each validation image once over all ranks; see `datasets.evaluation_batches`."""
+        settings, card = self.config.eval, self.eval_card
+        records = records_of_card(settings.val_file_pattern, card)
+        # Only the validation losses need masks.
+        with_masks = self.has_masks and self.config.train.validate
+        reading = self._reading(
+            records, card, batch_size=settings.eval_batch_size, with_masks=with_masks
         )
+        batches = evaluation_batches(
+            records, reading, shard=RecordShard(*shard), most_records=settings.eval_samples
+        )
+        return with_map_parallelization(batches, self.config.runtime.enable_map_parallelization)
+
+    def _reading(
+        self, records: RecordSet, card: DataCard, *, batch_size: int, with_masks: bool
+    ) -> Reading:
+        data, local_size = self.config.data, distributed.placement().local_size
+        problems = InputProblems(
+            records,
+            max_bad_records=self._most_bad_records,
+            max_instances=data.max_instances_per_image,
+            on_overflow=data.on_overflow,
+        )
+        return Reading(
+            batch_size=batch_size,
+            frames=tuple(self.frames(card)),
+            class_of_category=self.class_map.of_card(card),
+            problems=problems,
+            threads=data.input_threads or machine.cores_per_rank(local_size),
+            prefetch_batches=data.prefetch_batches,
+            with_masks=with_masks,
+            png_masks=card.mask_format == "png",
+        )
+
+    @property
+    def _most_bad_records(self) -> int:
+        data = self.config.data
+        return data.max_bad_records if data.on_bad_record == "skip" else 0
 
     def device_batch(self, batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Drops the strings."""
@@ -331,12 +401,21 @@ class DetectionTask(Task):
 
     def score(self, found: np.ndarray | MaskedRows, images: np.ndarray) -> dict[str, float]:
         """COCO's numbers of boxes and, with the prefix `mask_`, masks; see `SetScores.score`."""
-        data = self.config.data
         rows, masks = found if self.has_masks else (found, None)
         return self.set_scores.score(
             rows,
             images,
             masks=masks,
             is_limited=self.num_eval_examples < self.eval_card.num_images,
-            most_bad_records=data.max_bad_records if data.on_bad_record == "skip" else 0,
+            most_bad_records=self._most_bad_records,
         )
+
+
+def resampled_on_host(config: Any) -> bool:
+    """Returns whether images leave the host at network size.
+
+    Conventions without antialiasing need pixels that no decoder has reduced, which only the host
+    has of images larger than the canvas.
+    """
+    is_ours = config.model.resampling in ("", ANTIALIASED)
+    return not is_ours or resizes_on_host(config.data.resize_on)

@@ -14,7 +14,6 @@ from typing import Any
 
 import tensorflow as tf
 
-from detector import inputs
 from detector.task import DetectionTask
 from engine.task import Losses
 from maskrcnn.config import with_our_conventions
@@ -53,16 +52,12 @@ class MaskRcnnTask(DetectionTask):
         self.loss_names = self._forward.loss_names
         self.more_targets = {"mask_AP": test.target_mask_ap} if has_masks else {}
         self.network_sizes = config.model.canvas_sizes
-        self._frames = inputs.frames_of(
-            config,
-            self.network_sizes,
-            [self.train_card, self.eval_card],
-            side_limits=config.model.image_size,
-        )
+        self.side_limits = config.model.image_size
+        self._frames = super().frames(self.train_card, self.eval_card)
 
-    def frames(self, card: DataCard | None) -> Sequence[Frames]:
+    def frames(self, *cards: DataCard | None) -> Sequence[Frames]:
         """The same for all records: the largest image of all bounds the canvases."""
-        del card
+        del cards
         return self._frames
 
     @property

@@ -11,9 +11,9 @@ import pytest
 import samples
 import tensorflow as tf
 
-from detector import inputs
 from efficientdet.config import model_config
 from efficientdet.settings import EfficientDetConfig
+from efficientdet.task import EfficientDetTask
 from engine.batches import iterate
 from engine.config.settings import DataConfig, EvalConfig, TrainConfig
 from object_detection.input import geometry as geometry_lib
@@ -62,6 +62,12 @@ def record(index, *, image=None, boxes=None, categories=None):
     )
 
 
+class InputTask(EfficientDetTask):
+    """A task whose network is not needed."""
+
+    build_model = staticmethod(lambda *_, **__: None)
+
+
 class Records:
     """Record files in a folder, with what the data set functions need."""
 
@@ -99,26 +105,16 @@ class Records:
             ),
         )
 
-    def frames(self, config):
-        return inputs.frames_of(config, [(SIDE, SIDE)], [self.card])
+    def task(self, *, card=None, **settings):
+        cards = {"train_card": card or self.card, "eval_card": self.card}
+        return InputTask(self.config(**settings), CLASS_MAP, seed=5, **cards)
 
-    def train(self, num_batches, *, card=None, **settings):
-        config = self.config(**settings)
-        dataset = inputs.train_dataset(
-            config,
-            card or self.card,
-            CLASS_MAP,
-            frames=self.frames(config),
-            shard=Shard(),
-            seed=5,
-        )
+    def train(self, num_batches, **settings):
+        dataset = self.task(**settings).train_dataset(shard=Shard(), start_step=0)
         return list(iterate(dataset.take(num_batches)))
 
     def eval(self, **settings):
-        config = self.config(**settings)
-        frames = self.frames(config)
-        dataset = inputs.eval_dataset(config, self.card, CLASS_MAP, frames=frames, shard=Shard())
-        return list(iterate(dataset))
+        return list(iterate(self.task(**settings).eval_dataset(shard=Shard())))
 
 
 @pytest.fixture
@@ -287,5 +283,5 @@ def test_images_are_resampled_on_the_host_where_there_is_no_accelerator(ten):
 
 
 def test_the_canvas_can_be_given(ten):
-    (frame,) = ten.frames(ten.config(resize_on="device", canvas_size=48))
+    (frame,) = ten.task(resize_on="device", canvas_size=48).frames(ten.card)
     assert frame.canvas_size == (48, 48)

@@ -12,7 +12,7 @@ from imagenet_classifier import build_classifier
 from weight_samples import assert_holds, assert_refused, random_values, save_tensors, values_of
 
 import families
-from detector.inputs import resampled_on_host
+from detector.task import resampled_on_host
 from efficientdet.config import model_config
 from efficientdet.family import FAMILY
 from efficientdet.network import backbone

@@ -10,13 +10,13 @@ from mask_records import OBJECTS, mask_record, tiny_config, write_set
 from pycocotools import mask as mask_api
 
 import families
-from detector import inputs
 from engine.config.fields import ConfigError, to_dict
 from engine.task import MaskedRows, Shard
 from maskrcnn import family
 from maskrcnn.config import OUR_CONVENTIONS, Conventions, conventions_of
 from maskrcnn.family import FAMILY
 from maskrcnn.settings import base_config
+from maskrcnn.task import MaskRcnnTask
 from object_detection.masks.rows import pack_mask
 from object_detection.metrics.coco import METRIC_NAMES, CocoEvaluator
 from object_detection.records.class_map import ClassMap, make_class_map
@@ -86,11 +86,9 @@ def test_masks_as_png_are_decoded_and_the_remedy_is_said(tmp_path, caplog):
             train__batch_size=1,
         )
         FAMILY.check_training_data(config, card)
-        frames = inputs.frames_of(config, config.model.canvas_sizes, [card])
         class_map = make_class_map(card, class_ids="contiguous", num_classes=None)
-        batches = inputs.train_dataset(
-            config, card, class_map, frames=frames, shard=Shard(0, 1), seed=1, with_masks=True
-        )
+        task = MaskRcnnTask(config, class_map, train_card=card, seed=1)
+        batches = task.train_dataset(shard=Shard(0, 1), start_step=0)
         found[mask_format] = next(iter(batches))["masks"].numpy()
     assert found["png"][0, :2].any(axis=-1).all()
     np.testing.assert_array_equal(found["png"], found["bitpacked"])

@@ -5,7 +5,7 @@ import pytest
 from mask_records import OBJECTS, mask_record, tiny_config, write_set
 from samples import unpack_mask
 
-from detector import inputs
+from maskrcnn.task import MaskRcnnTask
 from object_detection.records.class_map import ClassMap
 from object_detection.records.reader import Shard
 
@@ -22,35 +22,26 @@ def records(tmp_path_factory):
     return write_set(tmp_path_factory.mktemp("set"), made)
 
 
-def configured(records, **changes):
-    pattern, _ = records
-    return tiny_config(
+class InputTask(MaskRcnnTask):
+    """A task whose network is not needed."""
+
+    build_model = staticmethod(lambda *_, **__: None)
+
+
+def task_of(records, cards=None, **changes):
+    pattern, card = records
+    config = tiny_config(
         data__training_file_pattern=pattern, eval__val_file_pattern=pattern, **changes
     )
+    train_card, eval_card = cards or (card, card)
+    return InputTask(config, CLASS_MAP, train_card=train_card, eval_card=eval_card, seed=4)
 
 
-def frames_of(config, cards):
-    model = config.model
-    return inputs.frames_of(config, model.canvas_sizes, cards, side_limits=model.image_size)
-
-
-def read(records, count=None, *, training=False, start_position=0, **changes):
-    config, card = configured(records, **changes), records[1]
-    with_masks = config.model.include_mask
-    places = {"frames": frames_of(config, [card]), "shard": Shard()}
+def read(records, count=None, *, training=False, start_step=0, **changes):
+    task = task_of(records, **changes)
     if not training:
-        with_masks = with_masks and config.train.validate
-        dataset = inputs.eval_dataset(config, card, CLASS_MAP, with_masks=with_masks, **places)
-        return list(dataset.as_numpy_iterator())
-    dataset = inputs.train_dataset(
-        config,
-        card,
-        CLASS_MAP,
-        seed=4,
-        start_position=start_position,
-        with_masks=with_masks,
-        **places,
-    )
+        return list(task.eval_dataset(shard=Shard()).as_numpy_iterator())
+    dataset = task.train_dataset(shard=Shard(), start_step=start_step)
     return list(dataset.take(count).as_numpy_iterator())
 
 
@@ -92,17 +83,18 @@ def test_crowds_are_left_out_of_training_unless_asked_for(records):
 
 def test_a_resumed_stream_equals_the_unbroken_one(records):
     unbroken = read(records, 7, training=True)
-    resumed = read(records, 3, training=True, start_position=8)
+    resumed = read(records, 3, training=True, start_step=4)
     for expected, found in zip(unbroken[4:], resumed):
         for name, value in expected.items():
             np.testing.assert_array_equal(found[name], value, err_msg=name)
 
 
 def test_the_canvas_is_bounded_by_the_largest_image_of_all_records(records):
-    config = configured(records, data__resize_on="device", model__canvases=[[64, 96]])
-    (frame,) = frames_of(config, [records[1], None])
-    assert frame.canvas_size == (80, 96) and frame.network_size == (64, 96)
-    (frame,) = frames_of(config, [None])
+    settings = {"data__resize_on": "device", "model__canvases": [[64, 96]]}
+    for cards in ((records[1], None), (None, records[1])):
+        (frame,) = task_of(records, cards, **settings).frames()
+        assert frame.canvas_size == (80, 96) and frame.network_size == (64, 96)
+    (frame,) = task_of(records, (None, None), **settings).frames()
     assert frame.canvas_size == (80, 120)
 
 
