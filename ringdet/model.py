@@ -10,7 +10,7 @@ import os
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Any, NoReturn, Union
 
 import numpy as np
 
@@ -20,7 +20,9 @@ if TYPE_CHECKING:  # they bring TensorFlow
     from object_detection.serve.inference import Detector, Prediction
 
 Images = Union[str, os.PathLike, np.ndarray, Iterable[Union[str, os.PathLike, np.ndarray]]]
-"""An image file, a folder, a glob, a video, uint8 [h, w, 3] or [n, h, w, 3] RGB, or several."""
+"""An image file, a folder, a glob, a video, uint8 [h, w, 3] or [n, h, w, 3] RGB, or several.
+
+What NumPy reads as such an array is one: a tensor, an RGB image of Pillow."""
 
 
 class Detections:
@@ -88,6 +90,9 @@ class Model:
         self._detector, self._class_map, self._mask_rule = detector, class_map, mask_rule
         self.names = dict(class_map.categories.values())
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a model cannot be pickled or copied: load it in each process")
+
     def predict(
         self, images: Images, *, min_score: float = 0.4, exif: str = "ignore"
     ) -> list[Detections]:
@@ -100,8 +105,8 @@ class Model:
         """Detects objects, image by image.
 
         Args:
-          images: see `Images`; in a folder or glob a file that cannot be read is left out, with a
-            warning.
+          images: see `Images`; in a folder or glob a file that cannot be read, or for which memory
+            does not suffice, is left out with a warning.
           min_score: least score.
           exif: "apply" turns files by their EXIF orientation, "ignore" takes them as stored.
 
@@ -109,29 +114,49 @@ class Model:
           FileNotFoundError: no such file.
           ValueError: a file named by itself cannot be read, an array is no image, or there is no
             memory to detect on one.
+          TypeError: something else than what is listed in `Images`.
           ImportError: a video, and nothing installed to read it; names the extra.
         """
+        from object_detection.serve.image_files import find_images
+
+        _require("exif", exif, ("apply", "ignore"))
+        if isinstance(images, (str, os.PathLike)):
+            path = os.path.expanduser(os.fspath(images))
+            for file in find_images(path):
+                try:
+                    for name, pixels in _pixels_of_file(file, exif):
+                        yield self._found(name, pixels, min_score)
+                except ValueError as error:
+                    if file == path:
+                        raise
+                    warnings.warn(f"left out: {error}", stacklevel=2)
+        elif hasattr(images, "__array__") or hasattr(images, "__array_interface__"):
+            array = np.asarray(images)
+            for image in array if array.ndim == 4 else [array]:
+                yield self._found("", _checked(image), min_score)
+        elif isinstance(images, Iterable) and not isinstance(images, (bytes, bytearray)):
+            for some in images:
+                yield from self.stream(some, min_score=min_score, exif=exif)
+        else:
+            raise TypeError(
+                f"expected a path, an image or several of them, got {type(images).__name__}"
+            )
+
+    def _found(self, path: str, image: np.ndarray, min_score: float) -> Detections:
         from object_detection.serve.inference import predict_pixels
 
         options = {"min_score": min_score, "mask_rule": self._mask_rule}
-        for path, image in _pixels_of(images, exif):
-            found = predict_pixels(self._detector, self._class_map, path, image, **options)
-            yield Detections(found, self._class_map)
+        found = predict_pixels(self._detector, self._class_map, path, image, **options)
+        return Detections(found, self._class_map)
 
 
-def _pixels_of(images: Images, exif: str) -> Iterator[tuple[str, np.ndarray]]:
-    """Yields (path, uint8 [h, w, 3]) of everything that was given."""
-    if isinstance(images, np.ndarray):
-        yield from (("", _checked(image)) for image in (images if images.ndim == 4 else [images]))
-    elif isinstance(images, (str, os.PathLike)):
-        yield from _pixels_of_path(os.fspath(images), exif)
-    else:
-        for some in images:
-            yield from _pixels_of(some, exif)
+def _require(name: str, word: str, words: tuple[str, str]) -> None:
+    if word not in words:
+        raise ValueError(f"{name}={word!r}: expected {' or '.join(map(repr, words))}")
 
 
 def _checked(image: np.ndarray) -> np.ndarray:
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise ValueError(
             f"expected an image as uint8 [height, width, 3] in RGB, got {image.dtype} "
             f"{list(image.shape)}"
@@ -139,24 +164,18 @@ def _checked(image: np.ndarray) -> np.ndarray:
     return image
 
 
-def _pixels_of_path(path: str, exif: str) -> Iterator[tuple[str, np.ndarray]]:
-    from object_detection.serve.image_files import find_images, read_image
+def _pixels_of_file(path: str, exif: str) -> Iterator[tuple[str, np.ndarray]]:
+    """Yields (path, uint8 [h, w, 3]) of an image file, or of each frame of a video."""
+    from object_detection.serve.image_files import read_image
     from object_detection.serve.videos import is_video, named_frames
 
-    for file in find_images(path):
-        if is_video(file):
-            yield from named_frames(file)
-            continue
-        try:
-            image, notes = read_image(file, exif=exif)
-        except ValueError as error:
-            if file == path:
-                raise
-            warnings.warn(f"left out: {error}", stacklevel=2)
-            continue
-        for note in notes:
-            warnings.warn(note, stacklevel=2)
-        yield file, image
+    if is_video(path):
+        yield from named_frames(path)
+        return
+    image, notes = read_image(path, exif=exif)
+    for note in notes:
+        warnings.warn(note, stacklevel=3)
+    yield path, image
 
 
 def load(
@@ -180,13 +199,15 @@ def load(
       FileNotFoundError: nothing to load there.
       ConfigError: the checkpoint and what is asked for do not fit; a ValueError.
     """
+    _require("which", which, ("best", "last"))
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import families
     from object_detection.serve import inference
 
+    path = os.path.expanduser(path)
     if (Path(path) / "saved_model.pb").is_file():
-        return Model(*inference.saved_model_detector(str(path)))
+        return Model(*inference.saved_model_detector(path))
     task = families.load_task(
-        str(path), which=which, model_name=model_name, preset_name=preset, hparams=hparams
+        path, which=which, model_name=model_name, preset_name=preset, hparams=hparams
     )
     return Model(inference.detector_of(task.detect_images), task.class_map, task.mask_rule)

@@ -3,15 +3,33 @@
 from __future__ import annotations
 
 import argparse
-from typing import NoReturn
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
 
 from engine.config.fields import nearest
 
 _UNKNOWN = "unrecognized arguments: "
 
 
+def with_home(word: str) -> str:
+    """Returns a word of a command line with the home folder for the `~` of `--name=~/place`.
+
+    Shells put it there in words that begin with `~` only: the others would make a folder `~`.
+    """
+    name, equals, value = word.partition("=")
+    is_option = equals and name.startswith("-") and value.startswith("~/")
+    return f"{name}={os.path.expanduser(value)}" if is_option else word
+
+
 class ArgumentParser(argparse.ArgumentParser):
-    """As argparse's; of an unknown option it says the nearest one."""
+    """As argparse's; of an unknown option it says the nearest one, and it knows `=~/`."""
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+        """Reads the words of a command line, by default this process's."""
+        words = sys.argv[1:] if args is None else args
+        return super().parse_known_args([with_home(word) for word in words], namespace)
 
     def error(self, message: str) -> NoReturn:
         """Ends the program with status 2."""

@@ -21,6 +21,7 @@ from absl import app, flags, logging
 
 from engine.config import fields as config_lib
 from engine.config import recipe_yaml as hparams_lib
+from engine.config.arguments import with_home
 from engine.start.help_text import help_text
 from outside_data.system_errors import explained
 from outside_data.text import clean_lines
@@ -286,7 +287,7 @@ def _in_our_spelling(argv: Sequence[str], flag_values: flags.FlagValues) -> list
         if rest[0] == "--":
             plain += rest[1:]
             break
-        name, equals, value = rest.pop(0).partition("=")
+        name, equals, value = with_home(rest.pop(0)).partition("=")
         if name.startswith("--"):
             name = f"--{name[2:].replace('-', '_')}"
         flag = flag_values[name[2:]] if name[2:] in flag_values else None

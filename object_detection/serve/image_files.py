@@ -60,7 +60,7 @@ def find_images(path: str) -> list[str]:
         found = match(path)
     if not found:
         raise FileNotFoundError(
-            f"no image at {path}: expected an image file, a folder or a glob{below}"
+            f"no image at {path}: expected an image file, a folder of images or a glob{below}"
         )
     return sorted(found)
 

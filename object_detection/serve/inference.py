@@ -173,7 +173,7 @@ def predict_pixels(
 def _entry(
     box: np.ndarray, score: np.ndarray, class_id: int, class_map: ClassMap
 ) -> dict[str, Any]:
-    y1, x1, y2, x2 = box.astype(float)
+    y1, x1, y2, x2 = box.astype(float).tolist()
     category_id, name = class_map.categories[class_id]
     return {
         "bbox": [x1, y1, x2 - x1, y2 - y1],

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 import sys
 import types
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from commands import ROOT, run_from_scratch
 from PIL import Image
 
@@ -55,6 +57,49 @@ def test_all_kinds_of_images_give_the_same(model, tiny_set, tmp_path):
         model.predict(photos / "page.jpg")
     with pytest.raises(ValueError, match=r"uint8 \[height, width, 3\] in RGB, got float64 \[4, 4"):
         model.predict(np.zeros([4, 4, 3]))
+
+
+def test_what_numpy_reads_as_an_image_is_one_and_the_rest_is_named(model, tiny_set):
+    path = next(iter(sorted(tiny_set.images.glob("*.jpg"))))
+    image = Image.open(path)
+    kinds = [image, np.asarray(image), tf.constant(np.asarray(image)), [image], (i for i in [path])]
+    found = [model.predict(kind, min_score=0.02) for kind in kinds]
+    assert len({(len(f), f[0].scores.tobytes()) for f in found}) == 1
+    assert model.predict([]) == [] and model.predict(np.zeros([0, 8, 8, 3], np.uint8)) == []
+    for images, error, says in (
+        (image.convert("L"), ValueError, "expected an image as uint8"),
+        (np.zeros([0, 8, 3], np.uint8), ValueError, r"got uint8 \[0, 8, 3\]"),
+        (b"photos", TypeError, "expected a path, an image or several of them, got bytes"),
+        (None, TypeError, "got NoneType"),
+    ):
+        with pytest.raises(error, match=says):
+            model.predict(images)
+    with pytest.raises(ValueError, match="exif='aply': expected 'apply' or 'ignore'"):
+        model.predict(path, exif="aply")
+    with pytest.raises(ValueError, match="which='lst': expected 'best' or 'last'"):
+        ringdet.load("nowhere", which="lst")
+    with pytest.raises(TypeError, match="load it in each process"):
+        pickle.dumps(model)
+    assert len(pickle.loads(pickle.dumps(found[0][0]))) == len(found[0][0])
+
+
+def test_of_a_folder_images_too_large_for_memory_are_left_out(model, tmp_path):
+    def small(image):
+        if image.shape[1] > 50:
+            raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
+        return [np.zeros([1, 0, 4]), np.zeros([1, 0]), np.zeros([1, 0], int), np.zeros([1], int)]
+
+    def detector(image):
+        return [tf.constant(part) for part in small(image)]
+
+    of_little_memory = ringdet.Model(detector, model._class_map, None)
+    for name, side in (("a", 20), ("b", 60), ("c", 20)):
+        Image.fromarray(np.zeros([side, side, 3], np.uint8)).save(tmp_path / f"{name}.png")
+    with pytest.warns(UserWarning, match="left out: .*b.png: no memory to detect on 60x60 pixels"):
+        found = of_little_memory.predict(tmp_path)
+    assert [f.path[-5:] for f in found] == ["a.png", "c.png"]
+    with pytest.raises(ValueError, match="b.png: no memory to detect"):
+        of_little_memory.predict(tmp_path / "b.png")
 
 
 def test_an_export_is_loaded_as_a_run_is(model, trained_run, tiny_set):

@@ -217,6 +217,17 @@ def test_the_references_spellings():
     assert given == {"lr_batch_size": 8, "steps": [5, 6.5], "on": False, "seed": 3}
 
 
+def test_a_home_folder_is_meant_where_shells_leave_it(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ann")
+    values = flags.FlagValues()
+    flags.DEFINE_string("model_dir", "", "", flag_values=values)
+    parser = ArgumentParser()
+    parser.add_argument("--data")
+    for word, meant in (("~/runs/a=b", "/home/ann/runs/a=b"), ("a~/b", "a~/b"), ("./~/x", "./~/x")):
+        assert cli.parse_flags(["p.py", f"--model_dir={word}"], flag_values=values) == ["p.py"]
+        assert values.model_dir == parser.parse_args([f"--data={word}"]).data == meant
+
+
 @pytest.mark.parametrize("as_import_error", [False, True])
 def test_an_interrupt_while_modules_load_is_one_line(monkeypatch, capsys, as_import_error):
     def run(main, **options):
