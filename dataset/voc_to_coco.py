@@ -20,6 +20,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from xml.etree.ElementTree import Element
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
@@ -86,7 +87,9 @@ def convert(voc_dir: Path, split: str, *, image_set: str) -> dict[str, Any]:
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for stem in (line.split()[0] for line in read_text(listed).splitlines() if line.strip()):
-        image, objects = _read_image(voc_dir, stem, names)
+        path = folder.root / "Annotations" / f"{stem}.xml"
+        root = documents[path] if path in documents else parse_xml(path)
+        image, objects = _read_image(stem, path, root, names)
         if image_set == "Segmentation":
             _add_masks(objects, voc_dir / "SegmentationObject" / f"{stem}.png")
         images.append(image)
@@ -97,11 +100,13 @@ def convert(voc_dir: Path, split: str, *, image_set: str) -> dict[str, Any]:
 
 
 def _read_image(
-    voc_dir: Path, stem: str, names: dict[str, int]
+    stem: str, path: Path, root: Element, names: dict[str, int]
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Returns the COCO entries of an image and of its objects, in VOC's order."""
-    path = voc_dir / "Annotations" / f"{stem}.xml"
-    read = voc.image_of(path, parse_xml(path), Path(f"{stem}.jpg"), shift=1.0)
+    """Returns the COCO entries of an image and of its objects, in VOC's order.
+
+    `root` is the content of the annotation file `path`.
+    """
+    read = voc.image_of(path, root, Path(f"{stem}.jpg"), shift=1.0)
     if read.size is None:
         raise ValueError(f"{path}: no <size> of the image")
     width, height = read.size

@@ -8,8 +8,11 @@ import pytest
 from PIL import Image
 from pycocotools import mask as mask_api
 
+from dataset import voc_to_coco
 from object_detection.coco.annotations import read_annotations
+from object_detection.formats import plain_xml
 from object_detection.records.catalog import stock_catalog
+from outside_data.files import read_file
 
 
 def pixels(segmentation):
@@ -53,6 +56,13 @@ def test_voc(commands, voc):
     dog, person = dataset.objects["000005"]
     assert (dog["category_id"], dog["bbox"], dog["iscrowd"]) == (12, [0, 1, 4, 2], 0)
     assert (person["category_id"], person["bbox"], person["iscrowd"]) == (15, [4, 0, 4, 6], 1)
+
+
+def test_an_annotation_file_of_voc_is_read_once(voc, monkeypatch):
+    opened = []
+    monkeypatch.setattr(plain_xml, "read_file", lambda path: opened.append(path) or read_file(path))
+    assert len(voc_to_coco.convert(voc, "train", image_set="Main")["images"]) == 2
+    assert sorted(path.name for path in opened) == ["000005.xml", "000007.xml"]
 
 
 def test_voc_with_masks(commands, voc, tmp_path):
