@@ -184,7 +184,8 @@ def find_card(file_pattern: str) -> DataCard | None:
     """Finds the card of the record files that a pattern matches.
 
     `dir/train-*` has the card `dir/train-card.json`. If there is none by that name, the one card
-    in the folder that lists every matched file is taken.
+    in the folder that lists every matched file is taken; what else is called a card there and
+    cannot be read is passed over, unless it is named like some of the files.
 
     Returns:
       The card, or None if there is none: then scan the records (`card_builder.card_from_records`).
@@ -200,13 +201,19 @@ def find_card(file_pattern: str) -> DataCard | None:
     prefixes = {shard_prefix(path) for path in files}
     if len(folders) > 1:
         return None
-    if len(prefixes) == 1 and (path := card_path(prefixes.pop())).is_file():
+    own_paths = {card_path(prefix) for prefix in prefixes}
+    if len(own_paths) == 1 and (path := next(iter(own_paths))).is_file():
         card = load_card(path)
         _check_files(card, path, files)
     else:
         names = {os.path.basename(path) for path in files}
-        paths = sorted(Path(folders.pop() or ".").glob(f"*{CARD_SUFFIX}"))
-        cards = {path: load_card(path) for path in paths}
+        cards: dict[Path, DataCard] = {}
+        for path in sorted(Path(folders.pop()).glob(f"*{CARD_SUFFIX}")):
+            try:
+                cards[path] = load_card(path)
+            except (BadFileError, OSError):
+                if path in own_paths:
+                    raise
         found = [p for p, c in cards.items() if names <= {shard.file for shard in c.shards}]
         if not found:
             return None

@@ -191,6 +191,22 @@ def test_find_card_of_foreign_records_is_none(tmp_path):
     assert find_card(f"{tmp_path}/*") is None
 
 
+@pytest.mark.parametrize("content", ["{", "[]", '{"format_version": 99}'])
+def test_a_broken_card_stops_only_the_records_that_are_called_like_it(tmp_path, content):
+    card = write_set(tmp_path)
+    (tmp_path / "train-card.json").rename(tmp_path / "my-card.json")
+    (tmp_path / "old-card.json").write_text(content)
+    assert find_card(f"{tmp_path}/train-*") == card
+    (tmp_path / "my-card.json").unlink()
+    assert find_card(f"{tmp_path}/train-*") is None
+    (tmp_path / "val-00000-of-00001.tfrecord").touch()
+    assert find_card(f"{tmp_path}/*.tfrecord") is None
+    (tmp_path / "train-card.json").write_text(content)
+    for pattern in ("train-*", "*.tfrecord"):
+        with pytest.raises(ValueError, match="train-card.json is no data card"):
+            find_card(f"{tmp_path}/{pattern}")
+
+
 def test_find_card_in_the_current_folder(tmp_path, monkeypatch):
     card = write_set(tmp_path)
     monkeypatch.chdir(tmp_path)
