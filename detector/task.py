@@ -249,6 +249,7 @@ class DetectionTask(Task):
             prefetch_batches=data.prefetch_batches,
             with_masks=with_masks,
             png_masks=card.mask_format == "png",
+            usual_size=(card.max_height, card.max_width),
         )
 
     @property

@@ -20,6 +20,7 @@ from object_detection.records import schema
 _SAME_SCALE = 1e-4
 # Heights, and widths, between the least and the largest that stand for all of a set.
 _SIZES_TRIED = 24
+_UNKNOWN = -1
 # Pixels between canvases that would else be of one size.
 _TOLD_APART = 8
 
@@ -124,18 +125,25 @@ def frames_in_use(
 
 
 def group_by_frame(
-    stream: tf.data.Dataset, choices: Sequence[Frames], *, group_size: int
+    stream: tf.data.Dataset,
+    choices: Sequence[Frames],
+    *,
+    group_size: int,
+    usual_size: tuple[int, int] | None = None,
 ) -> tf.data.Dataset:
     """Groups records by their image's frame, in the order in which groups become full.
+
+    A record whose image size cannot be found out goes where the one before went: reading it will
+    tell why, and no frame comes into use for it.
 
     Args:
       stream: (data_epoch, record_index, serialized).
       choices: as of `best_frame`.
       group_size: records of a group; the last ones of a finite stream may be smaller.
+      usual_size: (height, width) that stands for the first records if theirs are not known.
 
     Returns:
-      (data_epoch, record_index, serialized, int32 choice) of each group, all [n]. A record whose
-      image size cannot be found out is in a group of the first choice: reading it will tell why.
+      (data_epoch, record_index, serialized, int32 choice) of each group, all [n].
     """
 
     def with_choice(*record):
@@ -143,13 +151,24 @@ def group_by_frame(
 
     def with_any_choice(*record):
         one = tf.data.Dataset.from_tensors(record)
-        unknown = one.map(lambda *record: (*record, tf.constant(0)))
+        unknown = one.map(lambda *record: (*record, tf.constant(_UNKNOWN)))
         return one.map(with_choice).ignore_errors().concatenate(unknown).take(1)
 
-    return stream.flat_map(with_any_choice).group_by_window(
-        key_func=lambda *record: tf.cast(record[3], tf.int64),
-        reduce_func=lambda _, records: records.batch(group_size),
-        window_size=group_size,
+    def as_before(last, record):
+        choice = tf.where(record[3] == _UNKNOWN, last, record[3])
+        return choice, (*record[:3], choice)
+
+    first = tf.constant(0)
+    if usual_size is not None and min(usual_size) > 0:
+        first = best_frame(tf.constant(usual_size, tf.float32), choices)
+    return (
+        stream.flat_map(with_any_choice)
+        .scan(first, as_before)
+        .group_by_window(
+            key_func=lambda *record: tf.cast(record[3], tf.int64),
+            reduce_func=lambda _, records: records.batch(group_size),
+            window_size=group_size,
+        )
     )
 
 

@@ -86,6 +86,8 @@ class Reading(NamedTuple):
     prefetch_batches: batches prepared ahead.
     with_masks: read the packed masks.
     png_masks: with them, make packed masks from PNG ones where a record has no others; slow.
+    usual_size: (height, width) of an image of the set, None where none is known; only needed with
+      several frames.
     """
 
     batch_size: int
@@ -96,6 +98,7 @@ class Reading(NamedTuple):
     prefetch_batches: int = 2
     with_masks: bool = False
     png_masks: bool = False
+    usual_size: tuple[int, int] | None = None
 
     @property
     def is_grouped(self) -> bool:
@@ -144,7 +147,9 @@ def collect_batches(
     if augmentation and augmentation.mixing_end_epoch:
         fields = fields | _MIXING
     if reading.is_grouped:
-        groups = canvases.group_by_frame(stream, choices, group_size=batch_size)
+        groups = canvases.group_by_frame(
+            stream, choices, group_size=batch_size, usual_size=reading.usual_size
+        )
     else:
         groups = stream.batch(batch_size)
     if num_batches is not None:

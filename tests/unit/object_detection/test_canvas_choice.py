@@ -174,6 +174,22 @@ def test_records_whose_size_cannot_be_found_out_are_bad_records(tmp_path):
         list(evaluation_batches(records, reading_of(records)))
 
 
+@pytest.mark.parametrize("usual", [0, 1])
+def test_unreadable_records_bring_no_canvas_into_use(tmp_path, usual):
+    shapes = ((32, 64), (64, 32))
+    broken = [record(str(i), (-1, -1), image=b"no image") for i in (0, 3)]
+    image = encoded(np.zeros((*shapes[usual], 3)))
+    box = {"boxes": [[1, 2, 20, 25]], "category_ids": [1]}
+    good = [record(str(i), shapes[usual], image=image, **box) for i in (1, 2)]
+    write_records(str(tmp_path / "part-0"), [broken[0], *good, broken[1]])
+    records = record_set([str(tmp_path / "part-0")])
+    reading = reading_of(records, max_bad_records=2)._replace(usual_size=shapes[usual])
+    batches = list(evaluation_batches(records, reading).as_numpy_iterator())
+    assert {batch["image"].shape[1:3] for batch in batches} == {shapes[usual]}
+    assert [sum(batch["valid"]) for batch in batches] == [1, 1]
+    assert set(reading.problems.bad_records) == {0, 3}
+
+
 def training(records, start_batch, count):
     stream = training_batches(
         records,
