@@ -7,11 +7,10 @@ for the file names that the annotations mention.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from object_detection.coco.annotations import CocoAnnotations
@@ -60,20 +59,20 @@ def find_splits(data_dir: str | os.PathLike[str]) -> dict[str, tuple[Path, Path]
 def find_image_dir(annotation_file: str | os.PathLike[str], data_dir: Path) -> Path:
     """Returns the folder in which the images of an annotation file lie.
 
-    The folder with most of the first few file names wins; among equals the one named like the
-    split (`val` for `val2017` will do), then the one nearest to the data folder.
+    Of the folders with at least half as many of the first few file names as any has, the one named
+    like the split (`val` for `val2017` will do) wins, as splits may use the same names; then the
+    one with most of them, then the one nearest to the data folder.
     """
     names = _first_file_names(Path(annotation_file))
     if not names:
         raise FileNotFoundError(f"{annotation_file} lists no image file: expected 'file_name' keys")
     split = _split_name(Path(annotation_file))
 
-    def rank(folder: Path, *, found: Callable[[Path], int]) -> tuple[int, int, int]:
+    def likeness(folder: Path) -> int:
         parts = folder.relative_to(data_dir).parts
-        likeness = 2 * (split in parts) or any(
+        return 2 * (split in parts) or any(
             part.startswith(split) or split.startswith(part) for part in parts
         )
-        return found(folder), int(likeness), -len(parts)
 
     def num_literal(folder: Path) -> int:
         return sum(os.path.isfile(folder / name) for name in names)
@@ -83,10 +82,16 @@ def find_image_dir(annotation_file: str | os.PathLike[str], data_dir: Path) -> P
         return len(find_image_files(images, folder, follow_links=True).paths)
 
     folders = list(_folders(data_dir, depth=2))
-    for found in (num_literal, num_corrected):
-        best = max(folders, key=functools.partial(rank, found=found))
-        if found(best):
-            return best
+    for num_found in (num_literal, num_corrected):
+        found = [(num_found(folder), folder) for folder in folders]
+        most = max(count for count, _ in found)
+        if most:
+            near = [
+                (likeness(folder), count, -len(folder.parts), folder)
+                for count, folder in found
+                if 2 * count >= most
+            ]
+            return max(near, key=lambda entry: entry[:3])[-1]
     raise FileNotFoundError(
         f"{annotation_file}: none of its first {len(names)} images ({names[0]}, ...) exists in "
         f"{data_dir} or in the {len(folders) - 1} folders below it"

@@ -179,10 +179,12 @@ def test_find_splits_in_many_layouts(write, tmp_path, annotation_file, image, sp
     assert find_splits(tmp_path) == {split: (path, tmp_path / folder)}
 
 
-def test_same_names_in_two_folders_go_to_the_one_named_like_the_split(write, tmp_path):
+@pytest.mark.parametrize("missing", [None, "train/2.jpg", "val/1.jpg"])
+def test_same_names_in_two_folders_go_to_the_one_named_like_the_split(write, tmp_path, missing):
     for split in ("train", "val"):
         write(named("1.jpg", "2.jpg"), f"annotations/instances_{split}2017.json")
-    touch(tmp_path, "train/1.jpg", "train/2.jpg", "val/1.jpg", "val/2.jpg")
+    names = ("train/1.jpg", "train/2.jpg", "val/1.jpg", "val/2.jpg")
+    touch(tmp_path, *(name for name in names if name != missing))
     assert {name: folder.name for name, (_, folder) in find_splits(tmp_path).items()} == {
         "train2017": "train",
         "val2017": "val",
