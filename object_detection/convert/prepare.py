@@ -1,7 +1,7 @@
 """From a data folder in any known format to the records that training and evaluation read.
 
-What is made lies in one folder and is used again as long as the source is the same. Several ranks
-may ask at once: the first makes it, the others wait.
+What is made lies in one folder and is used again as long as its source is the same, annotations
+and pictures alike. Several ranks may ask at once: the first makes it, the others wait.
 """
 
 from __future__ import annotations
@@ -10,19 +10,21 @@ import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from object_detection.check.anchor_fit import AnchorLayout
 from object_detection.check.findings import Report
 from object_detection.check.run import HOPELESS, check_splits
+from object_detection.check.split_table import SplitTable
 from object_detection.coco.annotations import read_annotations, write_annotations
+from object_detection.convert import made_of
 from object_detection.convert.convert import convert
 from object_detection.convert.report import describe_conversion, progress_printer
 from object_detection.convert.splits import find_splits, make_split
 from object_detection.formats.importers import import_folder
-from object_detection.records.card import find_card
+from object_detection.records.card import card_path, find_card
 from outside_data.picture_file import DEFAULT_RULES, PictureRules
 from outside_data.whole_file import write_whole
 
@@ -31,7 +33,8 @@ _TRAIN_NAMES = ("train",)
 _EVAL_NAMES = ("test", "val", "valid")
 HELD_OUT_SHARE = 0.2
 _NUM_SHARDS = 8
-_STAMP = "source.txt"
+_STAMP = "made_of.json"
+_OF_EVALUATION = "evaluation"  # beside the records of a training, which stay as they are
 
 
 class Prepared(NamedTuple):
@@ -148,7 +151,8 @@ def prepare_records(
       data_dir: in any format that is known.
       output_dir: gets `train-*`, `eval-*`, `instances_eval.json`.
       with_masks: whether records hold masks.
-      only_eval: no `train-*`: all images of the held-out split, or of the only one.
+      only_eval: no `train-*`: all images of the held-out split, or of the only one. Where a
+        training's records are, in a folder below them.
       train_split, eval_split: see `choose_splits`.
       seed: of the cut where there is one split only.
       on_orphan: see `read_annotations`.
@@ -159,7 +163,10 @@ def prepare_records(
     Raises:
       FileNotFoundError, ValueError, OSError: see `coco_splits` and `convert`.
     """
-    with _alone(Path(output_dir)) as output:
+    folder = Path(output_dir)
+    if only_eval and card_path(folder / "train").is_file():
+        folder /= _OF_EVALUATION
+    with _alone(folder) as output:
         splits = coco_splits(data_dir, output, report=report)
         train, held_out = choose_splits(splits, train_name=train_split, eval_name=eval_split)
         chosen = {} if only_eval else {"train": train}
@@ -167,23 +174,28 @@ def prepare_records(
             chosen["eval"] = held_out or train
         folders = {"eval": train[1], **{name: images for name, (_, images) in chosen.items()}}
         prepared = Prepared(output, output / "instances_eval.json", folders["eval"])
-        names = {name: [str(path) for path in split] for name, split in chosen.items()}
-        times = [path.stat().st_mtime_ns for path, _ in chosen.values()]
-        identity = json.dumps([names, times, with_masks, seed, on_orphan, *pictures])
-        stamp = output / _STAMP
-        is_done = stamp.is_file() and stamp.read_text() == identity
-        if is_done and all(_is_whole(output / name) for name in folders):
+        settings = {
+            "splits": {name: [*map(os.path.abspath, split)] for name, split in chosen.items()},
+            **{"with_masks": with_masks, "seed": seed, "on_orphan": on_orphan},
+            **pictures._asdict(),
+        }
+        if _is_made(prepared, folders, settings, report):
             report(f"records of {data_dir} are in {output}")
             return prepared
+        stamp = output / _STAMP
         stamp.unlink(missing_ok=True)
-        found, _ = check_splits(chosen, layout=layout, follow_links=pictures.follow_links)
+        found, tables = check_splits(chosen, layout=layout, follow_links=pictures.follow_links)
+        # Before they are read, so that what changes meanwhile is noticed next time.
+        source = made_of.state(settings, _files_of(chosen, tables))
         write_whole(output / "check.json", json.dumps(found.to_json(), indent=1) + "\n")
         report(found.describe())
         if on_data_error == "stop":
             _refuse_hopeless(found, output / "check.json")
         report(f"records: {data_dir} -> {output}")
         sets = {n: read_annotations(path, on_orphan=on_orphan) for n, (path, _) in chosen.items()}
-        if "eval" not in sets:
+        if only_eval and not held_out:
+            report("one split only: all of its images are evaluated, those trained on as well")
+        elif "eval" not in sets:
             report(f"one split only: {HELD_OUT_SHARE:.0%} of its images are held out")
             sets["train"], sets["eval"] = make_split(sets["train"], HELD_OUT_SHARE, seed=seed)
         write_annotations(sets["eval"], prepared.eval_json)
@@ -198,8 +210,38 @@ def prepare_records(
                 progress=progress_printer(f"converting {name}"),
             )
             report(describe_conversion(result))
-        write_whole(stamp, identity)
+        made_of.save(source, stamp)
         return prepared
+
+
+def _is_made(
+    prepared: Prepared,
+    names: Iterable[str],
+    settings: Mapping[str, object],
+    report: Callable[[str], None],
+) -> bool:
+    """Whether the records are there and what they were made of is the same; reports what is not."""
+    known = made_of.load(prepared.folder / _STAMP)
+    if known is None:
+        return False
+    changes = made_of.differences(known, made_of.state(settings, known.files))
+    if not (prepared.eval_json.is_file() and all(_is_whole(prepared.folder / n) for n in names)):
+        changes.append("they are not as they were written")
+    if changes:
+        report(f"records in {prepared.folder} are made anew: {'; '.join(changes)}")
+    return not changes
+
+
+def _files_of(
+    chosen: Mapping[str, tuple[Path, Path]], tables: Mapping[str, SplitTable]
+) -> Iterator[str | Path]:
+    """Yields the files that records depend on: also those that are looked for and not there."""
+    for name, (annotation_file, image_dir) in chosen.items():
+        yield annotation_file
+        if name in tables:
+            images = tables[name].annotations.images
+            for image, fact in zip(images, tables[name].facts):
+                yield fact.path or os.path.join(image_dir, image.file_name)
 
 
 def _is_whole(prefix: Path) -> bool:

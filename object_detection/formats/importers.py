@@ -16,7 +16,14 @@ from typing import Any, NamedTuple
 
 from object_detection.formats.folder import DataFolder, head_of
 from object_detection.formats.labelled import LabelledSet, coco_split
-from outside_data.files import MOST_JSON_BYTES, BadFileError, expecting, read_file, read_json
+from outside_data.files import (
+    MOST_JSON_BYTES,
+    BadFileError,
+    expecting,
+    read_file,
+    read_json,
+    regular_file,
+)
 from outside_data.text import clean
 from outside_data.whole_file import write_whole
 
@@ -162,5 +169,8 @@ def _require_objects(read: LabelledSet, folder: DataFolder, name: str) -> None:
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes a file unless it says the same: what was made of it would be made again."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, json.dumps(content))
+    text = json.dumps(content)
+    if regular_file(path) is None or read_file(path, most=MOST_JSON_BYTES) != text.encode():
+        write_whole(path, text)

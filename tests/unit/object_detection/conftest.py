@@ -2,7 +2,9 @@
 
 import json
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from object_detection.coco.annotations import read_annotations
 
@@ -36,3 +38,25 @@ def data(tmp_path):
         return read_annotations(path), folder
 
     return write
+
+
+@pytest.fixture
+def small_set(tmp_path):
+    """Two splits of four pictures with two boxes each."""
+    rng = np.random.default_rng(0)
+    result = {}
+    for split in ("train", "val"):
+        (tmp_path / split).mkdir()
+        images, entries = [], []
+        for number in range(1, 5):
+            pixels = rng.integers(0, 255, (60, 80, 3), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / split / f"{number}.png")
+            images.append({"id": number, "file_name": f"{number}.png", "width": 80, "height": 60})
+            for category, box in ((1, [5, 6, 20, 20]), (2, [50, 30, 30, 30])):
+                entries.append(
+                    {"id": len(entries) + 1, "image_id": number, "category_id": category}
+                    | {"bbox": box, "area": box[2] * box[3], "iscrowd": 0}
+                )
+        categories = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
+        result[split] = {"images": images, "annotations": entries, "categories": categories}
+    return result

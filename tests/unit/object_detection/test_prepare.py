@@ -1,0 +1,114 @@
+"""Records made of a data folder: used again while it is the same, made anew when it is not."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+from samples import read_back
+
+from object_detection.convert.prepare import prepare_records
+from outside_data.picture_file import PictureRules
+
+
+@pytest.fixture
+def prepare(small_set, tmp_path):
+    """Writes the small set and returns a function that prepares it: the result and its lines."""
+    (tmp_path / "annotations").mkdir()
+    for split, content in small_set.items():
+        (tmp_path / f"annotations/instances_{split}.json").write_text(json.dumps(content))
+
+    def run(records="records", **options):
+        lines = []
+        made = prepare_records(tmp_path, tmp_path / records, report=lines.append, **options)
+        return made, "\n".join(lines)
+
+    return run
+
+
+def state_of(folder):
+    """Returns names of the files in a folder to their contents."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+def pictures_of(made, split):
+    records = read_back(f"{made.folder}/{split}-*.tfrecord")
+    return {record["image/source_id"][0]: record["image/encoded"][0] for record in records}
+
+
+def test_records_are_used_again_while_nothing_changed(prepare, tmp_path, monkeypatch):
+    made, _ = prepare()
+    before = state_of(made.folder)
+    (tmp_path / "train" / "notes.txt").write_text("a file that no record depends on")
+    monkeypatch.chdir(tmp_path)
+    again, lines = prepare()
+    assert again == made and "records of" in lines and "anew" not in lines
+    assert state_of(made.folder) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("rewrite", "1 files are of another size or time: {}/train/2.png"),
+        ("remove", "1 files are gone: {}/train/2.png"),
+        ("settings", "exif was 'ignore', is 'apply'"),
+        ("records", "not as they were written"),
+    ],
+)
+def test_what_changed_since_is_said_and_learned(prepare, tmp_path, change, said):
+    made, _ = prepare()
+    before = pictures_of(made, "train")
+    options, path = {}, tmp_path / "train" / "2.png"
+    if change == "rewrite":
+        Image.fromarray(np.zeros((60, 80, 3), np.uint8)).save(path)
+    elif change == "remove":
+        path.unlink()
+    elif change == "settings":
+        options["pictures"] = PictureRules(exif="apply")
+    else:
+        made.eval_json.unlink()
+    _, lines = prepare(**options)
+    assert "are made anew" in lines and said.format(tmp_path) in lines
+    after = pictures_of(made, "train")
+    if change == "rewrite":
+        assert after.pop(b"2") == path.read_bytes() != before.pop(b"2")
+    elif change == "remove":
+        del before[b"2"]
+    assert after == before
+    _, lines = prepare(**options)
+    assert "anew" not in lines
+
+
+def test_a_picture_that_was_missing_is_taken_once_it_is_there(prepare, tmp_path):
+    path = tmp_path / "val" / "3.png"
+    content = path.read_bytes()
+    path.unlink()
+    made, _ = prepare()
+    assert len(pictures_of(made, "eval")) == 3
+    path.write_bytes(content)
+    _, lines = prepare()
+    assert f"1 files are new: {path}" in lines
+    assert len(pictures_of(made, "eval")) == 4
+
+
+def test_the_same_bytes_under_another_time_give_the_same_records(prepare, tmp_path):
+    made, _ = prepare()
+    before = {name: data for name, data in state_of(made.folder).items() if "tfrecord" in name}
+    os.utime(tmp_path / "train" / "1.png", (1, 1))
+    _, lines = prepare()
+    assert "are made anew" in lines
+    assert before.items() <= state_of(made.folder).items()
+
+
+def test_an_evaluation_leaves_the_records_of_a_training_as_they_are(prepare):
+    made, _ = prepare(with_masks=False)
+    before = state_of(made.folder)
+    evaluated, _ = prepare(only_eval=True, pictures=PictureRules(exif="apply"))
+    assert evaluated.folder == made.folder / "evaluation"
+    assert len(pictures_of(evaluated, "eval")) == 4 and evaluated.eval_json.is_file()
+    assert state_of(made.folder) == before
+    again, lines = prepare(only_eval=True, pictures=PictureRules(exif="apply"))
+    assert again == evaluated and "anew" not in lines
+    elsewhere, _ = prepare("other", only_eval=True)
+    assert elsewhere.folder.name == "other"
