@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 
 import tensorflow as tf
 
+from detector.frozen_norm import FrozenBatchNorm
 from engine.config.fields import look_up
 
 BatchNormFactory = Callable[..., tf.keras.layers.Layer]
@@ -39,27 +40,6 @@ def activation_function(act_type: str) -> Callable[[tf.Tensor], tf.Tensor]:
     return look_up(act_type, ACTIVATIONS, what="act_type")
 
 
-class FrozenBatchNormalization(tf.keras.layers.BatchNormalization):
-    """Batch normalisation that always uses its stored statistics and never learns.
-
-    Unlike a layer with `trainable = False` it stays so when the model is set trainable.
-    """
-
-    @property
-    def trainable(self) -> bool:
-        """Always False."""
-        return False
-
-    @trainable.setter
-    def trainable(self, value: bool) -> None:
-        """Ignores what a surrounding model asks for."""
-
-    def call(self, inputs: tf.Tensor, training: bool | None = None, **kwargs: object) -> tf.Tensor:
-        """Normalises by the moving statistics whatever `training` says."""
-        del training
-        return super().call(inputs, training=False, **kwargs)
-
-
 def batch_norm_factory(
     factory: BatchNormFactory | None, *, momentum: float, epsilon: float, frozen: bool
 ) -> BatchNormFactory:
@@ -70,9 +50,8 @@ def batch_norm_factory(
       frozen: ignore `factory` and build layers that never leave inference mode.
     """
     if frozen:
-        factory = FrozenBatchNormalization
-    elif factory is None:
-        factory = tf.keras.layers.BatchNormalization
+        return functools.partial(FrozenBatchNorm, epsilon=epsilon)
+    factory = factory or tf.keras.layers.BatchNormalization
     return functools.partial(factory, momentum=momentum, epsilon=epsilon)
 
 

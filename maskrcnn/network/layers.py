@@ -1,9 +1,4 @@
-"""Pieces that backbone, neck and heads share: norms, padded convolutions, initialisers.
-
-What surprises a newcomer: frozen batch norm is a layer of its own and not batch norm with
-`trainable = False`. Its four vectors are constants of the graph, so no activation has to be kept
-for their gradients, and nothing that a surrounding model or optimizer does can move them.
-"""
+"""Pieces that backbone, neck and heads share: norms, padded convolutions, initialisers."""
 
 from __future__ import annotations
 
@@ -12,36 +7,12 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+from detector.frozen_norm import FrozenBatchNorm, add_vector
 from maskrcnn.config import ModelConfig
 from maskrcnn.network.convolution import Conv2D
 
 BatchNormFactory = Callable[..., tf.keras.layers.Layer]
 """Called with name, momentum and epsilon to make a trained batch-norm layer."""
-
-
-class FrozenBatchNorm(tf.keras.layers.Layer):
-    """Batch normalisation by stored statistics, as one multiply-add per channel.
-
-    Variables: gamma, beta, moving_mean, moving_variance, [channels] float32, none trainable.
-    """
-
-    def __init__(self, *, epsilon: float, name: str) -> None:
-        """Takes what is added to the variance."""
-        super().__init__(name=name, trainable=False)
-        self.epsilon = epsilon
-
-    def build(self, input_shape: tf.TensorShape) -> None:
-        """Creates the constants."""
-        for name in ("gamma", "beta", "moving_mean", "moving_variance"):
-            _add_vector(self, name, input_shape[-1], trainable=False)
-        super().build(input_shape)
-
-    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
-        """Normalises [..., channels] in float32; the result has the inputs' dtype."""
-        del training
-        scale = self.gamma * tf.math.rsqrt(self.moving_variance + self.epsilon)
-        shift = self.beta - self.moving_mean * scale
-        return tf.cast(tf.cast(inputs, tf.float32) * scale + shift, inputs.dtype)
 
 
 class GroupNorm(tf.keras.layers.Layer):
@@ -65,7 +36,7 @@ class GroupNorm(tf.keras.layers.Layer):
                 "set num_norm_groups to a divisor"
             )
         for name in ("gamma", "beta"):
-            _add_vector(self, name, channels, trainable=True)
+            add_vector(self, name, channels, trainable=True)
         super().build(input_shape)
 
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
@@ -80,19 +51,6 @@ class GroupNorm(tf.keras.layers.Layer):
         scale = tf.reshape(self.gamma, per_group) * tf.math.rsqrt(variance + self.epsilon)
         shift = tf.reshape(self.beta, per_group) - mean * scale
         return tf.cast(tf.reshape(values * scale + shift, shape), inputs.dtype)
-
-
-def _add_vector(layer: tf.keras.layers.Layer, name: str, channels: int, *, trainable: bool) -> None:
-    """Makes a float32 variable [channels] an attribute: 1 to multiply or divide by, else 0."""
-    weight = layer.add_weight(
-        name,
-        [channels],
-        dtype=tf.float32,
-        initializer="ones" if name in ("gamma", "moving_variance") else "zeros",
-        trainable=trainable,
-        experimental_autocast=False,
-    )
-    setattr(layer, name, weight)
 
 
 class PaddedConv2D(tf.keras.layers.Conv2D):

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from detector.frozen_norm import FrozenBatchNorm
 from maskrcnn.config import model_config
 from maskrcnn.network.backbone import Block, Bottleneck, build_backbone, stage_blocks
-from maskrcnn.network.layers import FrozenBatchNorm, GroupNorm, NormMaker
+from maskrcnn.network.layers import GroupNorm, NormMaker
 
 # torchvision's parameters without the classifier: kernels, scales and shifts.
 KNOWN = {"resnet50": 23508032, "resnet101": 42500160, "resnext101_32x8d": 86742336}
