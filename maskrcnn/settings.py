@@ -36,11 +36,17 @@ class RpnConfig(Section):
     rpn_min_size: float = setting(0.0, "Of a proposal's sides, pixels.", flag=None, least=0)
     train_rpn_pre_nms_topn: int = setting(2000, "Per level.", flag=None, least=1)
     train_rpn_post_nms_topn: int = setting(1000, "Per image, over all levels.", flag=None, least=1)
+    train_rpn_level_topn: int = setting(
+        0, "Per image and level, after suppression; 0: as many as per image.", flag=None, least=0
+    )
     train_rpn_nms_threshold: float = setting(
         0.7, "IoU above which the lower proposal goes, in training.", flag=None, least=0, most=1
     )
     test_rpn_pre_nms_topn: int = setting(1000, "Per level, in evaluation.", flag=None, least=1)
     test_rpn_post_nms_topn: int = setting(1000, "Per image, in evaluation.", flag=None, least=1)
+    test_rpn_level_topn: int = setting(
+        0, "Per image and level, in evaluation; 0: likewise.", flag=None, least=0
+    )
     test_rpn_nms_thresh: float = setting(0.7, "And in evaluation.", flag=None, least=0, most=1)
 
 

@@ -58,7 +58,8 @@ def propose_regions(
 ) -> Proposals:
     """Chooses proposals. Everything is float32 whatever the outputs' dtype; no gradient.
 
-    Boxes without area are always left out. As many boxes leave a level as an image has in all.
+    Boxes without area are always left out. At most as many boxes leave a level as an image has in
+    all.
 
     Args:
       rpn_logits: per level [B, h, w, anchors_per_position], any float dtype.
@@ -72,10 +73,11 @@ def propose_regions(
     rpn, model = config.rpn, config.model
     if training:
         before, after = rpn.train_rpn_pre_nms_topn, rpn.train_rpn_post_nms_topn
-        threshold = rpn.train_rpn_nms_threshold
+        of_level, threshold = rpn.train_rpn_level_topn, rpn.train_rpn_nms_threshold
     else:
         before, after = rpn.test_rpn_pre_nms_topn, rpn.test_rpn_post_nms_topn
-        threshold = rpn.test_rpn_nms_thresh
+        of_level, threshold = rpn.test_rpn_level_topn, rpn.test_rpn_nms_thresh
+    of_level = min(of_level or after, after)
     candidates, start = [], 0
     for logits, deltas in zip(rpn_logits, rpn_deltas):
         _, height, width, per_position = logits.shape
@@ -101,11 +103,11 @@ def propose_regions(
         tf.reshape(boxes, [-1, most, 4]),
         tf.reshape(is_candidate, [-1, most]),
         iou_threshold=threshold,
-        max_kept=after,
+        max_kept=of_level,
         pixel_offset=model.iou_offset,
     )
     order = tf.cumsum(tf.cast(kept, tf.int32), axis=-1)
-    kept = tf.reshape(kept & (order <= after), tf.shape(logits))
+    kept = tf.reshape(kept & (order <= of_level), tf.shape(logits))
     return _best_of_levels(boxes, logits, kept, count=after)
 
 

@@ -32,10 +32,13 @@ def outputs(seed=0):
     return logits, deltas
 
 
-def propose(logits, deltas, *, before=BEFORE, after=AFTER, min_size=0.0, coding=0.0, iou=0.0):
+def propose(
+    logits, deltas, *, before=BEFORE, after=AFTER, of_level=0, min_size=0.0, coding=0.0, iou=0.0
+):
     settings = {
         "train_rpn_pre_nms_topn": before,
         "train_rpn_post_nms_topn": after,
+        "train_rpn_level_topn": of_level,
         "rpn_min_size": min_size,
         "coding_offset": coding,
         "iou_offset": iou,
@@ -46,7 +49,7 @@ def propose(logits, deltas, *, before=BEFORE, after=AFTER, min_size=0.0, coding=
     )
 
 
-def numpy_proposals(logits, deltas, image, *, min_size, coding, iou):
+def numpy_proposals(logits, deltas, image, *, of_level, min_size, coding, iou):
     boxes, scores, start = [], [], 0
     for level_logits, level_deltas in zip(logits, deltas):
         flat = level_logits[image].ravel().astype(np.float64)
@@ -65,7 +68,7 @@ def numpy_proposals(logits, deltas, image, *, min_size, coding, iou):
         for i in np.flatnonzero(alive):
             if not kept or numpy_boxes.overlaps(decoded[i], decoded[kept], iou).max() <= 0.7:
                 kept.append(i)
-        kept = kept[:AFTER]
+        kept = kept[: of_level or AFTER]
         boxes.append(decoded[kept])
         scores.append(flat[order][kept])
         start = end
@@ -75,11 +78,12 @@ def numpy_proposals(logits, deltas, image, *, min_size, coding, iou):
 
 
 @pytest.mark.parametrize(
-    ("min_size", "coding", "iou"), [(0.0, 0.0, 0.0), (9.0, 0.0, 0.0), (0.0, 1.0, 1.0)]
+    ("of_level", "min_size", "coding", "iou"),
+    [(0, 0.0, 0.0, 0.0), (3, 0.0, 0.0, 0.0), (0, 9.0, 0.0, 0.0), (0, 0.0, 1.0, 1.0)],
 )
-def test_equals_numpy(min_size, coding, iou):
+def test_equals_numpy(of_level, min_size, coding, iou):
     logits, deltas = outputs()
-    conventions = {"min_size": min_size, "coding": coding, "iou": iou}
+    conventions = {"of_level": of_level, "min_size": min_size, "coding": coding, "iou": iou}
     proposals = propose(logits, deltas, **conventions)
     for image in range(2):
         boxes, scores = numpy_proposals(logits, deltas, image, **conventions)

@@ -120,6 +120,7 @@ def test_pairs_win_over_the_file():
         MAIN,
         *("SOLVER.BASE_LR", "0.02", "SOLVER.IMS_PER_BATCH", "16", "SOLVER.STEPS", "(60000,80000)"),
         *("SOLVER.MAX_ITER", "90000", "MODEL.RPN.FPN_POST_NMS_TOP_N_TRAIN", "2000"),
+        *("MODEL.RPN.POST_NMS_TOP_N_TRAIN", "300"),
         *("DTYPE", "float16", "OUTPUT_DIR", "/results", "MODEL.MASK_ON", "False"),
         num_ranks=8,
     )
@@ -127,6 +128,7 @@ def test_pairs_win_over_the_file():
     assert (plan.learning_rate, plan.total_steps) == (pytest.approx(0.02), 90000)
     assert config.train.batch_size == 2 and config.eval.eval_batch_size == 1
     assert config.rpn.train_rpn_post_nms_topn == 1000
+    assert (config.rpn.train_rpn_level_topn, config.rpn.test_rpn_level_topn) == (300, 1000)
     assert config.runtime.precision == "mixed_float16" and config.train.model_dir == "/results"
     assert not config.model.include_mask
 
