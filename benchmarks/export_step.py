@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
+from benchmarks.model_flags import define_model_flags, flagged_config
 from benchmarks.program_arguments import describe, draw_normal, join_rows
 from engine.config.fields import ConfigError
 from engine.start import cli
@@ -40,9 +41,7 @@ _ALIAS = re.compile(r"\{(\d+)\}: \((\d+), \{\}")
 def define_flags() -> None:
     """Defines the flags; when run only, as other benchmarks have flags of the same names."""
     flags.DEFINE_enum("kind", "train", ["train", "inference"], "Which program.")
-    flags.DEFINE_string("model_name", "efficientdet-d0", "Model.")
-    flags.DEFINE_string("hparams", "", "Comma-separated key=value pairs, or a YAML file.")
-    flags.DEFINE_integer("batch_size", 128, "Images.")
+    define_model_flags(batch_size=128)
     flags.DEFINE_integer("num_classes", 80, "Class channels.")
     flags.DEFINE_integer("boxes_per_image", 7, "Boxes in each synthetic image.")
     flags.DEFINE_integer(
@@ -164,7 +163,7 @@ def main(argv: list[str]) -> int:
 
     import families
     from benchmarks.record import circumstances
-    from benchmarks.synthetic import benchmark_config, numbered_class_map, synthetic_batch
+    from benchmarks.synthetic import numbered_class_map, synthetic_batch
     from engine.config.fields import override
     from engine.optim.plan import make_plan
     from engine.start.process import set_precision
@@ -175,7 +174,7 @@ def main(argv: list[str]) -> int:
     side = FLAGS.canvas_size
     given = {"batch_size": FLAGS.batch_size, "amp": FLAGS.amp, "resize_on": "device"}
     given["canvas_size"] = side
-    config = benchmark_config(FLAGS.model_name, hparams=FLAGS.hparams, given=given)
+    config = flagged_config(given)
     if hasattr(config.model, "canvases"):  # one program, of images in landscape
         config = override(config, {"canvases": [config.model.image_size]}, source="benchmark")
     set_precision(config)

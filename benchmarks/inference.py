@@ -14,6 +14,7 @@ import numpy as np
 from absl import flags
 
 import families
+from benchmarks.model_flags import define_model_flags, flagged_config, model_columns
 from benchmarks.record import define_results_flag, finish
 from engine.start import cli
 
@@ -24,14 +25,11 @@ PERCENTILES = (50, 90, 95, 99)
 
 def define_flags() -> None:
     """Defines the flags; when run only, as other benchmarks have flags of the same names."""
-    flags.DEFINE_string("model_name", "efficientdet-d0", "Model, where no checkpoint says it.")
-    flags.DEFINE_string("preset", "", "Conventions of a reference, as in train.py.")
+    define_model_flags(batch_size=1)
     flags.DEFINE_string(
         "model_dir", "", "Checkpoint prefix or folder of a run; '': random weights."
     )
-    flags.DEFINE_string("hparams", "", "Comma-separated key=value pairs, or a YAML file.")
     flags.DEFINE_string("image_path", "", "Images to run on; '': an image of noise.")
-    flags.DEFINE_integer("batch_size", 1, "Images per call.")
     flags.DEFINE_integer("bm_runs", 100, "Timed calls.")
     flags.DEFINE_integer("warmup_runs", 10, "Calls before them.")
     flags.DEFINE_bool("amp", True, "mixed_float16; float32 otherwise.")
@@ -78,7 +76,6 @@ def main(argv: list[str]) -> int:
     cli.refuse_arguments(argv)
     import tensorflow as tf
 
-    from benchmarks.synthetic import benchmark_config
     from engine.config.fields import override
     from engine.start.process import chooses_xla
     from object_detection.serve.image_files import find_images
@@ -93,9 +90,7 @@ def main(argv: list[str]) -> int:
         )
         config = task.config
     else:
-        config = benchmark_config(
-            FLAGS.model_name, preset=FLAGS.preset, hparams=FLAGS.hparams, given={}
-        )
+        config = flagged_config({})
         task = families.load(config.model.name).new_task(config)
     use_xla = chooses_xla(override(config, {"use_xla": FLAGS.use_xla}, source="flag"))
     paths = find_images(FLAGS.image_path) if FLAGS.image_path else []
@@ -119,11 +114,7 @@ def main(argv: list[str]) -> int:
     timed = np.array([call(i) for i in range(FLAGS.bm_runs)])
     summary = summarize(timed[:, 0], batch_size=FLAGS.batch_size)
     row = {
-        "model": config.model.name,
-        "image_size": "x".join(map(str, config.model.image_size)),
-        "batch_size": FLAGS.batch_size,
-        "precision": "mixed_float16" if FLAGS.amp else "float32",
-        "xla": use_xla,
+        **model_columns(config, amp=FLAGS.amp, use_xla=use_xla),
         "weights": FLAGS.model_dir or "random",
         "images": len(paths),
         "detections_per_image": float(np.mean(timed[:, 1])),

@@ -184,7 +184,7 @@ def measure(pattern: str, settings: Settings) -> dict[str, Any]:
 
 def make_pipeline(records, card, settings: Settings):
     """Returns (endless batches of HostExamples, tuple of `Frames`)."""
-    from benchmarks.synthetic import benchmark_config
+    from benchmarks.model_flags import benchmark_config
     from object_detection.input.canvases import frames_of_networks
     from object_detection.input.datasets import training_batches, with_threads
     from object_detection.input.loader import Augmentation, Reading, collect_batches
@@ -192,7 +192,7 @@ def make_pipeline(records, card, settings: Settings):
 
     side = settings.image_size
     given = {"model.image_size": (side, side)} if side else {}
-    config = benchmark_config(settings.model_name, hparams="", given=given)
+    config = benchmark_config(settings.model_name, given=given)
     size = config.model.image_size
     has_canvases = hasattr(config.model, "canvas_sizes")
     frames = frames_of_networks(

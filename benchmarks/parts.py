@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
+from benchmarks.model_flags import define_model_flags, flagged_config
 from benchmarks.record import define_results_flag, finish
 from engine.config.fields import ConfigError
 from engine.start import cli
@@ -43,10 +44,8 @@ _SIZE = 640
 def define_flags() -> None:
     """Defines the flags; when run only, as other benchmarks have flags of the same names."""
     flags.DEFINE_enum("part", None, list(_PARTS), "What is timed.", required=True)
-    flags.DEFINE_string("model_name", "efficientdet-d0", "Whose anchors, or whose variables.")
-    flags.DEFINE_string("hparams", "", "Comma-separated key=value pairs, or a YAML file.")
+    define_model_flags(batch_size=8)
     flags.DEFINE_integer("num_classes", 80, "Class channels.")
-    flags.DEFINE_integer("batch_size", 8, "Images per call of suppression.")
     flags.DEFINE_integer("images", 1000, "Images that are scored.")
     flags.DEFINE_integer("objects_per_image", 7, "Objects of an image (COCO's mean is 7).")
     flags.DEFINE_integer("detections", 100, "Detections of an image that are scored.")
@@ -113,7 +112,7 @@ def suppression() -> tuple[dict[str, Any], dict[str, Any]]:
         raise ConfigError(f"--model_name={FLAGS.model_name}: suppression is timed of EfficientDet")
     import tensorflow as tf
 
-    from benchmarks.synthetic import benchmark_config, numbered_class_map
+    from benchmarks.synthetic import numbered_class_map
     from efficientdet.postprocess import postprocess, select_candidates
     from efficientdet.task import EfficientDetTask
     from engine.start.process import chooses_xla
@@ -121,9 +120,7 @@ def suppression() -> tuple[dict[str, Any], dict[str, Any]]:
     from object_detection.boxes.nms import batched_nms
     from object_detection.input import geometry
 
-    config = benchmark_config(
-        FLAGS.model_name, hparams=FLAGS.hparams, given={"use_xla": FLAGS.use_xla}
-    )
+    config = flagged_config({"use_xla": FLAGS.use_xla})
     model, nms, use_xla = config.model, config.nms_configs, chooses_xla(config)
     anchors = EfficientDetTask(config, numbered_class_map(FLAGS.num_classes)).anchors
     logits, deltas = synthetic_outputs(
@@ -294,12 +291,12 @@ def reduction() -> tuple[dict[str, Any], dict[str, Any]]:
     import tensorflow as tf
 
     import families
-    from benchmarks.synthetic import benchmark_config, numbered_class_map
+    from benchmarks.synthetic import numbered_class_map
     from engine.optim.flat import FlatLayout
     from engine.ranks import distributed
     from engine.start.process import join_ranks
 
-    config = benchmark_config(FLAGS.model_name, hparams=FLAGS.hparams, given={})
+    config = flagged_config({})
     place = join_ranks(set_num_threads=True)
     classes = numbered_class_map(FLAGS.num_classes)
     task = families.load(config.model.name).new_task(config, class_map=classes)

@@ -41,14 +41,15 @@ def append_row(path: str | Path, row: Mapping[str, Any]) -> None:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    columns = list(row)
     is_new = not path.exists()
     if not is_new:
         with path.open() as file:
             columns = next(csv.reader(file), [])
-        if columns != list(row):
+        if sorted(columns) != sorted(row):
             raise ValueError(f"{path} has the columns {columns}, this row has {list(row)}")
     with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, list(row))
+        writer = csv.DictWriter(file, columns)
         if is_new:
             writer.writeheader()
         writer.writerow(row)

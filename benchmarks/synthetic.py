@@ -1,40 +1,13 @@
-"""Synthetic input for timing: models of both families, batches of noise with boxes and masks."""
+"""Synthetic input for timing: batches of noise with boxes and masks."""
 
 from __future__ import annotations
-
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-import families
-from engine.config.fields import override
-from engine.config.recipe_yaml import parse_hparams
 from object_detection.input import geometry
 from object_detection.records.class_map import ClassMap
 from object_detection.records.schema import MASK_SIZE
-
-
-def benchmark_config(
-    model_name: str, *, preset: str = "", hparams: str, given: Mapping[str, Any]
-) -> Any:
-    """Returns the configuration that a benchmark's flags ask for.
-
-    Args:
-      model_name: of either family.
-      preset: as `--preset` of train.py.
-      hparams: as `--hparams` of train.py.
-      given: flags of the benchmark, which win.
-
-    Raises:
-      ConfigError: an unknown name or key, with the nearest.
-    """
-    config = families.base_config(model_name)
-    overrides = families.preset(preset, model_name=model_name)
-    config = override(config, overrides, source=f"--preset={preset}")
-    config = override(config, parse_hparams(hparams), source="--hparams")
-    return override(config, {"resize_on": "host", **given}, source="flag")
 
 
 def numbered_class_map(num_classes: int) -> ClassMap:

@@ -17,6 +17,7 @@ import time
 
 from absl import flags
 
+from benchmarks.model_flags import define_model_flags, flagged_config, model_columns
 from benchmarks.record import define_results_flag, finish
 from engine.start import cli
 
@@ -28,10 +29,7 @@ PARTS = ("forward_backward", "reduce", "update")
 
 def define_flags() -> None:
     """Defines the flags; when run only, as other benchmarks have flags of the same names."""
-    flags.DEFINE_string("model_name", "efficientdet-d0", "Model.")
-    flags.DEFINE_string("preset", "", "Conventions of a reference, as in train.py.")
-    flags.DEFINE_string("hparams", "", "Comma-separated key=value pairs, or a YAML file.")
-    flags.DEFINE_integer("batch_size", 8, "Images per rank.")
+    define_model_flags(batch_size=8)
     flags.DEFINE_string("training_file_pattern", "", "Records to train on; '': synthetic batches.")
     flags.DEFINE_integer("num_classes", 80, "Class channels, with synthetic batches.")
     flags.DEFINE_integer("boxes_per_image", 7, "Boxes in each synthetic image (COCO's mean is 7).")
@@ -48,7 +46,7 @@ def main(argv: list[str]) -> int:
     import tensorflow as tf
 
     import families
-    from benchmarks.synthetic import benchmark_config, numbered_class_map, synthetic_batch
+    from benchmarks.synthetic import numbered_class_map, synthetic_batch
     from benchmarks.timing import peak_memory_gb, percentiles_ms, timed
     from engine.optim.plan import make_plan
     from engine.ranks import distributed
@@ -61,9 +59,7 @@ def main(argv: list[str]) -> int:
     given = {"batch_size": FLAGS.batch_size, "amp": FLAGS.amp, "use_xla": FLAGS.use_xla}
     if records:
         given |= {"training_file_pattern": records, "resize_on": "auto"}
-    config = benchmark_config(
-        FLAGS.model_name, preset=FLAGS.preset, hparams=FLAGS.hparams, given=given
-    )
+    config = flagged_config(given)
     place = join_ranks(set_num_threads=True)
     set_precision(config)
     use_xla = chooses_xla(config)
@@ -103,12 +99,8 @@ def main(argv: list[str]) -> int:
         "whole": lambda: step([next(stream)]),
     }
     row = {
-        "model": config.model.name,
-        "image_size": "x".join(map(str, config.model.image_size)),
+        **model_columns(config, amp=FLAGS.amp, use_xla=use_xla),
         "ranks": place.size,
-        "batch_size": FLAGS.batch_size,
-        "precision": "mixed_float16" if FLAGS.amp else "float32",
-        "xla": use_xla,
         "data": records or "synthetic",
         "steps": FLAGS.steps,
         "build_s": build_seconds,

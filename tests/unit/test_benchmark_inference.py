@@ -21,7 +21,7 @@ def test_percentiles_are_percentiles():
 
 def test_rows_of_other_columns_are_refused(tmp_path):
     append_row(tmp_path / "a.csv", {"x": 1, "y": 2})
-    append_row(tmp_path / "a.csv", {"x": 3, "y": 4})
+    append_row(tmp_path / "a.csv", {"y": 4, "x": 3})
     with (tmp_path / "a.csv").open() as file:
         assert [row["y"] for row in csv.DictReader(file)] == ["2", "4"]
     with pytest.raises(ValueError, match="has the columns"):

@@ -94,7 +94,10 @@ SOURCES = {
     "run_tests.sh": ("run_tests.sh",),
     "quickstart.sh": ("quickstart.sh", "scripts/quickstart.py"),
     "dataset.embedded.make_set": ("dataset/embedded/make_set.py",),
-    **{f"benchmarks.{n}": (f"benchmarks/{n}.py",) for n in BENCHMARKS},
+    **{
+        f"benchmarks.{name}": (f"benchmarks/{name}.py", "benchmarks/model_flags.py")
+        for name in BENCHMARKS
+    },
     "benchmarks/run_exported.py": ("benchmarks/run_exported.py",),
     **TF2_SCRIPTS,
 }

@@ -1,0 +1,59 @@
+"""The flags that say which model a benchmark runs and how, and what follows from them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from absl import flags
+
+import families
+from engine.config.fields import override
+from engine.config.recipe_yaml import parse_hparams
+
+FLAGS = flags.FLAGS
+
+
+def define_model_flags(*, batch_size: int) -> None:
+    """Defines the flags, with that many images as default."""
+    flags.DEFINE_string("model_name", "efficientdet-d0", "Model, where no checkpoint says it.")
+    flags.DEFINE_string("preset", "", "Conventions of a reference, as in train.py.")
+    flags.DEFINE_string("hparams", "", "Comma-separated key=value pairs, or a YAML file.")
+    flags.DEFINE_integer("batch_size", batch_size, "Images of a call, on each rank.")
+
+
+def flagged_config(given: Mapping[str, Any]) -> Any:
+    """Returns the configuration that the flags ask for; the settings `given` win."""
+    return benchmark_config(FLAGS.model_name, FLAGS.preset, FLAGS.hparams, given=given)
+
+
+def benchmark_config(
+    model_name: str, preset: str = "", hparams: str = "", *, given: Mapping[str, Any]
+) -> Any:
+    """Returns the configuration of a model on images that the host has resampled.
+
+    Args:
+      model_name: of either family.
+      preset: as `--preset` of train.py.
+      hparams: as `--hparams` of train.py.
+      given: settings of the benchmark, which win.
+
+    Raises:
+      ConfigError: an unknown name or key, with the nearest.
+    """
+    config = families.base_config(model_name)
+    overrides = families.preset(preset, model_name=model_name)
+    config = override(config, overrides, source=f"--preset={preset}")
+    config = override(config, parse_hparams(hparams), source="--hparams")
+    return override(config, {"resize_on": "host", **given}, source="flag")
+
+
+def model_columns(config: Any, *, amp: bool, use_xla: bool) -> dict[str, Any]:
+    """Returns the columns of a row that say what was run, and how."""
+    return {
+        "model": config.model.name,
+        "image_size": "x".join(map(str, config.model.image_size)),
+        "batch_size": FLAGS.batch_size,
+        "precision": "mixed_float16" if amp else "float32",
+        "xla": use_xla,
+    }
