@@ -7,7 +7,7 @@ being an error is the family's matter; kinds of file are that of `engine.files.w
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -80,6 +80,45 @@ def with_our_epsilon(
         gamma = (value.array * np.sqrt(ratio)).astype(np.float32)
         corrected[name] = value._replace(array=gamma)
     return corrected
+
+
+def pick_classes(
+    value: Translated,
+    ours: tf.Variable,
+    channels: Sequence[int],
+    *,
+    groups: int = 1,
+    width: int = 1,
+    has_background: bool = False,
+) -> Translated:
+    """Picks the model's classes out of a predictor's last axis [groups, classes, width].
+
+    Args:
+      value: of the file; one of another network is left as it is, for `compare` to tell.
+      ours: the variable that it is for; new classes keep its values.
+      channels: for each class of the model its class in the file, -1 if it is new.
+      groups: anchors whose classes follow one another.
+      width: numbers of each class.
+      has_background: the file's last class is kept as the last.
+
+    Raises:
+      ValueError: the file has no such class.
+    """
+    *lead, size = value.array.shape
+    if tuple(lead) != tuple(ours.shape[:-1]) or size % (groups * width):
+        return value
+    by_class = value.array.reshape(*lead, groups, -1, width)
+    known = by_class.shape[-2] - has_background
+    if min(channels) < -1 or max(channels) >= known:
+        raise ValueError(
+            f"channels names {min(channels)}..{max(channels)}, but {value.source} has "
+            f"{known} classes"
+        )
+    picks = [*channels, known] if has_background else list(channels)
+    picked = by_class[..., picks, :]
+    kept = ours.numpy().reshape(picked.shape)
+    picked = np.where((np.array(picks) < 0)[:, np.newaxis], kept, picked)
+    return value._replace(array=picked.reshape(ours.shape))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -24,7 +24,6 @@ from maskrcnn.config import Conventions, conventions_of, with_conventions, with_
 from maskrcnn.settings import MaskRcnnConfig
 from maskrcnn.task import MaskRcnnTask
 from maskrcnn.weights import weights
-from maskrcnn.weights.weight_names import TORCHVISION
 from object_detection.masks.rows import with_masks
 from object_detection.records.card import DataCard
 
@@ -83,9 +82,9 @@ class _MaskRcnnFamily(DetectorFamily):
         self, task: MaskRcnnTask, path: str, *, channels: Sequence[int] | None = None
     ) -> LoadReport:
         source = weights.read_source(path)
-        if channels is None and source.layout == TORCHVISION:
+        if channels is None and weights.has_coco_ids(source):
             channels = task.class_map.coco_channels()
-        return weights.load_detector(task.model, source, class_channels=channels)
+        return weights.load_detector(task.model, source, channels=channels)
 
     def load_initial_weights(self, config: MaskRcnnConfig, task: MaskRcnnTask) -> list[str]:
         """Loads them as all families do; says so where without any nothing is learned."""

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import tensorflow as tf
 
 from detector.weight_loading import (
@@ -19,6 +18,7 @@ from detector.weight_loading import (
     assign,
     compare,
     first_part,
+    pick_classes,
     variables_of,
     with_our_epsilon,
 )
@@ -215,20 +215,9 @@ def _select_classes(
 ) -> dict[str, Translated]:
     """Picks the channels of the model's classes out of the file's class predictor."""
     num_anchors = wanted["box_net/box-predict/bias"].shape[0] // 4
-    selected = dict(found)
-    for variable in ("kernel", "pointwise_kernel", "bias"):
-        name = f"{CLASS_PREDICTOR}/{variable}"
-        if name not in found:
-            continue
-        array, shape = found[name].array, (num_anchors, len(channels))
-        by_anchor = array.reshape(*array.shape[:-1], num_anchors, -1)  # channels are anchor-major
-        if min(channels) < -1 or max(channels) >= by_anchor.shape[-1]:
-            raise ValueError(
-                f"channels names {min(channels)}..{max(channels)}, but {found[name].source} has "
-                f"{by_anchor.shape[-1]} classes"
-            )
-        ours = wanted[name].numpy().reshape(*array.shape[:-1], *shape)
-        picked = np.where(np.array(channels) < 0, ours, by_anchor[..., list(channels)])
-        picked = picked.reshape(*array.shape[:-1], -1)
-        selected[name] = found[name]._replace(array=picked)
-    return selected
+    names = [f"{CLASS_PREDICTOR}/{kind}" for kind in ("kernel", "pointwise_kernel", "bias")]
+    return {**found} | {
+        name: pick_classes(found[name], wanted[name], channels, groups=num_anchors)
+        for name in names
+        if name in found and name in wanted
+    }

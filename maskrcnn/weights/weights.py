@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from detector.weight_loading import (
@@ -24,6 +23,7 @@ from detector.weight_loading import (
     compare,
     first_part,
     nothing_matched,
+    pick_classes,
     variables_of,
     with_our_epsilon,
 )
@@ -31,6 +31,7 @@ from engine.files.description import read_metadata
 from engine.files.weight_files import WeightFile, read_weight_file
 from maskrcnn.config import OUR_CONVENTIONS, Conventions, with_conventions
 from maskrcnn.network.model import MaskRCNN
+from maskrcnn.weights.foreign_names import TORCHVISION
 from maskrcnn.weights.weight_names import (
     CLASS_PREDICTORS,
     OURS,
@@ -42,6 +43,7 @@ from maskrcnn.weights.weight_names import (
 )
 
 _STAGE5 = ("backbone/layer4/", "box_head/layer4/")
+_COCO_IDS_AND_BACKGROUND = 91
 _OF_BACKBONE = ("backbone/", _STAGE5[1])
 _ALSO_EXPECTED = (
     ", or the names of NVIDIA's ResNet-50, torchvision, maskrcnn-benchmark, Detectron, Detectron2, "
@@ -102,6 +104,12 @@ def read_source(path: str | Path) -> WeightSource:
     return WeightSource(file, layout, conventions)
 
 
+def has_coco_ids(source: WeightSource) -> bool:
+    """Tells whether the classes of a file are COCO's category ids less 1, as torchvision's are."""
+    scores = source.file.arrays.get("roi_heads.box_predictor.cls_score.bias", ())
+    return source.layout == TORCHVISION and len(scores) == _COCO_IDS_AND_BACKGROUND
+
+
 def _stored_conventions(metadata: Mapping[str, Any]) -> Conventions | None:
     """Returns the conventions that one of our checkpoints records, if it does."""
     model = metadata.get("config", {}).get("model", {})
@@ -128,27 +136,27 @@ def load_detector(
     model: MaskRCNN,
     source: str | Path | WeightSource,
     *,
-    class_channels: Sequence[int] | None = None,
+    channels: Sequence[int] | None = None,
 ) -> LoadReport:
     """Loads all variables of a model.
 
     Args:
       model: of `build_model`.
       source: a path, or what `read_source` made of it.
-      class_channels: for each class of the model, the foreground class of the file, from 0, that
+      channels: for each class of the model, the foreground class of the file, from 0, that
         it continues, -1 if it is new and keeps its values; None if classes correspond one to one.
-        torchvision's classes are COCO's category ids less 1, Detectron's the 80 categories in
-        order.
+        torchvision's classes are COCO's category ids less 1, see `has_coco_ids`, Detectron's the 80
+        categories in order.
 
     Returns:
-      What was loaded, skipped and missing. With another class count and no `class_channels` the
+      What was loaded, skipped and missing. With another class count and no `channels` the
       class-specific predictors are missing and everything else is loaded.
 
     Raises:
       ValueError: nothing matched, the file is of another network, or it demands other conventions
         than the model's; nothing was changed.
     """
-    return _load(model, variables_of(model), source, class_channels=class_channels)
+    return _load(model, variables_of(model), source, channels=channels)
 
 
 def _load(
@@ -156,7 +164,7 @@ def _load(
     wanted: Mapping[str, tf.Variable],
     source: str | Path | WeightSource,
     *,
-    class_channels: Sequence[int] | None = None,
+    channels: Sequence[int] | None = None,
     is_backbone: bool = False,
 ) -> LoadReport:
     source = source if isinstance(source, WeightSource) else read_source(source)
@@ -171,8 +179,8 @@ def _load(
     if is_backbone:
         others = [name for name in found if not name.startswith(_OF_BACKBONE)]
         skipped |= {found.pop(name).source: "not part of the backbone" for name in others}
-    elif class_channels is not None:
-        found = _select_classes(found, wanted, class_channels, num_classes=model.num_classes)
+    elif channels is not None:
+        found = _select_classes(found, wanted, channels, num_classes=model.num_classes)
     theirs = batch_norm_epsilon(source.layout, file.arrays)
     found = with_our_epsilon(found, theirs=theirs, ours=model.config.bn_epsilon)
     missing, problems = _compare(found, wanted, num_classes=model.num_classes)
@@ -235,34 +243,24 @@ def _other_class_count(found: Mapping[str, Translated], *, num_classes: int) -> 
 def _select_classes(
     found: Mapping[str, Translated],
     wanted: Mapping[str, tf.Variable],
-    class_channels: Sequence[int],
+    channels: Sequence[int],
     *,
     num_classes: int,
 ) -> dict[str, Translated]:
     """Picks the model's classes out of the file's predictors."""
-    if len(class_channels) != num_classes:
+    if len(channels) != num_classes:
         raise ValueError(
-            f"class_channels has {len(class_channels)} entries; expected one for each of the "
+            f"channels has {len(channels)} entries; expected one for each of the "
             f"model's {num_classes} classes."
         )
-    selected = dict(found)
-    for name, value in found.items():
-        if not name.startswith(CLASS_PREDICTORS):
-            continue
-        width = 4 if "bbox_pred" in name else 1
-        by_class = value.array.reshape(*value.array.shape[:-1], -1, width)
-        has_background = "cls_score" in name
-        known = by_class.shape[-2] - has_background
-        if min(class_channels) < -1 or max(class_channels) >= known:
-            raise ValueError(
-                f"class_channels names classes {min(class_channels)}..{max(class_channels)}, but "
-                f"{value.source} has {known} classes."
-            )
-        picks = [*class_channels, known] if has_background else list(class_channels)
-        picked = by_class[..., picks, :]
-        if min(class_channels) < 0:
-            ours = wanted[name].numpy().reshape(picked.shape)
-            picked = np.where((np.array(picks) < 0)[:, np.newaxis], ours, picked)
-        picked = picked.reshape(*value.array.shape[:-1], -1)
-        selected[name] = value._replace(array=picked)
-    return selected
+    return {**found} | {
+        name: pick_classes(
+            value,
+            wanted[name],
+            channels,
+            width=4 if "bbox_pred" in name else 1,
+            has_background="cls_score" in name,
+        )
+        for name, value in found.items()
+        if name in wanted and name.startswith(CLASS_PREDICTORS)
+    }

@@ -1,6 +1,7 @@
 """Loading: every kind of file and every layout, round trips, and refusals that change nothing."""
 
 import dataclasses
+import functools
 
 import h5py
 import numpy as np
@@ -146,6 +147,12 @@ class TestClassCounts:
         path = save_tensors(tmp_path / "ckpt", random_values(other_classes, 1))
         with pytest.raises(ValueError, match=r"channels names 0\.\.5.*has 5 classes"):
             load_detector(model, path, channels=[0, 1, 5])
+
+    @pytest.mark.parametrize("change", [{"fpn_num_filters": 16}, {"num_scales": 2}])
+    def test_a_new_class_beside_those_of_another_network(self, tiny, model, tmp_path, change):
+        path = save_tensors(tmp_path / "ckpt", random_values(tiny(5, **change)))
+        load = functools.partial(load_detector, channels=[4, -1, 2])
+        assert_refused(load, model, path, r"another network.*shape")
 
 
 @pytest.mark.parametrize(

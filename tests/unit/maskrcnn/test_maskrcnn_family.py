@@ -11,12 +11,15 @@ from pycocotools import mask as mask_api
 
 import families
 from engine.config.fields import ConfigError, to_dict
+from engine.files.weight_files import WeightFile
 from engine.task import MaskedRows, Shard
 from maskrcnn import family
 from maskrcnn.config import OUR_CONVENTIONS, Conventions, conventions_of
 from maskrcnn.family import FAMILY
 from maskrcnn.settings import base_config
 from maskrcnn.task import MaskRcnnTask
+from maskrcnn.weights.foreign_names import TORCHVISION
+from maskrcnn.weights.weights import WeightSource
 from object_detection.masks.rows import pack_mask
 from object_detection.metrics.coco import METRIC_NAMES, CocoEvaluator
 from object_detection.records.class_map import ClassMap, make_class_map
@@ -218,8 +221,8 @@ def test_pretrained_weights_fill_the_predictors_by_class_name(tmp_path, monkeypa
     (tmp_path / "ckpt.json").write_text(json.dumps({"task": {"class_map": of_file.to_dict()}}))
     asked = []
 
-    def load(model, source, *, class_channels):
-        asked.append(class_channels)
+    def load(model, source, *, channels):
+        asked.append(channels)
         return SimpleNamespace(format_table=lambda: "table", missing={})
 
     monkeypatch.setattr(family.weights, "load_detector", load)
@@ -230,3 +233,13 @@ def test_pretrained_weights_fill_the_predictors_by_class_name(tmp_path, monkeypa
     lines = FAMILY.load_initial_weights(config, task)
     assert asked == [[1, -1]]
     assert "1 of 2 classes are the file's by name: red; kept as initialised: black" in lines[-1]
+
+
+@pytest.mark.parametrize(("outputs", "channels"), [(91, [2]), (2, None)])
+def test_classes_of_torchvision_are_cocos_ids_if_there_are_as_many(monkeypatch, outputs, channels):
+    arrays = {"roi_heads.box_predictor.cls_score.bias": np.zeros(outputs)}
+    source = WeightSource(WeightFile("m.pth", "torch", arrays), TORCHVISION, None)
+    monkeypatch.setattr(family.weights, "read_source", lambda path: source)
+    monkeypatch.setattr(family.weights, "load_detector", lambda *_, channels: channels)
+    task = SimpleNamespace(class_map=ClassMap(1, {0: (3, "car")}), model=None)
+    assert FAMILY.load_detector(task, "m.pth") == channels

@@ -325,7 +325,7 @@ class TestClassCounts:
         assert "kept as initialised: 6" in report.format_table()
 
     def test_classes_are_picked(self, values, tmp_path):
-        model, _, report = self.load(values, tmp_path, class_channels=[2, 0])
+        model, _, report = self.load(values, tmp_path, channels=[2, 0])
         assert not report.missing
         ours = values_of(model)
         picks = [3, 1]  # torchvision's background is class 0
@@ -339,8 +339,8 @@ class TestClassCounts:
 
     @pytest.mark.parametrize("channels", [[0], [0, 3], [-2, 0]])
     def test_wrong_channels(self, values, tmp_path, channels):
-        with pytest.raises(ValueError, match="class_channels"):
-            self.load(values, tmp_path, class_channels=channels)
+        with pytest.raises(ValueError, match="channels"):
+            self.load(values, tmp_path, channels=channels)
 
 
 class TestOurCheckpoints:
