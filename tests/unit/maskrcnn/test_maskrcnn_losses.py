@@ -5,8 +5,10 @@ import pytest
 import tensorflow as tf
 
 from maskrcnn.regions.losses import (
+    ImageSums,
     box_head_losses,
     mask_loss,
+    normalise,
     rpn_losses,
     select_class,
     smooth_l1,
@@ -150,6 +152,17 @@ def test_rpn_box_loss_by_levels_equals_numpy():
         start += deltas.shape[1]
     loss = example.rpn(rpn_box_normalizer="levels")[1]
     np.testing.assert_allclose(loss, expected, rtol=1e-4)
+
+
+def test_a_sum_over_one_example_is_divided_by_one():
+    sums = ImageSums(tf.constant([3.0, 0.0]), tf.constant([1.0, 0.0]))
+    assert normalise(sums, tf.ones([2]), how="batch") == 3.0
+    example = Example(1)
+    is_matched, targets = example.rpn_targets[-2:]
+    is_matched[:] = False
+    is_matched[0, 0], targets[0, 0] = True, (0.5, 0, 0, 0)
+    expected = numpy_smooth_l1(example.rpn_deltas[0][0, 0, 0, 0] - 0.5, 1 / 9) / 9
+    np.testing.assert_allclose(example.rpn(rpn_box_normalizer="levels")[1], expected, rtol=1e-5)
 
 
 def test_box_head_losses_equal_numpy_with_each_normalizer():

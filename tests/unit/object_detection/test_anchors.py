@@ -36,6 +36,7 @@ def test_level_sizes_halve_upwards():
     odd = level_sizes((300, 100), min_level=3, max_level=7)
     assert odd == [(38, 13), (19, 7), (10, 4), (5, 2), (3, 1)]
     assert level_sizes((7, 9), min_level=0, max_level=0) == [(7, 9)]
+    assert level_sizes((1, 1), min_level=0, max_level=1) == [(1, 1), (1, 1)]
 
 
 @pytest.mark.parametrize(
