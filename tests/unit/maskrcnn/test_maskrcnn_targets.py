@@ -117,6 +117,21 @@ def test_anchors_that_leave_the_image_are_not_sampled_if_asked():
     assert (loose.labels == 1).sum() == 2
 
 
+@pytest.mark.parametrize("pixel_offset", [0.0, 1.0])
+def test_anchors_may_touch_the_border(pixel_offset):
+    end = 100 - pixel_offset
+    inside = [[0, 0, 10, 10], [90, 60, end, end - 20]]
+    outside = [[-1, 0, 9, 10], [0, -1, 10, 9], [90, 60, end + 1, 70], [60, 60, 80, end - 19]]
+    targets = rpn(
+        *(np.zeros((1, 1, 4), np.float32), np.full((1, 1), -1, np.int32)),
+        anchors=np.array(inside + outside, np.float32),
+        image_sizes=tf.constant([[100.0, 80.0]]),
+        rpn_straddle_thresh=0,
+        coding_offset=pixel_offset,
+    )
+    assert set(targets.indices[targets.labels == 0]) == {0, 1}
+
+
 def test_background_anchors_on_a_crowd_are_taken_back():
     gt_boxes, gt_classes = np.zeros((1, 2, 4), np.float32), np.full((1, 2), -1, np.int32)
     crowd = np.array([[[0, 0, 60, 130], [0, 0, 0, 0]]], np.float32)
@@ -180,11 +195,18 @@ def test_image_without_boxes_has_background_only():
 
 
 def test_regions_on_a_crowd_are_no_background():
-    proposals = [[[20, 20, 60, 50], [70, 70, 90, 90], [0, 70, 20, 90]]]
-    crowd = tf.constant([[[60.0, 60, 100, 100], [0, 0, 0, 0]]])
-    targets = rois(proposals, [[True] * 3], [[BOX]], [[0]], crowds=crowd)
+    seven_tenths = [53, 80, 63, 90]
+    proposals = [[[20, 20, 60, 50], [70, 70, 90, 90], [0, 70, 20, 90], seven_tenths]]
+    crowd = tf.constant([[[56.0, 60, 100, 100], [0, 0, 0, 0]]])
+    targets = rois(proposals, [[True] * 4], [[BOX]], [[0]], crowds=crowd)
     used = {tuple(box) for box in targets.boxes[0][targets.class_targets[0] == NUM_CLASSES]}
     assert used == {(0, 70, 20, 90)}
+
+
+@pytest.mark.parametrize("flat", [[30, 70, 30, 90], [30, 70, 50, 70]])
+def test_a_box_without_area_is_no_region(flat):
+    targets = rois([[[0, 0, 10, 10]]], [[True]], [[BOX, flat]], [[0, 1]])
+    np.testing.assert_array_equal(targets.class_targets[0], [0, NUM_CLASSES] + [-1] * 6)
 
 
 def test_bad_proposals_are_never_sampled():
