@@ -15,11 +15,12 @@ import runpy
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import keras_choice
+
+from waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[1]
 TIMEOUT_SECONDS = 900
@@ -80,11 +81,12 @@ class Running:
 
     def wait_until_said(self, text: str, *, timeout: float = TIMEOUT_SECONDS) -> None:
         """Waits for a text on the standard output; fails if the command ends first."""
-        end = time.monotonic() + timeout
-        while text not in self.said():
-            alive = self._process.is_alive() and time.monotonic() < end
-            assert alive or text in self.said(), f"never said {text!r}:\n{self.said()[-3000:]}"
-            time.sleep(0.02)
+        wait_until(
+            lambda: not self._process.is_alive() or text in self.said(),
+            lambda: f"never said {text!r}:\n{self.said()[-3000:]}",
+            seconds=timeout,
+        )
+        assert text in self.said(), f"ended without {text!r}:\n{self.said()[-3000:]}"
 
     def wait(self, *, timeout: float = TIMEOUT_SECONDS) -> Result:
         """Waits for the end; kills the command and fails when it takes too long."""

@@ -4,10 +4,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 # Generous for a busy machine; a run that does not come this far within it hangs.
@@ -65,10 +65,12 @@ class FaultyRun:
 
     def wait_until_said(self, text: str) -> None:
         """Waits for a text; fails if the run ends first."""
-        end = time.monotonic() + SECONDS
-        while text not in self.said():
-            assert self.process.poll() is None and time.monotonic() < end, self.said()[-6000:]
-            time.sleep(0.1)
+        wait_until(
+            lambda: self.process.poll() is not None or text in self.said(),
+            lambda: self.said()[-6000:],
+            seconds=SECONDS,
+        )
+        assert text in self.said(), self.said()[-6000:]
 
     def pids(self) -> list[int]:
         """Returns the processes of the ranks, in rank order."""
@@ -83,10 +85,11 @@ class FaultyRun:
 
     def wait_for_ranks(self, seconds: float) -> None:
         """Waits until no rank is there any more."""
-        end = time.monotonic() + seconds
-        while left := [pid for pid in self.pids() if _is_there(pid)]:
-            assert time.monotonic() < end, f"still there: {left}\n{self.said()[-6000:]}"
-            time.sleep(0.1)
+        wait_until(
+            lambda: not any(map(_is_there, self.pids())),
+            lambda: f"still there: {list(filter(_is_there, self.pids()))}\n{self.said()[-6000:]}",
+            seconds=seconds,
+        )
 
     def kill(self) -> None:
         """Leaves nothing running."""

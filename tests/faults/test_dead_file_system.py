@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from waiting import wait_until
 
 SFTP_SERVER = Path("/usr/lib/openssh/sftp-server")
 pytestmark = [
@@ -37,10 +38,7 @@ def remote(tmp_path):
     )
     ours.close()
     theirs.close()
-    deadline = time.monotonic() + 20
-    while not os.path.ismount(folder):
-        assert client.poll() is None and time.monotonic() < deadline, "sshfs does not mount"
-        time.sleep(0.1)
+    wait_until(lambda: os.path.ismount(folder), lambda: "sshfs does not mount")
     yield folder, server
     server.send_signal(signal.SIGCONT)
     subprocess.run(["umount", "--lazy", folder], check=True)

@@ -21,6 +21,7 @@ import pytest
 from commands import ROOT
 from left_by_runs import tensors
 from tiny_runs import SMALLEST
+from waiting import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.multi]
 
@@ -105,12 +106,15 @@ class Job:
         return host, int(number)
 
     def _wait(self, test, what: str, seconds: float) -> None:
-        end = time.monotonic() + seconds
-        while not test():
-            assert time.monotonic() < end, (
-                f"{what}; it is {self.field('JobState')} and said:\n{self.said()[-4000:]}"
-            )
+        def has_come():
             time.sleep(0.2)
+            return test()
+
+        wait_until(
+            has_come,
+            lambda: f"{what}; it is {self.field('JobState')} and said:\n{self.said()[-4000:]}",
+            seconds=seconds,
+        )
 
 
 class Cluster:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from launcher_machine import Machine, in_job
+from waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 D0 = ROOT / "scripts" / "D0"
@@ -51,13 +52,11 @@ def start(machine, tmp_path, body, **variables):
 
 def wait_for(path_pattern, folder, seconds=20):
     """Waits for a file; returns it."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        found = list(folder.glob(path_pattern))
-        if found:
-            return found[0]
-        time.sleep(0.05)
-    raise AssertionError(f"no {path_pattern} in {folder}")
+
+    def look():
+        return next(folder.glob(path_pattern), None)
+
+    return wait_until(look, lambda: f"no {path_pattern} in {folder}", seconds=seconds)
 
 
 @pytest.mark.parametrize("code", [0, 1, 75, 7])
@@ -182,10 +181,11 @@ def is_running(pid):
 
 
 def wait_until_gone(pids, seconds=20):
-    end = time.monotonic() + seconds
-    while left := [pid for pid in pids if is_running(pid)]:
-        assert time.monotonic() < end, f"still there: {left}"
-        time.sleep(0.05)
+    wait_until(
+        lambda: not any(map(is_running, pids)),
+        lambda: f"still there: {list(filter(is_running, pids))}",
+        seconds=seconds,
+    )
 
 
 @pytest.mark.parametrize("launcher", ["plain", "mpirun", "horovodrun"])
@@ -196,9 +196,10 @@ def test_ranks_of_a_killed_launcher_stop_as_after_a_signal(machine, tmp_path, la
     body = f"trap 'echo asked; exit 75' USR1; : >{tmp_path}/ready-$$\nwhile :; do sleep 0.1; done"
     ranks = 1 if launcher == "plain" else 2
     process = start(machine, tmp_path, body, NGPU=str(ranks), LAUNCHER=launcher)
-    end = time.monotonic() + 20
-    while len(ready := list(tmp_path.glob("ready-*"))) < ranks and time.monotonic() < end:
-        time.sleep(0.05)
+    ready = wait_until(
+        lambda: found if len(found := list(tmp_path.glob("ready-*"))) == ranks else None,
+        lambda: f"{ranks} ranks never started",
+    )
     process.kill()
     wait_until_gone([int(path.name.removeprefix("ready-")) for path in ready])
     _, errors = process.communicate(timeout=30)

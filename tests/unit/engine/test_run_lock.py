@@ -7,6 +7,7 @@ import sys
 import time
 
 import pytest
+from waiting import wait_until
 
 from engine.config.fields import ConfigError
 from engine.start import run_lock
@@ -94,9 +95,7 @@ def test_a_run_that_was_taken_for_dead_learns_of_it(tmp_path):
     first = lock_of(tmp_path, on_lost=lost.append)
     first.acquire()
     change(tmp_path, token="another", host="node9")
-    end = time.monotonic() + 10
-    while not lost and time.monotonic() < end:
-        time.sleep(0.02)
+    wait_until(lambda: lost, lambda: "it never learned", seconds=10)
     assert "host node9" in lost[0] and "writes nothing more" in lost[0]
     first.release()
     assert json.loads((tmp_path / NAME).read_text())["token"] == "another"

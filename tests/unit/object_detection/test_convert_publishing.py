@@ -6,11 +6,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
 from samples import encoded
+from waiting import wait_until
 
 from object_detection.convert.convert import convert
 from object_detection.convert.staging import staged
@@ -125,9 +125,7 @@ def test_interrupted_command_leaves_nothing_that_looks_complete(tmp_path, reposi
     ]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     staging = staging_folder(tmp_path / "out" / "train")
-    deadline = time.monotonic() + 60
-    while not list(staging.glob("*.tfrecord")) and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_until(lambda: list(staging.glob("*.tfrecord")), lambda: "no file began", seconds=60)
     if whom == "group":
         os.killpg(process.pid, how)
     else:
