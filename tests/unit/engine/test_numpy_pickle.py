@@ -2,11 +2,11 @@
 
 import os
 import pickle
-import struct
 
 import numpy as np
 import pytest
 from samples import Call
+from weight_pickles import array, dictionary, text, whole
 
 from engine.files import weight_files
 from engine.files.numpy_pickle import read_numpy_pickle
@@ -14,28 +14,8 @@ from engine.files.restricted_pickle import RefusedPickleError
 from engine.files.weight_files import read_weight_file
 
 
-def text(value):
-    """A byte string as Python 2 pickles it."""
-    data = value if isinstance(value, bytes) else value.encode()
-    return b"T" + struct.pack("<i", len(data)) + data
-
-
-def array(values, *, dtype=None, shape=None, data=None, order=b"<", structured=b"NNN"):
-    """An array as Python 2's NumPy pickles it; the arguments make it a wrong one."""
-    values = np.asarray(values)
-    dims = values.shape if shape is None else shape
-    state = b"(K\x01(" + b"".join(b"J" + struct.pack("<i", n) for n in dims) + b"t"
-    state += b"cnumpy\ndtype\n" + text(dtype or values.dtype.str[1:]) + b"K\x00K\x01\x87R"
-    minus_one = b"J\xff\xff\xff\xff"
-    state += b"(K\x03" + text(order) + structured + minus_one * 2 + b"K\x00tb\x89"
-    state += text(values.tobytes() if data is None else data) + b"t"
-    head = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\n"
-    return head + b"K\x00\x85" + text(b"b") + b"\x87R" + state + b"b"
-
-
 def pickled(**items):
-    body = b"".join(text(name) + value for name, value in items.items())
-    return b"\x80\x02}(" + body + b"u."
+    return whole(items)
 
 
 def write(tmp_path, data):
@@ -48,7 +28,7 @@ VALUES = np.arange(24, dtype=np.float32).reshape(2, 3, 4) - 200.5
 
 
 def test_python_2_file_with_blobs(tmp_path):
-    blobs = b"}(" + text("conv1_w") + array(VALUES) + text("count") + array(np.int64(7)) + b"u"
+    blobs = dictionary({"conv1_w": array(VALUES), "count": array(np.int64(7))})
     path = write(tmp_path, pickled(blobs=blobs, cfg=text("MODEL: é")))
     content = read_weight_file(path)
     assert content.kind == weight_files.NUMPY_PICKLE

@@ -6,7 +6,6 @@ import os
 import pickle
 import struct
 import sys
-import types
 import zipfile
 
 import h5py
@@ -14,13 +13,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from samples import Call
+from weight_pickles import Tensor, write_torch_legacy, write_torch_zip
 from weight_samples import save_tensors, values_of
 
 from engine.files import checkpoint, weight_files
 from engine.files.restricted_pickle import RefusedPickleError, read_torch_file
 from engine.files.weight_files import read_weight_file
-
-LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 
 
 def assert_arrays(content, expected):
@@ -123,95 +121,13 @@ class TestKerasH5:
             read_weight_file(tmp_path / "x.h5")
 
 
-# --- PyTorch files, written without PyTorch ------------------------------------------------------
-
-
-class FakeTensor:
-    """Pickles as a PyTorch tensor over a storage of its own."""
-
-    def __init__(self, array, *, shape=None, strides=None, offset=0, rebuild="_rebuild_tensor_v2"):
-        self.array = np.asarray(array)
-        self.shape = self.array.shape if shape is None else shape
-        default = [s // self.array.itemsize for s in self.array.strides]
-        self.strides = tuple(default if strides is None else strides)
-        self.offset = offset
-        self.rebuild = rebuild
-
-    def __reduce__(self):
-        function = getattr(sys.modules["torch._utils"], self.rebuild)
-        storage = FakeStorage(self.array)
-        return function, (storage, self.offset, self.shape, self.strides, False, {})
-
-
-class FakeStorage:
-    def __init__(self, array):
-        self.array = array
-
-
-class TorchPickler(pickle.Pickler):
-    """Replaces storages by persistent ids and keeps their bytes."""
-
-    def __init__(self, stream):
-        super().__init__(stream, protocol=2)
-        self.storages = []
-
-    def persistent_id(self, obj):
-        if not isinstance(obj, FakeStorage):
-            return None
-        names = {"float32": "FloatStorage", "int64": "LongStorage", "float16": "HalfStorage"}
-        name = names.get(str(obj.array.dtype), "BFloat16Storage")
-        self.storages.append(obj.array)
-        kind = getattr(sys.modules["torch"], name)
-        return ("storage", kind, str(len(self.storages) - 1), "cpu", obj.array.size)
-
-
 @pytest.fixture(autouse=True)
-def fake_torch(monkeypatch):
-    """Lets pickles name what PyTorch would; reading must not need it."""
-    torch, tools = types.ModuleType("torch"), types.ModuleType("torch._utils")
-    for name in ("FloatStorage", "LongStorage", "HalfStorage", "BFloat16Storage"):
-        setattr(torch, name, type(name, (), {"__module__": "torch"}))
-
-    def _rebuild_tensor_v2(*arguments):
-        raise AssertionError("called through the real name")
-
-    _rebuild_tensor_v2.__module__ = "torch._utils"
-    _rebuild_tensor_v2.__qualname__ = "_rebuild_tensor_v2"
-    tools._rebuild_tensor_v2 = _rebuild_tensor_v2
-    monkeypatch.setitem(sys.modules, "torch", torch)
-    monkeypatch.setitem(sys.modules, "torch._utils", tools)
+def no_torch(monkeypatch):
+    """Reading must not need it."""
+    monkeypatch.setitem(sys.modules, "torch", None)
 
 
-def dump(content):
-    stream = io.BytesIO()
-    pickler = TorchPickler(stream)
-    pickler.dump(content)
-    return stream.getvalue(), pickler.storages
-
-
-def write_zip(path, content, *, data=None):
-    pickled, storages = dump(content)
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("weights/data.pkl", data or pickled)
-        archive.writestr("weights/byteorder", "little")
-        for key, array in enumerate(storages):
-            archive.writestr(f"weights/data/{key}", np.ascontiguousarray(array).tobytes())
-
-
-def write_legacy(path, content, *, data=None):
-    pickled, storages = dump(content)
-    system = {"protocol_version": 1001, "little_endian": True, "type_sizes": {}}
-    with open(path, "wb") as stream:
-        for value in (LEGACY_MAGIC, 1001, system):
-            pickle.dump(value, stream, protocol=2)
-        stream.write(data or pickled)
-        pickle.dump([str(key) for key in range(len(storages))], stream, protocol=2)
-        for array in storages:
-            stream.write(struct.pack("<q", array.size))
-            stream.write(np.ascontiguousarray(array).tobytes())
-
-
-WRITERS = pytest.mark.parametrize("write", [write_zip, write_legacy])
+WRITERS = pytest.mark.parametrize("write", [write_torch_zip, write_torch_legacy])
 
 
 class TestTorch:
@@ -224,7 +140,7 @@ class TestTorch:
         }
         # Of DataParallel, torch.compile in Lightning; a name of our own.
         prefixes = ("module.", "model._orig_mod.", "")
-        tensors = {p + name: FakeTensor(a) for p, (name, a) in zip(prefixes, arrays.items())}
+        tensors = {p + name: Tensor(a) for p, (name, a) in zip(prefixes, arrays.items())}
         write(tmp_path / "w.pth", {"epoch": 3, "state_dict": tensors})
         content = read_weight_file(tmp_path / "w.pth")
         assert content.kind == weight_files.TORCH
@@ -234,10 +150,10 @@ class TestTorch:
     @WRITERS
     def test_views_of_a_storage(self, tmp_path, write):
         base = np.arange(12, dtype=np.float32)
-        transposed = FakeTensor(base, shape=(3, 2), strides=(1, 3), offset=4)
+        transposed = Tensor(base, shape=(3, 2), strides=(1, 3), offset=4)
         write(
             tmp_path / "w.pth",
-            {"x": transposed, "empty": FakeTensor(base, shape=(0, 2), strides=(2, 1))},
+            {"x": transposed, "empty": Tensor(base, shape=(0, 2), strides=(2, 1))},
         )
         content = read_weight_file(tmp_path / "w.pth")
         np.testing.assert_array_equal(content.arrays["x"], base[4:10].reshape(2, 3).T)
@@ -245,7 +161,7 @@ class TestTorch:
 
     def test_bfloat16_becomes_float32(self, tmp_path):
         words = (np.array([1.0, -2.5], np.float32).view(np.uint32) >> 16).astype(np.uint16)
-        write_zip(tmp_path / "w.pth", {"x": FakeTensor(words)})
+        write_torch_zip(tmp_path / "w.pth", {"x": Tensor(words)})
         np.testing.assert_array_equal(
             read_weight_file(tmp_path / "w.pth").arrays["x"], np.array([1.0, -2.5], np.float32)
         )
@@ -256,14 +172,14 @@ class TestTorch:
         [((4,), (4,), 0), ((12,), (1,), 1), ((2,), (-1,), 3), ((10**9,), (0,), 0)],
     )
     def test_tensors_stay_within_their_storage(self, tmp_path, write, shape, strides, offset):
-        tensor = FakeTensor(np.zeros(12, np.float32), shape=shape, strides=strides, offset=offset)
+        tensor = Tensor(np.zeros(12, np.float32), shape=shape, strides=strides, offset=offset)
         write(tmp_path / "w.pth", {"x": tensor})
         with pytest.raises(RefusedPickleError, match=r"w\.pth: refused"):
             read_torch_file(tmp_path / "w.pth")
 
     def test_truncated_file(self, tmp_path):
         path = tmp_path / "w.pth"
-        write_legacy(path, {"x": FakeTensor(np.zeros(100, np.float32))})
+        write_torch_legacy(path, {"x": Tensor(np.zeros(100, np.float32))})
         path.write_bytes(path.read_bytes()[:-8])
         with pytest.raises(ValueError, match=r"w\.pth.*truncated"):
             read_weight_file(path)
@@ -289,7 +205,7 @@ class TestMaliciousPickles:
             "partial": Call(functools.partial, os.system, command),
             "getattr": Call(getattr, "text", "upper"),
         }[kind]
-        write(tmp_path / "w.pth", {"x": FakeTensor(np.zeros(1, np.float32)), "y": attack})
+        write(tmp_path / "w.pth", {"x": Tensor(np.zeros(1, np.float32)), "y": attack})
         with pytest.raises(RefusedPickleError, match="refused, because it asks for the name"):
             read_weight_file(tmp_path / "w.pth")
         assert not victim.exists()
@@ -308,7 +224,7 @@ class TestMaliciousPickles:
         ids=["storage type", "rebuild function"],
     )
     def test_stand_ins_cannot_be_changed(self, tmp_path, pickled):
-        write_zip(tmp_path / "w.pth", {}, data=pickled)
+        write_torch_zip(tmp_path / "w.pth", {}, data=pickled)
         with pytest.raises(RefusedPickleError, match="a change of"):
             read_torch_file(tmp_path / "w.pth")
 
@@ -392,7 +308,7 @@ class TestWrongFiles:
             read_weight_file(tmp_path / "w.pth")
 
     def test_a_list_is_no_state_dict(self, tmp_path):
-        write_zip(tmp_path / "w.pth", [1, 2])
+        write_torch_zip(tmp_path / "w.pth", [1, 2])
         with pytest.raises(ValueError, match="expected a PyTorch state dict, got a list"):
             read_weight_file(tmp_path / "w.pth")
 

@@ -5,11 +5,10 @@ One set of values is written under the names of each program, in their layout.
 
 import pickle
 import re
-import struct
-import zipfile
 
 import network_in_numpy as reference
 import numpy as np
+from weight_pickles import array, dictionary, state_dict, text, whole, write_torch_zip
 
 
 def detector_shapes(*, repeats, classes, filters=256, hidden=1024):
@@ -258,42 +257,10 @@ def to_ngc(values):
 # --- files ----------------------------------------------------------------------------------------
 
 
-def _text(value):
-    data = value.encode()
-    return b"X" + struct.pack("<i", len(data)) + data
-
-
-def _number(value):
-    return b"J" + struct.pack("<i", value)
-
-
-def _tuple(*values):
-    return b"(" + b"".join(values) + b"t"
-
-
 def write_torch(path, values, *, wrapped_in=None):
-    """Writes a state dict as PyTorch's zip container, pickle by hand."""
-    body = b""
-    for key, (name, value) in enumerate(values.items()):
-        kind = b"ctorch\nFloatStorage\n"
-        storage = _tuple(_text("storage"), kind, _text(str(key)), _text("cpu"), _number(value.size))
-        strides = [s // value.itemsize for s in np.ascontiguousarray(value).strides]
-        arguments = _tuple(
-            storage + b"Q",
-            _number(0),
-            _tuple(*map(_number, value.shape)),
-            _tuple(*map(_number, strides)),
-            b"\x89",
-            b"ccollections\nOrderedDict\n)R",
-        )
-        body += _text(name) + b"ctorch._utils\n_rebuild_tensor_v2\n" + arguments + b"R"
-    content = b"}(" + body + b"u"
-    if wrapped_in:
-        content = b"}(" + _text(wrapped_in) + content + b"u"
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("archive/data.pkl", b"\x80\x02" + content + b".")
-        for key, value in enumerate(values.values()):
-            archive.writestr(f"archive/data/{key}", np.ascontiguousarray(value).tobytes())
+    """Writes a state dict."""
+    tensors = state_dict(values)
+    write_torch_zip(path, {wrapped_in: tensors} if wrapped_in else tensors)
     return path
 
 
@@ -308,21 +275,8 @@ def write_detectron2(path, values):
 
 def write_blobs(path, blobs):
     """Writes blobs of Caffe2 as Python 2 pickles them."""
-
-    def text(value):
-        data = value if isinstance(value, bytes) else value.encode()
-        return b"T" + struct.pack("<i", len(data)) + data
-
-    body = b""
-    for name, value in blobs.items():
-        dtype = b"cnumpy\ndtype\n" + text("f4") + b"K\x00K\x01\x87R(K\x03" + text("<")
-        dtype += b"NNN" + 2 * _number(-1) + b"K\x00tb"
-        shape = _tuple(*map(_number, value.shape))
-        body += text(name) + b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85"
-        body += text("b") + b"\x87R(K\x01" + shape + dtype + b"\x89"
-        body += text(np.ascontiguousarray(value).tobytes()) + b"tb"
-    blobs_item = text("blobs") + b"}(" + body + b"u"
-    path.write_bytes(b"\x80\x02}(" + blobs_item + text("cfg") + text("MODEL: {}") + b"u.")
+    pickled = dictionary({name: array(np.float32(value)) for name, value in blobs.items()})
+    path.write_bytes(whole({"blobs": pickled, "cfg": text("MODEL: {}")}))
     return path
 
 

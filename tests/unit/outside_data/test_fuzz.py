@@ -14,7 +14,6 @@ import json
 import pickle
 import resource
 import time
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from weight_pickles import state_dict, write_torch_zip
 
 from engine.config.recipe_yaml import read_yaml as read_recipe
 from engine.files import description
@@ -122,13 +122,8 @@ def picture(kind: str) -> bytes:
 
 
 def torch_zip() -> bytes:
-    storage = b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00"
-    tensor = b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + b"cpuK\x04tQK\x00K\x04\x85K\x01"
-    pickled = b"\x80\x02}X\x01\x00\x00\x00w" + tensor + b"\x85\x89Ntbs."
     file = io.BytesIO()
-    with zipfile.ZipFile(file, "w") as archive:
-        archive.writestr("w/data.pkl", pickled.replace(b"Ntb", b"}tR"))
-        archive.writestr("w/data/0", bytes(16))
+    write_torch_zip(file, state_dict({"w": np.zeros(4, np.float32)}))
     return file.getvalue()
 
 
