@@ -299,14 +299,15 @@ def batch_norm_epsilon(layout: str, names: Iterable[str]) -> float | None:
     """Returns what the file's program adds to variances; None where it is ours.
 
     Detectron and maskrcnn-benchmark add nothing, nor does torchvision to the first version of the
-    detector that it publishes.
+    detector that it publishes; where it trains batch norm it does, and counts batches.
     """
     names = set(names)
     if layout in (BENCHMARK, DETECTRON):
         return 0.0
     if layout == TORCHVISION:
-        is_first = any(name.startswith("roi_heads.") for name in names) and _V2_MARK not in names
-        return 0.0 if is_first else 1e-5
+        is_detector = any(name.startswith("roi_heads.") for name in names)
+        is_trained = any(name.endswith((_V2_MARK, ".num_batches_tracked")) for name in names)
+        return 0.0 if is_detector and not is_trained else 1e-5
     if layout == MATTERPORT:
         return 1e-3
     return 1e-5 if layout in (NGC, DETECTRON2, MMDETECTION) else None

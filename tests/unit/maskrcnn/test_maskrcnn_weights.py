@@ -145,6 +145,15 @@ class TestOutputsOfOtherPrograms:
         with pytest.raises(ValueError, match="of --model_name=maskrcnn-r50-fpn-v2 or fasterrcnn-"):
             load_detector(model_for(), source)
 
+    def test_torchvisions_first_version_with_batch_norm_that_was_trained(self, values, tmp_path):
+        """A network made without weights; a tiny variance makes the epsilon matter."""
+        values = {**values, "backbone.body.bn1.running_var": np.full(64, 1e-4, np.float32)}
+        counter = {"backbone.body.bn1.num_batches_tracked": np.zeros(1, np.float32)}
+        path = foreign.write_torch(tmp_path / "v1.pth", values | counter)
+        model = model_for()
+        assert not load_detector(model, path).missing
+        assert_computes(model, foreign.ForeignNetwork(values, caffe2=False, epsilon=1e-5))
+
     def test_matterport(self, tmp_path):
         weights = matterport.random_weights(width=8, filters=8, hidden=6, classes=4)
         source = read_source(matterport.write_keras_h5(tmp_path / "mask_rcnn_coco.h5", weights))
