@@ -29,11 +29,13 @@ class ModelConfig(Section):
     image_size: tuple[int, int]  # (height, width), network pixels
     fpn_num_filters: int  # channels of every pyramid level
     fpn_cell_repeats: int
-    box_class_repeats: int  # convolutions in each head before the predictor
-    min_level: int = 3
-    max_level: int = 7
+    box_class_repeats: int  # convolutions in each head before the predictor; may be 0
+    min_level: int = setting(3, "Finest level of the pyramid.", flag=None, least=3, most=5)
+    max_level: int = setting(7, "Coarsest.", flag=None, least=5, most=10)
     num_scales: int = setting(3, "Anchor octaves per level.", flag=None, least=1)
-    aspect_ratios: tuple[tuple[float, float], ...] = ((1.0, 1.0), (1.4, 0.7), (0.7, 1.4))  # (w, h)
+    aspect_ratios: tuple[tuple[float, float], ...] = setting(
+        ((1.0, 1.0), (1.4, 0.7), (0.7, 1.4)), "(w, h) of anchors.", flag=None, above=0
+    )
     anchor_scale: float = setting(
         4.0, "Anchor side in strides, before octave and aspect.", flag=None, least=0.01
     )
@@ -54,14 +56,14 @@ class ModelConfig(Section):
         None, "Residual heads with stochastic depth; none: plain.", flag=None, least=0, most=1
     )
     is_training_bn: bool = True  # False: batch normalisation is frozen, statistics and affine
-    bn_momentum: float = setting(0.99, "Of moving statistics.", flag=None, least=0, most=1)
-    bn_epsilon: float = setting(1e-3, "Added to the variance.", flag=None, least=0)
+    bn_momentum: float = setting(0.99, "Of moving statistics.", flag=None, least=0, below=1)
+    bn_epsilon: float = setting(1e-3, "Added to the variance.", flag=None, above=0)
     mean_rgb: tuple[float, float, float] = IMAGENET_MEAN_RGB  # of uint8 pixel values
     stddev_rgb: tuple[float, float, float] = setting(
         IMAGENET_STDDEV_RGB,
         "Divides pixel values less their mean.",
         flag=None,
-        least=0.001,
+        above=0,
     )
     resampling: str = setting(
         "",
@@ -80,18 +82,17 @@ class ModelConfig(Section):
     def __post_init__(self) -> None:
         """Rejects values that could only fail later, inside the model."""
         super().__post_init__()
-        for name in ("fpn_num_filters", "fpn_cell_repeats"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}={getattr(self, name)}: expected at least 1")
-        if not self.aspect_ratios or min(map(min, self.aspect_ratios)) <= 0:
-            raise ConfigError(
-                f"aspect_ratios={self.aspect_ratios}: expected pairs of numbers above 0"
-            )
-        if not 3 <= self.min_level <= 5 <= self.max_level or self.max_level == self.min_level:
-            raise ConfigError(
-                "expected 3 <= min_level <= 5 <= max_level and min_level < max_level, "
-                f"got min_level={self.min_level} and max_level={self.max_level}"
-            )
+        for name, least in (
+            ("fpn_num_filters", 1),
+            ("fpn_cell_repeats", 1),
+            ("box_class_repeats", 0),
+        ):
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name}={getattr(self, name)}: expected at least {least}")
+        if not self.aspect_ratios:
+            raise ConfigError("aspect_ratios: expected at least one pair (w, h)")
+        if self.min_level == self.max_level:
+            raise ConfigError(f"min_level=max_level={self.max_level}: expected two levels or more")
 
     @property
     def num_anchors_per_cell(self) -> int:

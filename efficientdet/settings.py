@@ -23,10 +23,10 @@ class LossConfig(Section):
     )
     gamma: float = setting(1.5, "Focusing exponent of the focal loss.", flag=None, least=0)
     label_smoothing: float = setting(
-        0.0, "Share moved from the class target to the others.", flag=None, least=0, most=1
+        0.0, "Share moved from the class target to the others.", flag=None, least=0, below=1
     )
     delta: float = setting(
-        0.1, "Where the Huber loss turns linear, in encoded units.", flag=None, least=0
+        0.1, "Where the Huber loss turns linear, in encoded units.", flag=None, above=0
     )
     box_loss_weight: float = setting(50.0, "Factor of the box loss.", flag=None, least=0)
     iou_loss_type: str = setting(
@@ -74,7 +74,7 @@ class NmsConfig(Section):
         False, "Boxes of different classes suppress each other.", flag=None
     )
     pixel_offset: float = setting(
-        0.0, "Added to widths and heights in NMS's IoU; 1: the reference.", flag=None
+        0.0, "Added to widths and heights in NMS's IoU; 1: the reference.", flag=None, least=0
     )
     clip_boxes: bool = setting(True, "Clip detections to the image.", flag=None)
 
@@ -170,10 +170,6 @@ def validate(config: EfficientDetConfig) -> None:
                 f"(max_level={model.max_level}): use {low} or {low + stride}"
             )
     data = config.data
-    if not 0 < data.jitter_min <= data.jitter_max:
-        raise ConfigError(
-            f"expected 0 < jitter_min <= jitter_max, got {data.jitter_min} and {data.jitter_max}"
-        )
     for name, least in (("mosaic", 4), ("mixup", 2)):
         if getattr(data, name) and config.train.batch_size < least:
             raise ConfigError(

@@ -63,7 +63,7 @@ def run_training(
     """
     clock = Stopwatch()
     train, runtime = config.train, config.runtime
-    check_settings(train, config.optim, config.eval)
+    check_settings(train, config.data, config.eval)
     evaluates = needs_evaluation_data(train, config.eval)
     validation = ("eval.val_file_pattern", "eval.val_json_file") if evaluates else ()
     start_checks.require(

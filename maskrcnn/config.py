@@ -91,7 +91,7 @@ class ModelConfig(Section):
     )
     stride_in: str = setting("", "3x3, 1x1; '': by the weights.", flag=None, choices=STRIDE_PLACES)
     mean_rgb: tuple[float, ...] = ()  # of uint8 pixel values; (): by the weights
-    stddev_rgb: tuple[float, ...] = ()
+    stddev_rgb: tuple[float, ...] = setting((), "Likewise.", flag=None, above=0)
     resampling: str = setting(
         "",
         "How images are resized; '': by the weights, else antialiased.",
@@ -105,23 +105,32 @@ class ModelConfig(Section):
     freeze_at: int = setting(
         2, "0: nothing; 1: stem; 2: and the first residual stage.", flag=None, least=0, most=5
     )
-    bn_momentum: float = setting(0.9, "What old statistics count.", flag=None, least=0, most=1)
-    bn_epsilon: float = setting(1e-5, "Added to variances.", flag=None, least=0)
+    bn_momentum: float = setting(0.9, "What old statistics count.", flag=None, least=0, below=1)
+    bn_epsilon: float = setting(1e-5, "Added to variances.", flag=None, above=0)
     num_norm_groups: int = setting(32, "Of group norm.", flag=None, least=1)
-    gn_epsilon: float = setting(1e-5, "Added to variances.", flag=None, least=0)
+    gn_epsilon: float = setting(1e-5, "Added to variances.", flag=None, above=0)
     res5_dilation: int = 1  # 2: stage 5 of a c5 body keeps stride 16
     fpn_num_filters: int = setting(256, "Channels of its maps.", flag=None, least=1)
     fpn_norm: str = setting("", "Of the FPN.", flag=None, choices=HEAD_NORMS)
     fpn_relu: bool = False  # ReLU after the norm of the FPN's convolutions
-    anchor_sizes: tuple[float, ...] = (32.0, 64.0, 128.0, 256.0, 512.0)  # side of square, pixels
-    aspect_ratios: tuple[tuple[float, float], ...] = ((1.4, 0.7), (1.0, 1.0), (0.7, 1.4))  # (w, h)
+    anchor_sizes: tuple[float, ...] = setting(
+        (32.0, 64.0, 128.0, 256.0, 512.0), "Sides of squares, pixels.", flag=None, above=0
+    )
+    aspect_ratios: tuple[tuple[float, float], ...] = setting(
+        ((1.4, 0.7), (1.0, 1.0), (0.7, 1.4)), "(w, h) of anchors.", flag=None, above=0
+    )
     anchor_convention: str = setting(
         "", "'': by the weights.", flag=None, choices=ANCHOR_CONVENTIONS
     )
-    # Added to widths and heights in box coding (1: the references), to lengths in overlaps (1: the
-    # PyTorch reference); None: by the weights.
-    coding_offset: Optional[float] = None
-    iou_offset: Optional[float] = None
+    coding_offset: Optional[float] = setting(
+        None,
+        "Added to widths and heights in box coding, 1: the references; none: by the weights.",
+        flag=None,
+        least=0,
+    )
+    iou_offset: Optional[float] = setting(
+        None, "And in overlaps, 1: the PyTorch reference.", flag=None, least=0
+    )
     rpn_num_convs: int = setting(1, "3x3 convolutions of the RPN.", flag=None, least=1)
     rpn_conv_dim: int = setting(0, "Their filters; 0: as the maps have.", flag=None, least=0)
     rpn_only: bool = False  # no box and mask heads

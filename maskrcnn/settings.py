@@ -65,7 +65,9 @@ class RoiConfig(Section):
     fg_thresh: float = 0.5  # IoU from which a RoI is positive
     bg_thresh_hi: float = 0.5  # IoU below which a RoI is background
     bg_thresh_lo: float = 0.0  # and from which
-    bbox_reg_weights: tuple[float, float, float, float] = (10.0, 10.0, 5.0, 5.0)  # (y, x, h, w)
+    bbox_reg_weights: tuple[float, float, float, float] = setting(
+        (10.0, 10.0, 5.0, 5.0), "Factors of encoded (y, x, h, w).", flag=None, above=0
+    )
     # RoIs that go through the mask head: all that may be positive; or needed: a quarter, half or
     # all of them, whatever holds the batch's positives. auto: needed, but all on an accelerator.
     mask_rois: str = setting(
@@ -80,8 +82,10 @@ class LossConfig(Section):
     rpn_box_loss_weight: float = setting(1.0, "Of the RPN.", flag=None, least=0)
     fast_rcnn_box_loss_weight: float = setting(1.0, "Of the box head.", flag=None, least=0)
     mrcnn_weight_loss_mask: float = setting(1.0, "Of the mask head.", flag=None, least=0)
-    rpn_box_beta: float = 1.0 / 9.0  # where smooth L1 turns linear, in encoded units
-    box_beta: float = 1.0
+    rpn_box_beta: float = setting(
+        1.0 / 9.0, "Where smooth L1 turns linear, in encoded units.", flag=None, above=0
+    )
+    box_beta: float = setting(1.0, "And that of the box head.", flag=None, above=0)
     # fixed: by the number of samples asked for; batch: by those drawn in a rank's batch; levels,
     # positives, image: see `losses`.
     rpn_score_normalizer: str = setting(

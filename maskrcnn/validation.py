@@ -19,7 +19,6 @@ def validate(config: MaskRcnnConfig) -> None:
     _check_parts(config.model)
     _check_canvases(config.model)
     _check_anchors(config.model)
-    _check_above_zero(config)
     _check_sampling(config)
     for name in ("mosaic", "mixup", "autoaugment"):
         if value := getattr(config.data, name):
@@ -82,21 +81,6 @@ def _check_anchors(model: ModelConfig) -> None:
         )
     if not model.anchor_sizes or not model.aspect_ratios:
         raise ConfigError("anchor_sizes and aspect_ratios: expected at least one of each")
-
-
-def _check_above_zero(config: MaskRcnnConfig) -> None:
-    """Raises ConfigError for a number that is divided by, or is a length, and not above 0."""
-    model = config.model
-    for name, values in (
-        ("anchor_sizes", model.anchor_sizes),
-        ("aspect_ratios", tuple(side for pair in model.aspect_ratios for side in pair)),
-        ("stddev_rgb", model.stddev_rgb),
-        ("bbox_reg_weights", config.roi.bbox_reg_weights),
-        ("rpn_box_beta", (config.loss.rpn_box_beta,)),
-        ("box_beta", (config.loss.box_beta,)),
-    ):
-        if min(values, default=1.0) <= 0.0:
-            raise ConfigError(f"{name}: expected numbers above 0, got {values}")
 
 
 def _check_sampling(config: MaskRcnnConfig) -> None:

@@ -15,9 +15,10 @@ import dataclasses
 import difflib
 import json
 import math
+import operator
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 
 class ConfigError(ValueError):
@@ -32,7 +33,9 @@ def setting(
     key: str | None = None,
     choices: Sequence[str] = (),
     least: float | None = None,
+    above: float | None = None,
     most: float | None = None,
+    below: float | None = None,
     auto: bool = False,
 ) -> Any:
     """Declares a field of a `Section`.
@@ -43,13 +46,14 @@ def setting(
       flag: flag name; '' means the field's own name, None means that there is no flag.
       key: second name accepted in `--hparams` and recipes (the references' spelling).
       choices: the words allowed; (): any. Help names those that the sentence does not.
-      least, most: limits of a number, or of each number of a list; none: no limit.
+      least, above, most, below: limits of a number, or of each number of a list; see `Limits`.
       auto: whether the flag of a number also takes the word auto, for its program to replace.
     """
     if any(word not in help for word in choices):
         help += f" One of {', '.join(word or repr(word) for word in choices)}."
-    if least is not None or most is not None:
-        help += f" {_limits(least, most).capitalize()}."
+    limits = Limits(least, above, most, below)
+    if text := str(limits):
+        help += f" {text.capitalize()}."
     return dataclasses.field(
         default=default,
         metadata={
@@ -57,16 +61,31 @@ def setting(
             "flag": flag,
             "key": key,
             "choices": tuple(choices),
-            "limits": (least, most),
+            "limits": limits,
             "auto": auto,
         },
     )
 
 
-def _limits(least: float | None, most: float | None) -> str:
-    if most is None:
-        return f"at least {least:.10g}"
-    return f"at most {most:.10g}" if least is None else f"{least:.10g} to {most:.10g}"
+class Limits(NamedTuple):
+    """Limits of a number, each or none: `least` and `most` are allowed, `above` and `below` not."""
+
+    least: float | None = None
+    above: float | None = None
+    most: float | None = None
+    below: float | None = None
+
+    def hold(self, number: float) -> bool:
+        """Returns whether a number is within them; NaN is within none."""
+        holds = (operator.ge, operator.gt, operator.le, operator.lt)
+        return all(limit is None or is_so(number, limit) for limit, is_so in zip(self, holds))
+
+    def __str__(self) -> str:
+        if self.least is not None and self.most is not None:
+            return f"{self.least:.10g} to {self.most:.10g}"
+        words = ("at least", "more than", "at most", "less than")
+        given = [f"{word} {limit:.10g}" for word, limit in zip(words, self) if limit is not None]
+        return " and ".join(given)
 
 
 class Section:
@@ -84,12 +103,18 @@ class Section:
                 raise ConfigError(
                     f"{name}={value!r}: expected one of {choices}{nearest(str(value), choices)}"
                 )
-            least, most = field.metadata.get("limits", (None, None))
-            for number in value if isinstance(value, tuple) else (value,):
-                if (least, most) == (None, None) or number is None:
-                    continue
-                if not (least is None or number >= least) or not (most is None or number <= most):
-                    raise ConfigError(f"{name}={value}: expected {_limits(least, most)}")
+            limits = field.metadata.get("limits", Limits())
+            if not all(map(limits.hold, _numbers(value))):
+                raise ConfigError(f"{name}={value}: expected {limits}")
+
+
+def _numbers(value: Any) -> Iterator[float]:
+    """Yields the numbers of a value: one, those of a list or of a list of lists, or none."""
+    if isinstance(value, tuple):
+        for item in value:
+            yield from _numbers(item)
+    elif value is not None:
+        yield value
 
 
 def sections(config: Any) -> Iterator[tuple[str, Any]]:
@@ -202,7 +227,7 @@ def convert(value: Any, hint: Any, *, where: str) -> Any:
         return value
     if hint is int and number and math.isfinite(value) and value == int(value):
         return int(value)
-    if hint is float and number and not math.isnan(value):
+    if hint is float and number and math.isfinite(value):
         return float(value)
     if hint is str and (value is None or isinstance(value, str)):
         return value or ""

@@ -18,7 +18,7 @@ class DataConfig(Section):
 
     training_file_pattern: str = setting("", "Glob of the training records.")
     num_classes: Optional[int] = setting(
-        None, "Class channels of the model; none: the data card's classes.", flag=None
+        None, "Class channels of the model; none: the data card's classes.", flag=None, least=1
     )
     class_ids: str = setting(
         "contiguous",
@@ -43,8 +43,12 @@ class DataConfig(Section):
     )
     skip_crowd_during_training: bool = setting(True, "Leave crowd regions out of training.")
     input_rand_hflip: bool = setting(True, "Mirror half of the training images.")
-    jitter_min: float = setting(0.1, "Least scale of the image relative to the network input.")
-    jitter_max: float = setting(2.0, "Largest scale of the image relative to the network input.")
+    jitter_min: float = setting(
+        0.1, "Least scale of the image relative to the network input.", above=0
+    )
+    jitter_max: float = setting(
+        2.0, "Largest scale of the image relative to the network input.", above=0
+    )
     color_jitter: float = setting(
         0.0, "Strength of brightness, contrast and saturation changes.", least=0, most=1
     )
@@ -94,9 +98,9 @@ class OptimConfig(Section):
     """Optimizer, learning rate, averages; EfficientDet's defaults (arXiv 1911.09070, section 5)."""
 
     optimizer: str = setting("sgd", "sgd or adamw.", choices=("sgd", "adamw"))
-    momentum: float = setting(0.9, "Momentum of SGD, beta 1 of AdamW.")
+    momentum: float = setting(0.9, "Momentum of SGD, beta 1 of AdamW.", least=0, below=1)
     learning_rate: float = setting(
-        0.08, "Learning rate after warm-up, for lr_batch_size images per step.", flag="lr"
+        0.08, "Learning rate after warm-up, for lr_batch_size images per step.", flag="lr", least=0
     )
     lr_batch_size: int = setting(
         64,
@@ -104,7 +108,7 @@ class OptimConfig(Section):
         "0: use the rate as it is (also when --lr is given without this flag).",
         least=0,
     )
-    lr_warmup_init: float = setting(1e-4, "Learning rate at step 0.", flag="warmup_value")
+    lr_warmup_init: float = setting(1e-4, "Learning rate at step 0.", flag="warmup_value", least=0)
     lr_warmup_epoch: float = setting(
         1.0, "Length of the warm-up, epochs.", flag="warmup_epochs", least=0
     )
@@ -117,10 +121,12 @@ class OptimConfig(Section):
         "cosine", "cosine, stepwise or polynomial.", choices=("cosine", "stepwise", "polynomial")
     )
     lr_step_epochs: tuple[float, ...] = setting(
-        (200.0, 250.0), "stepwise: epochs where the rate drops."
+        (200.0, 250.0), "stepwise: epochs where the rate drops.", least=0
     )
-    lr_step_factor: float = setting(0.1, "stepwise: factor at each drop.")
-    lr_poly_power: float = setting(0.9, "polynomial: exponent of the remaining share of steps.")
+    lr_step_factor: float = setting(0.1, "stepwise: factor at each drop.", above=0)
+    lr_poly_power: float = setting(
+        0.9, "polynomial: exponent of the remaining share of steps.", above=0
+    )
     clip_gradients_norm: float = setting(
         10.0, "Limit of each gradient's norm, then of the global norm; 0: off.", least=0
     )
@@ -128,15 +134,15 @@ class OptimConfig(Section):
         4e-5, "Factor of 0.5*|w|^2 over kernels (SGD), decoupled for AdamW.", least=0
     )
     moving_average_decay: Optional[float] = setting(
-        0.9998, "Decay of the weights' moving average; 0 or none: no average.", least=0, most=1
+        0.9998, "Decay of the weights' moving average; 0 or none: no average.", least=0, below=1
     )
     var_freeze_expr: str = setting(
         "", "Regular expression matched at the start of names of variables to freeze."
     )
-    loss_scale: float = setting(32768.0, "First dynamic loss scale under mixed_float16.")
+    loss_scale: float = setting(32768.0, "First dynamic loss scale under mixed_float16.", least=1)
     gradient_accumulation: int = setting(1, "Batches per optimizer step on each rank.", least=1)
-    adam_beta2: float = setting(0.999, "AdamW's second beta.")
-    adam_epsilon: float = setting(1e-8, "AdamW's epsilon.")
+    adam_beta2: float = setting(0.999, "AdamW's second beta.", least=0, below=1)
+    adam_epsilon: float = setting(1e-8, "AdamW's epsilon.", above=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,7 +209,7 @@ class TrainConfig(Section):
     log_filename: str = setting("time_log.txt", "DLLogger file inside model_dir.")
     log_steps: int = setting(1, "Steps between records in the log files.", least=1)
     log_warmup_steps: int = setting(1, "First steps left out of the average speed.", least=0)
-    console_seconds: float = setting(5.0, "Least seconds between console lines.")
+    console_seconds: float = setting(5.0, "Least seconds between console lines.", least=0)
     lr_tb: bool = setting(False, "Write the learning rate of every logged step to TensorBoard.")
     time_history: bool = setting(
         True, "Write throughput records: DLLogger's PARAMETER lines and TensorBoard's examples/sec."
@@ -321,24 +327,31 @@ class RuntimeConfig(Section):
     remat: bool = setting(False, "Recompute backbone blocks in the backward pass to save memory.")
     set_num_threads: bool = setting(True, "Share this host's cores among its ranks.")
     enable_map_parallelization: bool = setting(True, "Let tf.data parallelise maps by itself.")
-    min_free_gb: float = setting(1.0, "Least free disk space in model_dir at the start, GB.")
+    min_free_gb: float = setting(
+        1.0, "Least free disk space in model_dir at the start, GB.", least=0
+    )
     lock_seconds: float = setting(
         45.0,
         "A run in the same model_dir that gives no sign of life for so long is taken for dead; 0: "
         "several runs may write there.",
+        least=0,
     )
     heartbeat_seconds: float = setting(
         60.0,
         "A rank that gives no sign of life for so long, or five times so long while it compiles or "
         "evaluates, is named, and the job ends; 0: nobody watches.",
+        least=0,
     )
     stall_seconds: float = setting(
-        900.0, "Longest stay at one place of a training step before the job ends; 0: no limit."
+        900.0,
+        "Longest stay at one place of a training step before the job ends; 0: no limit.",
+        least=0,
     )
     compile_seconds: float = setting(
-        3600.0, "The same for the start of a run and its first step; 0: no limit."
+        3600.0, "The same for the start of a run and its first step; 0: no limit.", least=0
     )
     evaluation_seconds: float = setting(
         7200.0,
         "The same for a batch or the scores of an evaluation, a save, an export; 0: no limit.",
+        least=0,
     )

@@ -4,7 +4,7 @@ import math
 from typing import NamedTuple
 
 from engine.config.fields import ConfigError
-from engine.config.settings import EvalConfig, OptimConfig, TrainConfig
+from engine.config.settings import DataConfig, EvalConfig, OptimConfig, TrainConfig
 
 # Modes that evaluate while they train. All but `full` are the reference's, which end at epoch 300.
 _EVALUATING_MODES = ("full", "traineval")
@@ -38,12 +38,16 @@ class StepPlan(NamedTuple):
         )
 
 
-def check_settings(train: TrainConfig, optim: OptimConfig, evaluation: EvalConfig) -> None:
+def check_settings(train: TrainConfig, data: DataConfig, evaluation: EvalConfig) -> None:
     """Checks rules between the settings of a run, without data and devices.
 
     Raises:
       ConfigError: settings that cannot work together.
     """
+    if data.jitter_min > data.jitter_max:
+        raise ConfigError(
+            f"expected jitter_min <= jitter_max, got {data.jitter_min:g} and {data.jitter_max:g}"
+        )
     if train.skip_test and evaluation.target_ap:
         raise ConfigError(
             f"--skip_test with target_ap={evaluation.target_ap:g}: a run that never evaluates "
@@ -55,8 +59,6 @@ def check_settings(train: TrainConfig, optim: OptimConfig, evaluation: EvalConfi
             f"patience={evaluation.patience}: no evaluation comes before the end of this run; set "
             "--eval_start and --eval_period"
         )
-    if optim.moving_average_decay == 1:
-        raise ConfigError("moving_average_decay=1: expected less, or the average never moves")
 
 
 def scaled_learning_rate(

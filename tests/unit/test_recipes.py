@@ -109,7 +109,7 @@ def test_settings_can_work(name):
     for preset_name in (PRESETS[name] or "nvidia_tf2", ""):
         config = load(name, preset_name)
         family.validate(config)
-        check_settings(config.train, config.optim, config.eval)
+        check_settings(config.train, config.data, config.eval)
 
 
 @pytest.mark.parametrize("name", PRESETS)

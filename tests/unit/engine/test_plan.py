@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from engine.config.fields import ConfigError
-from engine.config.settings import EvalConfig, OptimConfig, TrainConfig
+from engine.config.settings import DataConfig, EvalConfig, OptimConfig, TrainConfig
 from engine.optim.plan import (
     check_settings,
     evaluates_after,
@@ -130,9 +130,10 @@ def test_which_runs_need_a_validation_set():
         ({"log_steps": 0}, "log_steps=0"),
         ({"gradient_accumulation": 0}, "gradient_accumulation=0"),
         ({"eval_samples": 0}, "eval_samples=0"),
+        ({"jitter_min": 3.0}, "jitter_min <= jitter_max, got 3 and 2"),
         ({"clip_gradients_norm": -1.0}, "clip_gradients_norm=-1.0"),
         ({"weight_decay": float("nan")}, "weight_decay=nan"),
-        ({"moving_average_decay": 1.0}, "moving_average_decay=1: expected less"),
+        ({"moving_average_decay": 1.0}, "moving_average_decay=1.0: expected .* less than 1"),
     ],
 )
 def test_settings_that_cannot_work(change, words):
@@ -141,12 +142,13 @@ def test_settings_that_cannot_work(change, words):
         return dataclasses.replace(part, **{k: v for k, v in change.items() if k in names})
 
     with pytest.raises(ConfigError, match=words):
-        check_settings(*map(changed, (TrainConfig(), OptimConfig(), EvalConfig())))
+        changed(OptimConfig())
+        check_settings(*map(changed, (TrainConfig(), DataConfig(), EvalConfig())))
 
 
 def test_the_defaults_can_work():
-    check_settings(TrainConfig(), OptimConfig(), EvalConfig())
-    check_settings(TrainConfig(), OptimConfig(moving_average_decay=None), EvalConfig())
+    check_settings(TrainConfig(), DataConfig(), EvalConfig())
+    assert OptimConfig(moving_average_decay=None).moving_average_decay is None
 
 
 def test_without_tests_nothing_is_evaluated():

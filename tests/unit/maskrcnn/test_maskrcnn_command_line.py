@@ -179,7 +179,7 @@ def test_every_shipped_file_is_valid(name):
     config = training(f"--config-file={CONFIGS / name}", *flags_, num_ranks=ranks).config
     assert config.data.training_file_pattern == "t" and config.eval.val_file_pattern == "v"
     validate(config)
-    check_settings(config.train, config.optim, config.eval)
+    check_settings(config.train, config.data, config.eval)
     assert config.model.include_mask == ("mask_rcnn" in name)
     assert config.model.rpn_only == ("rpn_R" in name)
     assert (config.model.norm == "group_norm") == ("gn" in Path(name).stem.split("_"))

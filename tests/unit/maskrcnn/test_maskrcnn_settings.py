@@ -27,7 +27,7 @@ def with_preset(name, model_name="maskrcnn-r50-fpn"):
 def test_every_model_is_valid_and_survives_json(model_name):
     config = base_config(model_name)
     validate(config)
-    check_settings(config.train, config.optim, config.eval)
+    check_settings(config.train, config.data, config.eval)
     stored = json.loads(json.dumps(to_dict(config)))
     assert from_dict(MaskRcnnConfig, stored) == config
 
@@ -112,12 +112,12 @@ class TestPresets:
         ({"model__image_size": 16}, "image_size"),
         ({"model__anchor_sizes": [32.0, 64.0]}, "expected 5 sizes"),
         ({"model__aspect_ratios": []}, "at least one"),
-        ({"model__anchor_sizes": [0.0] * 5}, "anchor_sizes: expected numbers above 0"),
+        ({"model__anchor_sizes": [0.0] * 5}, r"anchor_sizes=.*: expected more than 0"),
         ({"model__anchor_sizes": [float("nan")] * 5}, "anchor_sizes: expected float, got nan"),
-        ({"model__aspect_ratios": [[1.0, -1.0]]}, "aspect_ratios: expected numbers above 0"),
-        ({"model__stddev_rgb": [1.0, 0.0, 1.0]}, "stddev_rgb: expected numbers above 0"),
-        ({"roi__bbox_reg_weights": [0, 0, 1, 1]}, "bbox_reg_weights: expected numbers above 0"),
-        ({"loss__box_beta": 0.0}, r"box_beta: expected numbers above 0, got \(0.0,\)"),
+        ({"model__aspect_ratios": [[1.0, -1.0]]}, r"aspect_ratios=.*: expected more than 0"),
+        ({"model__stddev_rgb": [1.0, 0.0, 1.0]}, r"stddev_rgb=.*: expected more than 0"),
+        ({"roi__bbox_reg_weights": [0, 0, 1, 1]}, r"bbox_reg_weights=.*: expected more than 0"),
+        ({"loss__box_beta": 0.0}, "box_beta=0.0: expected more than 0"),
         ({"loss__mrcnn_weight_loss_mask": -1.0}, "mrcnn_weight_loss_mask=-1.0: expected at least"),
         ({"rpn__rpn_negative_overlap": 0.8}, "rpn_negative_overlap <= rpn_positive_overlap"),
         ({"roi__fg_thresh": 0.4}, "bg_thresh_hi <= fg_thresh"),
