@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from engine_tiny_task import TinyTask
 
@@ -20,10 +22,13 @@ def make_step(
     use_xla: bool = False,
     dynamic: bool = False,
     seed: int = 0,
+    shards: Sequence[Shard] = (),
 ) -> TrainStep:
     """Makes the step and its state; `dynamic` is of the loss scale."""
     state = TrainState(task, config, plan, dynamic_loss_scale=dynamic)
-    return TrainStep(task, state, config, use_xla=use_xla, half_gradients=False, seed=seed)
+    return TrainStep(
+        task, state, config, use_xla=use_xla, half_gradients=False, seed=seed, shards=shards
+    )
 
 
 def run_steps(step: TrainStep, count: int, *, accumulation: int = 1) -> list[np.ndarray]:

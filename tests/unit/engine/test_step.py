@@ -232,6 +232,35 @@ def test_randomness_follows_seed_and_step():
     assert first != losses(1, skip=1)
 
 
+def test_a_step_on_several_shares_is_that_of_as_many_ranks():
+    """Each has its own noise and begins with the statistics of the step before."""
+    task = TinyTask(batch_norm=tf.keras.layers.BatchNormalization, noise=0.5)
+    shards = [Shard(rank, 2) for rank in (0, 1)]
+    step = make_step(task=task, seed=5, shards=shards)
+    data = [iter(task.train_dataset(shard=shard, start_step=0)) for shard in shards]
+    statistics = task.model.non_trainable_variables
+    for number in range(2):
+        parts = [[task.device_batch(next(share)) for _ in range(2)] for share in data]
+        before, ends, results = [v.numpy() for v in statistics], [], []
+
+        def begin(values=before):
+            for variable, value in zip(statistics, values):
+                variable.assign(value)
+
+        for shard, batches in zip(shards, parts):
+            begin()
+            for i, batch in enumerate(batches):
+                seed = tf.constant([2 * number + i, 5 * 7919 + shard.rank])
+                results.append(task.losses(batch, training=True, seed=seed))
+            ends.append([v.numpy() for v in statistics])
+        begin()
+        numbers = dict(zip(step.names, step([*parts[0], *parts[1]]).numpy().tolist()))
+        losses, weights = ([float(getattr(r, of)) for r in results] for of in ("loss", "weight"))
+        assert numbers["square_loss"] == pytest.approx(np.average(losses, weights=weights))
+        for variable, *values in zip(statistics, *ends):
+            np.testing.assert_allclose(variable, np.mean(values, axis=0), rtol=1e-5)
+
+
 def test_without_averages_and_momentum():
     config = dataclasses.replace(CONFIG, moving_average_decay=0.0, momentum=0.0)
     step = make_step(config)

@@ -78,6 +78,8 @@ def numpy_detect(logits, deltas, proposals, valid, image, *, floor, count, codin
 )
 def test_equals_numpy(floor, coding, iou):
     arrays = example()
+    # Beside and below the image: of these nothing is left after clipping.
+    arrays[2][:, :2] = [[0, 150, 40, 180], [150, 0, 180, 40]]
     conventions = {"floor": floor, "coding": coding, "iou": iou}
     boxes, scores, classes, num_valid = detect(*arrays, 40, **conventions)
     for image in range(2):
@@ -151,7 +153,7 @@ def test_boxes_move_to_the_original_image():
         *example(5)[:3],
         tf.constant(example(5)[3]),
         tf.constant(IMAGE_SIZES),
-        config=config_with(12),
+        config=config_with(12, floor=0.7),
     )
     moved = to_original(detections, geometry, network_width=96)
     assert isinstance(moved, Detections) and moved.boxes.shape == (2, 12, 4)
@@ -162,6 +164,8 @@ def test_boxes_move_to_the_original_image():
     with_last_pixel = to_original(detections, geometry, network_width=96, pixel_offset=1.0)
     grown = with_last_pixel.boxes[0, 0] - moved.boxes[0, 0]
     np.testing.assert_allclose(grown, [0, 0, 2, 2], atol=1e-4)
+    is_padding = detections.classes.numpy() == -1
+    assert 0 < is_padding.sum() < 24 and not with_last_pixel.boxes[is_padding].numpy().any()
     masks = tf.zeros([2, 12, 28, 28])
     with_masks = to_original(detections, geometry, network_width=96, masks=masks)
     assert isinstance(with_masks, MaskDetections)

@@ -94,6 +94,16 @@ def test_equals_numpy(of_level, min_size, coding, iou):
         assert not proposals.boxes[image, count:].numpy().any()
 
 
+def test_a_box_of_the_least_size_stays():
+    def shortest_side(min_size):
+        found = propose(*outputs(), after=1000, min_size=min_size)
+        boxes = found.boxes.numpy()[found.is_valid.numpy()]
+        return float((boxes[:, 2:] - boxes[:, :2]).min())
+
+    least = shortest_side(0.0)
+    assert shortest_side(least) == least < shortest_side(least * 1.001)
+
+
 def test_compiled_equals_eager_and_float16_is_decoded_in_float32():
     logits, deltas = outputs(seed=1)
     logits, deltas = ([tf.cast(x, tf.float16) for x in part] for part in (logits, deltas))
