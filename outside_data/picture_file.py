@@ -35,6 +35,7 @@ _FORMATS = (
     *("JPEG", "MPO", "PNG", "GIF", "BMP", "DIB", "WEBP", "TIFF", "PPM", "JPEG2000", "TGA"),
     *("PCX", "SGI", "AVIF"),
 )
+_HEIC = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
 _BYTES_PER_PIXEL = 16  # of the largest uncompressed file that is read at all
 _HEADER_BYTES = 1 << 20
 _FIRST_BYTES = 1 << 16  # enough for most headers
@@ -201,6 +202,8 @@ def open_picture(data: bytes, *, max_pixels: int = MAX_PIXELS, whole: bool = Tru
     """
     if not data:
         raise BadImageError("empty file")
+    if data[4:8] == b"ftyp" and data[8:12] in _HEIC and b"avif" not in data[12:64]:
+        raise BadImageError("HEIC picture", "none of the formats that are read: save it as JPEG")
     with _reading_errors():
         image = Image.open(io.BytesIO(data), formats=_known_formats())
         width, height = image.size

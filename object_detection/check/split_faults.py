@@ -17,6 +17,7 @@ def split_faults(tables: Mapping[str, SplitTable], trained: str) -> Iterator[Che
     """Yields what does not fit between splits; the one trained on may not be among them."""
     for name, table in tables.items():
         yield from _unused_classes(table)
+        yield from _alike_classes(table)
         if trained in tables and name != trained:
             yield from _class_lists(tables[trained], table)
             yield from _untaught(tables[trained], table)
@@ -38,6 +39,23 @@ def _unused_classes(table: SplitTable) -> Iterator[CheckFinding]:
         )
 
 
+def _alike_classes(table: SplitTable) -> Iterator[CheckFinding]:
+    groups: dict[str, list[str]] = defaultdict(list)
+    for number, name in table.annotations.category_names.items():
+        groups[plain_name(name)].append(f"{name!r} (id {number})")
+    alike = [", ".join(group) for group in groups.values() if len(group) > 1]
+    if alike:
+        yield CheckFinding(
+            "warning",
+            "alike_classes",
+            table.name,
+            f"{len(alike)} classes are listed more than once, under names that are alike",
+            "Give their objects one category, unless they are different things",
+            count=len(alike),
+            examples=alike,
+        )
+
+
 def _class_lists(trained: SplitTable, other: SplitTable) -> Iterator[CheckFinding]:
     ours, theirs = trained.annotations.category_names, other.annotations.category_names
     pair = f"{trained.name}, {other.name}"
@@ -47,6 +65,7 @@ def _class_lists(trained: SplitTable, other: SplitTable) -> Iterator[CheckFindin
         if plain_name(ours[number]) != plain_name(theirs[number])
     ]
     numbers = {plain_name(name): number for number, name in ours.items()}
+    repeated = [name for name, n in Counter(map(plain_name, ours.values())).items() if n > 1]
     if renamed:
         is_permuted = set(map(plain_name, theirs.values())) <= set(numbers)
         yield CheckFinding(
@@ -64,6 +83,7 @@ def _class_lists(trained: SplitTable, other: SplitTable) -> Iterator[CheckFindin
         f"{name!r}: id {own} in {trained.name}, {number} in {other.name}"
         for number, name in sorted(theirs.items())
         if (own := numbers.get(plain_name(name), number)) != number
+        and plain_name(name) not in repeated
     ]
     if moved and not renamed:
         yield CheckFinding(

@@ -29,7 +29,13 @@ _FORMS = {
         "centres with sizes (centre x, centre y, width, height)",
         "Subtract half of the width from x and half of the height from y",
     ),
-    "exchanged": ("exchanged (y, x, height, width)", "Exchange x with y and width with height"),
+    "exchanged": (
+        "exchanged (y, x, height, width)",
+        (
+            "Exchange x with y and width with height, or, if the images lie on their side instead, "
+            "their height with their width"
+        ),
+    ),
     "percent": (
         "percent of the image's sides",
         "Multiply x and width by the image's width over 100, y and height by its height over 100",

@@ -18,9 +18,9 @@ from typing import NamedTuple
 
 from object_detection.coco.listed import CocoImage, some
 from outside_data.files import walk
-from outside_data.picture_file import BadImageError
+from outside_data.picture_file import BadImageError, suffixes
 from outside_data.text import clean
-from path_names.spellings import folded, spellings
+from path_names.spellings import UPLOAD_PREFIX, folded, spellings
 
 _MOST_FILES = 3_000_000  # looked through for lost names
 _SHOWN = 3
@@ -171,10 +171,18 @@ class _ImageFolder:
         Raises:
           BadImageError: none or several do; says what was looked for.
         """
-        for variant, kinds in spellings(name):
-            parts = _parts(variant)
-            if not parts:
-                continue
+        readings = [(_parts(variant), kinds) for variant, kinds in spellings(name)]
+        readings = [(parts, kinds) for parts, kinds in readings if parts]
+        for parts, kinds in readings[:]:
+            if (plain := UPLOAD_PREFIX.sub("", parts[-1])) != parts[-1]:
+                readings.append(((*parts[:-1], plain), [*kinds, "prefix of an upload"]))
+        readings += [
+            ((*parts[:-1], there[-1]), [*kinds, "without ending"])
+            for parts, kinds in readings
+            if os.path.splitext(parts[-1])[1].lower() not in suffixes()
+            for there in self._by_stem.get(folded(parts[-1]), ())
+        ]
+        for parts, kinds in readings:
             fitting = [p for p in self._by_name.get(folded(parts[-1]), ()) if _fits(parts, p)]
             if not fitting:
                 continue

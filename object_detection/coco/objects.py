@@ -157,6 +157,8 @@ def _read_box(stated: Any, mask: Any, note: Callable[..., None]) -> list[float] 
             return None
         if values.is_text(stated):
             note("box: read from text")
+        elif len(stated) != len(box) or isinstance(stated, Mapping):
+            note("box: in another form than a list of four numbers")
     else:
         box = bounds(mask) if mask is not None else None
         if box is None:

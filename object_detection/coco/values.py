@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from outside_data.text import encodable
@@ -67,9 +68,16 @@ def has_box(value: Any) -> bool:
 
 
 def finite_box(value: Any) -> list[float] | None:
-    """Returns `[x, y, width, height]`, or None unless there are four finite numbers."""
+    """Returns `[x, y, width, height]`, or None unless there are four finite numbers.
+
+    They may stand under these names, or in a list of their own.
+    """
     if isinstance(value, str):
         value = re.split(r"[\s,;]+", value.strip().strip("[]()").strip())
+    if isinstance(value, Mapping):
+        value = [value.get(key) for key in ("x", "y", "width", "height")]
+    elif isinstance(value, (list, tuple)) and len(value) == 1:
+        (value,) = value
     if not isinstance(value, (list, tuple)) or len(value) != 4:
         return None
     numbers = [finite_number(side) for side in value]

@@ -24,7 +24,7 @@ class MadeOf(NamedTuple):
     """What records depend on.
 
     settings: name to value, anything that JSON can hold.
-    files: path to (bytes, time of the last change in ns); None: there is no such file.
+    files: path to [bytes, time of the last change in ns]; None: there is no such file.
     """
 
     settings: Mapping[str, Any]
@@ -33,9 +33,7 @@ class MadeOf(NamedTuple):
 
 def state(settings: Mapping[str, Any], paths: Iterable[str | os.PathLike[str]]) -> MadeOf:
     """Returns the settings and the state of the files, now."""
-    states = {os.path.abspath(path): _state(path) for path in paths}
-    # As it comes back from a file: tuples as lists.
-    return MadeOf(*json.loads(json.dumps([settings, states])))
+    return MadeOf(settings, {os.path.abspath(path): _state(path) for path in paths})
 
 
 def save(made: MadeOf, path: Path) -> None:
@@ -68,9 +66,9 @@ def differences(before: MadeOf, after: MadeOf) -> list[str]:
     return lines
 
 
-def _state(path: str | os.PathLike[str]) -> tuple[int, int] | None:
+def _state(path: str | os.PathLike[str]) -> list[int] | None:
     try:
         status = os.stat(path)
     except (OSError, ValueError):
         return None
-    return status.st_size, status.st_mtime_ns
+    return [status.st_size, status.st_mtime_ns]

@@ -7,10 +7,11 @@ for the file names that the annotations mention.
 
 from __future__ import annotations
 
+import filecmp
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from object_detection.coco.annotations import CocoAnnotations
@@ -28,6 +29,7 @@ _ANNOTATION_PATTERNS = (
 _OTHER_TASKS = re.compile(r"^(captions|person_keypoints|image_info|panoptic|stuff|deploy)_|-card$")
 _FILE_NAME = re.compile(rb'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")')
 _PROBED_NAMES = 20
+_OF_IMAGES = ("image", "img", "jpeg", "jpg", "photo", "pict", "pics")
 
 
 def find_splits(data_dir: str | os.PathLike[str]) -> dict[str, tuple[Path, Path]]:
@@ -61,7 +63,11 @@ def find_image_dir(annotation_file: str | os.PathLike[str], data_dir: Path) -> P
 
     Of the folders with at least half as many of the first few file names as any has, the one named
     like the split (`val` for `val2017` will do) wins, as splits may use the same names; then the
-    one with most of them, then the one nearest to the data folder.
+    one with most of them, then the one nearest to the data folder, then one called images.
+
+    Raises:
+      FileNotFoundError: none has any of them.
+      ValueError: two folders would do equally, and hold other pictures.
     """
     names = _first_file_names(Path(annotation_file))
     if not names:
@@ -86,16 +92,36 @@ def find_image_dir(annotation_file: str | os.PathLike[str], data_dir: Path) -> P
         found = [(num_found(folder), folder) for folder in folders]
         most = max(count for count, _ in found)
         if most:
-            near = [
-                (likeness(folder), count, -len(folder.parts), folder)
+            ranks = {
+                folder: (likeness(folder), count, -len(folder.parts), _is_of_images(folder))
                 for count, folder in found
                 if 2 * count >= most
-            ]
-            return max(near, key=lambda entry: entry[:3])[-1]
+            }
+            best = [folder for folder, rank in ranks.items() if rank == max(ranks.values())]
+            _refuse_other_pictures(annotation_file, best, names)
+            return best[0]
     raise FileNotFoundError(
         f"{annotation_file}: none of its first {len(names)} images ({names[0]}, ...) exists in "
         f"{data_dir} or in the {len(folders) - 1} folders below it"
     )
+
+
+def _is_of_images(folder: Path) -> bool:
+    return folder.name.casefold().startswith(_OF_IMAGES)
+
+
+def _refuse_other_pictures(
+    annotation_file: str | os.PathLike[str], folders: Sequence[Path], names: Sequence[str]
+) -> None:
+    """Raises ValueError if files of the same name in several folders are not the same."""
+    for name in names:
+        paths = [folder / name for folder in folders if (folder / name).is_file()]
+        for first, other in zip(paths, paths[1:]):
+            if not filecmp.cmp(first, other, shallow=False):
+                raise ValueError(
+                    f"{annotation_file}: {name!r} may be {first} or {other}: write the folder into "
+                    "the names of the images, or move one of the folders elsewhere"
+                )
 
 
 def make_split(
