@@ -119,14 +119,15 @@ def parse_json(data: bytes | str, path: str | os.PathLike[str]) -> Any:
     raise BadFileError(f"{clean(path)} is no valid JSON: {what}. {_COPY_AGAIN}")
 
 
-def read_yaml(path: str | os.PathLike[str]) -> Any:
+def read_yaml(path: str | os.PathLike[str], *, as_text: bool = False) -> Any:
     """Returns what a YAML file holds, aliases resolved; raises as `read_file`.
 
+    Values are numbers, dates and so on (`on` is true), or with `as_text` the text that is written.
     Aliases that would multiply beyond MOST_YAML_NODES are refused before anything is built.
     """
     text = read_text(path, most=MOST_YAML_BYTES)
     try:
-        loader = yaml.SafeLoader(text)
+        loader = yaml.BaseLoader(text) if as_text else yaml.SafeLoader(text)
         try:
             root = loader.get_single_node()
             if root is None:

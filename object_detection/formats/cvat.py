@@ -7,7 +7,7 @@ tags of a whole image are left out and counted.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from xml.etree.ElementTree import Element
 
@@ -47,7 +47,7 @@ def read(folder: DataFolder) -> LabelledSet:
         ]
         result.class_names += [name for name in labels if name and name not in result.class_names]
         for node in root.iterfind("image"):
-            file = folder.find_image(node.get("name", ""), near=path)
+            file = result.find_image(folder, node.get("name", ""), near=path)
             size = (int(number(node, "@width", path)), int(number(node, "@height", path)))
             shapes = (_shape(shape, size, path, result) for shape in node)
             # A subset's name becomes a file's.
@@ -76,10 +76,7 @@ def _read_tracks(root: Element, path: Path, folder: DataFolder, result: Labelled
     )
     objects: dict[int, list[LabelledObject]] = {frame: [] for frame in frames}
     for track in root.iterfind("track"):
-        for shape in track:
-            frame = int(number(shape, "@frame", path))
-            if shape.get("outside") == "1":
-                continue
+        for frame, shape in _shapes_of_track(track, frames, path, result):
             if frame not in frames:
                 result.counts["shape of a video frame that is no picture in the folder"] += 1
                 continue
@@ -97,6 +94,43 @@ def _read_tracks(root: Element, path: Path, folder: DataFolder, result: Labelled
         LabelledImage(frames[frame], objects[frame], size if all(size) else None)
         for frame in sorted(frames)
     ]
+
+
+def _shapes_of_track(
+    track: Element, frames: Collection[int], path: Path, result: LabelledSet
+) -> Iterator[tuple[int, Element]]:
+    """Yields the frames of a track with their shapes.
+
+    CVAT writes every frame in which the object is seen. Other tools leave out those between key
+    frames: boxes are interpolated in those of `frames`, and stay as they are behind the last one.
+    """
+    shapes = sorted(((int(number(s, "@frame", path)), s) for s in track), key=lambda pair: pair[0])
+    lacks_frames = any(
+        after > frame + 1 and shape.get("outside") != "1"
+        for (frame, shape), (after, _) in zip(shapes, shapes[1:])
+    )
+    for index, (frame, shape) in enumerate(shapes):
+        if shape.get("outside") == "1":
+            continue
+        yield frame, shape
+        if not lacks_frames or shape.tag != "box":
+            continue
+        is_last = index + 1 == len(shapes)
+        following, after = (max(frames) + 1, shape) if is_last else shapes[index + 1]
+        target = shape if after.get("outside") == "1" else after
+        for between in (f for f in range(frame + 1, following) if f in frames):
+            result.counts["box between key frames interpolated"] += 1
+            yield between, _between(shape, target, (between - frame) / (following - frame), path)
+
+
+def _between(start: Element, end: Element, share: float, path: Path) -> Element:
+    """Returns a box of which a share of the way to another one is gone."""
+    sides = ("xtl", "ytl", "xbr", "ybr")
+    made = Element(start.tag, start.attrib)
+    for side in sides:
+        low, high = (number(node, f"@{side}", path) for node in (start, end))
+        made.set(side, str(low + share * (high - low)))
+    return made
 
 
 def _shape(
@@ -150,7 +184,7 @@ def _mask(node: Element, size: tuple[int, ...], path: Path) -> LabelledObject:
 
 
 def _points(node: Element, path: Path) -> Iterator[float]:
-    for point in node.get("points", "").split(";"):
+    for point in filter(None, node.get("points", "").split(";")):
         try:
             x, y = point.split(",")
             yield from (float(x), float(y))

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from outside_data.files import open_file, read_text, walk
 from outside_data.picture_file import suffixes
-from path_names.spellings import folded, spellings
+from path_names.spellings import UPLOAD_PREFIX, folded, spellings
 
 _IMAGE_SUFFIXES = suffixes()
 _HEAD_BYTES = 65536
@@ -25,8 +25,7 @@ _SPLIT_NAME = re.compile(
     r"(train|training|trainval|val|valid|validation|test|testing|eval|dev)([-_]?\d{1,4})?", re.I
 )
 _CLASS_LISTS = ("classes.txt", "labels.txt", "obj.names", "_darknet.labels", "labelmap.txt")
-_NO_CLASSES = frozenset(("__ignore__", "_background_", "background"))
-_UPLOAD_PREFIX = re.compile(r"^[0-9a-f]{6,8}-")
+NO_CLASSES = frozenset(("__ignore__", "_background_", "background"))
 
 
 class DataFolder:
@@ -128,11 +127,27 @@ def head_of(path: Path) -> bytes:
         return file.read(_HEAD_BYTES).lstrip(b"\xef\xbb\xbf \r\n\t")
 
 
-def read_class_list(folder: DataFolder, *names: str) -> list[str]:
+def plain_name(name: str) -> str:
+    """Returns the file name in what may be a path of another machine or a URL."""
+    *_, (reading, _) = spellings(name)
+    return _file_name(reading)
+
+
+def is_labelme(head: bytes) -> bool:
+    """Whether a file that begins so is LabelMe's; a picture in it may come before its shapes."""
+    marks = (b'"shapes"', b'"imageData"', b'"imagePath"')
+    return head.startswith(b"{") and any(mark in head for mark in marks)
+
+
+def read_class_list(folder: DataFolder, *names: str, is_numbered: bool = False) -> list[str]:
     """Returns the class names of the first list that is there, in order; [] if there is none.
 
     `names` are the lists' file names, by default all that are known. CVAT's `labelmap.txt` has a
-    colour and more behind each name; its heading starts with `#`.
+    colour and more behind each name; its heading starts with `#`. Where the lines are the classes'
+    numbers (`is_numbered`) none is left out.
+
+    Raises:
+      ValueError: a line between numbered ones is empty.
     """
     for wanted in names or _CLASS_LISTS:
         suffix = "." + wanted.rsplit(".", 1)[-1]
@@ -141,14 +156,22 @@ def read_class_list(folder: DataFolder, *names: str) -> list[str]:
                 lines = [line.strip() for line in read_text(path).splitlines()]
                 if wanted == "labelmap.txt":
                     lines = [line.split(":")[0] for line in lines if not line.startswith("#")]
-                return [line for line in lines if line and line not in _NO_CLASSES]
+                if not is_numbered:
+                    return [line for line in lines if line and line not in NO_CLASSES]
+                lines = lines[: max((i for i, line in enumerate(lines, 1) if line), default=0)]
+                if "" in lines:
+                    raise ValueError(
+                        f"{path} line {lines.index('') + 1} is empty, and the lines are the "
+                        "numbers of the classes: write the name there, or remove the line"
+                    )
+                return lines
     return []
 
 
 def _readings(name: str) -> list[str]:
     """Returns the paths that a name may stand for, most literal first."""
     readings = [name, *(text for text, _ in spellings(name))]
-    readings += [_UPLOAD_PREFIX.sub("", _file_name(reading)) for reading in readings]
+    readings += [UPLOAD_PREFIX.sub("", _file_name(reading)) for reading in readings]
     return list(dict.fromkeys(reading for reading in readings if reading))
 
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from object_detection.formats.folder import DataFolder, head_of
+from object_detection.formats.folder import DataFolder, head_of, is_labelme
 from object_detection.formats.labelled import LabelledSet, coco_split
 from outside_data.files import (
     MOST_JSON_BYTES,
@@ -31,8 +31,9 @@ FORMATS = ("coco", "cvat", "voc", "labelme", "label_studio", "open_images", "yol
 """In the order in which they are looked for: later ones leave fewer marks."""
 
 _MODULES = {"open_images": "tables"}
+_ONE_SUFFIX = {"voc": ".xml", "cvat": ".xml", "labelme": ".json", "label_studio": ".json"}
 _DESCRIPTION = "imported.json"
-_VERSION = 1
+_VERSION = 2
 
 
 class Imported(NamedTuple):
@@ -104,19 +105,25 @@ def import_folder(
             if is_same and all(path.is_file() for path, _ in splits.values()):
                 return Imported(name, splits, known["counts"])
     importer = _importer(name)
-    if not importer.files(folder):
+    used = importer.files(folder)
+    if not used:
         raise BadFileError(f"{folder.root}: no annotations in the format {name}")
     with expecting(folder.root, f"annotations of the format {name}"):
         options = {"corners": voc_corners} if name == "voc" else {}
         read = importer.read(folder, **options)
+    if read.missing and len(read.missing) == sum(map(len, read.splits.values())):
+        raise next(iter(read.missing.values()))
+    if name in _ONE_SUFFIX:
+        for path in sorted({*folder.files(_ONE_SUFFIX[name])} - {*used}):
+            read.note(f"{path.suffix} file without annotations of this format left out", path)
     _require_objects(read, folder, name)
     splits = {}
     for split, images in read.splits.items():
-        content, image_dir = coco_split(images, read.all_class_names())
+        content, image_dir = coco_split(images, read.all_class_names(), missing=read.missing)
         path = target / "annotations" / f"instances_{split}.json"
         _write(path, content)
         splits[split] = (Path(os.path.abspath(path)), Path(os.path.abspath(image_dir)))
-    imported = Imported(name, splits, dict(read.counts))
+    imported = Imported(name, splits, read.described_counts())
     paths = {split: list(map(str, pair)) for split, pair in splits.items()}
     _write(description, {"identity": identity, "splits": paths, "counts": imported.counts})
     return imported
@@ -131,7 +138,7 @@ def _coco_files(folder: DataFolder) -> list[Path]:
     for path in folder.files(".json"):
         head = head_of(path)
         # LabelMe's files may hold their images: those are not read whole.
-        if head.startswith(b"{") and b'"shapes"' not in head:
+        if head.startswith(b"{") and not is_labelme(head):
             data = read_file(path, most=MOST_JSON_BYTES)
             if b'"images"' in data and b'"categories"' in data:
                 return [path]
@@ -161,7 +168,7 @@ def _require_objects(read: LabelledSet, folder: DataFolder, name: str) -> None:
     objects = sum(len(image.objects) for images in read.splits.values() for image in images)
     if not objects:
         images = sum(map(len, read.splits.values()))
-        left_out = "; ".join(f"{count} x {what}" for what, count in read.counts.items())
+        left_out = "; ".join(f"{count} x {what}" for what, count in read.described_counts().items())
         raise BadFileError(
             f"{folder.root}: read as {name}, {images} images and not one object"
             + (f" ({left_out})" if left_out else "")

@@ -21,7 +21,7 @@ from object_detection.formats.labelled import (
     polygon_object,
     turned,
 )
-from outside_data.files import MOST_JSON_BYTES, read_json
+from outside_data.files import MOST_JSON_BYTES, expecting, read_json
 
 _NAMES = ("rectanglelabels", "polygonlabels", "ellipselabels", "labels")
 _IMAGE_SUFFIX_OR_PATH = ("/", ".")
@@ -36,20 +36,27 @@ def read(folder: DataFolder) -> LabelledSet:
     """Reads all files; splits are folders' or files' names."""
     result = LabelledSet()
     for path in files(folder):
-        tasks = read_json(path, most=MOST_JSON_BYTES)
-        for index, task in enumerate(tasks):
-            where = f"{path} task {task.get('id', index)}"
-            file = folder.find_image(_image_name(task, where), near=path)
-            shapes = _shapes(task, result)
-            if shapes is None:
-                result.counts["task without an annotation left out"] += 1
-                continue
-            size = next((s for s in map(_stated_size, shapes) if s), None) or image_size(file)
-            objects = [_object(shape, where, size, result) for shape in shapes]
-            found = [item for item in objects if item is not None]
-            split = folder.split_of(path, file)
-            result.splits[split].append(LabelledImage(file, found, size))
+        with expecting(path, "a list of Label Studio's tasks"):
+            for index, task in enumerate(read_json(path, most=MOST_JSON_BYTES)):
+                _read_task(task, f"{path} task {task.get('id', index)}", path, folder, result)
     return result
+
+
+def _read_task(
+    task: dict[str, Any], where: str, path: Path, folder: DataFolder, result: LabelledSet
+) -> None:
+    shapes = _shapes(task, result)
+    if shapes is None:
+        result.note("task without an annotation left out", task.get("id"))
+        return
+    file = result.find_image(folder, _image_name(task, where), near=path)
+    size = next((s for s in map(_stated_size, shapes) if s), None) or image_size(file)
+    if min(size) <= 0:
+        result.note("objects of an image without a size left out", file.name)
+        shapes = []
+    objects = [_object(shape, where, size, result) for shape in shapes]
+    found = [item for item in objects if item is not None]
+    result.splits[folder.split_of(path, file)].append(LabelledImage(file, found, size))
 
 
 def _is_label_studio(path: Path) -> bool:
@@ -79,7 +86,7 @@ def _shapes(task: dict[str, Any], result: LabelledSet) -> list[dict[str, Any]] |
         given = task.get("annotations") or task.get("completions") or []
         kept = [a for a in given if not a.get("was_cancelled")]
         if len(kept) > 1:
-            result.counts["task with several annotations: the last is taken"] += 1
+            result.note("task with several annotations: the last is taken", task.get("id"))
         if not kept:
             return None
         return [r for r in kept[-1].get("result", []) if isinstance(r.get("value"), dict)]
@@ -102,6 +109,10 @@ def _object(
         kind = shape.get("type") or ", ".join(sorted(value))
         result.counts[f"{kind} left out: neither box, ellipse nor polygon with a label"] += 1
         return None
+    if len(names) > 1:
+        result.note("object with several labels: the first is taken", where)
+    if shape.get("image_rotation"):
+        result.note("object drawn on a turned image: see whether it lies right", where)
     name, (width, height) = str(names[0]), size
     scale = np.array([width, height]) / 100.0
     try:

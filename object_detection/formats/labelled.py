@@ -3,7 +3,8 @@
 An importer knows its format and nothing of records. Its `files(folder)` are the annotation files,
 and `read(folder)` raises ValueError or FileNotFoundError that names the file and says what is
 wrong in it. Categories get ids 1, 2, ... in the order of the format's own list of classes, or of
-the names. Images get ids 1, 2, ... in order of their names.
+the names. Images get ids 1, 2, ... in order of their names. An annotated image that is not there
+stays in the list: the conversion names it, and gives up where there are too many.
 """
 
 from __future__ import annotations
@@ -12,16 +13,19 @@ import collections
 import dataclasses
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from pycocotools import mask as mask_api
 
+from object_detection.coco.listed import some
+from object_detection.formats.folder import DataFolder, plain_name
 from outside_data.picture_file import BadImageError, Picture, read_picture_header
 
 _ELLIPSE_POINTS = 36
+_SHOWN = 3
 
 
 class LabelledObject(NamedTuple):
@@ -50,6 +54,7 @@ class LabelledSet:
       splits: name ("train") to images.
       class_names: in the format's order; names that occur and are not listed are put behind them.
       counts: what was left out or had to be guessed, and how often.
+      missing: images that are not there, path as of `find_image` to the error that says so.
     """
 
     splits: dict[str, list[LabelledImage]] = dataclasses.field(
@@ -57,6 +62,34 @@ class LabelledSet:
     )
     class_names: list[str] = dataclasses.field(default_factory=list)
     counts: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+    missing: dict[Path, FileNotFoundError] = dataclasses.field(default_factory=dict)
+    _places: dict[str, list[Any]] = dataclasses.field(
+        default_factory=lambda: collections.defaultdict(list)
+    )
+
+    def note(self, what: str, place: Any) -> None:
+        """Counts what was left out or guessed, and keeps where."""
+        self.counts[what] += 1
+        self._places[what].append(place)
+
+    def described_counts(self) -> dict[str, int]:
+        """Returns the counts, with the first places of those that have any."""
+        return {
+            f"{what}: {some(self._places[what], _SHOWN)}" if what in self._places else what: count
+            for what, count in self.counts.items()
+        }
+
+    def find_image(self, folder: DataFolder, *names: str, near: Path) -> Path:
+        """Returns the image as of `DataFolder.find_image`, or a path where none is, noted."""
+        try:
+            return folder.find_image(*names, near=near)
+        except FileNotFoundError as error:
+            # The one with an ending, else the first.
+            name = max(filter(None, (*names, near.stem)), key=lambda text: bool(Path(text).suffix))
+            path = near.parent / plain_name(name)
+            self.missing[path] = error
+            self.note("annotated image that is not there", f"{near.name}: {name}")
+            return path
 
     def all_class_names(self) -> list[str]:
         """Returns the listed class names and, sorted behind them, those that merely occur."""
@@ -66,18 +99,19 @@ class LabelledSet:
 
 
 def coco_split(
-    images: Sequence[LabelledImage], class_names: Sequence[str]
+    images: Sequence[LabelledImage], class_names: Sequence[str], *, missing: Container[Path] = ()
 ) -> tuple[dict[str, Any], Path]:
     """Returns a split in COCO's instances form, and the folder its file names are relative to.
 
-    The folder is the deepest that holds all images. Sizes that no annotation states are read from
-    the files. `area` is the polygons' where there are any, else the box's.
+    The folder is the deepest that holds all images but the missing ones. Sizes that no annotation
+    states are read from the files. `area` is the polygons' where there are any, else the box's.
 
     Raises:
-      ValueError: one image file stands for two images.
+      ValueError: one image file stands for two images; an object has no class.
     """
     images = sorted(images, key=lambda image: image.file.as_posix())
-    folder = Path(os.path.commonpath([image.file.parent for image in images]))
+    there = [image.file.parent for image in images if image.file not in missing]
+    folder = Path(os.path.commonpath(there or [image.file.parent for image in images]))
     ids = {name: number for number, name in enumerate(class_names, start=1)}
     entries, annotations = [], []
     for number, image in enumerate(images, start=1):
@@ -85,16 +119,17 @@ def coco_split(
             raise ValueError(
                 f"{image.file} is annotated twice in one split: keep one of its annotations"
             )
+        is_there = image.file not in missing
+        name = image.file.relative_to(folder).as_posix() if is_there else image.file.name
         width, height = image.size or image_size(image.file)
-        entries.append(
-            {
-                "id": number,
-                "file_name": image.file.relative_to(folder).as_posix(),
-                "width": width,
-                "height": height,
-            }
-        )
+        sides = {"width": width, "height": height} if min(width, height) > 0 else {}
+        entries.append({"id": number, "file_name": name, **sides})
         for item in image.objects:
+            if not item.name:
+                raise ValueError(
+                    f"{image.file}: an object without a class, at {list(item.box)}: name its class "
+                    "in the annotations, or remove it"
+                )
             entry: dict[str, Any] = {
                 "id": len(annotations) + 1,
                 "image_id": number,

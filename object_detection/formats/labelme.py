@@ -13,7 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from object_detection.formats.folder import DataFolder, head_of, read_class_list
+from object_detection.formats.folder import (
+    NO_CLASSES,
+    DataFolder,
+    head_of,
+    is_labelme,
+    read_class_list,
+)
 from object_detection.formats.labelled import (
     LabelledImage,
     LabelledObject,
@@ -23,28 +29,29 @@ from object_detection.formats.labelled import (
     mask_object,
     polygon_object,
 )
-from outside_data.files import MOST_JSON_BYTES, read_json
+from outside_data.files import MOST_JSON_BYTES, expecting, read_json
 from outside_data.picture_file import open_picture
 
-_LEAST_POINTS = {"rectangle": 2, "polygon": 3, "circle": 2, "mask": 1}
+_LEAST_POINTS = {"rectangle": 2, "polygon": 3, "circle": 2, "mask": 1, "rotation": 3}
 
 
 def files(folder: DataFolder) -> list[Path]:
     """Returns the annotation files of this format."""
-    heads = ((path, head_of(path)) for path in folder.files(".json"))
-    return [path for path, head in heads if head.startswith(b"{") and b'"shapes"' in head]
+    return [path for path in folder.files(".json") if is_labelme(head_of(path))]
 
 
 def read(folder: DataFolder) -> LabelledSet:
     """Reads all files; splits are folders' names. `labels.txt` gives the order of classes."""
     result = LabelledSet(class_names=read_class_list(folder, "labels.txt", "classes.txt"))
     for path in files(folder):
-        content = read_json(path, most=MOST_JSON_BYTES)
-        file = folder.find_image(str(content.get("imagePath") or ""), path.stem, near=path)
-        width, height = (content.get(f"image{side}") or 0 for side in ("Width", "Height"))
-        size = (int(width), int(height)) if width and height else None
-        objects = _objects(content["shapes"], path, size, result)
-        result.splits[folder.split_of(path)].append(LabelledImage(file, objects, size))
+        with expecting(path, "LabelMe's annotations of an image, with a list of 'shapes'"):
+            content = read_json(path, most=MOST_JSON_BYTES)
+            names = (str(content.get("imagePath") or ""), path.stem)
+            file = result.find_image(folder, *names, near=path)
+            width, height = (content.get(f"image{side}") or 0 for side in ("Width", "Height"))
+            size = (int(width), int(height)) if width and height else None
+            objects = _objects(content["shapes"], path, size, result)
+            result.splits[folder.split_of(path)].append(LabelledImage(file, objects, size))
     return result
 
 
@@ -52,13 +59,16 @@ def _objects(
     shapes: list[dict[str, Any]], path: Path, size: tuple[int, int] | None, result: LabelledSet
 ) -> list[LabelledObject]:
     objects: list[LabelledObject] = []
-    groups: dict[tuple[str, Any], list[list[float]]] = {}
+    groups: dict[tuple[str, str], list[list[float]]] = {}
     for index, shape in enumerate(shapes):
         kind = shape.get("shape_type") or "polygon"
         name, group = str(shape.get("label", "")).strip(), shape.get("group_id")
+        if name in NO_CLASSES:
+            result.note(f"object called {name} left out", path.name)
+            continue
         where = f"{path} shapes[{index}]"
         if kind not in _LEAST_POINTS:
-            result.counts[f"{kind} left out: it has no area"] += 1
+            result.note(f"{kind} left out: no shape with an area that is known", where)
             continue
         try:
             points = [(float(x), float(y)) for x, y in shape["points"]]
@@ -66,7 +76,7 @@ def _objects(
             raise ValueError(f"{where}: expected 'points' of two numbers each") from None
         if len(points) < _LEAST_POINTS[kind]:
             what = f"{kind} of fewer than {_LEAST_POINTS[kind]} points left out"
-            result.counts[what] += 1
+            result.note(what, where)
         elif kind == "mask":
             if size is None:
                 raise ValueError(
@@ -85,7 +95,7 @@ def _objects(
             if group is None:
                 objects.append(polygon_object(name, [polygon]))
             else:
-                groups.setdefault((name, group), []).append(polygon)
+                groups.setdefault((name, str(group)), []).append(polygon)
     return objects + [polygon_object(name, parts) for (name, _), parts in groups.items()]
 
 

@@ -13,6 +13,8 @@ from xml.parsers import expat
 
 from outside_data.files import open_file, read_file
 
+_ENCODING = re.compile(rb"""<\?xml[^>]*?encoding=["']([\w.-]+)""")
+_OF_EXPAT = (b"utf-8", b"utf-16", b"iso-8859-1", b"us-ascii")  # it knows no others
 _ROOT_TAG = re.compile(rb"<([A-Za-z_][\w.-]*)[\s>/]")
 
 
@@ -22,8 +24,14 @@ def parse_xml(path: Path) -> Element:
     Raises:
       ValueError: it is no well-formed XML, or defines an entity; names file and line.
     """
+    data, encoding = read_file(path), None
+    if (declared := _ENCODING.match(data)) and declared[1].lower() not in _OF_EXPAT:
+        try:
+            data, encoding = data.decode(declared[1].decode()).encode(), "utf-8"
+        except (LookupError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} is not in the encoding that it states: {error}") from error
     builder = TreeBuilder()
-    parser = expat.ParserCreate()
+    parser = expat.ParserCreate(encoding)
     parser.buffer_text = True
     parser.StartElementHandler = builder.start
     parser.EndElementHandler = builder.end
@@ -37,7 +45,7 @@ def parse_xml(path: Path) -> Element:
 
     parser.EntityDeclHandler = refuse
     try:
-        parser.Parse(read_file(path), True)
+        parser.Parse(data, True)
     except (expat.ExpatError, UnicodeDecodeError, LookupError) as error:
         raise ValueError(f"{path} is no well-formed XML: {error}") from error
     return builder.close()

@@ -10,9 +10,12 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+from object_detection.coco.values import crowd_flag, positive_pixels
 from object_detection.formats.folder import DataFolder
 from object_detection.formats.labelled import (
     LabelledImage,
@@ -43,20 +46,27 @@ def read(folder: DataFolder) -> LabelledSet:
         for where, row in _rows(path):
             key = row.get("imageid") or row.get("filename") or ""
             if key not in images:
-                file = folder.find_image(key, near=path)
-                images[key] = LabelledImage(file, [], image_size(file))
+                file = result.find_image(folder, key, near=path)
+                images[key] = LabelledImage(file, [], _stated_size(row) or image_size(file))
+            name = row.get("labelname") or row.get("class") or ""
+            if not any(row[side] for side in _SIDES) and not name:
+                continue  # an image without objects
             try:
                 corners = [float(row[side]) for side in _SIDES]
             except (TypeError, ValueError):
                 raise ValueError(f"{where}: expected four numbers in {', '.join(_SIDES)}") from None
+            if not name:
+                raise ValueError(f"{where}: a box without a class: name it, or remove the line")
             if "imageid" in row:
+                if min(images[key].size) <= 0:
+                    result.note("box of an image without a size left out", where)
+                    continue
                 corners = [v * s for v, s in zip(corners, images[key].size * 2)]
-            name = row.get("labelname") or row.get("class") or ""
             images[key].objects.append(
                 LabelledObject(
                     names.get(name, name),
                     tuple(round(value, 3) for value in box_of_corners(*corners)),
-                    is_crowd=row.get("isgroupof") == "1",
+                    is_crowd=crowd_flag(row.get("isgroupof")) or False,
                 )
             )
         for image in images.values():
@@ -67,7 +77,7 @@ def read(folder: DataFolder) -> LabelledSet:
 def _is_table(path: Path) -> bool:
     with _lines(path, errors="replace") as lines:
         try:
-            first = next(csv.reader(lines), [])
+            first = next(_reader(lines), [])
         except csv.Error:
             return False
     columns = {column.strip().casefold() for column in first}
@@ -75,13 +85,24 @@ def _is_table(path: Path) -> bool:
 
 
 def _rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
-    with expecting(path, "a table of boxes"), _lines(path) as lines:
-        reader = csv.DictReader(lines)
-        for row in reader:
-            yield (
-                f"{path} line {reader.line_num}",
-                {str(k).strip().casefold(): v for k, v in row.items()},
-            )
+    with expecting(path, "a table of boxes in UTF-8"), _lines(path) as lines:
+        reader = _reader(lines)
+        names = [name.strip().casefold() for name in next(reader)]
+        for values in filter(None, reader):
+            row = {name: "" for name in names} | dict(zip(names, map(str.strip, values)))
+            yield f"{path} line {reader.line_num}", row
+
+
+def _reader(lines: Iterator[str]) -> Any:
+    """Returns csv's reader of lines, whose heading tells what separates columns."""
+    first = next(lines, "")
+    return csv.reader(itertools.chain([first], lines), delimiter=max(",;\t", key=first.count))
+
+
+def _stated_size(row: dict[str, str]) -> tuple[int, int] | None:
+    """Returns (width, height), None where a line does not have both."""
+    width, height = (positive_pixels(row.get(side)) for side in ("width", "height"))
+    return (width, height) if width and height else None
 
 
 def _descriptions(folder: DataFolder) -> dict[str, str]:
@@ -89,7 +110,7 @@ def _descriptions(folder: DataFolder) -> dict[str, str]:
     for path in folder.files(".csv"):
         if path.name.startswith(("class-descriptions", "oidv7-class-descriptions")):
             with _lines(path) as lines:
-                return {row[0]: row[1] for row in csv.reader(lines) if len(row) >= 2}
+                return {row[0]: row[1] for row in _reader(lines) if len(row) >= 2}
     return {}
 
 

@@ -7,9 +7,12 @@ the mark of such a tool say plain corners; else VOC's own rule holds.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Container
 from pathlib import Path
 from xml.etree.ElementTree import Element
 
+from object_detection.coco.values import crowd_flag
 from object_detection.formats.folder import DataFolder, read_class_list
 from object_detection.formats.labelled import (
     LabelledImage,
@@ -22,8 +25,10 @@ from object_detection.records.class_map import LABEL_MAPS
 from outside_data.files import read_text
 
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
+_SIZE = ("width", "height")
 _PLAIN_CORNER_TOOLS = ("unknown", "roboflow", "cvat", "labelme")
 _WHOLE_SETS = ("train", "val", "valid", "test")
+_FLAG = re.compile(r"\s+-?[01]$")
 CORNER_RULES = ("auto", "inclusive", "plain")
 
 
@@ -44,17 +49,17 @@ def read(folder: DataFolder, *, corners: str = "auto") -> LabelledSet:
     if corners == "auto":
         corners = "plain" if _has_plain_corners(documents) else "inclusive"
     shift = 1.0 if corners == "inclusive" else 0.0
-    listed = _listed_splits(folder)
     result = LabelledSet(class_names=class_names(folder, documents))
+    listed = _listed_splits(folder, {path.stem for path in documents}, result)
     result.counts[f"VOC corners taken as {corners}"] += len(documents)
     for path, root in documents.items():
         splits = listed.get(path.stem, ()) if listed else (folder.split_of(path),)
         if not splits:
-            result.counts["image left out: in none of the lists of ImageSets"] += 1
+            result.note("image left out: in none of the lists of ImageSets", path.stem)
             continue
         # The name of the file itself first: renamed images keep an old <filename> in many sets.
         names = (path.stem, root.findtext("filename", "").strip())
-        image = image_of(path, root, folder.find_image(*names, near=path), shift=shift)
+        image = image_of(path, root, result.find_image(folder, *names, near=path), shift=shift)
         for split in splits:
             result.splits[split].append(image)
     return result
@@ -72,19 +77,21 @@ def image_of(path: Path, root: Element, file: Path, *, shift: float) -> Labelled
     for node in root.iterfind("object"):
         box = node.find("bndbox")
         if box is None:
-            raise ValueError(f"{path}: an <object> has no <bndbox>")
+            raise ValueError(
+                f"{path}: an <object> has no <bndbox>: export boxes as well, or remove the object"
+            )
         x1, y1, x2, y2 = (number(box, side, path) for side in _SIDES)
         objects.append(
             LabelledObject(
                 _name(node, path),
                 box_of_corners(x1 - shift, y1 - shift, x2, y2),
-                is_crowd=node.findtext("difficult", "0").strip() == "1",
+                is_crowd=crowd_flag(node.findtext("difficult")) or False,
             )
         )
     size = root.find("size")
-    if size is None:
+    if size is None or not all((size.findtext(side) or "").strip() for side in _SIZE):
         return LabelledImage(file, objects)
-    width, height = (int(number(size, side, path)) for side in ("width", "height"))
+    width, height = (int(number(size, side, path)) for side in _SIZE)
     return LabelledImage(file, objects, (width, height) if min(width, height) > 0 else None)
 
 
@@ -119,8 +126,13 @@ def class_names(folder: DataFolder, documents: dict[Path, Element]) -> list[str]
     return ours if found <= set(ours) else sorted(found)
 
 
-def _listed_splits(folder: DataFolder) -> dict[str, list[str]]:
-    """Returns stem -> splits by the lists in ImageSets/Main; without train and val: trainval."""
+def _listed_splits(
+    folder: DataFolder, stems: Container[str], result: LabelledSet
+) -> dict[str, list[str]]:
+    """Returns stem -> splits by the lists in ImageSets/Main; without train and val: trainval.
+
+    Lines are stems, or names with spaces, a folder or an ending; behind them may stand a flag.
+    """
     lists: dict[str, list[Path]] = {}
     for path in folder.files(".txt"):
         if path.parent.name == "Main" and path.parent.parent.name == "ImageSets":
@@ -132,6 +144,14 @@ def _listed_splits(folder: DataFolder) -> dict[str, list[str]]:
     for name in names:
         for path in lists[name]:
             for line in read_text(path).splitlines():
-                if line.strip():
-                    splits.setdefault(line.split()[0], []).append(name)
+                if not line.strip():
+                    continue
+                whole = line.strip().replace("\\", "/").rsplit("/", 1)[-1]
+                texts = (whole, _FLAG.sub("", whole))
+                readings = (*texts, *(Path(text).stem for text in texts))
+                stem = next((reading for reading in readings if reading in stems), None)
+                if stem is None:
+                    result.note("image of ImageSets without an annotation file left out", whole)
+                elif name not in splits.setdefault(stem, []):
+                    splits[stem].append(name)
     return splits

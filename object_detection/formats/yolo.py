@@ -8,11 +8,12 @@ where EXIF turns it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from object_detection.formats.folder import DataFolder, read_class_list
+from object_detection.formats.folder import DataFolder, head_of, read_class_list
 from object_detection.formats.labelled import (
     LabelledImage,
     LabelledObject,
@@ -20,23 +21,63 @@ from object_detection.formats.labelled import (
     picture_of,
     polygon_object,
 )
-from outside_data.files import expecting, read_text, read_yaml
+from outside_data.files import BadFileError, expecting, read_text, read_yaml
 
 _MOST_CLASSES = 100_000
 _SPLIT_KEYS = ("train", "val", "valid", "test")
+_NOTHING = ("", "null", "~")  # in YAML, as text
+_LARGEST_SHARE = 2.0  # sloppy ones leave the image by less than its size
+_VISIBILITIES = frozenset(f"{i}{end}" for i in "012" for end in ("", ".0", ".000000"))
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.IGNORECASE)
+_DECIMAL_COMMA = re.compile(r"-?\d+,\d+")
 
 
 def files(folder: DataFolder) -> list[Path]:
     """Returns the files that tell the format: the label files, else the list of classes."""
-    labels = [label for label in map(_label_of, folder.images) if label.is_file()]
-    return labels or [path for path in [_data_yaml(folder)] if path]
+    labels = list(_labels(folder, LabelledSet()).values())
+    return labels or [path for path in [_data_yaml(folder)[0]] if path]
 
 
 def read(folder: DataFolder) -> LabelledSet:
     """Reads a folder; splits are those of `data.yaml`, of lists of images, else folders' names."""
-    described = _data_yaml(folder)
-    description = read_yaml(described) if described else {}
-    names = description.get("names") or read_class_list(folder)
+    described, description = _data_yaml(folder)
+    result = LabelledSet()
+    result.class_names = _class_names(folder, described, description, result)
+    splits = _described_splits(folder, described, description, result)
+    splits = splits or _listed_splits(folder, result)
+    if not splits:
+        for image in folder.images:
+            splits.setdefault(folder.split_of(image), []).append(image)
+    labels = _labels(folder, result)
+    wanted = {labels[image] for images in splits.values() for image in images if image in labels}
+    lines = {label: list(_lines(label)) for label in sorted(wanted)}
+    words = [words for of_file in lines.values() for _, words in of_file]
+    unnamed = min(_highest_class(words), _MOST_CLASSES) + 1 if not result.class_names else 0
+    result.class_names += [f"class {number}" for number in range(unnamed)]
+    has_key_points = "kpt_shape" in description or _are_key_points(words)
+    for split, images in splits.items():
+        for image in dict.fromkeys(images):
+            size, own = _viewed_size(image), lines.get(labels.get(image), [])
+            if image not in labels and image not in result.missing:
+                result.note("image without a label file: taken as empty", image.name)
+            if own and min(size) <= 0:
+                result.note("objects of an image without a size left out", image.name)
+                own = []
+            objects = [
+                _object(words, where, size, result.class_names, has_key_points=has_key_points)
+                for where, words in own
+            ]
+            result.splits[split].append(LabelledImage(image, objects, size))
+    return result
+
+
+def _class_names(
+    folder: DataFolder, described: Path | None, description: dict[str, Any], result: LabelledSet
+) -> list[str]:
+    """Returns the names by number; [] where nothing names them."""
+    names = description.get("names")
+    if names is None or names in _NOTHING:
+        names = read_class_list(folder, is_numbered=True)
     with expecting(described or folder.root, "names: a list of classes, or number: name"):
         if isinstance(names, dict):
             by_number = {int(number): str(name) for number, name in names.items()}
@@ -45,27 +86,10 @@ def read(folder: DataFolder) -> LabelledSet:
         if isinstance(names, str):
             raise ValueError(f"the text {names!r}")
         names = [str(name) for name in names]
-    result = LabelledSet(class_names=names)
-    has_key_points = "kpt_shape" in description
-    splits = _described_splits(folder, described, description) or _listed_splits(folder)
-    if not splits:
-        for image in folder.images:
-            splits.setdefault(folder.split_of(image), []).append(image)
-    labels = {image: _label_of(image) for images in splits.values() for image in images}
-    unnamed = min(_highest_class(labels.values()), _MOST_CLASSES) + 1 if not names else 0
-    result.class_names += [f"class {number}" for number in range(unnamed)]
-    for split, images in splits.items():
-        for image in images:
-            size = _viewed_size(image)
-            lines = list(_lines(labels[image]))
-            if not labels[image].is_file():
-                result.counts["image without a label file: taken as empty"] += 1
-            objects = [
-                _object(words, where, size, result.class_names, has_key_points=has_key_points)
-                for where, words in lines
-            ]
-            result.splits[split].append(LabelledImage(image, objects, size))
-    return result
+    for number, name in enumerate(names):
+        if name in names[:number]:
+            result.note("class of the same name as another: taken as one", f"{number} {name}")
+    return names
 
 
 def _object(
@@ -85,6 +109,12 @@ def _object(
             f"{where}: class {class_number}, but {len(class_names)} classes are listed "
             f"({', '.join(class_names[:5])}, ...): add its name to the list, or correct the label"
         )
+    if any(abs(value) > _LARGEST_SHARE for value in values[: 4 if has_key_points else None]):
+        raise ValueError(
+            f"{where}: {' '.join(words)!r}: expected shares of the image's sides, from 0 to 1; are "
+            "these pixels or percent? Divide x and width by the image's width, y and height by its "
+            "height"
+        )
     name, (width, height) = class_names[class_number], size
     if len(values) >= 6 and len(values) % 2 == 0 and not has_key_points:
         pixels = [v * (height if i % 2 else width) for i, v in enumerate(values)]
@@ -92,7 +122,7 @@ def _object(
     if len(values) != 4 and not (has_key_points and len(values) > 4):
         raise ValueError(
             f"{where}: {len(values)} numbers behind the class: expected x y width height, or an "
-            "even number of polygon coordinates"
+            "even number of polygon coordinates (key points need kpt_shape in data.yaml)"
         )
     x, y, w, h = values[:4]
     # To a thousandth of a pixel: six decimals of a share are no more exact.
@@ -101,31 +131,80 @@ def _object(
 
 
 def _lines(path: Path) -> Iterator[tuple[str, list[str]]]:
-    if path.is_file():
-        for number, line in enumerate(read_text(path).splitlines(), start=1):
-            if line.strip():
-                yield f"{path} line {number}", line.replace(",", " ").split()
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
+        words = _words(line)
+        if words:
+            yield f"{path} line {number}", words
 
 
-def _highest_class(labels: Any) -> int:
+def _words(line: str) -> list[str]:
+    """Separates at spaces and commas, which are decimal points where there are no others."""
+    words = line.split()
+    if "." not in line and any(map(_DECIMAL_COMMA.fullmatch, words)):
+        return [word.replace(",", ".") for word in words]
+    return line.replace(",", " ").split()
+
+
+def _highest_class(lines: Sequence[list[str]]) -> int:
     numbers = [
         int(float(words[0][:20]))
-        for label in labels
-        for _, words in _lines(label)
+        for words in lines
         if words[0].isascii() and words[0].replace(".", "", 1).isdigit()
     ]
     return max(numbers, default=-1)
 
 
-def _label_of(image: Path) -> Path:
-    """Returns the place of an image's labels: `labels/` for the last `images/`, else beside it."""
+def _are_key_points(lines: Sequence[list[str]]) -> bool:
+    """Whether all lines are a box with as many key points `x y visibility`, which is 0, 1 or 2."""
+    lengths = {len(words) for words in lines}
+    return (
+        len(lengths) == 1
+        and (length := lengths.pop()) >= 8
+        and (length - 5) % 3 == 0
+        and all(set(words[7::3]) <= _VISIBILITIES for words in lines)
+    )
+
+
+def _labels(folder: DataFolder, result: LabelledSet) -> dict[Path, Path]:
+    """Returns image to label file, where there is one.
+
+    What no image of the same name claims is looked up as other annotations are: tools encode names,
+    put something before or behind them, keep labels elsewhere.
+    """
+    known = dict.fromkeys(folder.files(".txt"))
+    labels: dict[Path, Path] = {}
+    for image in folder.images:
+        if (label := next((p for p in _label_places(image) if p in known), None)) is not None:
+            labels[image] = label
+    for label in sorted({*known} - {*labels.values()}):
+        if not _is_label_file(label):
+            continue
+        try:
+            image = folder.find_image(label.stem, near=label)
+        except (FileNotFoundError, ValueError):
+            image = None
+        if image is None or image in labels:
+            result.note("label file of no image, or of one that has another, left out", label)
+        else:
+            labels[image] = label
+            result.note("label file found under another name or elsewhere", label)
+    return labels
+
+
+def _label_places(image: Path) -> Iterator[Path]:
+    """Yields the places of an image's labels: `labels/` for the last `images/`, then beside it."""
     parts = list(image.with_suffix(".txt").parts)
     for i in range(len(parts) - 2, -1, -1):
         if parts[i].casefold() == "images":
-            moved = Path(*parts[:i], "labels", *parts[i + 1 :])
-            if moved.is_file():
-                return moved
-    return image.with_suffix(".txt")
+            yield Path(*parts[:i], "labels", *parts[i + 1 :])
+    yield image.with_suffix(".txt")
+
+
+def _is_label_file(path: Path) -> bool:
+    """Whether the first line is numbers, as many as an object has."""
+    first = head_of(path).decode(errors="replace").split("\n", 1)[0]
+    words = _words(first)
+    return len(words) >= 5 and all(map(_NUMBER.fullmatch, words))
 
 
 def _viewed_size(path: Path) -> tuple[int, int]:
@@ -137,32 +216,61 @@ def _viewed_size(path: Path) -> tuple[int, int]:
     return size[::-1] if picture.swaps_sides else size
 
 
-def _data_yaml(folder: DataFolder) -> Path | None:
-    found = folder.files(".yaml", ".yml")
-    for path in sorted(found, key=lambda p: (p.name != "data.yaml", len(p.parts))):
-        content = read_yaml(path)
+def _data_yaml(folder: DataFolder) -> tuple[Path | None, dict[str, Any]]:
+    """Returns the file that describes the set, and what it holds as text; (None, {}) without."""
+    found, broken = [], None
+    for path in sorted(
+        folder.files(".yaml", ".yml"), key=lambda p: (p.name != "data.yaml", len(p.parts))
+    ):
+        try:
+            content = read_yaml(path, as_text=True)
+        except BadFileError as error:
+            broken = broken or error
+            continue
         if isinstance(content, dict) and ("names" in content or "nc" in content):
-            return path
-    return None
+            found.append((path, content))
+    if broken and not found:
+        raise broken
+    # Files of settings have a number of classes as well.
+    return min(found, key=lambda pair: "names" not in pair[1], default=(None, {}))
 
 
 def _described_splits(
-    folder: DataFolder, path: Path | None, description: dict[str, Any]
+    folder: DataFolder, path: Path | None, description: dict[str, Any], result: LabelledSet
 ) -> dict[str, list[Path]]:
-    """Returns the images of `data.yaml`'s splits; its paths are often those of another machine."""
+    """Returns the images of `data.yaml`'s splits; its paths are often those of another machine.
+
+    Raises:
+      ValueError: there are splits, and the one to train on is not there.
+    """
     splits: dict[str, list[Path]] = {}
+    absent: dict[str, str] = {}
     for key in _SPLIT_KEYS:
         places = description.get(key) if path else None
         for place in [places] if isinstance(places, str) else places or []:
             target = _find_place(folder, path, str(description.get("path") or "."), str(place))
-            if target is None:
+            if place in _NOTHING:
                 continue
-            if target.is_file():
-                images = [folder.find_image(name, near=target) for name in _names_in(target)]
+            if target is None:
+                images = []
+            elif target.is_file():
+                names = _names_in(target)
+                images = [result.find_image(folder, name, near=target) for name in names]
             else:
                 images = [image for image in folder.images if target in image.parents]
             if images:
                 splits.setdefault(key, []).extend(images)
+            else:
+                absent[f"{key}: {place}"] = key
+    if splits and "train" in absent.values():
+        raise ValueError(
+            f"{path}: no images at {', '.join(absent)} in {folder.root}: correct the path"
+        )
+    for place in absent:
+        result.note(f"split of {path.name} without images left out", place)
+    if splits:
+        for image in sorted({*folder.images} - {i for images in splits.values() for i in images}):
+            result.note(f"image in no split of {path.name} left out", image)
     return splits
 
 
@@ -181,14 +289,14 @@ def _find_place(folder: DataFolder, path: Path, base: str, place: str) -> Path |
     return None
 
 
-def _listed_splits(folder: DataFolder) -> dict[str, list[Path]]:
+def _listed_splits(folder: DataFolder, result: LabelledSet) -> dict[str, list[Path]]:
     """Returns the images of `train.txt` and the like, Darknet's lists."""
     splits = {}
     for path in folder.files(".txt"):
         if path.stem.casefold() in _SPLIT_KEYS and path.parent == folder.root:
             names = _names_in(path)
             if names:
-                splits[path.stem] = [folder.find_image(name, near=path) for name in names]
+                splits[path.stem] = [result.find_image(folder, name, near=path) for name in names]
     return splits
 
 

@@ -1,0 +1,357 @@
+"""What exporters make of the formats, after public reports: read right, counted, or refused."""
+
+import base64
+import json
+from urllib.parse import quote
+
+import pytest
+from PIL import Image
+from samples import instances, voc_xml, yolo_lines
+
+from object_detection.check.run import check_splits
+from object_detection.coco.annotations import read_annotations
+from object_detection.convert.convert import convert
+from object_detection.convert.prepare import coco_splits
+from outside_data.picture_file import BadImageError, open_picture
+
+SIZE = (40, 20)  # width, height
+NAMES = ["cat", "dog"]
+BOXES = [("cat", 1, 2, 10, 8), ("dog", 20, 5, 20, 15)]  # class, x, y, width, height
+
+
+class Folder:
+    """A data folder in the making."""
+
+    def __init__(self, root):
+        self.root = root
+        self.lines = []
+
+    def write(self, name, content=""):
+        """Writes a text file, or a picture if nothing is given for one."""
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if content or path.suffix.lower() not in (".jpg", ".png"):
+            path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        else:
+            Image.new("RGB", SIZE, (len(name) * 10 % 255, 90, 20)).save(path)
+
+    def splits(self):
+        return coco_splits(self.root, f"{self.root}-work", report=self.lines.append)
+
+    def read(self):
+        """Returns split to image to (class, x, y, width, height, crowd)."""
+        result = {}
+        for split, (path, _) in self.splits().items():
+            listed = read_annotations(path)
+            result[split] = {
+                image.file_name: [
+                    (
+                        listed.category_names[entry["category_id"]],
+                        *(round(side, 1) for side in entry["bbox"]),
+                        bool(entry["iscrowd"]),
+                    )
+                    for entry in listed.objects.get(image.source_id, ())
+                ]
+                for image in listed.images
+            }
+        return result
+
+    @property
+    def said(self):
+        return "\n".join(self.lines)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return Folder(tmp_path / "set")
+
+
+def plain(boxes=BOXES):
+    return [(*box, False) for box in boxes]
+
+
+def yolo(folder, lines="", *, label="labels/a.txt", image="a.jpg"):
+    folder.write(f"images/{image}")
+    folder.write(label, lines or yolo_lines(BOXES, NAMES, SIZE))
+
+
+# ------------------------------------------------------------------------------ YOLO
+
+
+@pytest.mark.parametrize(
+    ("image", "label"),
+    [
+        ("décran 1.jpg", f"labels/{quote('décran 1')}.txt"),  # HumanSignal/label-studio#1266
+        ("cafe\u0301.jpg", "labels/café.txt"),
+        ("a.jpg", "labels/1a2b3c4d-a.txt"),
+        ("a.jpg", "labels/a.jpg.txt"),
+        ("a.JPG", "labels/A.TXT"),
+        ("a.jpg", "annotations/train/a.txt"),
+    ],
+)
+def test_labels_of_yolo_under_another_name_or_elsewhere(folder, image, label):
+    folder.write("classes.txt", "\n".join(NAMES))
+    yolo(folder, image=image, label=label)
+    assert folder.read() == {folder.splits().popitem()[0]: {image: plain()}}
+    assert "1 x label file found under another name or elsewhere" in folder.said
+
+
+def test_labels_of_yolo_without_an_image_are_counted(folder):
+    folder.write("data.yaml", "names: [cat, dog]")
+    yolo(folder)
+    folder.write("labels/gone.txt", "0 0.5 0.5 0.1 0.1")
+    folder.write("old/a.txt", "0 0.5 0.5 0.1 0.1")
+    folder.write("README.txt", "0 is a cat")
+    assert folder.read() == {"all": {"a.jpg": plain()}}
+    assert "2 x label file of no image, or of one that has another, left out: " in folder.said
+    assert "gone.txt" in folder.said
+
+
+@pytest.mark.parametrize(
+    ("lines", "boxes"),
+    [
+        ("0 0,5 0,5 0,5 0,2\n", [("cat", 10, 8, 20, 4)]),
+        ("0, 0.5, 0.5, 0.5, 0.2\n", [("cat", 10, 8, 20, 4)]),
+        ("0 0.5 0.5 0.5 0.2 0.4 0.4 1 0.6 0.6 0\n" * 2, [("cat", 10, 8, 20, 4)] * 2),  # key points
+    ],
+)
+def test_lines_of_yolo_as_others_write_them(folder, lines, boxes):
+    folder.write("classes.txt", "\n".join(NAMES))
+    yolo(folder, lines)
+    assert folder.read() == {"all": {"a.jpg": plain(boxes)}}
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"labels/a.txt": "0 10 12 20 8"}, r"a\.txt line 1: '0 10 12 20 8': expected shares"),
+        ({"labels/a.txt": "0 50.0 50.0 20 30"}, "are these pixels or percent"),
+        ({"classes.txt": "cat\n\ndog\n"}, r"classes\.txt line 2 is empty"),
+        ({"data.yaml": "{train: photos, val: images, names: [cat, dog]}"}, "at train: photos in"),
+    ],
+)
+def test_what_yolo_cannot_mean_is_refused(folder, files, message):
+    folder.write("classes.txt", "\n".join(NAMES))
+    yolo(folder)
+    for name, content in files.items():
+        folder.write(name, content)
+    with pytest.raises(ValueError, match=message):
+        folder.read()
+
+
+def test_class_numbers_of_yolo_are_lines_and_names_are_text(folder):
+    yolo(folder, "2 0.5 0.5 0.5 0.2")
+    folder.write("classes.txt", "background\ncat\ndog\n\n")
+    assert folder.read() == {"all": {"a.jpg": plain([("dog", 10, 8, 20, 4)])}}
+    folder.write("data.yaml", "names: [on, off, 1.10]\ntrain: images\nval: gone\ntest:\n")
+    folder.write("a.yaml", "{{ a template }}: [")
+    folder.write("hyp.yaml", "nc: 80")
+    folder.write("photos/b.jpg")
+    assert folder.read() == {"train": {"a.jpg": plain([("1.10", 10, 8, 20, 4)])}}
+    assert "1 x split of data.yaml without images left out: val: gone" in folder.said
+    assert "1 x image in no split of data.yaml left out" in folder.said
+
+
+def test_an_image_twice_in_a_list_and_a_name_twice_among_the_classes(folder):
+    yolo(folder)
+    folder.write("data.yaml", "names: [cat, cat]\ntrain: train.txt")
+    folder.write("train.txt", "images/a.jpg\nimages/a.jpg\n")
+    assert folder.read() == {"train": {"a.jpg": plain([("cat", *box[1:]) for box in BOXES])}}
+    assert "1 x class of the same name as another: taken as one: 1 cat" in folder.said
+
+
+def test_shares_of_a_picture_that_cannot_be_read_are_left_out(folder):
+    folder.write("classes.txt", "\n".join(NAMES))
+    yolo(folder)
+    yolo(folder, image="b.jpg", label="labels/b.txt")
+    (folder.root / "images/b.jpg").write_bytes(b"")
+    assert folder.read() == {"all": {"a.jpg": plain(), "b.jpg": []}}
+    assert "1 x objects of an image without a size left out: b.jpg" in folder.said
+
+
+# ------------------------------------------------------------------------------ VOC
+
+
+def voc(folder, stem="a", more="", change=lambda xml: xml):
+    folder.write(f"JPEGImages/{stem}.jpg")
+    xml = f"<source><database>Unknown</database></source>{more}"
+    folder.write(f"Annotations/{stem}.xml", change(voc_xml(BOXES, shift=0, more=xml)))
+
+
+@pytest.mark.parametrize(
+    ("change", "crowds"),
+    [
+        (lambda xml: xml.replace("<object>", "<object><difficult>true</difficult>", 1), [True]),
+        (lambda xml: xml.replace("<object>", "<object><difficult>Unspecified</difficult>"), []),
+        (lambda xml: f'<?xml version="1.0" encoding="GBK"?>{xml}'.encode("gbk"), []),
+    ],
+)
+def test_documents_of_voc_as_others_write_them(folder, change, crowds):
+    voc(folder, more="<size><width></width><height/></size>", change=change)
+    (objects,) = folder.read()["all"].values()
+    assert [entry[:5] for entry in objects] == BOXES
+    assert [entry[5] for entry in objects if entry[5]] == crowds
+
+
+def test_lists_of_voc_with_endings_spaces_and_strangers(folder):
+    for stem in ("a", "my b", "c"):
+        voc(folder, stem)
+    folder.write("ImageSets/Main/train.txt", "a.jpg\nJPEGImages/my b.jpg\ngone 1\n")
+    folder.write("ImageSets/Main/val.txt", "c -1\n")
+    folder.write("Annotations/empty.xml", "")
+    read = folder.read()
+    assert {split: list(images) for split, images in read.items()} == {
+        "train": ["a.jpg", "my b.jpg"],
+        "val": ["c.jpg"],
+    }
+    assert "1 x image of ImageSets without an annotation file left out: gone 1" in folder.said
+    assert "1 x .xml file without annotations of this format left out" in folder.said
+
+
+def test_an_annotated_image_that_is_not_there_is_left_out_by_name(folder):
+    for stem in ("a", "b", "c"):
+        voc(folder, stem)
+    (folder.root / "JPEGImages/b.jpg").unlink()
+    ((path, images),) = folder.splits().values()
+    assert "1 x annotated image that is not there: b.xml: b" in folder.said
+    made = convert(read_annotations(path), images, f"{folder.root}-records/all", num_workers=1)
+    assert made.card.num_images == 2 and made.card.num_instances == 4
+    assert [(name, reason[:12]) for _, name, reason in made.skipped_images] == [
+        ("b", "no such file")
+    ]
+
+
+# ------------------------------------------------------------------------------ others
+
+
+@pytest.mark.parametrize("last", [3, 5])
+def test_a_track_of_key_frames_alone_is_interpolated(folder, last):
+    for frame in range(last + 1):
+        folder.write(f"frame_{frame:06d}.jpg")
+    boxes = "".join(
+        f'<box frame="{frame}" outside="{outside}" xtl="{x}" ytl="2" xbr="{x + 10}" ybr="8"/>'
+        for frame, x, outside in ((0, 0, 0), (2, 8, 0), (4, 8, 1))
+    )
+    folder.write("a.xml", f'<annotations><track label="cat">{boxes}</track></annotations>')
+    xs = [[entry[1] for entry in objects] for objects in folder.read()["all"].values()]
+    assert xs == [[0], [4], [8], [8], [], []][: last + 1]
+    assert "2 x box between key frames interpolated" in folder.said
+
+
+def test_shapes_of_labelme_as_others_write_them(folder):
+    folder.write("a.jpg")
+    corners = [[1, 2], [11, 2], [11, 10], [1, 10]]
+    shapes = [
+        {"label": "cat", "points": corners, "shape_type": "rotation", "group_id": [1]},
+        {"label": "__ignore__", "points": corners[::2], "shape_type": "rectangle"},
+        {"label": "cat", "points": corners, "shape_type": "spiral"},
+    ]
+    content = {"imageData": "A" * 100_000, "imagePath": "a.jpg", "shapes": shapes}
+    folder.write("a.json", json.dumps(content))
+    assert folder.read() == {"all": {"a.jpg": plain([("cat", 1, 2, 10, 8)])}}
+    assert "1 x object called __ignore__ left out: a.json" in folder.said
+    assert "1 x spiral left out" in folder.said
+    for wrong in (None, [5]):
+        folder.write("a.json", json.dumps({**content, "shapes": wrong}))
+        with pytest.raises(ValueError, match=r"a\.json: expected LabelMe's"):
+            folder.read()
+
+
+def label_studio_task(image, **changes):
+    value = {"x": 2.5, "y": 10, "width": 25, "height": 40, "rectanglelabels": ["cat", "dog"]}
+    shape = {"original_width": SIZE[0], "original_height": SIZE[1], "value": value, **changes}
+    return {"data": {"image": image}, "annotations": [{"result": [shape]}]}
+
+
+def test_tasks_of_label_studio_as_others_write_them(folder):
+    folder.write("photos/a.jpg")
+    uri = base64.b64encode(b"s3://bucket/x/a.jpg").decode()
+    task = label_studio_task(f"/tasks/1/resolve/?fileuri={uri}", image_rotation=90)
+    folder.write("tasks.json", json.dumps([task]))
+    assert folder.read() == {"all": {"a.jpg": plain([("cat", 1, 2, 10, 8)])}}
+    assert "1 x object with several labels: the first is taken" in folder.said
+    assert "1 x object drawn on a turned image" in folder.said
+    folder.write("tasks.json", json.dumps([task, 5]))
+    with pytest.raises(ValueError, match=r"tasks\.json: expected a list of Label Studio's tasks"):
+        folder.read()
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_tables_as_others_write_them(folder, separator):
+    folder.write("a.jpg")
+    folder.write("b.jpg")
+    rows = [
+        ("filename", "width", "height", "class", "xmin", "ymin", "xmax", "ymax"),
+        ("a.jpg", 80, 40, "cat", 2, 4, 22, 20),  # of a picture twice as large
+        ("b.jpg", 40, 20, "", "", "", "", ""),
+    ]
+    folder.write("boxes.csv", "\n".join(separator.join(map(str, row)) for row in rows))
+    ((path, images),) = folder.splits().values()
+    listed = read_annotations(path)
+    assert [(image.width, image.height) for image in listed.images] == [(80, 40), (40, 20)]
+    made = convert(listed, images, f"{folder.root}-records/all", num_workers=1)
+    assert made.card.num_images == 2 and made.card.resized_images == {"1": (20, 40)}
+    line = ("a.jpg", "40", "20", "", "1", "1", "9", "9")
+    folder.write("boxes.csv", "\n".join(map(separator.join, (rows[0], line))))
+    with pytest.raises(ValueError, match=r"boxes\.csv line 2: a box without a class"):
+        folder.read()
+
+
+# ------------------------------------------------------------------------------ COCO
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda x, y, w, h: {"x": x, "y": y, "width": w, "height": h, "cx": 0},
+        lambda *box: [list(box)],
+    ],
+)
+def test_boxes_of_coco_in_another_form(form):
+    content = instances(["1"], [("1", 3, [1, 2, 10, 8])])
+    content["annotations"][0]["bbox"] = form(1, 2, 10, 8)
+    read = read_annotations(content)
+    (entry,) = read.objects["1"]
+    assert entry["bbox"] == [1, 2, 10, 8]
+    assert "box: in another form" in "\n".join(read.describe_findings(with_masks=False))
+
+
+@pytest.mark.parametrize("name", ["photo", "/data/upload/3/8a7b6c5d-photo.jpg"])
+def test_images_of_coco_without_ending_and_with_the_prefix_of_an_upload(folder, name):
+    folder.write("pictures/photo.jpg")
+    content = instances(["1"], [("1", 3, [1, 2, 10, 8])], size=SIZE[::-1])
+    content["images"][0]["file_name"] = name
+    folder.write("instances_all.json", json.dumps(content))
+    ((path, images),) = folder.splits().values()
+    made = convert(read_annotations(path), images, f"{folder.root}-records/all", num_workers=1)
+    assert made.card.num_images == 1 and "under another name" in " ".join(made.card.corrected)
+
+
+def test_folders_with_other_pictures_of_the_same_names_are_not_guessed_among(folder):
+    for place in ("one", "two"):
+        folder.write(f"{place}/1.jpg")
+    content = json.dumps(instances(["1"], [("1", 3, [1, 2, 10, 8])]))
+    folder.write("instances_all.json", content)
+    Image.new("RGB", SIZE, (1, 2, 3)).save(folder.root / "two/1.jpg")
+    with pytest.raises(ValueError, match=r"'1\.jpg' may be .*one/1\.jpg or .*two/1\.jpg"):
+        folder.splits()
+    (folder.root / "two").rename(folder.root / "images")
+    assert folder.splits()["all"][1] == folder.root / "images"
+
+
+def test_classes_that_are_called_alike_are_told(folder):
+    for split in ("train", "val"):
+        folder.write(f"{split}/1.jpg")
+        names = [(1, "cat"), (2, "Cat"), (3, "dog")]
+        content = instances(["1"], [("1", 1, [1, 2, 10, 8])], names, size=SIZE[::-1])
+        folder.write(f"instances_{split}.json", json.dumps(content))
+    report, _ = check_splits(folder.splits(), layout=None)
+    codes = {item.code: item for item in report.findings}
+    assert codes["alike_classes"].examples == ("'cat' (id 1), 'Cat' (id 2)",)
+    assert "class_ids" not in codes
+
+
+@pytest.mark.parametrize("brand", [b"heic", b"mif1"])
+def test_heic_is_called_so(brand):
+    with pytest.raises(BadImageError, match="HEIC picture: .* save it as JPEG"):
+        open_picture(b"\0\0\0\x18ftyp" + brand + b"\0\0\0\0mif1heic" + bytes(100))
