@@ -13,6 +13,7 @@ NVIDIA's PyTorch program: --config_file=FILE.yaml --model_dir=RUN --data_dir=DAT
 from __future__ import annotations
 
 import dataclasses
+import functools
 import sys
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from absl import flags
 
 import families
 from dataset import data_flags
+from detector import finetune
 from engine.files import zoo
 from engine.start import cli
 
@@ -65,17 +67,25 @@ def resolve_request(argv: list[str]) -> families.Request:
     )
     if FLAGS.batch_size == 0:  # auto
         FLAGS.batch_size = found_batch_size(resumed)
-    notes = data_flags.use_for_training()
     recipe = families.chosen_recipe(FLAGS)
-    if recipe and not FLAGS["recipe"].present:
-        notes.append(f"data and weights are given: --recipe={recipe}; --recipe= turns it off")
-    request = families.training_request(
+    asked = functools.partial(
+        families.training_request,
         argv[1:],
         preset_name=FLAGS.preset,
-        recipe=recipe,
         hparams=FLAGS.hparams,
         num_ranks=start_checks.ranks_meant(resumed),
     )
+    model = None
+    if FLAGS.data and not FLAGS.config_file:
+        # What is wrong with the settings is said before a conversion that may take an hour. The
+        # recipe for fine-tuning needs the records.
+        early = asked(recipe="" if recipe == finetune.NAME else recipe).config
+        families.load(early.model.name).validate(early)
+        model = early.model
+    notes = data_flags.use_for_training(model)
+    if recipe and not FLAGS["recipe"].present:
+        notes.append(f"data and weights are given: --recipe={recipe}; --recipe= turns it off")
+    request = asked(recipe=recipe)
     notes += families.data_notes(request.config)
     return dataclasses.replace(request, notes=(*notes, *request.notes))
 

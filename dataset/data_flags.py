@@ -45,8 +45,11 @@ def define(*, replaces: str, records: str) -> None:
     commands.define_picture_flags()
 
 
-def use_for_training() -> list[str]:
+def use_for_training(model: Any) -> list[str]:
     """Converts the folder of --data, unless that is done, and sets the flags of its records.
+
+    Args:
+      model: configuration of the network that objects are held against; None: not known.
 
     Returns:
       Lines for the log; none without --data.
@@ -62,7 +65,6 @@ def use_for_training() -> list[str]:
     _refuse_records("training_file_pattern", "val_file_pattern", "val_json_file")
     notes: list[str] = []
     has_file = bool(FLAGS.config_file)  # the PyTorch program's, for Mask R-CNN
-    model = None if has_file else families.base_config(FLAGS.model_name).model
     prepared = prepare_records(
         FLAGS.data,
         _folder(FLAGS.model_dir or "", "--model_dir"),

@@ -110,7 +110,7 @@ class OptimConfig(Section):
     )
     lr_warmup_init: float = setting(1e-4, "Learning rate at step 0.", flag="warmup_value", least=0)
     lr_warmup_epoch: float = setting(
-        1.0, "Length of the warm-up, epochs.", flag="warmup_epochs", least=0
+        1.0, "Length of the warm-up, epochs.", flag="warmup_epochs", least=0, most=1e6
     )
     lr_warmup_method: str = setting(
         "linear",

@@ -131,8 +131,8 @@ class StepLog:
             f"{named['gradient_norm']}, learning rate {named['learning_rate']:g}, loss scale "
             f"{named['loss_scale']:g}, {self._skipped_in_a_row} updates skipped in a row; images "
             f"of this step, {images}. Lower the learning rate (--lr), lengthen --warmup_epochs, "
-            "check these images' boxes, or use --precision=float32; the last checkpoint in "
-            f"{self._train.model_dir} is good"
+            "check these images' boxes, or use --precision=float32; checkpoints saved before in "
+            f"{self._train.model_dir} are good"
         )
 
     def _log_window(self, step: int, epoch: int) -> None:
@@ -181,13 +181,14 @@ class StepLog:
         latency, speed, wait = self.throughput.recent()
         peak = devices.peak_memory_bytes()
         memory = f" peak memory {peak / 2**30:.1f} GiB" if peak else ""
-        eta = "not known yet"
+        # Of the first step the compilation is the larger part.
+        pace, eta = "speed and", "not known yet"
+        if latency:
+            pace = f"{speed:.1f} images/s {latency:.3g} s/step data wait {wait:.0%}"
         if latency and self._last_step:
             eta = format_duration((self._last_step - step) * latency)
-        self._log.info(
-            f"{place} {parts} lr {means['learning_rate']:.3g} {speed:.1f} images/s "
-            f"{latency:.3g} s/step data wait {wait:.0%}{memory} ETA {eta}"
-        )
+        rate = f"lr {means['learning_rate']:.3g}"
+        self._log.info(f"{place} {parts} {rate} {pace}{memory} ETA {eta}")
 
     def _warn_of_waiting(self) -> None:
         self._warned = True

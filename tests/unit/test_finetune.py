@@ -55,7 +55,7 @@ def test_minutes_stand_for_steps():
     timed = finetuned(batch_size=4, num_epochs=10000, train_minutes=10.0)
     assert timed.optim.moving_average_decay == pytest.approx(1 - 1 / 30, abs=1e-4)
     assert finetuned(batch_size=4, train_minutes=0.005).optim.moving_average_decay == 0.9
-    endless = finetuned(batch_size=4, num_epochs=20, train_minutes=float("inf"))
+    endless = finetuned(batch_size=4, num_epochs=20, train_minutes=1e9)
     assert endless.optim == finetuned(batch_size=4, num_epochs=20).optim
 
 

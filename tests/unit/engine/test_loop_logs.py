@@ -149,7 +149,10 @@ def test_numbers_are_recorded_under_other_names_too(tmp_path, capsys):
     assert any(data.get("BBOX_mAP") == data.get("AP") is not None for data in whole)
     assert whole[-1]["train_perf_fps"] == whole[-1]["avg_fps_training"]
     # The console: median of the last 20 steps, mean of the epoch.
-    said = [line for line in capsys.readouterr().out.splitlines() if " step 8/18 " in line]
+    printed = capsys.readouterr().out.splitlines()
+    (first,) = [line for line in printed if " step 1/18 " in line]
+    assert first.endswith(" speed and ETA not known yet") and "images/s" not in first
+    said = [line for line in printed if " step 8/18 " in line]
     assert f"{loss_name} {np.median(losses[:8]):.3g} ({np.mean(losses[6:8]):.3g})" in said[0]
 
 

@@ -392,8 +392,8 @@ def test_train_takes_a_folder_in_the_place_of_records(tmp_path, repository):
     write_yolo(tmp_path / "set")
     run = tmp_path / "run"
     program = (
-        "import sys, train; from dataset import data_flags; from absl import flags;"
-        "F = flags.FLAGS; F(sys.argv); notes = data_flags.use_for_training();"
+        "import sys, train; from absl import flags;"
+        "F = flags.FLAGS; F(sys.argv); notes = train.resolve_request(['train.py']).notes;"
         "print(F.training_file_pattern, F.val_json_file, F['val_file_pattern'].present);"
         "print('\\n'.join(notes))"
     )
@@ -403,9 +403,13 @@ def test_train_takes_a_folder_in_the_place_of_records(tmp_path, repository):
         call = [sys.executable, "-c", program, *flags, *more]
         return subprocess.run(call, cwd=repository, capture_output=True, text=True)
 
-    done = start()
-    assert done.returncode == 0, done.stderr
     records = f"{run}-data"
+    for hparams in ("image_sise=128", "image_size=100"):  # no name, and no size of this network
+        assert "image_size" in start(f"--hparams={hparams}").stderr
+        assert not Path(records).exists()
+    done = start("--hparams=image_size=128")
+    assert done.returncode == 0, done.stderr
+    assert "anchors at 128 x 128" in done.stdout
     first = f"{records}/train-*.tfrecord {records}/instances_eval.json 1"
     assert done.stdout.splitlines()[0] == first
     assert "annotations: yolo, splits train, val" in done.stdout and "CHECK 0 errors" in done.stdout
