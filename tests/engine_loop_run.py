@@ -1,11 +1,11 @@
 """Runs of the training loop on the tiny task, and what they leave in their folder."""
 
 import dataclasses
-import json
 from pathlib import Path
 
 import tensorflow as tf
 from engine_tiny_task import TinyTask
+from left_by_runs import recorded, time_log
 
 from engine.config.settings import EvalConfig, OptimConfig, TrainConfig
 from engine.files import checkpoint
@@ -78,13 +78,10 @@ class Run:
         return [f"wrote {epoch}"]
 
     def records(self, kind: str) -> list[dict]:
-        lines = (self.folder / "metrics.jsonl").read_text().splitlines()
-        return [r for r in map(json.loads, lines) if r["kind"] == kind]
+        return recorded(self.folder, kind)
 
     def dll(self) -> list[dict]:
-        lines = (self.folder / "time_log.txt").read_text().splitlines()
-        records = [json.loads(line.removeprefix("DLLL ")) for line in lines]
-        return [r for r in records if r["type"] == "LOG"]
+        return [r for r in time_log(self.folder) if r["type"] == "LOG"]
 
     def files(self) -> set[str]:
         found = (str(p.relative_to(self.folder)) for p in self.folder.rglob("*.index"))

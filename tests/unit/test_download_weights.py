@@ -4,8 +4,6 @@ import dataclasses
 import hashlib
 import http.server
 import io
-import subprocess
-import sys
 import tarfile
 import threading
 import time
@@ -14,13 +12,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from commands import python
 
 import families
 from engine.config.fields import ConfigError
 from engine.files import checkpoint, zoo
 from engine.files.weight_files import weights_path
 
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "maskrcnn" / "download_weights.py"
 FOLDER = "rn50_tf_amp_ckpt_v20.06.0"
 NAMES = ("nvidia_rn50_tf_amp.index", "nvidia_rn50_tf_amp.data-00000-of-00001")
 
@@ -91,30 +89,26 @@ def server():
 
 
 def call(folder, *flags):
-    """Runs the script; returns the finished process."""
-    return subprocess.run(
-        [sys.executable, SCRIPT, "--save_dir", folder, *flags],
-        capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
+    return python("scripts/maskrcnn/download_weights.py", "--save_dir", folder, *flags, timeout=60)
 
 
 def test_the_checkpoint_is_unpacked_once(server, tmp_path):
     result = call(tmp_path / "w", "--download_url", server.url)
-    assert result.returncode == 0, result.stderr
-    assert f"backbone: {tmp_path}/w/{FOLDER}/nvidia_rn50_tf_amp\n" in result.stdout
+    result.require_success()
+    assert f"backbone: {tmp_path}/w/{FOLDER}/nvidia_rn50_tf_amp\n" in result.output
     assert {path.name for path in (tmp_path / "w" / FOLDER).iterdir()} == set(NAMES)
     assert [path.name for path in (tmp_path / "w").iterdir()] == [FOLDER]
     result = call(tmp_path / "w", "--download_url", server.url)
-    assert "is there already" in result.stdout and len(server.ranges) == 1
+    assert "is there already" in result.output and len(server.ranges) == 1
 
 
 def test_a_broken_transfer_goes_on_where_it_stopped(server, tmp_path):
     server.breaks = 1
     result = call(tmp_path, "--download_url", server.url)
-    assert result.returncode == 0, result.stderr
+    result.require_success()
     half = len(server.content) // 2
     assert server.ranges == [None, f"bytes={half}-"]
-    assert f"the connection ended after {half}" in result.stdout
+    assert f"the connection ended after {half}" in result.output
 
 
 @pytest.mark.parametrize("name", ["effdet/tf_efficientdet_d0", "automl/efficientdet-d0"])
@@ -147,45 +141,45 @@ def test_weights_in_a_folder_that_cannot_be_written(tmp_path, has_sum):
 def test_an_earlier_part_is_used(server, tmp_path):
     part = tmp_path / f"{FOLDER}.zip.part"
     part.write_bytes(server.content[:100])
-    assert call(tmp_path, "--download_url", server.url).returncode == 0
+    assert call(tmp_path, "--download_url", server.url).code == 0
     assert server.ranges == ["bytes=100-"]
     # A complete one as well: the server has nothing beyond its end.
     other = tmp_path / "other"
     other.mkdir()
     (other / part.name).write_bytes(server.content)
-    assert call(other, "--download_url", server.url).returncode == 0
+    assert call(other, "--download_url", server.url).code == 0
     assert (other / FOLDER / NAMES[0]).exists()
 
 
 def test_a_file_that_was_fetched_elsewhere_needs_no_network(tmp_path):
     (tmp_path / f"{FOLDER}.zip").write_bytes(archive_of(NAMES))
     result = call(tmp_path, "--download_url", "http://127.0.0.1:1/nothing")
-    assert result.returncode == 0 and (tmp_path / FOLDER / NAMES[1]).exists()
+    assert result.code == 0 and (tmp_path / FOLDER / NAMES[1]).exists()
 
 
 def test_without_network_it_says_what_to_do(tmp_path):
     result = call(tmp_path, "--download_url", "http://127.0.0.1:1/nothing")
-    assert result.returncode == 1
-    assert f"put it at {tmp_path}/{FOLDER}.zip" in result.stderr
-    assert "Traceback" not in result.stderr
+    assert result.code == 1
+    assert f"put it at {tmp_path}/{FOLDER}.zip" in result.errors
+    assert "Traceback" not in result.errors
 
 
 @pytest.mark.parametrize("content", [b"no archive", archive_of(["readme.txt"])])
 def test_wrong_content_is_refused(tmp_path, content):
     (tmp_path / f"{FOLDER}.zip").write_bytes(content)
     result = call(tmp_path)
-    assert result.returncode == 1 and not (tmp_path / FOLDER).exists()
-    assert "is damaged" in result.stderr or "holds no checkpoint" in result.stderr
+    assert result.code == 1 and not (tmp_path / FOLDER).exists()
+    assert "is damaged" in result.errors or "holds no checkpoint" in result.errors
 
 
 def test_the_sum_of_detectron_s_file_is_checked(server, tmp_path):
     flags = ("--weights", "pytorch", "--download_url", server.url)
     result = call(tmp_path, *flags)
-    assert result.returncode == 1 and "expected b19105fdd7baafb40480251377de18f2" in result.stderr
+    assert result.code == 1 and "expected b19105fdd7baafb40480251377de18f2" in result.errors
     assert not list(tmp_path.iterdir()), "nothing that could pass for weights"
     md5 = hashlib.md5(server.content).hexdigest()
     result = call(tmp_path, *flags, "--md5", md5)
-    assert result.returncode == 0 and f"backbone: {tmp_path}/R-50.pkl" in result.stdout
+    assert result.code == 0 and f"backbone: {tmp_path}/R-50.pkl" in result.output
 
 
 @pytest.fixture

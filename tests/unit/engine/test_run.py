@@ -11,11 +11,11 @@ import pytest
 import tensorflow as tf
 import yaml
 from engine_tiny_family import Config, TinyFamily, config_of
+from left_by_runs import differing, recorded, tensors
 
 from engine.config.fields import ConfigError
 from engine.files import checkpoint
 from engine.files.description import read_metadata
-from engine.files.weight_files import read_weight_file
 from engine.log.hooks import RunStart, make_hooks
 from engine.log.run_log import RunLog
 from engine.ranks import distributed, machine
@@ -72,7 +72,7 @@ def test_initial_weights_reach_weights_and_averages(tmp_path):
     still = {"lr": 0.0, "lr_warmup_init": 0.0, "weight_decay": 0.0}
     run_training(config_of(tmp_path / "run", num_epochs=1, **still), family)
     assert family.initialised == 1
-    saved = read_weight_file(str(tmp_path / "run" / "ema_weights" / "emackpt-01")).arrays
+    saved = tensors(tmp_path / "run" / "ema_weights" / "emackpt-01")
     np.testing.assert_allclose(saved["model/out/bias"], [1.0, 2.0, 3.0], rtol=1e-6)
 
 
@@ -81,11 +81,7 @@ def test_a_resumed_run_equals_an_unbroken_one_and_reads_no_initial_weights(train
     assert run_training(config_of(resumable), family) == 0
     assert family.initialised == 0
     for name in ("ckpt-final", "ema_weights/emackpt-02"):
-        ours = read_weight_file(str(resumable / name)).arrays
-        theirs = read_weight_file(str(trained / name)).arrays
-        assert ours.keys() == theirs.keys()
-        for tensor in ours:
-            np.testing.assert_array_equal(ours[tensor], theirs[tensor], err_msg=tensor)
+        assert differing(resumable / name, trained / name) == []
 
 
 @pytest.mark.parametrize(
@@ -117,11 +113,8 @@ def test_a_change_that_is_allowed_takes_effect(resumable):
     assert run_training(config, TinyFamily()) == 0
     stored = read_metadata(resumable / "ckpt-final")
     assert (stored["step"], stored["total_steps"]) == (24, 24)
-    tensors = read_weight_file(str(resumable / "ckpt-final")).arrays
-    assert int(tensors["state/total_steps"]) == 24
-    lines = (resumable / "metrics.jsonl").read_text().splitlines()
-    rates = [json.loads(line).get("learning_rate") for line in lines]
-    assert max(r for r in rates if r is not None) > 0.1
+    assert int(tensors(resumable / "ckpt-final")["state/total_steps"]) == 24
+    assert max(step["learning_rate"] for step in recorded(resumable)) > 0.1
 
 
 def test_settings_that_may_change_between_runs(resumable):
@@ -145,8 +138,7 @@ def test_the_checkpoint_before_a_damaged_one_is_continued(trained, tmp_path, cap
     said = capsys.readouterr().out
     assert "WARNING" in said and "ckpt-00000012.json is missing" in said and "passed over" in said
     assert f"restoring {folder}/ckpt-00000006, which is whole" in said
-    ours, theirs = (read_weight_file(str(f / "ckpt-final")).arrays for f in (folder, trained))
-    assert all(np.array_equal(ours[name], theirs[name]) for name in theirs)
+    assert differing(folder / "ckpt-final", trained / "ckpt-final") == []
 
 
 def test_a_finished_run_says_how_to_go_on(trained, tmp_path, capsys):
@@ -320,9 +312,7 @@ def evaluate(config: Config, path: Path, output: Path, family: TinyFamily) -> di
 def test_evaluation_of_the_saved_file_equals_that_in_training(trained, tmp_path):
     family = TinyFamily()
     found = evaluate(config_of(trained), trained, tmp_path / "out", family)
-    lines = (trained / "metrics.jsonl").read_text().splitlines()
-    scores = [r for r in map(json.loads, lines) if r["kind"] == "evaluation"]
-    best = max(scores, key=lambda record: record["AP"])
+    best = max(recorded(trained, "evaluation"), key=lambda record: record["AP"])
     assert (found["AP"], found["epoch"]) == (best["AP"], best["epoch"])
     assert found["folder"] == tmp_path / "out" and family.checked == 1
 
@@ -335,9 +325,9 @@ def test_random_weights_are_never_evaluated(tmp_path):
 def test_mixed_precision_runs_and_resumes(tmp_path):
     config = config_of(tmp_path / "run", num_epochs=1, precision="mixed_float16")
     assert run_training(config, TinyFamily()) == 0
-    tensors = read_weight_file(str(tmp_path / "run" / "ckpt-final")).arrays
-    assert tensors["state/loss_scale"] <= 32768.0
-    assert tensors["model/hidden/kernel"].dtype == np.float32
+    saved = tensors(tmp_path / "run" / "ckpt-final")
+    assert saved["state/loss_scale"] <= 32768.0
+    assert saved["model/hidden/kernel"].dtype == np.float32
     assert run_training(config, TinyFamily()) == 0
 
 
@@ -387,10 +377,9 @@ class TestHooks:
         assert [kind for kind, _ in noted] == ["step"] * 6 + ["epoch"]
         steps, end = [value for _, value in noted[:6]], noted[6][1]
         assert [step["step"] for step in steps] == [1, 2, 3, 4, 5, 6]
-        recorded = [json.loads(r) for r in (folder / "metrics.jsonl").read_text().splitlines()]
-        losses = [r["loss"] for r in recorded if r["kind"] == "step"]
+        losses = [step["loss"] for step in recorded(folder)]
         assert [step["numbers"]["loss"] for step in steps] == losses
-        (scores,) = (r for r in recorded if r["kind"] == "evaluation")
+        (scores,) = recorded(folder, "evaluation")
         assert (end["epoch"], end["step"], end["metrics"]["AP"]) == (1, 6, scores["AP"])
         assert (folder / "noted.end").exists() and (folder / "ckpt-final.index").exists()
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from left_by_runs import recorded, time_log
 from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
 
 from engine.log import run_log
@@ -17,18 +18,12 @@ from engine.log.run_log import RunLog, open_dllogger
 from engine.ranks import distributed
 
 
-def dll_records(folder) -> list[dict]:
-    lines = (folder / "time_log.txt").read_text().splitlines()
-    assert all(line.startswith("DLLL {") for line in lines)
-    return [json.loads(line.removeprefix("DLLL ")) for line in lines]
-
-
 def test_dllogger_lines(tmp_path):
     log = RunLog(tmp_path, tensorboard=False)
     log.dll("PARAMETER", {"Latency": "0.5200 seconds", "fps": 12.5, "steps": (4, 5)})
     log.dll([], {"epoch": 3, "validation_accuracy_mAP": 34.56})
     log.flush()
-    records = dll_records(tmp_path)
+    records = time_log(tmp_path)
     for record in records:
         assert float(record["timestamp"]) > 1e9 and float(record["elapsedtime"]) >= 0
         assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{6}", record["datetime"])
@@ -54,9 +49,8 @@ def test_a_second_run_appends(tmp_path):
         log.dll([], {"run": number})
         log.numbers("end", {"run": number})
         log.flush()
-    assert [r["data"]["run"] for r in dll_records(tmp_path) if r["type"] == "LOG"] == [1, 2]
-    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert [line["run"] for line in lines] == [1, 2]
+    assert [r["data"]["run"] for r in time_log(tmp_path) if r["type"] == "LOG"] == [1, 2]
+    assert [record["run"] for record in recorded(tmp_path, "end")] == [1, 2]
 
 
 def test_numbers_json_cannot_hold(tmp_path):
@@ -67,7 +61,7 @@ def test_numbers_json_cannot_hold(tmp_path):
     line = json.loads((tmp_path / "metrics.jsonl").read_text(), parse_constant=pytest.fail)
     assert (line["kind"], line["loss"]) == ("step", 1.5)
     assert line["gradient_norm"] is line["other"] is None
-    assert dll_records(tmp_path)[-1]["data"] == {"training_loss": None}
+    assert time_log(tmp_path)[-1]["data"] == {"training_loss": None}
 
 
 def test_text_goes_to_console_and_file(tmp_path, capsys):

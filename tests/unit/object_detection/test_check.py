@@ -3,8 +3,6 @@
 import dataclasses
 import json
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -227,9 +225,10 @@ def test_boxes_below_the_anchors_are_told_with_what_helps(small_set, tmp_path):
     assert facts["recall"] == 0.5 and facts["changes"]["image_size=256"] == 0
 
 
-def run_check(*args, repository):
-    command = [sys.executable, "-m", "dataset.check", *map(str, args)]
-    return subprocess.run(command, cwd=repository, capture_output=True, text=True)
+@pytest.fixture
+def run_check(commands):
+    """Runs the command on a folder, with flags."""
+    return lambda *words: commands.run("dataset.check", *words)
 
 
 @pytest.mark.parametrize(
@@ -240,33 +239,33 @@ def run_check(*args, repository):
         ("crowded_image", "too_many_for_training", "warning"),
     ],
 )
-def test_the_command_tells_reported_cases(case, code, level, tmp_path, repository, reported_cases):
+def test_the_command_tells_reported_cases(case, code, level, tmp_path, run_check, reported_cases):
     folder, out = reported_cases / case, tmp_path / "out"
-    done = run_check(folder, f"--output_dir={out}", "--pictures=4", repository=repository)
-    assert done.returncode == int(level == "error"), done.stderr
-    assert f"{level.upper()} {code} [train]" in done.stdout
-    assert "train_01.jpg" in done.stdout
+    done = run_check(folder, f"--output_dir={out}", "--pictures=4")
+    assert done.code == int(level == "error"), done.errors
+    assert f"{level.upper()} {code} [train]" in done.output
+    assert "train_01.jpg" in done.output
     written = json.loads((out / "check.json").read_text())
     assert code in {item["code"] for item in written["findings"]}
     with Image.open(out / "sheet.png") as sheet:
         assert min(sheet.size) > 100
 
 
-def test_the_command_draws_nothing_where_no_picture_can_be_read(small_set, tmp_path, repository):
+def test_the_command_draws_nothing_where_no_picture_can_be_read(small_set, tmp_path, run_check):
     (tmp_path / "annotations").mkdir()
     (tmp_path / "annotations/instances_train.json").write_text(json.dumps(small_set["train"]))
     for path in (tmp_path / "train").iterdir():
         path.write_bytes(b"<html>")
     options = (f"--output_dir={tmp_path / 'out'}", "--pictures=1")
-    done = run_check(tmp_path, *options, repository=repository)
-    assert "ERROR unreadable_images [train]: 4 of 4 image files cannot be used" in done.stdout
-    assert done.stdout.endswith("no picture to draw: not one image file can be used\n")
+    done = run_check(tmp_path, *options)
+    assert "ERROR unreadable_images [train]: 4 of 4 image files cannot be used" in done.output
+    assert done.output.endswith("no picture to draw: not one image file can be used\n")
 
 
-def test_the_command_takes_a_folder_and_nothing_else(tmp_path, repository):
-    done = run_check(tmp_path / "none", repository=repository)
-    assert done.returncode == 1 and "no data folder" in done.stderr
-    assert run_check(repository=repository).returncode == 2
+def test_the_command_takes_a_folder_and_nothing_else(tmp_path, run_check):
+    done = run_check(tmp_path / "none")
+    assert done.code == 1 and "no data folder" in done.errors
+    assert run_check().code == 2
 
 
 def test_records_are_not_made_of_hopeless_boxes(small_set, tmp_path):

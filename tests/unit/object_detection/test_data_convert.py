@@ -2,9 +2,6 @@
 
 import io
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,7 +18,7 @@ from object_detection.records.card import find_card, load_card
 from object_detection.records.card_builder import card_from_records
 from object_detection.records.tfrecord_file import record_files
 
-COMMAND = Path(__file__).resolve().parents[3] / "dataset" / "create_coco_tfrecord.py"
+COMMAND = "dataset/create_coco_tfrecord.py"
 SQUARE = [[2.0, 2.0, 12.0, 2.0, 12.0, 12.0, 2.0, 12.0]]
 
 
@@ -260,17 +257,12 @@ def test_progress_in_a_log_is_a_line_every_ten_seconds():
     ]
 
 
-def run(*flags):
-    return subprocess.run(
-        [sys.executable, COMMAND, *flags], capture_output=True, text=True, check=False
-    )
-
-
-def test_command(data, tmp_path):
+def test_command(commands, data, tmp_path):
     annotations, folder = data({"a.jpg": picture()}, [box(0, [2, 2, 9, 9], segmentation=SQUARE)])
     captions = tmp_path / "captions.json"
     captions.write_text(json.dumps({"annotations": [{"image_id": 0, "caption": "noise"}]}))
-    done = run(
+    done = commands.run(
+        COMMAND,
         f"--image_dir={folder}",
         f"--object_annotations_file={annotations.path}",
         f"--caption_annotations_file={captions}",
@@ -279,9 +271,9 @@ def test_command(data, tmp_path):
         "--include_masks",
         "--num_threads=1",
     )
-    assert done.returncode == 0, done.stderr
-    assert "1 instances of 2 classes" in done.stdout
-    assert "converting train: 1/1 images (100%)" in done.stderr
+    done.require_success()
+    assert "1 instances of 2 classes" in done.output
+    assert "converting train: 1/1 images (100%)" in done.errors
     (record,) = records(tmp_path / "train")
     assert record[schema.CAPTION] == [b"noise"]
     assert schema.MASK_112 in record
@@ -298,11 +290,11 @@ def test_command(data, tmp_path):
         (["--image_dir=.", "--image_info_file=x.json", "--include_masks"], "--include_masks needs"),
     ],
 )
-def test_command_errors(flags, message):
-    done = run(*flags)
-    assert done.returncode == 1
-    assert f"error: {message}" in done.stderr
-    assert "Traceback" not in done.stderr
+def test_command_errors(commands, flags, message):
+    done = commands.run(COMMAND, *flags)
+    assert done.code == 1
+    assert f"error: {message}" in done.errors
+    assert "Traceback" not in done.errors
 
 
 def test_image_list_alone_writes_no_object_fields(data, tmp_path):
