@@ -50,7 +50,8 @@ def find_images(path: str) -> list[str]:
     Raises:
       FileNotFoundError: there is none.
     """
-    known, below = suffixes(), ""
+    # Those of phones are not read, and named for it.
+    known, below = suffixes() | {".heic", ".heif"}, ""
     if os.path.isdir(path):
         found = [str(p) for p in Path(path).iterdir() if p.suffix.lower() in known]
         if not found:

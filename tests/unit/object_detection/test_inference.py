@@ -210,6 +210,10 @@ def test_image_arguments(photo, tmp_path):
     assert find_images(str(tmp_path)) == find_images(f"{tmp_path}/*.png") == [photo]
     with pytest.raises(FileNotFoundError, match="no image at"):
         find_images(f"{tmp_path}/*.bmp")
+    phone = tmp_path / "of a phone.HEIC"  # which the command then names as left out
+    phone.touch()
+    assert find_images(str(tmp_path)) == sorted([photo, str(phone)])
+    phone.unlink()
     inner = tmp_path / "outer" / "inner"
     inner.mkdir(parents=True)
     (inner / "a.png").touch()
