@@ -106,6 +106,14 @@ def test_a_run_that_ends_before_epoch_200_is_evaluated_on_the_way():
     assert evaluations(TrainConfig(num_epochs=30)) == [10, 20, 30]
 
 
+def test_patience_needs_an_evaluation_within_the_run():
+    train, impatient = TrainConfig(num_epochs=30), EvalConfig(patience=2, eval_period=1)
+    check_settings(train, DataConfig(), dataclasses.replace(impatient, eval_start=30))
+    check_settings(train, DataConfig(), EvalConfig(eval_start=31))
+    with pytest.raises(ConfigError, match=r"patience=2: no evaluation .*--eval_start"):
+        check_settings(train, DataConfig(), dataclasses.replace(impatient, eval_start=31))
+
+
 def test_which_runs_need_a_validation_set():
     quiet = TrainConfig(training_mode="train300")
     assert needs_evaluation_data(TrainConfig(), EvalConfig())

@@ -114,6 +114,8 @@ def test_xla_changes_nothing(optimizer, batch_norm):
     for use_xla in (False, True):
         task = TinyTask(batch_norm=batch_norm, noise=0.1)
         step = make_step(config, task=task, use_xla=use_xla, dynamic=True)
+        for program in (step.compiled_forward_backward, step.compiled_update):
+            assert program._jit_compile == (use_xla or None)
         found.append((run(step, 5), tensors_of(step)))
     for plain, compiled in zip(found[0][0], found[1][0]):
         assert compiled == pytest.approx(plain, rel=1e-5, abs=1e-6)

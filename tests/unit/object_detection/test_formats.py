@@ -323,21 +323,15 @@ def test_what_is_no_data_set_is_said(tmp_path):
         import_folder(tmp_path / "set", tmp_path / "out")
 
 
-def test_the_command_converts_every_split(tmp_path, repository):
+def test_the_command_converts_every_split(commands, tmp_path):
     write_labelme(tmp_path / "set")
-    command = [sys.executable, "dataset/convert.py", str(tmp_path / "set")]
     out = tmp_path / "out"
-    run = subprocess.run(
-        [*command, f"--output_dir={out}"], cwd=repository, capture_output=True, text=True
-    )
-    assert run.returncode == 0, run.stderr
-    assert "annotations: labelme, splits train, val" in run.stdout
+    command = ("dataset/convert.py", tmp_path / "set", f"--output_dir={out}")
+    done = commands.run(*command).require_success()
+    assert "annotations: labelme, splits train, val" in done.output
     assert {f"{split}-card.json" for split in TRUTH} <= {path.name for path in out.iterdir()}
-    wrong = subprocess.run(
-        [*command, "--format=yolo", f"--output_dir={out}"],
-        cwd=repository, capture_output=True, text=True,
-    )  # fmt: skip
-    assert wrong.returncode == 1 and "no annotations in the format yolo" in wrong.stderr
+    wrong = commands.run(*command, "--format=yolo")
+    assert wrong.code == 1 and "no annotations in the format yolo" in wrong.errors
 
 
 def test_shapes_of_yolo_tables_and_cvat_video(tmp_path):
