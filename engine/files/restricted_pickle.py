@@ -1,7 +1,7 @@
 """Reads PyTorch state dicts without PyTorch and without running anything from the file.
 
 A pickle names the functions that rebuild its objects. Here the only names that resolve are those of
-plain containers and of stand-ins for tensor storage, defined below; everything else is refused
+plain containers and of stand-ins, defined below; everything else is refused
 before it is called. Both containers of PyTorch are read: the zip file (1.6 and later) and the
 stream of pickles before it. What is not read: whole pickled modules, quantised and sparse tensors.
 """
@@ -118,10 +118,20 @@ class _Tensor(ArrayStandIn):
         return np.array(view)
 
 
+class _Settings(StandIn):
+    """The flags of a training program, which timm and torchvision save too; left unread."""
+
+    __slots__ = ()
+
+    def __setstate__(self, state: Any) -> None:
+        """Forgets them."""
+
+
 _ALLOWED: dict[tuple[str, str], Any] = {
     ("torch._utils", "_rebuild_tensor"): Maker(_Tensor),
     ("torch._utils", "_rebuild_tensor_v2"): Maker(_Tensor),
     ("torch._utils", "_rebuild_parameter"): Maker(lambda tensor, *_: tensor),
+    ("argparse", "Namespace"): _Settings,
     ("torch", "Size"): Maker(lambda sizes=(): shape_of(sizes)),
     **{("torch", name): _StorageType(dtype) for name, dtype in _STORAGE_DTYPES.items()},
 }

@@ -33,7 +33,7 @@ _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 # The number that PyTorch's older container begins with; other pickles are Detectron's.
 _LEGACY_TORCH_HEAD = b"\x80\x02\x8a\x0a"
 # Where training programs keep the state dict of the model inside a PyTorch file; its average first.
-_STATE_DICT_KEYS = ("state_dict_ema", "state_dict", "model", "model_state_dict")
+_STATE_DICT_KEYS = ("state_dict_ema", "model_ema", "state_dict", "model", "model_state_dict")
 # Where Detectron keeps its arrays inside a pickle.
 _BLOB_KEYS = ("blobs", "model")
 

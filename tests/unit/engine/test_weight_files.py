@@ -1,5 +1,6 @@
 """Weight files of every kind, made here; and pickles that try to do more than hold weights."""
 
+import argparse
 import io
 import json
 import os
@@ -148,6 +149,17 @@ class TestTorch:
         assert content.arrays["half"].dtype == np.float16
 
     @WRITERS
+    @pytest.mark.parametrize("keys", ["state_dict state_dict_ema", "model model_ema"])
+    def test_a_checkpoint_of_training(self, tmp_path, write, keys):
+        """As timm and torchvision save it: with the flags, and the optimizer's state."""
+        plain, average = keys.split()
+        values = {name: {"w": Tensor(np.float32([n]))} for n, name in enumerate((plain, average))}
+        flags = argparse.Namespace(lr=0.1, opt="sgd", mean=(0.5, 0.5))
+        slots = {"state": {0: {"momentum_buffer": Tensor(np.zeros(1, np.float32))}}}
+        write(tmp_path / "w.pth.tar", {"args": flags, "optimizer": slots, "epoch": 3, **values})
+        assert_arrays(read_weight_file(tmp_path / "w.pth.tar"), {"w": [1.0]})
+
+    @WRITERS
     def test_views_of_a_storage(self, tmp_path, write):
         base = np.arange(12, dtype=np.float32)
         transposed = Tensor(base, shape=(3, 2), strides=(1, 3), offset=4)
@@ -237,6 +249,7 @@ class TestMaliciousPickles:
             b"\x80\x02(X\x01\x00\x00\x00xios\nsystem\n.",
             b"\x80\x02X\x01\x00\x00\x00xQ.",  # persistent id that is no storage
             b"\x80\x02ctorch\nFloatStorage\n)R.",  # a storage type is not callable
+            b"\x80\x02cargparse\nNamespace\n}X\x01\x00\x00\x00aK\x01sb.",  # a class is not changed
             b"\x80\x02",
             b"",
         ],
