@@ -33,6 +33,7 @@ _TRAIN_NAMES = ("train",)
 _EVAL_NAMES = ("test", "val", "valid")
 HELD_OUT_SHARE = 0.2
 _NUM_SHARDS = 8
+_MOST_FOLDERS_ABOVE = 3
 _STAMP = "made_of.json"
 _OF_EVALUATION = "evaluation"  # beside the records of a training, which stay as they are
 
@@ -91,10 +92,13 @@ def _coco_splits_below(root: Path) -> dict[str, tuple[Path, Path]]:
     try:
         return find_splits(root)
     except FileNotFoundError:
-        found = []
-        for folder in sorted(path for path in root.glob("*") if path.is_dir()):
-            with contextlib.suppress(FileNotFoundError):
-                found.append(find_splits(folder))
+        for depth in range(1, _MOST_FOLDERS_ABOVE + 1):
+            found = []
+            for folder in sorted(root.glob("/".join("*" * depth))):
+                with contextlib.suppress(FileNotFoundError):
+                    found += [find_splits(folder)] if folder.is_dir() else []
+            if found:
+                break
         if len(found) != 1:
             raise
         return found[0]

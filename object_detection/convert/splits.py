@@ -17,7 +17,7 @@ from pathlib import Path
 from object_detection.coco.annotations import CocoAnnotations
 from object_detection.coco.image_paths import find_image_files
 from object_detection.coco.listed import CocoImage
-from outside_data.files import MOST_JSON_BYTES, open_file, parse_json, walk
+from outside_data.files import MOST_JSON_BYTES, open_file, parse_json, read_json, walk
 
 _ANNOTATION_PATTERNS = (
     "annotations/instances_*.json",
@@ -25,7 +25,9 @@ _ANNOTATION_PATTERNS = (
     "*/_annotations.coco.json",
     "annotations/*.json",
     "*.json",
+    "*/*.json",
 )
+_ANY_JSON = _ANNOTATION_PATTERNS[-3:]
 _OTHER_TASKS = re.compile(r"^(captions|person_keypoints|image_info|panoptic|stuff|deploy)_|-card$")
 _FILE_NAME = re.compile(rb'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")')
 _PROBED_NAMES = 20
@@ -51,11 +53,25 @@ def find_splits(data_dir: str | os.PathLike[str]) -> dict[str, tuple[Path, Path]
         raise FileNotFoundError(f"no data folder {root} (looked from {os.getcwd()})")
     for pattern in _ANNOTATION_PATTERNS:
         files = [p for p in sorted(root.glob(pattern)) if not _OTHER_TASKS.search(p.stem)]
+        if pattern in _ANY_JSON:
+            files = [path for path in files if not path.name.startswith(".") and _is_meant(path)]
         if files:
-            return {_split_name(path): (path, find_image_dir(path, root)) for path in files}
+            names = [_split_name(path) for path in files]
+            if len({*names}) < len(names):
+                names = [f"{path.parent.name}_{name}" for path, name in zip(files, names)]
+            places = (find_image_dir(path, root) for path in files)
+            return dict(zip(names, zip(files, places)))
     raise FileNotFoundError(
         f"{root} has no COCO annotations: expected one of {', '.join(_ANNOTATION_PATTERNS)} in it"
     )
+
+
+def _is_meant(path: Path) -> bool:
+    """Whether a JSON file may be annotations: it names images, or is broken."""
+    if _first_file_names(path):
+        return True
+    content = read_json(path, most=MOST_JSON_BYTES)
+    return isinstance(content, dict) and "images" in content
 
 
 def find_image_dir(annotation_file: str | os.PathLike[str], data_dir: Path) -> Path:

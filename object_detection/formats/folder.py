@@ -147,25 +147,38 @@ def read_class_list(folder: DataFolder, *names: str, is_numbered: bool = False) 
     numbers (`is_numbered`) none is left out.
 
     Raises:
-      ValueError: a line between numbered ones is empty.
+      ValueError: a line between numbered ones is empty, or two lists number otherwise.
     """
     for wanted in names or _CLASS_LISTS:
         suffix = "." + wanted.rsplit(".", 1)[-1]
-        for path in folder.files(suffix):
-            if path.name == wanted:
-                lines = [line.strip() for line in read_text(path).splitlines()]
-                if wanted == "labelmap.txt":
-                    lines = [line.split(":")[0] for line in lines if not line.startswith("#")]
-                if not is_numbered:
-                    return [line for line in lines if line and line not in NO_CLASSES]
-                lines = lines[: max((i for i, line in enumerate(lines, 1) if line), default=0)]
-                if "" in lines:
-                    raise ValueError(
-                        f"{path} line {lines.index('') + 1} is empty, and the lines are the "
-                        "numbers of the classes: write the name there, or remove the line"
-                    )
-                return lines
+        lists = {p: _class_lines(p) for p in folder.files(suffix) if p.name == wanted}
+        if not lists:
+            continue
+        if not is_numbered:
+            first = next(iter(lists.values()))
+            return [line for line in first if line and line not in NO_CLASSES]
+        longest = max(lists, key=lambda path: len(lists[path]))
+        for path, lines in lists.items():
+            if "" in lines:
+                raise ValueError(
+                    f"{path} line {lines.index('') + 1} is empty, and the lines are the numbers of "
+                    "the classes: write the name there, or remove the line"
+                )
+            if lines != lists[longest][: len(lines)]:
+                raise ValueError(
+                    f"{path} and {longest} number the classes differently: number them alike in "
+                    "all labels, and keep one list"
+                )
+        return lists[longest]
     return []
+
+
+def _class_lines(path: Path) -> list[str]:
+    """Returns the lines of a list of classes, without empty ones at its end."""
+    lines = [line.strip() for line in read_text(path).rstrip().splitlines()]
+    if path.name == "labelmap.txt":
+        lines = [line.split(":")[0] for line in lines if not line.startswith("#")]
+    return lines
 
 
 def _readings(name: str) -> list[str]:

@@ -131,27 +131,42 @@ def _listed_splits(
 ) -> dict[str, list[str]]:
     """Returns stem -> splits by the lists in ImageSets/Main; without train and val: trainval.
 
+    Without such lists those in ImageSets, or in the folder itself, if they name annotation files.
+
     Lines are stems, or names with spaces, a folder or an ending; behind them may stand a flag.
     """
-    lists: dict[str, list[Path]] = {}
+    places: dict[str, dict[str, list[Path]]] = {"Main": {}, "ImageSets": {}, "": {}}
     for path in folder.files(".txt"):
-        if path.parent.name == "Main" and path.parent.parent.name == "ImageSets":
-            lists.setdefault(path.stem, []).append(path)
+        is_main = path.parent.name == "Main" and path.parent.parent.name == "ImageSets"
+        place = "" if path.parent == folder.root else path.parent.name
+        if path.stem in (*_WHOLE_SETS, "trainval") and (is_main or place in ("ImageSets", "")):
+            places[place].setdefault(path.stem, []).append(path)
+    lists = next((found for found in places.values() if found), {})
+    if lists is places[""] and not any(
+        _listed_stem(line, stems) for paths in lists.values() for p in paths for line in _lines(p)
+    ):
+        return {}
     names = [name for name in _WHOLE_SETS if name in lists]
     if "train" not in names and "trainval" in lists:
         names.insert(0, "trainval")
     splits: dict[str, list[str]] = {}
     for name in names:
         for path in lists[name]:
-            for line in read_text(path).splitlines():
-                if not line.strip():
-                    continue
-                whole = line.strip().replace("\\", "/").rsplit("/", 1)[-1]
-                texts = (whole, _FLAG.sub("", whole))
-                readings = (*texts, *(Path(text).stem for text in texts))
-                stem = next((reading for reading in readings if reading in stems), None)
+            for line in _lines(path):
+                stem = _listed_stem(line, stems)
                 if stem is None:
-                    result.note("image of ImageSets without an annotation file left out", whole)
+                    result.note("image of ImageSets without an annotation file left out", line)
                 elif name not in splits.setdefault(stem, []):
                     splits[stem].append(name)
     return splits
+
+
+def _lines(path: Path) -> list[str]:
+    return [line.strip() for line in read_text(path).splitlines() if line.strip()]
+
+
+def _listed_stem(line: str, stems: Container[str]) -> str | None:
+    """Returns the stem that a line of a list means, None if it is not among those known."""
+    whole = line.replace("\\", "/").rsplit("/", 1)[-1]
+    texts = (whole, _FLAG.sub("", whole))
+    return next((t for t in (*texts, *(Path(text).stem for text in texts)) if t in stems), None)

@@ -25,6 +25,7 @@ from outside_data.files import BadFileError, expecting, read_text, read_yaml
 
 _MOST_CLASSES = 100_000
 _SPLIT_KEYS = ("train", "val", "valid", "test")
+_SLOPPY = 0.01
 _NOTHING = ("", "null", "~")  # in YAML, as text
 _LARGEST_SHARE = 2.0  # sloppy ones leave the image by less than its size
 _VISIBILITIES = frozenset(f"{i}{end}" for i in "012" for end in ("", ".0", ".000000"))
@@ -101,12 +102,12 @@ def _object(
     has_key_points: bool,
 ) -> LabelledObject:
     try:
-        class_number, values = int(float(words[0])), [float(word) for word in words[1:]]
+        class_number, values = float(words[0]), [float(word) for word in words[1:]]
     except (OverflowError, ValueError):
         raise ValueError(f"{where}: expected numbers, got {' '.join(words)!r}") from None
-    if not 0 <= class_number < len(class_names):
+    if not (class_number.is_integer() and 0 <= class_number < len(class_names)):
         raise ValueError(
-            f"{where}: class {class_number}, but {len(class_names)} classes are listed "
+            f"{where}: class {class_number:g}, but {len(class_names)} classes are listed "
             f"({', '.join(class_names[:5])}, ...): add its name to the list, or correct the label"
         )
     if any(abs(value) > _LARGEST_SHARE for value in values[: 4 if has_key_points else None]):
@@ -115,7 +116,7 @@ def _object(
             "these pixels or percent? Divide x and width by the image's width, y and height by its "
             "height"
         )
-    name, (width, height) = class_names[class_number], size
+    name, (width, height) = class_names[int(class_number)], size
     if len(values) >= 6 and len(values) % 2 == 0 and not has_key_points:
         pixels = [v * (height if i % 2 else width) for i, v in enumerate(values)]
         return polygon_object(name, [pixels])
@@ -161,8 +162,20 @@ def _are_key_points(lines: Sequence[list[str]]) -> bool:
         len(lengths) == 1
         and (length := lengths.pop()) >= 8
         and (length - 5) % 3 == 0
-        and all(set(words[7::3]) <= _VISIBILITIES for words in lines)
+        and all(set(words[7::3]) <= _VISIBILITIES and _is_box(words[1:5]) for words in lines)
     )
+
+
+def _is_box(words: Sequence[str]) -> bool:
+    """Whether shares are a centre and sides of a box within the image."""
+    if not all(map(_NUMBER.fullmatch, words)):
+        return False
+    x, y, width, height = map(float, words)
+    lies_in = all(
+        size > 0 and middle - size / 2 > -_SLOPPY and middle + size / 2 < 1 + _SLOPPY
+        for middle, size in ((x, width), (y, height))
+    )
+    return lies_in
 
 
 def _labels(folder: DataFolder, result: LabelledSet) -> dict[Path, Path]:

@@ -127,6 +127,8 @@ def test_lines_of_yolo_as_others_write_them(folder, lines, boxes):
         ({"labels/a.txt": "0 10 12 20 8"}, r"a\.txt line 1: '0 10 12 20 8': expected shares"),
         ({"labels/a.txt": "0 50.0 50.0 20 30"}, "are these pixels or percent"),
         ({"classes.txt": "cat\n\ndog\n"}, r"classes\.txt line 2 is empty"),
+        ({"labels/classes.txt": "dog\ncat\n"}, "number the classes differently"),
+        ({"labels/a.txt": "0.5 0.5 0.5 0.1 0.1"}, r"line 1: class 0\.5, but 2 classes"),
         ({"data.yaml": "{train: photos, val: images, names: [cat, dog]}"}, "at train: photos in"),
     ],
 )
@@ -137,6 +139,12 @@ def test_what_yolo_cannot_mean_is_refused(folder, files, message):
         folder.write(name, content)
     with pytest.raises(ValueError, match=message):
         folder.read()
+
+
+def test_polygons_of_zeros_and_ones_are_no_key_points(folder):
+    folder.write("classes.txt", "cat")
+    yolo(folder, "0 0 0 0.5 0 1 0 1 1 0 1")
+    assert folder.read() == {"all": {"a.jpg": plain([("cat", 0, 0, *SIZE)])}}
 
 
 def test_class_numbers_of_yolo_are_lines_and_names_are_text(folder):
@@ -193,11 +201,12 @@ def test_documents_of_voc_as_others_write_them(folder, change, crowds):
     assert [entry[5] for entry in objects if entry[5]] == crowds
 
 
-def test_lists_of_voc_with_endings_spaces_and_strangers(folder):
+@pytest.mark.parametrize("place", ["ImageSets/Main/", "ImageSets/", ""])
+def test_lists_of_voc_with_endings_spaces_and_strangers(folder, place):
     for stem in ("a", "my b", "c"):
         voc(folder, stem)
-    folder.write("ImageSets/Main/train.txt", "a.jpg\nJPEGImages/my b.jpg\ngone 1\n")
-    folder.write("ImageSets/Main/val.txt", "c -1\n")
+    folder.write(f"{place}train.txt", "a.jpg\nJPEGImages/my b.jpg\ngone 1\n")
+    folder.write(f"{place}val.txt", "JPEGImages/c.jpg Annotations/c.xml -1\n")
     folder.write("Annotations/empty.xml", "")
     read = folder.read()
     assert {split: list(images) for split, images in read.items()} == {
@@ -337,6 +346,35 @@ def test_folders_with_other_pictures_of_the_same_names_are_not_guessed_among(fol
         folder.splits()
     (folder.root / "two").rename(folder.root / "images")
     assert folder.splits()["all"][1] == folder.root / "images"
+
+
+@pytest.mark.parametrize(
+    ("place", "splits"),
+    [
+        ("{}/{}.json", {"train", "val"}),
+        ("{}/annotations.json", {"train_annotations", "val_annotations"}),
+        ("archive/v1/coco/annotations/instances_{}.json", {"train", "val"}),
+    ],
+)
+def test_annotations_of_coco_beside_images_or_deep_in_an_archive(folder, place, splits):
+    root = place.split("{")[0].partition("annotations")[0]
+    for split in ("train", "val"):
+        folder.write(f"{root}{split}/{split}.jpg")
+        content = instances([split], [(split, 3, [1, 2, 10, 8])])
+        folder.write(place.format(split, split), json.dumps(content))
+    folder.write("config.json", '{"lr": 0.1}')
+    folder.write("results.json", "[]")
+    read = folder.read()
+    assert set(read) == splits and sum(map(len, read.values())) == 2
+
+
+def test_a_broken_file_of_annotations_beside_a_good_one_is_named(folder):
+    folder.write("images/1.jpg")
+    content = json.dumps(instances(["1"], [("1", 3, [1, 2, 10, 8])]))
+    folder.write("train.json", content)
+    folder.write("val.json", '{"images": [')
+    with pytest.raises(ValueError, match=r"val\.json is no valid JSON"):
+        folder.splits()
 
 
 def test_classes_that_are_called_alike_are_told(folder):
