@@ -71,6 +71,15 @@ def _read_tracks(root: Element, path: Path, folder: DataFolder, result: Labelled
                     f"{path}: frame {found[-1]} may be {other} or {picture}: put the frames of "
                     "each video into a folder with its annotations"
                 )
+    seen = {
+        int(number(shape, "@frame", path))
+        for shape in root.iterfind("track/*")
+        if shape.get("outside") != "1"
+    }
+    # Programs that cut videos number their pictures from 1, CVAT its frames from 0.
+    if 0 in seen and max(seen) < len(frames) and sorted(frames) == [*range(1, len(frames) + 1)]:
+        frames = {frame - 1: picture for frame, picture in frames.items()}
+        result.note("video whose pictures are numbered from 1: picture 1 is frame 0", path)
     size = tuple(
         int(root.findtext(f"meta/task/original_size/{side}", "0")) for side in ("width", "height")
     )

@@ -247,6 +247,21 @@ def test_a_track_of_key_frames_alone_is_interpolated(folder, last):
     assert "2 x box between key frames interpolated" in folder.said
 
 
+@pytest.mark.parametrize("count", [2, 3])
+def test_pictures_of_a_video_numbered_from_1(folder, count):
+    for number in range(1, count + 1):
+        folder.write(f"frame{number:04d}.jpg")
+    boxes = "".join(
+        f'<box frame="{frame}" outside="0" xtl="{frame}" ytl="2" xbr="20" ybr="8"/>'
+        for frame in range(3)
+    )
+    folder.write("a.xml", f'<annotations><track label="cat">{boxes}</track></annotations>')
+    xs = [[entry[1] for entry in objects] for objects in folder.read()["all"].values()]
+    # With a picture too few the numbers are those of the frames, and the first is not there.
+    assert xs == ([[0], [1], [2]] if count == 3 else [[1], [2]])
+    assert ("picture 1 is frame 0" in folder.said) == (count == 3)
+
+
 def test_shapes_of_labelme_as_others_write_them(folder):
     folder.write("a.jpg")
     corners = [[1, 2], [11, 2], [11, 10], [1, 10]]

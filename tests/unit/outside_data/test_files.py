@@ -134,8 +134,6 @@ OWN_READERS = {
     "engine/files/checkpoint.py": "what it has just written, to put it on the disk",
     "engine/log/event_file.py": "the pictures of an evaluation that has just ended",
     "engine/log/outside_loggers.py": "the page of an evaluation that has just ended",
-    "object_detection/convert/prepare.py": "the stamp of a conversion",
-    "object_detection/convert/splits.py": "a string of JSON by itself",
     "object_detection/masks/rle.py": "PNG bytes, whose size is checked first",
     "object_detection/report/pictures.py": "pictures that it has drawn",
     "object_detection/report/history.py": "one line of limited length",
@@ -146,6 +144,7 @@ OWN_READERS = {
     "engine/start/batch_size.py": "counters of the kernel, and what its own trials said",
     "object_detection/serve/run_script.py": "text of programs that run without this repository",
     "dataset/embedded/photos.py": "pictures of installed packages",
+    "keras_choice": "descriptions of installed packages",
     "outside_data": "the door itself",
 }
 READING = re.compile(
