@@ -50,13 +50,13 @@ def start(machine, tmp_path, body, **variables):
     )  # fmt: skip
 
 
-def wait_for(path_pattern, folder, seconds=20):
+def wait_for(path_pattern, folder):
     """Waits for a file; returns it."""
 
     def look():
         return next(folder.glob(path_pattern), None)
 
-    return wait_until(look, lambda: f"no {path_pattern} in {folder}", seconds=seconds)
+    return wait_until(look, lambda: f"no {path_pattern} in {folder}", seconds=20)
 
 
 @pytest.mark.parametrize("code", [0, 1, 75, 7])

@@ -104,6 +104,8 @@ def test_evaluation_flags_act_in_every_mode():
 
 def test_a_run_that_ends_before_epoch_200_is_evaluated_on_the_way():
     assert evaluations(TrainConfig(num_epochs=30)) == [10, 20, 30]
+    assert evaluations(TrainConfig(num_epochs=199)) == [*range(10, 200, 10)]
+    assert evaluations(TrainConfig(num_epochs=200)) == [200]
 
 
 def test_patience_needs_an_evaluation_within_the_run():
@@ -118,7 +120,9 @@ def test_which_runs_need_a_validation_set():
     quiet = TrainConfig(training_mode="train300")
     assert needs_evaluation_data(TrainConfig(), EvalConfig())
     assert not needs_evaluation_data(quiet, EvalConfig())
-    assert needs_evaluation_data(quiet, EvalConfig(eval_start=250))
+    assert needs_evaluation_data(quiet, EvalConfig(eval_start=300))
+    first_alone = dataclasses.replace(quiet, num_epochs=1)
+    assert needs_evaluation_data(first_alone, EvalConfig(eval_start=1, eval_period=1))
     assert not needs_evaluation_data(quiet, EvalConfig(eval_start=301))
     assert needs_evaluation_data(dataclasses.replace(quiet, validate=True), EvalConfig())
 

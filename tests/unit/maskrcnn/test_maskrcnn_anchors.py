@@ -20,13 +20,13 @@ DETECTRON = {
 }
 
 
-def first_cells(config, size=(128, 128)):
+def first_cells(config):
     """Returns stride -> anchors of the first cell as (x1, y1, x2, y2)."""
-    anchors = model_anchors(config, size)
+    anchors = model_anchors(config, (128, 128))
     cells, start = {}, 0
     for stride in config.anchor_strides:
         cells[stride] = anchors[start : start + 3][:, [1, 0, 3, 2]]
-        start += 3 * (-(-size[0] // stride)) * (-(-size[1] // stride))
+        start += 3 * (-(-128 // stride)) ** 2
     assert start == len(anchors)
     return cells
 

@@ -36,9 +36,9 @@ def small_block(**changes):
     return block._replace(**changes)
 
 
-def block_model(block, norm, *, remat=False, channels=6):
+def block_model(block, norm, *, remat=False):
     layer = Bottleneck(block, norm, remat=remat)
-    images = tf.keras.Input((None, None, channels))
+    images = tf.keras.Input((None, None, 6))
     return tf.keras.Model(images, layer(images))
 
 

@@ -104,8 +104,8 @@ def test_padding_counts_for_no_histogram(monkeypatch):
 # ------------------------------------------------------------------------------ places
 
 
-def with_object(box, *, size=SIDE):
-    image = np.full((size, size, 3), 60, np.uint8)
+def with_object(box):
+    image = np.full((SIDE, SIDE, 3), 60, np.uint8)
     y1, x1, y2, x2 = box
     image[y1:y2, x1:x2] = 200
     return image

@@ -32,10 +32,10 @@ WRONG = {
 }
 
 
-def photographs(data, split="val"):
+def photographs(data):
     """Returns the instances of coco_cc and the folder of its images."""
-    path = data / "coco_cc" / "annotations" / f"instances_{split}2017.json"
-    return json.loads(path.read_text()), data / "coco_cc" / f"{split}2017"
+    path = data / "coco_cc" / "annotations" / "instances_val2017.json"
+    return json.loads(path.read_text()), data / "coco_cc" / "val2017"
 
 
 def spoil(content, kind, *, every=1, masks=True):

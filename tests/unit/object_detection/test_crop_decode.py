@@ -31,11 +31,11 @@ def picture(height, width):
     return np.stack([red, green, np.full_like(red, 120)], axis=-1).astype(np.uint8)
 
 
-def sample(uniforms, size, *, jitter=JITTER, network_size=NETWORK, **changes):
+def sample(uniforms, size, *, jitter=JITTER, **changes):
     return crop_decode.sample_crop(
         tf.cast(uniforms, tf.float32),
         tf.cast(size, tf.float32),
-        network_size=network_size,
+        network_size=NETWORK,
         jitter=jitter,
         **{"flip_probability": 0.5, **changes},
     )

@@ -10,18 +10,18 @@ CLASSES = {7: 0, 1: 1, 90: 2}  # category_id -> class_id
 ROWS = 3
 
 
-def rows_of(boxes_px, *, size=(100, 200), categories=None, drop_crowd=False, **columns):
+def rows_of(boxes_px, *, categories=None, drop_crowd=False, **columns):
     """Makes the rows of one image from boxes in pixels; columns may be missing or short."""
-    boxes = np.array(boxes_px, np.float32).reshape(-1, 4) / np.tile(np.float32(size), 2)
+    boxes = np.array(boxes_px, np.float32).reshape(-1, 4) / [100, 200, 100, 200]
     categories = [7] * len(boxes) if categories is None else categories
     return example.object_rows(
         {
-            "boxes_norm": tf.constant(boxes)[tf.newaxis],
+            "boxes_norm": tf.constant([boxes], tf.float32),
             "category_ids": tf.constant([categories], tf.int64),
             "is_crowd": tf.constant([columns.get("is_crowd", [])], tf.int64),
             "areas": tf.constant([columns.get("areas", [])], tf.float32),
         },
-        original_size=tf.constant([size], tf.float32),
+        original_size=tf.constant([[100.0, 200.0]]),
         class_of_category=CLASSES,
         max_instances=ROWS,
         drop_crowd=drop_crowd,

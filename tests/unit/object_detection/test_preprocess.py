@@ -272,7 +272,7 @@ def test_colours_stay_in_range():
 # ------------------------------------------------------------------------------ boxes
 
 
-def ground_truth(boxes, classes, geometry, *, is_crowd=None, drop_crowd=True, height=40, width=50):
+def ground_truth(boxes, classes, geometry, *, is_crowd=None, drop_crowd=True):
     boxes = tf.constant([boxes], tf.float32)
     crowd = [False] * len(classes) if is_crowd is None else is_crowd
     gt_boxes, gt_classes = preprocess.ground_truth_in_network_frame(
@@ -280,8 +280,8 @@ def ground_truth(boxes, classes, geometry, *, is_crowd=None, drop_crowd=True, he
         tf.constant([classes], tf.int32),
         tf.constant([crowd]),
         geometry,
-        height=height,
-        width=width,
+        height=40,
+        width=50,
         drop_crowd=drop_crowd,
     )
     return gt_boxes.numpy()[0], gt_classes.numpy()[0]

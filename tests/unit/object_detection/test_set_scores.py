@@ -35,11 +35,11 @@ def annotations(*, with_masks=True, num_images=2):
     return value
 
 
-def card(num_images=2):
+def card():
     return DataCard(
         split="val",
-        num_images=num_images,
-        num_instances=2 * num_images,
+        num_images=2,
+        num_instances=4,
         num_crowd=0,
         num_images_without_boxes=0,
         categories=(Category(0, 7, "cell"),),
@@ -49,7 +49,7 @@ def card(num_images=2):
         max_height=HEIGHT,
         min_width=WIDTH,
         max_width=WIDTH,
-        shards=(RecordFile("val", num_images),),
+        shards=(RecordFile("val", 2),),
         box_statistics={},
         dropped={},
         corrected={},
@@ -75,15 +75,15 @@ def batch(ids=(b"11", b"12", b""), valid=(True, True, False)):
     return {"valid": np.array(valid), "source_id": np.array(ids)}
 
 
-def detections(num_images=3):
-    """The two boxes on each image, a channel without category, and padding."""
+def detections():
+    """The two boxes on each of three images, a channel without category, and padding."""
     yxyx = [[y, x, y + h, x + w] for x, y, w, h in BOXES]
-    boxes = np.array([[*yxyx, [0, 0, 9, 9], [0, 0, 0, 0]]] * num_images, np.float32)
+    boxes = np.array([[*yxyx, [0, 0, 9, 9], [0, 0, 0, 0]]] * 3, np.float32)
     return {
         "boxes": boxes,
-        "scores": np.array([[0.9, 0.8, 0.7, 0.0]] * num_images, np.float32),
-        "classes": np.array([[0, 0, 1, -1]] * num_images),
-        "num_valid": np.array([3] * num_images),
+        "scores": np.array([[0.9, 0.8, 0.7, 0.0]] * 3, np.float32),
+        "classes": np.array([[0, 0, 1, -1]] * 3),
+        "num_valid": np.array([3] * 3),
     }
 
 
