@@ -9,6 +9,7 @@ python export.py --model_dir=RUN --saved_model_dir=OUT --format=tflite --precisi
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -87,7 +88,7 @@ def main(argv: list[str]) -> int:
         from detector.portable import export_portable
 
         print(export_portable(task, FLAGS.saved_model_dir, target, photographs()))
-    print(f"try it: python {FLAGS.saved_model_dir}/run.py PHOTO")
+    print(f"try it: python {shlex.quote(f'{FLAGS.saved_model_dir}/run.py')} PHOTO")
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import tensorflow as tf
@@ -49,5 +50,6 @@ class StepProfiler:
         tf.profiler.experimental.stop()
         self._log.info(
             f"the profile is in {self._folder}/plugins/profile: open it with TensorBoard, or run "
-            f"python -m benchmarks.profile_summary --model_dir={self._folder.parent}"
+            "python -m benchmarks.profile_summary "
+            f"--model_dir={shlex.quote(str(self._folder.parent))}"
         )

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shlex
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -179,7 +180,7 @@ def finished_run(config: Any, stored: Mapping[str, Any]) -> str:
         f"{folder} holds a run that is finished: epoch {stored['epoch']}, step {stored['step']}"
         f"{ap}; nothing is left to do. To train on: a larger --num_epochs (with "
         "--allow_config_change, as the schedule then spans it) or --stop_epoch. To start from its "
-        f"weights: --pretrained_ckpt={folder} and a new --model_dir"
+        f"weights: --pretrained_ckpt={shlex.quote(str(folder))} and a new --model_dir"
     )
 
 

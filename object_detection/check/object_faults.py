@@ -27,7 +27,8 @@ def object_faults(table: SplitTable) -> Iterator[CheckFinding]:
             "no_objects",
             table.name,
             f"{len(table.annotations.images)} images and not one object",
-            "Use an instances file: a detector would learn only background",
+            "Use an instances file: a detector would learn only background, and scores of nothing "
+            "say nothing",
         )
         return
     is_plain = np.ones(len(table.boxes), bool)

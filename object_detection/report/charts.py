@@ -6,9 +6,11 @@ variable of that name, so the same chart reads on light and on dark.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import re
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,6 +62,18 @@ _STYLE = {
 }
 
 
+# Longer names of lines than this stand two in a row below a chart, not three.
+_NAME_OF_THREE = 14
+
+
+@contextlib.contextmanager
+def _style(**changes: Any) -> Iterator[None]:
+    """Sets how charts look, and is silent on signs that the font lacks: the page has its own."""
+    with matplotlib.rc_context({**_STYLE, **changes}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")
+        yield
+
+
 class Line(NamedTuple):
     """A line of a chart: x and y [n]; a faint one has no name in the legend."""
 
@@ -93,7 +107,7 @@ def line_chart(
     Returns:
       The `<svg>` element.
     """
-    with matplotlib.rc_context(_STYLE):
+    with _style():
         figure, axes = _new_chart(title, labels)
         many = len(lines) > _MOST_NAMED
         for i, line in enumerate(lines):
@@ -122,7 +136,9 @@ def line_chart(
             )
         if sum(not line.is_faint for line in lines) > 1:
             below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.2)}
-            axes.legend(**below, ncols=3, fontsize=8.5, handlelength=1.2, columnspacing=1.2)
+            longest = max(len(_short(line.name)) for line in lines if not line.is_faint)
+            in_row = 3 if longest <= _NAME_OF_THREE else 2
+            axes.legend(**below, ncols=in_row, fontsize=8.5, handlelength=1.2, columnspacing=1.2)
         return _finish(figure, path)
 
 
@@ -130,7 +146,7 @@ def bar_chart(
     names: Sequence[str], values: Sequence[float], path: Path, *, title: str, label: str
 ) -> str:
     """Draws lying bars with their values at their ends; returns the `<svg>` element."""
-    with matplotlib.rc_context(_STYLE):
+    with _style():
         figure, axes = _new_chart(title, (label, ""), size=(_SIZE[0], 0.9 + 0.3 * len(names)))
         places = np.arange(len(names))
         bars = axes.barh(places, values, height=0.66, color=COLORS["accent"])
@@ -152,7 +168,7 @@ def draw_table(table: np.ndarray, names: Sequence[str], path: Path, *, title: st
       names: [n] of rows and columns.
       path, title: of the file, and above it.
     """
-    with matplotlib.rc_context({**_STYLE, "axes.grid": False}):
+    with _style(**{"axes.grid": False}):
         side = min(4.0 + 0.24 * len(names), 20.0)
         figure = Figure(figsize=(side, side), layout="constrained")
         axes = figure.subplots()

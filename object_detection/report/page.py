@@ -60,7 +60,7 @@ th, td { padding: 4px 9px; text-align: right; border-bottom: 1px solid var(--gri
 th { font-weight: 600; color: var(--faint); white-space: nowrap }
 th:first-child, td:first-child, .text { text-align: left; max-width: 40ch;
   overflow-wrap: break-word }
-td + td.text { min-width: 17ch }
+td + td.text { min-width: 17ch } .sortable td:first-child { min-width: 15ch }
 table.confusion th + th { text-align: center }
 table.sortable th { cursor: pointer }
 table.confusion td { text-align: center; min-width: 44px }
@@ -191,7 +191,8 @@ def _cell(value: Any, is_bar: bool) -> str:
 
 def _kind_of(value: Any) -> str:
     """Returns the attribute of a cell: text is aligned on the left, numbers on the right."""
-    is_text = isinstance(value, str) and not value.replace(".", "", 1).isdecimal()
+    is_number = str(value) == "-" or str(value).replace(".", "", 1).isdecimal()
+    is_text = isinstance(value, str) and not is_number
     return ' class="text"' if is_text else ""
 
 

@@ -18,6 +18,7 @@ from samples import instances
 from object_detection.coco.annotations import read_scored
 from object_detection.metrics.coco import METRIC_NAMES, CocoEvaluator
 from object_detection.report import curves, history, page, pictures
+from object_detection.report.charts import Line, bar_chart, draw_table, line_chart
 from object_detection.report.matches import (
     BACKGROUND,
     BOTH,
@@ -273,6 +274,17 @@ def test_a_page_of_nothing_found_and_of_nothing_to_find(tmp_path, objects, entri
         tmp_path, about, entries, numbers, options=ReportOptions(), truth=read_scored(dataset)
     )
     assert not re.search(">(nan|None|False)<", path.read_text())
+
+
+def test_charts_take_names_in_any_script_and_of_any_length(tmp_path, recwarn):
+    names = ["細胞", "a rather long name of a class, 0.0", "<b>", "ü"]
+    lines = [Line(name, np.arange(3), np.arange(3)) for name in names]
+    svg = line_chart(lines, tmp_path / "a.png", title="t", labels=("x", "y"))
+    draw_table(np.eye(4, dtype=int), names, tmp_path / "b.png", title="細胞")
+    bar_chart(names, [1.0] * 4, tmp_path / "c.png", title="t", label="x")
+    assert not recwarn.list and "細胞" in svg
+    rows = page.table(["name", "score"], [["a", "-"], ["b", "0.5"]])
+    assert "<td>-</td>" in rows and "<td>0.5</td>" in rows
 
 
 def test_what_a_report_lacks_is_said(evaluation):
