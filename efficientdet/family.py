@@ -41,7 +41,8 @@ class _EfficientDetFamily(DetectorFamily):
         return _with_conventions(config, weights.conventions_of(prefix))
 
     def load_backbone(self, task: EfficientDetTask, path: str) -> LoadReport:
-        return weights.load_backbone(task.model, path)
+        padding = task.config.model.backbone_padding
+        return weights.load_backbone(task.model, path, padding=padding)
 
     def load_detector(
         self, task: EfficientDetTask, path: str, *, channels: Sequence[int] | None = None

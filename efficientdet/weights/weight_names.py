@@ -107,11 +107,17 @@ def padding_of(names: Iterable[str]) -> str:
     return "symmetric" if "features.1.0.block.0.0.weight" in _bare(names) else ""
 
 
-def batch_norm_epsilon(arrays: Mapping[str, np.ndarray]) -> float | None:
+def batch_norm_epsilon(arrays: Mapping[str, np.ndarray], *, padding: str) -> float | None:
     """Returns what the file's program adds to variances, if another number than ours.
 
-    torchvision: 1e-5 up to B4, 1e-3 for the larger. timm's files do not tell; their tf_ have 1e-3.
+    torchvision: 1e-5 up to B4, 1e-3 for the larger. timm: 1e-5, and 1e-3 in its tf_ files.
+
+    Args:
+      arrays: of the file.
+      padding: of the model that receives them: what tells timm's files apart.
     """
+    if padding == "symmetric" and "conv_stem.weight" in _bare(arrays):
+        return 1e-5
     heads = [array for name, array in arrays.items() if _bare([name]) == {"features.8.0.weight"}]
     return 1e-5 if heads and len(heads[0]) <= _MOST_CHANNELS_OF_TORCH_EPSILON else None
 

@@ -93,12 +93,13 @@ def conventions_of(path: str | Path) -> Conventions:
     return Conventions(BILINEAR if is_of_automl(names) else "", padding_of(names))
 
 
-def load_backbone(model: tf.keras.Model, path: str | Path) -> LoadReport:
+def load_backbone(model: tf.keras.Model, path: str | Path, *, padding: str = "") -> LoadReport:
     """Loads the backbone of a model from an ImageNet classifier or a detector.
 
     Args:
       model: a detector of this package.
       path: any file that `read_weight_file` reads, of any layout in `weight_names`.
+      padding: of the model's backbone, which tells timm's files apart.
 
     Returns:
       What was loaded, skipped and missing.
@@ -111,7 +112,7 @@ def load_backbone(model: tf.keras.Model, path: str | Path) -> LoadReport:
         for name, variable in variables_of(model).items()
         if name.startswith(BACKBONE_PREFIXES)
     }
-    return _load(model, wanted, path)
+    return _load(model, wanted, path, padding=padding)
 
 
 def load_detector(
@@ -148,13 +149,16 @@ def _load(
     path: str | Path,
     channels: Sequence[int] | None = None,
     coco_channels: Sequence[int] | None = None,
+    *,
+    padding: str = "",
 ) -> LoadReport:
     file = read_weight_file(path)
     found, skipped = translate(file.arrays, expansions_of(wanted), scopes_of(wanted))
     epsilon = model.get_layer("stem_bn").epsilon
-    found = with_our_epsilon(found, theirs=batch_norm_epsilon(file.arrays), ours=epsilon)
-    ours, theirs = _class_counts(found, wanted)
-    if channels is None and ours != theirs and theirs in COCO_ID_COUNTS:
+    theirs = batch_norm_epsilon(file.arrays, padding=padding)
+    found = with_our_epsilon(found, theirs=theirs, ours=epsilon)
+    num_ours, num_theirs = _class_counts(found, wanted)
+    if channels is None and num_ours != num_theirs and num_theirs in COCO_ID_COUNTS:
         channels = coco_channels
     if channels is not None:
         found = _select_classes(found, wanted, channels)

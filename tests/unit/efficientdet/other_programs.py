@@ -51,6 +51,15 @@ def under_effdets_names(ours):
     return values | {name: np.array(weights) for name, weights in edges.items()}
 
 
+def under_timms_names(ours):
+    """Returns the backbone of a classifier's state dict."""
+    return {
+        name.removeprefix("backbone."): value
+        for name, value in under_effdets_names(ours).items()
+        if name.startswith("backbone.")
+    }
+
+
 def _effdets_name(name, ours):
     scope, _, variable = name.rpartition("/")
     place, _, layer = scope.rpartition("/")

@@ -381,15 +381,21 @@ class TestOtherPrograms:
 
     def test_timms_classifier_fills_the_backbone(self, model, tmp_path):
         ours, before = random_values(model, 3), values_of(model)
-        values = {
-            name.removeprefix("backbone."): value
-            for name, value in others.under_effdets_names(ours).items()
-            if name.startswith("backbone.")
-        }
+        values = others.under_timms_names(ours)
         path = others.write_safetensors(tmp_path / "tf_efficientnet.safetensors", values)
         report = load_backbone(model, path)
         assert not report.missing and not report.skipped
         assert_holds(model, before | {name: ours[name] for name in report.loaded})
+
+    @pytest.mark.parametrize(("padding", "theirs"), [("same", 1e-3), ("symmetric", 1e-5)])
+    def test_timms_padding_tells_its_epsilon(self, model, tmp_path, padding, theirs):
+        ours = {name: np.abs(value) for name, value in random_values(model, 5).items()}
+        values = others.under_timms_names(ours)
+        path = others.write_safetensors(tmp_path / "efficientnet_b0.safetensors", values)
+        assert not load_backbone(model, path, padding=padding).missing
+        gamma, variance = (ours[f"stem_bn/{v}"] for v in ("gamma", "moving_variance"))
+        expected = gamma * np.sqrt((variance + 1e-3) / (variance + theirs))
+        np.testing.assert_allclose(values_of(model)["stem_bn/gamma"], expected, rtol=1e-5)
 
     def test_torchvisions_backbone_computes_the_same(self, tiny, model, tmp_path):
         """As effdet's network does with its padding and epsilon."""
