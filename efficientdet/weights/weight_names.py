@@ -66,7 +66,8 @@ def translate(
     unused: dict[str, str] = {}
     for source, array in _single_edges(arrays):
         base, is_average = _strip_copy(source)
-        if has_prefixes and not source.startswith((_VALUE_PREFIX, _AVERAGE_PREFIX)):
+        is_copy = source.startswith((_VALUE_PREFIX, _AVERAGE_PREFIX))
+        if (has_prefixes and not is_copy) or source.endswith(".num_batches_tracked"):
             unused[source] = "training state"
             continue
         name = our_name(base, expands, scopes)
