@@ -23,6 +23,7 @@ from object_detection.convert import made_of
 from object_detection.convert.convert import convert
 from object_detection.convert.report import describe_conversion, progress_printer
 from object_detection.convert.splits import find_splits, make_split
+from object_detection.formats.folder import is_made_here
 from object_detection.formats.importers import import_folder
 from object_detection.records.card import card_path, find_card
 from outside_data.picture_file import DEFAULT_RULES, PictureRules
@@ -96,7 +97,8 @@ def _coco_splits_below(root: Path) -> dict[str, tuple[Path, Path]]:
             found = []
             for folder in sorted(root.glob("/".join("*" * depth))):
                 with contextlib.suppress(FileNotFoundError):
-                    found += [find_splits(folder)] if folder.is_dir() else []
+                    is_data = folder.is_dir() and not is_made_here(folder)
+                    found += [find_splits(folder)] if is_data else []
             if found:
                 break
         if len(found) != 1:

@@ -17,6 +17,7 @@ from pathlib import Path
 from object_detection.coco.annotations import CocoAnnotations
 from object_detection.coco.image_paths import find_image_files
 from object_detection.coco.listed import CocoImage
+from object_detection.formats.folder import is_made_here
 from outside_data.files import MOST_JSON_BYTES, open_file, parse_json, read_json, walk
 
 _ANNOTATION_PATTERNS = (
@@ -52,7 +53,12 @@ def find_splits(data_dir: str | os.PathLike[str]) -> dict[str, tuple[Path, Path]
     if not root.is_dir():
         raise FileNotFoundError(f"no data folder {root} (looked from {os.getcwd()})")
     for pattern in _ANNOTATION_PATTERNS:
-        files = [p for p in sorted(root.glob(pattern)) if not _OTHER_TASKS.search(p.stem)]
+        files = [
+            path
+            for path in sorted(root.glob(pattern))
+            if not _OTHER_TASKS.search(path.stem)
+            and (path.parent == root or not is_made_here(path.parent))
+        ]
         if pattern in _ANY_JSON:
             files = [path for path in files if not path.name.startswith(".") and _is_meant(path)]
         if files:

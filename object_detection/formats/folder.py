@@ -20,6 +20,7 @@ from path_names.spellings import UPLOAD_PREFIX, folded, spellings
 
 _IMAGE_SUFFIXES = suffixes()
 _HEAD_BYTES = 65536
+_MADE_HERE = (".preparing", "imported.json", "last_checkpoint")
 _MAX_DEPTH = 6
 _SPLIT_NAME = re.compile(
     r"(train|training|trainval|val|valid|validation|test|testing|eval|dev)([-_]?\d{1,4})?", re.I
@@ -32,7 +33,7 @@ class DataFolder:
     """The files under a folder, found once."""
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
-        """Walks the folder; hidden ones are left out.
+        """Walks the folder; hidden ones are left out, and what was made of the data in it.
 
         Raises:
           FileNotFoundError: there is no such folder.
@@ -45,6 +46,9 @@ class DataFolder:
         self._by_suffix: dict[str, list[Path]] = defaultdict(list)
         for folder, subfolders, names in walk(self.root, follow_links=True):
             depth = len(Path(folder).relative_to(self.root).parts)
+            if depth and is_made_here(folder):
+                subfolders.clear()
+                continue
             visible = sorted(name for name in subfolders if not name.startswith("."))
             subfolders[:] = visible if depth < _MAX_DEPTH else []
             for name in sorted(names):
@@ -119,6 +123,11 @@ class DataFolder:
                 "their own, or write their folders into the annotations"
             )
         return left[0]
+
+
+def is_made_here(folder: str | os.PathLike[str]) -> bool:
+    """Whether a folder holds records that were made of data, or a training's checkpoints."""
+    return any(os.path.exists(os.path.join(folder, mark)) for mark in _MADE_HERE)
 
 
 def head_of(path: Path) -> bytes:
