@@ -68,7 +68,7 @@ def use_for_training(model: Any) -> list[str]:
     prepared = prepare_records(
         FLAGS.data,
         _folder(FLAGS.model_dir or "", "--model_dir"),
-        with_masks=has_file or families.package_of(FLAGS.model_name) == "maskrcnn",
+        with_masks=getattr(model, "include_mask", has_file),
         pictures=commands.picture_rules(),
         layout=model and families.anchor_layout(model),
         on_data_error=FLAGS.on_data_error,

@@ -2,12 +2,16 @@
 
 import json
 import os
+from unittest import mock
 
 import numpy as np
 import pytest
 from PIL import Image
 from samples import read_back
 
+import families
+from dataset import data_flags
+from object_detection.convert import prepare as prepare_module
 from object_detection.convert.prepare import prepare_records
 from outside_data.picture_file import PictureRules
 
@@ -112,3 +116,36 @@ def test_an_evaluation_leaves_the_records_of_a_training_as_they_are(prepare):
     assert again == evaluated and "anew" not in lines
     elsewhere, _ = prepare("other", only_eval=True)
     assert elsewhere.folder.name == "other"
+
+
+def test_records_in_the_data_folder_are_no_data(tmp_path):
+    for name in ("a", "b", "c"):
+        (tmp_path / "labels").mkdir(exist_ok=True)
+        (tmp_path / "images").mkdir(exist_ok=True)
+        Image.new("RGB", (40, 20), (9 * ord(name) % 255, 0, 0)).save(
+            tmp_path / f"images/{name}.png"
+        )
+        (tmp_path / f"labels/{name}.txt").write_text("0 0.5 0.5 0.5 0.5")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "last_checkpoint").touch()
+    Image.new("RGB", (40, 20)).save(tmp_path / "run" / "first_batch.png")
+    first = prepare_records(tmp_path, tmp_path / "run-data", report=print)
+    lines = []
+    assert prepare_records(tmp_path, tmp_path / "run-data", report=lines.append) == first
+    assert "records of" in lines[-1]
+    assert len(pictures_of(first, "train")) == 2 and len(pictures_of(first, "eval")) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "with_masks"),
+    [("maskrcnn-r50-fpn", True), ("fasterrcnn-r50-fpn", False), ("efficientdet-lite0", False)],
+)
+def test_masks_are_stored_for_models_that_learn_them(monkeypatch, name, with_masks):
+    asked = mock.Mock()
+    flags = mock.MagicMock(config_file="", data="set", data_records="records")
+    flags.__getitem__.return_value.present = False
+    monkeypatch.setattr(data_flags, "FLAGS", flags)
+    monkeypatch.setattr(data_flags.commands, "picture_rules", PictureRules)
+    monkeypatch.setattr(prepare_module, "prepare_records", asked)
+    data_flags.use_for_training(families.base_config(name).model)
+    assert asked.call_args.kwargs["with_masks"] is with_masks
