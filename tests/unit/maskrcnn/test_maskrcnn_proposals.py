@@ -114,13 +114,14 @@ def test_compiled_equals_eager_and_float16_is_decoded_in_float32():
         np.testing.assert_allclose(plain, xla, rtol=1e-4, atol=1e-3)
 
 
-def test_outputs_that_are_not_numbers_give_no_proposals():
+@pytest.mark.parametrize("coding", [0.0, 1.0])
+def test_outputs_that_are_not_numbers_give_no_proposals(coding):
     logits, deltas = outputs()
     logits[0][0, 0, 0, 0], deltas[1][0, 1, 1, :4] = np.nan, np.nan
     logits[1][0, 1, 1, 0] = 50.0
     logits[0][1] = np.nan
     logits[1][1] = np.nan
-    proposals = propose(logits, deltas)
+    proposals = propose(logits, deltas, coding=coding)
     assert np.isfinite(proposals.boxes).all() and np.isfinite(proposals.scores).all()
     assert proposals.is_valid[0].numpy().any() and not proposals.is_valid[1].numpy().any()
     assert proposals.scores.numpy().max() < 1.0 - 1e-6
