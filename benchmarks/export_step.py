@@ -199,7 +199,7 @@ def main(argv: list[str]) -> int:
         plan = make_plan(config.train, config.optim, num_examples=120000, num_ranks=1)
         state = TrainState(task, config.optim, plan, dynamic_loss_scale=FLAGS.amp)
         joined += [state.trained, state.others]
-        step = TrainStep(task, state, config.optim, use_xla=False, half_gradients=False)
+        step = TrainStep(task, state, config.optim, use_xla=True, half_gradients=False)
         outputs, arguments = list(step.names), (batch, tf.constant([0, 0]))
 
         def program(batch: dict, seed: tf.Tensor) -> tf.Tensor:

@@ -16,6 +16,7 @@ import tensorflow as tf
 from engine.batches import image_shape
 from engine.config.settings import OptimConfig
 from engine.ranks import distributed
+from engine.start.compiled import compiled
 from engine.task import Shard, Task
 from engine.train_state import TrainState
 
@@ -58,10 +59,9 @@ class TrainStep:
         self._seeds = [(seed * 7919 + rank) % 2**31 for rank in ranks]
         self._statistics = [v for v in task.model.non_trainable_variables if v.dtype.is_floating]
         self.names = (*task.loss_names, *STEP_NAMES)
+        self._compiles_forward = use_xla and compile_forward
         self.compiled_forward_backward = tf.function(
-            self.forward_backward,
-            autograph=False,
-            jit_compile=(use_xla and compile_forward) or None,
+            self.forward_backward, autograph=False, jit_compile=self._compiles_forward or None
         )
         self.compiled_update = tf.function(
             self.update, autograph=False, jit_compile=use_xla or None
@@ -134,6 +134,10 @@ class TrainStep:
           Flat, weighted, scaled gradient [chunks, 128]; weighted losses and, last, the weight. All
           float32 and divided by the number of ranks.
         """
+        with compiled(self._compiles_forward):
+            return self._forward_backward(batch, seed)
+
+    def _forward_backward(self, batch: Mapping[str, tf.Tensor], seed: tf.Tensor) -> list[tf.Tensor]:
         state = self.state
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(state.trained)

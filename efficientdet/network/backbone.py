@@ -186,7 +186,7 @@ class MBConvBlock(tf.keras.layers.Layer):
         wide = block.in_channels * block.expand_ratio
         if block.expand_ratio != 1:
             self.expand_conv2d = _conv("expand_conv2d", wide)
-            self.expand_bn = batch_norm(name="expand_bn")
+            self.expand_bn = batch_norm(name="expand_bn", activation=self._act)
         # Keras counts the fan-in of a depthwise kernel over all channels; fan-out is k * k here.
         self.depthwise_conv2d = tf.keras.layers.DepthwiseConv2D(
             block.kernel_size,
@@ -196,7 +196,7 @@ class MBConvBlock(tf.keras.layers.Layer):
             depthwise_initializer=_conv_initializer("fan_out"),
             name="depthwise_conv2d",
         )
-        self.depthwise_bn = batch_norm(name="depthwise_bn")
+        self.depthwise_bn = batch_norm(name="depthwise_bn", activation=self._act)
         if block.se_channels:
             self.se_reduce_conv2d = _conv("se_reduce_conv2d", block.se_channels, use_bias=True)
             self.se_expand_conv2d = _conv("se_expand_conv2d", wide, use_bias=True)
@@ -216,12 +216,17 @@ class MBConvBlock(tf.keras.layers.Layer):
     ) -> tf.Tensor:
         x = inputs
         if self._block.expand_ratio != 1:
-            x = self._act(self.expand_bn(self.expand_conv2d(x), training=training))
+            x = self.expand_bn(self.expand_conv2d(x), training=training)
         if self._border:
             sides = [self._border, self._border]
             x = tf.pad(x, [[0, 0], sides, sides, [0, 0]])
-        x = self._act(self.depthwise_bn(self.depthwise_conv2d(x), training=training))
-        if self._block.se_channels:
+        x = self.depthwise_conv2d(x)
+        if not self._block.se_channels:
+            x = self.depthwise_bn(x, training=training)
+        elif self.depthwise_bn.is_merged(x, training):
+            x = self._merged_excitation(x)
+        else:
+            x = self.depthwise_bn(x, training=training)
             # In float32: the number of pixels, by which the gradient is divided, is beyond float16.
             squeezed = tf.reduce_mean(tf.cast(x, tf.float32), axis=(1, 2), keepdims=True)
             squeezed = tf.cast(squeezed, x.dtype)
@@ -233,6 +238,18 @@ class MBConvBlock(tf.keras.layers.Layer):
         if seed is not None:
             x = drop_connect(x, seed, survival_prob=self._survival_prob, salt=self.name)
         return x + inputs
+
+    def _merged_excitation(self, x: tf.Tensor) -> tf.Tensor:
+        """Normalises, activates and gates the depthwise convolution's result in one function."""
+        layers = self.se_reduce_conv2d, self.se_expand_conv2d
+        weights = [tf.cast(w, x.dtype) for layer in layers for w in (layer.kernel, layer.bias)]
+
+        def excitation(means: tf.Tensor, *weights: tf.Tensor) -> tf.Tensor:
+            reduce, reduce_bias, expand, expand_bias = weights
+            hidden = self._act(tf.matmul(means, tf.squeeze(reduce, (0, 1))) + reduce_bias)
+            return tf.sigmoid(tf.matmul(hidden, tf.squeeze(expand, (0, 1))) + expand_bias)
+
+        return self.depthwise_bn.merged(x, weights, excitation=excitation)
 
 
 def build_backbone(
@@ -251,7 +268,7 @@ def build_backbone(
     Args:
       images: [batch, height, width, 3], normalised.
       name: key of `SCALINGS`.
-      batch_norm: makes a batch-norm layer from a name.
+      batch_norm: makes a batch-norm layer from a name and the activation after it.
       act_type: activation of all blocks.
       survival_prob: of the last block; it falls linearly from 1 at the first.
       double_normalize: apply (x - mean) / std again, with the statistics of 0..1 images.
@@ -275,8 +292,7 @@ def build_backbone(
     padding = "valid" if is_symmetric else "same"
     stem = _conv("stem_conv2d", stem_channels(name), kernel_size=3, strides=2, padding=padding)
     x = stem(x)
-    x = batch_norm(name="stem_bn")(x)
-    x = tf.keras.layers.Activation(activation_function(act_type), name="stem_act")(x)
+    x = batch_norm(name="stem_bn", activation=activation_function(act_type))(x)
     blocks = backbone_blocks(name)
     features = {}
     for index, block in enumerate(blocks):

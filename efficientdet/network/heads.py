@@ -78,8 +78,7 @@ def build_head(
         conv = _conv(f"{scope}-{repeat}", config.fpn_num_filters, separable=separable)
         for index, level in enumerate(range(config.min_level, config.max_level + 1)):
             name = f"{scope}-{repeat}-bn-{level}"
-            x = batch_norm(name=name)(conv(maps[index]))
-            x = tf.keras.layers.Activation(activation, name=f"{name}/act")(x)
+            x = batch_norm(name=name, activation=activation)(conv(maps[index]))
             if repeat > 0 and config.head_survival_prob:
                 if is_stochastic(config.head_survival_prob):
                     x = DropConnect(config.head_survival_prob, name=f"{name}/drop_connect")(x)

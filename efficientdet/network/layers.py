@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 import tensorflow as tf
 
 from detector.frozen_norm import FrozenBatchNorm
+from efficientdet.network.norm_activation import with_activation
 from engine.config.fields import look_up
 
 BatchNormFactory = Callable[..., tf.keras.layers.Layer]
@@ -41,18 +42,18 @@ def activation_function(act_type: str) -> Callable[[tf.Tensor], tf.Tensor]:
 
 
 def batch_norm_factory(
-    factory: BatchNormFactory | None, *, momentum: float, epsilon: float, frozen: bool
+    factory: type[tf.keras.layers.Layer] | None, *, momentum: float, epsilon: float, frozen: bool
 ) -> BatchNormFactory:
-    """Fixes momentum and epsilon of the batch-norm layer, so that builders only give names.
+    """Fixes momentum and epsilon of batch-norm layers: builders give name and activation.
 
     Args:
-      factory: called with name, momentum and epsilon; None is the plain Keras layer.
+      factory: class of layers; None is the plain Keras layer.
       frozen: ignore `factory` and build layers that never leave inference mode.
     """
     if frozen:
-        return functools.partial(FrozenBatchNorm, epsilon=epsilon)
-    factory = factory or tf.keras.layers.BatchNormalization
-    return functools.partial(factory, momentum=momentum, epsilon=epsilon)
+        return functools.partial(with_activation(FrozenBatchNorm), epsilon=epsilon)
+    norm_class = with_activation(factory or tf.keras.layers.BatchNormalization)
+    return functools.partial(norm_class, momentum=momentum, epsilon=epsilon)
 
 
 @contextlib.contextmanager

@@ -102,7 +102,9 @@ def _double(x: tf.Tensor, target: int, *, axis: int) -> tf.Tensor:
     size = x.shape[axis]
     shape = [-1, *x.shape[1:]]
     shape[axis] = 2 * size
-    doubled = tf.reshape(tf.stack([x, x], axis=axis + 1), shape)
+    multiples = [1] * (len(shape) + 1)
+    multiples[axis + 1] = 2
+    doubled = tf.reshape(tf.tile(tf.expand_dims(x, axis + 1), multiples), shape)
     if target == 2 * size:
         return doubled
     kept = 2 * ((size - 1) // 2) + 1
@@ -266,9 +268,7 @@ class NeckBuilder:
     def _after_fusion(self, x: tf.Tensor, *, name: str) -> tf.Tensor:
         """Applies activation, 3x3 convolution and BN in the configured order."""
         config = self._config
-        act = tf.keras.layers.Activation(
-            activation_function(config.act_type), name=f"{name}/activation"
-        )
+        act = activation_function(config.act_type)
         conv_class = (
             tf.keras.layers.SeparableConv2D if config.separable_conv else tf.keras.layers.Conv2D
         )
@@ -279,10 +279,10 @@ class NeckBuilder:
             use_bias=not config.conv_bn_act_pattern,
             name=f"{name}/conv",
         )
-        norm = self._batch_norm(name=f"{name}/bn")
         if config.conv_bn_act_pattern:
-            return act(norm(conv(x)))
-        return norm(conv(act(x)))
+            return self._batch_norm(name=f"{name}/bn", activation=act)(conv(x))
+        x = tf.keras.layers.Activation(act, name=f"{name}/activation")(x)
+        return self._batch_norm(name=f"{name}/bn")(conv(x))
 
 
 def build_neck(

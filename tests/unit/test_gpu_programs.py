@@ -32,6 +32,8 @@ TABLE = Path(__file__).parent / "gpu_kernels" / f"tensorflow-{tf.__version__}.tx
 # Of these TensorFlow has variables in GPU memory; int32 and strings stay with the host.
 GPU_VARIABLES = {tf.float16, tf.bfloat16, tf.float32, tf.int64}
 HALF = {tf.float16, tf.bfloat16}
+# Of XLA only; `norm_activation` uses it where the step is compiled.
+COMPILED = {"forward_backward": {"XlaOptimizationBarrier"}}
 
 # The published input sizes, on which the number of pixels depends; the least channels.
 NARROW = {
@@ -122,7 +124,7 @@ def without_gpu_kernel(program: Program) -> set[str]:
     functions = {f.signature.name for f in program.graph.as_graph_def().library.function}
     found = set()
     for node in nodes_of(program.graph):
-        if node.op in functions:
+        if node.op in functions or node.op in COMPILED.get(program.name, ()):
             continue
         limits = gpu_kernels().get(node.op)
         if limits is None:

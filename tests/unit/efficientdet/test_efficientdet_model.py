@@ -227,11 +227,12 @@ def test_training_moves_unfrozen_statistics(tiny_backbone):
 def test_injected_batch_norm_is_used_everywhere(tiny_backbone):
     made = []
 
-    def factory(*, name, momentum, epsilon):
-        made.append((momentum, epsilon))
-        return tf.keras.layers.BatchNormalization(name=name, momentum=momentum, epsilon=epsilon)
+    class Norm(tf.keras.layers.BatchNormalization):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            made.append((self.momentum, self.epsilon))
 
-    model = build_model(tiny_config(bn_momentum=0.9), num_classes=2, batch_norm=factory)
+    model = build_model(tiny_config(bn_momentum=0.9), num_classes=2, batch_norm=Norm)
     norms = [v for v in model.variables if v.name.endswith("moving_mean:0")]
     assert len(made) == len(norms)
     assert set(made) == {(0.9, 1e-3)}

@@ -1,0 +1,111 @@
+"""Batch norm with activation and gate as one function, against NumPy and central differences."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from detector.frozen_norm import FrozenBatchNorm
+from efficientdet.network.norm_activation import norm_activation, with_activation
+from engine.optim.sync_batch_norm import SyncBatchNormalization
+from engine.start.compiled import compiled
+
+EPSILON = 1e-3
+SHAPE = (2, 3, 4, 5)
+HIDDEN = 3
+
+
+def sigmoid(x):
+    return 1.0 / (1.0 + np.exp(-x))
+
+
+def swish(x):
+    return x * sigmoid(x)
+
+
+def forward(values, *, gated):
+    """Returns the result in float64, from x, gamma, beta and the weights of the gate."""
+    x, gamma, beta, *weights = values
+    mean, variance = x.mean((0, 1, 2)), x.var((0, 1, 2))
+    out = swish((x - mean) / np.sqrt(variance + EPSILON) * gamma + beta)
+    if not gated:
+        return out
+    first, second = weights
+    gates = sigmoid(swish(out.mean((1, 2)) @ first) @ second)
+    return out * gates[:, None, None, :]
+
+
+def excitation(means, first, second):
+    return tf.sigmoid(tf.nn.silu(means @ first) @ second)
+
+
+@pytest.mark.parametrize("gated", [False, True])
+def test_values_and_gradients_are_those_of_the_formula(gated):
+    rng = np.random.default_rng(0)
+    channels = SHAPE[-1]
+    shapes = [SHAPE, [channels], [channels]]
+    shapes += [[channels, HIDDEN], [HIDDEN, channels]] if gated else []
+    values = [rng.normal(0.3, 1.0, shape) for shape in shapes]
+    upstream = rng.normal(size=SHAPE)
+
+    @tf.function(jit_compile=True, autograph=False)
+    def run(*values):
+        with tf.GradientTape() as tape:
+            tape.watch(values)
+            x, gamma, beta, *weights = values
+            result = norm_activation(
+                *(x, gamma, beta, weights),
+                epsilon=EPSILON,
+                activation=tf.nn.silu,
+                excitation=excitation if gated else None,
+            )
+            loss = tf.reduce_sum(result[0] * upstream.astype(np.float32))
+        return result, tape.gradient(loss, values)
+
+    (out, mean, variance), gradients = run(*(tf.constant(v, tf.float32) for v in values))
+    np.testing.assert_allclose(out, forward(values, gated=gated), atol=1e-5)
+    np.testing.assert_allclose(mean, values[0].mean((0, 1, 2)), atol=1e-6)
+    np.testing.assert_allclose(variance, values[0].var((0, 1, 2)), atol=1e-5)
+    for index, gradient in enumerate(gradients):
+        expected = np.zeros(values[index].shape)
+        for place in np.ndindex(expected.shape):
+            for sign in (1, -1):
+                moved = [v.copy() for v in values]
+                moved[index][place] += sign * 1e-5
+                loss = np.sum(forward(moved, gated=gated) * upstream)
+                expected[place] += sign * loss / 2e-5
+        np.testing.assert_allclose(gradient, expected, atol=2e-5)
+
+
+def test_layer_moves_the_statistics_as_without_xla():
+    x = np.random.default_rng(1).normal(2.0, 3.0, SHAPE).astype(np.float32)
+    layers = []
+    for use_xla in (False, True):
+        layer = with_activation(tf.keras.layers.BatchNormalization)(
+            activation=tf.nn.silu, momentum=0.9, epsilon=EPSILON
+        )
+        layer(x, training=False)
+
+        @tf.function(jit_compile=use_xla or None, autograph=False)
+        def run(x, layer=layer, use_xla=use_xla):
+            with compiled(use_xla):
+                assert layer.is_merged(x, training=True) == use_xla
+                return layer(x, training=True)
+
+        layers.append((run(tf.constant(x)), *layer.weights))
+    for plain, merged in zip(*layers):
+        np.testing.assert_allclose(merged, plain, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "norm_class, training, kwargs",
+    [
+        (FrozenBatchNorm, True, {"activation": tf.nn.silu, "epsilon": EPSILON, "name": "bn"}),
+        (tf.keras.layers.BatchNormalization, False, {"activation": tf.nn.silu}),
+        (tf.keras.layers.BatchNormalization, True, {}),
+        (SyncBatchNormalization, True, {"activation": tf.nn.silu}),
+    ],
+)
+def test_other_statistics_are_left_to_the_layer(norm_class, training, kwargs):
+    layer = with_activation(norm_class)(**kwargs)
+    with compiled():
+        assert not layer.is_merged(tf.zeros(SHAPE), training)
