@@ -206,7 +206,8 @@ def _check_masks(tally: Tally, settings: ConversionSettings) -> None:
     if settings.mask_format is not None and 0 < sum(tally.instances.values()) <= unknown:
         raise ValueError(
             f"masks were asked for, but none of the {unknown} annotations has a usable "
-            "'segmentation': convert without --include_masks, or use annotations with masks"
+            "'segmentation': convert without --include_masks (with --data: train a model without "
+            "masks), or use annotations with masks"
         )
 
 
