@@ -199,17 +199,22 @@ def main(argv: list[str]) -> int:
         plan = make_plan(config.train, config.optim, num_examples=120000, num_ranks=1)
         state = TrainState(task, config.optim, plan, dynamic_loss_scale=FLAGS.amp)
         joined += [state.trained, state.others]
-        step = TrainStep(task, state, config.optim, use_xla=True, half_gradients=False)
-        outputs, arguments = list(step.names), (batch, tf.constant([0, 0]))
+        steps = {
+            use_xla: TrainStep(task, state, config.optim, use_xla=use_xla, half_gradients=False)
+            for use_xla in (True, False)
+        }
+        outputs, arguments = list(steps[True].names), (batch, tf.constant([0, 0]))
 
-        def program(batch: dict, seed: tf.Tensor) -> tf.Tensor:
+        def program(batch: dict, seed: tf.Tensor, *, use_xla: bool) -> tf.Tensor:
+            step = steps[use_xla]
             return step.update(*step.forward_backward(batch, seed))
 
     else:
         outputs, arguments = ["boxes", "scores", "classes", "num_valid"], (batch,)
         outputs += ["masks"] * getattr(task, "has_masks", False)
 
-        def program(batch: dict) -> tuple:
+        def program(batch: dict, *, use_xla: bool) -> tuple:
+            del use_xla
             return tuple(task.predict(batch))
 
     facts = {
@@ -224,7 +229,9 @@ def main(argv: list[str]) -> int:
     folder = Path(FLAGS.output_dir)
     with assume_accelerator():
         write_program(
-            tf.function(program, autograph=False, jit_compile=True),
+            tf.function(
+                lambda *inputs: program(*inputs, use_xla=True), autograph=False, jit_compile=True
+            ),
             arguments,
             folder,
             facts=facts,
@@ -234,7 +241,8 @@ def main(argv: list[str]) -> int:
         )
         print(f"traced and exported in {time.perf_counter() - start:.0f} s: {folder}")
         if FLAGS.check:
-            results = tf.function(program, autograph=False)(*arguments)
+            plain = tf.function(lambda *inputs: program(*inputs, use_xla=False), autograph=False)
+            results = plain(*arguments)
             results = results if isinstance(results, tuple) else (results,)
             np.savez(folder / "expected.npz", *[result.numpy() for result in results])
             print(f"run here for comparison: {folder / 'expected.npz'}")

@@ -98,7 +98,10 @@ SOURCES = {
         f"benchmarks.{name}": (f"benchmarks/{name}.py", "benchmarks/model_flags.py")
         for name in BENCHMARKS
     },
-    "benchmarks/run_exported.py": ("benchmarks/run_exported.py",),
+    **{
+        f"benchmarks/{name}.py": (f"benchmarks/{name}.py",)
+        for name in ("run_exported", "compile_for_gpu")
+    },
     **TF2_SCRIPTS,
 }
 PROGRAMS = (*CONFIGURED, *SOURCES)
