@@ -30,9 +30,13 @@ class FrozenBatchNorm(tf.keras.layers.Layer):
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         """Normalises [..., channels] in float32; the result has the inputs' dtype."""
         del training
-        scale = self.gamma * tf.math.rsqrt(self.moving_variance + self.epsilon)
-        shift = self.beta - self.moving_mean * scale
+        scale, shift = self.scale_and_shift()
         return tf.cast(tf.cast(inputs, tf.float32) * scale + shift, inputs.dtype)
+
+    def scale_and_shift(self) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns what channels are multiplied by, and what is added then; float32 [channels]."""
+        scale = self.gamma * tf.math.rsqrt(self.moving_variance + self.epsilon)
+        return scale, self.beta - self.moving_mean * scale
 
 
 def add_vector(layer: tf.keras.layers.Layer, name: str, channels: int, *, trainable: bool) -> None:

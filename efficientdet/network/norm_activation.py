@@ -14,23 +14,12 @@ import math
 from collections.abc import Callable, Sequence
 
 import tensorflow as tf
-from tensorflow.compiler.tf2xla.python import xla
 
-from engine.start.compiled import is_compiled
+from engine.start.compiled import is_compiled, separate
 
 Activation = Callable[[tf.Tensor], tf.Tensor]
 # From the means [batch, channels] and its weights to the gates [batch, channels].
 Excitation = Callable[..., tf.Tensor]
-
-
-def _separate(place: int, *tensors: tf.Tensor) -> Sequence[tf.Tensor]:
-    """Returns the same values, of which XLA does not know that they are the same.
-
-    Args:
-      place: makes the barriers of one function different; equal ones would become one.
-      *tensors: the values.
-    """
-    return xla.optimization_barrier(*tensors, tf.constant(place))[:-1]
 
 
 def norm_activation(
@@ -98,14 +87,14 @@ def norm_activation(
         else:
             pooled = tf.cast(tf.reduce_mean(activated(x), (1, 2)), x.dtype)
             gate = excitation(pooled, *weights)
-            x_again, gate_again = _separate(1, x, gate)
+            x_again, gate_again = separate(1, x, gate)
             out = activated(x_again) * wide(gate_again)
 
         def gradient(upstream: tf.Tensor, *_: tf.Tensor) -> tuple:
             gating: tuple = ()
             of_weights: Sequence[tf.Tensor] = ()
             if excitation is not None:
-                x_read, up_read = _separate(2, x, upstream)
+                x_read, up_read = separate(2, x, upstream)
                 of_gate = tf.reduce_sum(whole(up_read) * activated(x_read), (1, 2))
                 with tf.GradientTape() as tape:
                     tape.watch([pooled, *weights])
@@ -115,13 +104,13 @@ def norm_activation(
                 )
                 gating = gate, of_pooled
             # XLA makes one pass of these two sums, where their terms are not shared.
-            x_read, *read = _separate(3, x, upstream, *gating)
+            x_read, *read = separate(3, x, upstream, *gating)
             of_beta = tf.reduce_sum(before_activation(x_read, *read), (0, 1, 2))
-            x_read, *read = _separate(4, x, upstream, *gating)
+            x_read, *read = separate(4, x, upstream, *gating)
             centred = whole(x_read) - mean
             of_gamma = tf.reduce_sum(before_activation(x_read, *read) * centred, (0, 1, 2))
             of_gamma *= inverse
-            x_read, offset, steepness, *read = _separate(
+            x_read, offset, steepness, *read = separate(
                 5, x, of_beta / count, of_gamma * inverse / count, upstream, *gating
             )
             slope = before_activation(x_read, *read)

@@ -16,7 +16,14 @@ import tensorflow as tf
 from detector.recompute import recomputed
 from maskrcnn.config import ModelConfig, conventions_of
 from maskrcnn.network.convolution import Conv2D
-from maskrcnn.network.layers import BatchNormFactory, NormMaker, PaddedConv2D, kaiming_uniform
+from maskrcnn.network.layers import (
+    BatchNormFactory,
+    NormMaker,
+    PaddedConv2D,
+    kaiming_uniform,
+    normalised,
+    relu,
+)
 
 _EXPANSION = 4
 _PUBLISHED_WIDTH = 64
@@ -150,13 +157,13 @@ class Bottleneck(tf.keras.layers.Layer):
         return recomputed(self, functools.partial(self._forward, training=training), inputs)
 
     def _forward(self, inputs: tf.Tensor, *, training: bool | None) -> tf.Tensor:
-        x = tf.nn.relu(self.norm1(self.conv1(inputs), training=training))
-        x = tf.nn.relu(self.norm2(self.conv2(x), training=training))
-        x = self.norm3(self.conv3(x), training=training)
+        x = relu(normalised(self.conv1, self.norm1, inputs, training=training))
+        x = relu(normalised(self.conv2, self.norm2, x, training=training))
+        x = normalised(self.conv3, self.norm3, x, training=training)
         shortcut = inputs
         if self.projection is not None:
-            shortcut = self.projection_norm(self.projection(inputs), training=training)
-        return tf.nn.relu(x + shortcut)
+            shortcut = normalised(self.projection, self.projection_norm, inputs, training=training)
+        return relu(x + shortcut)
 
 
 def residual_stage(
@@ -213,7 +220,7 @@ def build_backbone(
     stem_maker = norm.frozen() if is_frozen else norm
     stem_norm = stem_maker.named(f"backbone/{norm.short_name}1")
     stem.trainable = stem_norm.trainable = not is_frozen
-    x = tf.keras.layers.ReLU(name="backbone/relu1")(stem_norm(stem(images)))
+    x = tf.keras.layers.Activation(relu, name="backbone/relu1")(stem_norm(stem(images)))
     if padding == "symmetric":  # zeros: no feature is below
         x = tf.keras.layers.ZeroPadding2D(1, name="backbone/pad1")(x)
     pool_padding = "valid" if padding == "symmetric" else "same"

@@ -26,6 +26,7 @@ from maskrcnn.network.layers import (
     kaiming_normal_fan_out,
     kaiming_uniform,
     normal,
+    relu,
 )
 
 # The references draw the mask predictor with deviation sqrt(2 / classes), which was meant for
@@ -58,7 +59,7 @@ def build_rpn_head(
             name=f"rpn/{name}",
         )
         for name, filters, size, activation in (
-            *((name, filters, 3, "relu") for name in names),
+            *((name, filters, 3, relu) for name in names),
             ("cls_logits", num_anchors, 1, None),
             ("bbox_pred", num_anchors * 4, 1, None),
         )
@@ -158,7 +159,7 @@ def build_mask_head(
         config.mask_deconv_dim,
         2,
         2,
-        activation="relu",
+        activation=relu,
         kernel_initializer=kaiming_normal_fan_out(),
         name="mask_head/conv5_mask",
     )(x)

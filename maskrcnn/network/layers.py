@@ -8,6 +8,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from detector.frozen_norm import FrozenBatchNorm, add_vector
+from engine.start.compiled import is_compiled, separate
 from maskrcnn.config import ModelConfig
 from maskrcnn.network.convolution import Conv2D
 
@@ -73,6 +74,45 @@ class PaddedConv2D(tf.keras.layers.Conv2D):
         )
 
 
+def normalised(
+    conv: tf.keras.layers.Conv2D,
+    norm: tf.keras.layers.Layer,
+    x: tf.Tensor,
+    *,
+    training: bool | None,
+) -> tf.Tensor:
+    """Applies a convolution without bias, then a norm.
+
+    Frozen batch norm goes into the kernel and a bias, which XLA leaves to the convolution of cuDNN
+    together with a shortcut and ReLU: no map is written before them.
+    """
+    if not (isinstance(norm, FrozenBatchNorm) and conv.built and norm.built):
+        return norm(conv(x), training=training)
+    scale, shift = norm.scale_and_shift()
+    x = tf.cast(x, conv.compute_dtype)
+    kernel = tf.cast(tf.cast(conv.kernel, tf.float32) * scale, x.dtype)
+    return conv.convolution_op(x, kernel) + tf.cast(shift, x.dtype)
+
+
+def relu(x: tf.Tensor) -> tf.Tensor:
+    """Applies ReLU; of a compiled step only its result is kept for the backward pass.
+
+    XLA would ask the sign of what came before, and so write that to memory as well.
+    """
+    return _relu_by_result(x) if is_compiled() else tf.nn.relu(x)
+
+
+@tf.custom_gradient
+def _relu_by_result(x: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
+    result = tf.nn.relu(x)
+
+    def gradient(upstream: tf.Tensor) -> tf.Tensor:
+        (kept,) = separate(0, result)
+        return tf.where(kept > 0, upstream, tf.zeros_like(upstream))
+
+    return result, gradient
+
+
 def kaiming_uniform() -> tf.keras.initializers.Initializer:
     """Makes a new initialiser with bound sqrt(3 / fan_in) (Kaiming uniform with a = 1)."""
     return tf.keras.initializers.VarianceScaling(1.0, mode="fan_in", distribution="uniform")
@@ -131,7 +171,7 @@ class NormMaker:
         *,
         name: str,
         initializer: tf.keras.initializers.Initializer,
-        relu: bool = True,
+        has_relu: bool = True,
     ) -> tf.Tensor:
         """Adds a convolution that keeps the size to a Keras tensor, then `finish`."""
         layer = Conv2D(
@@ -142,16 +182,16 @@ class NormMaker:
             kernel_initializer=initializer,
             name=name,
         )
-        return self.finish(layer(x), name, relu=relu)
+        return self.finish(layer(x), name, has_relu=has_relu)
 
-    def finish(self, x: tf.Tensor, name: str, *, relu: bool = True) -> tf.Tensor:
+    def finish(self, x: tf.Tensor, name: str, *, has_relu: bool = True) -> tf.Tensor:
         """Adds norm and ReLU behind the layer `name`, which has a bias where there is no norm.
 
         The norm of `fpn/inner2` is named `fpn/inner2_gn`.
         """
         if self.kind:
             x = self.named(f"{name}_{self.short_name}")(x)
-        return tf.keras.layers.ReLU(name=f"{name}_relu")(x) if relu else x
+        return tf.keras.layers.Activation(relu, name=f"{name}_relu")(x) if has_relu else x
 
 
 def compute_dtype() -> str:

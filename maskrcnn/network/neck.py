@@ -60,7 +60,7 @@ def build_neck(
             kernel_size,
             name=name,
             initializer=kaiming_uniform(),
-            relu=config.fpn_relu,
+            has_relu=config.fpn_relu,
         )
 
     laterals = {
