@@ -5,6 +5,8 @@ import pytest
 import tensorflow as tf
 
 from detector.frozen_norm import FrozenBatchNorm
+from efficientdet.network.backbone import Block, MBConvBlock
+from efficientdet.network.layers import batch_norm_factory, drop_connect_seed
 from efficientdet.network.norm_activation import norm_activation, with_activation
 from engine.optim.sync_batch_norm import SyncBatchNormalization
 from engine.start.compiled import compiled
@@ -109,3 +111,40 @@ def test_other_statistics_are_left_to_the_layer(norm_class, training, kwargs):
     layer = with_activation(norm_class)(**kwargs)
     with compiled():
         assert not layer.is_merged(tf.zeros(SHAPE), training)
+
+
+@pytest.mark.parametrize("remat", [False, True])
+def test_a_block_trains_under_xla_as_without(remat):
+    rng = np.random.default_rng(2)
+    x = tf.constant(rng.normal(size=(2, 6, 5, 4)), tf.float32)
+    shape = Block(
+        name="block",
+        expand_ratio=6,
+        kernel_size=5,
+        stride=1,
+        in_channels=4,
+        out_channels=4,
+        se_channels=2,
+        level=2,
+    )
+    results = []
+    for use_xla in (False, True):
+        tf.keras.utils.set_random_seed(1)
+        make_norm = batch_norm_factory(None, momentum=0.9, epsilon=EPSILON, frozen=False)
+        block = MBConvBlock(
+            shape, make_norm, act_type="swish", survival_prob=0.5, remat=remat and use_xla
+        )
+        block(x)
+
+        @tf.function(jit_compile=use_xla or None, autograph=False)
+        def run(x, block=block, use_xla=use_xla):
+            with compiled(use_xla), drop_connect_seed(tf.constant([1, 2])):
+                with tf.GradientTape() as tape:
+                    tape.watch(x)
+                    values = block(x, training=True)
+                    loss = tf.reduce_sum(values**2)
+                return values, *tape.gradient(loss, [x, *block.trainable_variables])
+
+        results.append((*run(x), *block.non_trainable_variables))
+    for plain, merged in zip(*results):
+        np.testing.assert_allclose(merged, plain, rtol=1e-4, atol=1e-4 * np.abs(plain).max())
