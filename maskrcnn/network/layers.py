@@ -90,7 +90,9 @@ def normalised(
         return norm(conv(x), training=training)
     scale, shift = norm.scale_and_shift()
     x = tf.cast(x, conv.compute_dtype)
-    kernel = tf.cast(tf.cast(conv.kernel, tf.float32) * scale, x.dtype)
+    kernel = tf.cast(conv.kernel, tf.float32) * scale
+    # A channel that is always 0 has no variance: infinite weights would make it NaN.
+    kernel = tf.cast(tf.clip_by_value(kernel, x.dtype.min, x.dtype.max), x.dtype)
     return conv.convolution_op(x, kernel) + tf.cast(shift, x.dtype)
 
 

@@ -1,6 +1,7 @@
 """Frozen batch norm inside the convolution, and ReLU whose backward pass asks its result."""
 
 import numpy as np
+import precision
 import pytest
 import tensorflow as tf
 
@@ -39,6 +40,17 @@ def test_norm_inside_the_convolution_changes_nothing(conv):
         results.append((values, *tape.gradient(loss, (x, conv.kernel))))
     for plain, folded in zip(*results):
         np.testing.assert_allclose(folded, plain, rtol=2e-5, atol=2e-5 * np.abs(plain).max())
+
+
+def test_a_channel_without_variance_stays_finite_in_half_precision():
+    with precision.policy("mixed_float16"):
+        conv, norm = Conv2D(2, 1, use_bias=False), FrozenBatchNorm(epsilon=0.0, name="bn")
+    x = tf.zeros([1, 2, 2, 3], tf.float16)
+    normalised(conv, norm, x, training=False)
+    norm.moving_variance.assign([1e-30, 1.0])
+    norm.beta.assign([0.5, 0.25])
+    folded = normalised(conv, norm, x, training=False)
+    np.testing.assert_array_equal(folded, np.broadcast_to([0.5, 0.25], folded.shape))
 
 
 def test_relu_of_a_compiled_step_has_the_gradient_of_relu():
