@@ -124,12 +124,13 @@ class ModelConfig(Section):
     )
     coding_offset: Optional[float] = setting(
         None,
-        "Added to widths and heights in box coding, 1: the references; none: by the weights.",
+        "Added to widths and heights in box coding, 1: the references, -1: matterport's; none: by "
+        "the weights.",
         flag=None,
-        least=0,
+        least=-1,
     )
     iou_offset: Optional[float] = setting(
-        None, "And in overlaps, 1: the PyTorch reference.", flag=None, least=0
+        None, "And in overlaps, 1: the PyTorch reference.", flag=None, least=-1
     )
     rpn_num_convs: int = setting(1, "3x3 convolutions of the RPN.", flag=None, least=1)
     rpn_conv_dim: int = setting(0, "Their filters; 0: as the maps have.", flag=None, least=0)
