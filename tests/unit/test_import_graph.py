@@ -250,3 +250,24 @@ def test_relative_imports_are_resolved():
     assert "engine.step" in imported_names("from . import step", module="engine.loop")
     assert "engine" in imported_names("from .. import x", module="engine.sub.loop")
     assert "engine.step" in imported_names("from .step import x", module="engine", is_package=True)
+
+
+def defines_flags_when_imported(source):
+    return any(
+        not isinstance(statement, (ast.FunctionDef, ast.ClassDef))
+        and "flags.DEFINE" in ast.unparse(statement)
+        for statement in ast.parse(source).body
+    )
+
+
+def test_no_test_imports_a_program_that_defines_flags_when_imported():
+    # They would be flags of all tests of the process, and required ones fail them.
+    programs = {
+        module_of(path)
+        for path in python_files()
+        if path.parts[0] != "tests" and defines_flags_when_imported((ROOT / path).read_text())
+    }
+    assert {"train", "dataset.voc_to_coco"} <= programs
+    for path in python_files():
+        if path.parts[0] == "tests":
+            assert not imported_names((ROOT / path).read_text()) & programs, path
