@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from detector.frozen_norm import FrozenBatchNorm
-from efficientdet.network.backbone import Block, MBConvBlock
+from efficientdet.network.backbone import MBConvBlock, backbone_blocks
 from efficientdet.network.layers import batch_norm_factory, drop_connect_seed
 from efficientdet.network.norm_activation import norm_activation, with_activation
 from engine.optim.sync_batch_norm import SyncBatchNormalization
@@ -117,16 +117,8 @@ def test_other_statistics_are_left_to_the_layer(norm_class, training, kwargs):
 def test_a_block_trains_under_xla_as_without(remat):
     rng = np.random.default_rng(2)
     x = tf.constant(rng.normal(size=(2, 6, 5, 4)), tf.float32)
-    shape = Block(
-        name="block",
-        expand_ratio=6,
-        kernel_size=5,
-        stride=1,
-        in_channels=4,
-        out_channels=4,
-        se_channels=2,
-        level=2,
-    )
+    published = next(block for block in backbone_blocks("efficientnet-b0") if block.has_residual)
+    shape = published._replace(in_channels=4, out_channels=4, se_channels=2)
     results = []
     for use_xla in (False, True):
         tf.keras.utils.set_random_seed(1)
