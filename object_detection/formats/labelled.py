@@ -22,6 +22,7 @@ from pycocotools import mask as mask_api
 
 from object_detection.coco.listed import some
 from object_detection.formats.folder import DataFolder, plain_name
+from outside_data.files import BadFileError
 from outside_data.picture_file import BadImageError, Picture, read_picture_header
 
 _ELLIPSE_POINTS = 36
@@ -126,7 +127,7 @@ def coco_split(
         entries.append({"id": number, "file_name": name, **sides})
         for item in image.objects:
             if not item.name:
-                raise ValueError(
+                raise BadFileError(
                     f"{image.file}: an object without a class, at {list(item.box)}: name its class "
                     "in the annotations, or remove it"
                 )
