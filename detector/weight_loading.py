@@ -136,7 +136,8 @@ class LoadReport:
 
     def format_table(self) -> str:
         """Renders the report as a table by part, with examples of what was left out."""
-        rows = [f"weights from {self.path} ({self.kind}, {self.num_averaged} averaged values)"]
+        averaged = f", {self.num_averaged} averaged values" if self.num_averaged else ""
+        rows = [f"weights from {self.path} ({self.kind}{averaged})"]
         rows += [f"  {detail}" for detail in self.details]
         rows.append(f"  {'part':<12}{'loaded':>8}{'missing':>9}")
         for part in dict.fromkeys(map(self.part_of, (*self.loaded, *self.missing))):

@@ -365,6 +365,7 @@ class TestOurCheckpoints:
         assert source.conventions == DETECTRON
         report = load_detector(model, source)
         assert report.num_averaged == len(report.loaded) == len(averaged)
+        assert f", {len(averaged)} averaged values)" in report.format_table()
         assert report.skipped["state/step"] == "training state"
         assert_holds(model, averaged)
         with pytest.raises(ValueError, match=r"stride_in='3x3', but .*ckpt-1"):
@@ -410,7 +411,7 @@ class TestRefusals:
 def test_report_is_a_table(values, tmp_path):
     path = foreign.write_detectron(tmp_path / "R-50.pkl", folded(values))
     table = load_backbone(model_for(DETECTRON), path).format_table()
-    assert "R-50.pkl (numpy_pickle, 0 averaged values)\n  layout detectron" in table
+    assert "R-50.pkl (numpy_pickle)\n  layout detectron" in table
     assert "padding symmetric, stride in 1x1, mean 122.8 115.9 103, deviation 1 1 1" in table
     rows = {line.split()[0]: line.split()[1:] for line in table.splitlines() if line.strip()}
     assert rows["backbone"] == ["85", "0"]
