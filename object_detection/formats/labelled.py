@@ -108,7 +108,7 @@ def coco_split(
     states are read from the files. `area` is the polygons' where there are any, else the box's.
 
     Raises:
-      ValueError: one image file stands for two images; an object has no class.
+      BadFileError: one image file stands for two images; an object has no class.
     """
     images = sorted(images, key=lambda image: image.file.as_posix())
     there = [image.file.parent for image in images if image.file not in missing]
@@ -117,7 +117,7 @@ def coco_split(
     entries, annotations = [], []
     for number, image in enumerate(images, start=1):
         if number > 1 and image.file == images[number - 2].file:
-            raise ValueError(
+            raise BadFileError(
                 f"{image.file} is annotated twice in one split: keep one of its annotations"
             )
         is_there = image.file not in missing
