@@ -203,11 +203,12 @@ def main(argv: list[str]) -> int:
             use_xla: TrainStep(task, state, config.optim, use_xla=use_xla, half_gradients=False)
             for use_xla in (True, False)
         }
-        outputs, arguments = list(steps[True].names), (batch, tf.constant([0, 0]))
+        place = tf.constant([1, 0, 0], tf.int64)
+        outputs, arguments = list(steps[True].names), (batch, place)
 
-        def program(batch: dict, seed: tf.Tensor, *, use_xla: bool) -> tf.Tensor:
+        def program(batch: dict, place: tf.Tensor, *, use_xla: bool) -> tf.Tensor:
             step = steps[use_xla]
-            return step.update(*step.forward_backward(batch, seed))
+            return step.update(*step.forward_backward(batch, place))
 
     else:
         outputs, arguments = ["boxes", "scores", "classes", "num_valid"], (batch,)

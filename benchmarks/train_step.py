@@ -48,6 +48,7 @@ def main(argv: list[str]) -> int:
     import families
     from benchmarks.synthetic import numbered_class_map, synthetic_batch
     from benchmarks.timing import peak_memory_gb, percentiles_ms, timed
+    from engine.ahead import batches_ahead, prepared_ahead, to_accelerator
     from engine.optim.plan import make_plan
     from engine.ranks import distributed
     from engine.start.process import chooses_xla, join_ranks, set_precision
@@ -78,18 +79,22 @@ def main(argv: list[str]) -> int:
     step = TrainStep(task, state, config.optim, use_xla=use_xla, half_gradients=FLAGS.amp)
     if records:
         shard = Shard(place.rank, place.size)
-        stream = map(task.device_batch, task.train_dataset(shard=shard, start_step=0))
+        batches = task.train_dataset(shard=shard, start_step=0)
+        prepared = prepared_ahead(
+            batches, lambda b: to_accelerator(task.device_batch(b)), ahead=batches_ahead()
+        )
+        stream = (on_device for _, on_device in prepared)
     else:
         batch = synthetic_batch(
             task, batch_size=FLAGS.batch_size, boxes_per_image=FLAGS.boxes_per_image
         )
-        stream = itertools.repeat(batch)
+        stream = itertools.repeat(to_accelerator(batch))
     batch = next(stream)
-    seed = tf.constant([0, 0])
+    place_in_step = tf.constant([1, 0, 0], tf.int64)
     parts: list = []
 
     def forward_backward() -> list:
-        parts[:] = step.compiled_forward_backward(batch, seed)
+        parts[:] = step.compiled_forward_backward(batch, place_in_step)
         return parts
 
     actions = {

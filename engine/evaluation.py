@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from engine.ahead import batches_ahead, narrowed, prepared_ahead, to_accelerator
 from engine.batches import image_shape, iterate
 from engine.log.meters import format_duration
 from engine.log.run_log import RunLog
@@ -27,7 +28,9 @@ class _Program:
 
     def __init__(self, name: str, function: Callable[[Any], Any], log: RunLog, *, use_xla: bool):
         self._name, self._log, self._use_xla = name, log, use_xla
-        self.compiled = tf.function(function, autograph=False, jit_compile=use_xla or None)
+        self.compiled = tf.function(
+            lambda batch: function(narrowed(batch)), autograph=False, jit_compile=use_xla or None
+        )
         self._shapes: set[tuple[int, ...]] = set()
 
     def __call__(self, batch: Mapping[str, tf.Tensor]) -> Any:
@@ -36,6 +39,17 @@ class _Program:
             self._log.info(f"compiling {self._name} for batches of {shape}")
         self._shapes.add(shape)
         return self.compiled(batch)
+
+
+def _batches(
+    task: Task, shard: Shard
+) -> Iterator[tuple[Mapping[str, tf.Tensor], Mapping[str, tf.Tensor]]]:
+    """Yields the batches of an evaluation, with what of them the accelerator has."""
+    return prepared_ahead(
+        iterate(task.eval_dataset(shard=shard)),
+        lambda batch: to_accelerator(task.device_batch(batch)),
+        ahead=batches_ahead(),
+    )
 
 
 class Evaluator:
@@ -54,9 +68,9 @@ class Evaluator:
         shard = Shard(distributed.rank(), distributed.size())
         # One thread makes rows (and pastes masks) while the next batch is predicted.
         with ThreadPoolExecutor(max_workers=1) as pool:
-            for batch in iterate(self._task.eval_dataset(shard=shard)):
+            for batch, on_device in _batches(self._task, shard):
                 HERE.tick()
-                detections = self._predict(self._task.device_batch(batch))
+                detections = self._predict(on_device)
                 waiting.append(pool.submit(self._task.detection_rows, batch, detections))
                 if len(waiting) > _MOST_WAITING:
                     found.append(waiting.pop(0).result())
@@ -120,9 +134,9 @@ class Validator:
         names = ("val_loss", *(f"val_{name}" for name in self._task.loss_names))
         sums = np.zeros(len(names) + 1)
         shard = Shard(distributed.rank(), distributed.size())
-        for batch in iterate(self._task.eval_dataset(shard=shard)):
+        for _, on_device in _batches(self._task, shard):
             HERE.tick()
-            sums += self._losses(self._task.device_batch(batch)).numpy()
+            sums += self._losses(on_device).numpy()
         total = distributed.reduce_sum([tf.constant(sums)])[0].numpy()
         return dict(zip(names, (total[:-1] / total[-1]).tolist()))
 

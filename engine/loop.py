@@ -7,15 +7,17 @@ anyone's signal, and shared at fixed steps (`_agree`), never by each rank for it
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from engine.ahead import NumbersReader, batches_ahead, prepared_ahead, to_accelerator
 from engine.batches import image_shape, iterate
 from engine.config.settings import EvalConfig, TrainConfig
 from engine.evaluation import Evaluator, Validator, percent
@@ -45,6 +47,8 @@ _FIRST_BATCH = "first_batch.jpg"
 _SAID_METRICS = ("AP", "AP50", "mask_AP", "mask_AP50")
 # Steps before the speed is known well enough to fit a schedule to a time.
 _STEPS_TO_KNOW_SPEED = 8
+
+_Batch = Mapping[str, tf.Tensor]
 
 
 class Trainer:
@@ -115,7 +119,8 @@ class Trainer:
         self._compiles_ahead = compiles_ahead
         self._shapes: set[tuple] = set()  # of batches whose step has been traced
         self._compiled: set[tuple] = set()  # shapes compiled ahead
-        self._pending: tuple[int, int, tf.Tensor, list[tf.Tensor]] | None = None
+        self._read = NumbersReader()
+        self._pending: tuple[int, int, Callable[[], np.ndarray], list[tf.Tensor]] | None = None
         self._metrics: dict[str, float] = dict(resumed.get("metrics", {}))
         self._best = BestEvaluation(evaluation, resumed.get("best", {}))
         self._epochs_ended = int(resumed.get("epoch", 0))
@@ -135,16 +140,37 @@ class Trainer:
         return result
 
     def _run(self, signals: StopSignals) -> RunResult:
-        plan, step = self._plan, int(self._state.step)
-        epoch = step // plan.steps_per_epoch
+        step = int(self._state.step)
+        epoch = step // self._plan.steps_per_epoch
         self._log.info(self._plan_line)
         if step:
             self._log.info(f"continuing at step {step}, epoch {epoch + 1}")
-        first = step * self._accumulation
-        data = [
-            iterate(self._task.train_dataset(shard=shard, start_step=first))
-            for shard in self._shards
-        ]
+        with contextlib.ExitStack() as threads:
+            threads.callback(self._read.close)
+            data = [
+                threads.enter_context(contextlib.closing(self._batches(shard, step)))
+                for shard in self._shards
+            ]
+            return self._train_epochs(data, step, epoch, signals=signals)
+
+    def _batches(self, shard: Shard, step: int) -> Generator[tuple[_Batch, _Batch]]:
+        """Yields a share's batches from `step` on, with what of them the accelerator has."""
+        size = self._accumulation
+        batches = iterate(self._task.train_dataset(shard=shard, start_step=step * size))
+        return prepared_ahead(batches, self._to_accelerator, ahead=batches_ahead(size))
+
+    def _to_accelerator(self, batch: _Batch) -> _Batch:
+        return to_accelerator(self._task.device_batch(batch))
+
+    def _train_epochs(
+        self,
+        data: Sequence[Iterator[tuple[_Batch, _Batch]]],
+        step: int,
+        epoch: int,
+        *,
+        signals: StopSignals,
+    ) -> RunResult:
+        plan = self._plan
         # A run stopped at the very end of an epoch still has its evaluation and saves to do.
         finished = self._is_last(epoch, step)
         begun = -(-step // plan.steps_per_epoch)
@@ -159,7 +185,12 @@ class Trainer:
         return self._finish(epoch, step)
 
     def _train_epoch(
-        self, data: Sequence[Iterator[Any]], step: int, epoch: int, *, signals: StopSignals
+        self,
+        data: Sequence[Iterator[tuple[_Batch, _Batch]]],
+        step: int,
+        epoch: int,
+        *,
+        signals: StopSignals,
     ) -> tuple[int, bool]:
         """Trains to the end of an epoch; returns (step, whether the run is to stop)."""
         last = epoch * self._plan.steps_per_epoch
@@ -169,7 +200,8 @@ class Trainer:
             self._profiler.before_step(throughput.count)
             began = time.monotonic()
             HERE.at(f"reading the batches of step {step + 1}")
-            batches = [next(share) for share in data for _ in range(self._accumulation)]
+            taken = [next(share) for share in data for _ in range(self._accumulation)]
+            batches, on_device = zip(*taken)
             waited = time.monotonic() - began
             if is_first and self._compiles_ahead:
                 self._compile_ahead(batches[0])
@@ -183,12 +215,12 @@ class Trainer:
                 )
                 self._shapes.add(shapes)
             HERE.at(f"step {step + 1}", *([COMPILE] if is_new else []))
-            numbers = self._step([self._task.device_batch(b) for b in batches])
+            numbers = self._read(self._step(list(on_device)))
             step += 1
             self._read_pending()
             self._pending = (step, epoch, numbers, [b["source_id"] for b in batches])
             if is_new:
-                numbers.numpy()
+                numbers()
                 which = "first step" if is_first else f"first step of {shown}"
                 self._log.info(f"{which} after {format_duration(time.monotonic() - began)}")
                 if step == 1 and not self._train.benchmark:
@@ -213,7 +245,7 @@ class Trainer:
         shown = ", ".join(str(image_shape(b)) for b in batches)
         self._log.info(f"tracing the train step for batches of {shown}")
         with self._state.kept():
-            programs = self._step.programs([self._task.device_batch(b) for b in batches])
+            programs = self._step.programs([self._to_accelerator(b) for b in batches])
             compile_ahead.call_side_by_side(programs, say=self._log.info)
         self._compiled.update(map(image_shape, batches))
 
@@ -235,7 +267,7 @@ class Trainer:
         if self._pending is not None:
             step, epoch, numbers, ids = self._pending
             self._pending = None
-            finished = FinishedStep(step, epoch, numbers.numpy(), ids)
+            finished = FinishedStep(step, epoch, numbers(), ids)
             self._steps.add(finished)
             if self._hooks:
                 named = dict(zip(self._step.names, finished.numbers.tolist()))
@@ -287,10 +319,9 @@ class Trainer:
         is_main, is_timed = distributed.is_main(), bool(self._train.train_minutes)
         save_is_due = is_main and self._files.is_due() and not self._train.benchmark
         total = self._fitted_steps(step) if is_main and is_timed else 0
-        wishes = tf.constant(
-            [float(bool(signals.received)), float(save_is_due), float(total)], tf.float64
-        )
-        stop, save, total = distributed.reduce_sum([wishes])[0].numpy()
+        wishes = [float(bool(signals.received)), float(save_is_due), float(total)]
+        with tf.device("cpu:0"):  # else it waits for the accelerator
+            stop, save, total = distributed.reduce_sum([tf.constant(wishes, tf.float64)])[0].numpy()
         if is_timed and int(total) != self._total_steps:
             self._total_steps = int(total)
             self._state.total_steps.assign(self._total_steps)

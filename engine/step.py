@@ -13,10 +13,11 @@ from collections.abc import Callable, Mapping, Sequence
 
 import tensorflow as tf
 
+from engine.ahead import narrowed
 from engine.batches import image_shape
 from engine.config.settings import OptimConfig
 from engine.ranks import distributed
-from engine.start.compiled import compiled
+from engine.start.compiled import compiled, is_compiled
 from engine.task import Shard, Task
 from engine.train_state import TrainState
 
@@ -59,7 +60,7 @@ class TrainStep:
         self._seeds = [(seed * 7919 + rank) % 2**31 for rank in ranks]
         self._statistics = [v for v in task.model.non_trainable_variables if v.dtype.is_floating]
         self.names = (*task.loss_names, *STEP_NAMES)
-        self._compiles_forward = use_xla and compile_forward
+        self._use_xla, self._compiles_forward = use_xla, use_xla and compile_forward
         self.compiled_forward_backward = tf.function(
             self.forward_backward, autograph=False, jit_compile=self._compiles_forward or None
         )
@@ -93,9 +94,9 @@ class TrainStep:
             if i == 0:  # each share begins with the statistics of the step before
                 for variable, value in zip(statistics, before):
                     variable.assign(value)
-            position = self.state.step * accumulation + i
-            seed = tf.stack([tf.cast(position, tf.int32), self._seeds[share]])
-            parts = self.compiled_forward_backward(batch, seed)
+            # int64, which is on the accelerator: an int32 would be copied to it by every step.
+            place = tf.constant([accumulation, i, self._seeds[share]], tf.int64)
+            parts = self.compiled_forward_backward(batch, place)
             sums = [a + b for a, b in zip(sums, parts)] if sums else parts
             if i == accumulation - 1:
                 moved.append([v.read_value() for v in statistics])
@@ -111,31 +112,34 @@ class TrainStep:
         Each call compiles the program that a step on such a batch takes, and changes the state as
         it pleases. There are no collectives in them.
         """
-        seed = tf.zeros([2], tf.int32)
+        place = tf.constant([1, 0, 0], tf.int64)
         calls: dict[str, Callable[[], list[tf.Tensor] | tf.Tensor]] = {}
         outputs: Sequence[tf.TensorSpec] = ()
         for batch in batches:
-            traced = self._one_forward_backward.get_concrete_function(batch, seed)
+            traced = self._one_forward_backward.get_concrete_function(batch, place)
             outputs = traced.structured_outputs
             name = f"forward and backward of {image_shape(batch)}"
-            calls[name] = functools.partial(self._one_forward_backward, batch, seed)
+            calls[name] = functools.partial(self._one_forward_backward, batch, place)
         zeros = [tf.zeros(output.shape, output.dtype) for output in outputs]
         calls["update"] = functools.partial(self._one_update, *zeros)
         return calls
 
-    def forward_backward(self, batch: Mapping[str, tf.Tensor], seed: tf.Tensor) -> list[tf.Tensor]:
+    def forward_backward(self, batch: Mapping[str, tf.Tensor], place: tf.Tensor) -> list[tf.Tensor]:
         """Runs the model on one batch.
 
         Args:
-          batch: as the task's `device_batch` gives it.
-          seed: int32 [2].
+          batch: as `engine.ahead.to_accelerator` gives it.
+          place: int64 [3]: batches of a step, which of them this is, the seed of the share.
 
         Returns:
           Flat, weighted, scaled gradient [chunks, 128]; weighted losses and, last, the weight. All
           float32 and divided by the number of ranks.
         """
+        accumulation, i, share_seed = tf.unstack(place)
+        position = self.state.step * accumulation + i
+        seed = tf.cast(tf.stack([position, share_seed]), tf.int32)
         with compiled(self._compiles_forward):
-            return self._forward_backward(batch, seed)
+            return self._forward_backward(narrowed(batch), seed)
 
     def _forward_backward(self, batch: Mapping[str, tf.Tensor], seed: tf.Tensor) -> list[tf.Tensor]:
         state = self.state
@@ -169,7 +173,7 @@ class TrainStep:
           The step's numbers, float32, in the order of `names`.
         """
         # Else what it makes of the weights alone is made, and kept, from the step's beginning.
-        with tf.control_dependencies([gradient]):
+        with tf.control_dependencies([gradient]), compiled(self._use_xla):
             return self._update(gradient, numbers)
 
     def _update(self, gradient: tf.Tensor, numbers: tf.Tensor) -> tf.Tensor:
@@ -205,7 +209,14 @@ class TrainStep:
             state.move_averages()
             return tf.constant(0.0)
 
-        skipped = tf.cond(finite, apply, lambda: tf.constant(1.0))
+        if is_compiled():  # a program with branches has the host wait for what they depend on
+            before = [(v, v.read_value()) for v in state.moved_by_update()]
+            apply()
+            for variable, value in before:
+                variable.assign(tf.where(finite, variable.read_value(), value))
+            skipped = tf.cast(~finite, tf.float32)
+        else:
+            skipped = tf.cond(finite, apply, lambda: tf.constant(1.0))
         # Outside the condition: a branch that writes hundreds of variables compiles for minutes.
         for variable, value in zip(state.trained, layout.split(state.weights)):
             variable.assign(value)

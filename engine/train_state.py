@@ -76,6 +76,12 @@ class TrainState:
         ema.move_average(self.average, self.weights, decay)
         ema.move_average(self.others_average, self.others_layout.join(self.others), decay)
 
+    def moved_by_update(self) -> list[tf.Variable]:
+        """Returns what an update changes that is not skipped, and no other."""
+        averages = [self.average, self.others_average] if self.averaging else []
+        slots = optimizers.slots(self.optimizer, self.weights).values()
+        return [self.weights, self.optimizer.iterations, *slots, *averages]
+
     def counters(self) -> dict[str, tf.Variable]:
         """Returns checkpoint name -> scalar variable."""
         named = {

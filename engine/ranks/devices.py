@@ -25,6 +25,11 @@ def pin_gpu(local_rank: int) -> str:
     return gpu_identity(index)
 
 
+def accelerator() -> str:
+    """Returns the TensorFlow device of this process's accelerator, '' without one."""
+    return "GPU:0" if tf.config.get_visible_devices("GPU") else ""
+
+
 def device_name() -> str:
     """Returns the name of this process's accelerator, 'cpu' without one."""
     gpus = tf.config.get_visible_devices("GPU")
@@ -36,9 +41,8 @@ def device_name() -> str:
 
 def peak_memory_bytes() -> int:
     """Returns the most memory of its accelerator that this process has used; 0 without one."""
-    if not tf.config.get_visible_devices("GPU"):
-        return 0
-    return int(tf.config.experimental.get_memory_info("GPU:0")["peak"])
+    device = accelerator()
+    return int(tf.config.experimental.get_memory_info(device)["peak"]) if device else 0
 
 
 def gpu_identity(index: int) -> str:

@@ -77,18 +77,23 @@ def _traced(task: DetectionTask) -> Iterator[Program]:
     canvas = task.frames(None)[0].canvas_size
     batch = synthetic_batch(task, batch_size=1, boxes_per_image=2, canvas_size=canvas)
     specs = {name: tf.TensorSpec(value.shape, value.dtype) for name, value in batch.items()}
-    seed = tf.TensorSpec([2], tf.int32)
+    place = tf.TensorSpec([3], tf.int64)
     gradient = tf.TensorSpec(state.weights.shape, tf.float32)
     numbers = tf.TensorSpec([len(task.loss_names) + 2], tf.float32)
     predict = tf.function(task.predict, autograph=False)
     validate = Validator(task, RunLog(), use_xla=False)._losses.compiled
     for name, function, arguments in (
-        ("forward_backward", step.compiled_forward_backward, (specs, seed)),
+        ("forward_backward", step.compiled_forward_backward, (specs, place)),
         ("update", step.compiled_update, (gradient, numbers)),
         ("predict", predict, (specs,)),
         ("validate", validate, (specs,)),
     ):
         yield Program(name, function.get_concrete_function(*arguments).graph)
+    on_device = {
+        name: tf.TensorSpec(spec.shape, tf.int64 if spec.dtype == tf.int32 else spec.dtype)
+        for name, spec in specs.items()
+    }
+    yield Program("whole", step._whole.get_concrete_function([on_device]).graph)
 
 
 def nodes_of(graph: tf.Graph) -> Iterator[object]:
@@ -150,9 +155,29 @@ def overflowed_constants(program: Program) -> set[str]:
     return found
 
 
+def waited_for(program: Program) -> set[str]:
+    """Returns the branches and loops of a program, for each of which the host waits."""
+    waits = {"If", "StatelessIf", "While", "StatelessWhile"}
+    return {f"{program.name}: {node.op}" for node in nodes_of(program.graph) if node.op in waits}
+
+
+def copied_by_the_step(program: Program) -> set[str]:
+    """Returns the tensors between compiled programs that TensorFlow keeps in host memory."""
+    return {
+        f"{program.name}: {tensor.name} is {tensor.dtype.name}"
+        for operation in program.graph.get_operations()
+        for tensor in operation.outputs
+        if tensor.dtype not in GPU_VARIABLES | {tf.uint8, tf.bool, tf.resource}
+    }
+
+
 @pytest.mark.parametrize("model_name", NARROW)
 def test_a_gpu_can_run_it(model_name):
-    found = programs(model_name)
+    *found, whole = programs(model_name)
+    step = [program for program in found if program.name in ("forward_backward", "update")]
+    # Loops of matching and suppression, short and at the step's beginning.
+    assert set().union(*map(waited_for, step)) == {"forward_backward: StatelessWhile"}
+    assert copied_by_the_step(whole) == set()
     assert set().union(*map(host_variables, found)) == set()
     assert set().union(*map(without_gpu_kernel, found)) == set()
     assert set().union(*map(overflowed_constants, found)) == set()
@@ -175,3 +200,15 @@ def test_the_checks_see_what_they_are_for():
     found = without_gpu_kernel(program)
     assert {"step: GatherV2 of Tparams=uint8", "step: DecodeRaw"} <= found
     assert overflowed_constants(program) == {"step: too_large"}
+    assert any(line.endswith("is int32") for line in copied_by_the_step(program))
+
+
+def test_branches_and_loops_are_seen():
+    @tf.function(autograph=False)
+    def function(value):
+        value = tf.cond(value > 0.0, lambda: value, lambda: -value)
+        return tf.while_loop(lambda v: v < 9.0, lambda v: [v * 2.0], [value])
+
+    graph = function.get_concrete_function(tf.TensorSpec([], tf.float32)).graph
+    found = waited_for(Program("step", graph))
+    assert found == {"step: StatelessIf", "step: StatelessWhile"}

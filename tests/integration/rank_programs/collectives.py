@@ -181,7 +181,7 @@ def check_gradients_equal_one_rank() -> None:
     data = batches_of(task)
     for number in range(3):
         batch = task.device_batch(next(data))
-        parts = step.forward_backward(batch, tf.constant([0, 0]))
+        parts = step.forward_backward(batch, tf.constant([1, 0, 0], tf.int64))
         gradient, numbers = step.reduce(parts)
         loss, expected = loss_and_gradients(weights, global_batch(task, number, 8))
         weight = float(numbers[-1])
@@ -226,7 +226,9 @@ def check_training_with_sync_batch_norm_equals_one_rank() -> None:
     data = batches_of(task)
     for number in range(3):
         batch = task.device_batch(next(data))
-        gradient, numbers = step.reduce(step.forward_backward(batch, tf.constant([0, 0])))
+        gradient, numbers = step.reduce(
+            step.forward_backward(batch, tf.constant([1, 0, 0], tf.int64))
+        )
         everything = global_batch(task, number, 8)
         with tf.GradientTape() as tape:
             loss = whole.losses(everything, training=True).loss

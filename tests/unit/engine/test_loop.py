@@ -4,6 +4,7 @@ import dataclasses
 import os
 import shutil
 import signal
+import threading
 import time
 import types
 
@@ -16,6 +17,7 @@ from engine_tiny_task import TinyTask
 from engine.config.settings import EvalConfig
 from engine.files.description import read_metadata
 from engine.loop import EXIT_DONE, EXIT_STOPPED, RunResult
+from engine.ranks import devices
 
 
 def tensors_of(run: Run) -> dict[str, bytes]:
@@ -142,6 +144,20 @@ def test_a_stopped_run_continues_as_if_unbroken(unbroken, tmp_path, stopped_at, 
     assert first.evaluated + second.evaluated == [1, 2, 3]
     assert second.files() - whole.files() <= {f"ckpt-{stopped_at:08d}"}
     assert [r["loss"] for r in second.records("step")] == [r["loss"] for r in whole.records("step")]
+
+
+def test_threads_beside_the_steps_change_nothing(unbroken, tmp_path, monkeypatch):
+    whole, expected = unbroken
+    before = threading.active_count()
+    with monkeypatch.context() as accelerated:
+        accelerated.setattr(devices, "accelerator", lambda: "CPU:0")
+        accelerated.setattr(devices, "peak_memory_bytes", lambda: 0)
+        run = Run(tmp_path / "run")
+        result = run()
+    assert threading.active_count() <= before
+    assert result.metrics == expected.metrics
+    assert tensors_of(run) == tensors_of(whole)
+    assert [r["loss"] for r in run.records("step")] == [r["loss"] for r in whole.records("step")]
 
 
 def test_a_finished_run_started_again_only_writes_its_end(unbroken, tmp_path):

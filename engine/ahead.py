@@ -1,0 +1,132 @@
+"""What the host does while the accelerator works on a step: copies to it and from it.
+
+TensorFlow orders a copy after all work that is queued on the accelerator at that moment, and waits
+for the copy. So a batch that is copied by its step, or numbers that are read after the next step
+was started, let the accelerator run dry between steps. Here threads of their own ask for both:
+batches two steps before they are needed, numbers as soon as their step is queued.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+import tensorflow as tf
+
+from engine.ranks import devices
+
+_T = TypeVar("_T")
+
+# A copy waits for the step that is queued when it begins, so it has to begin a step earlier.
+_STEPS_AHEAD = 2
+# How long the end of a run waits for the call in hand.
+_CLOSING_SECONDS = 5.0
+
+
+class Caller:
+    """A thread that makes calls in their order. It does not keep the process from ending."""
+
+    def __init__(self) -> None:
+        self._calls: queue.SimpleQueue[tuple[Future, Callable[[], Any]] | None]
+        self._calls = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._thread.start()
+
+    def submit(self, call: Callable[[], _T]) -> Future[_T]:
+        """Returns what the call will return, or raise."""
+        future: Future = Future()
+        self._calls.put((future, call))
+        return future
+
+    def close(self) -> None:
+        """Ends the thread after the calls that it has, but those that are cancelled."""
+        self._calls.put(None)
+        self._thread.join(_CLOSING_SECONDS)
+
+    def _work(self) -> None:
+        while (item := self._calls.get()) is not None:
+            future, call = item
+            if not future.set_running_or_notify_cancel():
+                continue
+            try:
+                future.set_result(call())
+            except BaseException as error:
+                future.set_exception(error)
+
+
+def to_accelerator(batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    """Returns the tensors of a batch in the accelerator's memory; as they are without one.
+
+    int32 becomes int64, as TensorFlow keeps int32 in host memory; `narrowed` undoes it.
+    """
+    device = devices.accelerator()
+    if not device:
+        return dict(batch)
+    widened = {k: tf.cast(v, tf.int64) if v.dtype == tf.int32 else v for k, v in batch.items()}
+    with tf.device(device):
+        return {name: tf.identity(value) for name, value in widened.items()}
+
+
+def narrowed(batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    """Returns a batch in which int64 is int32 again; in the program that takes it."""
+    return {k: tf.cast(v, tf.int32) if v.dtype == tf.int64 else v for k, v in batch.items()}
+
+
+def prepared_ahead(
+    batches: Iterable[_T], prepare: Callable[[_T], Any], *, ahead: int
+) -> Iterator[tuple[_T, Any]]:
+    """Yields (batch, prepared batch), prepared in a thread some batches before they are taken.
+
+    Args:
+      batches: in their order; errors are raised where their batch would be taken.
+      prepare: gives a batch's tensors as its program takes them, in the accelerator's memory.
+      ahead: batches that are prepared before they are asked for; 0 needs no thread.
+    """
+    source = iter(batches)
+    end = object()
+
+    def one() -> Any:
+        batch = next(source, end)
+        return end if batch is end else (batch, prepare(batch))
+
+    if not ahead:
+        while (item := one()) is not end:
+            yield item
+        return
+    caller = Caller()
+    waiting = deque(caller.submit(one) for _ in range(ahead))
+    try:
+        while True:
+            waiting.append(caller.submit(one))
+            if (item := waiting.popleft().result()) is end:
+                return
+            yield item
+    finally:
+        for future in waiting:
+            future.cancel()
+        caller.close()
+
+
+def batches_ahead(per_step: int = 1) -> int:
+    """Returns how many batches to prepare ahead, of steps that take `per_step` of them."""
+    return _STEPS_AHEAD * per_step if devices.accelerator() else 0
+
+
+class NumbersReader:
+    """Reads tensors of the accelerator as soon as their step is queued, without holding it up."""
+
+    def __init__(self) -> None:
+        self._caller = Caller() if devices.accelerator() else None
+
+    def __call__(self, numbers: tf.Tensor) -> Callable[[], Any]:
+        """Returns a function that waits for the numbers and returns them as an array."""
+        return self._caller.submit(numbers.numpy).result if self._caller else numbers.numpy
+
+    def close(self) -> None:
+        """Ends the reader's thread."""
+        if self._caller:
+            self._caller.close()

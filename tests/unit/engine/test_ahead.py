@@ -1,0 +1,114 @@
+"""Batches prepared and numbers read beside the steps, by threads."""
+
+import threading
+
+import pytest
+import tensorflow as tf
+
+from engine import ahead
+from engine.ranks import devices
+
+
+@pytest.fixture
+def as_accelerator(monkeypatch):
+    """Takes the CPU for an accelerator."""
+    monkeypatch.setattr(devices, "accelerator", lambda: "CPU:0")
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 5])
+def test_all_batches_come_in_their_order(count):
+    found = list(ahead.prepared_ahead(range(4), lambda batch: batch * 10, ahead=count))
+    assert found == [(0, 0), (1, 10), (2, 20), (3, 30)]
+
+
+def test_so_many_are_prepared_before_they_are_taken():
+    prepared = []
+    arrived = threading.Semaphore(0)
+
+    def prepare(batch):
+        prepared.append((batch, threading.current_thread() is threading.main_thread()))
+        arrived.release()
+        return batch
+
+    batches = ahead.prepared_ahead(iter(range(100)), prepare, ahead=2)
+    assert next(batches) == (0, 0)
+    for _ in range(3):
+        assert arrived.acquire(timeout=30)
+    assert prepared == [(0, False), (1, False), (2, False)]
+    batches.close()
+    assert len(prepared) == 3
+
+
+def test_without_threads_none_is_prepared_before():
+    prepared = []
+    batches = ahead.prepared_ahead(iter(range(100)), prepared.append, ahead=0)
+    next(batches)
+    assert prepared == [0]
+
+
+@pytest.mark.parametrize("count", [0, 2])
+@pytest.mark.parametrize("place", ["reading", "preparing"])
+def test_an_error_comes_where_its_batch_would(count, place):
+    def read():
+        yield 1
+        if place == "reading":
+            raise ValueError("the file ends early")
+        yield 2
+
+    def prepare(batch):
+        if batch == 2:
+            raise ValueError("the file ends early")
+        return batch
+
+    batches = ahead.prepared_ahead(read(), prepare, ahead=count)
+    assert next(batches) == (1, 1)
+    with pytest.raises(ValueError, match="the file ends early"):
+        next(batches)
+
+
+def test_a_reader_that_hangs_does_not_keep_the_run_from_ending(monkeypatch):
+    monkeypatch.setattr(ahead, "_CLOSING_SECONDS", 0.01)
+    never = threading.Event()
+
+    def read():
+        yield 1
+        never.wait(60)
+
+    batches = ahead.prepared_ahead(read(), lambda batch: batch, ahead=2)
+    assert next(batches) == (1, 1)
+    batches.close()
+    assert not never.is_set()
+    never.set()
+
+
+def test_batches_of_an_accelerator_are_the_same_again_in_its_program(as_accelerator):
+    batch = {
+        "image": tf.constant([[1, 255]], tf.uint8),
+        "classes": tf.constant([3, -1, 2**31 - 1], tf.int32),
+        "boxes": tf.constant([0.5, 1.5]),
+        "is_crowd": tf.constant([True, False]),
+    }
+    sent = ahead.to_accelerator(batch)
+    assert tf.int32 not in {value.dtype for value in sent.values()}
+    again = tf.function(ahead.narrowed, jit_compile=True)(sent)
+    assert {k: v.dtype for k, v in again.items()} == {k: v.dtype for k, v in batch.items()}
+    for name, value in batch.items():
+        assert again[name].numpy().tolist() == value.numpy().tolist()
+
+
+def test_without_an_accelerator_a_batch_is_left_alone():
+    batch = {"classes": tf.constant([3], tf.int32)}
+    assert ahead.to_accelerator(batch)["classes"] is batch["classes"]
+    assert ahead.batches_ahead(3) == 0
+
+
+def test_steps_of_several_batches_have_as_many_ahead(as_accelerator):
+    assert (ahead.batches_ahead(), ahead.batches_ahead(3)) == (2, 6)
+
+
+def test_numbers_are_read_by_a_thread_where_there_is_an_accelerator(as_accelerator):
+    read = ahead.NumbersReader()
+    waiting = [read(tf.constant([float(i)])) for i in range(3)]
+    assert [call().tolist() for call in waiting] == [[0.0], [1.0], [2.0]]
+    read.close()
+    assert not read._caller._thread.is_alive()
