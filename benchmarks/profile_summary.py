@@ -77,6 +77,34 @@ def time_by_kind(space: Any) -> dict[str, float]:
     return dict(total.most_common())
 
 
+def busy_share(space: Any) -> float | None:
+    """Returns the share of the time from the first to the last kernel in which one runs, 0..1.
+
+    Copies do not count. None without a GPU.
+
+    Args:
+      space: an XSpace message.
+    """
+    spans = [
+        (line.timestamp_ns * 1000 + event.offset_ps, event.duration_ps)
+        for plane in space.planes
+        if plane.name.startswith("/device:GPU")
+        for line in plane.lines
+        if line.name.startswith("Stream")
+        for event in line.events
+        if not plane.event_metadata[event.metadata_id].name.startswith(("Memcpy", "Memset"))
+    ]
+    if not spans:
+        return None
+    spans.sort()
+    first = end = spans[0][0]
+    busy = 0
+    for start, duration in spans:
+        busy += max(0, start + duration - max(start, end))
+        end = max(end, start + duration)
+    return busy / max(end - first, 1)
+
+
 def main(argv: list[str]) -> int:
     """Prints the table; returns the exit code."""
     cli.refuse_arguments(argv)
@@ -94,8 +122,16 @@ def main(argv: list[str]) -> int:
     print(f"{whole:.0f} ms of operations in {path}")
     for kind, spent in list(milliseconds.items())[: FLAGS.rows]:
         print(f"  {spent / whole:6.1%}  {spent:10.1f} ms  {kind[:80]}")
+    busy = busy_share(space)
+    if busy is not None:
+        print(f"the GPU was busy for {busy:.1%} of the recorded time")
     largest = next(iter(milliseconds))
-    row = {"profile": str(path), "operations_ms": whole, "largest": largest}
+    row = {
+        "profile": str(path),
+        "operations_ms": whole,
+        "largest": largest,
+        "busy_share": "" if busy is None else busy,
+    }
     finish(row, results=FLAGS.results)
     shares = {kind: round(ms / whole, 4) for kind, ms in list(milliseconds.items())[: FLAGS.rows]}
     print(json.dumps(shares))

@@ -435,5 +435,12 @@ class Trainer:
             f"done: {step} steps in {format_duration(self._clock.seconds())}, "
             f"{speed:.1f} images/s, {latency:.3f} s per step, data wait {wait:.0%}"
         )
+        if self._train.benchmark:
+            found = self._steps.throughput.recent_summary()
+            median, p90 = (1000 * found[f"step_seconds_p{q}"] for q in (50, 90))
+            count = self._steps.throughput.measured_steps
+            self._log.info(
+                f"of {count} steps: median {median:.1f} ms, 90th percentile {p90:.1f} ms"
+            )
         self._log.flush()
         return RunResult(EXIT_DONE, epoch, step, dict(self._metrics), averages)

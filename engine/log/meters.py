@@ -70,14 +70,15 @@ class Throughput:
     def recent_summary(self) -> dict[str, float]:
         """Returns `images_per_second` of the recent steps, `step_seconds` and its percentiles.
 
-        The percentiles are `step_seconds_p90`, `_p95` and `_p99`; `seconds` is the whole time.
+        The percentiles are `step_seconds_p50`, `_p90`, `_p95` and `_p99`; `seconds` is the whole
+        time.
         """
         seconds = [s for s, _ in self._recent] or [0.0]
         speed = self.recent()
         return {
             "images_per_second": speed.images_per_second,
             "step_seconds": speed.step_seconds,
-            **{f"step_seconds_p{q}": float(np.percentile(seconds, q)) for q in (90, 95, 99)},
+            **{f"step_seconds_p{q}": float(np.percentile(seconds, q)) for q in (50, 90, 95, 99)},
             "seconds": sum(seconds),
         }
 

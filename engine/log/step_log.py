@@ -74,7 +74,10 @@ class StepLog:
         self._names, self._dynamic = list(names), dynamic_loss_scale
         self._losses = [*loss_names, "loss"]
         self._logged = [*loss_names, "reg_l2_loss", "loss", "gradient_norm"]
-        self.throughput = Throughput(plan.global_batch_size, warmup_steps=train.log_warmup_steps)
+        window = {"window": train.benchmark_steps} if train.benchmark else {}
+        self.throughput = Throughput(
+            plan.global_batch_size, warmup_steps=train.log_warmup_steps, **window
+        )
         self.last_loss = math.nan
         # Of a timed run not known before its speed is.
         planned = plan.stop_epoch * plan.steps_per_epoch

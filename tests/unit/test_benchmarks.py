@@ -125,6 +125,27 @@ def test_a_profile_is_summed_up_by_kind(run, tmp_path):
     assert 0.5 < shares["MatMul"] <= sum(shares.values()) <= 1.0
 
 
+def test_the_busy_share_of_a_gpu_is_that_of_its_kernels():
+    from tensorflow.tsl.profiler.protobuf import xplane_pb2
+
+    from benchmarks.profile_summary import busy_share
+
+    space = xplane_pb2.XSpace()
+    host, gpu = space.planes.add(name="/host:CPU"), space.planes.add(name="/device:GPU:0")
+    assert busy_share(space) is None
+    for number, name in enumerate(("kernel", "MemcpyH2D"), start=1):
+        gpu.event_metadata[number].name = name
+    host.lines.add(name="Stream").events.add(metadata_id=1, duration_ps=10**9)
+    # Microseconds: kernels 0..40, 30..50 beside it, 90..100; copies do not count.
+    streams = {5: [(1, 0, 40), (1, 90, 10)], 6: [(1, 30, 20)], 7: [(2, 50, 40)]}
+    for stream, events in streams.items():
+        line = gpu.lines.add(name=f"Stream #{stream}(Compute)", timestamp_ns=1000)
+        for kind, start, duration in events:
+            line.events.add(metadata_id=kind, offset_ps=start * 10**6, duration_ps=duration * 10**6)
+    gpu.lines.add(name="XLA Modules").events.add(metadata_id=1, duration_ps=10**9)
+    assert busy_share(space) == pytest.approx(0.6)
+
+
 @pytest.mark.slow
 def test_reductions_are_timed(run):
     said, row = run("parts", "--part=reduction", *TINY_MODEL, "--runs=2", "--num_classes=4")
