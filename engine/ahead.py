@@ -67,8 +67,14 @@ def to_accelerator(batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
     if not device:
         return dict(batch)
     widened = {k: tf.cast(v, tf.int64) if v.dtype == tf.int32 else v for k, v in batch.items()}
+    return _copied(widened, device)
+
+
+@tf.function(autograph=False)
+def _copied(batch: dict[str, tf.Tensor], device: str) -> dict[str, tf.Tensor]:
+    """Copies tensors at once: one after another, each would wait for a step."""
     with tf.device(device):
-        return {name: tf.identity(value) for name, value in widened.items()}
+        return {name: tf.identity(value) for name, value in batch.items()}
 
 
 def narrowed(batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
