@@ -41,6 +41,13 @@ run_nvcc() {
   "${nvcc:-${HOROVOD_CUDA_HOME:-/usr/local/cuda}/bin/nvcc}" "$@"
 }
 
+# Prints the folder of the CUDA toolkit. nvcc in PATH may be a link or a script elsewhere, beside which CMake finds no CUDA.
+cuda_home() {
+  local top
+  top=$(run_nvcc --dryrun any.cu 2>&1 | sed -n 's/^#\$ TOP=//p' | head -n 1 || true)
+  if [ -n "$top" ] && [ -d "$top" ]; then (cd "$top" && pwd -P); else echo /usr/local/cuda; fi
+}
+
 # Two ranks reduce a tensor through Horovod and gather an object through mpi4py.
 horovod_works() {
   local flags
@@ -86,7 +93,7 @@ index? Look at $list, or use --stack old."
 }
 
 build_horovod() {
-  local target=$1 jobs memory_jobs packages rpath=
+  local target=$1 jobs memory_jobs packages cuda rpath=
   jobs=$(nproc)
   memory_jobs=$(($(awk '/^MemAvailable/ {print $2}' /proc/meminfo) / 2000000))
   if [ "$memory_jobs" -lt "$jobs" ]; then jobs=$memory_jobs; fi
@@ -108,6 +115,8 @@ build_horovod() {
     ln -sfn "$packages/nvidia/nccl/lib/libnccl.so.2" "$state/nccl/lib/libnccl.so"
     # shellcheck disable=SC2016
     rpath="$rpath${rpath:+;}"'$ORIGIN/../../nvidia/nccl/lib'
+    cuda=${HOROVOD_CUDA_HOME:-$(cuda_home)}
+    settings+=("PATH=$venv/bin:$cuda/bin:$PATH" "HOROVOD_CUDA_HOME=$cuda")
     settings+=(HOROVOD_GPU_OPERATIONS=NCCL HOROVOD_NCCL_LINK=SHARED "HOROVOD_NCCL_HOME=${HOROVOD_NCCL_HOME:-$state/nccl}")
   else
     settings+=(HOROVOD_WITHOUT_NVTX=1)
@@ -136,7 +145,7 @@ install_horovod() {
   kept=$(cache_dir)/wheels/$key
   if [ "$device" = gpu ] && ! wants_nccl; then
     say "WARNING: a GPU but no nvcc: Horovod is built without NCCL and moves gradients through the host. Install the \
-CUDA 12 toolkit (nvcc in PATH or HOROVOD_CUDA_HOME) and run scripts/setup_env.sh --rebuild-horovod."
+toolkit of CUDA 12 or 13 (nvcc in PATH or HOROVOD_CUDA_HOME) and run scripts/setup_env.sh --rebuild-horovod."
   fi
   obtain_horovod
   say "$whose works: two ranks reduced a tensor ($(last_output | grep -m 1 '^TensorFlow ' || true))"
