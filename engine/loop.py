@@ -435,7 +435,7 @@ class Trainer:
             f"done: {step} steps in {format_duration(self._clock.seconds())}, "
             f"{speed:.1f} images/s, {latency:.3f} s per step, data wait {wait:.0%}"
         )
-        if self._train.benchmark:
+        if self._train.benchmark and self._steps.throughput.measured_steps:
             found = self._steps.throughput.recent_summary()
             median, p90 = (1000 * found[f"step_seconds_p{q}"] for q in (50, 90))
             count = self._steps.throughput.measured_steps
