@@ -3,15 +3,18 @@
 TensorFlow orders a copy after all work that is queued on the accelerator at that moment, and waits
 for the copy. So a batch that is copied by its step, or numbers that are read after the next step
 was started, let the accelerator run dry between steps. Here threads of their own ask for both:
-batches two steps before they are needed, numbers as soon as their step is queued.
+for a batch two steps before it is needed, for numbers as soon as their step is queued. Each batch
+under way has a thread: a copy asked for after the one before it would wait for a later step.
 """
 
 from __future__ import annotations
 
+import itertools
 import queue
 import threading
+import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
@@ -23,7 +26,7 @@ _T = TypeVar("_T")
 
 # A copy waits for the step that is queued when it begins, so it has to begin a step earlier.
 _STEPS_AHEAD = 2
-# How long the end of a run waits for the call in hand.
+# How long the end of a run waits for the calls in hand.
 _CLOSING_SECONDS = 5.0
 
 
@@ -45,7 +48,10 @@ class Caller:
     def close(self) -> None:
         """Ends the thread after the calls that it has, but those that are cancelled."""
         self._calls.put(None)
-        self._thread.join(_CLOSING_SECONDS)
+
+    def join(self, seconds: float) -> None:
+        """Waits for the end of the thread."""
+        self._thread.join(seconds)
 
     def _work(self) -> None:
         while (item := self._calls.get()) is not None:
@@ -66,15 +72,16 @@ def to_accelerator(batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
     device = devices.accelerator()
     if not device:
         return dict(batch)
-    widened = {k: tf.cast(v, tf.int64) if v.dtype == tf.int32 else v for k, v in batch.items()}
-    return _copied(widened, device)
+    return _copied(dict(batch), device)
 
 
 @tf.function(autograph=False)
 def _copied(batch: dict[str, tf.Tensor], device: str) -> dict[str, tf.Tensor]:
     """Copies tensors at once: one after another, each would wait for a step."""
+    with tf.device("cpu:0"):
+        wide = {k: tf.cast(v, tf.int64) if v.dtype == tf.int32 else v for k, v in batch.items()}
     with tf.device(device):
-        return {name: tf.identity(value) for name, value in batch.items()}
+        return {name: tf.identity(value) for name, value in wide.items()}
 
 
 def narrowed(batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -95,26 +102,40 @@ def prepared_ahead(
     source = iter(batches)
     end = object()
 
-    def one() -> Any:
-        batch = next(source, end)
+    def finished(batch: Any) -> Any:
         return end if batch is end else (batch, prepare(batch))
 
     if not ahead:
-        while (item := one()) is not end:
+        while (item := finished(next(source, end))) is not end:
             yield item
         return
-    caller = Caller()
-    waiting = deque(caller.submit(one) for _ in range(ahead))
+    reader, *others = callers = [Caller() for _ in range(ahead + 2)]
+    preparing = itertools.cycle(others)
+
+    def submit() -> Future:
+        read = reader.submit(lambda: next(source, end))
+        return next(preparing).submit(lambda: finished(read.result()))
+
+    waiting = deque(submit() for _ in range(ahead))
     try:
         while True:
-            waiting.append(caller.submit(one))
+            waiting.append(submit())
             if (item := waiting.popleft().result()) is end:
                 return
             yield item
     finally:
         for future in waiting:
             future.cancel()
+        close(callers)
+
+
+def close(callers: Sequence[Caller]) -> None:
+    """Ends threads, and waits a little for them."""
+    for caller in callers:
         caller.close()
+    until = time.monotonic() + _CLOSING_SECONDS
+    for caller in callers:
+        caller.join(max(until - time.monotonic(), 0.0))
 
 
 def batches_ahead(per_step: int = 1) -> int:
@@ -135,4 +156,4 @@ class NumbersReader:
     def close(self) -> None:
         """Ends the reader's thread."""
         if self._caller:
-            self._caller.close()
+            close([self._caller])

@@ -34,9 +34,25 @@ def test_so_many_are_prepared_before_they_are_taken():
     assert next(batches) == (0, 0)
     for _ in range(3):
         assert arrived.acquire(timeout=30)
-    assert prepared == [(0, False), (1, False), (2, False)]
+    assert sorted(prepared) == [(0, False), (1, False), (2, False)]
     batches.close()
     assert len(prepared) == 3
+
+
+def test_a_slow_batch_holds_up_no_other():
+    others = threading.Semaphore(0)
+
+    def prepare(batch):
+        if batch == 0:
+            # Ends when the next two are prepared, which wait for nothing.
+            assert all(others.acquire(timeout=30) for _ in range(2))
+        else:
+            others.release()
+        return batch
+
+    batches = ahead.prepared_ahead(iter(range(100)), prepare, ahead=2)
+    assert [next(batches) for _ in range(4)] == [(i, i) for i in range(4)]
+    batches.close()
 
 
 def test_without_threads_none_is_prepared_before():
