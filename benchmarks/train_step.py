@@ -48,7 +48,7 @@ def main(argv: list[str]) -> int:
     import families
     from benchmarks.synthetic import numbered_class_map, synthetic_batch
     from benchmarks.timing import peak_memory_gb, percentiles_ms, timed
-    from engine.ahead import batches_ahead, prepared_ahead, to_accelerator
+    from engine.batches import batches_ahead, prepared_ahead, to_accelerator
     from engine.optim.plan import make_plan
     from engine.ranks import distributed
     from engine.start.process import chooses_xla, join_ranks, set_precision

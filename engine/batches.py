@@ -1,12 +1,36 @@
-"""Iterating over an input pipeline, with its errors said plainly."""
+"""Batches: iterating over them, and having them on the accelerator in time.
 
+TensorFlow orders a copy after all work that is queued on the accelerator at that moment, and waits
+for the copy. So a batch that is copied by its step, or numbers that are read after the next step
+was started, let the accelerator run dry between steps. Here threads of their own ask for both:
+for a batch two steps before it is needed, for numbers as soon as their step is queued. Each batch
+under way has a thread: a copy asked for after the one before it would wait for a later step.
+"""
+
+from __future__ import annotations
+
+import itertools
+import queue
 import re
-from collections.abc import Iterable, Iterator, Mapping
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any, TypeVar
 
 import tensorflow as tf
 
+from engine.ranks import devices
+
+_T = TypeVar("_T")
+
 # A Python error raised inside tf.data arrives as text within TensorFlow's.
 _SAID = re.compile(r"\b(\w+Error): (.*)")
+# A copy waits for the step that is queued when it begins, so it has to begin a step earlier.
+_STEPS_AHEAD = 2
+# How long the end of a run waits for the calls in hand.
+_CLOSING_SECONDS = 5.0
 
 
 def iterate(dataset: Iterable[Mapping[str, tf.Tensor]]) -> Iterator[Mapping[str, tf.Tensor]]:
@@ -35,3 +59,132 @@ def image_shape(batch: Mapping[str, tf.Tensor]) -> tuple[int, ...]:
     """
     shapes = [value.shape for value in batch.values()]
     return tuple(max(shapes, key=lambda shape: (shape.rank, shape.num_elements())))
+
+
+class Caller:
+    """A thread that makes calls in their order. It does not keep the process from ending."""
+
+    def __init__(self) -> None:
+        self._calls: queue.SimpleQueue[tuple[Future, Callable[[], Any]] | None]
+        self._calls = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._thread.start()
+
+    def submit(self, call: Callable[[], _T]) -> Future[_T]:
+        """Returns what the call will return, or raise."""
+        future: Future = Future()
+        self._calls.put((future, call))
+        return future
+
+    def close(self) -> None:
+        """Ends the thread after the calls that it has, but those that are cancelled."""
+        self._calls.put(None)
+
+    def join(self, seconds: float) -> None:
+        """Waits for the end of the thread."""
+        self._thread.join(seconds)
+
+    def _work(self) -> None:
+        while (item := self._calls.get()) is not None:
+            future, call = item
+            if not future.set_running_or_notify_cancel():
+                continue
+            try:
+                future.set_result(call())
+            except BaseException as error:
+                future.set_exception(error)
+
+
+def to_accelerator(batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    """Returns the tensors of a batch in the accelerator's memory; as they are without one.
+
+    int32 becomes int64, as TensorFlow keeps int32 in host memory; `narrowed` undoes it.
+    """
+    device = devices.accelerator()
+    if not device:
+        return dict(batch)
+    return _copied(dict(batch), device)
+
+
+@tf.function(autograph=False)
+def _copied(batch: dict[str, tf.Tensor], device: str) -> dict[str, tf.Tensor]:
+    """Copies tensors at once: one after another, each would wait for a step."""
+    with tf.device("cpu:0"):
+        wide = {k: tf.cast(v, tf.int64) if v.dtype == tf.int32 else v for k, v in batch.items()}
+    with tf.device(device):
+        return {name: tf.identity(value) for name, value in wide.items()}
+
+
+def narrowed(batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    """Returns a batch in which int64 is int32 again; in the program that takes it."""
+    return {k: tf.cast(v, tf.int32) if v.dtype == tf.int64 else v for k, v in batch.items()}
+
+
+def prepared_ahead(
+    batches: Iterable[_T], prepare: Callable[[_T], Any], *, ahead: int
+) -> Iterator[tuple[_T, Any]]:
+    """Yields (batch, prepared batch), prepared in a thread some batches before they are taken.
+
+    Args:
+      batches: in their order; errors are raised where their batch would be taken.
+      prepare: gives a batch's tensors as its program takes them, in the accelerator's memory.
+      ahead: batches that are prepared before they are asked for; 0 needs no thread.
+    """
+    source = iter(batches)
+    end = object()
+
+    def finished(batch: Any) -> Any:
+        return end if batch is end else (batch, prepare(batch))
+
+    if not ahead:
+        while (item := finished(next(source, end))) is not end:
+            yield item
+        return
+    reader, *others = callers = [Caller() for _ in range(ahead + 2)]
+    preparing = itertools.cycle(others)
+
+    def submit() -> Future:
+        read = reader.submit(lambda: next(source, end))
+        return next(preparing).submit(lambda: finished(read.result()))
+
+    waiting = deque(submit() for _ in range(ahead))
+    try:
+        while True:
+            waiting.append(submit())
+            if (item := waiting.popleft().result()) is end:
+                return
+            yield item
+    finally:
+        for future in waiting:
+            future.cancel()
+        close(callers)
+
+
+def close(callers: Sequence[Caller]) -> None:
+    """Ends threads, and waits a little for them."""
+    for caller in callers:
+        caller.close()
+    until = time.monotonic() + _CLOSING_SECONDS
+    for caller in callers:
+        caller.join(max(until - time.monotonic(), 0.0))
+
+
+def batches_ahead(per_step: int = 1) -> int:
+    """Returns how many batches to prepare ahead, of steps that take `per_step` of them."""
+    return _STEPS_AHEAD * per_step if devices.accelerator() else 0
+
+
+class NumbersReader:
+    """Reads tensors of the accelerator as soon as their step is queued, without holding it up."""
+
+    def __init__(self) -> None:
+        self._caller = Caller() if devices.accelerator() else None
+
+    def __call__(self, numbers: tf.Tensor) -> Callable[[], Any]:
+        """Returns a function that waits for the numbers and returns them as an array."""
+        return self._caller.submit(numbers.numpy).result if self._caller else numbers.numpy
+
+    def close(self) -> None:
+        """Ends the reader's thread."""
+        if self._caller:
+            close([self._caller])

@@ -10,8 +10,15 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from engine.ahead import batches_ahead, narrowed, prepared_ahead, to_accelerator
-from engine.batches import image_shape, iterate
+from engine.batches import (
+    batches_ahead,
+    image_shape,
+    iterate,
+    narrowed,
+    prepared_ahead,
+    to_accelerator,
+)
+from engine.log.meanwhile import said_meanwhile
 from engine.log.meters import format_duration
 from engine.log.run_log import RunLog
 from engine.ranks import distributed
@@ -35,10 +42,12 @@ class _Program:
 
     def __call__(self, batch: Mapping[str, tf.Tensor]) -> Any:
         shape = image_shape(batch)
-        if self._use_xla and shape not in self._shapes:
-            self._log.info(f"compiling {self._name} for batches of {shape}")
+        if not self._use_xla or shape in self._shapes:
+            return self.compiled(batch)
         self._shapes.add(shape)
-        return self.compiled(batch)
+        self._log.info(f"compiling {self._name} for batches of {shape}")
+        with said_meanwhile(self._log.info, f"compiling {self._name}"):
+            return self.compiled(batch)
 
 
 def _batches(

@@ -17,12 +17,19 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from engine.ahead import NumbersReader, batches_ahead, prepared_ahead, to_accelerator
-from engine.batches import image_shape, iterate
+from engine.batches import (
+    NumbersReader,
+    batches_ahead,
+    image_shape,
+    iterate,
+    prepared_ahead,
+    to_accelerator,
+)
 from engine.config.settings import EvalConfig, TrainConfig
 from engine.evaluation import Evaluator, Validator, percent
 from engine.files.best import BestEvaluation
 from engine.log.hooks import EpochEnd, Hook, RunResult, StepEnd
+from engine.log.meanwhile import said_meanwhile
 from engine.log.meters import Stopwatch, format_duration, renamed
 from engine.log.profiler import StepProfiler
 from engine.log.run_log import RunLog
@@ -215,12 +222,14 @@ class Trainer:
                 )
                 self._shapes.add(shapes)
             HERE.at(f"step {step + 1}", *([COMPILE] if is_new else []))
-            numbers = self._read(self._step(list(on_device)))
+            with self._compiling() if is_new else contextlib.nullcontext():
+                numbers = self._read(self._step(list(on_device)))
+                if is_new:
+                    numbers()
             step += 1
             self._read_pending()
             self._pending = (step, epoch, numbers, [b["source_id"] for b in batches])
             if is_new:
-                numbers()
                 which = "first step" if is_first else f"first step of {shown}"
                 self._log.info(f"{which} after {format_duration(time.monotonic() - began)}")
                 if step == 1 and not self._train.benchmark:
@@ -244,10 +253,13 @@ class Trainer:
         HERE.at("compiling the train step for batches of all shapes", COMPILE)
         shown = ", ".join(str(image_shape(b)) for b in batches)
         self._log.info(f"tracing the train step for batches of {shown}")
-        with self._state.kept():
+        with self._state.kept(), self._compiling():
             programs = self._step.programs([self._to_accelerator(b) for b in batches])
             compile_ahead.call_side_by_side(programs, say=self._log.info)
         self._compiled.update(map(image_shape, batches))
+
+    def _compiling(self) -> contextlib.AbstractContextManager:
+        return said_meanwhile(self._log.info, "compiling the train step")
 
     def _draw(self, batch: Mapping[str, tf.Tensor]) -> None:
         """Draws the first batch into the run's folder."""

@@ -13,8 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import tensorflow as tf
 
-from engine.ahead import narrowed
-from engine.batches import image_shape
+from engine.batches import image_shape, narrowed
 from engine.config.settings import OptimConfig
 from engine.ranks import distributed
 from engine.start.compiled import compiled, is_compiled
@@ -128,7 +127,7 @@ class TrainStep:
         """Runs the model on one batch.
 
         Args:
-          batch: as `engine.ahead.to_accelerator` gives it.
+          batch: as `engine.batches.to_accelerator` gives it.
           place: int64 [3]: batches of a step, which of them this is, the seed of the share.
 
         Returns:

@@ -5,7 +5,7 @@ import threading
 import pytest
 import tensorflow as tf
 
-from engine import ahead
+from engine import batches as ahead
 from engine.ranks import devices
 
 
