@@ -9,6 +9,7 @@ another environment before its imports, is started from scratch.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import multiprocessing
 import os
 import runpy
@@ -108,7 +109,7 @@ class Commands:
 
     def __init__(self, folder: Path):
         self._folder = folder
-        self._count = 0
+        self._numbers = itertools.count(1)  # threads may start commands
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(list(_IMPORTED_ONCE))
 
@@ -116,8 +117,7 @@ class Commands:
         self, script: str, *flags: object, environment: Mapping[str, str] | None = None
     ) -> Running:
         """Starts a script of the repository, or a module of it as `python -m` does."""
-        self._count += 1
-        output = self._folder / f"{self._count:03d}-{Path(script).stem}.out"
+        output = self._folder / f"{next(self._numbers):03d}-{Path(script).stem}.out"
         errors = output.with_suffix(".err")
         output.touch()
         errors.touch()

@@ -2,9 +2,10 @@
 
     ./run_tests.sh -m gpu
 
-Networks are small, so that the compiler is what takes the time: under five minutes in all. With
-RINGDET_GPU_TESTS_ON=cpu the same commands run without a GPU, to rehearse them; nothing is then
-compiled, and precision is single.
+Networks are small, so that the compiler is what takes the time; the commands of all tests that are
+selected run side by side, half as many at once as there are cores. With RINGDET_GPU_TESTS_ON=cpu
+the same commands run without a GPU, to rehearse them; nothing is then compiled, and precision is
+single.
 """
 
 from __future__ import annotations
@@ -12,11 +13,14 @@ from __future__ import annotations
 import json
 import os
 import signal
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from commands import Commands, Result
 from left_by_runs import differing, recorded
 from test_maskrcnn import TINY as TINY_MASK
 from tiny_runs import BACKBONE, TINY_MODEL, TINY_RUN
@@ -42,21 +46,103 @@ FAMILIES = {
 }
 
 
+WAYS = (
+    ("--noamp",),
+    ("--precision=mixed_bfloat16",),
+    ("--nouse_xla",),
+    ("--gradient_accumulation=2", "--sync_bn", "--remat"),
+    ("--deterministic",),
+)
+DEVICES = {"gpu": FULL_PRECISION, "cpu": HIDE_GPU}
+
+
+class Runs:
+    """Trainings in threads, each in a folder named after what it is for.
+
+    Args:
+      commands: starts them.
+      data: flags of 14 pictures with masks, which are validated on as well.
+      folder: of their folders.
+    """
+
+    def __init__(self, commands: Commands, data: tuple[str, ...], folder: Path):
+        self._commands, self._data, self._folder = commands, data, folder
+        self._pool = ThreadPoolExecutor(max(1, (os.cpu_count() or 2) // 2))
+        self._futures: dict[str, Future] = {}
+
+    def begin(self, name: str, family: str, *flags: str, **options) -> None:
+        """Trains in a thread."""
+        self._futures[name] = self._pool.submit(self.train, name, family, *flags, **options)
+
+    def train(self, name: str, family: str, *flags: str, **options) -> Result:
+        """Trains."""
+        return self._commands.run("train.py", *self._flags(name, family, *flags), **options)
+
+    def begin_broken(self, name: str, family: str, *flags: str) -> None:
+        """Trains in a thread, is stopped after step 20 and goes on."""
+
+        def broken() -> Result:
+            running = self._commands.start("train.py", *self._flags(name, family, *flags))
+            running.wait_until_said(" step 20/")
+            running.send(signal.SIGTERM)
+            assert running.wait().code == 75
+            return self.train(name, family, *flags)
+
+        self._futures[name] = self._pool.submit(broken)
+
+    def ended(self, name: str) -> tuple[Path, Result]:
+        """Waits; returns the folder of a training that succeeded, and what it said."""
+        return self._folder / name, self._futures[name].result().require_success()
+
+    def side_by_side(self, *calls: tuple[str, ...]) -> None:
+        """Runs commands, each a script and its flags, at once; fails unless all succeed."""
+        futures = [self._pool.submit(self._commands.run, *call) for call in calls]
+        for future in futures:
+            future.result().require_success()
+
+    def close(self) -> None:
+        """Begins nothing more and waits for what runs."""
+        self._pool.shutdown(cancel_futures=True)
+
+    def _flags(self, name: str, family: str, *flags: str) -> tuple[str, ...]:
+        return (*FAMILIES[family], *self._data, f"--model_dir={self._folder / name}", *flags)
+
+
 @pytest.fixture(scope="module")
-def data(tiny_set):
-    """Flags of 14 pictures with masks, which are validated on as well; and their folder."""
+def runs(request, commands, tiny_set, tmp_path_factory) -> Iterator[Runs]:
+    """The trainings of the tests that are selected, begun together."""
     if not REHEARSED and not tf.config.list_physical_devices("GPU"):
         pytest.fail("TensorFlow sees no GPU: -m gpu is for a machine with one")
-    return tiny_set.flags, tiny_set.images
+    runs = Runs(commands, tiny_set.flags, tmp_path_factory.mktemp("gpu"))
+    begin_all(runs, {item.originalname for item in request.session.items})
+    yield runs
+    runs.close()
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
-def trained(request, commands, data, tmp_path_factory):
-    """A run at default settings: its family, folder and what it said."""
-    folder = tmp_path_factory.mktemp(request.param) / "run"
-    flags = (*FAMILIES[request.param], *data[0], f"--model_dir={folder}")
-    result = commands.run("train.py", *flags).require_success()
-    return request.param, folder, result.output
+def begin_all(runs: Runs, tests: set[str]) -> None:
+    """Begins what the tests named wait for."""
+    few = ("--benchmark", "--benchmark_steps=4")
+    if tests & {
+        "test_training_at_default_settings_learns",
+        "test_evaluation_drawing_and_export_from_the_same_checkpoint",
+    }:
+        for family in FAMILIES:
+            runs.begin(family, family)
+    if "test_a_stopped_run_goes_on_as_the_unbroken_one" in tests:
+        exact = ("--deterministic", "--skip_test", "--num_epochs=8", "--console_seconds=0")
+        runs.begin_broken("broken", "efficientdet", *exact)
+        runs.begin("unbroken", "efficientdet", *exact)
+    if "test_losses_are_those_of_a_cpu" in tests:
+        for family in FAMILIES:
+            for device, environment in DEVICES.items():
+                plain = (*few, "--noamp", "--nouse_xla")
+                runs.begin(f"{family}-{device}", family, *plain, environment=environment)
+    if "test_every_way_to_train_takes_steps" in tests:
+        for flags in WAYS:
+            runs.begin("".join(flags), "efficientdet", *few, *flags)
+    if "test_profiles_name_what_the_gpu_did" in tests:
+        profiled = ("--profile_steps=3", "--stop_epoch=2", "--skip_test")
+        runs.begin("profiled", "efficientdet", *profiled)
 
 
 def losses(folder: Path) -> np.ndarray:
@@ -64,9 +150,11 @@ def losses(folder: Path) -> np.ndarray:
     return np.array([step["loss"] for step in recorded(folder)])
 
 
-def test_training_at_default_settings_learns(trained):
-    family, folder, said = trained
+@pytest.mark.parametrize("family", FAMILIES)
+def test_training_at_default_settings_learns(family, runs):
+    folder, result = runs.ended(family)
     if not REHEARSED:
+        said = result.output
         assert "precision mixed_float16, XLA on" in said and "rank(s), cpu" not in said
     found = losses(folder)
     assert np.isfinite(found).all()
@@ -76,71 +164,42 @@ def test_training_at_default_settings_learns(trained):
     assert metrics["AP50"] > 0.02  # of pictures that it has seen
 
 
-def test_evaluation_drawing_and_export_from_the_same_checkpoint(trained, commands, data, tmp_path):
-    family, folder, _ = trained
-    (_, *validation), images = data
-    evaluated = tmp_path / "evaluation"
-    arguments = (f"--ckpt_path={folder}", *validation, f"--output_dir={evaluated}")
-    commands.run("eval.py", *arguments).require_success()
+@pytest.mark.parametrize("family", FAMILIES)
+def test_evaluation_drawing_and_export_from_the_same_checkpoint(family, runs, tiny_set, tmp_path):
+    folder, _ = runs.ended(family)
+    _, *validation = tiny_set.flags
+    evaluated, drawn, exported = (tmp_path / name for name in ("evaluation", "drawn", "exported"))
+    pictures = f"--image_path={tiny_set.images}"
+    runs.side_by_side(
+        ("eval.py", f"--ckpt_path={folder}", *validation, f"--output_dir={evaluated}"),
+        ("infer.py", f"--model_dir={folder}", pictures, f"--output_dir={drawn}"),
+        ("export.py", f"--model_dir={folder}", f"--saved_model_dir={exported}"),
+    )
     assert "AP" in json.loads((evaluated / "metrics.json").read_text())
-    drawn = tmp_path / "drawn"
-    arguments = (f"--model_dir={folder}", f"--image_path={images}", f"--output_dir={drawn}")
-    commands.run("infer.py", *arguments).require_success()
     assert len(list(drawn.rglob("*.jpg")) + list(drawn.rglob("*.png"))) >= 14
-    exported = tmp_path / "exported"
-    arguments = (f"--model_dir={folder}", f"--saved_model_dir={exported}")
-    commands.run("export.py", *arguments).require_success()
     model = tf.saved_model.load(str(exported))
     boxes, scores, *_ = model(tf.zeros([1, 80, 70, 3], tf.uint8))
     assert boxes.shape[-1] == 4 and np.isfinite(scores.numpy()).all(), family
 
 
-@pytest.mark.parametrize(
-    "flags",
-    [
-        ("--noamp",),
-        ("--precision=mixed_bfloat16",),
-        ("--nouse_xla",),
-        ("--gradient_accumulation=2", "--sync_bn", "--remat"),
-        ("--deterministic",),
-    ],
-    ids="-".join,
-)
-def test_every_way_to_train_takes_steps(flags, commands, data, tmp_path):
-    few = ("--benchmark", "--benchmark_steps=4", f"--model_dir={tmp_path}")
-    given = (*FAMILIES["efficientdet"], *data[0], *few, *flags)
-    commands.run("train.py", *given).require_success()
-    assert np.isfinite(losses(tmp_path)).all()
+@pytest.mark.parametrize("flags", WAYS, ids="".join)
+def test_every_way_to_train_takes_steps(flags, runs):
+    folder, _ = runs.ended("".join(flags))
+    assert np.isfinite(losses(folder)).all()
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_losses_are_those_of_a_cpu(family, commands, data, tmp_path):
-    few = ("--benchmark", "--benchmark_steps=3", "--noamp", "--nouse_xla")
-    found = {}
-    for device, environment in (("gpu", FULL_PRECISION), ("cpu", HIDE_GPU)):
-        folder = tmp_path / device
-        flags = (*FAMILIES[family], *data[0], *few, f"--model_dir={folder}")
-        commands.run("train.py", *flags, environment=environment).require_success()
-        found[device] = losses(folder)
+def test_losses_are_those_of_a_cpu(family, runs):
+    found = {device: losses(runs.ended(f"{family}-{device}")[0]) for device in DEVICES}
     print(f"{family}: gpu {found['gpu']}, cpu {found['cpu']}")
     np.testing.assert_allclose(found["gpu"], found["cpu"], rtol=1e-3)
 
 
-def test_a_stopped_run_goes_on_as_the_unbroken_one(commands, data, tmp_path):
-    flags = (*FAMILIES["efficientdet"], *data[0], "--deterministic", "--skip_test")
-    flags += ("--num_epochs=8", "--console_seconds=0")
-    unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
-    commands.run("train.py", *flags, f"--model_dir={unbroken}").require_success()
-    running = commands.start("train.py", *flags, f"--model_dir={broken}")
-    running.wait_until_said(" step 20/")
-    running.send(signal.SIGTERM)
-    assert running.wait().code == 75
-    commands.run("train.py", *flags, f"--model_dir={broken}").require_success()
+def test_a_stopped_run_goes_on_as_the_unbroken_one(runs):
+    (unbroken, _), (broken, _) = runs.ended("unbroken"), runs.ended("broken")
     assert differing(unbroken / "ckpt-final", broken / "ckpt-final") == []
 
 
-def test_profiles_name_what_the_gpu_did(commands, data, tmp_path):
-    flags = (*FAMILIES["efficientdet"], *data[0], "--profile_steps=3", f"--model_dir={tmp_path}")
-    steps = ("--stop_epoch=2", "--skip_test")
-    commands.run("train.py", *flags, *steps).require_success()
-    assert list(tmp_path.rglob("*.xplane.pb"))
+def test_profiles_name_what_the_gpu_did(runs):
+    folder, _ = runs.ended("profiled")
+    assert list(folder.rglob("*.xplane.pb"))
