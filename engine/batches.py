@@ -29,6 +29,10 @@ _T = TypeVar("_T")
 _SAID = re.compile(r"\b(\w+Error): (.*)")
 # A copy waits for the step that is queued when it begins, so it has to begin a step earlier.
 _STEPS_AHEAD = 2
+# What travels in place of a type that TensorFlow keeps in host memory, from where every step would
+# copy it again.
+_TRAVELS_AS = {tf.int32: tf.int64, tf.bool: tf.int8}
+_CAME_AS = {travelled: dtype for dtype, travelled in _TRAVELS_AS.items()}
 # How long the end of a run waits for the calls in hand.
 _CLOSING_SECONDS = 5.0
 
@@ -98,7 +102,7 @@ class Caller:
 def to_accelerator(batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
     """Returns the tensors of a batch in the accelerator's memory; as they are without one.
 
-    int32 becomes int64, as TensorFlow keeps int32 in host memory; `narrowed` undoes it.
+    int32 travels as int64 and bool as int8; `narrowed` undoes it.
     """
     device = devices.accelerator()
     if not device:
@@ -110,14 +114,14 @@ def to_accelerator(batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
 def _copied(batch: dict[str, tf.Tensor], device: str) -> dict[str, tf.Tensor]:
     """Copies tensors at once: one after another, each would wait for a step."""
     with tf.device("cpu:0"):
-        wide = {k: tf.cast(v, tf.int64) if v.dtype == tf.int32 else v for k, v in batch.items()}
+        wide = {k: tf.cast(v, _TRAVELS_AS.get(v.dtype, v.dtype)) for k, v in batch.items()}
     with tf.device(device):
         return {name: tf.identity(value) for name, value in wide.items()}
 
 
 def narrowed(batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-    """Returns a batch in which int64 is int32 again; in the program that takes it."""
-    return {k: tf.cast(v, tf.int32) if v.dtype == tf.int64 else v for k, v in batch.items()}
+    """Returns a batch with the types that it had on the host; in the program that takes it."""
+    return {k: tf.cast(v, _CAME_AS.get(v.dtype, v.dtype)) for k, v in batch.items()}
 
 
 def prepared_ahead(

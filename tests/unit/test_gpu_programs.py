@@ -89,8 +89,9 @@ def _traced(task: DetectionTask) -> Iterator[Program]:
         ("validate", validate, (specs,)),
     ):
         yield Program(name, function.get_concrete_function(*arguments).graph)
+    travels_as = {tf.int32: tf.int64, tf.bool: tf.int8}
     on_device = {
-        name: tf.TensorSpec(spec.shape, tf.int64 if spec.dtype == tf.int32 else spec.dtype)
+        name: tf.TensorSpec(spec.shape, travels_as.get(spec.dtype, spec.dtype))
         for name, spec in specs.items()
     }
     yield Program("whole", step._whole.get_concrete_function([on_device]).graph)
@@ -167,7 +168,7 @@ def copied_by_the_step(program: Program) -> set[str]:
         f"{program.name}: {tensor.name} is {tensor.dtype.name}"
         for operation in program.graph.get_operations()
         for tensor in operation.outputs
-        if tensor.dtype not in GPU_VARIABLES | {tf.uint8, tf.bool, tf.resource}
+        if tensor.dtype not in GPU_VARIABLES | {tf.uint8, tf.int8, tf.resource}
     }
 
 
