@@ -1,5 +1,6 @@
 """Batches prepared and numbers read beside the steps, by threads."""
 
+import functools
 import threading
 
 import pytest
@@ -90,11 +91,73 @@ def test_a_reader_that_hangs_does_not_keep_the_run_from_ending(monkeypatch):
         yield 1
         never.wait(60)
 
+    before = set(threading.enumerate())
     batches = ahead.prepared_ahead(read(), lambda batch: batch, ahead=2)
     assert next(batches) == (1, 1)
+    (thread,) = set(threading.enumerate()) - before
     batches.close()
-    assert not never.is_set()
+    assert thread.is_alive() and thread.daemon  # Python waits for no such thread
     never.set()
+    thread.join(30)
+    assert not thread.is_alive()
+
+
+def test_a_thread_leaves_out_what_is_cancelled_and_makes_the_other_calls():
+    caller, made, begin = ahead.Caller(), [], threading.Event()
+    first = caller.submit(lambda: begin.wait(30))
+    second, third = (caller.submit(functools.partial(made.append, name)) for name in "ab")
+    fourth = caller.submit(lambda: len(made))
+    assert second.cancel()
+    begin.set()
+    caller.close()
+    assert first.result() is True and third.done() and fourth.result() == 1
+    assert made == ["b"] and not caller._thread.is_alive()
+
+
+def test_closing_prepares_no_batch_that_is_not_begun():
+    """Neither where a run ends early nor where an error ends it; and the thread ends."""
+    for error in (GeneratorExit, KeyboardInterrupt):
+        before, begun, go_on = set(threading.enumerate()), [], threading.Event()
+
+        def prepare(batch, begun=begun, go_on=go_on):
+            begun.append(batch)
+            if batch == 1:
+                go_on.wait(30)
+            return batch
+
+        batches = ahead.prepared_ahead(range(9), prepare, ahead=3)
+        assert next(batches) == (0, 0)
+        (thread,) = set(threading.enumerate()) - before
+        threading.Timer(0.2, go_on.set).start()
+        with pytest.raises(error):
+            batches.throw(error)
+        assert not thread.is_alive()
+        assert begun == [0, 1]
+
+
+def test_an_ended_source_is_asked_no_more_and_its_thread_ends():
+    asked = []
+
+    def read():
+        yield from range(3)
+        asked.append("the end")
+
+    before = set(threading.enumerate())
+    batches = ahead.prepared_ahead(read(), lambda batch: -batch, ahead=2)
+    assert list(batches) == [(0, 0), (1, -1), (2, -2)]
+    assert asked == ["the end"] and set(threading.enumerate()) <= before
+
+
+def test_whatever_a_call_raises_is_raised_where_its_result_is_asked_for():
+    def leave():
+        raise SystemExit(3)
+
+    caller = ahead.Caller()
+    left, after = caller.submit(leave), caller.submit(lambda: 7)
+    with pytest.raises(SystemExit, match="3"):
+        left.result(30)
+    assert after.result(30) == 7
+    caller.close()
 
 
 def test_batches_of_an_accelerator_are_the_same_again_in_its_program(as_accelerator):

@@ -131,10 +131,12 @@ def test_loss_scaling_changes_nothing_while_all_is_finite():
     assert_same(*states, rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize(("optimizer", "use_xla"), [("sgd", True), ("adamw", False)])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("use_xla", [False, True])
 def test_a_skipped_update_leaves_everything_but_counters_and_scale(optimizer, use_xla):
+    """And but the statistics, which the forward pass moves; their averages stay."""
     config = dataclasses.replace(CONFIG, optimizer=optimizer)
-    task = TinyTask(poison=9)  # the third batch
+    task = TinyTask(batch_norm=tf.keras.layers.BatchNormalization, poison=9)  # the third batch
     step = make_step(config, task=task, use_xla=use_xla, dynamic=True)
     good = run(step, 2)
     before = tensors_of(step)
@@ -145,11 +147,40 @@ def test_a_skipped_update_leaves_everything_but_counters_and_scale(optimizer, us
     assert (bad["loss_scale"], after["state/loss_scale"]) == (32768.0, 16384.0)
     assert after["state/step"] == before["state/step"] + 1
     unchanged = set(before) - {"state/step", "state/loss_scale", "state/loss_scale_good_steps"}
-    assert "state/iterations" in unchanged
+    unchanged -= {"model/hidden_bn/moving_mean", "model/hidden_bn/moving_variance"}
+    assert {"state/iterations", "ema/hidden_bn/moving_mean"} <= unchanged
     for name in unchanged:
         np.testing.assert_array_equal(before[name], after[name], err_msg=name)
     (again,) = run(step, 1)
     assert again["skipped"] == 0.0 and np.isfinite(again["loss"])
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "changes"),
+    [
+        ("sgd", {}),
+        ("adamw", {}),
+        ("sgd", {"momentum": 0.0}),
+        ("adamw", {"moving_average_decay": 0}),
+    ],
+)
+def test_what_an_update_changes_is_what_a_skipped_one_restores(optimizer, changes):
+    """Else a compiled update keeps what it made of gradients that are no numbers."""
+    config = dataclasses.replace(CONFIG, optimizer=optimizer, **changes)
+    task = TinyTask(batch_norm=tf.keras.layers.BatchNormalization)
+    step = make_step(config, task=task, use_xla=True, dynamic=True)
+    state = step.state
+    inputs = tf.TensorSpec(state.weights.shape), tf.TensorSpec([len(task.loss_names) + 2])
+    graph = step.compiled_update.get_concrete_function(*inputs).graph
+    variables = {inside.name: id(handle) for handle, inside in graph.captures}
+    written = {
+        variables[handle.name]
+        for operation in graph.get_operations()
+        for handle in operation.inputs
+        if handle.dtype == tf.resource and operation.type != "ReadVariableOp"
+    }
+    whatever = [*state.trained, state.step, state.loss_scale.value, state.loss_scale.good_steps]
+    assert written == {id(v.handle) for v in [*state.moved_by_update(), *whatever]}
 
 
 def test_overflow_of_the_scaled_loss_is_found_out():

@@ -6,7 +6,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from object_detection.boxes.nms import batched_nms
+from object_detection.boxes.nms import batched_nms, with_best_refused
 
 METHODS = ["hard", "linear", "gaussian", "diou"]
 SETTINGS = {"max_output_size": 4, "iou_threshold": None, "sigma": 0.5, "score_threshold": 0.001}
@@ -120,6 +120,14 @@ def test_images_are_independent():
         alone = run(boxes[image : image + 1], scores[:1], classes[:1], method="gaussian")
         for whole, part in zip(together, alone):
             np.testing.assert_array_equal(whole[image], part[0])
+
+
+def test_an_image_without_detection_shows_its_best_refused_score():
+    refused = [[0.3, 0.2, 0.1], [0.1, 0.4, np.nan], [np.nan, -0.5, -0.1]]
+    scores = np.array([[0.9, 0.0], [0.0, 0.0], [0.0, 0.0]], np.float32)
+    found = with_best_refused(scores, np.array([1, 0, 0]), np.float16(refused))
+    assert found.dtype == tf.float32
+    np.testing.assert_array_equal(found, np.float32([[0.9, 0], [np.float16(0.4), 0], [0, 0]]))
 
 
 def test_unknown_method_is_refused():
