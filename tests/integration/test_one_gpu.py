@@ -42,7 +42,7 @@ def on_gpu(flags: tuple[str, ...]) -> tuple[str, ...]:
 
 FAMILIES = {
     "efficientdet": (*on_gpu(TINY_MODEL), *TINY_RUN, BACKBONE, "--num_epochs=16"),
-    "maskrcnn": (*on_gpu(TINY_MASK), "--optimizer=adamw", "--lr=0.003", "--num_epochs=30"),
+    "maskrcnn": (*on_gpu(TINY_MASK), "--optimizer=adamw", "--lr=0.003", "--num_epochs=60"),
 }
 
 
