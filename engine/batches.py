@@ -120,7 +120,7 @@ def _copied(batch: dict[str, tf.Tensor], device: str) -> dict[str, tf.Tensor]:
 
 
 def narrowed(batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-    """Returns a batch with the types that it had on the host; in the program that takes it."""
+    """Returns a batch with int32 for int64 and bool for int8; in the program that takes it."""
     return {k: tf.cast(v, _CAME_AS.get(v.dtype, v.dtype)) for k, v in batch.items()}
 
 
