@@ -83,14 +83,14 @@ def main(argv: Sequence[str]) -> int:
             max_detections=_MAX_DETECTIONS.value,
             follow_links=True,
         )
-    print(report.describe())
-    if _OUTPUT_DIR.value:
-        folder = Path(_OUTPUT_DIR.value)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / "check.json", json.dumps(report.to_json(), indent=1) + "\n")
-        print(f"{folder / 'check.json'} in {time.monotonic() - started:.1f} s")
-        if _PICTURES.value:
-            print(_draw(report, tables, folder / "sheet.png"))
+        print(report.describe())
+        if _OUTPUT_DIR.value:
+            folder = Path(_OUTPUT_DIR.value)
+            folder.mkdir(parents=True, exist_ok=True)
+            write_whole(folder / "check.json", json.dumps(report.to_json(), indent=1) + "\n")
+            print(f"{folder / 'check.json'} in {time.monotonic() - started:.1f} s")
+            if _PICTURES.value:
+                print(_draw(report, tables, folder / "sheet.png"))
     return int(bool(report.errors))
 
 

@@ -102,15 +102,17 @@ def import_folder(
             known = read_json(description)
             splits = {split: (Path(a), Path(b)) for split, (a, b) in known["splits"].items()}
             is_same = known["identity"] == identity
-            if is_same and all(path.is_file() for path, _ in splits.values()):
+            if is_same and all(
+                path.is_file() and images.is_dir() for path, images in splits.values()
+            ):
                 return Imported(name, splits, known["counts"])
     importer = _importer(name)
     used = importer.files(folder)
     if not used:
         raise BadFileError(f"{folder.root}: no annotations in the format {name}")
     with expecting(folder.root, f"annotations of the format {name}"):
-        options = {"corners": voc_corners} if name == "voc" else {}
-        read = importer.read(folder, **options)
+        options = {"voc": {"corners": voc_corners}, "labelme": {"pictures": target / "pictures"}}
+        read = importer.read(folder, **options.get(name, {}))
     if read.missing and len(read.missing) == sum(map(len, read.splits.values())):
         raise next(iter(read.missing.values()))
     if name in _ONE_SUFFIX:

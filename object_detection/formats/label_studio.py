@@ -1,7 +1,8 @@
 """Label Studio's JSON and JSON-MIN exports: boxes, ellipses and polygons in percent of the image.
 
-Of several annotations of a task the last that was not cancelled counts. Images are found by the
-path behind `/data/local-files/?d=`, by a URL's path, or by the name before the upload.
+A file is a list of tasks, one task, or, as synchronised storage has it, one annotation with its
+task. Of several annotations of a task the last that was not cancelled counts. Images are found by
+the path behind `/data/local-files/?d=`, by a URL's path, or by the name before the upload.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _IMAGE_SUFFIX_OR_PATH = ("/", ".")
 
 
 def files(folder: DataFolder) -> list[Path]:
-    """Returns the annotation files of this format: JSON lists, other than of detections."""
+    """Returns the annotation files of this format; JSON lists of detections are none."""
     return [path for path in folder.files(".json") if _is_label_studio(path)]
 
 
@@ -36,8 +37,11 @@ def read(folder: DataFolder) -> LabelledSet:
     """Reads all files; splits are folders' or files' names."""
     result = LabelledSet()
     for path in files(folder):
-        with expecting(path, "a list of Label Studio's tasks"):
-            for index, task in enumerate(read_json(path, most=MOST_JSON_BYTES)):
+        with expecting(path, "a list of Label Studio's tasks, or one of them"):
+            content = read_json(path, most=MOST_JSON_BYTES)
+            for index, task in enumerate([content] if isinstance(content, dict) else content):
+                if "result" in task and isinstance(task.get("task"), dict):
+                    task = {**task["task"], "annotations": [task]}
                 _read_task(task, f"{path} task {task.get('id', index)}", path, folder, result)
     return result
 
@@ -61,8 +65,13 @@ def _read_task(
 
 def _is_label_studio(path: Path) -> bool:
     head = head_of(path)
-    marks = (b'"annotations"', b'"completions"', b'"annotation_id"', b"labels")
-    return head.startswith(b"[") and any(mark in head for mark in marks)
+    if head.startswith(b"["):
+        marks = (b'"annotations"', b'"completions"', b'"annotation_id"', b"labels")
+        return any(mark in head for mark in marks)
+    # Of a long file only the beginning is seen: a task's data may come behind its shapes.
+    has_shapes = b'"result"' in head or b'"annotations"' in head or b'"completions"' in head
+    marks = (b'"data"', b'"task"', b'"from_name"')
+    return head.startswith(b"{") and has_shapes and any(mark in head for mark in marks)
 
 
 def _image_name(task: dict[str, Any], where: str) -> str:

@@ -1,8 +1,10 @@
-"""CSV tables of boxes: Open Images' (shares of the image) and TensorFlow's (corners in pixels).
+"""CSV tables of boxes: Open Images' (shares of the image), TensorFlow's and keras-retinanet's.
 
 Open Images writes `ImageID,...,LabelName,...,XMin,XMax,YMin,YMax,...` and names its classes in a
 second file, `class-descriptions-boxable.csv`; objects that are groups become crowd regions. The
-other kind has the columns `filename,width,height,class,xmin,ymin,xmax,ymax`.
+other kinds have corners in pixels: TensorFlow's the columns
+`filename,width,height,class,xmin,ymin,xmax,ymax`; keras-retinanet's `path,x1,y1,x2,y2,class`, all
+but the path empty for an image without objects, no heading, and a second file `class,number`.
 """
 
 from __future__ import annotations
@@ -11,7 +13,8 @@ import contextlib
 import csv
 import io
 import itertools
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +28,13 @@ from object_detection.formats.labelled import (
     image_size,
 )
 from outside_data.files import expecting, open_file
+from outside_data.picture_file import suffixes
 
 _OPEN_IMAGES = {"imageid", "labelname", "xmin", "xmax", "ymin", "ymax"}
 _PIXELS = {"filename", "class", "xmin", "ymin", "xmax", "ymax"}
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
+_WITHOUT_HEADING = ("filename", *_SIDES, "class")
+_NUMBER = re.compile(r"-?\d+(\.\d*)?")
 _MOST_LINE_BYTES = 1 << 20
 
 
@@ -41,7 +47,10 @@ def read(folder: DataFolder) -> LabelledSet:
     """Reads all tables; splits are files' or folders' names."""
     result = LabelledSet()
     names = _descriptions(folder)
-    for path in files(folder):
+    tables = files(folder)
+    if any(_is_box(_first_line(path)) for path in tables):
+        result.class_names = _numbered_classes(folder)
+    for path in tables:
         images: dict[str, LabelledImage] = {}
         for where, row in _rows(path):
             key = row.get("imageid") or row.get("filename") or ""
@@ -75,19 +84,35 @@ def read(folder: DataFolder) -> LabelledSet:
 
 
 def _is_table(path: Path) -> bool:
+    first = _first_line(path)
+    columns = {column.casefold() for column in first}
+    return columns >= _OPEN_IMAGES or columns >= _PIXELS or _is_box(first)
+
+
+def _first_line(path: Path) -> list[str]:
+    """Returns the columns of a table's first line; [] where it has none."""
     with _lines(path, errors="replace") as lines:
         try:
-            first = next(_reader(lines), [])
+            return [column.strip() for column in next(_reader(lines), [])]
         except csv.Error:
-            return False
-    columns = {column.strip().casefold() for column in first}
-    return columns >= _OPEN_IMAGES or columns >= _PIXELS
+            return []
+
+
+def _is_box(columns: Sequence[str]) -> bool:
+    """Whether a line is one of a table without a heading."""
+    if len(columns) != len(_WITHOUT_HEADING) or Path(columns[0]).suffix.lower() not in suffixes():
+        return False
+    return not any(columns[1:]) or all(map(_NUMBER.fullmatch, columns[1:5]))
 
 
 def _rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
     with expecting(path, "a table of boxes in UTF-8"), _lines(path) as lines:
         reader = _reader(lines)
-        names = [name.strip().casefold() for name in next(reader)]
+        first = [name.strip() for name in next(reader)]
+        names = [name.casefold() for name in first]
+        if _is_box(first):
+            names = _WITHOUT_HEADING
+            yield f"{path} line 1", dict(zip(names, first))
         for values in filter(None, reader):
             row = {name: "" for name in names} | dict(zip(names, map(str.strip, values)))
             yield f"{path} line {reader.line_num}", row
@@ -112,6 +137,19 @@ def _descriptions(folder: DataFolder) -> dict[str, str]:
             with _lines(path) as lines:
                 return {row[0]: row[1] for row in _reader(lines) if len(row) >= 2}
     return {}
+
+
+def _numbered_classes(folder: DataFolder) -> list[str]:
+    """Returns the classes by number of a file whose lines are all `class,number`; [] without."""
+    for path in folder.files(".csv"):
+        first = _first_line(path)
+        if len(first) == 2 and first[1].isdecimal():
+            with expecting(path, "lines 'class,number'"), _lines(path) as lines:
+                rows = [
+                    (name.strip(), int(number)) for name, number in filter(None, _reader(lines))
+                ]
+            return [name for name, _ in sorted(rows, key=lambda row: row[1])]
+    return []
 
 
 @contextlib.contextmanager

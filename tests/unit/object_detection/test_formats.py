@@ -4,6 +4,7 @@ import base64
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -106,6 +107,15 @@ def write_labelme(root):
             (root / split / f"{stem}.json").write_text(json.dumps(content))
 
 
+def write_labelme_with_pictures_inside(root):
+    write_labelme(root)
+    for path in (root / "train/a.jpg", root / "val/c.jpg"):
+        content = json.loads(path.with_suffix(".json").read_text())
+        content["imageData"] = base64.b64encode(path.read_bytes()).decode()
+        path.with_suffix(".json").write_text(json.dumps(content))
+        path.unlink()
+
+
 def write_label_studio(root):
     write_images(root)
     for split, images in TRUTH.items():
@@ -129,6 +139,32 @@ def write_label_studio(root):
                 name = "/data/upload/3/1a2b3c4d-c.jpg"
             tasks.append({"data": {"image": name}, "annotations": [{"result": result}]})
         (root / f"{split}.json").write_text(json.dumps(tasks))
+
+
+def write_label_studio_by_task(root):
+    """One file for each task, or for each annotation: as storage that is synchronised gets them."""
+    write_label_studio(root)
+    for path in [*root.glob("*.json")]:
+        (root / "labels" / path.stem).mkdir(parents=True)
+        for number, task in enumerate(json.loads(path.read_text())):
+            (annotation,) = task.pop("annotations")
+            by_task = {"annotations": [annotation], **task}
+            content = {**annotation, "task": task} if number else by_task
+            (root / "labels" / path.stem / f"{number}.json").write_text(json.dumps(content))
+        path.unlink()
+
+
+def write_retinanet(root):
+    write_images(root)
+    for split, images in TRUTH.items():
+        lines = [
+            f"{split}/{stem}.jpg,{x},{y},{x + w},{y + h},{name}"
+            for stem, objects in images.items()
+            for name, x, y, w, h in objects
+        ]
+        empty = [f"{split}/{stem}.jpg,,,,," for stem, objects in images.items() if not objects]
+        (root / f"{split}.csv").write_text("\n".join([*empty, *lines]))
+    (root / "classes.csv").write_text("dog,1\ncat,0\nbird,2\n")
 
 
 def write_open_images(root):
@@ -173,7 +209,10 @@ def found(folder: Path, tmp_path: Path) -> dict:
         (write_yolo_without_yaml, "yolo"),
         (write_cvat, "cvat"),
         (write_labelme, "labelme"),
+        (write_labelme_with_pictures_inside, "labelme"),
         (write_label_studio, "label_studio"),
+        (write_label_studio_by_task, "label_studio"),
+        (write_retinanet, "open_images"),
         (write_open_images, "open_images"),
     ],
 )
@@ -183,9 +222,40 @@ def test_each_format_is_told_and_read(write, expected, tmp_path):
     write(folder)
     assert detect_format(DataFolder(folder)) == expected
     truth = {split: dict(images) for split, images in TRUTH.items()}
-    if expected == "open_images":  # lists no image without a box
+    if write == write_open_images:  # lists no image without a box
         del truth["train"]["b"]
     assert found(folder, tmp_path) == truth
+
+
+def test_classes_of_a_table_without_a_heading_have_their_numbers(tmp_path):
+    write_retinanet(tmp_path / "set")
+    ((_, (path, _)), _) = coco_splits(tmp_path / "set", tmp_path / "work").items()
+    assert [c.name for c in read_annotations(path).categories] == NAMES
+
+
+def test_pictures_inside_of_annotations_lie_beside_what_is_made(tmp_path):
+    folder, out = tmp_path / "set", tmp_path / "out"
+    write_labelme_with_pictures_inside(folder)
+    before = sorted(folder.rglob("*"))
+    made = import_folder(folder, out)
+    assert {images for _, images in made.splits.values()} == {
+        out / "pictures/train",
+        out / "pictures/val",
+    }
+    assert any("picture taken out of an annotation file" in what for what in made.counts)
+    shutil.rmtree(out / "pictures")
+    assert import_folder(folder, out) == made and (out / "pictures/train/b.jpg").is_file()
+    assert sorted(folder.rglob("*")) == before
+
+
+@pytest.mark.parametrize("inside", ["A" * 100, "!", 5, [1]])
+def test_what_is_no_picture_inside_of_annotations_is_named(tmp_path, inside):
+    write_labelme(tmp_path / "set")
+    path = tmp_path / "set/train/a.json"
+    path.with_suffix(".jpg").unlink()
+    path.write_text(json.dumps({**json.loads(path.read_text()), "imageData": inside}))
+    with pytest.raises(ValueError, match=r"a\.json: its 'imageData' is no picture"):
+        import_folder(tmp_path / "set", tmp_path / "out")
 
 
 def test_any_picture_any_file_name_and_a_path_that_leads_up(tmp_path):
