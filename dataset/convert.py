@@ -4,7 +4,7 @@ Example:
   python dataset/convert.py DIR --format=auto --output_dir=records
 writes records/train-*, records/val-*, ... with their cards: one set for each split of DIR. Of a
 format other than COCO's, records/annotations/instances_<split>.json are written too, which
-evaluation takes.
+evaluation takes. The data are not checked as by train.py --data: python -m dataset.check does that.
 """
 
 from __future__ import annotations

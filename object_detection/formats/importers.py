@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from object_detection.formats import tables
 from object_detection.formats.folder import DataFolder, head_of, is_labelme
 from object_detection.formats.labelled import LabelledSet, coco_split
 from outside_data.files import (
@@ -64,6 +65,7 @@ def detect_format(folder: DataFolder) -> str:
         f"({', '.join(FORMATS)}): expected for instance annotations/instances_train.json, an .xml "
         "file for each image, or labels/*.txt; name the format with --format if it is there"
         + "".join(f". {_why_not_coco(path)}" for path in folder.files(".json")[:1])
+        + "".join(f". {tables.why_not(path)}" for path in folder.files(".csv")[:1])
     )
 
 
@@ -158,7 +160,7 @@ def _why_not_coco(path: Path) -> str:
 
 
 def _identity(folder: DataFolder, name: str, voc_corners: str) -> str:
-    kinds = (".xml", ".json", ".txt", ".yaml", ".yml", ".csv", ".names", ".labels")
+    kinds = (".xml", ".json", ".txt", ".yaml", ".yml", ".csv", ".names", ".labels", "")
     seen = hashlib.sha256(json.dumps([_VERSION, name, voc_corners]).encode())
     for path in [*folder.files(*kinds), *folder.images]:
         status = path.stat()

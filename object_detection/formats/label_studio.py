@@ -30,7 +30,8 @@ _IMAGE_SUFFIX_OR_PATH = ("/", ".")
 
 def files(folder: DataFolder) -> list[Path]:
     """Returns the annotation files of this format; JSON lists of detections are none."""
-    return [path for path in folder.files(".json") if _is_label_studio(path)]
+    # Those of storage have no suffix.
+    return [path for path in folder.files(".json", "") if _is_label_studio(path)]
 
 
 def read(folder: DataFolder) -> LabelledSet:

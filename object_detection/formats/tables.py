@@ -29,11 +29,13 @@ from object_detection.formats.labelled import (
 )
 from outside_data.files import expecting, open_file
 from outside_data.picture_file import suffixes
+from outside_data.text import clean
 
 _OPEN_IMAGES = {"imageid", "labelname", "xmin", "xmax", "ymin", "ymax"}
 _PIXELS = {"filename", "class", "xmin", "ymin", "xmax", "ymax"}
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
 _WITHOUT_HEADING = ("filename", *_SIDES, "class")
+_OTHER_NAMES = dict(zip(("path", "x1", "y1", "x2", "y2", "class_name"), _WITHOUT_HEADING))
 _NUMBER = re.compile(r"-?\d+(\.\d*)?")
 _MOST_LINE_BYTES = 1 << 20
 
@@ -83,10 +85,24 @@ def read(folder: DataFolder) -> LabelledSet:
     return result
 
 
+def why_not(path: Path) -> str:
+    """Says what a file lacks to be a table of boxes."""
+    return (
+        f"{path} begins with {clean(_first_line(path))}: a table of boxes has the columns "
+        "filename,class,xmin,ymin,xmax,ymax (pixels) or ImageID,LabelName,XMin,XMax,YMin,YMax "
+        "(shares), or no heading and path,x1,y1,x2,y2,class"
+    )
+
+
 def _is_table(path: Path) -> bool:
     first = _first_line(path)
-    columns = {column.casefold() for column in first}
+    columns = {*_columns(first)}
     return columns >= _OPEN_IMAGES or columns >= _PIXELS or _is_box(first)
+
+
+def _columns(heading: Sequence[str]) -> list[str]:
+    names = [name.casefold() for name in heading]
+    return [_OTHER_NAMES.get(name, name) for name in names]
 
 
 def _first_line(path: Path) -> list[str]:
@@ -109,7 +125,7 @@ def _rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
     with expecting(path, "a table of boxes in UTF-8"), _lines(path) as lines:
         reader = _reader(lines)
         first = [name.strip() for name in next(reader)]
-        names = [name.casefold() for name in first]
+        names = _columns(first)
         if _is_box(first):
             names = _WITHOUT_HEADING
             yield f"{path} line 1", dict(zip(names, first))

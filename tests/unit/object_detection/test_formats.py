@@ -150,7 +150,8 @@ def write_label_studio_by_task(root):
             (annotation,) = task.pop("annotations")
             by_task = {"annotations": [annotation], **task}
             content = {**annotation, "task": task} if number else by_task
-            (root / "labels" / path.stem / f"{number}.json").write_text(json.dumps(content))
+            name = f"{number}" if number else "0.json"
+            (root / "labels" / path.stem / name).write_text(json.dumps(content))
         path.unlink()
 
 
@@ -231,6 +232,18 @@ def test_classes_of_a_table_without_a_heading_have_their_numbers(tmp_path):
     write_retinanet(tmp_path / "set")
     ((_, (path, _)), _) = coco_splits(tmp_path / "set", tmp_path / "work").items()
     assert [c.name for c in read_annotations(path).categories] == NAMES
+
+
+def test_a_table_of_boxes_with_other_names_or_of_something_else(tmp_path):
+    write_retinanet(tmp_path / "set")
+    for split in TRUTH:
+        path = tmp_path / "set" / f"{split}.csv"
+        path.write_text("path,x1,y1,x2,y2,class_name\n" + path.read_text())
+    assert found(tmp_path / "set", tmp_path) == TRUTH
+    for path in (tmp_path / "set").glob("*.csv"):
+        path.write_text("image,x,y,w,h\n" + path.read_text())
+    with pytest.raises(ValueError, match=r"classes\.csv begins with .*no heading and path"):
+        import_folder(tmp_path / "set", tmp_path / "out")
 
 
 def test_pictures_inside_of_annotations_lie_beside_what_is_made(tmp_path):
