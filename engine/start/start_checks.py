@@ -29,6 +29,8 @@ _LENGTHS = ("num_epochs", "stop_epoch", "training_mode", "train_minutes")
 def require(config: Any, *names: str, without_eval: str = "") -> None:
     """Raises ConfigError unless each `section.field` has a value; names all that lack one.
 
+    Where it names no data at all, that a folder of them would do is said too (`--data`).
+
     Args:
       without_eval: said too where a field of `eval` is missing: how to do without.
     """
@@ -41,6 +43,9 @@ def require(config: Any, *names: str, without_eval: str = "") -> None:
     if missing:
         verb = "is" if len(missing) == 1 else "are"
         also = without_eval if "eval" in missing.values() else ""
+        of_data = {f"--{field}" for section, field in pairs if section in ("data", "eval")}
+        if of_data and of_data <= {*missing}:
+            also = f", or --data=DIR, a folder with images and annotations (docs/data.md){also}"
         raise ConfigError(f"{', '.join(missing)} {verb} required{also}")
 
 

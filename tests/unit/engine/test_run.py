@@ -251,7 +251,8 @@ class TestBeforeAnyStep:
             also = without if name.startswith("val") else ""
             assert self.error_of(config) == f"--{name} is required{also}"
         message = self.error_of(config_of(tmp_path / "run", **dict.fromkeys(names, "")))
-        assert message == f"--{', --'.join(names)} are required{without}"
+        folder = ", or --data=DIR, a folder with images and annotations (docs/data.md)"
+        assert message == f"--{', --'.join(names)} are required{folder}{without}"
 
     def test_a_run_without_evaluation_needs_no_validation_set(self, tmp_path):
         settings = {"benchmark": True, "benchmark_steps": 2, "val_file_pattern": ""}
