@@ -27,14 +27,15 @@ _COCO_TRAIN_IMAGES = 117266
 _RECIPE_RANKS = 8  # of the recipes whose proposals are counted per rank
 _PROPOSALS_PER_IMAGE = 1000
 
+_RES5 = "ResNet50Conv5ROIFeatureExtractor"
 _BOX_HEADS = {
     "FPN2MLPFeatureExtractor": "mlp",
     "FPNXconv1fcFeatureExtractor": "conv",
-    "ResNet50Conv5ROIFeatureExtractor": "res5",
+    _RES5: "res5",
 }
 _MASK_HEADS = {
     "MaskRCNNFPNFeatureExtractor": "fcn",
-    "ResNet50Conv5ROIFeatureExtractor": "res5",
+    _RES5: "res5",
 }
 _BODIES = {
     f"{depth}-{body}": (depth.replace("-", "").lower(), body.lower())
@@ -225,6 +226,13 @@ def _check_fixed(values: YamlValues, body: str, *, family: str) -> None:
     if family != "rpn":
         expected |= {"MODEL.ROI_HEADS.USE_FPN": body == "fpn"}
         expected |= {"MODEL.ROI_BOX_HEAD.POOLER_SCALES": scales}
+        predictor = "MODEL.ROI_BOX_HEAD.PREDICTOR"
+        is_pooled = values["MODEL.ROI_BOX_HEAD.FEATURE_EXTRACTOR"] == _RES5
+        # That res5 goes with c4 only is said when all is known.
+        if values.is_given(predictor) and (body == "c4" or not is_pooled):
+            expected[predictor] = "FastRCNNPredictor" if is_pooled else "FPNPredictor"
+    if family == "maskrcnn":
+        expected["MODEL.ROI_MASK_HEAD.PREDICTOR"] = "MaskRCNNC4Predictor"
     if family == "maskrcnn" and not values["MODEL.ROI_MASK_HEAD.SHARE_BOX_FEATURE_EXTRACTOR"]:
         expected |= {"MODEL.ROI_MASK_HEAD.POOLER_SCALES": scales}
         expected |= {
@@ -236,6 +244,12 @@ def _check_fixed(values: YamlValues, body: str, *, family: str) -> None:
     for key, value in expected.items():
         if values[key] != value:
             raise ConfigError(f"{key}={values[key]!r}: expected {value!r} with this network")
+    key, divisor = "DATALOADER.SIZE_DIVISIBILITY", min(strides[-1], 32)
+    if values[key] and (values[key] < 0 or divisor % values[key]):
+        raise ConfigError(
+            f"{key}={values[key]}: expected 0 or a divisor of {divisor}: sides of this network's "
+            "inputs are multiples of that"
+        )
 
 
 def _input(values: YamlValues) -> dict[str, Any]:

@@ -223,6 +223,10 @@ def test_several_training_sizes_are_multi_scale_training(sides):
         (("MODEL.RESNETS.TRANS_FUNC", "BottleneckWithGN"), "same norm in both"),
         (("MODEL.RPN.ANCHOR_STRIDE", "(16,)"), r"ANCHOR_STRIDE=\(16,\): expected \(4, 8, 16"),
         (("MODEL.ROI_MASK_HEAD.RESOLUTION", "14"), "RESOLUTION=14: expected 28"),
+        (("MODEL.ROI_BOX_HEAD.PREDICTOR", "FastRCNNPredictor"), "expected 'FPNPredictor'"),
+        (("MODEL.ROI_MASK_HEAD.PREDICTOR", "MaskRCNNConv1x1Predictor"), "'MaskRCNNC4Predictor'"),
+        (("DATALOADER.SIZE_DIVISIBILITY", "64"), "=64: expected 0 or a divisor of 32"),
+        (("DATALOADER.SIZE_DIVISIBILITY", "-1"), "=-1: expected 0 or a divisor of 32"),
         (("SOLVER.WARMUP_METHOD", "konstant"), "WARMUP_METHOD='konstant'.*mean 'constant'"),
         (("SOLVER.IMS_PER_BATCH", "12"), "IMS_PER_BATCH=12: expected a multiple of the 8 ranks"),
         (("MODEL.WEIGHT", "https://x/R-50.pkl"), "download the file"),
@@ -232,6 +236,13 @@ def test_several_training_sizes_are_multi_scale_training(sides):
 def test_refusals(pairs, message):
     with pytest.raises(ConfigError, match=message):
         read_run(MAIN, pairs, num_ranks=8)
+
+
+def test_what_is_built_anyway_may_be_named():
+    res5 = ("MODEL.ROI_BOX_HEAD.PREDICTOR", "FastRCNNPredictor")
+    assert read_run("", [*res5, "DATALOADER.SIZE_DIVISIBILITY", "16"], num_ranks=8) == read_run(
+        "", num_ranks=8
+    )
 
 
 def test_unknown_key_in_a_file_names_file_and_nearest(tmp_path):
