@@ -73,13 +73,14 @@ def main(argv: list[str]) -> int:
     from engine.run_evaluation import evaluate_checkpoint
     from engine.start.process import join_ranks
 
-    notes = data_flags.use_for_evaluation()
+    of_data = data_flags.use_for_evaluation()
     request = families.evaluation_request(
         argv[1:],
         preset_name=FLAGS.preset,
         batch_size=FLAGS.batch_size if FLAGS["batch_size"].present else None,
         num_ranks=distributed.launched_size(),
     )
+    notes = [*of_data, *request.notes]
     places = [FLAGS.ckpt_path] if FLAGS.ckpt_path else request.checkpoint_places()
     if not places:
         raise ConfigError(
@@ -97,7 +98,10 @@ def main(argv: list[str]) -> int:
         described = request.description(stored)
         name = described["config"]["model"]["name"] if described else FLAGS.model_name
         families.refuse_references(name)
-        config = families.load(name).config_of_description(
+        family = families.load(name)
+        warnings = family.overruled(described, preset_name=FLAGS.preset)
+        notes.extend(f"WARNING {warning}" for warning in warnings)
+        config = family.config_of_description(
             described,
             model_name=FLAGS.model_name,
             preset_name=FLAGS.preset,
@@ -116,7 +120,7 @@ def main(argv: list[str]) -> int:
         find_checkpoint=find_checkpoint,
         output_dir=FLAGS.output_dir,
         sets=request.test_sets or None,
-        notes=(*notes, *request.notes),
+        notes=notes,
         conclude=request.conclude,
     )
     return 0

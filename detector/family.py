@@ -18,7 +18,7 @@ import numpy as np
 
 from detector.task import DetectionTask
 from detector.weight_loading import LoadReport
-from engine.config.fields import ConfigError, override, to_dict
+from engine.config.fields import ConfigError, from_dict, override, to_dict
 from engine.config.recipe_yaml import literal
 from engine.files import checkpoint
 from engine.files.best import key_of
@@ -40,6 +40,8 @@ from outside_data.files import expecting
 from outside_data.whole_file import write_whole
 
 _TESTDEV_FILE = "detections_test-dev2017_test_results.json"
+# Sections that tell nothing of how a trained model detects.
+_OF_TRAINING = {"data", "loss", "optim", "solver", "train", "eval", "runtime"}
 
 
 class DetectorFamily:
@@ -178,7 +180,8 @@ class DetectorFamily:
                 f"{list(report.missing)[:3]}: use the settings it was trained with (--model_name, "
                 "--preset, --hparams)"
             )
-        return [f"evaluating {prefix}: {len(report.loaded)} tensors loaded"]
+        lines = [f"evaluating {prefix}: {len(report.loaded)} tensors loaded"]
+        return [*lines, f"  {report.note}"] if report.note else lines
 
     def load_task(self, path: str, *, config: Any) -> DetectionTask:
         """Builds the model of a checkpoint with its weights.
@@ -298,6 +301,30 @@ class DetectorFamily:
             hparams=hparams,
             batch_size=batch_size,
         )
+
+    def overruled(self, stored: Mapping[str, Any], *, preset_name: str) -> list[str]:
+        """Says where a checkpoint's own settings are others than those of `--preset`; [] nowhere.
+
+        Raises:
+          ConfigError: there is no such preset.
+        """
+        if not (stored and preset_name):
+            return []
+        config = from_dict(self._config_class, stored["config"])
+        overrides = self._settings.preset(preset_name, model_name=config.model.name)
+        own, asked = map(to_dict, (config, override(config, overrides, source="preset")))
+        others = [
+            f"{section}.{name} {value} and not {asked[section][name]}"
+            for section in own.keys() - _OF_TRAINING
+            for name, value in own[section].items()
+            if value != asked[section][name]
+        ]
+        if not others:
+            return []
+        return [
+            f"--preset={preset_name} has no effect, the checkpoint says what it was trained with: "
+            f"{', '.join(sorted(others))}; --hparams changes that"
+        ]
 
 
 def _file_of(description: Mapping[str, Any]) -> Path:

@@ -133,12 +133,13 @@ class LoadReport:
     missing: dict[str, str]  # variable of the model -> why it kept its value
     part_of: Callable[[str], str] = first_part  # variable -> its row in the table
     details: tuple[str, ...] = ()  # what else is known of the file
+    note: str = ""  # the file's
 
     def format_table(self) -> str:
         """Renders the report as a table by part, with examples of what was left out."""
         averaged = f", {self.num_averaged} averaged values" if self.num_averaged else ""
         rows = [f"weights from {self.path} ({self.kind}{averaged})"]
-        rows += [f"  {detail}" for detail in self.details]
+        rows += [f"  {detail}" for detail in (self.note, *self.details) if detail]
         rows.append(f"  {'part':<12}{'loaded':>8}{'missing':>9}")
         for part in dict.fromkeys(map(self.part_of, (*self.loaded, *self.missing))):
             loaded = sum(self.part_of(name) == part for name in self.loaded)
@@ -240,6 +241,7 @@ def assign(
         missing=dict(missing),
         part_of=part_of,
         details=details,
+        note=file.note,
     )
 
 

@@ -33,7 +33,8 @@ _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 # The number that PyTorch's older container begins with; other pickles are Detectron's.
 _LEGACY_TORCH_HEAD = b"\x80\x02\x8a\x0a"
 # Where training programs keep the state dict of the model inside a PyTorch file; its average first.
-_STATE_DICT_KEYS = ("state_dict_ema", "model_ema", "state_dict", "model", "model_state_dict")
+_AVERAGES = ("state_dict_ema", "model_ema")
+_STATE_DICT_KEYS = (*_AVERAGES, "state_dict", "model", "model_state_dict")
 # Where Detectron keeps its arrays inside a pickle.
 _BLOB_KEYS = ("blobs", "model")
 
@@ -59,6 +60,7 @@ class WeightFile:
     path: str
     kind: str  # one of the constants of this module
     arrays: dict[str, np.ndarray]
+    note: str = ""  # which of several sets of weights it is
 
 
 def read_weight_file(path: str | Path) -> WeightFile:
@@ -246,13 +248,16 @@ def _object_based_arrays(reader: Any) -> dict[str, np.ndarray]:
 
 
 def _read_torch(path: Path) -> WeightFile:
-    content = _innermost(read_torch_file(path), _STATE_DICT_KEYS)
+    whole = read_torch_file(path)
+    content = _innermost(whole, _STATE_DICT_KEYS)
     if not isinstance(content, dict):
         raise BadFileError(
             f"{path}: expected a PyTorch state dict, got a {type(content).__name__}."
         )
     arrays = {str(k): value for k, value in content.items() if isinstance(value, np.ndarray)}
-    return WeightFile(str(path), TORCH, _unwrapped(arrays))
+    average = next((key for key in _AVERAGES if isinstance(whole.get(key), dict)), None)
+    note = f"of the checkpoint the averaged weights are taken, its {average!r}" if average else ""
+    return WeightFile(str(path), TORCH, _unwrapped(arrays), note)
 
 
 def _unwrapped(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

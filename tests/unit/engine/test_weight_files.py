@@ -157,7 +157,9 @@ class TestTorch:
         flags = argparse.Namespace(lr=0.1, opt="sgd", mean=(0.5, 0.5))
         slots = {"state": {0: {"momentum_buffer": Tensor(np.zeros(1, np.float32))}}}
         write(tmp_path / "w.pth.tar", {"args": flags, "optimizer": slots, "epoch": 3, **values})
-        assert_arrays(read_weight_file(tmp_path / "w.pth.tar"), {"w": [1.0]})
+        content = read_weight_file(tmp_path / "w.pth.tar")
+        assert_arrays(content, {"w": [1.0]})
+        assert content.note == f"of the checkpoint the averaged weights are taken, its {average!r}"
 
     @WRITERS
     def test_views_of_a_storage(self, tmp_path, write):

@@ -10,7 +10,7 @@ from mask_records import OBJECTS, mask_record, tiny_config, write_set
 from pycocotools import mask as mask_api
 
 import families
-from engine.config.fields import ConfigError, to_dict
+from engine.config.fields import ConfigError, override, to_dict
 from engine.files.weight_files import WeightFile
 from engine.task import MaskedRows, Shard
 from maskrcnn import family
@@ -205,6 +205,19 @@ def test_presets_are_those_of_the_family():
     assert families.preset("nvidia", model_name="efficientdet-d0")["data.num_classes"] == 91
     with pytest.raises(ConfigError, match="nvidia_tf2"):
         families.preset("nvidia", model_name="maskrcnn-r50-fpn")
+
+
+def test_a_preset_that_a_checkpoint_overrules_is_told():
+    overrides = families.preset("nvidia_pytorch", model_name="maskrcnn-r50-fpn")
+    trained = override(base_config("maskrcnn-r50-fpn"), overrides, source="preset")
+    stored = {"config": json.loads(json.dumps(to_dict(trained)))}
+    for description, name in ((stored, "nvidia_pytorch"), (stored, ""), ({}, "nvidia_tf2")):
+        assert FAMILY.overruled(description, preset_name=name) == []
+    (warning,) = FAMILY.overruled(stored, preset_name="nvidia_tf2")
+    assert warning.startswith("--preset=nvidia_tf2 has no effect")
+    assert "model.padding symmetric and not same, model.roi_align_convention legacy" in warning
+    with pytest.raises(ConfigError, match="did you mean 'nvidia_tf2'"):
+        FAMILY.overruled(stored, preset_name="nvidia_tf")
 
 
 def test_a_stored_configuration_is_rebuilt():

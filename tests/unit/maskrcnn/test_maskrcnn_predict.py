@@ -10,7 +10,7 @@ import tensorflow as tf
 from mask_records import tiny_config
 
 import families
-from engine.config.fields import to_dict
+from engine.config.fields import ConfigError, to_dict
 from engine.files import checkpoint
 from maskrcnn.config import Conventions
 from maskrcnn.family import FAMILY
@@ -52,6 +52,13 @@ def saved(tmp_path_factory):
 @pytest.fixture(scope="module")
 def task(saved):
     return families.load_task(saved, model_name="efficientdet-d0", preset_name="", hparams="")
+
+
+def test_what_the_checkpoint_overrules_is_told(saved, capsys):
+    with pytest.raises(ConfigError, match="=efficientdet-d1, but the checkpoint is maskrcnn-r50"):
+        families.load_task(saved, model_name="efficientdet-d1", preset_name="", hparams="")
+    families.load_task(saved, model_name="", preset_name="nvidia_tf2", hparams="")
+    assert "WARNING: --preset=nvidia_tf2 has no effect" in capsys.readouterr().out
 
 
 def photos(height, width):

@@ -218,12 +218,13 @@ class TestPublishedShapes:
         trained = [s for n, s in second.items() if "running" not in n]
         assert sum(int(np.prod(s)) for s in trained) == 46359409  # and of its second version
         arrays = {n: np.broadcast_to(np.float32(0.5), s) for n, s in shapes.items()}
-        file = weight_files.WeightFile("state_dict.pth", weight_files.TORCH, arrays)
+        file = weight_files.WeightFile("state_dict.pth", weight_files.TORCH, arrays, "the average")
         source = WeightSource(file, layout_of(arrays), OUR_CONVENTIONS)
         report = load_detector(
             build_model(model_config("maskrcnn-r50-fpn"), num_classes=90), source
         )
         assert len(report.loaded) == len(arrays) == 307 and not report.missing
+        assert "  the average\n" in report.format_table()
 
     def test_ngc_checkpoint(self, tmp_path):
         """All 265 tensors, through a checkpoint; stage 5 goes where a c4 body has it."""
