@@ -32,7 +32,7 @@ class ModelConfig(Section):
     box_class_repeats: int  # convolutions in each head before the predictor; may be 0
     min_level: int = setting(3, "Finest level of the pyramid.", flag=None, least=3, most=5)
     max_level: int = setting(7, "Coarsest.", flag=None, least=5, most=10)
-    num_scales: int = setting(3, "Anchor octaves per level.", flag=None, least=1)
+    num_scales: int = setting(3, "Anchor octaves per level.", flag=None, least=1, most=20)
     aspect_ratios: tuple[tuple[float, float], ...] = setting(
         ((1.0, 1.0), (1.4, 0.7), (0.7, 1.4)), "(w, h) of anchors.", flag=None, above=0
     )
@@ -82,13 +82,13 @@ class ModelConfig(Section):
     def __post_init__(self) -> None:
         """Rejects values that could only fail later, inside the model."""
         super().__post_init__()
-        for name, least in (
-            ("fpn_num_filters", 1),
-            ("fpn_cell_repeats", 1),
-            ("box_class_repeats", 0),
+        for name, least, most in (
+            ("fpn_num_filters", 1, 10_000),
+            ("fpn_cell_repeats", 1, 100),
+            ("box_class_repeats", 0, 100),
         ):
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name}={getattr(self, name)}: expected at least {least}")
+            if not least <= getattr(self, name) <= most:
+                raise ConfigError(f"{name}={getattr(self, name)}: expected {least} to {most}")
         if not self.aspect_ratios:
             raise ConfigError("aspect_ratios: expected at least one pair (w, h)")
         if self.min_level == self.max_level:

@@ -132,7 +132,7 @@ class ModelConfig(Section):
     iou_offset: Optional[float] = setting(
         None, "And in overlaps, 1: the PyTorch reference.", flag=None, least=-1
     )
-    rpn_num_convs: int = setting(1, "3x3 convolutions of the RPN.", flag=None, least=1)
+    rpn_num_convs: int = setting(1, "3x3 convolutions of the RPN.", flag=None, least=1, most=100)
     rpn_conv_dim: int = setting(0, "Their filters; 0: as the maps have.", flag=None, least=0)
     rpn_only: bool = False  # no box and mask heads
     include_mask: bool = True  # False: Faster R-CNN
@@ -145,7 +145,7 @@ class ModelConfig(Section):
     box_resolution: int = setting(7, "RoI feature cells per side.", flag=None, least=2)
     box_mlp_dim: int = setting(1024, "Units of its dense layers.", flag=None, least=1)
     box_conv_dim: int = setting(256, "Filters of its convolutions.", flag=None, least=1)
-    box_num_convs: int = setting(4, "And their number.", flag=None, least=0)
+    box_num_convs: int = setting(4, "And their number.", flag=None, least=0, most=100)
     box_head_norm: str = setting("", "Of the box head.", flag=None, choices=HEAD_NORMS)
     mask_head: str = setting(
         "fcn",

@@ -18,7 +18,11 @@ class DataConfig(Section):
 
     training_file_pattern: str = setting("", "Glob of the training records.")
     num_classes: Optional[int] = setting(
-        None, "Class channels of the model; none: the data card's classes.", flag=None, least=1
+        None,
+        "Class channels of the model; none: the data card's classes.",
+        flag=None,
+        least=1,
+        most=100_000,
     )
     class_ids: str = setting(
         "contiguous",

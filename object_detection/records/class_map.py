@@ -204,7 +204,9 @@ class ClassMap:
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> ClassMap:
-        """Undoes `to_dict`."""
+        """Undoes `to_dict`; ValueError for more channels than a model can have, or none."""
+        if not 1 <= values["num_classes"] <= _MOST_CHANNELS:
+            raise ValueError(f"num_classes={values['num_classes']}: expected 1 to {_MOST_CHANNELS}")
         return ClassMap(
             values["num_classes"],
             {i: (c, n) for i, c, n in values["categories"]},
@@ -310,9 +312,15 @@ def read_label_map(label_map: str) -> dict[int, str]:
 
 
 def coco_class_map(*, class_ids: str, num_classes: int | None) -> ClassMap:
-    """Returns COCO's classes, for checkpoints without a description; as `make_class_map`."""
+    """Returns COCO's classes, for checkpoints without a description; as `make_class_map`.
+
+    Fewer classes are not COCO's first: they are called by their numbers.
+    """
     categories = _channels_of(COCO_CATEGORIES, class_ids)
-    return ClassMap(num_classes or max(categories) + 1, categories)
+    total = num_classes or max(categories) + 1
+    if total <= max(categories):
+        categories = {channel: (channel + 1, f"class {channel}") for channel in range(total)}
+    return ClassMap(total, categories)
 
 
 def _channels_of(names: Mapping[int, str], class_ids: str) -> dict[int, tuple[int, str]]:

@@ -8,6 +8,7 @@ from efficientdet.config import MODEL_TABLE, ModelConfig, model_config
 from efficientdet.settings import LossConfig, NmsConfig, base_config, validate
 from engine.config.fields import ConfigError, override
 from engine.config.recipe_yaml import parse_hparams
+from engine.config.settings import DataConfig
 
 # name: (backbone, image, width, cells, repeats, anchor scale, max level, fusion)
 PUBLISHED = {
@@ -74,7 +75,11 @@ def test_unknown_name_names_the_nearest():
         (model_config("efficientdet-d0"), "min_level", 2),
         (model_config("efficientdet-d0"), "max_level", 4),
         (model_config("efficientdet-d0"), "num_scales", 0),
+        (model_config("efficientdet-d0"), "num_scales", 10**9),
+        (DataConfig(), "num_classes", 0),
+        (DataConfig(), "num_classes", 10**9),
         (model_config("efficientdet-d0"), "fpn_cell_repeats", 0),
+        (model_config("efficientdet-d0"), "fpn_cell_repeats", 10**9),
         (model_config("efficientdet-d0"), "aspect_ratios", ((1.0, 0.0),)),
         (model_config("efficientdet-d0"), "stddev_rgb", (1.0, 0.0, 1.0)),
         (model_config("efficientdet-d0"), "survival_prob", 1.5),

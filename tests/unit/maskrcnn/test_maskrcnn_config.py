@@ -153,6 +153,7 @@ class TestConventions:
         ({"backbone_repeats": (3, 4, 6)}, "expected four numbers of at least 1"),
         ({"backbone_repeats": (1, 1, 0, 1)}, "expected four numbers of at least 1"),
         ({"mean_rgb": (1.0, 2.0)}, "mean_rgb"),
+        ({"box_num_convs": 10**9}, "box_num_convs=1000000000: expected 0 to 100"),
         ({"mask_conv_dims": (8, 0)}, r"mask_conv_dims=\(8, 0\): expected at least 1"),
     ],
 )

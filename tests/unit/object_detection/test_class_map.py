@@ -3,7 +3,7 @@
 import pytest
 
 from object_detection.records.card_builder import Tally, build_card
-from object_detection.records.class_map import ClassMap, make_class_map
+from object_detection.records.class_map import ClassMap, coco_class_map, make_class_map
 
 PETS = ClassMap(3, {0: (1, "person"), 1: (2, "animal"), 2: (3, "traffic light")})
 
@@ -44,6 +44,20 @@ def test_names_that_say_nothing_leave_it_to_the_ids():
     assert matched({1: "1", 2: "category 2", 3: "3"}) == {1: 0, 2: 1, 3: 2}
     twins = ClassMap(2, {0: (3, "part"), 1: (4, "part")})
     assert twins.matched({3: "part", 4: "part"}, source="x").category_to_class == {3: 0, 4: 1}
+
+
+@pytest.mark.parametrize("number", [0, -1, 10**9])
+def test_a_stored_map_has_as_many_channels_as_a_model_can_have(number):
+    with pytest.raises(ValueError, match=f"num_classes={number}: expected 1 to 100000"):
+        ClassMap.from_dict({**PETS.to_dict(), "num_classes": number})
+
+
+def test_weights_of_few_classes_are_not_called_by_cocos_first():
+    few = coco_class_map(class_ids="contiguous", num_classes=3)
+    assert few.names == ("class 0", "class 1", "class 2") and few.coco_channels() is None
+    for class_ids, num_classes, last in (("contiguous", None, 79), ("category_id", 91, 89)):
+        coco = coco_class_map(class_ids=class_ids, num_classes=num_classes)
+        assert (coco.names[0], coco.names[last]) == ("person", "toothbrush")
 
 
 def test_a_label_map_does_not_part_a_model_from_its_data():
