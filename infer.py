@@ -19,8 +19,9 @@ from absl import flags
 import families
 from engine.config.fields import ConfigError
 from engine.start import cli
+from object_detection.coco.listed import some
 from outside_data.picture_file import MAX_PIXELS
-from outside_data.text import clean, clean_lines
+from outside_data.text import clean, clean_lines, counted
 from outside_data.whole_file import write_whole
 
 if TYPE_CHECKING:  # they bring TensorFlow
@@ -72,6 +73,8 @@ FLAGS = flags.FLAGS
 
 EXIT_SOME_LEFT_OUT = 3  # the others were written
 _NAME_BYTES = 200
+_RESULTS = ("-detections.png", "-detections.mp4", "-heat.png", "contact-sheet.png")
+_SHOWN = 3
 # Images on the contact sheet.
 _SHEET_IMAGES = 16
 
@@ -107,6 +110,11 @@ def main(argv: list[str]) -> int:
         given = image_files.read_image_list(FLAGS.image_list)
     else:
         given = image_files.find_images(FLAGS.image_path)
+    output = Path(FLAGS.output_dir)
+    drawn = [path for path in given if is_drawing(Path(path), output)]
+    if drawn and len(drawn) < len(given):
+        print(f"left out, as an earlier run wrote them: {some(drawn, _SHOWN)}", flush=True)
+        given = [path for path in given if path not in drawn]
     films = [path for path in given if videos.is_video(path)]
     paths = [path for path in given if not videos.is_video(path)]
     if films and (FLAGS.annotations or FLAGS.heat_map != "none"):
@@ -123,7 +131,6 @@ def main(argv: list[str]) -> int:
             families.load(task.config.model.name).export(task, Path(FLAGS.saved_model_dir))
     if FLAGS.saved_model_dir:
         detector, class_map, mask_rule = inference.saved_model_detector(FLAGS.saved_model_dir)
-    output = Path(FLAGS.output_dir)
     output.mkdir(parents=True, exist_ok=True)
     how = {
         "detector": detector,
@@ -193,7 +200,8 @@ def main(argv: list[str]) -> int:
         num_images += 1
         if not FLAGS.worst:
             written += found.entries(truth)
-        print(f"{clean(found.path)}: {len(found.objects)} objects -> {clean(target)}", flush=True)
+        objects = counted(len(found.objects), "object")
+        print(f"{clean(found.path)}: {objects} -> {clean(target)}", flush=True)
     write_whole(output / "detections.json", json.dumps(written, indent=1))
     for note in noted:
         print(f"WARNING: {clean_lines(note)}", flush=True)
@@ -203,12 +211,19 @@ def main(argv: list[str]) -> int:
         raise ValueError(f"none of the {len(given)} images could be read: {unreadable[0]}")
     if sheet:
         Image.fromarray(contact_sheet(sheet, 2 if truth else 4)).save(output / "contact-sheet.png")
-    counts = f"{num_films} videos, " if films else ""
-    print(f"{counts}{num_images} images; detections.json and contact-sheet.png are in {output}")
+    counts = f"{counted(num_films, 'video')}, " if films else ""
+    counts += counted(num_images, "image")
+    print(f"{counts}; detections.json and contact-sheet.png are in {output}")
     if unreadable:
         print(f"{len(unreadable)} of {len(given)} images were left out, see the warnings above")
         return EXIT_SOME_LEFT_OUT
     return 0
+
+
+def is_drawing(path: Path, output: Path) -> bool:
+    """Whether a picture or film is called as results are, and lies where they go."""
+    is_there = os.path.realpath(path.parent) == os.path.realpath(output)
+    return is_there and path.name.endswith(_RESULTS)
 
 
 def draw_film(
@@ -242,7 +257,7 @@ def draw_film(
         if first is None:
             raise ValueError(f"{film} is a video without a frame")
     entries += found
-    print(f"{clean(film)}: {len(found)} objects -> {clean(target)}", flush=True)
+    print(f"{clean(film)}: {counted(len(found), 'object')} -> {clean(target)}", flush=True)
     return first
 
 

@@ -16,7 +16,7 @@ from absl import app, flags
 
 from engine.start import cli
 from outside_data.system_errors import explained
-from outside_data.text import clean_lines
+from outside_data.text import clean_lines, counted
 from outside_data.whole_file import write_whole
 
 if TYPE_CHECKING:
@@ -65,8 +65,8 @@ def write_coco(content: Mapping[str, Any], path: Path) -> None:
     """Writes a COCO data set, and says where it is and how much is in it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, json.dumps(content))
-    counts = ", ".join(f"{len(content[key])} {key}" for key in ("images", "annotations"))
-    print(f"{path}: {counts}")
+    counts = [counted(len(content[f"{noun}s"]), noun) for noun in ("image", "annotation")]
+    print(f"{path}: {', '.join(counts)}")
 
 
 def define_conversion_flags() -> None:

@@ -38,6 +38,12 @@ def clean(text: Any, *, most: int = MOST_OF_A_NAME) -> str:
     )
 
 
+def counted(number: int, noun: str) -> str:
+    """Returns a number of things: `1 object`, `1,234 objects`, `2 classes`."""
+    ending = "" if number == 1 else "es" if noun.endswith("s") else "s"
+    return f"{number:,} {noun}{ending}"
+
+
 def encodable(text: str) -> str:
     """Returns text that UTF-8 can hold: halves of surrogates (see `clean`) become escapes."""
     return text.encode(errors="backslashreplace").decode()

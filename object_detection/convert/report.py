@@ -10,7 +10,7 @@ from typing import TextIO
 from object_detection.coco.findings import describe_counts
 from object_detection.convert.convert import Conversion
 from object_detection.records.card import DataCard
-from outside_data.text import MOST_OF_A_LINE, clean
+from outside_data.text import MOST_OF_A_LINE, clean, counted
 
 ROWS_BY_DEFAULT = 100
 """What training keeps of an image's boxes: the default of `max_instances_per_image`."""
@@ -22,12 +22,12 @@ _LINE_SECONDS = 10.0
 def describe_card(card: DataCard) -> str:
     """Returns what a record set holds: images, boxes, a table of its classes, what was dropped."""
     lines = [
-        f"{clean(card.split)}: {card.num_images:,} images, "
+        f"{clean(card.split)}: {counted(card.num_images, 'image')}, "
         + f"{card.num_images_without_boxes:,} without a box",
         f"image height {card.min_height} to {card.max_height}, width {card.min_width} to "
         + f"{card.max_width} pixels",
-        f"{card.num_instances:,} instances of {card.num_classes} classes, {card.num_crowd:,} of "
-        + f"them crowd regions; masks: {card.mask_format or 'none'}",
+        f"{counted(card.num_instances, 'instance')} of {counted(card.num_classes, 'class')}, "
+        + f"{card.num_crowd:,} of them crowd regions; masks: {card.mask_format or 'none'}",
         f"largest number of boxes in one image: {card.max_boxes_per_image}"
         + (f" (image id {clean(card.max_boxes_source_id)})" if card.max_boxes_per_image else ""),
     ]

@@ -190,13 +190,16 @@ def test_infer_on_a_folder_takes_all_its_pictures(commands, trained_run, picture
     with Image.open(pictures[0]) as image:
         image.convert("L").save(photos / "gray.png")
         image.resize((300, 80)).save(photos / "wide.jpg")
-    commands.run(
+        image.save(photos / "gray-detections.png")  # what an earlier run wrote there is none
+    done = commands.run(
         "infer.py",
         f"--image_path={photos}",
         f"--model_dir={trained_run.folder}/ema_weights/emackpt-best",
-        f"--output_dir={tmp_path / 'out'}",
+        f"--output_dir={photos}",
     ).require_success()
-    found = detections_of(tmp_path / "out")
+    assert f"earlier run wrote them: {photos / 'gray-detections.png'}" in done.output
+    assert "2 images; detections.json" in done.output
+    found = detections_of(photos)
     assert set(found) <= {str(photos / "gray.png"), str(photos / "wide.jpg")}
     assert all(d["score"] >= 0.4 for detections in found.values() for d in detections)
 

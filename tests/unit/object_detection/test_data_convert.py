@@ -272,7 +272,7 @@ def test_command(commands, data, tmp_path):
         "--num_threads=1",
     )
     done.require_success()
-    assert "1 instances of 2 classes" in done.output
+    assert "1 instance of 2 classes" in done.output
     assert "converting train: 1/1 images (100%)" in done.errors
     (record,) = records(tmp_path / "train")
     assert record[schema.CAPTION] == [b"noise"]
