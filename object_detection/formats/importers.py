@@ -155,8 +155,9 @@ def _why_not_coco(path: Path) -> str:
         content = read_json(path, most=MOST_JSON_BYTES)
     except BadFileError as error:
         return str(error)
-    found = f"the keys {clean(sorted(content)[:9])}" if isinstance(content, dict) else "no object"
-    return f"{path} has {found}: COCO's instances have 'images', 'annotations' and 'categories'"
+    is_object = isinstance(content, dict)
+    found = f"has the keys {clean(sorted(content)[:9])}" if is_object else "holds no object, { }"
+    return f"{path} {found}: COCO's instances have 'images', 'annotations' and 'categories'"
 
 
 def _identity(folder: DataFolder, name: str, voc_corners: str) -> str:

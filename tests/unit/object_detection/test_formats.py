@@ -392,6 +392,7 @@ def test_what_is_no_data_set_is_said(tmp_path):
     for content, why in (
         ('{"images": [], "annotations": [', "instances_train.json is no valid JSON"),
         ('{"images": [], "annotations": []}', r"has the keys .*'images'.*'categories'"),
+        ('[{"bbox": [1, 2, 3, 4]}]', "instances_train.json holds no object, { }: COCO's"),
         ("", "instances_train.json is no valid JSON"),
     ):
         path.write_text(content)
