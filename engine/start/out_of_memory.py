@@ -55,7 +55,8 @@ def advice(config: Any, message: str, *, training: bool) -> str:
 
 def _remedies(config: Any, batch: int, *, training: bool) -> str:
     if not training:
-        return f"--eval_batch_size={max(batch // 2, 1)}, or a smaller image_size"
+        smaller = [f"--eval_batch_size={batch // 2}"] if batch > 1 else []
+        return ", or ".join([*smaller, "a smaller image_size"])
     remedies = []
     parts = next((k for k in range(2, batch + 1) if batch % k == 0), 0)
     if parts:
@@ -67,7 +68,7 @@ def _remedies(config: Any, batch: int, *, training: bool) -> str:
     if not config.runtime.remat:
         remedies.append("--remat (recomputes the backbone's blocks)")
     if policy_name(config.runtime) == "float32":
-        remedies.append("--amp")
+        remedies.append("--precision=mixed_float16" if config.runtime.precision else "--amp")
     return ", ".join([*remedies, "a smaller image_size or model"])
 
 

@@ -51,7 +51,21 @@ def test_evaluations_have_their_own_batch(tmp_path):
     config = configured(tmp_path, eval_batch_size=128)
     said = out_of_memory.advice(config, "failed to allocate 1.5GiB", training=False)
     assert "128 images per evaluation step" in said and "asked for 1.5GiB" in said
-    assert "--eval_batch_size=64" in said
+    assert "--eval_batch_size=64, or a smaller image_size" in said
+    single = configured(tmp_path, eval_batch_size=1)
+    said = out_of_memory.advice(single, "failed to allocate 7 bytes", training=False)
+    assert "1 images per evaluation step" in said and said.endswith("Try a smaller image_size")
+
+
+def test_remedies_are_none_that_the_run_has_or_does_not_heed(tmp_path):
+    def remedies(**values):
+        config = configured(tmp_path, batch_size=1, **values)
+        return out_of_memory.advice(config, "", training=True).partition("Try ")[2].split(", ")
+
+    remat, rest = "--remat (recomputes the backbone's blocks)", "a smaller image_size or model"
+    assert remedies(amp=False) == [remat, "--amp", rest]
+    assert remedies(precision="float32") == [remat, "--precision=mixed_float16", rest]
+    assert remedies(amp=True, remat=True) == [rest]
 
 
 def test_deterministic_kernels_are_asked_for(tmp_path, monkeypatch):

@@ -29,6 +29,9 @@ def test_cosine_by_hand():
     expected = [0.5 * (1.0 + math.cos(math.pi * s / 100)) for s in (0, 25, 50, 100)]
     assert [rate(s) for s in (0, 25, 50, 100)] == pytest.approx(expected, abs=1e-6)
     assert rate(150) == pytest.approx(0.0, abs=1e-7)  # and stays
+    # A warm-up of the whole schedule, and of all but a step.
+    assert [rate(step, total=10, warm=10) for step in (10, 11)] == pytest.approx([1.0, 0.0])
+    assert [rate(step, total=11, warm=10) for step in (10, 11)] == pytest.approx([1.0, 0.0])
 
 
 def test_stepwise_drops_at_the_first_step_of_an_epoch():

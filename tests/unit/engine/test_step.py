@@ -183,6 +183,25 @@ def test_what_an_update_changes_is_what_a_skipped_one_restores(optimizer, change
     assert written == {id(v.handle) for v in [*state.moved_by_update(), *whatever]}
 
 
+@pytest.mark.parametrize("use_xla", [False, True])
+def test_one_number_that_is_none_skips_an_update(use_xla):
+    """A logged one, the loss, or one of the gradient; the weights would decay else."""
+    step = make_step(use_xla=use_xla, dynamic=True)
+    start, weights = tf.zeros(step.state.weights.shape), step.state.weights.numpy()
+    skipped = []
+    for place, bad in ((0, np.inf), (1, np.nan), (2, -np.inf), (None, np.nan), (None, -np.inf)):
+        numbers, gradient = np.float32([1.0, 2.0, 3.0, 4.0]), start.numpy()
+        (gradient[0] if place is None else numbers)[place or 0] = bad
+        row = step.compiled_update(gradient, numbers).numpy()
+        skipped.append(row[step.names.index("skipped")])
+        np.testing.assert_array_equal(step.state.weights, weights)
+    assert skipped == [1.0] * 5
+    assert float(step.state.loss_scale.value) == 2.0**15 / 2**5
+    row = step.compiled_update(start, tf.constant([1.0, 2.0, 3.0, 4.0])).numpy()
+    assert row[step.names.index("skipped")] == 0.0
+    assert not np.array_equal(step.state.weights, weights)
+
+
 def test_overflow_of_the_scaled_loss_is_found_out():
     config = dataclasses.replace(CONFIG, loss_scale=2.0**127)
     step = make_step(config, dynamic=True)
