@@ -220,7 +220,7 @@ def _train(
         hooks=hooks,
         shards=shards,
     )
-    with out_of_memory.explained(config, training=True):
+    with out_of_memory.explained(config):
         result = trainer.run()
     if result.exit_code == EXIT_DONE and result.metrics:
         for line in conclude(result.metrics):

@@ -99,7 +99,7 @@ def _evaluate_set(
     if checksums.has_checksums(stored):
         log.info(f"{prefix} is as it was written: its checksums agree")
     distributed.broadcast_variables(task.model.variables)
-    with out_of_memory.explained(config, training=False):
+    with out_of_memory.explained(config):
         metrics, rows = Evaluator(task, log, use_xla=chooses_xla(config))()
     epoch = int(stored.get("epoch", 0))
     for line in distributed.on_main(

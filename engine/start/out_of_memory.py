@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import tensorflow as tf
+from absl import flags
 
 from engine.optim.precision import policy_name
 from engine.ranks import devices
+from engine.ranks.progress import EVALUATE, HERE
 
 # TensorFlow's and XLA's allocators say it alike.
 _ASKED = re.compile(r"allocat\w* ([\d.]+ ?[KMGT]?i?B|\d+ bytes)")
@@ -21,8 +23,8 @@ class OutOfMemoryError(MemoryError):
 
 
 @contextlib.contextmanager
-def explained(config: Any, *, training: bool) -> Iterator[None]:
-    """Turns a device's lack of memory within the block, which trains or evaluates, into advice.
+def explained(config: Any) -> Iterator[None]:
+    """Turns a device's lack of memory within the block, in a step or an evaluation, into advice.
 
     Raises:
       OutOfMemoryError: says what was run, where, and which flags make it smaller.
@@ -30,6 +32,7 @@ def explained(config: Any, *, training: bool) -> Iterator[None]:
     try:
         yield
     except tf.errors.ResourceExhaustedError as error:
+        training = HERE.place()["kind"] != EVALUATE
         raise OutOfMemoryError(advice(config, error.message, training=training)) from error
 
 
@@ -55,7 +58,10 @@ def advice(config: Any, message: str, *, training: bool) -> str:
 
 def _remedies(config: Any, batch: int, *, training: bool) -> str:
     if not training:
-        smaller = [f"--eval_batch_size={batch // 2}"] if batch > 1 else []
+        # A program that only evaluates has the shorter name.
+        is_short = "batch_size" in flags.FLAGS and "eval_batch_size" not in flags.FLAGS
+        flag = "batch_size" if is_short else "eval_batch_size"
+        smaller = [f"--{flag}={batch // 2}"] if batch > 1 else []
         return ", or ".join([*smaller, "a smaller image_size"])
     remedies = []
     parts = next((k for k in range(2, batch + 1) if batch % k == 0), 0)

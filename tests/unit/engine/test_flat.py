@@ -24,7 +24,9 @@ def test_each_tensor_starts_a_chunk_and_padding_is_zero():
 
 def test_split_undoes_join_bit_for_bit():
     layout = FlatLayout(SHAPES)
-    for before, after in zip(tensors(), layout.split(layout.join(tensors()))):
+    pieces = layout.split(layout.join(tensors()))
+    assert len(pieces) == len(SHAPES)
+    for before, after in zip(tensors(), pieces):
         np.testing.assert_array_equal(before, after)
         assert before.shape == after.shape
 

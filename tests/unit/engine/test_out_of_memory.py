@@ -2,6 +2,7 @@
 
 import pytest
 import tensorflow as tf
+from absl import flags
 from engine_tiny_family import TinyFamily, config_of
 
 from engine.run import run_training
@@ -14,17 +15,29 @@ def configured(folder, **values):
 
 
 class FullFamily(TinyFamily):
-    """A family whose first step does not fit."""
+    """A family whose first step does not fit, or whose first evaluation or validation."""
+
+    def __init__(self, where="step"):
+        super().__init__()
+        self._where = where
 
     def make_task(self, config, **options):
         task = super().make_task(config, **options)
+        losses = task.losses
 
-        def losses(batch, *, training, seed=None):
+        def full(*_, **__):
             raise tf.errors.ResourceExhaustedError(
                 None, None, "Out of memory while trying to allocate 12345678 bytes."
             )
 
-        task.losses = losses
+        def full_losses(batch, *, training, seed=None):
+            is_full = training == (self._where == "step")
+            return full() if is_full else losses(batch, training=training, seed=seed)
+
+        if self._where == "evaluation":
+            task.predict = full
+        else:
+            task.losses = full_losses
         return task
 
 
@@ -36,6 +49,28 @@ def test_a_step_that_does_not_fit_ends_the_run_with_advice(tmp_path):
     assert "tiny, 6 images per rank and step, float32, asked for 12345678 bytes" in said
     assert "--batch_size=3 --gradient_accumulation=4" in said and "--remat" in said
     assert "--amp" in said
+
+
+@pytest.mark.parametrize("where", ["evaluation", "validation"])
+def test_an_evaluation_that_does_not_fit_says_so_while_training_too(tmp_path, where):
+    config = config_of(tmp_path, num_epochs=1, eval_batch_size=6, validate=where == "validation")
+    with pytest.raises(OutOfMemoryError, match="6 images per evaluation step") as raised:
+        run_training(config, FullFamily(where))
+    assert str(raised.value).endswith("Try --eval_batch_size=3, or a smaller image_size")
+
+
+@pytest.mark.parametrize(
+    ("names", "flag"),
+    [(["batch_size", "eval_batch_size"], "eval_batch_size"), (["batch_size"], "batch_size")],
+)
+def test_the_flag_is_one_that_the_program_has(tmp_path, monkeypatch, names, flag):
+    values = flags.FlagValues()
+    for name in names:
+        flags.DEFINE_integer(name, 8, "Images.", flag_values=values)
+    monkeypatch.setattr(flags, "FLAGS", values)
+    config = configured(tmp_path, eval_batch_size=8)
+    said = out_of_memory.advice(config, "", training=False)
+    assert f"Try --{flag}=4," in said
 
 
 @pytest.mark.parametrize(
