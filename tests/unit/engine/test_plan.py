@@ -26,6 +26,7 @@ def test_rate_is_scaled_once_and_said():
     assert "global batch 256" in line and "0.32 (0.08 per 64 images)" in line
     as_given = dataclasses.replace(optim, lr_batch_size=0)
     assert "0.08 as given" in plan.describe(as_given)
+    assert "schedule over 1200 steps, stop after epoch 300" in line
     timed = plan.describe(optim, train_minutes=7.5)
     assert "schedule fitted to 7.5 minutes" in timed and "epoch " not in timed
 
@@ -33,6 +34,13 @@ def test_rate_is_scaled_once_and_said():
 def test_a_batch_larger_than_the_data_is_one_step():
     plan = make_plan(TrainConfig(batch_size=64), OptimConfig(), num_examples=5, num_ranks=2)
     assert (plan.steps_per_epoch, plan.total_steps) == (1, 300)
+
+
+def test_an_epoch_of_fewer_images_than_there_are():
+    train = TrainConfig(batch_size=25, num_epochs=3, num_examples_per_epoch=101)
+    plan = make_plan(train, OptimConfig(lr_warmup_epoch=1.5), num_examples=1000, num_ranks=2)
+    # 101 images are two batches of 50 and one more.
+    assert (plan.steps_per_epoch, plan.total_steps, plan.warmup_steps) == (3, 9, 4)
 
 
 def test_no_images():
@@ -91,8 +99,9 @@ def test_evaluations_of_the_modes():
     assert evaluates_at_end(full)  # only if the last epoch had none
     assert evaluates_at_end(dataclasses.replace(full, training_mode="train"))
     assert not evaluates_at_end(dataclasses.replace(full, training_mode="train300"))
-    short = TrainConfig(num_epochs=100, training_mode="train300")
+    short = TrainConfig(num_epochs=199, training_mode="train300")
     assert evaluates_at_end(short)
+    assert not evaluates_at_end(dataclasses.replace(short, num_epochs=200))
 
 
 def test_evaluation_flags_act_in_every_mode():
@@ -106,6 +115,7 @@ def test_a_run_that_ends_before_epoch_200_is_evaluated_on_the_way():
     assert evaluations(TrainConfig(num_epochs=30)) == [10, 20, 30]
     assert evaluations(TrainConfig(num_epochs=199)) == [*range(10, 200, 10)]
     assert evaluations(TrainConfig(num_epochs=200)) == [200]
+    assert evaluations(TrainConfig(num_epochs=3, checkpoint_period=1)) == [1, 2, 3]
 
 
 def test_patience_needs_an_evaluation_within_the_run():
@@ -116,6 +126,14 @@ def test_patience_needs_an_evaluation_within_the_run():
         check_settings(train, DataConfig(), dataclasses.replace(impatient, eval_start=31))
 
 
+def test_a_target_needs_evaluations():
+    evaluation = EvalConfig(target_ap=0.3)
+    check_settings(TrainConfig(), DataConfig(), evaluation)
+    check_settings(TrainConfig(skip_test=True), DataConfig(), EvalConfig())
+    with pytest.raises(ConfigError, match=r"--skip_test with target_ap=0\.3: .*leave one"):
+        check_settings(TrainConfig(skip_test=True), DataConfig(), evaluation)
+
+
 def test_which_runs_need_a_validation_set():
     quiet = TrainConfig(training_mode="train300")
     assert needs_evaluation_data(TrainConfig(), EvalConfig())
@@ -123,6 +141,9 @@ def test_which_runs_need_a_validation_set():
     assert needs_evaluation_data(quiet, EvalConfig(eval_start=300))
     first_alone = dataclasses.replace(quiet, num_epochs=1)
     assert needs_evaluation_data(first_alone, EvalConfig(eval_start=1, eval_period=1))
+    stopped = dataclasses.replace(quiet, stop_epoch=1)
+    assert needs_evaluation_data(stopped, EvalConfig(eval_start=1, eval_period=1))
+    assert not needs_evaluation_data(stopped, EvalConfig(eval_start=2, eval_period=1))
     assert not needs_evaluation_data(quiet, EvalConfig(eval_start=301))
     assert needs_evaluation_data(dataclasses.replace(quiet, validate=True), EvalConfig())
 
@@ -160,6 +181,7 @@ def test_settings_that_cannot_work(change, words):
 
 def test_the_defaults_can_work():
     check_settings(TrainConfig(), DataConfig(), EvalConfig())
+    check_settings(TrainConfig(), DataConfig(jitter_min=1.0, jitter_max=1.0), EvalConfig())
     assert OptimConfig(moving_average_decay=None).moving_average_decay is None
 
 
