@@ -50,6 +50,19 @@ def test_linear_lowers_scores_above_its_threshold():
     np.testing.assert_allclose(scores[0, :3], [0.9, 0.5, 0.8 * 0.4], rtol=1e-6)
     _, scores, _, _ = run(BOXES, SCORES, ONE_CLASS, method="linear", iou_threshold=0.7)
     np.testing.assert_allclose(scores[0, :3], [0.9, 0.8, 0.5], rtol=1e-6)
+    half = np.array([[[0, 0, 10, 10], [0, 0, 5, 10]]], np.float32)  # IoU 0.5 is not above 0.5
+    options = {"method": "linear", "iou_threshold": 0.5}
+    scores = run(half, SCORES[:, :2], ONE_CLASS[:, :2], **options)[1]
+    np.testing.assert_array_equal(scores[0, :2], SCORES[0, :2])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_scores_have_no_gradient(method):
+    boxes, scores = tf.constant(BOXES), tf.constant(SCORES)
+    with tf.GradientTape() as tape:
+        tape.watch([boxes, scores])
+        picked = batched_nms(boxes, scores, ONE_CLASS, **SETTINGS, method=method)[1]
+    assert tape.gradient(picked, [boxes, scores]) == [None, None]
 
 
 def test_diou_spares_boxes_with_distant_centres():

@@ -124,5 +124,7 @@ def test_compiled_equals_eager():
 
 
 def test_share_outside_0_to_1_is_refused():
-    with pytest.raises(ValueError, match=r"1\.5"):
-        max_positives(8, 1.5)
+    assert [max_positives(8, share) for share in (0.0, 0.49, 0.5, 1.0)] == [0, 3, 4, 8]
+    for share in (1.5, -0.25):
+        with pytest.raises(ValueError, match=str(share)):
+            max_positives(8, share)
