@@ -202,10 +202,13 @@ def load(
     _require("which", which, ("best", "last"))
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import families
+    from engine.config.fields import ConfigError
     from object_detection.serve import inference
 
     path = os.path.expanduser(path)
     if (Path(path) / "saved_model.pb").is_file():
+        if preset or hparams:
+            raise ConfigError(f"{path}, an export, keeps its settings: leave preset, hparams out")
         return Model(*inference.saved_model_detector(path))
     task = families.load_task(
         path, which=which, model_name=model_name, preset_name=preset, hparams=hparams
