@@ -99,7 +99,7 @@ def _shapes(task: dict[str, Any], result: LabelledSet) -> list[dict[str, Any]] |
             result.note("task with several annotations: the last is taken", task.get("id"))
         if not kept:
             return None
-        return [r for r in kept[-1].get("result", []) if isinstance(r.get("value"), dict)]
+        return [r for r in kept[-1].get("result") or [] if isinstance(r.get("value"), dict)]
     lists = [value for value in task.values() if isinstance(value, list)]
     shapes = [entry for entries in lists for entry in entries if isinstance(entry, dict)]
     return [{"value": entry, **entry} for entry in shapes]

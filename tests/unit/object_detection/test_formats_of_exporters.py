@@ -295,6 +295,10 @@ def test_tasks_of_label_studio_as_others_write_them(folder):
     assert folder.read() == {"all": {"a.jpg": plain([("cat", 1, 2, 10, 8)])}}
     assert "1 x object with several labels: the first is taken" in folder.said
     assert "1 x object drawn on a turned image" in folder.said
+    empty = {"data": {"image": "b.jpg"}, "annotations": [{"result": None}]}
+    folder.write("photos/b.jpg")
+    folder.write("tasks.json", json.dumps([task, empty]))
+    assert folder.read()["all"]["b.jpg"] == []
     folder.write("tasks.json", json.dumps([task, 5]))
     with pytest.raises(ValueError, match=r"tasks\.json: expected a list of Label Studio's tasks"):
         folder.read()
