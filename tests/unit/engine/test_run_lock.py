@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -76,10 +77,48 @@ def test_a_killed_process_of_this_host_is_not_waited_for(tmp_path):
     with pytest.raises(ConfigError, match=f"process {process.pid}"):
         lock_of(tmp_path).acquire()
     process.kill()
-    process.wait()
-    ours = lock_of(tmp_path)
-    ours.acquire(lambda text: None)
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # dead, and listed still
+    for collect in (lambda: None, process.wait):
+        collect()
+        ours = lock_of(tmp_path)
+        ours.acquire(lambda text: None)
+        ours.release()
+        assert dead._create()
+
+
+def test_a_process_that_only_has_the_same_number_is_not_waited_for(tmp_path):
+    assert lock_of(tmp_path)._create()
+    change(tmp_path, process="12345")  # it began at another time
+    said, ours = [], lock_of(tmp_path)
+    began = time.monotonic()
+    ours.acquire(said.append)
+    assert time.monotonic() - began < STALE / 2
+    assert len(said) == 1 and "has died" in said[0]
     ours.release()
+
+
+@pytest.mark.parametrize(("beat", "seconds"), [(0.26, 1.3), (0, 1), (3600, 1)])
+def test_a_slow_beat_is_waited_for_and_an_impossible_one_is_not(tmp_path, beat, seconds):
+    """Five of the other's beats, at least the seconds of this run."""
+    assert lock_of(tmp_path)._create()
+    change(tmp_path, space="other", beat_seconds=beat)
+    said, ours = [], lock_of(tmp_path)
+    began = time.monotonic()
+    ours.acquire(said.append)
+    assert f"waiting up to {seconds:g} s" in said[0]
+    assert seconds <= time.monotonic() - began < seconds + 3
+    ours.release()
+
+
+def test_a_lock_that_goes_while_it_is_watched_is_free(tmp_path):
+    assert lock_of(tmp_path)._create()
+    change(tmp_path, space="other", beat_seconds=60)
+    threading.Timer(0.3, (tmp_path / NAME).unlink).start()
+    said, ours = [], lock_of(tmp_path)
+    ours.acquire(said.append)
+    assert len(said) == 1 and "waiting up to 300 s" in said[0]
+    ours.release()
+    assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", '{"host": 3}', "[" * 9999])
@@ -108,4 +147,41 @@ def test_a_lock_is_not_taken_from_one_who_was_faster(tmp_path):
     change(tmp_path, token="faster")
     assert not lock_of(tmp_path)._take_away(seen)
     assert json.loads((tmp_path / NAME).read_text())["token"] == "faster"
+    assert os.listdir(tmp_path) == [NAME]
+
+
+def test_a_beat_in_hand_does_not_bring_back_a_lock_that_was_released(tmp_path, monkeypatch):
+    beating, replace = threading.Event(), os.replace
+
+    def slowly(*paths):
+        beating.set()
+        time.sleep(0.3)
+        replace(*paths)
+
+    ours = lock_of(tmp_path)
+    ours.acquire()
+    assert ours._thread.daemon
+    monkeypatch.setattr(os, "replace", slowly)
+    assert beating.wait(10)
+    ours.release()
+    assert not ours._thread.is_alive() and os.listdir(tmp_path) == []
+
+
+def test_a_folder_is_held_for_a_block_however_it_ends(tmp_path):
+    with pytest.raises(KeyError), run_lock.held(tmp_path, stale_seconds=STALE, say=print):
+        assert os.listdir(tmp_path) == [NAME]
+        raise KeyError("a run that fails")
+    assert os.listdir(tmp_path) == []
+    with run_lock.held(tmp_path, stale_seconds=0.0, say=print):
+        assert os.listdir(tmp_path) == []
+
+
+def test_a_run_whose_folder_was_taken_over_says_so_and_ends_all_ranks(tmp_path, monkeypatch):
+    said, ended = [], []
+    monkeypatch.setattr(run_lock.guard, "say_error", said.append)
+    monkeypatch.setattr(run_lock.distributed, "abort_all", ended.append)
+    with run_lock.held(tmp_path, stale_seconds=STALE, say=print):
+        change(tmp_path, token="another")
+        wait_until(lambda: ended, lambda: "it never ended", seconds=10)
+    assert ended == [1] and "this one ends" in said[0]
     assert os.listdir(tmp_path) == [NAME]
