@@ -43,6 +43,12 @@ def test_threshold_is_inclusive():
     np.testing.assert_array_equal(labels, [0, 0, 0, 0, 0])
 
 
+def test_a_threshold_of_1_asks_for_the_anchor_itself():
+    boxes = [[0, 0, 10, 10], [0, 10, 10, 19.9]]
+    _, labels = match(boxes, positive=1.0, negative=1.0, force=False)
+    np.testing.assert_array_equal(labels, [1, 0, 0, 0, 0])
+
+
 def test_between_the_thresholds_is_ignored():
     # IoU 1.0, 0.5 and 0.2 with the first three anchors, as three boxes.
     boxes = [[0, 0, 10, 10], [0, 10, 5, 20], [0, 20, 2, 30]]
@@ -93,6 +99,9 @@ def test_forced_ties_make_all_best_anchors_positive(jit_compile):
     # Straddles anchors 1 and 2 evenly.
     _, labels = match([[0, 15, 10, 25], [50, 50, 60, 60]], **options)
     np.testing.assert_array_equal(labels, [0, 1, 1, 0, 0])
+    # 7 of 12 shares of anchor 1 and 2 of 17 of anchor 2, which is no tie.
+    _, labels = match([[0, 13, 10, 22]], **options)
+    np.testing.assert_array_equal(labels, [0, 1, 0, 0, 0])
     # Anchor 0 is the best of box 1 but keeps box 0, which it overlaps more.
     gt_index, labels = match([[0, 0, 10, 8], [0, 0, 2, 10]], **options)
     np.testing.assert_array_equal(labels, [1, 0, 0, 0, 0])
