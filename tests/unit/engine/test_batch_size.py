@@ -48,6 +48,13 @@ def test_small_trials_may_foretell_nothing():
     assert 64 <= device.largest() <= 84
 
 
+def test_where_nothing_larger_fits_the_second_trial_is_the_answer():
+    device = Device(2 * GIB, 0.25 * GIB, 40 * GIB, surprise=100.0)
+    assert device.largest() == 8
+    # 0.85 * 128, then the geometric mean with 8, in fours.
+    assert device.tried == [4, 8, 128, 108, 28, 12]
+
+
 @pytest.mark.parametrize(("each", "expected"), [(1.5, 4), (3.0, 2), (5.5, 1)])
 def test_small_memory_holds_few_images(each, expected):
     assert Device(1 * GIB, each * GIB, 10 * GIB).largest() == expected
@@ -72,6 +79,35 @@ def test_free_memory_is_that_of_the_machine_within_its_container(tmp_path):
     (control / "memory.max").write_text(f"{1 << 20}\n")
     (control / "memory.current").write_text("1024\n")
     assert batch_size.free_memory(tmp_path, control) == (1 << 20) - 1024
+
+
+def test_the_memory_is_that_of_the_smallest_gpu_or_what_is_free(monkeypatch):
+    said = ["81559 MiB", "40960 MiB"]
+    monkeypatch.setattr(batch_size.machine, "gpu_facts", lambda fact: said)
+    monkeypatch.setattr(batch_size, "free_memory", lambda: 7 * GIB)
+    assert batch_size.device_memory() == (True, 40 * GIB)
+    for unknown in ([], ["[N/A]"], ["81559 MiB", ""]):
+        said = unknown
+        assert batch_size.device_memory() == (False, 7 * GIB)
+    monkeypatch.setattr(batch_size, "free_memory", lambda: next(iter(())))
+    with pytest.raises(ConfigError, match="does not tell its free memory .*give a number"):
+        batch_size.device_memory()
+
+
+def test_a_trial_that_the_system_ends_did_not_fit_the_machine(tmp_path, monkeypatch, capfd):
+    program = tmp_path / "train.py"
+    program.write_text(
+        "import os, sys\n"
+        "os.write(1, b'\\xff is no text\\n')\n"
+        "if '--batch_size=4' not in sys.argv:\n    os.kill(os.getpid(), 9)\n"
+    )
+    monkeypatch.setattr(batch_size, "device_memory", lambda: (False, 10 * GIB))
+    assert batch_size.find([str(program)], records="", num_ranks=1) == 4
+    assert "8 images take more than there is of 10.00 GiB" in capfd.readouterr().out
+    program.write_text("import os\nos.kill(os.getpid(), 9)\n")
+    monkeypatch.setattr(batch_size, "device_memory", lambda: (True, 10 * GIB))
+    with pytest.raises(ConfigError, match="trial with 4 images failed"):
+        batch_size.find([str(program)], records="", num_ranks=1)
 
 
 def test_several_ranks_are_told_what_to_do():
