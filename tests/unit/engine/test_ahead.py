@@ -16,6 +16,20 @@ def as_accelerator(monkeypatch):
     monkeypatch.setattr(devices, "accelerator", lambda: "CPU:0")
 
 
+@pytest.fixture
+def callers(monkeypatch):
+    """The threads' owners that a test makes."""
+    made = []
+
+    class Noted(ahead.Caller):
+        def __init__(self):
+            super().__init__()
+            made.append(self)
+
+    monkeypatch.setattr(ahead, "Caller", Noted)
+    return made
+
+
 @pytest.mark.parametrize("count", [0, 1, 2, 5])
 def test_all_batches_come_in_their_order(count):
     found = list(ahead.prepared_ahead(range(4), lambda batch: batch * 10, ahead=count))
@@ -83,7 +97,7 @@ def test_an_error_comes_where_its_batch_would(count, place):
         next(batches)
 
 
-def test_a_reader_that_hangs_does_not_keep_the_run_from_ending(monkeypatch):
+def test_a_reader_that_hangs_does_not_keep_the_run_from_ending(callers, monkeypatch):
     monkeypatch.setattr(ahead, "_CLOSING_SECONDS", 0.01)
     never = threading.Event()
 
@@ -91,10 +105,9 @@ def test_a_reader_that_hangs_does_not_keep_the_run_from_ending(monkeypatch):
         yield 1
         never.wait(60)
 
-    before = set(threading.enumerate())
     batches = ahead.prepared_ahead(read(), lambda batch: batch, ahead=2)
     assert next(batches) == (1, 1)
-    (thread,) = set(threading.enumerate()) - before
+    thread = callers[0]._thread
     batches.close()
     assert thread.is_alive() and thread.daemon  # Python waits for no such thread
     never.set()
@@ -114,38 +127,38 @@ def test_a_thread_leaves_out_what_is_cancelled_and_makes_the_other_calls():
     assert made == ["b"] and not caller._thread.is_alive()
 
 
-def test_closing_prepares_no_batch_that_is_not_begun():
-    """Neither where a run ends early nor where an error ends it; and the thread ends."""
-    for error in (GeneratorExit, KeyboardInterrupt):
-        before, begun, go_on = set(threading.enumerate()), [], threading.Event()
+@pytest.mark.parametrize("error", [GeneratorExit, KeyboardInterrupt])
+def test_closing_prepares_no_batch_that_is_not_begun(callers, error):
+    """Neither where a run ends early nor where an error ends it; and the threads end."""
+    begun, arrived, go_on = [], threading.Semaphore(0), threading.Event()
 
-        def prepare(batch, begun=begun, go_on=go_on):
-            begun.append(batch)
-            if batch == 1:
-                go_on.wait(30)
-            return batch
+    def prepare(batch):
+        begun.append(batch)
+        arrived.release()
+        return batch == 0 or go_on.wait(30)
 
-        batches = ahead.prepared_ahead(range(9), prepare, ahead=3)
-        assert next(batches) == (0, 0)
-        (thread,) = set(threading.enumerate()) - before
-        threading.Timer(0.2, go_on.set).start()
-        with pytest.raises(error):
-            batches.throw(error)
-        assert not thread.is_alive()
-        assert begun == [0, 1]
+    batches = ahead.prepared_ahead(range(9), prepare, ahead=3)
+    assert next(batches) == (0, True)
+    for _ in range(4):
+        assert arrived.acquire(timeout=30)
+    threading.Timer(0.2, go_on.set).start()
+    with pytest.raises(error):
+        batches.throw(error)
+    assert not any(caller._thread.is_alive() for caller in callers)
+    assert sorted(begun) == [0, 1, 2, 3]
 
 
-def test_an_ended_source_is_asked_no_more_and_its_thread_ends():
+def test_an_ended_source_is_asked_no_more_and_its_thread_ends(callers):
     asked = []
 
     def read():
         yield from range(3)
         asked.append("the end")
 
-    before = set(threading.enumerate())
     batches = ahead.prepared_ahead(read(), lambda batch: -batch, ahead=2)
     assert list(batches) == [(0, 0), (1, -1), (2, -2)]
-    assert asked == ["the end"] and set(threading.enumerate()) <= before
+    assert asked == ["the end"]
+    assert callers and not any(caller._thread.is_alive() for caller in callers)
 
 
 def test_whatever_a_call_raises_is_raised_where_its_result_is_asked_for():
