@@ -5,6 +5,7 @@ The folder is converted once, and the flags of the records are set as if they ha
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,11 @@ def use_for_training(model: Any) -> list[str]:
     from object_detection.convert.prepare import prepare_records
 
     _refuse_records("training_file_pattern", "val_file_pattern", "val_json_file")
+    if FLAGS.model_dir and os.path.realpath(FLAGS.model_dir) == os.path.realpath(FLAGS.data):
+        raise ConfigError(
+            f"--model_dir={FLAGS.model_dir} is the data folder itself: the run would be written "
+            "among the data; choose another"
+        )
     notes: list[str] = []
     has_file = bool(FLAGS.config_file)  # the PyTorch program's, for Mask R-CNN
     prepared = prepare_records(

@@ -121,9 +121,10 @@ def _object(
         pixels = [v * (height if i % 2 else width) for i, v in enumerate(values)]
         return polygon_object(name, [pixels])
     if len(values) != 4 and not (has_key_points and len(values) > 4):
+        hint = " Five are a detection with its confidence, not a label?" if len(values) == 5 else ""
         raise ValueError(
             f"{where}: {len(values)} numbers behind the class: expected x y width height, or an "
-            "even number of polygon coordinates (key points need kpt_shape in data.yaml)"
+            f"even number of polygon coordinates (key points need kpt_shape in data.yaml).{hint}"
         )
     x, y, w, h = values[:4]
     # To a thousandth of a pixel: six decimals of a share are no more exact.

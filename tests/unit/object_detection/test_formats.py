@@ -209,6 +209,7 @@ def runs_along_rows(pixels):
     [
         ("3 0.5 0.5 0.1 0.1", "a.txt line 1: class 3, but 3 classes are listed"),
         ("0 0.5 0.5 0.1", "a.txt line 1: 3 numbers behind the class"),
+        ("0 0.5 0.5 0.1 0.1 0.9", "5 numbers .* a detection with its confidence"),
         ("cat 0.5 0.5 0.1 0.1", "a.txt line 1: expected numbers, got 'cat"),
     ],
 )
@@ -349,6 +350,7 @@ def test_train_takes_a_folder_in_the_place_of_records(tmp_path, repository):
     assert "annotations: yolo, splits train, val" in done.stdout and "CHECK 0 errors" in done.stdout
     assert f"records of {tmp_path / 'set'} are in {records}" in start().stdout
     assert "--val_json_file names some: drop one" in start("--val_json_file=x.json").stderr
+    assert "is the data folder itself" in start(f"--model_dir={tmp_path}/set/.").stderr
 
 
 @pytest.mark.parametrize("name", ["../secret/s.png", "images/../../secret/s.png", "SECRET/s.png"])
