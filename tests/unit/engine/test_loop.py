@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import shutil
 import signal
 import threading
@@ -244,6 +245,9 @@ def test_a_benchmark_writes_no_checkpoint(tmp_path):
     assert run.evaluated == run.exported == []
     assert result.averages["avg_latency_training"] > 0
     assert not (run.folder / "train").exists()
+    (text,) = run.folder.glob("train-*.log")
+    assert re.search(r"of 8 steps: median [\d.]+ ms, 90th percentile [\d.]+ ms", text.read_text())
+    assert len(run.trainer._steps.throughput._recent) == 8
     stopped = Run(tmp_path / "run", task=StopAfter(3), **train)
     assert stopped().exit_code == EXIT_STOPPED
     assert stopped.files() == set()
