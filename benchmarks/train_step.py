@@ -48,7 +48,7 @@ def main(argv: list[str]) -> int:
     import families
     from benchmarks.synthetic import numbered_class_map, synthetic_batch
     from benchmarks.timing import peak_memory_gb, percentiles_ms, timed
-    from engine.batches import batches_ahead, prepared_ahead, to_accelerator
+    from engine.batches import on_accelerator, to_accelerator
     from engine.optim.plan import make_plan
     from engine.ranks import distributed
     from engine.start.process import chooses_xla, join_ranks, set_precision
@@ -79,10 +79,7 @@ def main(argv: list[str]) -> int:
     step = TrainStep(task, state, config.optim, use_xla=use_xla, half_gradients=FLAGS.amp)
     if records:
         shard = Shard(place.rank, place.size)
-        batches = task.train_dataset(shard=shard, start_step=0)
-        prepared = prepared_ahead(
-            batches, lambda b: to_accelerator(task.device_batch(b)), ahead=batches_ahead()
-        )
+        prepared = on_accelerator(task.train_dataset(shard=shard, start_step=0), task.device_batch)
         stream = (on_device for _, on_device in prepared)
     else:
         batch = synthetic_batch(

@@ -15,7 +15,7 @@ import re
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
@@ -126,7 +126,7 @@ def narrowed(batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
 
 def prepared_ahead(
     batches: Iterable[_T], prepare: Callable[[_T], Any], *, ahead: int
-) -> Iterator[tuple[_T, Any]]:
+) -> Generator[tuple[_T, Any], None, None]:
     """Yields (batch, prepared batch), prepared in a thread some batches before they are taken.
 
     Args:
@@ -173,9 +173,24 @@ def close(callers: Sequence[Caller]) -> None:
         caller.join(max(until - time.monotonic(), 0.0))
 
 
-def batches_ahead(per_step: int = 1) -> int:
-    """Returns how many batches to prepare ahead, of steps that take `per_step` of them."""
-    return _STEPS_AHEAD * per_step if devices.accelerator() else 0
+def on_accelerator(
+    dataset: Iterable[Mapping[str, tf.Tensor]],
+    device_batch: Callable[[Mapping[str, tf.Tensor]], Mapping[str, tf.Tensor]],
+    *,
+    per_step: int = 1,
+) -> Generator[tuple[Mapping[str, tf.Tensor], Mapping[str, tf.Tensor]], None, None]:
+    """Yields (batch, what of it programs take, in the accelerator's memory).
+
+    Args:
+      dataset: of the batches; its errors as of `iterate`.
+      device_batch: picks what goes to the accelerator, see `engine.task.Task`.
+      per_step: batches that a step takes; those of two steps are copied ahead.
+    """
+    return prepared_ahead(
+        iterate(dataset),
+        lambda batch: to_accelerator(device_batch(batch)),
+        ahead=_STEPS_AHEAD * per_step if devices.accelerator() else 0,
+    )
 
 
 class NumbersReader:

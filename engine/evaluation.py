@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from engine.batches import (
-    batches_ahead,
-    image_shape,
-    iterate,
-    narrowed,
-    prepared_ahead,
-    to_accelerator,
-)
+from engine.batches import image_shape, narrowed, on_accelerator
 from engine.log.meanwhile import said_meanwhile
 from engine.log.meters import format_duration
 from engine.log.run_log import RunLog
@@ -50,17 +43,6 @@ class _Program:
             return self.compiled(batch)
 
 
-def _batches(
-    task: Task, shard: Shard
-) -> Iterator[tuple[Mapping[str, tf.Tensor], Mapping[str, tf.Tensor]]]:
-    """Yields the batches of an evaluation, with what of them the accelerator has."""
-    return prepared_ahead(
-        iterate(task.eval_dataset(shard=shard)),
-        lambda batch: to_accelerator(task.device_batch(batch)),
-        ahead=batches_ahead(),
-    )
-
-
 class Evaluator:
     """Evaluates a task again and again with one compiled prediction; progress goes to the log."""
 
@@ -77,7 +59,8 @@ class Evaluator:
         shard = Shard(distributed.rank(), distributed.size())
         # One thread makes rows (and pastes masks) while the next batch is predicted.
         with ThreadPoolExecutor(max_workers=1) as pool:
-            for batch, on_device in _batches(self._task, shard):
+            dataset = self._task.eval_dataset(shard=shard)
+            for batch, on_device in on_accelerator(dataset, self._task.device_batch):
                 HERE.tick()
                 detections = self._predict(on_device)
                 waiting.append(pool.submit(self._task.detection_rows, batch, detections))
@@ -143,7 +126,8 @@ class Validator:
         names = ("val_loss", *(f"val_{name}" for name in self._task.loss_names))
         sums = np.zeros(len(names) + 1)
         shard = Shard(distributed.rank(), distributed.size())
-        for _, on_device in _batches(self._task, shard):
+        dataset = self._task.eval_dataset(shard=shard)
+        for _, on_device in on_accelerator(dataset, self._task.device_batch):
             HERE.tick()
             sums += self._losses(on_device).numpy()
         total = distributed.reduce_sum([tf.constant(sums)])[0].numpy()

@@ -10,21 +10,14 @@ from __future__ import annotations
 import contextlib
 import functools
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from engine.batches import (
-    NumbersReader,
-    batches_ahead,
-    image_shape,
-    iterate,
-    prepared_ahead,
-    to_accelerator,
-)
+from engine.batches import NumbersReader, image_shape, on_accelerator, to_accelerator
 from engine.config.settings import EvalConfig, TrainConfig
 from engine.evaluation import Evaluator, Validator, percent
 from engine.files.best import BestEvaluation
@@ -55,7 +48,8 @@ _SAID_METRICS = ("AP", "AP50", "mask_AP", "mask_AP50")
 # Steps before the speed is known well enough to fit a schedule to a time.
 _STEPS_TO_KNOW_SPEED = 8
 
-_Batch = Mapping[str, tf.Tensor]
+# Of batches, and of what of them the accelerator has.
+_Batches = Generator[tuple[Mapping[str, tf.Tensor], Mapping[str, tf.Tensor]], None, None]
 
 
 class Trainer:
@@ -160,22 +154,14 @@ class Trainer:
             ]
             return self._train_epochs(data, step, epoch, signals=signals)
 
-    def _batches(self, shard: Shard, step: int) -> Generator[tuple[_Batch, _Batch]]:
+    def _batches(self, shard: Shard, step: int) -> _Batches:
         """Yields a share's batches from `step` on, with what of them the accelerator has."""
         size = self._accumulation
-        batches = iterate(self._task.train_dataset(shard=shard, start_step=step * size))
-        return prepared_ahead(batches, self._to_accelerator, ahead=batches_ahead(size))
-
-    def _to_accelerator(self, batch: _Batch) -> _Batch:
-        return to_accelerator(self._task.device_batch(batch))
+        dataset = self._task.train_dataset(shard=shard, start_step=step * size)
+        return on_accelerator(dataset, self._task.device_batch, per_step=size)
 
     def _train_epochs(
-        self,
-        data: Sequence[Iterator[tuple[_Batch, _Batch]]],
-        step: int,
-        epoch: int,
-        *,
-        signals: StopSignals,
+        self, data: Sequence[_Batches], step: int, epoch: int, *, signals: StopSignals
     ) -> RunResult:
         plan = self._plan
         # A run stopped at the very end of an epoch still has its evaluation and saves to do.
@@ -192,12 +178,7 @@ class Trainer:
         return self._finish(epoch, step)
 
     def _train_epoch(
-        self,
-        data: Sequence[Iterator[tuple[_Batch, _Batch]]],
-        step: int,
-        epoch: int,
-        *,
-        signals: StopSignals,
+        self, data: Sequence[_Batches], step: int, epoch: int, *, signals: StopSignals
     ) -> tuple[int, bool]:
         """Trains to the end of an epoch; returns (step, whether the run is to stop)."""
         last = epoch * self._plan.steps_per_epoch
@@ -254,7 +235,8 @@ class Trainer:
         shown = ", ".join(str(image_shape(b)) for b in batches)
         self._log.info(f"tracing the train step for batches of {shown}")
         with self._state.kept(), self._compiling():
-            programs = self._step.programs([self._to_accelerator(b) for b in batches])
+            given = [to_accelerator(self._task.device_batch(b)) for b in batches]
+            programs = self._step.programs(given)
             compile_ahead.call_side_by_side(programs, say=self._log.info)
         self._compiled.update(map(image_shape, batches))
 

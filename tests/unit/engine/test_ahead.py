@@ -191,11 +191,23 @@ def test_batches_of_an_accelerator_are_the_same_again_in_its_program(as_accelera
 def test_without_an_accelerator_a_batch_is_left_alone():
     batch = {"classes": tf.constant([3], tf.int32)}
     assert ahead.to_accelerator(batch)["classes"] is batch["classes"]
-    assert ahead.batches_ahead(3) == 0
+    taken = []
+    batches = ahead.on_accelerator([batch] * 9, lambda b: taken.append(b) or b, per_step=3)
+    host, on_device = next(batches)
+    assert (host is batch, on_device == batch, len(taken)) == (True, True, 1)
 
 
-def test_steps_of_several_batches_have_as_many_ahead(as_accelerator):
-    assert (ahead.batches_ahead(), ahead.batches_ahead(3)) == (2, 6)
+@pytest.mark.parametrize(("per_step", "expected"), [(1, 3), (3, 7)])
+def test_the_batches_of_two_steps_are_copied_ahead(as_accelerator, per_step, expected):
+    taken = threading.Semaphore(0)
+    given = [{"classes": tf.constant([i], tf.int32)} for i in range(20)]
+    batches = ahead.on_accelerator(given, lambda b: taken.release() or b, per_step=per_step)
+    _, on_device = next(batches)
+    assert on_device["classes"].numpy().tolist() == [0]
+    for _ in range(expected):
+        assert taken.acquire(timeout=30)
+    batches.close()
+    assert not taken.acquire(blocking=False)
 
 
 def test_numbers_are_read_by_a_thread_where_there_is_an_accelerator(as_accelerator):
