@@ -64,7 +64,7 @@ def test_masks_are_drawn_and_mirrored_with_the_image(commands, tmp_path):
     records = f"--records={tmp_path}/set-*"
     sheets, done = sheets_of(commands, tmp_path, records, "--image_size=64")
     assert set(sheets) == SHEETS
-    assert "left out record 0" in done.errors
+    assert "set-00000-of-00001.tfrecord, record 0 is left out" in done.errors
     flip = sheets["flip"].astype(float)
     # Two pictures of 320 pixels side by side: the tint moves from the left to the right half of
     # the box, x 10..60 of 72, and takes most of the noise's contrast.
