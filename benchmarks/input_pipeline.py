@@ -231,8 +231,8 @@ def make_floor(records, settings: Settings):
     from object_detection.records import schema
 
     def parse_and_decode(data_epoch, record_index, serialized):
-        parsed = schema.parse_record(serialized)
-        return tf.shape(tf.io.decode_image(parsed["encoded"], channels=3, expand_animations=False))
+        encoded = tf.io.parse_single_example(serialized, schema.parse_spec())[schema.ENCODED]
+        return tf.shape(tf.io.decode_image(encoded, channels=3, expand_animations=False))
 
     stream = make_stream(records, settings)
     decoded = stream.map(parse_and_decode, num_parallel_calls=settings.threads)

@@ -10,14 +10,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from object_detection.records.example_proto import FeatureValue, encode_example
-
-if TYPE_CHECKING:
-    import tensorflow as tf
 
 ENCODED = "image/encoded"
 FORMAT = "image/format"
@@ -65,10 +61,7 @@ def encode_record(
     """Serialises one image and its objects as a `tf.train.Example`.
 
     Args:
-      encoded: the JPEG or PNG file's bytes.
-      image_format: "jpeg" or "png".
       height, width: of the decoded image, pixels.
-      source_id, file_name: of the image in its data set.
       boxes: [num_boxes, 4], (y1, x1, y2, x2), pixels of this image; None writes no object field
         at all (a set without object annotations), an empty array writes empty lists.
       category_ids, category_names, is_crowd, areas: one for each box; the data set's ids, square
@@ -119,7 +112,6 @@ def parse_spec(*, mask_format: str | None = None) -> dict[str, object]:
     spec = {
         ENCODED: scalar(tf.string, None),
         SOURCE_ID: scalar(tf.string, ""),
-        FILE_NAME: scalar(tf.string, ""),
         HEIGHT: scalar(tf.int64, -1),
         WIDTH: scalar(tf.int64, -1),
         LABEL: column(tf.int64),
@@ -130,59 +122,6 @@ def parse_spec(*, mask_format: str | None = None) -> dict[str, object]:
     if mask_format is not None:
         spec[MASK_FIELDS[mask_format]] = column(tf.string)
     return spec
-
-
-def parse_record(serialized: tf.Tensor, *, mask_format: str | None = None) -> dict[str, tf.Tensor]:
-    """Parses one serialised record; usable in `tf.data.Dataset.map` and eagerly.
-
-    Args:
-      serialized: string scalar.
-      mask_format: "png", "bitpacked", or None to leave masks unread.
-
-    Returns:
-      A dict of tensors:
-        encoded: string [], JPEG or PNG bytes.
-        source_id, file_name: string [], empty when the record has none.
-        height, width: int32 [], -1 when the record has none: trust the decoded image then.
-        boxes_norm: [num_boxes, 4], (y1, x1, y2, x2), fractions of the image.
-        category_ids: int64 [num_boxes], the data set's own ids.
-        is_crowd: bool [num_boxes], false when the record has none.
-        areas: [num_boxes], square pixels; the box's own area when the record has none, and -1
-          when it has no image size either.
-        masks: string [num_boxes], only with a mask format; an all-zero mask means "unknown".
-    """
-    import tensorflow as tf  # here, because conversion workers import this module without it
-
-    fields = tf.io.parse_single_example(serialized, parse_spec(mask_format=mask_format))
-    height = tf.cast(fields[HEIGHT], tf.int32)
-    width = tf.cast(fields[WIDTH], tf.int32)
-    boxes = tf.stack([fields[name] for name in CORNERS], axis=-1)
-    num_boxes = tf.shape(boxes)[0]
-
-    image_area = tf.cast(height, tf.float32) * tf.cast(width, tf.float32)
-    box_areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) * image_area
-    box_areas = tf.where(tf.minimum(height, width) > 0, box_areas, -tf.ones_like(box_areas))
-    crowd = tf.cast(fields[IS_CROWD], tf.bool)
-    parsed = {
-        "encoded": fields[ENCODED],
-        "source_id": fields[SOURCE_ID],
-        "file_name": fields[FILE_NAME],
-        "height": height,
-        "width": width,
-        "boxes_norm": boxes,
-        "category_ids": tf.reshape(fields[LABEL], [num_boxes]),
-        "is_crowd": tf.cond(
-            tf.equal(tf.size(crowd), num_boxes),
-            lambda: crowd,
-            lambda: tf.zeros([num_boxes], tf.bool),
-        ),
-        "areas": tf.cond(
-            tf.equal(tf.size(fields[AREA]), num_boxes), lambda: fields[AREA], lambda: box_areas
-        ),
-    }
-    if mask_format is not None:
-        parsed["masks"] = fields[MASK_FIELDS[mask_format]]
-    return parsed
 
 
 def _check_lengths(features: dict[str, FeatureValue], num_boxes: int, source_id: str) -> None:

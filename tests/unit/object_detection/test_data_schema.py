@@ -7,7 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from samples import record
 
-from object_detection.records import schema
 from object_detection.records.example_proto import decode_example, encode_example
 from object_detection.records.tfrecord_file import (
     count_records,
@@ -92,65 +91,6 @@ def test_decoding_something_else_is_a_clear_error(message):
 def test_wrong_number_of_labels_names_image_and_field():
     with pytest.raises(ValueError, match=r"image 139: expected 2 values of .*class/label.*got 1"):
         make_record(category_ids=[1])
-
-
-@pytest.mark.parametrize("in_map", [False, True], ids=["eager", "map"])
-def test_parse_record(in_map):
-    records = [make_record(), record("0", (20, 40))]
-    if in_map:
-        parsed = list(tf.data.Dataset.from_tensor_slices(records).map(schema.parse_record))
-    else:
-        parsed = [schema.parse_record(tf.constant(record)) for record in records]
-    first, empty = parsed
-    assert first["encoded"].numpy() == JPEG
-    assert (int(first["height"]), int(first["width"])) == (20, 40)
-    np.testing.assert_allclose(first["boxes_norm"], [[0.1, 0.1, 0.5, 0.6], [0, 0, 1, 1]])
-    assert first["category_ids"].numpy().tolist() == [90, 1]
-    assert first["is_crowd"].numpy().tolist() == [False, True]
-    assert first["areas"].numpy().tolist() == [100.5, 800.0]
-    assert first["source_id"].numpy() == b"139"
-    assert empty["boxes_norm"].shape == (0, 4)
-    assert empty["is_crowd"].shape == empty["areas"].shape == (0,)
-
-
-def test_parse_masks():
-    masks = [bytes([i]) * schema.MASK_BYTES for i in range(2)]
-    for mask_format in ("bitpacked", "png"):
-        record = make_record(masks=masks, mask_format=mask_format)
-        parsed = schema.parse_record(tf.constant(record), mask_format=mask_format)
-        assert parsed["masks"].numpy().tolist() == masks
-
-
-def foreign_example(*, with_size=True, labels=(3, 7)):
-    """A record as other tools write it: no area, no crowd flag, perhaps no image size."""
-    floats = {"ymin": [0.1, 0.2], "xmin": [0.1, 0.2], "ymax": [0.6, 0.4], "xmax": [0.3, 0.4]}
-    feature = {
-        f"image/object/bbox/{name}": tf.train.Feature(float_list=tf.train.FloatList(value=values))
-        for name, values in floats.items()
-    }
-    feature["image/encoded"] = tf.train.Feature(bytes_list=tf.train.BytesList(value=[JPEG]))
-    feature["image/object/class/label"] = tf.train.Feature(
-        int64_list=tf.train.Int64List(value=labels)
-    )
-    if with_size:
-        for name, size in (("height", 20), ("width", 40)):
-            feature[f"image/{name}"] = tf.train.Feature(int64_list=tf.train.Int64List(value=[size]))
-    return tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString()
-
-
-def test_parse_record_of_another_tool():
-    parsed = schema.parse_record(tf.constant(foreign_example()))
-    np.testing.assert_allclose(parsed["areas"], [0.5 * 0.2 * 800, 0.2 * 0.2 * 800], rtol=1e-5)
-    assert parsed["is_crowd"].numpy().tolist() == [False, False]
-    assert parsed["source_id"].numpy() == b""
-    unsized = schema.parse_record(tf.constant(foreign_example(with_size=False)))
-    assert unsized["areas"].numpy().tolist() == [-1.0, -1.0]
-    assert (int(unsized["height"]), int(unsized["width"])) == (-1, -1)
-
-
-def test_parse_record_refuses_boxes_and_labels_of_different_number():
-    with pytest.raises(tf.errors.InvalidArgumentError):
-        schema.parse_record(tf.constant(foreign_example(labels=[1, 2, 3])))
 
 
 def bytewise_crc32c(data):

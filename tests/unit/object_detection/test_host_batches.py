@@ -176,6 +176,17 @@ def test_rows_of_each_kind(evaluated):
     assert any("max_instances_per_image=3 but image_id=id 6 has 5 boxes" in line for line in told)
 
 
+def test_records_of_another_tool_may_lack_areas_crowds_sizes_and_ids(tmp_path):
+    example = tf.train.Example.FromString(make_record(0))
+    lacking = (schema.AREA, schema.IS_CROWD, schema.HEIGHT, schema.WIDTH, schema.SOURCE_ID)
+    for name in lacking:
+        del example.features.feature[name]
+    contents = [example.SerializeToString()] * 2
+    (batch,) = arrays(evaluate(make_set(tmp_path, contents), batch_size=2))
+    np.testing.assert_allclose(batch["areas"][:, 0], 16 * 24, rtol=1e-5)
+    assert not batch["is_crowd"].any() and batch["source_id"].tolist() == [b"", b""]
+
+
 @pytest.mark.parametrize("kind", ["grey", "cmyk", "alpha", "tiny", "huge", "flat"])
 def test_images_of_each_kind(evaluated, kind):
     one = of_kind(evaluated[0], kind)
