@@ -9,6 +9,7 @@ from pycocotools import mask as mask_api
 from skimage.measure import find_contours
 
 from dataset.instance_masks import mask_annotation
+from object_detection.masks.mask_paste import run_lengths
 
 MOST_POLYGON_POINTS = 240
 """Longer outlines are stored as RLE, which is shorter then."""
@@ -17,15 +18,11 @@ MOST_POLYGON_POINTS = 240
 def annotation_of(
     mask: np.ndarray, *, annotation_id: int, image_id: int, category_id: int, is_crowd: bool
 ) -> dict[str, Any]:
-    """Returns the COCO annotation of a visible mask.
+    """Returns the COCO annotation of a visible mask, bool [h, w] with at least one pixel set.
 
-    Args:
-      mask: bool [h, w], with at least one pixel set.
-
-    Returns:
-      `bbox` (x, y, w, h) is tight around the mask and `area` its number of pixels. Crowd regions
-      have uncompressed RLE, as COCO's; objects polygons that rasterise to the very same mask or,
-      with holes or long outlines, compressed RLE.
+    `bbox` (x, y, w, h) is tight around the mask and `area` its number of pixels. Crowd regions have
+    uncompressed RLE, as COCO's; objects polygons that rasterise to the very same mask or, with
+    holes or long outlines, compressed RLE.
     """
     return {
         "id": annotation_id,
@@ -56,8 +53,6 @@ def segmentation_of(mask: np.ndarray) -> list[list[float]] | dict[str, Any]:
 
 def uncompressed_rle(mask: np.ndarray) -> dict[str, Any]:
     """Returns run lengths down the columns, the first one of pixels that are not set."""
-    flat = mask.flatten(order="F")
-    changes = np.nonzero(np.diff(flat))[0] + 1
-    runs = np.diff(np.concatenate([[0], changes, [flat.size]]))
-    counts = [0, *runs.tolist()] if flat[0] else runs.tolist()
-    return {"size": list(mask.shape), "counts": counts}
+    height, width = mask.shape
+    counts = run_lengths(0, 0, mask, height=height, width=width)
+    return {"size": [height, width], "counts": counts}

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -25,16 +26,9 @@ class BadMaskError(ValueError):
 def decode_mask(
     segmentation: Segmentation, height: int, width: int, *, origin: tuple[int, int] = (0, 0)
 ) -> np.ndarray:
-    """Rasterises a COCO segmentation as pycocotools does.
+    """Rasterises a COCO segmentation as pycocotools does: uint8 [height, width], 0 or 1.
 
-    Args:
-      segmentation: polygons, uncompressed or compressed RLE.
-      height: rows of the result.
-      width: columns of the result.
-      origin: (y, x) whole pixels of the image at the result's top left corner.
-
-    Returns:
-      uint8 [height, width], 0 or 1.
+    Polygons may have another `origin`, (y, x) whole pixels of the image at the upper left corner.
 
     Raises:
       BadMaskError: no segmentation, or one that does not fit.
@@ -44,21 +38,28 @@ def decode_mask(
     segmentation, problem, _ = read_segmentation(segmentation, size=(height, width))
     if problem:
         raise BadMaskError(problem)
-    if isinstance(segmentation, Mapping):
-        if origin != (0, 0):
-            raise ValueError("expected origin (0, 0) for a run-length mask: crop the result")
-        counts = segmentation["counts"]
-        if isinstance(counts, list):
-            return mask_api.decode(mask_api.frPyObjects(dict(segmentation), height, width))
-        data = counts.encode() if isinstance(counts, str) else counts
-        return mask_api.decode({"size": [height, width], "counts": data})
-    offset = np.array([origin[1], origin[0]], np.float64)
-    polygons = [
-        _shift_polygon(np.asarray(polygon, np.float64).reshape(-1, 2), offset).ravel().tolist()
-        for polygon in segmentation
-    ]
-    runs = mask_api.frPyObjects(polygons, height, width)
-    return mask_api.decode(mask_api.merge(runs))
+    if not isinstance(segmentation, Mapping):
+        offset = np.array([origin[1], origin[0]], np.float64)
+        segmentation = [
+            _shift_polygon(np.asarray(polygon, np.float64).reshape(-1, 2), offset).ravel().tolist()
+            for polygon in segmentation
+        ]
+    elif origin != (0, 0):
+        raise ValueError("expected origin (0, 0) for a run-length mask: crop the result")
+    return mask_api.decode(as_rle(segmentation, height, width))
+
+
+def as_rle(segmentation: Segmentation, height: int, width: int) -> dict[str, Any]:
+    """Returns polygons or run lengths of any of COCO's forms as compressed run lengths."""
+    from pycocotools import mask as mask_api
+
+    if not isinstance(segmentation, Mapping):
+        return mask_api.merge(mask_api.frPyObjects(segmentation, height, width))
+    counts = segmentation["counts"]
+    if isinstance(counts, list):
+        return mask_api.frPyObjects(dict(segmentation), height, width)
+    counts = counts.encode() if isinstance(counts, str) else counts
+    return {"size": [height, width], "counts": counts}
 
 
 def crop_to_box(segmentation: Segmentation, box: np.ndarray, *, height: int, width: int) -> bytes:
@@ -67,7 +68,6 @@ def crop_to_box(segmentation: Segmentation, box: np.ndarray, *, height: int, wid
     Args:
       segmentation: as `decode_mask` takes it.
       box: [4], (y1, x1, y2, x2), pixels, inside the image and not empty.
-      height, width: of the image, pixels.
 
     Raises:
       BadMaskError: there is no mask, or it does not meet the box.
@@ -90,7 +90,6 @@ def crop_png(png: bytes, box: np.ndarray, *, height: int, width: int) -> bytes:
     Args:
       png: 8-bit grey, 0 outside of the object; b'' for none.
       box: [4], (y1, x1, y2, x2), pixels; clipped to the image.
-      height, width: of the image, pixels.
 
     Returns:
       1568 bytes; all zero ("unknown") where there is no mask or it does not meet the box.
@@ -128,15 +127,9 @@ def _packed(mask: np.ndarray, box: np.ndarray) -> bytes:
 
 
 def cell_coverage(mask: np.ndarray, box: np.ndarray, *, size: int = MASK_SIZE) -> np.ndarray:
-    """Returns the exact share of each cell of a box that a mask of pixels covers.
+    """Returns float32 [size, size], the exact share of each cell of a box that a mask covers.
 
-    Args:
-      mask: [height, width], 0 or 1.
-      box: [4], (y1, x1, y2, x2), pixels of the mask.
-      size: cells on each side.
-
-    Returns:
-      float32 [size, size], 0..1.
+    `mask` is [height, width], 0 or 1; `box` is [4], (y1, x1, y2, x2), pixels of the mask.
     """
     rows = _slice_means(mask.astype(np.float32), box[0], box[2], size)
     return _slice_means(np.ascontiguousarray(rows.T), box[1], box[3], size).T

@@ -26,7 +26,7 @@ from object_detection.coco.listed import some
 from object_detection.coco.objects import CocoObject
 from object_detection.coco.segmentation import bounds
 from object_detection.coco.values import id_text
-from object_detection.masks.rle import decode_mask
+from object_detection.masks.rle import as_rle, decode_mask
 from object_detection.metrics import scorer as scoring
 from object_detection.metrics.detection_rows import ROW_FIELDS
 
@@ -110,10 +110,7 @@ class CocoEvaluator:
         return len(self.image_ids)
 
     def image_indices(self, source_ids: Iterable[Any]) -> np.ndarray:
-        """Translates record source ids (bytes, text or numbers) into image indices.
-
-        Returns:
-          int64 [n], positions in `image_ids`.
+        """Translates record source ids (bytes, text, numbers) into int64 [n] places in `image_ids`.
 
         Raises:
           ValueError: some are not in the JSON.
@@ -131,8 +128,7 @@ class CocoEvaluator:
     def coverage(self, evaluated: Iterable[int]) -> Coverage:
         """Compares the images that went through the model with those of the JSON.
 
-        Args:
-          evaluated: indices of the images evaluated, with repetitions, over all ranks.
+        `evaluated` are indices of images, with repetitions, over all ranks.
         """
         counts = np.bincount(np.asarray(list(evaluated), np.int64), minlength=self.num_images)
         return Coverage(
@@ -148,20 +144,17 @@ class CocoEvaluator:
         image_indices: Iterable[int] | None = None,
         max_detections: Sequence[int] = scoring.DEFAULT_MAX_DETECTIONS,
     ) -> dict[str, float]:
-        """Scores detections.
+        """Returns COCO's 12 numbers and `AP_/<class name>`, as fractions, -1 where unmeasured.
 
         Args:
-          detections: float64 [n, 7] rows of `detections_to_array`, in any order of images; or
-            COCO result entries with the data set's ids.
+          detections: float64 [n, 7] rows of `detections_to_array`, in any order of images; or COCO
+            result entries with the data set's ids.
           image_indices: the images to score over; all of the JSON by default.
           max_detections: three limits on detections per image and class.
 
-        Returns:
-          COCO's 12 numbers and `AP_/<class name>`, as fractions, -1 where nothing is measured.
-
         Raises:
-          ValueError: an image or class that the ground truth does not have, or a value that is
-            not finite.
+          ValueError: an image or class that the ground truth does not have, or a value that is not
+            finite.
         """
         if not self.truth.is_labelled:
             raise ValueError(
@@ -200,14 +193,7 @@ class CocoEvaluator:
         return metrics
 
     def to_detections(self, rows: np.ndarray) -> list[dict[str, Any]]:
-        """Turns rows into COCO result entries with the data set's image and category ids.
-
-        Args:
-          rows: float64 [n, 7], see `detection_rows.ROW_FIELDS`.
-
-        Returns:
-          n of image_id, category_id, bbox (x, y, w, h) and score.
-        """
+        """Turns [n, 7] rows of `ROW_FIELDS` into COCO result entries with the data set's ids."""
         return [
             {
                 "image_id": self.image_ids[int(row[0])],
@@ -344,10 +330,6 @@ def _has_pixels(entry: CocoObject, size: tuple[int | None, int | None]) -> bool:
 
 def _mask_fields(segmentation: Mapping[str, Any]) -> dict[str, Any]:
     """Returns an RLE with its area and box; the area ranges of mask AP go by mask area."""
-    counts = segmentation["counts"]
-    rle = {
-        "size": [int(side) for side in segmentation["size"]],
-        "counts": counts.encode("ascii") if isinstance(counts, str) else counts,
-    }
+    rle = as_rle(segmentation, *map(int, segmentation["size"]))
     area, box = float(mask_api.area(rle)), mask_api.toBbox(rle).tolist()
     return {"segmentation": rle, "area": area, "bbox": box}

@@ -20,6 +20,7 @@ from object_detection.coco.annotations import CocoAnnotations
 from object_detection.coco.listed import CocoImage, some
 from object_detection.coco.objects import CocoObject
 from object_detection.coco.values import id_text
+from object_detection.masks.rle import as_rle
 from object_detection.metrics.coco import scoring_names, sorted_ids
 
 RIGHT, IGNORED, CLASS, PLACE, BOTH, DUPLICATE, BACKGROUND = range(7)
@@ -193,29 +194,15 @@ def _overlaps(
     return np.asarray(rle_lib.iou(*shapes, crowd.astype(np.uint8)))
 
 
-def as_rle(segmentation: Any, height: int, width: int) -> dict[str, Any]:
-    """Returns polygons or run lengths of any of COCO's forms as compressed run lengths."""
-    if isinstance(segmentation, list):
-        return rle_lib.merge(rle_lib.frPyObjects(segmentation, height, width))
-    counts = segmentation["counts"]
-    if isinstance(counts, list):
-        return rle_lib.frPyObjects(segmentation, height, width)
-    return {**segmentation, "counts": counts.encode() if isinstance(counts, str) else counts}
-
-
 def _match_image(
     overlaps: np.ndarray, same: np.ndarray, crowd: np.ndarray, *, iou: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Matches within one image.
+    """Matches within one image: kind int [found], target int [found], crossings int [k, 2].
 
     Args:
       overlaps: [found, objects], detections by falling score.
       same: bool [found, objects], of one class.
       crowd: bool [objects].
-      iou: least overlap.
-
-    Returns:
-      kind int [found], target int [found], crossings int [k, 2]; see `Matches`.
     """
     num_found = len(overlaps)
     targets = np.full(num_found, -1)
