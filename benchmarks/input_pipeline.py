@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 from absl import flags
 
 from benchmarks.record import define_results_flag, finish
-from engine.config.fields import ConfigError
+from engine.config.fields import ConfigError, Section, setting
 from engine.start import cli
 
 FLAGS = flags.FLAGS
@@ -46,46 +46,30 @@ class Turn(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
-    """What is measured; each field is a flag.
+class Settings(Section):
+    """What is measured."""
 
-    model_name: whose input; its sizes, canvases and augmentation, with masks where it learns them.
-    mode: train or eval.
-    image_size: side of the network input, pixels; 0: the model's own size.
-    images_per_round: images timed in each turn, rounded up to whole batches.
-    threads: of each pipeline; 0: the cores of this process.
-    resize_on: device or host.
-    cache: hold the encoded records in memory.
-    """
-
-    model_name: str = "efficientdet-d0"
-    mode: str = "train"
-    image_size: int = 0
-    batch_size: int = 64
-    rounds: int = 7
-    images_per_round: int = 512
-    threads: int = 0
-    resize_on: str = "device"
-    cache: bool = True
+    model_name: str = setting(
+        "efficientdet-d0", "Model whose input is measured, with masks where it learns them."
+    )
+    mode: str = setting("train", "Training or evaluation input.", choices=("train", "eval"))
+    image_size: int = setting(0, "Side of the network input, pixels; 0: the model's.", least=0)
+    batch_size: int = setting(64, "Images in a batch.", least=1)
+    rounds: int = setting(7, "Turns of each pipeline.", least=1)
+    images_per_round: int = setting(512, "Images in each turn, up to whole batches.", least=1)
+    threads: int = setting(0, "Of each pipeline; 0: the cores of this process.", least=0)
+    resize_on: str = setting("device", "Where to resample.", choices=("device", "host"))
+    cache: bool = setting(True, "Hold the encoded records in memory.")
 
 
 def define_flags() -> None:
     """Defines the flags; when run only, as other benchmarks have flags of the same names."""
-    default = Settings()
     flags.DEFINE_string(
         "data_dir", "", "COCO directory: annotations/instances_SPLIT.json and images."
     )
     flags.DEFINE_string("split", "", "Split of --data_dir; '': the one that --mode suggests.")
     flags.DEFINE_string("records", "", "Glob of record files, instead of --data_dir.")
-    flags.DEFINE_string("model_name", default.model_name, "Model whose input is measured.")
-    flags.DEFINE_enum("mode", default.mode, ["train", "eval"], "Training or evaluation input.")
-    flags.DEFINE_integer("image_size", default.image_size, "Side of the input; 0: the model's.")
-    flags.DEFINE_integer("batch_size", default.batch_size, "Images in a batch.")
-    flags.DEFINE_integer("rounds", default.rounds, "Turns of each pipeline.")
-    flags.DEFINE_integer("images_per_round", default.images_per_round, "Images in each turn.")
-    flags.DEFINE_integer("threads", default.threads, "Threads; 0: the cores of this process.")
-    flags.DEFINE_enum("resize_on", default.resize_on, ["device", "host"], "Where to resample.")
-    flags.DEFINE_bool("cache", default.cache, "Hold the encoded records in memory.")
+    cli.define_fields(Settings)
     define_results_flag("input_pipeline")
 
 
@@ -94,7 +78,7 @@ def main(argv: list[str]) -> int:
     cli.refuse_arguments(argv)
     if bool(FLAGS.data_dir) == bool(FLAGS.records):
         raise ConfigError("expected either --data_dir or --records")
-    settings = Settings(**{f.name: FLAGS[f.name].value for f in dataclasses.fields(Settings)})
+    settings = Settings(**cli.given_fields(Settings))
     with tempfile.TemporaryDirectory() as folder:
         pattern = FLAGS.records or convert_records(
             FLAGS.data_dir,
