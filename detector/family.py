@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+from absl import flags
 
 from detector.task import DetectionTask
 from detector.weight_loading import LoadReport
@@ -288,19 +289,17 @@ class DetectorFamily:
         Raises:
           ConfigError: unknown names or keys, or the checkpoint is of another model.
         """
-
-        def base() -> Any:
+        if stored:
+            config = from_dict(self._config_class, stored["config"])
+            is_given = "model_name" in flags.FLAGS and flags.FLAGS["model_name"].present
+            if is_given and model_name != config.model.name:
+                raise ConfigError(
+                    f"--model_name={model_name}, but the checkpoint is {config.model.name}"
+                )
+        else:
             overrides = self._settings.preset(preset_name, model_name=model_name)
-            return override(self._settings.base_config(model_name), overrides, source="preset")
-
-        return cli.config_of_description(
-            self._config_class,
-            stored,
-            model_name=model_name,
-            base=base,
-            hparams=hparams,
-            batch_size=batch_size,
-        )
+            config = override(self._settings.base_config(model_name), overrides, source="preset")
+        return cli.resolve_untrained(config, hparams=hparams, batch_size=batch_size)
 
     def overruled(self, stored: Mapping[str, Any], *, preset_name: str) -> list[str]:
         """Says where a checkpoint's own settings are others than those of `--preset`; [] nowhere.

@@ -11,6 +11,7 @@ import logging as python_logging
 import os
 import signal
 import sys
+import textwrap
 import typing
 from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
@@ -22,11 +23,11 @@ from absl import app, flags, logging
 from engine.config import fields as config_lib
 from engine.config import recipe_yaml as hparams_lib
 from engine.config.arguments import with_home
-from engine.start.help_text import help_text
 from outside_data.system_errors import explained
 from outside_data.text import clean_lines
 
 _INTERRUPTED = 130
+_HELP_WIDTH = 100
 
 # The flags defined here belong to the program that asks for them: so its --help lists them.
 flags.disclaim_key_flags()
@@ -167,42 +168,15 @@ def resolve(
     return config_lib.override(config, given, source="flag")
 
 
-def config_of_description(
-    config_class: type,
-    stored: Mapping[str, Any],
-    *,
-    model_name: str,
-    base: Callable[[], Any],
-    hparams: str,
-    batch_size: int,
-) -> Any:
-    """Returns the configuration for evaluating or running a checkpoint.
+def resolve_untrained(config: Any, *, hparams: str, batch_size: int) -> Any:
+    """Applies `--hparams` and flags of a program that does not train; as of `resolve`.
 
-    Args:
-      config_class: of the model's family.
-      stored: the checkpoint's description; {} where it has none.
-      model_name: as `--model_name`; must agree with the description if it was given.
-      base: makes the configuration where there is no description.
-      hparams: as `--hparams`; overrides either, as do flags.
-      batch_size: images per rank and step.
-
-    Raises:
-      ConfigError: unknown keys, or the checkpoint is of another model.
+    Its --batch_size, of each rank and step, is that of evaluation.
     """
-    if stored:
-        config = config_lib.from_dict(config_class, stored["config"])
-        given = "model_name" in flags.FLAGS and flags.FLAGS["model_name"].present
-        if given and model_name != config.model.name:
-            raise config_lib.ConfigError(
-                f"--model_name={model_name}, but the checkpoint is {config.model.name}"
-            )
-    else:
-        config = base()
     config = config_lib.override(config, hparams_lib.parse_hparams(hparams), source="--hparams")
-    overrides = given_flags(config_class)
-    # --batch_size of a program that does not train is that of evaluation.
+    overrides = given_flags(type(config))
     overrides.pop("train.batch_size", None)
-    if "precision" not in _GROUPS:  # and export.py's --precision that of the file
+    if "precision" not in _GROUPS:  # export.py's is that of the file
         overrides.pop("runtime.precision", None)
     overrides["eval.eval_batch_size"] = batch_size
     return config_lib.override(config, overrides, source="flag")
@@ -217,14 +191,32 @@ def refuse_arguments(argv: Sequence[str]) -> None:
 
 
 def grouped_help(program: str, about: str, flag_values: flags.FlagValues) -> str:
-    """Returns the answer to --help of a program, named as in `sys.argv[0]`, that does `about`."""
-    groups: dict[str, list[flags.Flag]] = {}
+    """Returns the answer to --help of a program, named as in `sys.argv[0]`, that does `about`.
+
+    Its flags come in groups, each with its default.
+    """
+    key_flags = flag_values.get_key_flags_for_module(program)
+    groups = {"This program": [flag for flag in key_flags if flag.name not in _GROUPS]}
     for name, title in _GROUPS.items():
         if name in flag_values:
             groups.setdefault(title, []).append(flag_values[name])
-    key_flags = flag_values.get_key_flags_for_module(program)
-    own = [flag for flag in key_flags if flag.name not in _GROUPS]
-    return help_text(about, own, groups)
+    parts = [about.strip()]
+    for title, members in groups.items():
+        if members:
+            parts.append("\n".join([f"{title.rstrip('.')}:", *map(_help_entry, members)]))
+    parts.append("Also: --help shows this, --helpfull every flag of every library.")
+    return "\n\n".join(parts)
+
+
+def _help_entry(flag: flags.Flag) -> str:
+    name, default = flag.name, flag.default
+    if flag.boolean:
+        name, default = f"[no]{name}", {True: "on", False: "off"}.get(default)
+    elif isinstance(default, list):
+        default = ",".join(map(str, default))
+    shown = "" if default in (None, "") else f" (default: {default})"
+    lines = textwrap.wrap(f"{flag.help}{shown}", _HELP_WIDTH - 6, break_on_hyphens=False)
+    return "\n".join([f"  --{name}", *(f"      {line}" for line in lines)])
 
 
 def parse_flags(argv: Sequence[str], *, flag_values: flags.FlagValues = flags.FLAGS) -> list[str]:
