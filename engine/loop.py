@@ -18,12 +18,11 @@ import numpy as np
 import tensorflow as tf
 
 from engine.batches import NumbersReader, image_shape, on_accelerator, to_accelerator
-from engine.config.settings import EvalConfig, TrainConfig
 from engine.evaluation import Evaluator, Validator, percent
 from engine.files.best import BestEvaluation
 from engine.log.hooks import EpochEnd, Hook, RunResult, StepEnd
 from engine.log.meanwhile import said_meanwhile
-from engine.log.meters import Stopwatch, format_duration, renamed
+from engine.log.meters import format_duration, renamed
 from engine.log.profiler import StepProfiler
 from engine.log.run_log import RunLog
 from engine.log.step_log import FinishedStep, StepLog
@@ -60,17 +59,15 @@ class Trainer:
       state: model, optimizer, counters; already restored and equal on all ranks.
       step: the compiled step over `state`.
       plan: lengths and rates.
-      train, evaluation: settings.
-      accumulation: batches per step.
+      config: the run's, of which the sections train, eval and optim count here.
       use_xla: compile prediction and validation too.
       compiles_ahead: compile the step for all shapes of batches before the first one.
       log: where everything is said.
-      plan_line: the plan in words.
       description: stored with every checkpoint (configuration, data, environment).
       export: writes the final SavedModel to a folder, with the weights then in the model.
       write_evaluation: (rows, metrics, epoch) -> lines; writes detections and metrics.
       resumed: description of the checkpoint that the run continues from, {} for a new run.
-      clock: runs since the start of the program.
+      began: when the program started, by `time.monotonic`.
       hooks: what a user has added.
       shards: the shares of the training data that are this rank's; () for the one of its own.
     """
@@ -82,31 +79,27 @@ class Trainer:
         step: TrainStep,
         plan: StepPlan,
         *,
-        train: TrainConfig,
-        evaluation: EvalConfig,
-        accumulation: int,
+        config: Any,
         use_xla: bool,
         compiles_ahead: bool = False,
         log: RunLog,
-        plan_line: str,
         description: Mapping[str, Any],
         export: Callable[[Path], None],
         write_evaluation: Callable[[np.ndarray, Mapping[str, float], int], list[str]],
         resumed: Mapping[str, Any],
-        clock: Stopwatch,
+        began: float,
         hooks: Sequence[Hook] = (),
         shards: Sequence[Shard] = (),
     ):
         self._task, self._state, self._step, self._plan = task, state, step, plan
-        self._train, self._evaluation = train, evaluation
-        self._accumulation, self._log, self._clock = accumulation, log, clock
-        self._hooks = hooks
+        train, self._optim = config.train, config.optim
+        self._train, self._evaluation = train, config.eval
+        self._log, self._began = log, began
+        self._hooks, self._write_evaluation = hooks, write_evaluation
         self._shards = list(shards) or [Shard(distributed.rank(), distributed.size())]
-        self._plan_line, self._write_evaluation = plan_line, write_evaluation
         self._evaluator = Evaluator(task, log, use_xla=use_xla)
         self._validator = Validator(task, log, use_xla=use_xla)
         self._files = RunFiles(state, train, log=log, description=description, export=export)
-        self._dllogger_names = task.dllogger_names
         self._steps = StepLog(
             log,
             plan,
@@ -114,7 +107,7 @@ class Trainer:
             names=step.names,
             loss_names=task.loss_names,
             dynamic_loss_scale=state.loss_scale.dynamic,
-            dllogger_names=self._dllogger_names,
+            dllogger_names=task.dllogger_names,
         )
         self._profiler = StepProfiler(train.model_dir, steps=train.profile_steps, log=log)
         self._compiles_ahead = compiles_ahead
@@ -123,10 +116,10 @@ class Trainer:
         self._read = NumbersReader()
         self._pending: tuple[int, int, Callable[[], np.ndarray], list[tf.Tensor]] | None = None
         self._metrics: dict[str, float] = dict(resumed.get("metrics", {}))
-        self._best = BestEvaluation(evaluation, resumed.get("best", {}))
+        self._best = BestEvaluation(config.eval, resumed.get("best", {}))
         self._epochs_ended = int(resumed.get("epoch", 0))
         self._seconds_before = float(resumed.get("train_seconds", 0.0))
-        self._train_clock = Stopwatch()
+        self._training_began = time.monotonic()
         self._total_steps = int(state.total_steps)
         self._agree_every = _AGREE_STEPS if distributed.size() > 1 else 1
 
@@ -143,7 +136,8 @@ class Trainer:
     def _run(self, signals: StopSignals) -> RunResult:
         step = int(self._state.step)
         epoch = step // self._plan.steps_per_epoch
-        self._log.info(self._plan_line)
+        minutes = self._train.train_minutes
+        self._log.info(self._plan.describe(self._optim, train_minutes=minutes))
         if step:
             self._log.info(f"continuing at step {step}, epoch {epoch + 1}")
         with contextlib.ExitStack() as threads:
@@ -156,7 +150,7 @@ class Trainer:
 
     def _batches(self, shard: Shard, step: int) -> _Batches:
         """Yields a share's batches from `step` on, with what of them the accelerator has."""
-        size = self._accumulation
+        size = self._optim.gradient_accumulation
         dataset = self._task.train_dataset(shard=shard, start_step=step * size)
         return on_accelerator(dataset, self._task.device_batch, per_step=size)
 
@@ -188,7 +182,8 @@ class Trainer:
             self._profiler.before_step(throughput.count)
             began = time.monotonic()
             HERE.at(f"reading the batches of step {step + 1}")
-            taken = [next(share) for share in data for _ in range(self._accumulation)]
+            each = range(self._optim.gradient_accumulation)
+            taken = [next(share) for share in data for _ in each]
             batches, on_device = zip(*taken)
             waited = time.monotonic() - began
             if is_first and self._compiles_ahead:
@@ -339,7 +334,7 @@ class Trainer:
         return bool(self._train.train_minutes) and step >= self._total_steps
 
     def _train_seconds(self) -> float:
-        return self._seconds_before + self._train_clock.seconds()
+        return self._seconds_before + time.monotonic() - self._training_began
 
     # ------------------------------------------------------------------ evaluation
 
@@ -356,7 +351,7 @@ class Trainer:
         drawn = sorted(Path(self._train.model_dir).glob(_DRAWN))[:_MOST_SHOWN]
         self._log.pictures(epoch, {f"eval/{path.stem}": path for path in drawn})
         record = {"epoch": epoch, "validation_accuracy_mAP": percent(metrics, "AP")}
-        self._log.dll([], record | renamed(metrics, self._dllogger_names))
+        self._log.dll([], record | renamed(metrics, self._task.dllogger_names))
         self._log.numbers("evaluation", {"epoch": epoch, "step": step, **metrics})
         # Numbers of classes, such as AP_/dog, are a group of their own.
         shown = {f"classes/{k}" if "_/" in k else f"eval/{k}": v for k, v in metrics.items()}
@@ -416,17 +411,18 @@ class Trainer:
         if not self._train.benchmark:
             self._files.write_final(self._progress(step))
         latency, speed, wait = self._steps.throughput.average()
+        seconds = time.monotonic() - self._began
         averages = {
             "avg_fps_training": speed,
             "avg_fps_training_per_GPU": speed / distributed.size(),
             "avg_latency_training": latency,
             "training_loss": self._steps.last_loss,
-            "e2e_training_time": self._clock.seconds(),
+            "e2e_training_time": seconds,
         }
-        self._log.dll([], averages | renamed(averages, self._dllogger_names))
+        self._log.dll([], averages | renamed(averages, self._task.dllogger_names))
         self._log.numbers("end", {"epoch": epoch, "step": step, **averages, **self._metrics})
         self._log.info(
-            f"done: {step} steps in {format_duration(self._clock.seconds())}, "
+            f"done: {step} steps in {format_duration(seconds)}, "
             f"{speed:.1f} images/s, {latency:.3f} s per step, data wait {wait:.0%}"
         )
         if self._train.benchmark and self._steps.throughput.measured_steps:

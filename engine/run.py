@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import random
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,6 @@ from engine.family import Family, says_nothing
 from engine.files import checkpoint
 from engine.files.description import read_description
 from engine.log.hooks import RunStart, make_hooks
-from engine.log.meters import Stopwatch
 from engine.log.outside_loggers import make_loggers
 from engine.log.run_log import RunLog
 from engine.loop import EXIT_DONE, Trainer
@@ -61,7 +61,7 @@ def run_training(
       ConfigError, FileNotFoundError, ValueError, OSError: before any training step, naming the
         remedy; AgreedError where several ranks take part.
     """
-    clock = Stopwatch()
+    began = time.monotonic()
     train, runtime = config.train, config.runtime
     check_settings(train, config.data, config.eval)
     evaluates = needs_evaluation_data(train, config.eval)
@@ -79,7 +79,7 @@ def run_training(
             lambda: start_checks.prepare_folder(folder, min_free_gb=runtime.min_free_gb)
         )
         with run_lock.held(folder, stale_seconds=runtime.lock_seconds, say=_say):
-            return _train(config, family, notes=notes, conclude=conclude, clock=clock)
+            return _train(config, family, notes=notes, conclude=conclude, began=began)
 
 
 def _train(
@@ -88,7 +88,7 @@ def _train(
     *,
     notes: Sequence[str],
     conclude: Callable[[Mapping[str, float]], Sequence[str]],
-    clock: Stopwatch,
+    began: float,
 ) -> int:
     """Trains, on ranks that have joined; see `run_training`."""
     train, runtime, place = config.train, config.runtime, distributed.placement()
@@ -203,20 +203,17 @@ def _train(
         state,
         step,
         plan,
-        train=train,
-        evaluation=config.eval,
-        accumulation=config.optim.gradient_accumulation,
+        config=config,
         use_xla=use_xla,
         compiles_ahead=use_xla and batch_norm is None and runtime.compile_ahead,
         log=log,
-        plan_line=plan.describe(config.optim, train_minutes=train.train_minutes),
         description=description,
         export=lambda path: family.export(task, path),
         write_evaluation=lambda rows, metrics, epoch: family.write_evaluation(
             task, rows, metrics, folder=folder / "evaluation", epoch=epoch
         ),
         resumed=stored,
-        clock=clock,
+        began=began,
         hooks=hooks,
         shards=shards,
     )

@@ -1,6 +1,8 @@
 """Runs of the training loop on the tiny task, and what they leave in their folder."""
 
 import dataclasses
+import time
+import types
 from pathlib import Path
 
 import tensorflow as tf
@@ -10,7 +12,6 @@ from left_by_runs import recorded, time_log
 from engine.config.settings import EvalConfig, OptimConfig, TrainConfig
 from engine.files import checkpoint
 from engine.files.description import read_metadata
-from engine.log.meters import Stopwatch
 from engine.log.run_log import RunLog
 from engine.loop import RunResult, Trainer
 from engine.optim.plan import make_plan
@@ -52,17 +53,14 @@ class Run:
             self.state,
             step,
             plan,
-            train=train,
-            evaluation=evaluation or EvalConfig(),
-            accumulation=optim.gradient_accumulation,
+            config=types.SimpleNamespace(train=train, eval=evaluation or EvalConfig(), optim=optim),
             use_xla=False,
             log=RunLog(folder, tensorboard=not train.benchmark),
-            plan_line="the plan",
             description={"config": {"train": dataclasses.asdict(train)}},
             export=self._export,
             write_evaluation=self._write_evaluation,
             resumed=resumed,
-            clock=Stopwatch(),
+            began=time.monotonic(),
         )
 
     def __call__(self) -> RunResult:

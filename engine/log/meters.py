@@ -1,6 +1,5 @@
 """Meters on the host: throughput, data-wait share, ETA. No TensorFlow here."""
 
-import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -115,17 +114,6 @@ class RunningMeans:
 def renamed(data: Mapping[str, Any], names: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     """Returns what `data` and `names` have in common, under each of the other names."""
     return {other: data[ours] for ours in names if ours in data for other in names[ours]}
-
-
-class Stopwatch:
-    """Seconds since it was made."""
-
-    def __init__(self) -> None:
-        self._start = time.monotonic()
-
-    def seconds(self) -> float:
-        """Returns the seconds since the start."""
-        return time.monotonic() - self._start
 
 
 def format_duration(seconds: float) -> str:

@@ -10,6 +10,8 @@ import os
 import subprocess
 import sys
 import threading
+import time
+import types
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,6 @@ import tensorflow as tf
 from engine_tiny_task import FOUR_EPOCHS, TinyTask
 
 from engine.config.settings import EvalConfig, OptimConfig, TrainConfig
-from engine.log.meters import Stopwatch
 from engine.log.run_log import RunLog
 from engine.loop import Trainer
 from engine.start.compile_ahead import call_side_by_side
@@ -56,23 +57,21 @@ def train(folder: Path, *, ahead: bool, use_xla: bool) -> TwoShapes:
     folder.mkdir()
     task = TwoShapes()
     state = TrainState(task, OPTIM, FOUR_EPOCHS, dynamic_loss_scale=True)
+    train = TrainConfig(model_dir=str(folder), batch_size=4, console_seconds=0.0, skip_test=True)
     trainer = Trainer(
         task,
         state,
         TrainStep(task, state, OPTIM, use_xla=use_xla, half_gradients=False),
         FOUR_EPOCHS._replace(stop_epoch=2),
-        train=TrainConfig(model_dir=str(folder), batch_size=4, console_seconds=0.0, skip_test=True),
-        evaluation=EvalConfig(),
-        accumulation=1,
+        config=types.SimpleNamespace(train=train, eval=EvalConfig(), optim=OPTIM),
         use_xla=False,
         compiles_ahead=ahead,
         log=RunLog(folder, dll_name="dll.txt", tensorboard=False),
-        plan_line="",
         description={},
         export=lambda path: None,
         write_evaluation=lambda rows, metrics, epoch: [],
         resumed={},
-        clock=Stopwatch(),
+        began=time.monotonic(),
     )
     assert trainer.run().step == STEPS
     np.savez(folder / "state.npz", **{k: v.numpy() for k, v in state.tensors().items()})

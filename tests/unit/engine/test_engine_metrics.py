@@ -3,14 +3,7 @@
 import numpy as np
 import pytest
 
-from engine.log.meters import (
-    RunningMeans,
-    Speed,
-    Stopwatch,
-    Throughput,
-    format_duration,
-    renamed,
-)
+from engine.log.meters import RunningMeans, Speed, Throughput, format_duration, renamed
 
 
 def test_throughput_leaves_out_the_first_step():
@@ -77,8 +70,3 @@ def test_renaming_keeps_what_both_know():
 )
 def test_durations(seconds, text):
     assert format_duration(seconds) == text
-
-
-def test_stopwatch_runs():
-    watch = Stopwatch()
-    assert 0.0 <= watch.seconds() <= watch.seconds() < 60.0
