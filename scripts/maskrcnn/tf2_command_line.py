@@ -13,7 +13,7 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 LAUNCHER = Path(__file__).resolve().parents[1] / "launch.sh"
@@ -21,16 +21,28 @@ BACKBONE_FOLDER = "rn50_tf_amp_ckpt_v20.06.0"
 BACKBONE_PREFIX = "nvidia_rn50_tf_amp"
 
 
-def new_parser(description: str, *, batch_size: int | None, mode: str) -> argparse.ArgumentParser:
-    """Returns the arguments that all scripts share.
+def parse(
+    description: str,
+    *,
+    mode: str,
+    batch_size: int | None = None,
+    gpus: int | None = None,
+    may_skip_eval: bool = False,
+) -> tuple[argparse.Namespace, list[str]]:
+    """Returns the arguments that are known here, and the flags of our program.
+
+    A task of a Slurm step that has to leave the start of a training to the first one ends here.
 
     Args:
       description: of the script, for --help.
-      batch_size: the default; None: it must be given.
       mode: train or eval; says which of that program's batch sizes is meant.
+      batch_size: the default; None: it must be given.
+      gpus: the default; None: there is no such argument.
+      may_skip_eval: whether there is `--no_eval`.
     """
     parser = argparse.ArgumentParser(
-        description=f"{description} Other flags go to our program; DRY_RUN=1 prints its command.",
+        description=f"{description.splitlines()[0]} Other flags go to our program; DRY_RUN=1 "
+        "prints its command.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         allow_abbrev=False,
     )
@@ -59,29 +71,23 @@ def new_parser(description: str, *, batch_size: int | None, mode: str) -> argpar
     )
     parser.add_argument("--backbone_checkpoint", help="another backbone")
     parser.add_argument("--eval_file", help="other annotations than those in data_dir")
-    return parser
-
-
-def add_training_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds what only the scripts that train have."""
-    add_gpus(parser, default=0)
-    parser.add_argument(
-        "--slurm_lock",
-        action="store_true",
-        help="of the tasks of a Slurm step only the first starts the run, the others end at once",
-    )
-
-
-def add_gpus(parser: argparse.ArgumentParser, *, default: int) -> None:
-    """Adds the number of GPUs."""
-    parser.add_argument(
-        "--gpus", type=int, default=default, help="number of GPUs; 0: all visible ones"
-    )
-
-
-def is_spare_task(arguments: argparse.Namespace) -> bool:
-    """True for a task of a Slurm step that has to leave the start to the first one."""
-    return arguments.slurm_lock and os.environ.get("SLURM_PROCID", "0") != "0"
+    if gpus is not None:
+        parser.add_argument(
+            "--gpus", type=int, default=gpus, help="number of GPUs; 0: all visible ones"
+        )
+    if mode == "train":
+        parser.add_argument(
+            "--slurm_lock",
+            action="store_true",
+            help="of the tasks of a Slurm step only the first starts the run, the others end at "
+            "once",
+        )
+    if may_skip_eval:
+        parser.add_argument("--no_eval", action="store_true", help="do not evaluate at the end")
+    arguments, flags = parser.parse_known_args()
+    if mode == "train" and arguments.slurm_lock and os.environ.get("SLURM_PROCID", "0") != "0":
+        sys.exit()
+    return arguments, ["--skip_test", *flags] if may_skip_eval and arguments.no_eval else flags
 
 
 def visible_gpus() -> int:
@@ -100,8 +106,7 @@ def launch(
     kind: str,
     arguments: argparse.Namespace,
     more_flags: Sequence[str],
-    *,
-    variables: Mapping[str, str] | None = None,
+    **variables: str,
 ) -> None:
     """Becomes the launcher; does not return.
 
@@ -110,7 +115,7 @@ def launch(
       arguments: as the script has parsed them. gpus: 0 or none: as NGPU or a Slurm job says, else
         all that are visible.
       more_flags: for our program.
-      variables: of the launcher, beside those that all scripts set.
+      **variables: of the launcher, beside those that all scripts set.
     """
     script, gpus = Path(sys.argv[0]).stem, getattr(arguments, "gpus", 0)
     precision = "amp" if arguments.amp else "tf32"
@@ -122,7 +127,7 @@ def launch(
         "BACKBONE_CKPT": arguments.backbone_checkpoint or backbone,
         "RESULTS_DIR": os.environ.get("RESULTS_DIR", arguments.model_dir),
         "PRESET": os.environ.get("PRESET", "nvidia_tf2"),
-        **(variables or {}),
+        **variables,
     }
     if gpus:
         settings["NGPU"] = str(gpus)
