@@ -181,7 +181,9 @@ def flags_of(program: str) -> frozenset[str]:
         if "define_results_flag(" in text:
             found.add("results")
         found.update(re.findall(r'(?:DEFINE_\w+\(\s*"|add_argument\(\s*"--)(\w+)"', text))
-        found.update(f"no{name}" for name in re.findall(r'DEFINE_bool\(\s*"(\w+)"', text))
+        found.update(re.findall(r"(\w+): \w+ = setting\(", text))
+        switches = re.findall(r'DEFINE_bool\(\s*"(\w+)"|(\w+): bool = setting\(', text)
+        found.update(f"no{''.join(names)}" for names in switches)
     return frozenset(found)
 
 
