@@ -167,13 +167,21 @@ def variables_of(model: tf.keras.Model) -> dict[str, tf.Variable]:
 
 
 def compare(
-    found: Mapping[str, Translated], wanted: Mapping[str, tf.Variable]
+    found: Mapping[str, Translated],
+    wanted: Mapping[str, tf.Variable],
+    *,
+    kept: Mapping[str, str],
 ) -> tuple[dict[str, str], list[str]]:
-    """Returns {variable: why it cannot be loaded}, and the same as sentences."""
-    missing: dict[str, str] = {}
+    """Returns {variable: why it cannot be loaded}, and what of it is a problem, as sentences.
+
+    None is that those in `kept` keep their values, for the reason there.
+    """
+    missing = dict(kept)
     problems: list[str] = []
     for name, variable in wanted.items():
         shape = tuple(variable.shape)
+        if name in kept:
+            continue
         if name not in found:
             missing[name] = "not in the file"
             problems.append(f"{name} is not in the file")

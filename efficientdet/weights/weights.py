@@ -162,11 +162,7 @@ def _load(
         channels = coco_channels
     if channels is not None:
         found = _select_classes(found, wanted, channels)
-    missing, problems = compare(found, wanted)
-    dropped = _other_class_count(found, wanted)
-    if dropped:
-        problems = [text for text in problems if not text.startswith(f"{CLASS_PREDICTOR}/")]
-        missing = {name: why for name, why in missing.items() if name not in dropped} | dropped
+    missing, problems = compare(found, wanted, kept=_of_other_classes(found, wanted))
     layout = layout_of(file.arrays)
     return assign(
         file,
@@ -203,7 +199,7 @@ def _class_counts(
     return wanted[name].shape[0] / num_anchors, found[name].array.shape[0] / num_anchors
 
 
-def _other_class_count(
+def _of_other_classes(
     found: Mapping[str, Translated], wanted: Mapping[str, tf.Variable]
 ) -> dict[str, str]:
     """Returns the class predictor's variables, with the reason, if the file has other classes."""

@@ -183,7 +183,14 @@ def _load(
         found = _select_classes(found, wanted, channels, num_classes=model.num_classes)
     theirs = batch_norm_epsilon(source.layout, file.arrays)
     found = with_our_epsilon(found, theirs=theirs, ours=model.config.bn_epsilon)
-    missing, problems = _compare(found, wanted, num_classes=model.num_classes)
+    kept = _of_other_classes(found, wanted, num_classes=model.num_classes)
+    missing, problems = compare(found, wanted, kept=kept)
+    parts = {first_part(name) for name in wanted}
+    problems += [
+        f"{value.source} has no place in the model"
+        for name, value in found.items()
+        if name not in wanted and first_part(name) in parts
+    ]
     row = row_of_models(source.layout, file.arrays)
     if problems and row and not model.config.name.endswith(f"-{row}"):
         problems.insert(0, f"it is of --model_name=maskrcnn-{row} or fasterrcnn-{row}")
@@ -197,24 +204,6 @@ def _load(
         details=_details(source),
         also_expected=_ALSO_EXPECTED,
     )
-
-
-def _compare(
-    found: Mapping[str, Translated], wanted: Mapping[str, tf.Variable], *, num_classes: int
-) -> tuple[dict[str, str], list[str]]:
-    """Returns {variable: why it cannot be loaded}, and those of the reasons that are errors."""
-    other_classes = _other_class_count(found, num_classes=num_classes)
-    of_classes = [name for name in wanted if other_classes and name.startswith(CLASS_PREDICTORS)]
-    missing, problems = compare(
-        found, {name: value for name, value in wanted.items() if name not in of_classes}
-    )
-    parts = {first_part(name) for name in wanted}
-    problems += [
-        f"{value.source} has no place in the model"
-        for name, value in found.items()
-        if name not in wanted and first_part(name) in parts
-    ]
-    return missing | dict.fromkeys(of_classes, other_classes), problems
 
 
 def _place_stage5(
@@ -232,12 +221,15 @@ def _place_stage5(
     return placed
 
 
-def _other_class_count(found: Mapping[str, Translated], *, num_classes: int) -> str:
-    """Says how the file's class count differs from the model's; '' if it does not."""
+def _of_other_classes(
+    found: Mapping[str, Translated], wanted: Mapping[str, tf.Variable], *, num_classes: int
+) -> dict[str, str]:
+    """Returns the predictors' variables, with the reason, if the file has other classes."""
     bias = found.get("box_head/cls_score/bias")
     if bias is None or bias.array.size == num_classes + 1:
-        return ""
-    return f"{num_classes} classes here, {bias.array.size - 1} in the file"
+        return {}
+    reason = f"{num_classes} classes here, {bias.array.size - 1} in the file"
+    return {name: reason for name in wanted if name.startswith(CLASS_PREDICTORS)}
 
 
 def _select_classes(
