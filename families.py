@@ -178,11 +178,7 @@ def data_notes(config: Any) -> list[str]:
 
 
 def anchor_layout(model: Any) -> AnchorLayout:
-    """Returns the anchors of a model at its network size, for the data check.
-
-    Args:
-      model: the model section of a configuration of either family.
-    """
+    """Returns the anchors of a model at its network size, for the data check."""
     import numpy as np
 
     from object_detection.check.anchor_fit import AnchorLayout
@@ -246,8 +242,6 @@ def load_task(
       path: checkpoint prefix, or the folder of a run.
       model_name: as `--model_name`; where the checkpoint says it, it must agree if given.
       preset_name: as `--preset`, for checkpoints without a description.
-      hparams: as `--hparams`.
-      which: as `--which`.
       input_size: of the network, as a setting's text; "": the checkpoint's.
 
     Raises:

@@ -241,10 +241,6 @@ def draw_film(
     """Writes a video of drawn frames; returns the first of them.
 
     Args:
-      film: its path.
-      target: of the result.
-      frames: what was found on each frame.
-      drawing: draws it.
       entries: becomes longer by what was found.
 
     Raises:

@@ -33,9 +33,6 @@ def benchmark_config(
     """Returns the configuration of a model on images that the host has resampled.
 
     Args:
-      model_name: of either family.
-      preset: as `--preset` of train.py.
-      hparams: as `--hparams` of train.py.
       given: settings of the benchmark, which win.
 
     Raises:

@@ -28,9 +28,6 @@ def synthetic_batch(
     Masks are discs.
 
     Args:
-      task: whose network the batch is for.
-      batch_size: images.
-      boxes_per_image: objects in each.
       canvas_size: (height, width) of the images, pixels; none: the network's, resized already.
       distinct: images that differ; the batch repeats them. None: all.
     """

@@ -74,8 +74,6 @@ class DetectorFamily:
         """Loads all weights from a detector, ours or another program's.
 
         Args:
-          task: whose model is filled.
-          path: of the weights.
           channels: for each class channel of the model that of the file, -1: it keeps its values;
             None: as the family knows of the file, else one to one.
         """
@@ -88,7 +86,6 @@ class DetectorFamily:
         """Fills in what only the weights of a run can tell, on all ranks alike.
 
         Args:
-          config: of the run.
           description: of the checkpoint to continue or evaluate, {} for a new run.
         """
         del description
@@ -282,7 +279,6 @@ class DetectorFamily:
           stored: the checkpoint's description; {} where it has none: then model name and preset
             say what it is.
           model_name: as `--model_name`; must agree with the description if it was given.
-          preset_name: as `--preset`.
           hparams: as `--hparams`; overrides either, as do flags.
           batch_size: images per rank and step.
 

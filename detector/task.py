@@ -54,8 +54,6 @@ class DetectionTask(Task):
     """Binds a configuration to data and a model.
 
     Args:
-      config: the resolved configuration.
-      class_map: channels of the model and what they mean.
       train_card: description of the training records; None where nothing is trained.
       eval_card: description of the validation records; None where nothing is evaluated.
       batch_norm: factory of trained batch-norm layers, or None for the plain ones.
@@ -305,9 +303,7 @@ class DetectionTask(Task):
         """Turns a batch into network input with its objects, augmented in training.
 
         Args:
-          batch: as of `device_batch`.
           size: (height, width) of the network input.
-          training: whether to augment.
           seed: of the augmentation, int32 [2]; None: none.
         """
         seed = seed if training else None

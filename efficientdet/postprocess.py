@@ -108,7 +108,6 @@ def select_candidates(
 
     Args:
       level_logits: per level [B, n, C], any float dtype.
-      max_candidates: pairs wanted.
 
     Returns:
       (logits, class_ids, anchor_index), each [B, k], best first, float32 and int32, with k the

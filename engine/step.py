@@ -28,10 +28,6 @@ class TrainStep:
     """The compiled step of a task and its state; call it with a batch.
 
     Args:
-      task: the model family.
-      state: what the step reads and changes.
-      config: optimizer settings.
-      use_xla: compile forward+backward and update.
       half_gradients: reduce gradients in float16.
       seed: the run's seed; what is random on the device also depends on the step and the rank.
       shards: the shares of the data that this rank trains on, one batch (or `gradient_accumulation`

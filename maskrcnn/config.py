@@ -275,7 +275,6 @@ def with_conventions(config: ModelConfig, demanded: Conventions, *, source: str)
     """Fills the open conventions of a configuration with those that weights demand.
 
     Args:
-      config: the network's configuration.
       demanded: of the weights; None where they demand nothing.
       source: where the weights come from, for messages.
 
@@ -370,9 +369,6 @@ MODEL_TABLE: dict[str, ModelConfig] = {
 
 def model_config(name: str) -> ModelConfig:
     """Looks a model up by its name.
-
-    Args:
-      name: for example `maskrcnn-r50-fpn`, `fasterrcnn-r50-c4` or `maskrcnn-r50-fpn-gn`.
 
     Returns:
       The configuration of that row; change it with `dataclasses.replace`.

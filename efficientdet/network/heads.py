@@ -65,7 +65,6 @@ def build_head(
       config, batch_norm: as of `build_model`.
       kind: `class` or `box`; names the layers.
       outputs_per_anchor: number of classes, or 4.
-      predictor_bias: initial bias of the last convolution.
 
     Returns:
       [batch, h, w, anchors_per_cell * outputs_per_anchor] per level.

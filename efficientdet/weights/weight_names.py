@@ -52,7 +52,6 @@ def translate(
     """Renames the arrays of a file to our names, and PyTorch arrays to TensorFlow's layout.
 
     Args:
-      arrays: as read from the file.
       expands: of `expansions_of` the model that will receive them; gives flat block numbers their
         meaning.
       scopes: of `torch_names.scopes_of` for that model.

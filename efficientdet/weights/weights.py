@@ -97,7 +97,6 @@ def load_backbone(model: tf.keras.Model, path: str | Path, *, padding: str = "")
     """Loads the backbone of a model from an ImageNet classifier or a detector.
 
     Args:
-      model: a detector of this package.
       path: any file that `read_weight_file` reads, of any layout in `weight_names`.
       padding: of the model's backbone, which tells timm's files apart.
 
@@ -125,7 +124,6 @@ def load_detector(
     """Loads all variables of a model.
 
     Args:
-      model: a detector of this package.
       path: one of our checkpoints, a checkpoint of NVIDIA's or google/automl's program, or any
         other file that `read_weight_file` reads.
       channels: for each class of the model, the class channel of the file it continues, -1 if it

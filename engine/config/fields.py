@@ -144,7 +144,6 @@ def override(config: Any, values: Mapping[str, Any], *, source: str) -> Any:
     """Returns `config` with the given keys replaced.
 
     Args:
-      config: a frozen dataclass of sections.
       values: key -> value; a mapping under a section's name is the same as dotted keys.
       source: where the values come from, for messages.
 

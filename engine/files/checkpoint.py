@@ -47,8 +47,6 @@ def save(prefix: str | Path, tensors: Mapping[str, tf.Tensor], metadata: Mapping
 
     Args:
       prefix: path without extension; its folder is created. A checkpoint already there is replaced.
-      tensors: name -> value.
-      metadata: written as JSON beside the tensors.
 
     Returns:
       The prefix.
@@ -166,7 +164,6 @@ def find(path: str | Path, *, which: str = "best") -> str:
     fetched if need be (`engine.files.zoo`).
 
     Args:
-      path: of a checkpoint or a folder.
       which: "best", or "last" to take the best only where there is no other.
 
     Raises:

@@ -93,7 +93,6 @@ def make_hooks(names: Sequence[str], start: RunStart) -> list[Hook]:
 
     Args:
       names: MODULE:NAME or FILE.py:NAME of what makes a hook from a `RunStart`, as a subclass does.
-      start: of the run.
 
     Raises:
       ConfigError: no such module, file or name, or it makes no hook.

@@ -20,7 +20,6 @@ class StepProfiler:
     Args:
       folder: model_dir; the profile goes where its TensorBoard files are.
       steps: to record, on rank 0; 0: none.
-      log: says where the profile is.
     """
 
     def __init__(self, folder: str | Path, *, steps: int, log: RunLog):

@@ -79,7 +79,6 @@ class RunLog:
 
     Args:
       folder: model_dir; '' logs to the console only.
-      dll_name: name of the DLLogger file in the folder.
       tensorboard: whether to write TensorBoard scalars to folder/train.
     """
 

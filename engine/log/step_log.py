@@ -48,9 +48,6 @@ class StepLog:
     """Logs steps; means are over steps and ranks.
 
     Args:
-      log: where lines go.
-      plan: lengths of the run.
-      train: settings.
       names: of a step's numbers.
       loss_names: those of them that are losses, beside the total `loss`.
       dynamic_loss_scale: whether skipped steps are to be expected now and then.

@@ -36,8 +36,6 @@ def largest_batch(
 
     Args:
       measure: the bytes that a batch size takes, None where it does not fit.
-      limit: bytes.
-      say: takes a line about each trial.
 
     Raises:
       ConfigError: not even one image fits.
@@ -79,9 +77,7 @@ def find(argv: Sequence[str], *, records: str, num_ranks: int) -> int:
     """Finds the batch for a command line of train.py.
 
     Args:
-      argv: the command line.
       records: folder of the records that --data makes; ''.
-      num_ranks: processes that were started.
 
     Raises:
       ConfigError: several ranks, or nothing fits, or a trial fails for another reason.

@@ -46,7 +46,6 @@ def define_flags(
     """Defines one flag per setting of the given configuration classes; shared settings once.
 
     Args:
-      config_classes: configurations of the model families.
       only: the flags to define; None: all.
       flag_values: where the flags are defined. A flag already defined there is left as it is.
     """
@@ -146,11 +145,8 @@ def resolve(
 
     Args:
       base: defaults with the model's row already applied.
-      preset: overrides of the chosen preset.
       recipe: path of a YAML file or ''; or what makes overrides of the configuration that there is
         without them.
-      hparams: text of `--hparams`.
-      flag_values: parsed flags.
 
     Raises:
       engine.config.fields.ConfigError: unknown key or wrong type, naming its source.

@@ -19,10 +19,6 @@ def call_side_by_side(
 
     A program that finds no memory beside the others is called again when they are done.
 
-    Args:
-      programs: name -> the call.
-      say: takes a line of progress after each program.
-
     Raises:
       tf.errors.ResourceExhaustedError: of a program that finds no memory by itself either.
     """

@@ -35,6 +35,5 @@ def separate(place: int, *tensors: tf.Tensor) -> Sequence[tf.Tensor]:
 
     Args:
       place: makes the barriers of one function different; equal ones would become one.
-      *tensors: the values.
     """
     return xla.optimization_barrier(*tensors, tf.constant(place))[:-1]

@@ -41,7 +41,6 @@ class RunLock:
     """The lock of one folder.
 
     Args:
-      folder: what is locked.
       stale_seconds: a run that gives no sign of life for so long is taken for dead.
       on_lost: called with the reason, from a thread, when another run has taken the lock over.
     """

@@ -182,7 +182,6 @@ def residual_stage(
     Args:
       x: [batch, h, w, channels].
       stage: 1..4; see `stage_blocks`, also for `prefix` and `dilation`.
-      norm: of the stages that are trained.
       is_frozen: nothing of the stage is trained.
 
     Returns:

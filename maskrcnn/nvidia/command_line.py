@@ -117,8 +117,6 @@ def training_request(
     Args:
       pairs: what follows the flags: KEY, VALUE, ...
       model_name: as `--model_name`; None: not given, the YAML file says it.
-      preset_name, recipe, hparams: as the flags.
-      num_ranks: processes that will train.
 
     Raises:
       ConfigError, ValueError, FileNotFoundError: what was expected, what came, what to do.
@@ -157,7 +155,6 @@ def evaluation_request(
       model_name: as `--model_name`, for weights without a description.
       preset_name: as `--preset`, likewise.
       batch_size: images per rank and step; None: the YAML's, else the default.
-      num_ranks: processes that will evaluate.
 
     Raises:
       ConfigError, ValueError, FileNotFoundError: what was expected, what came, what to do.

@@ -50,7 +50,6 @@ def rpn_losses(
     Args:
       rpn_logits: per level [B, h, w, anchors_per_position], any float dtype.
       rpn_deltas: per level [B, h, w, anchors_per_position * 4], (ty, tx, th, tw).
-      targets: of the anchors.
       is_counted: bool [B], images that count.
       settings: normalisers 'fixed' and 'batch' count sampled anchors, objects or not.
 
@@ -95,7 +94,6 @@ def box_head_losses(
     Args:
       class_logits: [B * S, num_classes + 1] or [B, S, num_classes + 1], background last.
       box_deltas: [B * S, num_classes, 4] or with B and S apart, (ty, tx, th, tw).
-      targets: of the sampled regions.
       is_counted: bool [B], images that count.
       settings: normalisers 'fixed' and 'batch' count sampled regions, objects or not; 'positives'
         four times the objects of this batch, as the NVIDIA TF2 reference.
@@ -134,7 +132,6 @@ def mask_loss(
 
     Args:
       mask_logits: [B * P, s, s, num_classes] or [B, P, s, s, num_classes].
-      targets: of the sampled objects.
       is_counted: bool [B], images that count.
       normalizer: 'image' or, as both references, 'batch': of objects with a mask. Either way a mask
         is the mean over its cells.

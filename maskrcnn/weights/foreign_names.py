@@ -36,7 +36,6 @@ def foreign_name(layout: str, name: str, *, has_group_norm: bool = False) -> str
     """Translates one name of another program; None if it has no place in our networks.
 
     Args:
-      layout: one of the constants of this module.
       name: without a leading `module.`.
       has_group_norm: of the whole file: norms of the backbone are group norms.
     """

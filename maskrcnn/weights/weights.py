@@ -141,7 +141,6 @@ def load_detector(
     """Loads all variables of a model.
 
     Args:
-      model: of `build_model`.
       source: a path, or what `read_source` made of it.
       channels: for each class of the model, the foreground class of the file, from 0, that
         it continues, -1 if it is new and keeps its values; None if classes correspond one to one.
