@@ -113,8 +113,7 @@ def chosen_recipe(values: flags.FlagValues) -> str:
 def _finetune(num_ranks: int, config: Any) -> dict[str, Any]:
     """Returns the overrides of `--recipe=finetune` for a run.
 
-    Raises:
-      ConfigError: the run starts from no weights, or nothing tells the size of its set.
+    ConfigError if it starts from no weights, or nothing tells the size of its set.
     """
     from object_detection.records.card import find_card
 

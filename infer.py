@@ -238,13 +238,9 @@ def draw_film(
     drawing: Callable[[Prediction], np.ndarray],
     entries: list[dict],
 ) -> np.ndarray:
-    """Writes a video of drawn frames; returns the first of them.
+    """Writes a video of drawn frames; returns the first; `entries` grows by what was found.
 
-    Args:
-      entries: becomes longer by what was found.
-
-    Raises:
-      ValueError: it is not readable, or has no frame; nothing is left of it.
+    ValueError if it is not readable, or has no frame; nothing is left of it.
     """
     from object_detection.serve import videos
 

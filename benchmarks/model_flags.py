@@ -30,13 +30,9 @@ def flagged_config(given: Mapping[str, Any]) -> Any:
 def benchmark_config(
     model_name: str, preset: str = "", hparams: str = "", *, given: Mapping[str, Any]
 ) -> Any:
-    """Returns the configuration of a model on images that the host has resampled.
+    """Returns the configuration of a model on images that the host has resampled; `given` wins.
 
-    Args:
-      given: settings of the benchmark, which win.
-
-    Raises:
-      ConfigError: an unknown name or key, with the nearest.
+    ConfigError for an unknown name or key, with the nearest.
     """
     config = families.base_config(model_name)
     overrides = families.preset(preset, model_name=model_name)

@@ -103,11 +103,7 @@ def synthetic_outputs(
 
 
 def suppression() -> tuple[dict[str, Any], dict[str, Any]]:
-    """Times selection of candidates, suppression, and the whole.
-
-    Raises:
-      ConfigError: the model is not of EfficientDet.
-    """
+    """Times selection, suppression, and the whole; ConfigError for no model of EfficientDet."""
     if not FLAGS.model_name.startswith("efficientdet"):
         raise ConfigError(f"--model_name={FLAGS.model_name}: suppression is timed of EfficientDet")
     import tensorflow as tf
@@ -250,11 +246,7 @@ def synthetic_set(
 
 
 def scoring() -> tuple[dict[str, Any], dict[str, Any]]:
-    """Times every scorer that is installed.
-
-    Raises:
-      ValueError: one that gives other numbers than pycocotools.
-    """
+    """Times every scorer installed; ValueError if one differs from pycocotools."""
     from object_detection.metrics.coco import METRIC_NAMES, CocoEvaluator
     from object_detection.metrics.scorer import SCORERS
 

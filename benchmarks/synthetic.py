@@ -25,11 +25,8 @@ def synthetic_batch(
 ) -> dict:
     """Returns a device batch of noise with random boxes, in the layout of HostExamples.
 
-    Masks are discs.
-
-    Args:
-      canvas_size: (height, width) of the images, pixels; none: the network's, resized already.
-      distinct: images that differ; the batch repeats them. None: all.
+    Masks are discs. `canvas_size` is (height, width) of the images, pixels; none: the network's,
+    resized already. Of `distinct` images the batch is made by repetition; None: all differ.
     """
     if distinct and distinct < batch_size:
         few = synthetic_batch(

@@ -11,11 +11,9 @@ import tensorflow as tf
 
 
 def timed(action: Callable[[], object], *, steps: int) -> tuple[float, np.ndarray]:
-    """Returns (seconds of the first call, seconds of each later call [steps]).
+    """Returns (seconds of the first call, seconds of each of `steps` later calls, [steps]).
 
-    Args:
-      action: returns a tensor or a sequence of them; each is waited for.
-      steps: later calls.
+    `action` returns a tensor or a sequence of them; each is waited for.
     """
     seconds = []
     for _ in range(steps + 1):

@@ -73,9 +73,8 @@ class DetectorFamily:
     ) -> LoadReport:
         """Loads all weights from a detector, ours or another program's.
 
-        Args:
-          channels: for each class channel of the model that of the file, -1: it keeps its values;
-            None: as the family knows of the file, else one to one.
+        `channels`: for each class channel of the model that of the file, -1: it keeps its values;
+        None: as the family knows of the file, else one to one.
         """
         raise NotImplementedError
 
@@ -85,8 +84,7 @@ class DetectorFamily:
     def settled_config(self, config: Any, description: Mapping[str, Any]) -> Any:
         """Fills in what only the weights of a run can tell, on all ranks alike.
 
-        Args:
-          description: of the checkpoint to continue or evaluate, {} for a new run.
+        `description` is of the checkpoint to continue or evaluate, {} for a new run.
         """
         del description
         return config
@@ -238,8 +236,7 @@ class DetectorFamily:
     ) -> list[str]:
         """Writes the files of detections, metrics.json and, if asked, the test-dev file.
 
-        Returns:
-          What the log says: tables, csv lines, places. Without metrics only the places.
+        Returns what the log says: tables, csv lines, places. Without metrics only the places.
         """
         folder.mkdir(parents=True, exist_ok=True)
         files = self.detection_files(task, rows)
@@ -300,8 +297,7 @@ class DetectorFamily:
     def overruled(self, stored: Mapping[str, Any], *, preset_name: str) -> list[str]:
         """Says where a checkpoint's own settings are others than those of `--preset`; [] nowhere.
 
-        Raises:
-          ConfigError: there is no such preset.
+        ConfigError if there is no such preset.
         """
         if not (stored and preset_name):
             return []

@@ -87,8 +87,7 @@ def fitted_batches(
 ) -> list[np.ndarray]:
     """Returns photographs as the exported file takes them, the last batch filled up from the first.
 
-    Returns:
-      float32 [batch, height, width, 3] each.
+    Each is float32 [batch, height, width, 3].
     """
     size, fill = task.network_sizes[0], task.config.model.mean_rgb
     fitted = [portable.fit_image(image, size, fill) for image in photographs]
@@ -105,11 +104,7 @@ def compare(
     batches: Sequence[np.ndarray],
     target: Target,
 ) -> Gaps:
-    """Returns the largest gaps over batches of input.
-
-    Raises:
-      ValueError: nothing is detected in any, so that nothing can be compared.
-    """
+    """Returns the largest gaps over batches; ValueError where nothing is detected in any."""
     side = float(max(task.network_sizes[0]))
     results = []
     for run in (ours, theirs):

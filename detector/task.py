@@ -115,8 +115,7 @@ class DetectionTask(Task):
     def frames(self, *cards: DataCard | None) -> Sequence[Frames]:
         """Returns the sizes of networks and canvases, and where images are resampled.
 
-        Args:
-          cards: of the records that are read; their largest image bounds the canvases.
+        The largest image of the records that `cards` describe bounds the canvases.
         """
         known = [card for card in cards if card]
         sides = ([card.max_height for card in known], [card.max_width for card in known])
@@ -300,11 +299,9 @@ class DetectionTask(Task):
         training: bool,
         seed: tf.Tensor | None,
     ) -> Scenes:
-        """Turns a batch into network input with its objects, augmented in training.
+        """Turns a batch into network input of (height, width) `size` with its objects.
 
-        Args:
-          size: (height, width) of the network input.
-          seed: of the augmentation, int32 [2]; None: none.
+        Augmented in training by the seed, int32 [2]; not where it is None.
         """
         seed = seed if training else None
         return make_scenes(

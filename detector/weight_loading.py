@@ -255,8 +255,7 @@ def nothing_matched(
 ) -> ValueError:
     """Returns the error of a file none of whose arrays fits.
 
-    Args:
-      also_expected: names of other programs that would have been understood, as ", or ...".
+    `also_expected`: names of other programs that would have been understood, as ", or ...".
     """
     expected = ", ".join(f"{name} {tuple(wanted[name].shape)}" for name in list(wanted)[:_EXAMPLES])
     present = ", ".join(

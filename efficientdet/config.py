@@ -145,9 +145,5 @@ MODEL_TABLE: dict[str, ModelConfig] = {
 
 
 def model_config(name: str) -> ModelConfig:
-    """Looks a model up by its published name, for example `efficientdet-lite3x`.
-
-    Raises:
-      ConfigError: the name is not in the table; the message names the nearest one.
-    """
+    """Returns a published model's row; ConfigError for an unknown name, with the nearest."""
     return look_up(name, MODEL_TABLE, what="model_name")

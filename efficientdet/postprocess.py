@@ -90,8 +90,7 @@ def decode_all(
 ) -> dict[str, tf.Tensor]:
     """Decodes every anchor and suppresses none; arguments as of `postprocess`.
 
-    Returns:
-      boxes [B, A, 4], (y1, x1, y2, x2), network pixels; scores [B, A, num_classes].
+    Returns boxes [B, A, 4], (y1, x1, y2, x2), network pixels; scores [B, A, num_classes].
     """
     logits = tf.concat(anchor_rows(class_logits, num_classes), axis=1)
     deltas = tf.concat(anchor_rows(box_deltas, 4), axis=1)

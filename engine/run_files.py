@@ -19,10 +19,8 @@ from engine.train_state import TrainState
 class RunFiles:
     """Saves the state of a run.
 
-    Args:
-      state, train, log: of the run.
-      description: stored with every checkpoint (configuration, data, environment).
-      export: writes the final SavedModel to a folder, with the weights then in the model.
+    `description` is stored with every checkpoint (configuration, data, environment); `export`
+    writes the final SavedModel to a folder, with the weights then in the model.
     """
 
     def __init__(

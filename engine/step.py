@@ -74,8 +74,7 @@ class TrainStep:
     def __call__(self, batches: Sequence[Mapping[str, tf.Tensor]]) -> tf.Tensor:
         """Runs one step on `gradient_accumulation` batches of each share.
 
-        Returns:
-          The step's numbers, float32 [len(names)], in the order of `names`.
+        Returns the step's numbers, float32 [len(names)], in the order of `names`.
         """
         return self._whole(batches)
 
@@ -226,14 +225,9 @@ class TrainStep:
 
 
 def clip_factors(norms: tf.Tensor, limit: float) -> tf.Tensor:
-    """Clips each gradient to norm `limit`, then all of them to global norm `limit`.
+    """Clips each gradient to norm `limit`, then all of them to global norm `limit`; 0: none.
 
-    Args:
-      norms: [n] norms of the gradients.
-      limit: largest norm; 0 clips nothing.
-
-    Returns:
-      [n] what to multiply each gradient by, 0..1.
+    Returns what to multiply each gradient by, 0..1, from [n] norms of the gradients: [n].
     """
     if not limit:
         return tf.ones_like(norms)

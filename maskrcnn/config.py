@@ -241,11 +241,8 @@ def derived_canvases(image_size: tuple[int, int], *, divisor: int) -> tuple[tupl
     """Chooses landscape, portrait and square network inputs for a pair of side limits.
 
     An image is scaled until its short or its long side reaches its limit, and goes to the smallest
-    canvas that holds it. The square one saves work for images near 1:1.
-
-    Args:
-      image_size: limits of (short, long) side, in any order, pixels.
-      divisor: what the canvases' sides are rounded up to a multiple of.
+    canvas that holds it. The square one saves work for images near 1:1. Limits are of (short, long)
+    side, in any order, pixels; sides are rounded up to multiples of the divisor.
 
     Returns:
       (height, width) without repetitions; one canvas if the limits are equal.
@@ -368,12 +365,5 @@ MODEL_TABLE: dict[str, ModelConfig] = {
 
 
 def model_config(name: str) -> ModelConfig:
-    """Looks a model up by its name.
-
-    Returns:
-      The configuration of that row; change it with `dataclasses.replace`.
-
-    Raises:
-      ConfigError: the name is not in the table; the message names the nearest one.
-    """
+    """Returns the row of a model; ConfigError for an unknown name, with the nearest."""
     return look_up(name, MODEL_TABLE, what="model_name")

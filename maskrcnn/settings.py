@@ -253,12 +253,9 @@ def preset(name: str, *, model_name: str = "maskrcnn-r50-fpn") -> dict[str, Any]
 
 
 def finetune_settings(config: MaskRcnnConfig, *, num_images: int, num_ranks: int) -> dict[str, Any]:
-    """Returns the overrides of `--recipe=finetune`; see `detector.finetune`.
+    """Returns the overrides of `--recipe=finetune`; see `detector.finetune.shared_settings`.
 
     Of large sets only the stem stays frozen, of others what the model says.
-
-    Raises:
-      ConfigError: the run starts from no weights.
     """
     freeze_at = config.model.freeze_at
     return {
@@ -270,11 +267,7 @@ def finetune_settings(config: MaskRcnnConfig, *, num_images: int, num_ranks: int
 
 
 def base_config(model_name: str) -> MaskRcnnConfig:
-    """Returns the defaults with the row of `model_name`.
-
-    Raises:
-      ConfigError: unknown name, with the nearest.
-    """
+    """Returns the defaults with the row of a model; ConfigError for an unknown name."""
     model = model_config(model_name)
     rpn = RpnConfig()
     if model.body != "fpn":  # one map with many anchors: Detectron's numbers

@@ -170,9 +170,7 @@ def train_command(
 ) -> list[str]:
     """Returns the command that trains and evaluates; the caller's own flags come last.
 
-    Args:
-      args: model, family, image_size, ranks and flags of the command line.
-      recipe: the first word of its name; the family's follows.
+    `recipe` is the first word of its name; the family's follows.
     """
     start: list[str] = []
     if args.ranks > 1:

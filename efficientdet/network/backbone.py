@@ -174,8 +174,7 @@ class MBConvBlock(tf.keras.layers.Layer):
     ) -> None:
         """Creates the sub-layers; their names follow the block's. Arguments: see `build_backbone`.
 
-        Args:
-          survival_prob: of the residual branch of this block; None: always kept.
+        `survival_prob` is that of this block's residual branch; None: always kept.
         """
         super().__init__(name=block.name)
         self._block = block

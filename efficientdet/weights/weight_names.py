@@ -33,11 +33,7 @@ _MOST_CHANNELS_OF_TORCH_EPSILON = 1792
 
 
 def expansions_of(variable_names: Iterable[str]) -> dict[str, bool]:
-    """Returns the blocks of a backbone, given our names of its variables.
-
-    Returns:
-      {stack_{i}/block_{j}: whether it has an expansion}, in order.
-    """
+    """Returns {stack_{i}/block_{j}: whether it has an expansion}, in order, by our names."""
     names = set(variable_names)
     blocks = {match[0] for name in names if (match := re.match(r"stack_\d+/block_\d+", name))}
     ordered = sorted(blocks, key=lambda block: [int(n) for n in re.findall(r"\d+", block)])
@@ -110,11 +106,8 @@ def padding_of(names: Iterable[str]) -> str:
 def batch_norm_epsilon(arrays: Mapping[str, np.ndarray], *, padding: str) -> float | None:
     """Returns what the file's program adds to variances, if another number than ours.
 
-    torchvision: 1e-5 up to B4, 1e-3 for the larger. timm: 1e-5, and 1e-3 in its tf_ files.
-
-    Args:
-      arrays: of the file.
-      padding: of the model that receives them: what tells timm's files apart.
+    torchvision: 1e-5 up to B4, 1e-3 for the larger. timm: 1e-5, and 1e-3 in its tf_ files, which
+    the padding of the model that receives the arrays tells apart.
     """
     if padding == "symmetric" and "conv_stem.weight" in _bare(arrays):
         return 1e-5

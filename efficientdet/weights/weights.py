@@ -63,9 +63,8 @@ def _part_of(name: str) -> str:
 class Conventions(NamedTuple):
     """What weights demand beside shapes; "" where nothing tells.
 
-    Attributes:
-      resampling: how the images of the training were resized.
-      padding: of the backbone's strided convolutions.
+    resampling: how the images of the training were resized.
+    padding: of the backbone's strided convolutions.
     """
 
     resampling: str = ""

@@ -189,11 +189,7 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def look_up(name: str, table: Mapping[str, Any], *, what: str) -> Any:
-    """Returns an entry of a table.
-
-    Raises:
-      ConfigError: it has none of that name; names the nearest. The empty name is never offered.
-    """
+    """Returns an entry of a table; ConfigError with the nearest name, but never the empty one."""
     if name not in table:
         raise ConfigError(f"{what}={name!r} is unknown{nearest(name, filter(None, table))}")
     return table[name]

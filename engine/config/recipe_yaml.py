@@ -81,9 +81,7 @@ def literal(text: str) -> Any:
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """Reads a YAML mapping (a recipe).
 
-    Raises:
-      FileNotFoundError: naming the path.
-      BadFileError: when the file does not hold a mapping.
+    FileNotFoundError where there is none, BadFileError for a file of something else.
     """
     if files.regular_file(path) is None:
         raise FileNotFoundError(f"no configuration file at {path}")

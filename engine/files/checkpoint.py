@@ -43,13 +43,10 @@ _ASIDE, _REPLACED = ".writing-", ".replaced-"
 
 
 def save(prefix: str | Path, tensors: Mapping[str, tf.Tensor], metadata: Mapping[str, Any]) -> str:
-    """Writes one checkpoint so that it appears whole or not at all. Rank 0 only.
+    """Writes a checkpoint so that it appears whole or not at all; returns its prefix. Rank 0 only.
 
     Args:
       prefix: path without extension; its folder is created. A checkpoint already there is replaced.
-
-    Returns:
-      The prefix.
 
     Raises:
       OSError: the disk is full or the folder not writable; whatever was there is untouched.
@@ -213,11 +210,7 @@ def pointed(folder: Path) -> str | None:
 
 
 def find_any(paths: Sequence[str], *, which: str) -> str:
-    """Returns what the first of some paths means, see `find`.
-
-    Raises:
-      FileNotFoundError: none of them is there; says what was looked for.
-    """
+    """Returns what the first of some paths that is there means, see `find`, with its error."""
     problems = []
     for path in paths:
         try:
@@ -242,8 +235,7 @@ def newest_or_path(path: str) -> str:
 def averaged(folder: str, epoch: int) -> str:
     """Returns the averaged checkpoint of an epoch in a run's folder.
 
-    Raises:
-      FileNotFoundError: it is not there; lists those that are.
+    FileNotFoundError if it is not there; lists those that are.
     """
     for base in (Path(folder) / "ema_weights", Path(folder)):
         if exists(base / f"emackpt-{epoch:02d}"):
@@ -316,9 +308,7 @@ def require_whole(prefix: str | Path) -> None:
 def load(prefix: str, expected: Mapping[str, tf.Tensor]) -> dict[str, np.ndarray]:
     """Reads a checkpoint that must hold exactly the expected names and shapes.
 
-    Raises:
-      ConfigError: names or shapes differ, the first of them are listed.
-      BadFileError: the file is damaged.
+    ConfigError where they differ, with the first of them; BadFileError for a damaged file.
     """
     try:
         with plain_path(prefix) as plain:

@@ -140,9 +140,7 @@ _ALLOWED: dict[tuple[str, str], Any] = {
 class _TorchUnpickler(BoundedUnpickler):
     """Unpickles containers, numbers, text and tensors; refuses every other name.
 
-    Args:
-      stream, budget: as of `BoundedUnpickler`.
-      storages: takes those of the tensors, by key; None: none are expected.
+    `storages` takes those of the tensors, by key; None: none are expected.
     """
 
     def __init__(
@@ -168,13 +166,7 @@ class _TorchUnpickler(BoundedUnpickler):
 
 
 def read_torch_file(path: str | Path) -> Any:
-    """Reads a PyTorch checkpoint into plain containers of NumPy arrays.
-
-    Args:
-      path: a file written by `torch.save`, of either container format.
-
-    Returns:
-      What was saved, with every tensor a NumPy array.
+    """Reads a PyTorch checkpoint of either container into plain containers of NumPy arrays.
 
     Raises:
       OSError: there is no such file, or it is none that may be read.

@@ -89,13 +89,9 @@ class Hook:
 
 
 def make_hooks(names: Sequence[str], start: RunStart) -> list[Hook]:
-    """Makes the hooks that `--hooks` names.
+    """Makes the hooks that `--hooks` names, MODULE:NAME or FILE.py:NAME, each from a `RunStart`.
 
-    Args:
-      names: MODULE:NAME or FILE.py:NAME of what makes a hook from a `RunStart`, as a subclass does.
-
-    Raises:
-      ConfigError: no such module, file or name, or it makes no hook.
+    ConfigError where there is no such module, file or name, or it makes no hook.
     """
     hooks = []
     for entry in names:

@@ -17,9 +17,7 @@ _FIRST = 10
 class StepProfiler:
     """While entered, `before_step` starts and ends the recording; leaving ends it too.
 
-    Args:
-      folder: model_dir; the profile goes where its TensorBoard files are.
-      steps: to record, on rank 0; 0: none.
+    `folder` is model_dir, `steps` are recorded on rank 0.
     """
 
     def __init__(self, folder: str | Path, *, steps: int, log: RunLog):

@@ -75,12 +75,7 @@ _UNITS = {
 
 
 class RunLog:
-    """The log of a run.
-
-    Args:
-      folder: model_dir; '' logs to the console only.
-      tensorboard: whether to write TensorBoard scalars to folder/train.
-    """
+    """The log of a run in its folder; with '' to the console only."""
 
     def __init__(
         self, folder: str | Path = "", *, dll_name: str = "time_log.txt", tensorboard: bool = True

@@ -86,11 +86,7 @@ class StepLog:
         self._warned = False
 
     def add(self, finished: FinishedStep) -> None:
-        """Takes in one step.
-
-        Raises:
-          NonFiniteLoss: on all ranks; names the step, its numbers and the images.
-        """
+        """Takes in one step; NonFiniteLoss on all ranks, with step, numbers and images."""
         named = dict(zip(self._names, finished.numbers.tolist()))
         self.last_loss = named["loss"]
         self._window.add(finished.numbers)

@@ -60,8 +60,7 @@ def trained_variables(
 ) -> list[tf.Variable]:
     """Returns the variables whose names do not match `freeze_expression` at their start.
 
-    Raises:
-      ConfigError: the expression matches nothing or everything, or is not a regular expression.
+    ConfigError where it matches nothing or everything, or is not a regular expression.
     """
     if not freeze_expression:
         return list(variables)

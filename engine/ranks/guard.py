@@ -25,10 +25,9 @@ _SECONDS_FOR_MAIN = 20.0
 
 
 def run_guarded(main: Callable[[], int]) -> None:
-    """Runs a rank's main and ends the process; an exception ends all ranks.
+    """Runs a rank's main, which returns the exit code, and ends the process.
 
-    Args:
-      main: returns the exit code.
+    An exception ends all ranks.
     """
     try:
         code = main()

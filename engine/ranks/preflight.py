@@ -161,8 +161,7 @@ def reduction_seconds(megabytes: float) -> float:
 def check(args: argparse.Namespace) -> int:
     """Runs all checks and prints their outcome on rank 0; returns the exit code.
 
-    Raises:
-      AgreedError: on all ranks, if any check of any rank found a problem.
+    AgreedError on all ranks, if any check of any rank found a problem.
     """
     place = distributed.init()
     patterns = (args.training_file_pattern, args.val_file_pattern)

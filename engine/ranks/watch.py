@@ -313,9 +313,8 @@ def own_addresses(others: set[str]) -> list[str]:
 def watching(limits: Limits, find_saved: Callable[[], str] | None = None) -> Iterator[None]:
     """Watches all ranks for a block; collective at its beginning.
 
-    Args:
-      find_saved: returns the checkpoint from which the same command continues, '' if there is none
-        yet; None where nothing is ever saved.
+    `find_saved` returns the checkpoint from which the same command continues, '' if there is none
+    yet; None where nothing is ever saved.
     """
     progress.HERE.at("starting", progress.COMPILE)
     if not limits.heartbeat:

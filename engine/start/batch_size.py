@@ -32,13 +32,10 @@ _PEAK = re.compile(r"peak memory ([\d.]+) GiB")
 def largest_batch(
     measure: Callable[[int], float | None], limit: float, *, say: Callable[[str], None] = print
 ) -> int:
-    """Finds the largest batch whose memory stays below a share of the limit.
+    """Finds the largest batch whose memory stays below a share of the limit, both in bytes.
 
-    Args:
-      measure: the bytes that a batch size takes, None where it does not fit.
-
-    Raises:
-      ConfigError: not even one image fits.
+    `measure` returns what a batch takes, None where it does not fit. ConfigError where not even one
+    image fits.
     """
     wanted = _SHARE * limit
 
@@ -74,13 +71,9 @@ def largest_batch(
 
 
 def find(argv: Sequence[str], *, records: str, num_ranks: int) -> int:
-    """Finds the batch for a command line of train.py.
+    """Finds the batch for a command line of train.py; `records`: the folder that --data makes.
 
-    Args:
-      records: folder of the records that --data makes; ''.
-
-    Raises:
-      ConfigError: several ranks, or nothing fits, or a trial fails for another reason.
+    ConfigError for several ranks, where nothing fits, or if a trial fails for another reason.
     """
     if num_ranks > 1:
         raise ConfigError(
@@ -121,8 +114,7 @@ def find(argv: Sequence[str], *, records: str, num_ranks: int) -> int:
 def device_memory() -> tuple[bool, float]:
     """Returns whether there is a GPU, and the bytes of its memory, or those free on this machine.
 
-    Raises:
-      ConfigError: neither can be found out.
+    ConfigError if neither can be found out.
     """
     mebibytes = [line.removesuffix(" MiB") for line in machine.gpu_facts("memory.total")]
     if mebibytes and all(map(str.isdigit, mebibytes)):

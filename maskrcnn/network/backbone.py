@@ -203,10 +203,7 @@ def build_backbone(
     batch_norm: BatchNormFactory | None,
     remat: bool,
 ) -> dict[int, tf.Tensor]:
-    """Builds the body on a Keras tensor.
-
-    Args:
-      images: [batch, height, width, 3], normalised.
+    """Builds the body on a Keras tensor of [batch, height, width, 3] normalised images.
 
     Returns:
       {level: features}: levels 2..5, of a c4 body 2..4; [batch, ceil(h / 2**level),

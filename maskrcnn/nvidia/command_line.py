@@ -80,11 +80,8 @@ class YamlRequest(Request):
     def description(self, stored: Mapping[str, Any]) -> Mapping[str, Any]:
         """Returns a checkpoint's description with the YAML's settings of testing in it.
 
-        Args:
-          stored: as it is; {} for weights of others: then the YAML's network is theirs.
-
-        Raises:
-          ConfigError: the checkpoint and the YAML are of different models.
+        Of weights of others, which have none, the YAML's network is theirs. ConfigError if the
+        checkpoint and the YAML are of different models.
         """
         if not stored:
             return {"config": to_dict(self.config)}

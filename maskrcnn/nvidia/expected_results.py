@@ -41,10 +41,7 @@ def compare(
 ) -> list[str]:
     """Returns a line for each expectation, beginning with PASS or FAIL.
 
-    Args:
-      metrics: of one evaluation, under our names.
-      expected: see the module's docstring.
-      sigma_tolerance: deviations from the mean that still pass.
+    `sigma_tolerance`: deviations from the mean that still pass.
     """
     lines = []
     for task, metric, (mean, deviation) in expected:

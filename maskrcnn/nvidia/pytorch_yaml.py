@@ -137,11 +137,7 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _chosen(values: YamlValues, key: str, options: Mapping[str, Any]) -> Any:
-    """Translates a word.
-
-    Raises:
-      ConfigError: it is not among the options.
-    """
+    """Translates a word; ConfigError if it is not among the options."""
     word = values[key]
     if word not in options:
         raise ConfigError(

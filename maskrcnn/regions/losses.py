@@ -154,14 +154,8 @@ def select_class(mask_logits: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
     """Selects the mask of one class for each region.
 
     A masked sum and no gather: it reads the logits once, and its gradient writes them once, without
-    a scatter.
-
-    Args:
-      mask_logits: [B, P, s, s, num_classes], any float dtype.
-      classes: [B, P] int32; -1 selects nothing.
-
-    Returns:
-      [B, P, s, s] float32; 0 where nothing is selected.
+    a scatter. Of [B, P, s, s, num_classes] logits of any float dtype, by [B, P] int32 classes, of
+    which -1 selects nothing, to [B, P, s, s] float32; 0 where nothing is selected.
     """
     channels = tf.range(mask_logits.shape[-1])
     is_own = classes[..., tf.newaxis, tf.newaxis, tf.newaxis] == channels

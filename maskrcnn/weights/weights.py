@@ -85,15 +85,9 @@ def _numbers(values: Sequence[float]) -> str:
 def read_source(path: str | Path) -> WeightSource:
     """Reads a weight file and finds out what it demands, without a model.
 
-    Args:
-      path: any file that `read_weight_file` reads.
-
-    Returns:
-      What `load_backbone` and `load_detector` take in place of a path. Fill the configuration with
-      its conventions (`config.with_conventions`) before the model is built.
-
-    Raises:
-      FileNotFoundError, ValueError: as of `read_weight_file`.
+    `load_backbone` and `load_detector` take the result in place of a path. Fill the configuration
+    with its conventions (`config.with_conventions`) before the model is built. Errors are those of
+    `read_weight_file`.
     """
     file = read_weight_file(path)
     layout = layout_of(file.arrays)
