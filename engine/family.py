@@ -47,9 +47,3 @@ class Family(Protocol):
         self, task: Task, rows: Any, metrics: Mapping[str, float], *, folder: Path, epoch: int
     ) -> list[str]:
         """Writes detections and metrics; returns lines for the log. Rank 0 only."""
-
-
-def says_nothing(metrics: Mapping[str, float]) -> list[str]:
-    """Says nothing of the metrics."""
-    del metrics
-    return []

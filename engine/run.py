@@ -19,7 +19,7 @@ import tensorflow as tf
 import yaml
 
 from engine.config.fields import override, to_dict
-from engine.family import Family, says_nothing
+from engine.family import Family
 from engine.files import checkpoint
 from engine.files.description import read_description
 from engine.log.hooks import RunStart, make_hooks
@@ -47,7 +47,7 @@ def run_training(
     family: Family,
     *,
     notes: Sequence[str] = (),
-    conclude: Callable[[Mapping[str, float]], Sequence[str]] = says_nothing,
+    conclude: Callable[[Mapping[str, float]], Sequence[str]] = lambda metrics: (),
 ) -> int:
     """Trains; returns the exit code (see `engine.loop`).
 

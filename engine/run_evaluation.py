@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from engine.config.fields import override
 from engine.evaluation import Evaluator
-from engine.family import Family, says_nothing
+from engine.family import Family
 from engine.files import checksums
 from engine.files.description import read_metadata
 from engine.log.run_log import RunLog
@@ -30,7 +30,7 @@ def evaluate_checkpoint(
     output_dir: str,
     sets: Mapping[str, Mapping[str, Any]] | None,
     notes: Sequence[str] = (),
-    conclude: Callable[[Mapping[str, float]], Sequence[str]] = says_nothing,
+    conclude: Callable[[Mapping[str, float]], Sequence[str]] = lambda metrics: (),
 ) -> None:
     """Evaluates a checkpoint on one or several sets, one after the other.
 

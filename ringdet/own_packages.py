@@ -7,17 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 _NAMES = (
-    *(
-        "ctrl_c",
-        "dataset",
-        "detector",
-        "efficientdet",
-        "engine",
-        "families",
-        "keras_choice",
-        "maskrcnn",
-    ),
-    *("object_detection", "outside_data", "path_names"),
+    *("ctrl_c", "dataset", "detector", "efficientdet", "engine", "families", "keras_choice"),
+    *("maskrcnn", "object_detection", "outside_data", "path_names"),
 )
 ROOT = Path(__file__).resolve().parents[1]
 """Where the packages and programs lie side by side: the repository, or where it is installed."""

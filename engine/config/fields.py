@@ -17,7 +17,7 @@ import json
 import math
 import operator
 import typing
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 
@@ -54,17 +54,9 @@ def setting(
     limits = Limits(least, above, most, below)
     if text := str(limits):
         help += f" {text.capitalize()}."
-    return dataclasses.field(
-        default=default,
-        metadata={
-            "help": help,
-            "flag": flag,
-            "key": key,
-            "choices": tuple(choices),
-            "limits": limits,
-            "auto": auto,
-        },
-    )
+    names = {"help": help, "flag": flag, "key": key}
+    allowed = {"choices": tuple(choices), "limits": limits, "auto": auto}
+    return dataclasses.field(default=default, metadata=names | allowed)
 
 
 class Limits(NamedTuple):
@@ -152,7 +144,7 @@ def override(config: Any, values: Mapping[str, Any], *, source: str) -> Any:
     """
     known = settings(type(config))
     changes: dict[str, dict[str, Any]] = {}
-    for key, value in _flatten(values, known).items():
+    for key, value in flatten(values, known).items():
         if key not in known:
             raise ConfigError(f"{source}: unknown key {key!r}{nearest(key, known)}")
         section, field = known[key]
@@ -168,14 +160,15 @@ def override(config: Any, values: Mapping[str, Any], *, source: str) -> Any:
     return dataclasses.replace(config, **replaced)
 
 
-def _flatten(
-    values: Mapping[str, Any], known: Mapping[str, Any], prefix: str = ""
+def flatten(
+    values: Mapping[str, Any], known: Container[str] = (), prefix: str = ""
 ) -> dict[str, Any]:
+    """Returns dotted key -> value of nested mappings; a mapping under a known key is a value."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         name = f"{prefix}{key}"
         if isinstance(value, Mapping) and name not in known:
-            flat.update(_flatten(value, known, f"{name}."))
+            flat.update(flatten(value, known, f"{name}."))
         else:
             flat[name] = value
     return flat

@@ -74,21 +74,19 @@ def entries() -> dict[str, ZooEntry]:
     for program, group in yaml.safe_load(_TABLE.read_text(encoding="utf-8")).items():
         for short, row in group["files"].items():
             digits = re.search(r"-([0-9a-f]{8})\.\w+$", row["file"])
+            file = row.get("saved_as") or PurePosixPath(row["file"]).name
+            if file.startswith("model_final"):  # Detectron names all its detectors alike
+                file = f"{short}.pkl"
             found[f"{program}/{short}"] = ZooEntry(
                 name=f"{program}/{short}",
                 url=group["base"] + row["file"],
-                file=row.get("saved_as") or PurePosixPath(row["file"]).name,
+                file=file,
                 model=row["model"],
                 part=row["part"],
                 licence=group["licence"],
                 sha256=digits[1] if group.get("name_has_sum") and digits else "",
                 md5=row.get("md5", ""),
             )
-    # Detectron names all its detectors alike.
-    for name, entry in found.items():
-        if entry.file.startswith("model_final"):
-            stem = name.rpartition("/")[2]
-            found[name] = dataclasses.replace(entry, file=f"{stem}.pkl")
     return found
 
 

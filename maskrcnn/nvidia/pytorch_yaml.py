@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from engine.config.fields import ConfigError, nearest
+from engine.config.fields import ConfigError, flatten, nearest
 from engine.config.recipe_yaml import read_yaml
 from maskrcnn.config import BODY_STRIDES
 from maskrcnn.nvidia import expected_results
@@ -100,7 +100,7 @@ def read_run(
       FileNotFoundError: there is no file at `path`.
     """
     values = YamlValues()
-    for key, value in _flatten(read_yaml(path) if path else {}).items():
+    for key, value in flatten(read_yaml(path) if path else {}).items():
         values.set(key, value, source=str(path))
     if len(pairs) % 2:
         raise ConfigError(f"expected KEY VALUE pairs after the options, {pairs[-1]!r} has no value")
@@ -124,16 +124,6 @@ def read_run(
         sigma_tolerance=float(values["TEST.EXPECTED_RESULTS_SIGMA_TOL"]),
         notes=tuple(_notes(values)),
     )
-
-
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            flat.update(_flatten(value, f"{prefix}{key}."))
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 def _chosen(values: YamlValues, key: str, options: Mapping[str, Any]) -> Any:
