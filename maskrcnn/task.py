@@ -144,18 +144,9 @@ class MaskRcnnTask(DetectionTask):
 
     def _ground_truth(self, batch: Mapping[str, tf.Tensor], size: tuple[int, int]) -> GroundTruth:
         """Moves the objects of a batch into the network's frame."""
-        height, width = size
-        boxes, classes = ground_truth_in_network_frame(
-            batch["boxes"],
-            batch["classes"],
-            batch["is_crowd"],
-            batch["geometry"],
-            height=height,
-            width=width,
-            drop_crowd=False,
-        )
+        boxes, classes = ground_truth_in_network_frame(batch, size, drop_crowd=False)
         places = geometry_lib.unpack(batch["geometry"])
-        frames = geometry_lib.original_to_network(batch["boxes"], places, network_width=width)
+        frames = geometry_lib.original_to_network(batch["boxes"], places, network_width=size[1])
         boxes -= tf.constant([0.0, 0.0, self._far_corner, self._far_corner])
         is_crowd = batch["is_crowd"]
         keeps_crowds = not self.config.data.skip_crowd_during_training

@@ -49,19 +49,8 @@ def make_scenes(
       augmentation: None: none, as in evaluation.
       network_input: makes the batch's normalised images; colour changes are its own. Takes the
         argument `change` of `preprocess.to_network_input`.
-      size: (height, width) of the network input, pixels.
-      drop_crowd: leave crowd regions out.
-      seed: int [2].
     """
-    boxes, classes = ground_truth_in_network_frame(
-        batch["boxes"],
-        batch["classes"],
-        batch["is_crowd"],
-        batch["geometry"],
-        height=size[0],
-        width=size[1],
-        drop_crowd=drop_crowd,
-    )
+    boxes, classes = ground_truth_in_network_frame(batch, size, drop_crowd=drop_crowd)
     places = geometry_lib.unpack(batch["geometry"])
     ends = geometry_lib.ends_in_network(places, size)
     if augmentation is None:

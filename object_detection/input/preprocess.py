@@ -11,7 +11,7 @@ Everything is of static shape, compiles with XLA, and differentiates into nothin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import tensorflow as tf
 
@@ -86,13 +86,8 @@ def resample(
 ) -> tf.Tensor:
     """Resamples canvases into the network frame, mirrored where the geometry says so.
 
-    Args:
-      images, height, width, resampling: as of `to_network_input`.
-      geometry: of the batch.
-      dtype: in which the products are computed.
-
-    Returns:
-      dtype [batch, height, width, 3], 0..255; what is outside the image is not meaningful.
+    Arguments as of `to_network_input`; products are computed in `dtype`, which is that of the
+    result [batch, height, width, 3], 0..255. What is outside the image is not meaningful.
     """
     shape = tf.shape(images) if None in images.shape[1:3] else images.shape
     rows, columns = (
@@ -104,24 +99,9 @@ def resample(
 
 
 def ground_truth_in_network_frame(
-    boxes: tf.Tensor,
-    classes: tf.Tensor,
-    is_crowd: tf.Tensor,
-    geometry: tf.Tensor,
-    *,
-    height: int,
-    width: int,
-    drop_crowd: bool,
+    batch: Mapping[str, tf.Tensor], size: tuple[int, int], *, drop_crowd: bool
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Moves the objects of a batch with their pixels.
-
-    Args:
-      boxes: [batch, max_instances, 4], (y1, x1, y2, x2), original pixels.
-      classes: int32 [batch, max_instances], class_id, -1 for padding.
-      is_crowd: bool [batch, max_instances].
-      geometry: [batch, GEOMETRY_SIZE], packed.
-      height, width: of the network input, pixels.
-      drop_crowd: leave crowd regions out.
+    """Moves the objects of a batch of `HostExample`s with their pixels to a (height, width).
 
     Returns:
       gt_boxes [batch, max_instances, 4], network pixels, clipped to [0, height] and [0, width],
@@ -129,16 +109,16 @@ def ground_truth_in_network_frame(
       crowds, and boxes of which nothing is visible. As in the reference there is no least size or
       visible share.
     """
-    places = geometry_lib.unpack(geometry)
-    moved = geometry_lib.original_to_network(boxes, places, network_width=width)
-    limits = tf.constant([height, width, height, width], tf.float32)
+    places = geometry_lib.unpack(batch["geometry"])
+    moved = geometry_lib.original_to_network(batch["boxes"], places, network_width=size[1])
+    limits = tf.constant([*size, *size], tf.float32)
     moved = tf.clip_by_value(moved, 0.0, limits)
     is_visible = (moved[..., 2] > moved[..., 0]) & (moved[..., 3] > moved[..., 1])
-    keep = is_visible & (classes >= 0)
+    keep = is_visible & (batch["classes"] >= 0)
     if drop_crowd:
-        keep &= ~is_crowd
+        keep &= ~batch["is_crowd"]
     gt_boxes = tf.where(keep[..., tf.newaxis], moved, 0.0)
-    return gt_boxes, tf.where(keep, classes, -1)
+    return gt_boxes, tf.where(keep, batch["classes"], -1)
 
 
 def jitter_colors(
@@ -146,14 +126,9 @@ def jitter_colors(
 ) -> tf.Tensor:
     """Changes brightness, contrast and saturation of each image by factors of its own.
 
-    Args:
-      pixels: [batch, height, width, 3], 0..255.
-      strength: each of the three factors is uniform in [1 - strength, 1 + strength].
-      seed: int [2].
-      inside: bool [batch, height, width, 1], which pixels are image: contrast is about their mean.
-
-    Returns:
-      [batch, height, width, 3], clipped to 0..255.
+    The three factors are uniform in [1 - strength, 1 + strength]. Pixels are
+    [batch, height, width, 3], clipped to 0..255; `inside`, bool [batch, height, width, 1], says
+    which are image: contrast is about their mean. `seed` is int [2].
     """
     batch = pixels.shape[0] or tf.shape(pixels)[0]
     factors = tf.random.stateless_uniform(

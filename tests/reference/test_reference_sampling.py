@@ -255,13 +255,7 @@ def drawn(tmp_path_factory):
     columns = {"index": [], "geometry": [], "boxes": [], "classes": []}
     for batch in batches.take(RECORDS * EPOCHS // 100):
         boxes, classes = preprocess.ground_truth_in_network_frame(
-            batch["boxes"],
-            batch["classes"],
-            batch["is_crowd"],
-            batch["geometry"],
-            height=DRAWN_NETWORK[0],
-            width=DRAWN_NETWORK[1],
-            drop_crowd=True,
+            batch, DRAWN_NETWORK, drop_crowd=True
         )
         values = batch["record_index"], batch["geometry"], boxes[:, :3], classes[:, :3]
         for column, value in zip(columns.values(), values):

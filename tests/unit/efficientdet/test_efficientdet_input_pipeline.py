@@ -187,15 +187,7 @@ def test_boxes_stay_on_their_objects(ten, resize_on):
             dtype=tf.float32,
             resized_on_host=resize_on == "host",
         ).numpy()
-        boxes, classes = ground_truth_in_network_frame(
-            batch["boxes"],
-            batch["classes"],
-            batch["is_crowd"],
-            batch["geometry"],
-            height=SIDE,
-            width=SIDE,
-            drop_crowd=True,
-        )
+        boxes, classes = ground_truth_in_network_frame(batch, (SIDE, SIDE), drop_crowd=True)
         is_red = (images[..., 0] > 185) & (images[..., 1] < 65)
         for red, rows, ids in zip(is_red, boxes.numpy(), classes.numpy()):
             rows = rows[ids == 1]

@@ -273,18 +273,14 @@ def test_colours_stay_in_range():
 
 
 def ground_truth(boxes, classes, geometry, *, is_crowd=None, drop_crowd=True):
-    boxes = tf.constant([boxes], tf.float32)
-    crowd = [False] * len(classes) if is_crowd is None else is_crowd
-    gt_boxes, gt_classes = preprocess.ground_truth_in_network_frame(
-        boxes,
-        tf.constant([classes], tf.int32),
-        tf.constant([crowd]),
-        geometry,
-        height=40,
-        width=50,
-        drop_crowd=drop_crowd,
-    )
-    return gt_boxes.numpy()[0], gt_classes.numpy()[0]
+    batch = {
+        "boxes": tf.constant([boxes], tf.float32),
+        "classes": tf.constant([classes], tf.int32),
+        "is_crowd": tf.constant([is_crowd or [False] * len(classes)]),
+        "geometry": geometry,
+    }
+    moved = preprocess.ground_truth_in_network_frame(batch, (40, 50), drop_crowd=drop_crowd)
+    return [value.numpy()[0] for value in moved]
 
 
 def test_boxes_move_clip_and_vanish():
