@@ -78,9 +78,8 @@ DEFAULT_RULES = PictureRules()
 class BadImageError(ValueError):
     """A picture that cannot be used.
 
-    Attributes:
-      reason: short, the same for like cases, so that cases can be counted.
-      detail: what is particular to this one; may be empty.
+    reason: short, the same for like cases, so that cases can be counted.
+    detail: what is particular to this one; may be empty.
     """
 
     def __init__(self, reason: str, detail: str = ""):
@@ -95,14 +94,13 @@ class BadImageError(ValueError):
 class Picture:
     """A picture whose header was read.
 
-    Attributes:
-      image: not decoded yet.
-      image_format: Pillow's name of the format.
-      height: stored pixels.
-      width: stored pixels.
-      orientation: EXIF tag, 1 (upright) to 8.
-      is_damaged: a JPEG whose pixels are not all there; what is missing decodes to grey.
-      num_frames: of which the first is taken; 1 for JPEG.
+    image: not decoded yet.
+    image_format: Pillow's name of the format.
+    height: stored pixels.
+    width: stored pixels.
+    orientation: EXIF tag, 1 (upright) to 8.
+    is_damaged: a JPEG whose pixels are not all there; what is missing decodes to grey.
+    num_frames: of which the first is taken; 1 for JPEG.
     """
 
     image: Image.Image
@@ -190,12 +188,8 @@ def read_regular_file(
 def open_picture(data: bytes, *, max_pixels: int = MAX_PIXELS, whole: bool = True) -> Picture:
     """Reads the header of a picture.
 
-    The pixels are decoded only of a JPEG, at an eighth of its size, to see whether it is whole.
-
-    Args:
-      data: the bytes of the file.
-      max_pixels: height times width beyond which it is refused.
-      whole: see whether it is; False decodes nothing.
+    Only a JPEG is decoded, at an eighth of its size, to see whether it is `whole`. `max_pixels` is
+    height times width beyond which a picture is refused.
 
     Raises:
       BadImageError: empty, no picture, too many pixels, too long, truncated.

@@ -157,15 +157,10 @@ def _pixels(shape: dict[str, Any], where: str) -> np.ndarray:
 
 
 def _inside(text: Any, what: str, *, max_pixels: int = MAX_PIXELS) -> tuple[bytes, Picture]:
-    """Returns a picture that JSON holds, as bytes and opened.
+    """Returns a picture that JSON holds, as bytes and opened; ValueError if it is none.
 
-    Args:
-      text: base64, perhaps with a browser's `data:image/png;base64,` before it.
-      what: names it, for messages.
-      max_pixels: see `open_picture`.
-
-    Raises:
-      ValueError: it is no picture, or too large.
+    `text` is base64, perhaps with a browser's `data:image/png;base64,` before it; `what` names it
+    in messages.
     """
     try:
         if len(text) > _MOST_CHARACTERS:

@@ -106,10 +106,9 @@ class EncodedImage(NamedTuple):
 
 
 def open_image(encoded: tf.Tensor) -> EncodedImage:
-    """Reads the size of an image; images other than JPEG are decoded for it.
+    """Reads the size of an image file, string []: a JPEG, PNG, BMP or the first frame of a GIF.
 
-    Args:
-      encoded: string [], a JPEG, PNG, BMP or (first frame of a) GIF file.
+    Images other than JPEG are decoded for it.
     """
     is_jpeg = tf.io.is_jpeg(encoded)
 
@@ -129,19 +128,11 @@ def decode_crop(
     crop: Crop,
     frames: geometry_lib.Frames,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Decodes the pixels that a crop needs.
+    """Decodes the pixels that a crop needs: uint8 [h, w, 3] within the canvas; packed geometry.
 
-    Where the decoder's ratio cannot bring the region down to the canvas (an image more than
-    canvas / network times as large as the network, say 1300 pixels for 512 and a canvas of 640,
-    that shrinks by less than the next ratio), the region is resampled here to network scale.
-
-    Args:
-      image: from `open_image`.
-      crop: from `sample_crop` or `whole_image`.
-      frames: sizes, and whether all resampling is done here.
-
-    Returns:
-      (uint8 [h, w, 3] with h, w at most the canvas size, packed geometry).
+    Where the decoder's ratio cannot bring the region down to the canvas (an image more than canvas
+    / network times as large as the network, say 1300 pixels for 512 and a canvas of 640, that
+    shrinks by less than the next ratio), the region is resampled here to network scale.
     """
     scale = crop.scaled_size / image.size
     branch, ratio = _decoder_ratio(scale, image.is_jpeg, frames.resampling)
@@ -187,14 +178,8 @@ def _decoder_ratio(
 def _window(first: tf.Tensor, last: tf.Tensor, size: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
     """Widens a region by the filter's reach, to whole pixels within the image.
 
-    Args:
-      first: [2] (y, x), pixels of the (reduced) image.
-      last: [2] likewise.
-      size: [2] (height, width) of the reduced image, not rounded.
-      scale: [2] network pixels per pixel of the reduced image.
-
-    Returns:
-      [2, 2] first and last (y, x), whole pixels of the reduced image.
+    All is (y, x), pixels of the reduced image: first, last [2]; its size [2], not rounded; `scale`
+    [2] is network pixels for each. Returns first and last [2, 2].
     """
     reach = tf.maximum(1.0, 1.0 / scale)
     widened = tf.floor(tf.stack([first - reach, last + reach + 1.0]))

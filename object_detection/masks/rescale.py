@@ -28,13 +28,7 @@ def is_same_shape(stated: Size, actual: Size) -> bool:
 
 
 def rescale_object(entry: CocoObject, stated: Size, actual: Size) -> CocoObject:
-    """Returns an annotation with box, area and mask in the pixels of an image of another size.
-
-    Args:
-      entry: as the reader gives it.
-      stated: size of the image that it was made for.
-      actual: size of the image that it is wanted for.
-    """
+    """Returns an annotation with box, area and mask in the pixels of an image of another size."""
     sy, sx = actual[0] / stated[0], actual[1] / stated[1]
     segmentation: Any = entry["segmentation"]
     if isinstance(segmentation, Mapping):
@@ -52,12 +46,7 @@ def rescale_object(entry: CocoObject, stated: Size, actual: Size) -> CocoObject:
 
 
 def rescale_annotations(annotations: CocoAnnotations, sizes: Mapping[str, Size]) -> CocoAnnotations:
-    """Returns annotations in which some images have another size.
-
-    Args:
-      annotations: as read.
-      sizes: source_id -> (height, width); images that are not named stay as they are.
-    """
+    """Returns annotations in which the images named in `sizes` (by source_id) have that size."""
     images, objects = [], dict(annotations.objects)
     for image in annotations.images:
         actual = sizes.get(image.source_id)
