@@ -191,20 +191,20 @@ def test_help_does_not_load_tensorflow():
     assert result.stdout.splitlines()[-1] == "loaded []"
 
 
-def test_a_wrong_name_ends_the_program_with_one_line():
-    result = run("train.py", "--model_name=efficientdet-dO")
-    assert result.returncode == 1
-    assert "ConfigError: model_name='efficientdet-dO' is unknown" in result.stderr
-    assert "did you mean 'efficientdet-d0'?" in result.stderr
-    assert "Traceback" not in result.stderr
+def test_a_wrong_name_ends_the_program_with_one_line(commands):
+    result = commands.run("train.py", "--model_name=efficientdet-dO")
+    assert result.code == 1
+    assert "ConfigError: model_name='efficientdet-dO' is unknown" in result.errors
+    assert "did you mean 'efficientdet-d0'?" in result.errors
+    assert "Traceback" not in result.errors
 
 
-def test_warnings_have_the_form_of_the_other_lines():
-    code = (
+def test_warnings_have_the_form_of_the_other_lines(commands, tmp_path):
+    (tmp_path / "program.py").write_text(
         "import logging, sys\nfrom engine.start import cli\n"
         "cli.run_app(lambda argv: logging.getLogger('any').warning('mind the %s', 'gap') or 0)"
     )
-    said = run("-c", code).stderr
+    said = commands.run(str(tmp_path / "program.py")).errors
     assert re.search(r"^\d\d:\d\d:\d\d WARNING mind the gap$", said, re.MULTILINE), said
 
 

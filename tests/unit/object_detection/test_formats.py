@@ -4,8 +4,6 @@ import base64
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -323,34 +321,32 @@ def test_label_studio_without_data_and_turned(tmp_path):
     assert np.round(turned["bbox"], 6).tolist() == [16, 10, 4, 4]
 
 
-def test_train_takes_a_folder_in_the_place_of_records(tmp_path, repository):
+def test_train_takes_a_folder_in_the_place_of_records(tmp_path, commands):
     write_yolo(tmp_path / "set")
-    run = tmp_path / "run"
-    program = (
-        "import sys, train; from absl import flags;"
-        "F = flags.FLAGS; F(sys.argv); notes = train.resolve_request(['train.py']).notes;"
-        "print(F.training_file_pattern, F.val_json_file, F['val_file_pattern'].present);"
+    run, program = tmp_path / "run", tmp_path / "program.py"
+    program.write_text(
+        "import sys, train; from absl import flags\n"
+        "F = flags.FLAGS; F(sys.argv); notes = train.resolve_request(['train.py']).notes\n"
+        "print(F.training_file_pattern, F.val_json_file, F['val_file_pattern'].present)\n"
         "print('\\n'.join(notes))"
     )
     flags = ["--model_name=efficientdet-lite0", f"--data={tmp_path / 'set'}", f"--model_dir={run}"]
 
     def start(*more):
-        call = [sys.executable, "-c", program, *flags, *more]
-        return subprocess.run(call, cwd=repository, capture_output=True, text=True)
+        return commands.run(str(program), *flags, *more)
 
     records = f"{run}-data"
     for hparams in ("image_sise=128", "image_size=100"):  # no name, and no size of this network
-        assert "image_size" in start(f"--hparams={hparams}").stderr
+        assert "image_size" in start(f"--hparams={hparams}").errors
         assert not Path(records).exists()
-    done = start("--hparams=image_size=128")
-    assert done.returncode == 0, done.stderr
-    assert "anchors at 128 x 128" in done.stdout
+    done = start("--hparams=image_size=128").require_success()
+    assert "anchors at 128 x 128" in done.output
     first = f"{records}/train-*.tfrecord {records}/instances_eval.json 1"
-    assert done.stdout.splitlines()[0] == first
-    assert "annotations: yolo, splits train, val" in done.stdout and "CHECK 0 errors" in done.stdout
-    assert f"records of {tmp_path / 'set'} are in {records}" in start().stdout
-    assert "--val_json_file names some: drop one" in start("--val_json_file=x.json").stderr
-    assert "is the data folder itself" in start(f"--model_dir={tmp_path}/set/.").stderr
+    assert done.output.splitlines()[0] == first
+    assert "annotations: yolo, splits train, val" in done.output and "CHECK 0 errors" in done.output
+    assert f"records of {tmp_path / 'set'} are in {records}" in start().output
+    assert "--val_json_file names some: drop one" in start("--val_json_file=x.json").errors
+    assert "is the data folder itself" in start(f"--model_dir={tmp_path}/set/.").errors
 
 
 @pytest.mark.parametrize("name", ["../secret/s.png", "images/../../secret/s.png", "SECRET/s.png"])

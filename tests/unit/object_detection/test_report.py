@@ -9,7 +9,6 @@ from contextlib import redirect_stdout
 
 import numpy as np
 import pytest
-from commands import python
 from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -228,16 +227,18 @@ def fixture_evaluation(tmp_path_factory):
     return run, metrics
 
 
-def make_report(run, *flags):
-    return python("report.py", f"--evaluation={run / 'evaluation'}", *flags)
+@pytest.fixture
+def make_report(commands, evaluation):
+    """Runs the command with flags."""
+    run, _ = evaluation
+    return lambda *flags: commands.run("report.py", f"--evaluation={run / 'evaluation'}", *flags)
 
 
-def test_command_makes_the_page_with_charts_tables_and_pictures(evaluation):
+def test_command_makes_the_page_with_charts_tables_and_pictures(evaluation, make_report):
     run, metrics = evaluation
-    result = make_report(
-        run, f"--annotations={run / 'truth.json'}", f"--images={run / 'images'}", "--num_images=3"
-    )
-    result.require_success()
+    make_report(
+        f"--annotations={run / 'truth.json'}", f"--images={run / 'images'}", "--num_images=3"
+    ).require_success()
     text = (run / "evaluation" / "report.html").read_text()
     assert text.count("<svg") == text.count("</svg>") == 7
     assert text.count("data:image/jpeg") == 6
@@ -287,10 +288,10 @@ def test_charts_take_names_in_any_script_and_of_any_length(tmp_path, recwarn):
     assert "<td>-</td>" in rows and "<td>0.5</td>" in rows
 
 
-def test_what_a_report_lacks_is_said(evaluation):
+def test_what_a_report_lacks_is_said(evaluation, make_report):
     run, _ = evaluation
     truth, folder = json.loads((run / "truth.json").read_text()), run / "evaluation"
-    make_report(run, f"--annotations={run / 'truth.json'}", "--num_images=0").require_success()
+    make_report(f"--annotations={run / 'truth.json'}", "--num_images=0").require_success()
     truth["categories"][1]["name"] = "renamed"
     (run / "renamed.json").write_text(json.dumps(truth))
     truth["categories"].pop()
@@ -300,12 +301,12 @@ def test_what_a_report_lacks_is_said(evaluation):
         ("renamed", "classes that this evaluation did not score: renamed"),
         ("other", "detections of category 7, which the annotations do not have (1, 4)"),
     ):
-        make_report(run, f"--annotations={run / name}.json").require_explained_failure(said)
+        make_report(f"--annotations={run / name}.json").require_explained_failure(said)
     (folder / "evaluation.json").unlink()
-    make_report(run).require_explained_failure("--annotations")
+    make_report().require_explained_failure("--annotations")
     metrics = json.loads((folder / "metrics.json").read_text())
     (folder / "metrics.json").write_text(json.dumps({**metrics, "ARs": None}))
-    make_report(run).require_explained_failure("metrics.json")
+    make_report().require_explained_failure("metrics.json")
 
 
 def test_records_that_lack_something_are_left_out():
