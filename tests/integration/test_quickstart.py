@@ -9,24 +9,11 @@ import pytest
 from commands import ROOT, run_from_scratch
 from left_by_runs import recorded
 
+pytestmark = [pytest.mark.slow, pytest.mark.multi]
 RESULT = re.compile(
     r"RESULT model=efficientdet-lite0 data=embedded AP=(\d\.\d{4}) AP50=(\d\.\d{4}) "
     r"train_images=16 eval_images=6 minutes=(\d+\.\d)"
 )
-
-
-# For Python's start: an interrupt as soon as the program reads its command line.
-INTERRUPTED = """import argparse, os, signal
-argparse.ArgumentParser.parse_args = lambda self: os.kill(os.getpid(), signal.SIGINT)
-"""
-
-
-@pytest.mark.parametrize("name", ["quickstart", "overfit"])
-def test_an_interrupt_is_one_line(tmp_path, name):
-    (tmp_path / "sitecustomize.py").write_text(INTERRUPTED)
-    command = [sys.executable, ROOT / "scripts" / f"{name}.py", "--data=/nowhere"]
-    result = run_from_scratch(command, environment={"PYTHONPATH": str(tmp_path)}, timeout=60)
-    assert (result.code, result.errors) == (130, "interrupted\n")
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +31,6 @@ def quickstart(tmp_path_factory):
     return SimpleNamespace(output=output, first=first, logs=logs, second=second)
 
 
-@pytest.mark.slow
-@pytest.mark.multi
 def test_last_line_is_the_result(quickstart):
     last = quickstart.first.output.splitlines()[-1]
     matched = RESULT.fullmatch(last)
@@ -56,8 +41,6 @@ def test_last_line_is_the_result(quickstart):
     assert float(matched[3]) > 0
 
 
-@pytest.mark.slow
-@pytest.mark.multi
 def test_two_ranks_trained_for_the_time_asked(quickstart):
     said = quickstart.first.output
     assert "2 rank(s)" in said
@@ -69,8 +52,6 @@ def test_two_ranks_trained_for_the_time_asked(quickstart):
     assert 60 * int(minutes) + int(seconds) >= 0.15 * 60
 
 
-@pytest.mark.slow
-@pytest.mark.multi
 def test_pictures_of_held_out_images_are_there(quickstart):
     shown = (quickstart.output / "held-out.txt").read_text().splitlines()
     assert len(shown) == 3
@@ -81,8 +62,6 @@ def test_pictures_of_held_out_images_are_there(quickstart):
     assert str(quickstart.output / "pictures") in quickstart.first.output
 
 
-@pytest.mark.slow
-@pytest.mark.multi
 def test_the_report_is_named_and_shows_the_run(quickstart):
     page = quickstart.output / "run" / "evaluation" / "report.html"
     assert f"report      {page}\n" in quickstart.first.output
@@ -91,8 +70,6 @@ def test_the_report_is_named_and_shows_the_run(quickstart):
     assert (quickstart.output / "run" / "first_batch.jpg").is_file()
 
 
-@pytest.mark.slow
-@pytest.mark.multi
 def test_second_call_reuses_data_records_and_training(quickstart):
     said = quickstart.second.output
     assert "is complete, reused" in said
@@ -103,8 +80,6 @@ def test_second_call_reuses_data_records_and_training(quickstart):
     assert said.splitlines()[-1] == quickstart.first.output.splitlines()[-1]
 
 
-@pytest.mark.slow
-@pytest.mark.multi
 @pytest.mark.nightly
 def test_mask_r_cnn_ends_with_scores_of_masks(tmp_path):
     small = "image_size=96*96,backbone_width=8,backbone_repeats=[1,1,1,1],fpn_num_filters=16,"

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from commands import mpirun
 
+pytestmark = [pytest.mark.slow, pytest.mark.multi]
 PROGRAM = "tests/integration/rank_programs/one_step.py"
 # Largest relative difference of the gradient. Synchronised layers add in another order than one
 # large batch does, and then a near tie in a max-pooling window is decided differently: downstream
@@ -38,8 +39,6 @@ def relative_difference(ours, theirs):
     return np.linalg.norm(ours - theirs) / np.linalg.norm(theirs)
 
 
-@pytest.mark.slow
-@pytest.mark.multi
 @pytest.mark.both_stacks
 @pytest.mark.parametrize("case", CASES)
 def test_gradient_of_two_ranks_is_that_of_one(steps, case):
@@ -48,8 +47,6 @@ def test_gradient_of_two_ranks_is_that_of_one(steps, case):
     assert relative_difference(two, one) < CASES[case]
 
 
-@pytest.mark.slow
-@pytest.mark.multi
 @pytest.mark.parametrize("case", CASES)
 def test_first_update_of_two_ranks_is_that_of_one(steps, case):
     one, two = (steps[ranks][f"{case}/update"] for ranks in (1, 2))
@@ -58,22 +55,16 @@ def test_first_update_of_two_ranks_is_that_of_one(steps, case):
     np.testing.assert_allclose(numbers[1], numbers[0], rtol=1e-3)
 
 
-@pytest.mark.slow
-@pytest.mark.multi
 def test_synchronised_statistics_are_those_of_the_global_batch(steps):
     one, two = (steps[ranks]["synchronised/statistics"] for ranks in (1, 2))
     assert relative_difference(two, one) < 1e-5
 
 
-@pytest.mark.slow
-@pytest.mark.multi
 def test_gradient_that_travels_in_half_precision_is_close(steps):
     full, half = (steps[2][f"by rank/{what}"] for what in ("gradient", "half"))
     assert 0 < relative_difference(half, full) < 2e-3
 
 
-@pytest.mark.slow
-@pytest.mark.multi
 @pytest.mark.parametrize("case", ["one batch", pytest.param("parts", marks=pytest.mark.nightly)])
 def test_mask_rcnn_takes_the_same_step_however_the_batch_is_shared_out(
     commands, tiny_set, mask_steps, tmp_path, case

@@ -20,20 +20,37 @@ except KeyboardInterrupt:
     raise ImportError("as NumPy does") from None
 """
 
+# For Python's start: as soon as the program reads its command line.
+AT_THE_FLAGS = """import argparse, os, signal
+argparse.ArgumentParser.parse_args = lambda self: os.kill(os.getpid(), signal.SIGINT)
+"""
+
+
+def interrupted(program, folder, flag):
+    """Returns the exit code of a program that finds modules in a folder, and what it said."""
+    ended = subprocess.run(
+        [sys.executable, program, flag],
+        env={**os.environ, "PYTHONPATH": str(folder)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    return ended.returncode, ended.stderr
+
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_no_program_shows_a_stack(name, repository, tmp_path):
     for module in ("absl", "numpy", "tensorflow"):
         (tmp_path / f"{module}.py").write_text(INTERRUPTED)
-    ended = subprocess.run(
-        [sys.executable, repository / PROGRAMS[name].path, "--no_such_flag"],
-        env={**os.environ, "PYTHONPATH": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    said = ended.stderr.splitlines()
-    assert (ended.returncode, said) == (130, ["ERROR: interrupted before the start"])
+    ended = interrupted(repository / PROGRAMS[name].path, tmp_path, "--no_such_flag")
+    assert ended == (130, "ERROR: interrupted before the start\n")
+
+
+@pytest.mark.parametrize("name", ["quickstart", "overfit"])
+def test_an_interrupt_at_work_is_one_line(name, repository, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(AT_THE_FLAGS)
+    ended = interrupted(repository / "scripts" / f"{name}.py", tmp_path, "--data=/nowhere")
+    assert ended == (130, "interrupted\n")
 
 
 def test_other_programs_keep_their_interrupts():
@@ -43,9 +60,9 @@ def test_other_programs_keep_their_interrupts():
 
 
 def test_an_interrupt_of_the_program_itself_is_one_line(capsys):
-    def interrupted():
+    def main():
         raise KeyboardInterrupt
 
     with pytest.raises(SystemExit) as end:
-        ctrl_c.run(interrupted)
+        ctrl_c.run(main)
     assert end.value.code == 130 and capsys.readouterr().err == "interrupted\n"
