@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
+from samples import instances
 
 from benchmarks import input_pipeline as benchmark
 
@@ -19,29 +20,14 @@ def coco_directory(tmp_path_factory):
     folder = tmp_path_factory.mktemp("coco")
     (folder / "train2017").mkdir()
     (folder / "annotations").mkdir()
-    noise = np.random.default_rng(0)
-    images = []
-    for i in range(1, 7):
+    noise, numbers = np.random.default_rng(0), range(1, 7)
+    for i in numbers:
         pixels = noise.integers(0, 256, (SIDE, SIDE, 3), np.uint8)
         Image.fromarray(pixels).save(folder / "train2017" / f"{i}.jpg")
-        images.append({"id": i, "file_name": f"{i}.jpg", "height": SIDE, "width": SIDE})
-    objects = [
-        {
-            "id": i,
-            "image_id": i,
-            "category_id": 7,
-            "segmentation": [[8, 8, 28, 8, 28, 38, 8, 38]],
-            "bbox": [8, 8, 20, 30],
-            "area": 600,
-            "iscrowd": 0,
-        }
-        for i in range(1, 7)
-    ]
-    content = {
-        "images": images,
-        "annotations": objects,
-        "categories": [{"id": 7, "name": "thing"}],
-    }
+    objects = [(i, 7, (8, 8, 20, 30)) for i in numbers]
+    content = instances(numbers, objects, [(7, "thing")], size=(SIDE, SIDE))
+    for entry in content["annotations"]:
+        entry["segmentation"] = [[8, 8, 28, 8, 28, 38, 8, 38]]
     (folder / "annotations" / "instances_train2017.json").write_text(json.dumps(content))
     return folder
 

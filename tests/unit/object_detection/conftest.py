@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
+from samples import instances
 
 from object_detection.coco.annotations import read_annotations
 
@@ -43,20 +44,13 @@ def data(tmp_path):
 @pytest.fixture
 def small_set(tmp_path):
     """Two splits of four pictures with two boxes each."""
-    rng = np.random.default_rng(0)
-    result = {}
+    rng, numbers = np.random.default_rng(0), range(1, 5)
+    boxes = ((1, [5, 6, 20, 20]), (2, [50, 30, 30, 30]))
+    objects = [(number, *box) for number in numbers for box in boxes]
+    names, form = ((1, "cat"), (2, "dog")), {"size": (60, 80), "ending": ".png"}
     for split in ("train", "val"):
         (tmp_path / split).mkdir()
-        images, entries = [], []
-        for number in range(1, 5):
+        for number in numbers:
             pixels = rng.integers(0, 255, (60, 80, 3), np.uint8)
             Image.fromarray(pixels).save(tmp_path / split / f"{number}.png")
-            images.append({"id": number, "file_name": f"{number}.png", "width": 80, "height": 60})
-            for category, box in ((1, [5, 6, 20, 20]), (2, [50, 30, 30, 30])):
-                entries.append(
-                    {"id": len(entries) + 1, "image_id": number, "category_id": category}
-                    | {"bbox": box, "area": box[2] * box[3], "iscrowd": 0}
-                )
-        categories = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
-        result[split] = {"images": images, "annotations": entries, "categories": categories}
-    return result
+    return {split: instances(numbers, objects, names, **form) for split in ("train", "val")}

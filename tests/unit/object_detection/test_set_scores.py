@@ -10,7 +10,8 @@ from samples import instances
 
 from object_detection.masks.rows import pack_mask
 from object_detection.metrics.set_scores import SetScores
-from object_detection.records.card import Category, DataCard, RecordFile
+from object_detection.records.card import RecordFile
+from object_detection.records.card_builder import Tally, build_card
 from object_detection.records.class_map import ClassMap
 
 HEIGHT, WIDTH = 60, 80
@@ -36,28 +37,14 @@ def annotations(*, with_masks=True, num_images=2):
 
 
 def card():
-    return DataCard(
-        split="val",
-        num_images=2,
-        num_instances=4,
-        num_crowd=0,
-        num_images_without_boxes=0,
-        categories=(Category(0, 7, "cell"),),
-        max_boxes_per_image=2,
-        max_boxes_source_id="11",
-        min_height=HEIGHT,
-        max_height=HEIGHT,
-        min_width=WIDTH,
-        max_width=WIDTH,
-        shards=(RecordFile("val", 2),),
-        box_statistics={},
-        dropped={},
-        corrected={},
-        skipped_source_ids=(),
-        mask_format="bitpacked",
-        annotations_file="",
-        annotations_sha256="",
-        fingerprint="",
+    tally = Tally()
+    for image in ("11", "12"):
+        boxes = np.array([[y, x, y + h, x + w] for x, y, w, h in BOXES], float)
+        kinds = {"category_ids": [7, 7], "is_crowd": [False, False]}
+        tally.add_image(image, (HEIGHT, WIDTH), boxes=boxes, **kinds)
+    shards, categories = [RecordFile("val", 2)], [(7, "cell")]
+    return build_card(
+        tally, split="val", categories=categories, shards=shards, mask_format="bitpacked"
     )
 
 
