@@ -33,11 +33,7 @@ def run(commands, tmp_path_factory, tiny_set):
     folder = tmp_path_factory.mktemp("run")
     for stop in (1, 2):
         commands.run(
-            "train.py",
-            *TINY,
-            *tiny_set.flags,
-            f"--model_dir={folder}",
-            f"--stop_epoch={stop}",
+            "train.py", *TINY, *tiny_set.flags, f"--model_dir={folder}", f"--stop_epoch={stop}"
         ).require_success()
     return folder
 
@@ -87,12 +83,7 @@ def test_two_ranks_evaluate_as_one(commands, run, tiny_set, tmp_path):
 @pytest.mark.nightly  # test_scripts.py has two ranks train every day
 def test_two_ranks_train(tiny_set, tmp_path):
     result = mpirun(
-        2,
-        "train.py",
-        *TINY,
-        *tiny_set.flags,
-        f"--model_dir={tmp_path}/run",
-        "--stop_epoch=1",
+        2, "train.py", *TINY, *tiny_set.flags, f"--model_dir={tmp_path}/run", "--stop_epoch=1"
     ).require_success()
     assert "2 rank(s)" in result.output
     metrics = json.loads((tmp_path / "run/evaluation/metrics.json").read_text())

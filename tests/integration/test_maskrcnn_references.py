@@ -28,11 +28,7 @@ def data(tmp_path_factory):
         *(("png/train", "png"), ("png/val", "png")),
     ):
         convert(
-            annotations,
-            made.train_images,
-            folder / prefix,
-            num_shards=1,
-            mask_format=mask_format,
+            annotations, made.train_images, folder / prefix, num_shards=1, mask_format=mask_format
         )
     entries = {
         name: {"ann_file": str(made.train_annotations), "records": f"records/{name}-*"}

@@ -242,10 +242,7 @@ def test_detections_are_in_the_terms_of_the_annotations(tiny_set, evaluation):
 
 def test_eval_prints_the_csv_line_in_percent(commands, tiny_set, trained_run):
     result = commands.run(
-        "eval.py",
-        f"--ckpt_path={trained_run.folder}",
-        "--only_this_epoch=8",
-        *tiny_set.eval_flags,
+        "eval.py", f"--ckpt_path={trained_run.folder}", "--only_this_epoch=8", *tiny_set.eval_flags
     ).require_success()
     metrics, _ = read_evaluation(trained_run.folder / "ema_weights" / "emackpt-08-evaluation")
     logged = recorded(trained_run.folder, "evaluation")[1]

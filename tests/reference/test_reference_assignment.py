@@ -83,11 +83,7 @@ def test_matches_equal_brute_force(positive, negative, force):
     for image in range(len(boxes)):
         real = np.flatnonzero(classes[image] >= 0)
         index, labels = brute_force_matches(
-            anchors,
-            boxes[image, real],
-            positive=positive,
-            negative=negative,
-            force=force,
+            anchors, boxes[image, real], positive=positive, negative=negative, force=force
         )
         np.testing.assert_array_equal(matches.labels[image], labels, err_msg=f"image {image}")
         is_positive = labels == 1

@@ -269,8 +269,7 @@ def test_inference_benchmark(machine, name, model, preset, batch, warm_up):
 
 
 @pytest.mark.parametrize(
-    ("folder", "model", "preset"),
-    [("D0", None, "nvidia"), ("maskrcnn", "maskrcnn-r50-fpn", "")],
+    ("folder", "model", "preset"), [("D0", None, "nvidia"), ("maskrcnn", "maskrcnn-r50-fpn", "")]
 )
 def test_inference(machine, folder, model, preset):
     path = f"scripts/{folder}/inference.sh"

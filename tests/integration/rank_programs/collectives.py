@@ -198,12 +198,7 @@ def check_training_equals_one_rank() -> None:
         step = make_step(task, half=half, use_xla=use_xla)
         weights = {v.name.removesuffix(":0"): v.numpy() for v in step.state.trained}
         expected = NumpyTrainer(
-            weights,
-            optimizer="sgd",
-            weight_decay=0.03,
-            clip=1.5,
-            momentum=0.9,
-            average_decay=0.6,
+            weights, optimizer="sgd", weight_decay=0.03, clip=1.5, momentum=0.9, average_decay=0.6
         )
         data = batches_of(task)
         for number in range(5):

@@ -99,9 +99,7 @@ class Records:
             data=DataConfig(training_file_pattern=self.pattern, **settings),
             train=TrainConfig(batch_size=batch_size, use_fake_data=use_fake_data),
             eval=EvalConfig(
-                val_file_pattern=self.pattern,
-                eval_batch_size=batch_size,
-                eval_samples=eval_samples,
+                val_file_pattern=self.pattern, eval_batch_size=batch_size, eval_samples=eval_samples
             ),
         )
 

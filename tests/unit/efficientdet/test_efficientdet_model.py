@@ -277,10 +277,7 @@ class TestFuse:
             output = layer([tf.ones([1, 1, 1, 1], tf.float16)] * 2)
         assert output.dtype == tf.float16
         assert {variable.dtype for variable in layer.weights} == {tf.float32}
-        assert [v.name for v in layer.weights] == [
-            "cell/fnode0/WSM:0",
-            "cell/fnode0/WSM_1:0",
-        ]
+        assert [v.name for v in layer.weights] == ["cell/fnode0/WSM:0", "cell/fnode0/WSM_1:0"]
 
 
 def gradients_of(function, variables, *, jit_compile):

@@ -221,11 +221,7 @@ class TestFind:
         checkpoint.prune(checkpoint.numbered(tmp_path, "ckpt-"), 0)
         assert len(checkpoint.numbered(tmp_path, "ckpt-")) == 5
         checkpoint.prune(checkpoint.numbered(tmp_path, "ckpt-"), 2)
-        assert {name.split(".")[0] for name in files(tmp_path)} == {
-            "ckpt-4",
-            "ckpt-5",
-            "ckpt-best",
-        }
+        assert {name.split(".")[0] for name in files(tmp_path)} == {"ckpt-4", "ckpt-5", "ckpt-best"}
 
 
 class TestLoad:

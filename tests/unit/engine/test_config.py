@@ -155,12 +155,7 @@ class TestOverride:
 
     @pytest.mark.parametrize(
         ("key", "nearest"),
-        [
-            ("cuont", "count"),
-            ("inner.cuont", "inner.count"),
-            ("metod", "method"),
-            ("xyzzyx", None),
-        ],
+        [("cuont", "count"), ("inner.cuont", "inner.count"), ("metod", "method"), ("xyzzyx", None)],
     )
     def test_unknown_key_names_the_nearest(self, key, nearest):
         pattern = f"--hparams: unknown key '{key}'; did you mean '{nearest or ''}"

@@ -151,10 +151,7 @@ def test_which_runs_need_a_validation_set():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (
-            {"training_mode": "eval"},
-            "training_mode='eval': expected .*did you mean 'traineval'",
-        ),
+        ({"training_mode": "eval"}, "training_mode='eval': expected .*did you mean 'traineval'"),
         ({"optimizer": "adam"}, "optimizer='adam': expected one of .*did you mean 'adamw'"),
         ({"lr_decay_method": "cos"}, "did you mean 'cosine'"),
         ({"lr_warmup_method": "none"}, "lr_warmup_method='none': expected one of"),

@@ -29,10 +29,7 @@ def test_norm_inside_the_convolution_changes_nothing(conv):
     for variable in norm.variables:
         variable.assign(rng.uniform(0.5, 2.0, variable.shape))
     results = []
-    for apply in (
-        lambda x: norm(conv(x)),
-        lambda x: normalised(conv, norm, x, training=True),
-    ):
+    for apply in (lambda x: norm(conv(x)), lambda x: normalised(conv, norm, x, training=True)):
         with tf.GradientTape() as tape:
             tape.watch(x)
             values = apply(x)

@@ -209,10 +209,7 @@ def test_several_training_sizes_are_multi_scale_training(sides):
         (("SOLVER.MAX_ITER", "90000.5"), "MAX_ITER: expected int as in 40000, got 90000.5"),
         (("SOLVER.BASE_LR", "True"), "BASE_LR: expected float as in 0.001, got True"),
         (("MODEL.MASK_ON", "1"), "MODEL.MASK_ON: expected bool"),
-        (
-            ("MODEL.RPN.ASPECT_RATIOS", "(0, 1)"),
-            r"RATIOS=\(0, 1\): expected numbers above 0",
-        ),
+        (("MODEL.RPN.ASPECT_RATIOS", "(0, 1)"), r"RATIOS=\(0, 1\): expected numbers above 0"),
         (("DATASETS.TRAIN", "coco_2014_train"), "DATASETS.TRAIN: expected tuple"),
         (("SOLVER.STEPS", "('a',)"), "SOLVER.STEPS: expected numbers"),
         (("INPUT.MIN_SIZE_TRAIN", "()"), "INPUT.MIN_SIZE_TRAIN=.*expected one or more"),

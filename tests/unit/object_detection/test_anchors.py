@@ -133,12 +133,7 @@ def test_grid_anchors_of_mask_rcnn_on_its_canvas():
     assert anchors.shape == (279_279, 4)
     # Divisible by all strides, so that both generators agree.
     same = generate_anchors(
-        (832, 1344),
-        min_level=2,
-        max_level=6,
-        num_scales=1,
-        aspect_ratios=ASPECTS,
-        anchor_scale=8.0,
+        (832, 1344), min_level=2, max_level=6, num_scales=1, aspect_ratios=ASPECTS, anchor_scale=8.0
     )
     np.testing.assert_allclose(anchors, same, atol=1e-4)
     np.testing.assert_allclose(anchors[1], [2 - 11.2, 2 - 22.4, 2 + 11.2, 2 + 22.4], rtol=1e-6)

@@ -5,12 +5,7 @@ import pytest
 import tensorflow as tf
 from samples import encoded, record
 
-from object_detection.input.canvases import (
-    best_frame,
-    fit_size,
-    frames_in_use,
-    frames_of_networks,
-)
+from object_detection.input.canvases import best_frame, fit_size, frames_in_use, frames_of_networks
 from object_detection.input.datasets import evaluation_batches, training_batches
 from object_detection.input.geometry import Frames, unpack
 from object_detection.input.loader import Augmentation, Reading, collect_batches

@@ -24,7 +24,7 @@ WRONG = {
     "fraction_centre": lambda x, y, w, h, W, H: [(x + w / 2) / W, (y + h / 2) / H, w / W, h / H],
     "percent": lambda x, y, w, h, W, H: [100 * x / W, 100 * y / H, 100 * w / W, 100 * h / H],
     "percent_centre": lambda x, y, w, h, W, H: [
-        *(100 * (x + w / 2) / W, 100 * (y + h / 2) / H, 100 * w / W, 100 * h / H),
+        *(100 * (x + w / 2) / W, 100 * (y + h / 2) / H, 100 * w / W, 100 * h / H)
     ],
     "corner": lambda x, y, w, h, W, H: [x, y, x + w, y + h],
     "centre": lambda x, y, w, h, W, H: [x + w / 2, y + h / 2, w, h],

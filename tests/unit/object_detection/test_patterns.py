@@ -37,7 +37,7 @@ def test_patterns_of_several_sets_have_commas_of_their_own(folder, tmp_path):
     parts = [f"{folder}/train-*", f"{plain}/a-*", f"{folder}/val-*"]
     assert split_patterns(", ".join(parts)) == parts
     assert names(record_files(",".join(parts))) == [
-        *("train-1.tfrecord", "train-2.tfrecord", "val-1.tfrecord", "a-1"),
+        *("train-1.tfrecord", "train-2.tfrecord", "val-1.tfrecord", "a-1")
     ]
     assert split_patterns("no-*,such-*,") == ["no-*", "such-*"]
 

@@ -37,13 +37,7 @@ def read(stream: tf.data.Dataset, count: int) -> list[tuple[int, int]]:
 
 
 # Records of each file, ranks: more files than ranks, fewer, one file, empty files, uneven ones.
-LAYOUTS = [
-    ([4, 4, 4, 4, 4, 4, 4, 4], 2),
-    ([5, 0, 3, 7, 1], 3),
-    ([11], 3),
-    ([3, 6], 4),
-    ([2, 1], 1),
-]
+LAYOUTS = [([4, 4, 4, 4, 4, 4, 4, 4], 2), ([5, 0, 3, 7, 1], 3), ([11], 3), ([3, 6], 4), ([2, 1], 1)]
 
 
 @both_readers
