@@ -113,7 +113,8 @@ def chosen_recipe(values: flags.FlagValues) -> str:
 def _finetune(num_ranks: int, config: Any) -> dict[str, Any]:
     """Returns the overrides of `--recipe=finetune` for a run.
 
-    ConfigError if it starts from no weights, or nothing tells the size of its set.
+    Raises:
+      ConfigError: the run starts from no weights, or nothing tells the size of its set.
     """
     from object_detection.records.card import find_card
 
@@ -177,7 +178,11 @@ def data_notes(config: Any) -> list[str]:
 
 
 def anchor_layout(model: Any) -> AnchorLayout:
-    """Returns the anchors of a model at its network size, for the data check."""
+    """Returns the anchors of a model at its network size, for the data check.
+
+    Args:
+      model: the model section of a configuration of either family.
+    """
     import numpy as np
 
     from object_detection.check.anchor_fit import AnchorLayout
@@ -241,6 +246,8 @@ def load_task(
       path: checkpoint prefix, or the folder of a run.
       model_name: as `--model_name`; where the checkpoint says it, it must agree if given.
       preset_name: as `--preset`, for checkpoints without a description.
+      hparams: as `--hparams`.
+      which: as `--which`.
       input_size: of the network, as a setting's text; "": the checkpoint's.
 
     Raises:

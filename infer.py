@@ -238,9 +238,17 @@ def draw_film(
     drawing: Callable[[Prediction], np.ndarray],
     entries: list[dict],
 ) -> np.ndarray:
-    """Writes a video of drawn frames; returns the first; `entries` grows by what was found.
+    """Writes a video of drawn frames; returns the first of them.
 
-    ValueError if it is not readable, or has no frame; nothing is left of it.
+    Args:
+      film: its path.
+      target: of the result.
+      frames: what was found on each frame.
+      drawing: draws it.
+      entries: becomes longer by what was found.
+
+    Raises:
+      ValueError: it is not readable, or has no frame; nothing is left of it.
     """
     from object_detection.serve import videos
 

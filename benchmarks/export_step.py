@@ -106,6 +106,8 @@ def write_program(
 
     Args:
       function: made with `jit_compile=True`.
+      arguments: of the call.
+      folder: where to write.
       facts: what the description says beside the arguments.
       described: id(handle) -> how `program_arguments` makes a variable.
       joined: lists of variables of which flat buffers may be joined.

@@ -104,7 +104,8 @@ def convert_records(
 ) -> str:
     """Converts a split of a COCO directory to records in `folder`; returns their pattern.
 
-    FileNotFoundError without an annotation file of the split.
+    Raises:
+      FileNotFoundError: there is no annotation file of the split.
     """
     from object_detection.coco.annotations import read_annotations
     from object_detection.convert.convert import convert

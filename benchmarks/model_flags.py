@@ -30,9 +30,16 @@ def flagged_config(given: Mapping[str, Any]) -> Any:
 def benchmark_config(
     model_name: str, preset: str = "", hparams: str = "", *, given: Mapping[str, Any]
 ) -> Any:
-    """Returns the configuration of a model on images that the host has resampled; `given` wins.
+    """Returns the configuration of a model on images that the host has resampled.
 
-    ConfigError for an unknown name or key, with the nearest.
+    Args:
+      model_name: of either family.
+      preset: as `--preset` of train.py.
+      hparams: as `--hparams` of train.py.
+      given: settings of the benchmark, which win.
+
+    Raises:
+      ConfigError: an unknown name or key, with the nearest.
     """
     config = families.base_config(model_name)
     overrides = families.preset(preset, model_name=model_name)

@@ -103,7 +103,11 @@ def synthetic_outputs(
 
 
 def suppression() -> tuple[dict[str, Any], dict[str, Any]]:
-    """Times selection, suppression, and the whole; ConfigError for no model of EfficientDet."""
+    """Times selection of candidates, suppression, and the whole.
+
+    Raises:
+      ConfigError: the model is not of EfficientDet.
+    """
     if not FLAGS.model_name.startswith("efficientdet"):
         raise ConfigError(f"--model_name={FLAGS.model_name}: suppression is timed of EfficientDet")
     import tensorflow as tf
@@ -246,7 +250,11 @@ def synthetic_set(
 
 
 def scoring() -> tuple[dict[str, Any], dict[str, Any]]:
-    """Times every scorer installed; ValueError if one differs from pycocotools."""
+    """Times every scorer that is installed.
+
+    Raises:
+      ValueError: one that gives other numbers than pycocotools.
+    """
     from object_detection.metrics.coco import METRIC_NAMES, CocoEvaluator
     from object_detection.metrics.scorer import SCORERS
 

@@ -39,7 +39,11 @@ def define_flags() -> None:
 
 
 def newest_profile(model_dir: str) -> Path:
-    """Returns the newest profile of a run; FileNotFoundError if it has none."""
+    """Returns the newest profile of a run.
+
+    Raises:
+      FileNotFoundError: it has none.
+    """
     profiles = "plugins/profile/*/*.xplane.pb"  # run_exported.py has no train/ above it
     found = [*Path(model_dir).glob(f"train/{profiles}"), *Path(model_dir).glob(profiles)]
     found.sort(key=lambda path: path.stat().st_mtime)
@@ -51,7 +55,14 @@ def newest_profile(model_dir: str) -> Path:
 
 
 def time_by_kind(space: Any) -> dict[str, float]:
-    """Returns kind of operation -> milliseconds of an XSpace message, longest first."""
+    """Sums durations by kind of operation.
+
+    Args:
+      space: an XSpace message.
+
+    Returns:
+      Kind -> milliseconds, longest first.
+    """
     gpus = [plane for plane in space.planes if plane.name.startswith("/device:GPU")]
     total: collections.Counter[str] = collections.Counter()
     for plane in gpus or space.planes:
@@ -69,7 +80,10 @@ def time_by_kind(space: Any) -> dict[str, float]:
 def busy_share(space: Any) -> float | None:
     """Returns the share of the time from the first to the last kernel in which one runs, 0..1.
 
-    Of an XSpace message. Copies do not count. None without a GPU.
+    Copies do not count. None without a GPU.
+
+    Args:
+      space: an XSpace message.
     """
     spans = [
         (line.timestamp_ns * 1000 + event.offset_ps, event.duration_ps)

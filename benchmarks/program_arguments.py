@@ -35,7 +35,9 @@ def join_rows(arrays: Sequence[np.ndarray], row: int) -> np.ndarray:
 def describe(value: np.ndarray, *, repeats: int = 1) -> tuple[dict[str, Any], np.ndarray | None]:
     """Returns how an argument is made and what has to be stored of it, if anything.
 
-    `repeats`: how often its rows are known to repeat, as those of a synthetic batch.
+    Args:
+      value: the argument.
+      repeats: how often its rows are known to repeat, as those of a synthetic batch.
     """
     if value.size >= _SMALL and (value == value.flat[0]).all():
         return {"fill": value.flat[0].item()}, None

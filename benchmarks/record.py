@@ -34,7 +34,11 @@ def circumstances() -> dict[str, Any]:
 
 
 def append_row(path: str | Path, row: Mapping[str, Any]) -> None:
-    """Appends a row to a CSV, with a header where it is new; ValueError if it has other columns."""
+    """Appends a row to a CSV, writing the header first where the file is new.
+
+    Raises:
+      ValueError: the file has other columns.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     columns = list(row)

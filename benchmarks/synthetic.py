@@ -25,8 +25,14 @@ def synthetic_batch(
 ) -> dict:
     """Returns a device batch of noise with random boxes, in the layout of HostExamples.
 
-    Masks are discs. `canvas_size` is (height, width) of the images, pixels; none: the network's,
-    resized already. Of `distinct` images the batch is made by repetition; None: all differ.
+    Masks are discs.
+
+    Args:
+      task: whose network the batch is for.
+      batch_size: images.
+      boxes_per_image: objects in each.
+      canvas_size: (height, width) of the images, pixels; none: the network's, resized already.
+      distinct: images that differ; the batch repeats them. None: all.
     """
     if distinct and distinct < batch_size:
         few = synthetic_batch(

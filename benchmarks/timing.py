@@ -11,9 +11,11 @@ import tensorflow as tf
 
 
 def timed(action: Callable[[], object], *, steps: int) -> tuple[float, np.ndarray]:
-    """Returns (seconds of the first call, seconds of each of `steps` later calls, [steps]).
+    """Returns (seconds of the first call, seconds of each later call [steps]).
 
-    `action` returns a tensor or a sequence of them; each is waited for.
+    Args:
+      action: returns a tensor or a sequence of them; each is waited for.
+      steps: later calls.
     """
     seconds = []
     for _ in range(steps + 1):

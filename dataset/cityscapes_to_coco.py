@@ -65,6 +65,10 @@ def main(argv: Sequence[str]) -> int:
 def convert(folder: Path, split: str) -> dict[str, Any]:
     """Returns a split as a COCO data set; the test split has images only.
 
+    Args:
+      folder: with gtFine and leftImg8bit.
+      split: train, val or test.
+
     Raises:
       FileNotFoundError: no images, or one without its instance ids.
       ValueError: image and instance ids differ in size.

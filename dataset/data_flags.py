@@ -24,7 +24,9 @@ FLAGS = flags.FLAGS
 def define(*, replaces: str, records: str) -> None:
     """Defines --data, --data_records, --on_data_error and those of pictures.
 
-    `replaces` are the flags in whose place --data is; `records` is where its records go by default.
+    Args:
+      replaces: the flags in whose place --data is.
+      records: where the records go by default, for --help.
     """
     flags.DEFINE_string(
         "data",
@@ -47,8 +49,11 @@ def define(*, replaces: str, records: str) -> None:
 def use_for_training(model: Any) -> list[str]:
     """Converts the folder of --data, unless that is done, and sets the flags of its records.
 
-    Objects are held against the network that `model` configures, None: they are not. Returns lines
-    for the log.
+    Args:
+      model: configuration of the network that objects are held against; None: not known.
+
+    Returns:
+      Lines for the log; none without --data.
 
     Raises:
       ConfigError: records are named as well, or no place for them.

@@ -9,10 +9,14 @@ from pycocotools import mask as mask_api
 
 
 def mask_annotation(mask: np.ndarray) -> dict[str, Any]:
-    """Returns what COCO says of an object, whose mask is bool [height, width] and True somewhere.
+    """Returns bbox, area and segmentation of an object.
 
-    bbox: [x, y, width, height] around the pixels; area: their number; segmentation: compressed run
-    lengths, as text.
+    Args:
+      mask: bool [height, width]; True somewhere.
+
+    Returns:
+      bbox: [x, y, width, height] around the pixels; area: their number; segmentation: compressed
+      run lengths, as text.
     """
     runs = mask_api.encode(np.asfortranarray(mask).astype(np.uint8))
     return {

@@ -69,6 +69,8 @@ def convert(voc_dir: Path, split: str, *, image_set: str) -> dict[str, Any]:
     """Returns a split as a COCO data set; category ids are 1, 2, ... in the classes' order.
 
     Args:
+      voc_dir: VOC2007 or VOC2012.
+      split: name of a list in ImageSets.
       image_set: Main or Segmentation; the second adds masks.
 
     Raises:
@@ -100,7 +102,10 @@ def convert(voc_dir: Path, split: str, *, image_set: str) -> dict[str, Any]:
 def _read_image(
     stem: str, path: Path, root: Element, names: dict[str, int]
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Returns the COCO entries of an image and its objects, in VOC's order; `root` is of `path`."""
+    """Returns the COCO entries of an image and of its objects, in VOC's order.
+
+    `root` is the content of the annotation file `path`.
+    """
     read = voc.image_of(path, root, Path(f"{stem}.jpg"), shift=1.0)
     if read.size is None:
         raise ValueError(f"{path}: no <size> of the image")

@@ -57,7 +57,9 @@ def check_target(target: Target, *, stages: Sequence[str] = STAGES, model_name: 
     And for packages that are not installed, with the command that installs them.
 
     Args:
+      target: what is asked for.
       stages: that the model's family has.
+      model_name: of the model, if known.
     """
     fault = _fault(target, stages, model_name)
     if not fault:

@@ -73,8 +73,11 @@ class DetectorFamily:
     ) -> LoadReport:
         """Loads all weights from a detector, ours or another program's.
 
-        `channels`: for each class channel of the model that of the file, -1: it keeps its values;
-        None: as the family knows of the file, else one to one.
+        Args:
+          task: whose model is filled.
+          path: of the weights.
+          channels: for each class channel of the model that of the file, -1: it keeps its values;
+            None: as the family knows of the file, else one to one.
         """
         raise NotImplementedError
 
@@ -84,7 +87,9 @@ class DetectorFamily:
     def settled_config(self, config: Any, description: Mapping[str, Any]) -> Any:
         """Fills in what only the weights of a run can tell, on all ranks alike.
 
-        `description` is of the checkpoint to continue or evaluate, {} for a new run.
+        Args:
+          config: of the run.
+          description: of the checkpoint to continue or evaluate, {} for a new run.
         """
         del description
         return config
@@ -236,7 +241,8 @@ class DetectorFamily:
     ) -> list[str]:
         """Writes the files of detections, metrics.json and, if asked, the test-dev file.
 
-        Returns what the log says: tables, csv lines, places. Without metrics only the places.
+        Returns:
+          What the log says: tables, csv lines, places. Without metrics only the places.
         """
         folder.mkdir(parents=True, exist_ok=True)
         files = self.detection_files(task, rows)
@@ -276,6 +282,7 @@ class DetectorFamily:
           stored: the checkpoint's description; {} where it has none: then model name and preset
             say what it is.
           model_name: as `--model_name`; must agree with the description if it was given.
+          preset_name: as `--preset`.
           hparams: as `--hparams`; overrides either, as do flags.
           batch_size: images per rank and step.
 
@@ -297,7 +304,8 @@ class DetectorFamily:
     def overruled(self, stored: Mapping[str, Any], *, preset_name: str) -> list[str]:
         """Says where a checkpoint's own settings are others than those of `--preset`; [] nowhere.
 
-        ConfigError if there is no such preset.
+        Raises:
+          ConfigError: there is no such preset.
         """
         if not (stored and preset_name):
             return []

@@ -45,6 +45,8 @@ def shared_settings(
 
     Args:
       config: of the run, without the recipe: its batch, length and weights count.
+      num_images: of the training set.
+      num_ranks: that will train.
 
     Raises:
       ConfigError: the run starts from no weights.

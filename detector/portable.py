@@ -87,7 +87,8 @@ def fitted_batches(
 ) -> list[np.ndarray]:
     """Returns photographs as the exported file takes them, the last batch filled up from the first.
 
-    Each is float32 [batch, height, width, 3].
+    Returns:
+      float32 [batch, height, width, 3] each.
     """
     size, fill = task.network_sizes[0], task.config.model.mean_rgb
     fitted = [portable.fit_image(image, size, fill) for image in photographs]
@@ -104,7 +105,11 @@ def compare(
     batches: Sequence[np.ndarray],
     target: Target,
 ) -> Gaps:
-    """Returns the largest gaps over batches; ValueError where nothing is detected in any."""
+    """Returns the largest gaps over batches of input.
+
+    Raises:
+      ValueError: nothing is detected in any, so that nothing can be compared.
+    """
     side = float(max(task.network_sizes[0]))
     results = []
     for run in (ours, theirs):

@@ -18,6 +18,7 @@ def recomputed(
     Args:
       layer: whose batch norms `forward` uses.
       forward: a function of the inputs, with nothing random in it but by given seeds.
+      inputs: what it is applied to.
     """
     is_replay = False
 

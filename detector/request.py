@@ -32,6 +32,7 @@ class Request:
     def description(self, stored: Mapping[str, Any]) -> Mapping[str, Any]:
         """Returns a checkpoint's description with what the command line changes in it.
 
-        `stored` is as it is; {} for weights of others.
+        Args:
+          stored: as it is; {} for weights of others.
         """
         return stored

@@ -54,6 +54,8 @@ class DetectionTask(Task):
     """Binds a configuration to data and a model.
 
     Args:
+      config: the resolved configuration.
+      class_map: channels of the model and what they mean.
       train_card: description of the training records; None where nothing is trained.
       eval_card: description of the validation records; None where nothing is evaluated.
       batch_norm: factory of trained batch-norm layers, or None for the plain ones.
@@ -115,7 +117,8 @@ class DetectionTask(Task):
     def frames(self, *cards: DataCard | None) -> Sequence[Frames]:
         """Returns the sizes of networks and canvases, and where images are resampled.
 
-        The largest image of the records that `cards` describe bounds the canvases.
+        Args:
+          cards: of the records that are read; their largest image bounds the canvases.
         """
         known = [card for card in cards if card]
         sides = ([card.max_height for card in known], [card.max_width for card in known])
@@ -299,9 +302,13 @@ class DetectionTask(Task):
         training: bool,
         seed: tf.Tensor | None,
     ) -> Scenes:
-        """Turns a batch into network input of (height, width) `size` with its objects.
+        """Turns a batch into network input with its objects, augmented in training.
 
-        Augmented in training by the seed, int32 [2]; not where it is None.
+        Args:
+          batch: as of `device_batch`.
+          size: (height, width) of the network input.
+          training: whether to augment.
+          seed: of the augmentation, int32 [2]; None: none.
         """
         seed = seed if training else None
         return make_scenes(

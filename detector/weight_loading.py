@@ -206,6 +206,9 @@ def assign(
     """Checks all, then assigns all.
 
     Args:
+      file: where the arrays come from.
+      found: our name -> array.
+      wanted: the variables to fill.
       missing: variables that keep their values, and why.
       skipped: names in the file that are not used, and why.
       problems: what says that the file is of another network; any is an error.
@@ -255,7 +258,10 @@ def nothing_matched(
 ) -> ValueError:
     """Returns the error of a file none of whose arrays fits.
 
-    `also_expected`: names of other programs that would have been understood, as ", or ...".
+    Args:
+      file: the file.
+      wanted: the variables to fill.
+      also_expected: names of other programs that would have been understood, as ", or ...".
     """
     expected = ", ".join(f"{name} {tuple(wanted[name].shape)}" for name in list(wanted)[:_EXAMPLES])
     present = ", ".join(

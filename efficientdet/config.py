@@ -145,5 +145,9 @@ MODEL_TABLE: dict[str, ModelConfig] = {
 
 
 def model_config(name: str) -> ModelConfig:
-    """Returns a published model's row; ConfigError for an unknown name, with the nearest."""
+    """Looks a model up by its published name, for example `efficientdet-lite3x`.
+
+    Raises:
+      ConfigError: the name is not in the table; the message names the nearest one.
+    """
     return look_up(name, MODEL_TABLE, what="model_name")

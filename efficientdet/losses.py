@@ -64,6 +64,7 @@ def detection_losses(
       targets: of all levels, in the order of the levels.
       anchors: [A, 4], (y1, x1, y2, x2), network pixels.
       num_classes: of the foreground.
+      settings: of the three losses and their sum.
     """
     num_positives = tf.reduce_sum(targets.num_positives)
     normalizer = num_positives + 1.0

@@ -90,7 +90,8 @@ def decode_all(
 ) -> dict[str, tf.Tensor]:
     """Decodes every anchor and suppresses none; arguments as of `postprocess`.
 
-    Returns boxes [B, A, 4], (y1, x1, y2, x2), network pixels; scores [B, A, num_classes].
+    Returns:
+      boxes [B, A, 4], (y1, x1, y2, x2), network pixels; scores [B, A, num_classes].
     """
     logits = tf.concat(anchor_rows(class_logits, num_classes), axis=1)
     deltas = tf.concat(anchor_rows(box_deltas, 4), axis=1)
@@ -107,6 +108,7 @@ def select_candidates(
 
     Args:
       level_logits: per level [B, n, C], any float dtype.
+      max_candidates: pairs wanted.
 
     Returns:
       (logits, class_ids, anchor_index), each [B, k], best first, float32 and int32, with k the

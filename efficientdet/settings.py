@@ -139,7 +139,11 @@ def base_config(model_name: str) -> EfficientDetConfig:
 def finetune_settings(
     config: EfficientDetConfig, *, num_images: int, num_ranks: int
 ) -> dict[str, Any]:
-    """Returns the overrides of `--recipe=finetune`; see `detector.finetune.shared_settings`."""
+    """Returns the overrides of `--recipe=finetune`; see `detector.finetune`.
+
+    Raises:
+      ConfigError: the run starts from no weights.
+    """
     frozen = ""
     if num_images < finetune.MIDDLE_SET:
         frozen = "(stem|stack_[0-2])" if num_images < finetune.SMALL_SET else "(stem|stack_[0-1])"
@@ -150,7 +154,11 @@ def finetune_settings(
 
 
 def validate(config: EfficientDetConfig) -> None:
-    """Raises ConfigError for what the engine cannot check, before any accelerator is touched."""
+    """Checks what the engine cannot check, before any accelerator is touched.
+
+    Raises:
+      ConfigError: says what was expected, what came and what to do.
+    """
     model = config.model
     stride = 2**model.max_level
     published = MODEL_TABLE[model.name].image_size if model.name in MODEL_TABLE else None

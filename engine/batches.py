@@ -38,7 +38,11 @@ _CLOSING_SECONDS = 5.0
 
 
 def iterate(dataset: Iterable[Mapping[str, tf.Tensor]]) -> Iterator[Mapping[str, tf.Tensor]]:
-    """Yields the batches of a dataset; ValueError with what failed in the pipeline's own words."""
+    """Yields the batches of a dataset.
+
+    Raises:
+      ValueError: the pipeline failed; with what its own code said, without TensorFlow's wrapping.
+    """
     batches = iter(dataset)
     while True:
         try:

@@ -55,15 +55,20 @@ class Trainer:
     """Runs one training from restore to end.
 
     Args:
+      task: the model family with its data.
       state: model, optimizer, counters; already restored and equal on all ranks.
+      step: the compiled step over `state`.
+      plan: lengths and rates.
       config: the run's, of which the sections train, eval and optim count here.
       use_xla: compile prediction and validation too.
       compiles_ahead: compile the step for all shapes of batches before the first one.
+      log: where everything is said.
       description: stored with every checkpoint (configuration, data, environment).
       export: writes the final SavedModel to a folder, with the weights then in the model.
       write_evaluation: (rows, metrics, epoch) -> lines; writes detections and metrics.
       resumed: description of the checkpoint that the run continues from, {} for a new run.
       began: when the program started, by `time.monotonic`.
+      hooks: what a user has added.
       shards: the shares of the training data that are this rank's; () for the one of its own.
     """
 

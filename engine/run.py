@@ -52,6 +52,8 @@ def run_training(
     """Trains; returns the exit code (see `engine.loop`).
 
     Args:
+      config: what the run is told.
+      family: the model family.
       notes: lines for the log's beginning.
       conclude: the metrics of the last evaluation -> lines for the log's end.
 

@@ -19,8 +19,10 @@ from engine.train_state import TrainState
 class RunFiles:
     """Saves the state of a run.
 
-    `description` is stored with every checkpoint (configuration, data, environment); `export`
-    writes the final SavedModel to a folder, with the weights then in the model.
+    Args:
+      state, train, log: of the run.
+      description: stored with every checkpoint (configuration, data, environment).
+      export: writes the final SavedModel to a folder, with the weights then in the model.
     """
 
     def __init__(

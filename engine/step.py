@@ -28,6 +28,10 @@ class TrainStep:
     """The compiled step of a task and its state; call it with a batch.
 
     Args:
+      task: the model family.
+      state: what the step reads and changes.
+      config: optimizer settings.
+      use_xla: compile forward+backward and update.
       half_gradients: reduce gradients in float16.
       seed: the run's seed; what is random on the device also depends on the step and the rank.
       shards: the shares of the data that this rank trains on, one batch (or `gradient_accumulation`
@@ -74,7 +78,8 @@ class TrainStep:
     def __call__(self, batches: Sequence[Mapping[str, tf.Tensor]]) -> tf.Tensor:
         """Runs one step on `gradient_accumulation` batches of each share.
 
-        Returns the step's numbers, float32 [len(names)], in the order of `names`.
+        Returns:
+          The step's numbers, float32 [len(names)], in the order of `names`.
         """
         return self._whole(batches)
 
@@ -225,9 +230,14 @@ class TrainStep:
 
 
 def clip_factors(norms: tf.Tensor, limit: float) -> tf.Tensor:
-    """Clips each gradient to norm `limit`, then all of them to global norm `limit`; 0: none.
+    """Clips each gradient to norm `limit`, then all of them to global norm `limit`.
 
-    Returns what to multiply each gradient by, 0..1, from [n] norms of the gradients: [n].
+    Args:
+      norms: [n] norms of the gradients.
+      limit: largest norm; 0 clips nothing.
+
+    Returns:
+      [n] what to multiply each gradient by, 0..1.
     """
     if not limit:
         return tf.ones_like(norms)

@@ -241,8 +241,11 @@ def derived_canvases(image_size: tuple[int, int], *, divisor: int) -> tuple[tupl
     """Chooses landscape, portrait and square network inputs for a pair of side limits.
 
     An image is scaled until its short or its long side reaches its limit, and goes to the smallest
-    canvas that holds it. The square one saves work for images near 1:1. Limits are of (short, long)
-    side, in any order, pixels; sides are rounded up to multiples of the divisor.
+    canvas that holds it. The square one saves work for images near 1:1.
+
+    Args:
+      image_size: limits of (short, long) side, in any order, pixels.
+      divisor: what the canvases' sides are rounded up to a multiple of.
 
     Returns:
       (height, width) without repetitions; one canvas if the limits are equal.
@@ -272,6 +275,7 @@ def with_conventions(config: ModelConfig, demanded: Conventions, *, source: str)
     """Fills the open conventions of a configuration with those that weights demand.
 
     Args:
+      config: the network's configuration.
       demanded: of the weights; None where they demand nothing.
       source: where the weights come from, for messages.
 
@@ -365,5 +369,15 @@ MODEL_TABLE: dict[str, ModelConfig] = {
 
 
 def model_config(name: str) -> ModelConfig:
-    """Returns the row of a model; ConfigError for an unknown name, with the nearest."""
+    """Looks a model up by its name.
+
+    Args:
+      name: for example `maskrcnn-r50-fpn`, `fasterrcnn-r50-c4` or `maskrcnn-r50-fpn-gn`.
+
+    Returns:
+      The configuration of that row; change it with `dataclasses.replace`.
+
+    Raises:
+      ConfigError: the name is not in the table; the message names the nearest one.
+    """
     return look_up(name, MODEL_TABLE, what="model_name")

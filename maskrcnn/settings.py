@@ -253,9 +253,12 @@ def preset(name: str, *, model_name: str = "maskrcnn-r50-fpn") -> dict[str, Any]
 
 
 def finetune_settings(config: MaskRcnnConfig, *, num_images: int, num_ranks: int) -> dict[str, Any]:
-    """Returns the overrides of `--recipe=finetune`; see `detector.finetune.shared_settings`.
+    """Returns the overrides of `--recipe=finetune`; see `detector.finetune`.
 
     Of large sets only the stem stays frozen, of others what the model says.
+
+    Raises:
+      ConfigError: the run starts from no weights.
     """
     freeze_at = config.model.freeze_at
     return {
@@ -267,7 +270,11 @@ def finetune_settings(config: MaskRcnnConfig, *, num_images: int, num_ranks: int
 
 
 def base_config(model_name: str) -> MaskRcnnConfig:
-    """Returns the defaults with the row of a model; ConfigError for an unknown name."""
+    """Returns the defaults with the row of `model_name`.
+
+    Raises:
+      ConfigError: unknown name, with the nearest.
+    """
     model = model_config(model_name)
     rpn = RpnConfig()
     if model.body != "fpn":  # one map with many anchors: Detectron's numbers

@@ -11,7 +11,11 @@ from maskrcnn.settings import MaskRcnnConfig
 
 
 def validate(config: MaskRcnnConfig) -> None:
-    """Raises ConfigError for what the engine cannot check, before any accelerator is touched."""
+    """Checks what the engine cannot check, before any accelerator is touched.
+
+    Raises:
+      ConfigError: says what was expected, what came and what to do.
+    """
     _check_parts(config.model)
     _check_canvases(config.model)
     _check_anchors(config.model)

@@ -99,10 +99,14 @@ def read_json(path: str | os.PathLike[str], *, most: int = MOST_SMALL_BYTES) -> 
 
 
 def parse_json(data: bytes | str, path: str | os.PathLike[str]) -> Any:
-    """Returns what JSON text means: UTF-8, also with a byte order mark, or UTF-16.
+    """Returns what JSON text means.
+
+    Args:
+      data: UTF-8, also with a byte order mark, or UTF-16.
+      path: the file, for messages.
 
     Raises:
-      BadFileError: it is no JSON, too deep, or has numbers of too many digits; names `path`.
+      BadFileError: it is no JSON, too deep, or has numbers of too many digits.
     """
     try:
         return json.loads(data)

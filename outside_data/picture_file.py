@@ -78,8 +78,9 @@ DEFAULT_RULES = PictureRules()
 class BadImageError(ValueError):
     """A picture that cannot be used.
 
-    reason: short, the same for like cases, so that cases can be counted.
-    detail: what is particular to this one; may be empty.
+    Attributes:
+      reason: short, the same for like cases, so that cases can be counted.
+      detail: what is particular to this one; may be empty.
     """
 
     def __init__(self, reason: str, detail: str = ""):
@@ -94,13 +95,14 @@ class BadImageError(ValueError):
 class Picture:
     """A picture whose header was read.
 
-    image: not decoded yet.
-    image_format: Pillow's name of the format.
-    height: stored pixels.
-    width: stored pixels.
-    orientation: EXIF tag, 1 (upright) to 8.
-    is_damaged: a JPEG whose pixels are not all there; what is missing decodes to grey.
-    num_frames: of which the first is taken; 1 for JPEG.
+    Attributes:
+      image: not decoded yet.
+      image_format: Pillow's name of the format.
+      height: stored pixels.
+      width: stored pixels.
+      orientation: EXIF tag, 1 (upright) to 8.
+      is_damaged: a JPEG whose pixels are not all there; what is missing decodes to grey.
+      num_frames: of which the first is taken; 1 for JPEG.
     """
 
     image: Image.Image
@@ -188,8 +190,12 @@ def read_regular_file(
 def open_picture(data: bytes, *, max_pixels: int = MAX_PIXELS, whole: bool = True) -> Picture:
     """Reads the header of a picture.
 
-    Only a JPEG is decoded, at an eighth of its size, to see whether it is `whole`. `max_pixels` is
-    height times width beyond which a picture is refused.
+    The pixels are decoded only of a JPEG, at an eighth of its size, to see whether it is whole.
+
+    Args:
+      data: the bytes of the file.
+      max_pixels: height times width beyond which it is refused.
+      whole: see whether it is; False decodes nothing.
 
     Raises:
       BadImageError: empty, no picture, too many pixels, too long, truncated.

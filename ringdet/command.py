@@ -17,7 +17,8 @@ from ringdet.programs import PROGRAMS
 def main(argv: Sequence[str] | None = None) -> int:
     """Becomes the program that the first word names; returns the exit code if it comes back.
 
-    `argv` are the words after `ringdet`; None: of this process.
+    Args:
+      argv: the words after `ringdet`; None: of this process.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help", "help"):

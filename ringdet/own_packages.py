@@ -17,7 +17,8 @@ ROOT = Path(__file__).resolve().parents[1]
 def require_own_packages(names: Sequence[str] = _NAMES) -> None:
     """Looks where Python finds the packages that lie beside this one, without importing them.
 
-    ImportError if one is another project's, or is not there; says where it was found.
+    Raises:
+      ImportError: one of them is another project's, or is not there; says where it was found.
     """
     for name in names:
         try:

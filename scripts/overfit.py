@@ -59,7 +59,11 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def choose_images(annotations: CocoAnnotations, count: int) -> CocoAnnotations:
-    """Returns the images with the fewest objects, all large; ValueError if there are too few."""
+    """Returns the images with the fewest objects, all of them large, and their annotations.
+
+    Raises:
+      ValueError: there are too few such images.
+    """
 
     def is_easy(image: CocoImage) -> bool:
         least = _LEAST_SHARE * (image.width or 0) * (image.height or 0)

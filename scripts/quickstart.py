@@ -170,7 +170,12 @@ def train_command(
 ) -> list[str]:
     """Returns the command that trains and evaluates; the caller's own flags come last.
 
-    `recipe` is the first word of its name; the family's follows.
+    Args:
+      args: model, family, image_size, ranks and flags of the command line.
+      records: to train on and to evaluate on.
+      run_dir: folder of the run.
+      recipe: the first word of its name; the family's follows.
+      flags: more of them.
     """
     start: list[str] = []
     if args.ranks > 1:

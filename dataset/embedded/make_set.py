@@ -75,7 +75,10 @@ def write_embedded_set(
 
     Args:
       output_dir: a new or empty folder, or one that an earlier call wrote with these settings.
+      num_train: pictures in `train`.
+      num_eval: pictures in `val`.
       image_size: longest side in pixels.
+      seed: another seed gives other pictures.
       report: is told of the progress, one line at a time.
 
     Raises:
@@ -126,9 +129,11 @@ def write_embedded_set(
 
 
 def draw_scene(split: str, index: int, *, seed: int, image_size: int, sprites: SpriteBox) -> Scene:
-    """Returns picture `index` of a split; `sprites` are those of the same seed and split.
+    """Returns picture `index` of a split; it depends on nothing but the arguments.
 
-    It depends on nothing but the arguments.
+    Args:
+      split: `train` or `val`.
+      sprites: of the same seed and split.
     """
     rng = np.random.default_rng([seed, _SPLIT_SEEDS[split], index])
     tall, wide = _SHAPES[int(rng.choice(len(_SHAPES), p=_SHAPE_WEIGHTS))]

@@ -79,7 +79,13 @@ class Scene(NamedTuple):
 
 
 class SpriteBox:
-    """Keeps some pictures of each thing, drawn when first asked for; splits never share any."""
+    """Keeps a fixed number of pictures of each thing, drawn when first asked for.
+
+    Args:
+      seed: the data set's seed.
+      split: `train` or `val`; the two never share a drawn picture.
+      variants: pictures kept of each thing.
+    """
 
     def __init__(self, seed: int, split: str, *, variants: int):
         self._seed = [seed, 1 if split == "train" else 2]

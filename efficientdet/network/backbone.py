@@ -174,7 +174,8 @@ class MBConvBlock(tf.keras.layers.Layer):
     ) -> None:
         """Creates the sub-layers; their names follow the block's. Arguments: see `build_backbone`.
 
-        `survival_prob` is that of this block's residual branch; None: always kept.
+        Args:
+          survival_prob: of the residual branch of this block; None: always kept.
         """
         super().__init__(name=block.name)
         self._block = block
@@ -268,10 +269,12 @@ def build_backbone(
       images: [batch, height, width, 3], normalised.
       name: key of `SCALINGS`.
       batch_norm: makes a batch-norm layer from a name and the activation after it.
+      act_type: activation of all blocks.
       survival_prob: of the last block; it falls linearly from 1 at the first.
       double_normalize: apply (x - mean) / std again, with the statistics of 0..1 images.
       is_symmetric: strided convolutions are padded by as much on both sides, as in PyTorch;
         TensorFlow's SAME pads an even side more at its end.
+      remat: recompute each block in the backward pass.
 
     Returns:
       {level: features} for levels 1..5; the features of a level are the output of the last

@@ -58,10 +58,17 @@ def build_head(
     outputs_per_anchor: int,
     predictor_bias: float = 0.0,
 ) -> list[tf.Tensor]:
-    """Builds one head on [batch, h, w, channels] maps of min_level..max_level.
+    """Builds one head on the pyramid.
 
-    `kind`, `class` or `box`, names the layers. Returns
-    [batch, h, w, anchors_per_cell * outputs_per_anchor] per level.
+    Args:
+      maps: [batch, h, w, channels] of min_level..max_level.
+      config, batch_norm: as of `build_model`.
+      kind: `class` or `box`; names the layers.
+      outputs_per_anchor: number of classes, or 4.
+      predictor_bias: initial bias of the last convolution.
+
+    Returns:
+      [batch, h, w, anchors_per_cell * outputs_per_anchor] per level.
     """
     scope = f"{kind}_net/{kind}"
     separable = config.separable_conv
@@ -91,8 +98,9 @@ def build_heads(
 ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
     """Builds both heads.
 
-    Returns class logits and box deltas (ty, tx, th, tw) per level of `maps`,
-    min_level..max_level. All classes start at probability 0.01.
+    Returns:
+      Class logits and box deltas (ty, tx, th, tw) per level of `maps`, min_level..max_level. All
+      classes start at probability 0.01.
     """
     class_logits = build_head(
         maps,

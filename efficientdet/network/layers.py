@@ -46,7 +46,9 @@ def batch_norm_factory(
 ) -> BatchNormFactory:
     """Fixes momentum and epsilon of batch-norm layers: builders give name and activation.
 
-    Frozen layers never leave inference mode, whatever the factory; None is the plain Keras layer.
+    Args:
+      factory: class of layers; None is the plain Keras layer.
+      frozen: ignore `factory` and build layers that never leave inference mode.
     """
     if frozen:
         return functools.partial(with_activation(FrozenBatchNorm), epsilon=epsilon)
@@ -58,8 +60,9 @@ def batch_norm_factory(
 def drop_connect_seed(seed: tf.Tensor | None) -> Iterator[None]:
     """Gives the stochastic-depth layers called inside their randomness for one step.
 
-    Make the seed, int32 [2], from the run's seed, the step and the rank. Without it, or this
-    context, a model called with `training=True` draws from TensorFlow's stateful generator.
+    Args:
+      seed: int32 [2]; make it from the run's seed, the step and the rank. Without it, or this
+        context, a model called with `training=True` draws from TensorFlow's stateful generator.
     """
     token = _step_seed.set(seed)
     try:

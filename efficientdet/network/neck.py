@@ -196,8 +196,11 @@ class NeckBuilder:
     def pyramid_levels(self, features: dict[int, tf.Tensor]) -> list[tf.Tensor]:
         """Extends backbone features by the coarser levels.
 
-        Takes {level: [batch, h, w, channels]} for min_level..5; returns maps of
-        min_level..max_level, of which those above 5 have the pyramid's width.
+        Args:
+          features: {level: [batch, h, w, channels]} for min_level..5.
+
+        Returns:
+          Maps of min_level..max_level; those above 5 have the pyramid's width.
         """
         maps = [features[level] for level in range(self._config.min_level, 6)]
         for level in range(6, self._config.max_level + 1):
@@ -285,9 +288,14 @@ class NeckBuilder:
 def build_neck(
     features: dict[int, tf.Tensor], config: ModelConfig, *, batch_norm: BatchNormFactory
 ) -> list[tf.Tensor]:
-    """Builds the pyramid on {level: [batch, h, w, channels]} of at least min_level..5.
+    """Builds the pyramid on backbone features.
 
-    Returns [batch, h, w, fpn_num_filters] for each of min_level..max_level.
+    Args:
+      features: {level: [batch, h, w, channels]} for at least min_level..5.
+      config, batch_norm: as of `build_model`.
+
+    Returns:
+      [batch, h, w, fpn_num_filters] for each of min_level..max_level.
     """
     builder = NeckBuilder(config, batch_norm)
     maps = builder.pyramid_levels(features)

@@ -74,8 +74,9 @@ _TORCHVISION_BLOCK = {
 def scopes_of(variable_names: Iterable[str]) -> dict[tuple[str, ...], str]:
     """Returns where a model has the layers that effdet names by cell, node and source.
 
-    {(cell, node, source): scope} of what brings a source to a node's size, and {(cell, node):
-    scope} of what follows the fusion.
+    Returns:
+      {(cell, node, source): scope} of what brings a source to a node's size, and {(cell, node):
+      scope} of what follows the fusion.
     """
     scopes: dict[tuple[str, ...], str] = {}
     pattern = re.compile(

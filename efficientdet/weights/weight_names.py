@@ -33,7 +33,11 @@ _MOST_CHANNELS_OF_TORCH_EPSILON = 1792
 
 
 def expansions_of(variable_names: Iterable[str]) -> dict[str, bool]:
-    """Returns {stack_{i}/block_{j}: whether it has an expansion}, in order, by our names."""
+    """Returns the blocks of a backbone, given our names of its variables.
+
+    Returns:
+      {stack_{i}/block_{j}: whether it has an expansion}, in order.
+    """
     names = set(variable_names)
     blocks = {match[0] for name in names if (match := re.match(r"stack_\d+/block_\d+", name))}
     ordered = sorted(blocks, key=lambda block: [int(n) for n in re.findall(r"\d+", block)])
@@ -48,6 +52,7 @@ def translate(
     """Renames the arrays of a file to our names, and PyTorch arrays to TensorFlow's layout.
 
     Args:
+      arrays: as read from the file.
       expands: of `expansions_of` the model that will receive them; gives flat block numbers their
         meaning.
       scopes: of `torch_names.scopes_of` for that model.
@@ -106,8 +111,11 @@ def padding_of(names: Iterable[str]) -> str:
 def batch_norm_epsilon(arrays: Mapping[str, np.ndarray], *, padding: str) -> float | None:
     """Returns what the file's program adds to variances, if another number than ours.
 
-    torchvision: 1e-5 up to B4, 1e-3 for the larger. timm: 1e-5, and 1e-3 in its tf_ files, which
-    the padding of the model that receives the arrays tells apart.
+    torchvision: 1e-5 up to B4, 1e-3 for the larger. timm: 1e-5, and 1e-3 in its tf_ files.
+
+    Args:
+      arrays: of the file.
+      padding: of the model that receives them: what tells timm's files apart.
     """
     if padding == "symmetric" and "conv_stem.weight" in _bare(arrays):
         return 1e-5

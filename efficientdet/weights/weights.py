@@ -63,8 +63,9 @@ def _part_of(name: str) -> str:
 class Conventions(NamedTuple):
     """What weights demand beside shapes; "" where nothing tells.
 
-    resampling: how the images of the training were resized.
-    padding: of the backbone's strided convolutions.
+    Attributes:
+      resampling: how the images of the training were resized.
+      padding: of the backbone's strided convolutions.
     """
 
     resampling: str = ""
@@ -96,6 +97,7 @@ def load_backbone(model: tf.keras.Model, path: str | Path, *, padding: str = "")
     """Loads the backbone of a model from an ImageNet classifier or a detector.
 
     Args:
+      model: a detector of this package.
       path: any file that `read_weight_file` reads, of any layout in `weight_names`.
       padding: of the model's backbone, which tells timm's files apart.
 
@@ -123,6 +125,7 @@ def load_detector(
     """Loads all variables of a model.
 
     Args:
+      model: a detector of this package.
       path: one of our checkpoints, a checkpoint of NVIDIA's or google/automl's program, or any
         other file that `read_weight_file` reads.
       channels: for each class of the model, the class channel of the file it continues, -1 if it

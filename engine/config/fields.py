@@ -136,6 +136,7 @@ def override(config: Any, values: Mapping[str, Any], *, source: str) -> Any:
     """Returns `config` with the given keys replaced.
 
     Args:
+      config: a frozen dataclass of sections.
       values: key -> value; a mapping under a section's name is the same as dotted keys.
       source: where the values come from, for messages.
 
@@ -182,7 +183,11 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def look_up(name: str, table: Mapping[str, Any], *, what: str) -> Any:
-    """Returns an entry of a table; ConfigError with the nearest name, but never the empty one."""
+    """Returns an entry of a table.
+
+    Raises:
+      ConfigError: it has none of that name; names the nearest. The empty name is never offered.
+    """
     if name not in table:
         raise ConfigError(f"{what}={name!r} is unknown{nearest(name, filter(None, table))}")
     return table[name]

@@ -81,7 +81,9 @@ def literal(text: str) -> Any:
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """Reads a YAML mapping (a recipe).
 
-    FileNotFoundError where there is none, BadFileError for a file of something else.
+    Raises:
+      FileNotFoundError: naming the path.
+      BadFileError: when the file does not hold a mapping.
     """
     if files.regular_file(path) is None:
         raise FileNotFoundError(f"no configuration file at {path}")

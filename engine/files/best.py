@@ -29,7 +29,11 @@ class BestEvaluation:
         self._waited = int(stored.get("waited", 0))
 
     def update(self, metrics: Mapping[str, float]) -> bool:
-        """Takes in an evaluation; returns whether it is the best so far; errors as of `key_of`."""
+        """Takes in an evaluation; returns whether it is the best so far.
+
+        Raises:
+          ConfigError: the evaluation has no such number.
+        """
         value = metrics[key_of(self._metric, metrics)]
         if self._compared is None or value > self._compared + self._min_delta:
             self._compared, self._waited = value, 0
@@ -62,7 +66,8 @@ class BestEvaluation:
 def key_of(metric: str, metrics: Mapping[str, Any]) -> str:
     """Returns under what key the metrics hold what a person calls `metric`, a class its AP.
 
-    ConfigError if they do not; names the nearest that they have.
+    Raises:
+      ConfigError: they do not; names the nearest that they have.
     """
     for key in (metric, metric.replace(" ", "_"), f"{_OF_CLASS}{metric}"):
         if key in metrics:

@@ -211,6 +211,7 @@ def open_pickle(path: str | os.PathLike[str], *, what: str, advice: str) -> Iter
     """Opens a file to read its pickle within the block; an error there names file and way out.
 
     Args:
+      path: the file.
       what: was expected in it.
       advice: on what to save in place of a refused file.
 

@@ -43,10 +43,15 @@ _ASIDE, _REPLACED = ".writing-", ".replaced-"
 
 
 def save(prefix: str | Path, tensors: Mapping[str, tf.Tensor], metadata: Mapping[str, Any]) -> str:
-    """Writes a checkpoint so that it appears whole or not at all; returns its prefix. Rank 0 only.
+    """Writes one checkpoint so that it appears whole or not at all. Rank 0 only.
 
     Args:
       prefix: path without extension; its folder is created. A checkpoint already there is replaced.
+      tensors: name -> value.
+      metadata: written as JSON beside the tensors.
+
+    Returns:
+      The prefix.
 
     Raises:
       OSError: the disk is full or the folder not writable; whatever was there is untouched.
@@ -161,6 +166,7 @@ def find(path: str | Path, *, which: str = "best") -> str:
     fetched if need be (`engine.files.zoo`).
 
     Args:
+      path: of a checkpoint or a folder.
       which: "best", or "last" to take the best only where there is no other.
 
     Raises:
@@ -210,7 +216,11 @@ def pointed(folder: Path) -> str | None:
 
 
 def find_any(paths: Sequence[str], *, which: str) -> str:
-    """Returns what the first of some paths that is there means, see `find`, with its error."""
+    """Returns what the first of some paths means, see `find`.
+
+    Raises:
+      FileNotFoundError: none of them is there; says what was looked for.
+    """
     problems = []
     for path in paths:
         try:
@@ -235,7 +245,8 @@ def newest_or_path(path: str) -> str:
 def averaged(folder: str, epoch: int) -> str:
     """Returns the averaged checkpoint of an epoch in a run's folder.
 
-    FileNotFoundError if it is not there; lists those that are.
+    Raises:
+      FileNotFoundError: it is not there; lists those that are.
     """
     for base in (Path(folder) / "ema_weights", Path(folder)):
         if exists(base / f"emackpt-{epoch:02d}"):
@@ -308,7 +319,9 @@ def require_whole(prefix: str | Path) -> None:
 def load(prefix: str, expected: Mapping[str, tf.Tensor]) -> dict[str, np.ndarray]:
     """Reads a checkpoint that must hold exactly the expected names and shapes.
 
-    ConfigError where they differ, with the first of them; BadFileError for a damaged file.
+    Raises:
+      ConfigError: names or shapes differ, the first of them are listed.
+      BadFileError: the file is damaged.
     """
     try:
         with plain_path(prefix) as plain:

@@ -18,7 +18,11 @@ _DESCRIBED = {
 
 
 def read_metadata(prefix: str | Path) -> dict[str, Any]:
-    """Returns the JSON stored with a checkpoint; {} for one of others, BadFileError if damaged."""
+    """Returns the JSON stored with a checkpoint; empty for one that we did not write.
+
+    Raises:
+      BadFileError: it is damaged.
+    """
     path = Path(f"{prefix}{META}")
     if not path.is_file():
         return {}
@@ -39,7 +43,8 @@ def read_metadata(prefix: str | Path) -> dict[str, Any]:
 def read_description(prefix: str | Path) -> dict[str, Any]:
     """Returns the JSON of a checkpoint that a run continues from.
 
-    BadFileError if it is missing, damaged, or not of a run.
+    Raises:
+      BadFileError: it is missing, damaged, or not of a run.
     """
     description = read_metadata(prefix)
     if not description:

@@ -134,7 +134,10 @@ def _allowed(budget: Budget) -> dict[tuple[str, str], Any]:
 
 
 def read_numpy_pickle(path: str | Path) -> Any:
-    """Reads a pickle of any protocol of plain containers and arrays; Python 2's text as Latin-1.
+    """Reads a pickle of plain containers and arrays.
+
+    Args:
+      path: a file of one pickle, of any protocol; byte strings of Python 2 are read as Latin-1.
 
     Raises:
       OSError: there is no such file, or it is none that may be read.

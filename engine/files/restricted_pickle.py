@@ -140,7 +140,9 @@ _ALLOWED: dict[tuple[str, str], Any] = {
 class _TorchUnpickler(BoundedUnpickler):
     """Unpickles containers, numbers, text and tensors; refuses every other name.
 
-    `storages` takes those of the tensors, by key; None: none are expected.
+    Args:
+      stream, budget: as of `BoundedUnpickler`.
+      storages: takes those of the tensors, by key; None: none are expected.
     """
 
     def __init__(
@@ -166,7 +168,13 @@ class _TorchUnpickler(BoundedUnpickler):
 
 
 def read_torch_file(path: str | Path) -> Any:
-    """Reads a PyTorch checkpoint of either container into plain containers of NumPy arrays.
+    """Reads a PyTorch checkpoint into plain containers of NumPy arrays.
+
+    Args:
+      path: a file written by `torch.save`, of either container format.
+
+    Returns:
+      What was saved, with every tensor a NumPy array.
 
     Raises:
       OSError: there is no such file, or it is none that may be read.

@@ -20,7 +20,11 @@ _FLUSH_SECONDS = 30.0
 
 
 class EventFile:
-    """An event file in a folder; a new one each time, as TensorBoard reads all of them."""
+    """An event file in a folder; a new one each time, as TensorBoard reads all of them.
+
+    Args:
+      folder: made if need be.
+    """
 
     def __init__(self, folder: Path):
         folder.mkdir(parents=True, exist_ok=True)

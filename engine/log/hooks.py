@@ -89,9 +89,14 @@ class Hook:
 
 
 def make_hooks(names: Sequence[str], start: RunStart) -> list[Hook]:
-    """Makes the hooks that `--hooks` names, MODULE:NAME or FILE.py:NAME, each from a `RunStart`.
+    """Makes the hooks that `--hooks` names.
 
-    ConfigError where there is no such module, file or name, or it makes no hook.
+    Args:
+      names: MODULE:NAME or FILE.py:NAME of what makes a hook from a `RunStart`, as a subclass does.
+      start: of the run.
+
+    Raises:
+      ConfigError: no such module, file or name, or it makes no hook.
     """
     hooks = []
     for entry in names:

@@ -12,9 +12,11 @@ _EVERY_SECONDS = 30.0
 
 @contextlib.contextmanager
 def said_meanwhile(say: Callable[[str], None], what: str) -> Iterator[None]:
-    """Says every half minute of a block that it still goes on, as 'still' and what the work is.
+    """Says every half minute of a block that it still goes on.
 
-    `say` takes the lines, in a thread; when it fails it is not called again.
+    Args:
+      say: takes the lines, in a thread; when it fails it is not called again.
+      what: the work, as after 'still'.
     """
     ended, began = threading.Event(), time.monotonic()
 

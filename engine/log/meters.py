@@ -37,9 +37,12 @@ class Throughput:
         """Steps after the warm-up that were not compiled."""
 
     def add(self, step_seconds: float, wait_seconds: float, *, is_measured: bool = True) -> None:
-        """Records one step: its whole time, and the part of it spent waiting for the batch.
+        """Records one step.
 
-        A step that was compiled is not measured.
+        Args:
+          step_seconds: its whole time.
+          wait_seconds: the part of it spent waiting for the batch.
+          is_measured: False for one that was compiled.
         """
         self.count += 1
         if is_measured and self.count > self._warmup:

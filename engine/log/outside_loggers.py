@@ -121,7 +121,11 @@ LOGGERS = {logger.package: logger for logger in (WandbLogger, MlflowLogger)}
 
 
 def make_loggers(names: Sequence[str], start: RunStart) -> list[Hook]:
-    """Makes the loggers that `--loggers` names, on rank 0; ConfigError for one it cannot have."""
+    """Makes the loggers that `--loggers` names, on rank 0 only.
+
+    Raises:
+      ConfigError: one is unknown or not installed.
+    """
     for name in names:
         if name not in LOGGERS:
             raise ConfigError(

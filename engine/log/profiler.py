@@ -17,7 +17,10 @@ _FIRST = 10
 class StepProfiler:
     """While entered, `before_step` starts and ends the recording; leaving ends it too.
 
-    `folder` is model_dir, `steps` are recorded on rank 0.
+    Args:
+      folder: model_dir; the profile goes where its TensorBoard files are.
+      steps: to record, on rank 0; 0: none.
+      log: says where the profile is.
     """
 
     def __init__(self, folder: str | Path, *, steps: int, log: RunLog):

@@ -75,7 +75,13 @@ _UNITS = {
 
 
 class RunLog:
-    """The log of a run in its folder; with '' to the console only."""
+    """The log of a run.
+
+    Args:
+      folder: model_dir; '' logs to the console only.
+      dll_name: name of the DLLogger file in the folder.
+      tensorboard: whether to write TensorBoard scalars to folder/train.
+    """
 
     def __init__(
         self, folder: str | Path = "", *, dll_name: str = "time_log.txt", tensorboard: bool = True

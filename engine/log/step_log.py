@@ -48,6 +48,9 @@ class StepLog:
     """Logs steps; means are over steps and ranks.
 
     Args:
+      log: where lines go.
+      plan: lengths of the run.
+      train: settings.
       names: of a step's numbers.
       loss_names: those of them that are losses, beside the total `loss`.
       dynamic_loss_scale: whether skipped steps are to be expected now and then.
@@ -86,7 +89,11 @@ class StepLog:
         self._warned = False
 
     def add(self, finished: FinishedStep) -> None:
-        """Takes in one step; NonFiniteLoss on all ranks, with step, numbers and images."""
+        """Takes in one step.
+
+        Raises:
+          NonFiniteLoss: on all ranks; names the step, its numbers and the images.
+        """
         named = dict(zip(self._names, finished.numbers.tolist()))
         self.last_loss = named["loss"]
         self._window.add(finished.numbers)

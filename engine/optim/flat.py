@@ -15,7 +15,11 @@ CHUNK = 128
 
 
 class FlatLayout:
-    """Where each of a list of tensors of static shapes lies in the flat buffer, in their order."""
+    """Where each of a list of tensors lies in the flat buffer.
+
+    Args:
+      shapes: static shapes, in the order used everywhere.
+    """
 
     def __init__(self, shapes: Sequence[tf.TensorShape]):
         self._shapes = [tf.TensorShape(s) for s in shapes]

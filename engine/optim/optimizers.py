@@ -60,7 +60,8 @@ def trained_variables(
 ) -> list[tf.Variable]:
     """Returns the variables whose names do not match `freeze_expression` at their start.
 
-    ConfigError where it matches nothing or everything, or is not a regular expression.
+    Raises:
+      ConfigError: the expression matches nothing or everything, or is not a regular expression.
     """
     if not freeze_expression:
         return list(variables)

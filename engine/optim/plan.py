@@ -39,7 +39,11 @@ class StepPlan(NamedTuple):
 
 
 def check_settings(train: TrainConfig, data: DataConfig, evaluation: EvalConfig) -> None:
-    """Raises ConfigError for settings that cannot work together, without data and devices."""
+    """Checks rules between the settings of a run, without data and devices.
+
+    Raises:
+      ConfigError: settings that cannot work together.
+    """
     if data.jitter_min > data.jitter_max:
         raise ConfigError(
             f"expected jitter_min <= jitter_max, got {data.jitter_min:g} and {data.jitter_max:g}"
@@ -69,7 +73,8 @@ def make_plan(
 ) -> StepPlan:
     """Computes the plan of a run with `num_examples` images, of which settings may take fewer.
 
-    ConfigError where there is nothing to train on.
+    Raises:
+      ConfigError: there is nothing to train on.
     """
     global_batch = train.batch_size * num_ranks * optim.gradient_accumulation
     steps_per_epoch = -(-(train.num_examples_per_epoch or num_examples) // global_batch)

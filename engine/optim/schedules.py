@@ -23,9 +23,12 @@ def learning_rate_at(
     """Returns the learning rate of a step, float32 scalar.
 
     Args:
+      step: integer scalar.
+      config: says how the rate climbs and decays.
       plan: the rate at the end of the warm-up, and where epochs end.
       total_steps: steps that the schedule spans, of a timed run other than the plan's; the rate
         keeps its end value afterwards.
+      warmup_steps: length of the warm-up.
     """
     base = plan.learning_rate
     step = tf.cast(step, tf.float32)

@@ -18,7 +18,10 @@ class SyncBatchNormalization(tf.keras.layers.BatchNormalization):
     def call(self, inputs: tf.Tensor, training: bool | None = None, **kwargs: object) -> tf.Tensor:
         """Normalises over batch, height and width of all ranks while training.
 
-        `inputs` are [batch, ..., channels], any float dtype; the same batch size on every rank.
+        Args:
+          inputs: [batch, ..., channels], any float dtype; the same batch on every rank.
+          training: False uses the moving statistics.
+          **kwargs: of the ordinary layer, for inference.
         """
         if not training or not self.trainable:
             return super().call(inputs, training=False, **kwargs)

@@ -61,8 +61,9 @@ def launched_size() -> int:
 def init(*, before_tensorflow: Callable[[int], None] | None = None) -> Placement:
     """Joins the other ranks, pins this process to its GPU. Called once, before TensorFlow runs.
 
-    `before_tensorflow` is called with the number of ranks on this host before TensorFlow makes its
-    devices.
+    Args:
+      before_tensorflow: called with the number of ranks on this host before TensorFlow makes its
+        devices.
 
     Raises:
       ConfigError: started with several ranks while Horovod is missing, does not load, or sees
@@ -171,8 +172,12 @@ def reduce_sum(
 ) -> list[tf.Tensor]:
     """Sums each tensor over the ranks by grouped allreduce; in eager code and in a `tf.function`.
 
-    Tensors are of the same shapes and dtypes, in the same order, on every rank; where `half` is
-    True they may travel as float16. The sums have their dtypes.
+    Args:
+      tensors: the same shapes and dtypes, in the same order, on every rank.
+      half: True where a tensor may travel as float16.
+
+    Returns:
+      The sums, with the dtypes of the arguments.
     """
     tensors = [tf.identity(t) for t in tensors]
     if _placement.size == 1:
@@ -192,7 +197,8 @@ def reduce_sum(
 def stack_in_graph(tensor: tf.Tensor) -> tf.Tensor:
     """Stacks one tensor of every rank, differentiably (for synchronised batch norm).
 
-    Returns [ranks, ...] in rank order, the same on every rank.
+    Returns:
+      [ranks, ...]: in rank order, the same on every rank.
     """
     if _placement.size == 1:
         return tensor[tf.newaxis]
@@ -239,7 +245,9 @@ def gather_rows(rows: np.ndarray) -> np.ndarray | None:
     """Joins every rank's rows on rank 0, as one array.
 
     Goes through mpi4py when MPI started the ranks, as raw memory of any size, else through Horovod.
-    Rows are [n, ...] of one dtype, of which n may differ between ranks and may be 0.
+
+    Args:
+      rows: [n, ...] of one dtype; n may differ between ranks and may be 0.
 
     Returns:
       [sum of n, ...] in rank order on rank 0, None on the other ranks.

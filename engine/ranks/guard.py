@@ -25,9 +25,10 @@ _SECONDS_FOR_MAIN = 20.0
 
 
 def run_guarded(main: Callable[[], int]) -> None:
-    """Runs a rank's main, which returns the exit code, and ends the process.
+    """Runs a rank's main and ends the process; an exception ends all ranks.
 
-    An exception ends all ranks.
+    Args:
+      main: returns the exit code.
     """
     try:
         code = main()

@@ -161,7 +161,8 @@ def reduction_seconds(megabytes: float) -> float:
 def check(args: argparse.Namespace) -> int:
     """Runs all checks and prints their outcome on rank 0; returns the exit code.
 
-    AgreedError on all ranks, if any check of any rank found a problem.
+    Raises:
+      AgreedError: on all ranks, if any check of any rank found a problem.
     """
     place = distributed.init()
     patterns = (args.training_file_pattern, args.val_file_pattern)

@@ -117,6 +117,7 @@ class Watch:
     """The watch of one rank; `start` it on every rank.
 
     Args:
+      limits: see `Limits`.
       rank, hosts: this rank, and the host of every rank.
       here: where this rank is.
       end: called from the watch's thread with the reason, or with '' on a rank that was told to
@@ -313,8 +314,10 @@ def own_addresses(others: set[str]) -> list[str]:
 def watching(limits: Limits, find_saved: Callable[[], str] | None = None) -> Iterator[None]:
     """Watches all ranks for a block; collective at its beginning.
 
-    `find_saved` returns the checkpoint from which the same command continues, '' if there is none
-    yet; None where nothing is ever saved.
+    Args:
+      limits: see `Limits`.
+      find_saved: returns the checkpoint from which the same command continues, '' if there is none
+        yet; None where nothing is ever saved.
     """
     progress.HERE.at("starting", progress.COMPILE)
     if not limits.heartbeat:

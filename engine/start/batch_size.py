@@ -32,10 +32,15 @@ _PEAK = re.compile(r"peak memory ([\d.]+) GiB")
 def largest_batch(
     measure: Callable[[int], float | None], limit: float, *, say: Callable[[str], None] = print
 ) -> int:
-    """Finds the largest batch whose memory stays below a share of the limit, both in bytes.
+    """Finds the largest batch whose memory stays below a share of the limit.
 
-    `measure` returns what a batch takes, None where it does not fit. ConfigError where not even one
-    image fits.
+    Args:
+      measure: the bytes that a batch size takes, None where it does not fit.
+      limit: bytes.
+      say: takes a line about each trial.
+
+    Raises:
+      ConfigError: not even one image fits.
     """
     wanted = _SHARE * limit
 
@@ -71,9 +76,15 @@ def largest_batch(
 
 
 def find(argv: Sequence[str], *, records: str, num_ranks: int) -> int:
-    """Finds the batch for a command line of train.py; `records`: the folder that --data makes.
+    """Finds the batch for a command line of train.py.
 
-    ConfigError for several ranks, where nothing fits, or if a trial fails for another reason.
+    Args:
+      argv: the command line.
+      records: folder of the records that --data makes; ''.
+      num_ranks: processes that were started.
+
+    Raises:
+      ConfigError: several ranks, or nothing fits, or a trial fails for another reason.
     """
     if num_ranks > 1:
         raise ConfigError(
@@ -114,7 +125,8 @@ def find(argv: Sequence[str], *, records: str, num_ranks: int) -> int:
 def device_memory() -> tuple[bool, float]:
     """Returns whether there is a GPU, and the bytes of its memory, or those free on this machine.
 
-    ConfigError if neither can be found out.
+    Raises:
+      ConfigError: neither can be found out.
     """
     mebibytes = [line.removesuffix(" MiB") for line in machine.gpu_facts("memory.total")]
     if mebibytes and all(map(str.isdigit, mebibytes)):

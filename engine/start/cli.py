@@ -43,9 +43,12 @@ def define_flags(
     only: Container[str] | None = None,
     flag_values: flags.FlagValues = flags.FLAGS,
 ) -> None:
-    """Defines one flag per setting of the configuration classes, of those in `only` if given.
+    """Defines one flag per setting of the given configuration classes; shared settings once.
 
-    Shared settings once: a flag already defined is left as it is.
+    Args:
+      config_classes: configurations of the model families.
+      only: the flags to define; None: all.
+      flag_values: where the flags are defined. A flag already defined there is left as it is.
     """
     for config_class in config_classes:
         for _, section in config_lib.sections(config_class):
@@ -143,8 +146,11 @@ def resolve(
 
     Args:
       base: defaults with the model's row already applied.
+      preset: overrides of the chosen preset.
       recipe: path of a YAML file or ''; or what makes overrides of the configuration that there is
         without them.
+      hparams: text of `--hparams`.
+      flag_values: parsed flags.
 
     Raises:
       engine.config.fields.ConfigError: unknown key or wrong type, naming its source.
@@ -217,8 +223,10 @@ def parse_flags(argv: Sequence[str], *, flag_values: flags.FlagValues = flags.FL
     """Parses the command line; ends the process after --help (status 0) or a wrong flag (2).
 
     The references' spellings are understood: hyphens in the names of flags (--config-file), and
-    lists of numbers separated by spaces (--learning_rate_values 0.01 0.001). Returns the program's
-    name and what is no flag.
+    lists of numbers separated by spaces (--learning_rate_values 0.01 0.001).
+
+    Returns:
+      The program's name and what is no flag.
     """
     if any(argument in _HELP for argument in argv[1:]):
         about = sys.modules["__main__"].__doc__ or ""

@@ -17,8 +17,14 @@ def call_side_by_side(
 ) -> None:
     """Calls each program once, in threads: XLA compiles without Python's lock.
 
-    A program that finds no memory beside the others is called again when they are done; its
-    ResourceExhaustedError is raised if it finds none by itself either.
+    A program that finds no memory beside the others is called again when they are done.
+
+    Args:
+      programs: name -> the call.
+      say: takes a line of progress after each program.
+
+    Raises:
+      tf.errors.ResourceExhaustedError: of a program that finds no memory by itself either.
     """
     began = time.monotonic()
     say(f"compiling {len(programs)} programs side by side: {', '.join(programs)}")

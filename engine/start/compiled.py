@@ -33,6 +33,8 @@ def compiled(use_xla: bool = True) -> Iterator[None]:
 def separate(place: int, *tensors: tf.Tensor) -> Sequence[tf.Tensor]:
     """Returns the same values, of which XLA does not know that they are the same.
 
-    `place` makes the barriers of one function different; equal ones would become one.
+    Args:
+      place: makes the barriers of one function different; equal ones would become one.
+      *tensors: the values.
     """
     return xla.optimization_barrier(*tensors, tf.constant(place))[:-1]

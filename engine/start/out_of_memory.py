@@ -24,9 +24,10 @@ class OutOfMemoryError(MemoryError):
 
 @contextlib.contextmanager
 def explained(config: Any) -> Iterator[None]:
-    """Turns a device's lack of memory within the block into an OutOfMemoryError with advice.
+    """Turns a device's lack of memory within the block, in a step or an evaluation, into advice.
 
-    It says what was run, a step or an evaluation, where, and which flags make it smaller.
+    Raises:
+      OutOfMemoryError: says what was run, where, and which flags make it smaller.
     """
     try:
         yield

@@ -29,8 +29,9 @@ def watch_limits(runtime: RuntimeConfig) -> watch.Limits:
 def join_ranks(*, set_num_threads: bool, debug: bool = False) -> distributed.Placement:
     """Joins the ranks; before TensorFlow runs anything.
 
-    `set_num_threads` shares the host's cores among its ranks; `debug` runs eagerly, checks numbers
-    and logs devices.
+    Args:
+      set_num_threads: share the host's cores among its ranks.
+      debug: run eagerly, check numbers, log devices.
     """
 
     def set_up_tensorflow(local_size: int) -> None:
@@ -55,6 +56,9 @@ def chooses_xla(config: Any) -> bool:
     """Settles `use_xla`: by itself only where there is an accelerator.
 
     XLA's CPU compiler takes minutes for these networks and gains nothing there.
+
+    Raises:
+      ConfigError: see `_require_fresh_programs`.
     """
     if config.train.debug:
         return False
@@ -69,7 +73,10 @@ def _require_fresh_programs(has_gpu: bool) -> None:
     """Refuses TensorFlow's cache of compiled programs where it is known to change results.
 
     TensorFlow 2.19.1 on a CPU: a training step read back from it left the box loss out (lite0,
-    128 x 128, the same seed; 2026-11-28). On a GPU, where it is not known, that is a warning.
+    128 x 128, the same seed; 2026-11-28). What it does on a GPU is not known.
+
+    Raises:
+      ConfigError: it is asked for on a CPU; on a GPU that is a warning.
     """
     if _PROGRAM_CACHE not in os.environ.get("TF_XLA_FLAGS", ""):
         return

@@ -40,8 +40,10 @@ _TYPES = {
 class RunLock:
     """The lock of one folder.
 
-    A run that gives no sign of life for `stale_seconds` is taken for dead; `on_lost` is called with
-    the reason, from a thread, when another run has taken the lock over.
+    Args:
+      folder: what is locked.
+      stale_seconds: a run that gives no sign of life for so long is taken for dead.
+      on_lost: called with the reason, from a thread, when another run has taken the lock over.
     """
 
     def __init__(self, folder: Path, *, stale_seconds: float, on_lost: Callable[[str], Any]):
@@ -65,7 +67,8 @@ class RunLock:
     def acquire(self, say: Callable[[str], Any] = print) -> None:
         """Takes the lock; waits only where a dead run's has to be told from a living one's.
 
-        ConfigError if another run has it; names host, process, start and age.
+        Raises:
+          ConfigError: another run has it; names host, process, start and age.
         """
         while not self._create():
             other = _read(self.path)

@@ -29,8 +29,10 @@ _LENGTHS = ("num_epochs", "stop_epoch", "training_mode", "train_minutes")
 def require(config: Any, *names: str, without_eval: str = "") -> None:
     """Raises ConfigError unless each `section.field` has a value; names all that lack one.
 
-    Where it names no data at all, that a folder of them would do is said too (`--data`); where a
-    field of `eval` is missing, `without_eval`: how to do without.
+    Where it names no data at all, that a folder of them would do is said too (`--data`).
+
+    Args:
+      without_eval: said too where a field of `eval` is missing: how to do without.
     """
     pairs = [name.split(".") for name in names]
     missing = {
@@ -50,8 +52,9 @@ def require(config: Any, *names: str, without_eval: str = "") -> None:
 def prepare_folder(folder: Path, *, min_free_gb: float) -> None:
     """Makes a folder and tries to write into it. Rank 0 only.
 
-    ConfigError if it cannot be written, has too little space, or something else in it has the name
-    of a file or folder that a run writes.
+    Raises:
+      ConfigError: it cannot be written, has too little space, or something else in it has the name
+        of a file or folder that a run writes.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -82,7 +85,11 @@ def prepare_folder(folder: Path, *, min_free_gb: float) -> None:
 
 
 def check_ranks_agree(config: Any) -> None:
-    """Raises AgreedError on all ranks unless TensorFlow, code and settings are the same on all."""
+    """Compares TensorFlow, code and settings of all ranks.
+
+    Raises:
+      engine.ranks.distributed.AgreedError: on all ranks; names rank, host and what differs.
+    """
     mine = {
         "TensorFlow": tf.__version__,
         "code": machine.git_commit(),
@@ -115,10 +122,12 @@ def check_same_run(
     plan: StepPlan,
     task: Mapping[str, Any],
 ) -> None:
-    """Raises ConfigError if the checkpoint in a run's folder is another run's.
+    """Compares a run with the checkpoint in its folder, which `stored` describes.
 
-    Not with --allow_config_change. `stored` describes the checkpoint, `task` is the family's
-    description of this run's data.
+    `task` is the family's description of this run's data.
+
+    Raises:
+      ConfigError: it is another run, and --allow_config_change was not given.
     """
     if config.train.allow_config_change:
         return
@@ -196,8 +205,10 @@ def ranks_meant(train: TrainConfig) -> int:
 def shares_of(config: Any, stored: Mapping[str, Any]) -> int:
     """Returns in how many shares the training data of a run are read: one for each of its ranks.
 
-    With --allow_rank_change a continued run keeps its shares, and each rank has several;
-    ConfigError if they cannot be dealt out evenly to the ranks of now.
+    With --allow_rank_change a continued run keeps its shares, and each rank has several.
+
+    Raises:
+      ConfigError: they cannot be dealt out evenly to the ranks of now.
     """
     ranks = distributed.size()
     shares = int(stored.get("shares", stored["num_ranks"])) if stored else ranks

@@ -182,6 +182,7 @@ def residual_stage(
     Args:
       x: [batch, h, w, channels].
       stage: 1..4; see `stage_blocks`, also for `prefix` and `dilation`.
+      norm: of the stages that are trained.
       is_frozen: nothing of the stage is trained.
 
     Returns:
@@ -203,7 +204,10 @@ def build_backbone(
     batch_norm: BatchNormFactory | None,
     remat: bool,
 ) -> dict[int, tf.Tensor]:
-    """Builds the body on a Keras tensor of [batch, height, width, 3] normalised images.
+    """Builds the body on a Keras tensor.
+
+    Args:
+      images: [batch, height, width, 3], normalised.
 
     Returns:
       {level: features}: levels 2..5, of a c4 body 2..4; [batch, ceil(h / 2**level),

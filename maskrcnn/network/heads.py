@@ -39,9 +39,12 @@ def build_rpn_head(
 ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
     """Builds the region proposal head (arXiv 1506.01497, section 3.1), shared by all maps.
 
-    On the maps that carry anchors, [batch, h, w, channels], equal channels. Returns objectness
-    logits [batch, h, w, num_anchors_per_cell] and deltas [batch, h, w, num_anchors_per_cell * 4]
-    per map.
+    Args:
+      maps: the maps that carry anchors, [batch, h, w, channels], equal channels.
+
+    Returns:
+      Objectness logits [batch, h, w, num_anchors_per_cell] and deltas
+      [batch, h, w, num_anchors_per_cell * 4] per map.
     """
     num_anchors = config.num_anchors_per_cell
     filters = config.rpn_conv_dim or maps[0].shape[-1]
@@ -79,8 +82,12 @@ def build_roi_stage(
 ) -> tf.keras.Model:
     """Builds stage 5 for RoI features, which the box and mask heads of a c4 body share.
 
-    Returns a model from [num_rois, box_resolution, box_resolution, channels] to
-    [num_rois, ceil(box_resolution / 2), ceil(box_resolution / 2), 2048].
+    Args:
+      channels: of the RoI features.
+
+    Returns:
+      Model from [num_rois, box_resolution, box_resolution, channels] to
+      [num_rois, ceil(box_resolution / 2), ceil(box_resolution / 2), 2048].
     """
     side = config.box_resolution
     rois = tf.keras.Input((side, side, channels), name="roi_features", dtype=compute_dtype())
@@ -139,8 +146,8 @@ def build_mask_head(
 ) -> tf.keras.Model:
     """Builds the mask head (arXiv 1703.06870, section 3 and figure 4); see `build_box_head`.
 
-    Returns a model from [num_rois, *shape] to mask logits
-    [num_rois, 2 * height, 2 * width, num_classes].
+    Returns:
+      Model from [num_rois, *shape] to mask logits [num_rois, 2 * height, 2 * width, num_classes].
     """
     x = rois = tf.keras.Input(shape, name="mask_features", dtype=compute_dtype())
     norm = NormMaker(config, config.mask_head_norm, batch_norm)

@@ -67,8 +67,9 @@ class MaskRCNN(tf.keras.Model):
     def call(self, images: tf.Tensor, training: bool | None = None) -> TrunkOutputs:
         """Runs body, neck and RPN head.
 
-        `images` are [batch, height, width, 3], normalised, in the compute dtype; sides divisible
-        by `config.size_divisor`.
+        Args:
+          images: [batch, height, width, 3], normalised, in the compute dtype; sides divisible by
+            `config.size_divisor`.
         """
         maps, rpn_logits, rpn_deltas = self.trunk(images, training=training)
         features = dict(zip(self.config.map_levels, maps))
@@ -79,7 +80,8 @@ class MaskRCNN(tf.keras.Model):
     def roi_features(self, rois: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         """Turns pooled features into what the heads take: stage 5 of a c4 body, else nothing.
 
-        They are [num_rois, resolution, resolution, channels], pooled from `TrunkOutputs.features`.
+        Args:
+          rois: [num_rois, resolution, resolution, channels], pooled from `TrunkOutputs.features`.
         """
         return rois if self.roi_stage is None else self.roi_stage(rois, training=training)
 

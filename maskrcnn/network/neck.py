@@ -43,9 +43,13 @@ def build_neck(
     *,
     batch_norm: BatchNormFactory | None,
 ) -> list[tf.Tensor]:
-    """Builds the pyramid on {level: [batch, h, w, channels]} of levels 2..5.
+    """Builds the pyramid on Keras tensors.
 
-    Returns P2..P6, finest first, [batch, h, w, fpn_num_filters]. P6 is every second cell of P5.
+    Args:
+      features: {level: [batch, h, w, channels]} of levels 2..5.
+
+    Returns:
+      P2..P6, finest first, [batch, h, w, fpn_num_filters]. P6 is every second cell of P5.
     """
     norm = NormMaker(config, config.fpn_norm, batch_norm)
 

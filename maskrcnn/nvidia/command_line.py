@@ -80,8 +80,11 @@ class YamlRequest(Request):
     def description(self, stored: Mapping[str, Any]) -> Mapping[str, Any]:
         """Returns a checkpoint's description with the YAML's settings of testing in it.
 
-        Of weights of others, which have none, the YAML's network is theirs. ConfigError if the
-        checkpoint and the YAML are of different models.
+        Args:
+          stored: as it is; {} for weights of others: then the YAML's network is theirs.
+
+        Raises:
+          ConfigError: the checkpoint and the YAML are of different models.
         """
         if not stored:
             return {"config": to_dict(self.config)}
@@ -114,6 +117,8 @@ def training_request(
     Args:
       pairs: what follows the flags: KEY, VALUE, ...
       model_name: as `--model_name`; None: not given, the YAML file says it.
+      preset_name, recipe, hparams: as the flags.
+      num_ranks: processes that will train.
 
     Raises:
       ConfigError, ValueError, FileNotFoundError: what was expected, what came, what to do.
@@ -152,6 +157,7 @@ def evaluation_request(
       model_name: as `--model_name`, for weights without a description.
       preset_name: as `--preset`, likewise.
       batch_size: images per rank and step; None: the YAML's, else the default.
+      num_ranks: processes that will evaluate.
 
     Raises:
       ConfigError, ValueError, FileNotFoundError: what was expected, what came, what to do.

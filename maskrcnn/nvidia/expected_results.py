@@ -41,7 +41,10 @@ def compare(
 ) -> list[str]:
     """Returns a line for each expectation, beginning with PASS or FAIL.
 
-    `sigma_tolerance`: deviations from the mean that still pass.
+    Args:
+      metrics: of one evaluation, under our names.
+      expected: see the module's docstring.
+      sigma_tolerance: deviations from the mean that still pass.
     """
     lines = []
     for task, metric, (mean, deviation) in expected:

@@ -127,7 +127,11 @@ def read_run(
 
 
 def _chosen(values: YamlValues, key: str, options: Mapping[str, Any]) -> Any:
-    """Translates a word; ConfigError if it is not among the options."""
+    """Translates a word.
+
+    Raises:
+      ConfigError: it is not among the options.
+    """
     word = values[key]
     if word not in options:
         raise ConfigError(

@@ -142,7 +142,11 @@ class YamlValues:
         self._given: dict[str, Any] = {}
 
     def set(self, key: str, value: Any, *, source: str) -> None:
-        """Gives a key a value; ConfigError for an unknown key or a value of another type."""
+        """Gives a key a value.
+
+        Raises:
+          ConfigError: unknown key (names the nearest), or a value of another type.
+        """
         if key in IGNORED:
             return
         if key not in KEYS:

@@ -76,10 +76,17 @@ _RENAMED = {
 
 
 def tf2_overrides(given: Mapping[str, Any], *, global_batch_size: int) -> dict[str, Any]:
-    """Translates arguments of the TensorFlow 2 program that were given into our settings.
+    """Translates arguments of the TensorFlow 2 program into our settings.
 
-    `global_batch_size` is of an optimizer step over all ranks. ConfigError for values that our
-    schedule cannot express.
+    Args:
+      given: name -> value of the arguments given on the command line.
+      global_batch_size: images per optimizer step over all ranks.
+
+    Returns:
+      `section.field` -> value.
+
+    Raises:
+      ConfigError: values that our schedule cannot express.
     """
     overrides = {_RENAMED[name]: value for name, value in given.items() if name in _RENAMED}
     if "data_dir" in given:

@@ -75,6 +75,7 @@ class Forward:
 
         Args:
           images: [B, height, width, 3], normalised.
+          truth: its objects.
           training: whether trained batch norm uses batch statistics.
           seed: int32 [2], of the sampling.
 

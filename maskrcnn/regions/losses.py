@@ -50,6 +50,7 @@ def rpn_losses(
     Args:
       rpn_logits: per level [B, h, w, anchors_per_position], any float dtype.
       rpn_deltas: per level [B, h, w, anchors_per_position * 4], (ty, tx, th, tw).
+      targets: of the anchors.
       is_counted: bool [B], images that count.
       settings: normalisers 'fixed' and 'batch' count sampled anchors, objects or not.
 
@@ -94,6 +95,7 @@ def box_head_losses(
     Args:
       class_logits: [B * S, num_classes + 1] or [B, S, num_classes + 1], background last.
       box_deltas: [B * S, num_classes, 4] or with B and S apart, (ty, tx, th, tw).
+      targets: of the sampled regions.
       is_counted: bool [B], images that count.
       settings: normalisers 'fixed' and 'batch' count sampled regions, objects or not; 'positives'
         four times the objects of this batch, as the NVIDIA TF2 reference.
@@ -132,6 +134,7 @@ def mask_loss(
 
     Args:
       mask_logits: [B * P, s, s, num_classes] or [B, P, s, s, num_classes].
+      targets: of the sampled objects.
       is_counted: bool [B], images that count.
       normalizer: 'image' or, as both references, 'batch': of objects with a mask. Either way a mask
         is the mean over its cells.
@@ -154,8 +157,14 @@ def select_class(mask_logits: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
     """Selects the mask of one class for each region.
 
     A masked sum and no gather: it reads the logits once, and its gradient writes them once, without
-    a scatter. Of [B, P, s, s, num_classes] logits of any float dtype, by [B, P] int32 classes, of
-    which -1 selects nothing, to [B, P, s, s] float32; 0 where nothing is selected.
+    a scatter.
+
+    Args:
+      mask_logits: [B, P, s, s, num_classes], any float dtype.
+      classes: [B, P] int32; -1 selects nothing.
+
+    Returns:
+      [B, P, s, s] float32; 0 where nothing is selected.
     """
     channels = tf.range(mask_logits.shape[-1])
     is_own = classes[..., tf.newaxis, tf.newaxis, tf.newaxis] == channels

@@ -268,10 +268,14 @@ def assign_mask_targets(
 
 
 def crowd_cover(boxes: tf.Tensor, crowd_boxes: tf.Tensor) -> tf.Tensor:
-    """Computes the largest share of each box that one crowd covers: [B, N] in [0, 1].
+    """Computes the largest share of each box that one crowd covers.
 
-    Boxes [B, N, 4] and crowds [B, C, 4], (y1, x1, y2, x2), pixels; crowds zero for padding. 0 for
-    empty boxes.
+    Args:
+      boxes: [B, N, 4], (y1, x1, y2, x2), pixels.
+      crowd_boxes: [B, C, 4], same order and frame, zero for padding.
+
+    Returns:
+      [B, N] in [0, 1]; 0 for empty boxes.
     """
     rows = [corner[:, :, tf.newaxis] for corner in split_corners(boxes)]
     columns = [corner[:, tf.newaxis, :] for corner in split_corners(crowd_boxes)]

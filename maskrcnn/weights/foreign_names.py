@@ -33,9 +33,12 @@ _BLOB_NORM = {"s": "gamma", "b": "beta"}
 
 
 def foreign_name(layout: str, name: str, *, has_group_norm: bool = False) -> str | None:
-    """Translates a name without leading `module.`; None if it has no place in our networks.
+    """Translates one name of another program; None if it has no place in our networks.
 
-    `has_group_norm` is of the whole file: norms of the backbone are group norms.
+    Args:
+      layout: one of the constants of this module.
+      name: without a leading `module.`.
+      has_group_norm: of the whole file: norms of the backbone are group norms.
     """
     if layout == BENCHMARK:
         return _from_benchmark(name, norm="gn" if has_group_norm else "bn")

@@ -137,6 +137,7 @@ def translate(
 
     Args:
       layout: of `layout_of`.
+      arrays: as read from the file.
       config: of the network that will receive them.
 
     Returns:

@@ -85,9 +85,15 @@ def _numbers(values: Sequence[float]) -> str:
 def read_source(path: str | Path) -> WeightSource:
     """Reads a weight file and finds out what it demands, without a model.
 
-    `load_backbone` and `load_detector` take the result in place of a path. Fill the configuration
-    with its conventions (`config.with_conventions`) before the model is built. Errors are those of
-    `read_weight_file`.
+    Args:
+      path: any file that `read_weight_file` reads.
+
+    Returns:
+      What `load_backbone` and `load_detector` take in place of a path. Fill the configuration with
+      its conventions (`config.with_conventions`) before the model is built.
+
+    Raises:
+      FileNotFoundError, ValueError: as of `read_weight_file`.
     """
     file = read_weight_file(path)
     layout = layout_of(file.arrays)
@@ -135,6 +141,7 @@ def load_detector(
     """Loads all variables of a model.
 
     Args:
+      model: of `build_model`.
       source: a path, or what `read_source` made of it.
       channels: for each class of the model, the foreground class of the file, from 0, that
         it continues, -1 if it is new and keeps its values; None if classes correspond one to one.

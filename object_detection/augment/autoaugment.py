@@ -71,6 +71,7 @@ def auto_augment(
       inside: bool [batch, height, width, 1], which pixels are image.
       boxes: [batch, rows, 4], (y1, x1, y2, x2), network pixels.
       classes: int32 [batch, rows], -1 where there is no object.
+      name: of the policy.
       ends: [batch, 2] (y, x), where the images end, network pixels.
       unit: [batch], the longer side of the scaled image, network pixels.
       seed: int [2].

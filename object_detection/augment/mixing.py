@@ -33,7 +33,11 @@ def mosaic(scenes: Scenes, chosen: tf.Tensor, seed: tf.Tensor) -> Scenes:
 
     The centre is uniform in the middle half of the frame, in whole pixels. The four images touch
     there with a corner, the image itself up left; what reaches out of its quadrant is cut off.
-    There are at least four images, of even height and width.
+
+    Args:
+      scenes: height and width even; at least four images.
+      chosen: bool [batch].
+      seed: int [2].
     """
     images, boxes, classes, ends = scenes
     batch, height, width, channels = images.shape
@@ -91,10 +95,15 @@ def mosaic(scenes: Scenes, chosen: tf.Tensor, seed: tf.Tensor) -> Scenes:
 
 
 def mixup(scenes: Scenes, chosen: tf.Tensor, seed: tf.Tensor) -> Scenes:
-    """Blends each chosen image with a partner and gives it the objects of both; takes two or more.
+    """Blends each chosen image with a partner, and gives it the objects of both.
 
-    The share of the image itself is uniform in 0.4..0.6. Objects of both count fully, as in YOLOX
-    (arXiv 2107.08430).
+    The share of the image itself is uniform in 0.4..0.6. Objects of both count fully, as in
+    YOLOX (arXiv 2107.08430).
+
+    Args:
+      scenes: at least two images.
+      chosen: bool [batch].
+      seed: int [2].
     """
     images, boxes, classes, _ = scenes
     batch = images.shape[0]

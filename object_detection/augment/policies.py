@@ -88,7 +88,11 @@ solarize_add 0.8 6, equalize 0.8 8
 
 
 def policy(name: str) -> np.ndarray:
-    """Returns float32 [lines, operations, 3]: number of the operation, probability, magnitude."""
+    """Returns float32 [lines, operations, 3]: number of the operation, probability, magnitude.
+
+    Args:
+      name: v0, v1, v2 or v3.
+    """
     lines = [
         [step.split() for step in line.split(",")] for line in _TEXTS[name].split("\n") if line
     ]

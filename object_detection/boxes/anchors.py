@@ -15,9 +15,9 @@ import numpy as np
 def level_sizes(
     image_size: tuple[int, int], *, min_level: int, max_level: int
 ) -> list[tuple[int, int]]:
-    """Returns (height, width) of the maps of levels min_level .. max_level; level 0 is the image.
+    """Computes the map sizes of levels min_level .. max_level, (height, width) each.
 
-    Each level has ceil(n / 2) of the one below.
+    Level 0 is the image, each next one ceil(n / 2).
 
     Raises:
       ValueError: if the sizes or levels make no pyramid.
@@ -54,6 +54,9 @@ def generate_anchors(
 
     Args:
       image_size: (height, width) of the network's input, pixels.
+      min_level: finest level, 3 for a stride of 8.
+      max_level: coarsest level.
+      num_scales: octave steps per level.
       aspect_ratios: (width factor, height factor) pairs.
       anchor_scale: side of the square anchor of octave 0 in strides.
 
@@ -79,9 +82,14 @@ def anchor_shapes(size: float, *, aspect_ratios: Sequence[tuple[float, float]]) 
 def detectron_anchor_shapes(stride: int, *, size: float, ratios: Sequence[float]) -> np.ndarray:
     """Makes the anchor shapes of Detectron, rounded to whole pixels before they are scaled.
 
-    A cell of `stride` by `stride` pixels is brought to ratio `r` (height over width) by
+    A cell of `stride` by `stride` pixels is brought to ratio `r` by
     `width = round(sqrt(stride^2 / r))`, `height = round(width * r)`, halves to even, and scaled by
-    `size / stride`, `size` being the root of the area.
+    `size / stride`.
+
+    Args:
+      stride: of the level, pixels.
+      size: root of the area, pixels.
+      ratios: height over width.
 
     Returns:
       [len(ratios), 2] float64, (height, width), pixels.
@@ -94,8 +102,12 @@ def detectron_anchor_shapes(stride: int, *, size: float, ratios: Sequence[float]
 def torchvision_anchor_shapes(*, size: float, ratios: Sequence[float]) -> np.ndarray:
     """Makes the anchor shapes of torchvision: half sides rounded to whole pixels.
 
-    `size` is the root of the area, pixels, `ratios` are height over width. Returns [len(ratios), 2]
-    float64, (height, width), pixels.
+    Args:
+      size: root of the area, pixels.
+      ratios: height over width.
+
+    Returns:
+      [len(ratios), 2] float64, (height, width), pixels.
     """
     roots = np.sqrt(np.asarray(ratios, np.float64))
     return 2.0 * np.round(np.stack([roots * size, size / roots], axis=-1) / 2.0)

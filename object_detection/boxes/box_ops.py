@@ -45,9 +45,15 @@ def corner_areas(corners: Corners, *, pixel_offset: float = 0.0) -> tf.Tensor:
 def corner_overlaps(
     a: Corners, b: Corners, *, pixel_offset: float = 0.0
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Computes intersections and unions from split corners, by broadcasting; square pixels.
+    """Computes intersections and unions from split corners, by broadcasting.
 
-    `pixel_offset` is added to every length; 1.0 counts both border pixels.
+    Args:
+      a: four tensors (y1, x1, y2, x2).
+      b: the same, of shapes that broadcast against those of `a`.
+      pixel_offset: added to every length; 1.0 counts both border pixels.
+
+    Returns:
+      (intersection, union), square pixels, of the broadcast shape.
     """
     top, left = tf.maximum(a[0], b[0]), tf.maximum(a[1], b[1])
     bottom, right = tf.minimum(a[2], b[2]), tf.minimum(a[3], b[3])
@@ -68,10 +74,15 @@ def box_areas(boxes: tf.Tensor, *, pixel_offset: float = 0.0) -> tf.Tensor:
 
 
 def pairwise_iou(a: tf.Tensor, b: tf.Tensor, *, pixel_offset: float = 0.0) -> tf.Tensor:
-    """Computes the IoU [..., N, M] of each box [..., N, 4] with each of another set [..., M, 4].
+    """Computes the IoU of each box of one set with each box of another.
 
-    Boxes are (y1, x1, y2, x2), pixels of one frame; leading dimensions broadcast. The IoU is 0
-    where both are empty.
+    Args:
+      a: [..., N, 4], (y1, x1, y2, x2), pixels.
+      b: [..., M, 4], same frame; leading dimensions broadcast.
+      pixel_offset: added to every length.
+
+    Returns:
+      [..., N, M] in [0, 1]; 0 where both boxes are empty.
     """
     rows = [corner[..., :, tf.newaxis] for corner in split_corners(a)]
     columns = [corner[..., tf.newaxis, :] for corner in split_corners(b)]
@@ -107,11 +118,16 @@ def diou(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
 def ciou(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
     """Computes the complete IoU (arXiv 1911.08287, section 3.3) of corresponding boxes.
 
-    Predicted and true boxes [..., 4], (y1, x1, y2, x2), pixels, give [...]: the DIoU less
-    `alpha * v`, v comparing the aspect ratios. The trade-off factor alpha carries no gradient, as
-    in the paper. The aspect term has its true gradient; the paper replaces the denominator
-    `h^2 + w^2` of it by 1, which is meant for boxes in [0, 1] and would be far too large a step in
-    pixels.
+    The trade-off factor alpha carries no gradient, as in the paper. The aspect term has its true
+    gradient; the paper replaces the denominator `h^2 + w^2` of it by 1, which is meant for boxes
+    in [0, 1] and would be far too large a step in pixels.
+
+    Args:
+      a: [..., 4], (y1, x1, y2, x2), pixels; the predicted boxes.
+      b: [..., 4], same frame; the true boxes.
+
+    Returns:
+      [...]: the DIoU less `alpha * v`, v comparing the aspect ratios.
     """
     corners_a, corners_b = split_corners(a), split_corners(b)
     overlap = corner_iou(corners_a, corners_b)
@@ -133,10 +149,15 @@ def corner_distance_penalty(a: Corners, b: Corners) -> tf.Tensor:
 
 
 def clip_boxes(boxes: tf.Tensor, *, height: float, width: float) -> tf.Tensor:
-    """Clips boxes [..., 4], (y1, x1, y2, x2), to [0, height] x [0, width], pixels.
+    """Clips boxes to [0, height] x [0, width].
 
-    Height and width are numbers or broadcast against [...]. A box wholly outside becomes an empty
-    one on the border.
+    Args:
+      boxes: [..., 4], (y1, x1, y2, x2), pixels.
+      height: of the image, pixels; a number or a tensor that broadcasts against [...].
+      width: the same.
+
+    Returns:
+      [..., 4]; a box wholly outside becomes an empty one on the border.
     """
     y1, x1, y2, x2 = split_corners(boxes)
     height, width = tf.cast(height, y1.dtype), tf.cast(width, x1.dtype)

@@ -40,8 +40,11 @@ def suppress_sorted(
       boxes: [B, N, 4], (y1, x1, y2, x2), pixels, best first; B may count levels or classes of
         images that do not touch each other.
       is_candidate: [B, N] bool; the others are never kept and suppress nothing.
+      iou_threshold: overlap beyond which a box is suppressed.
       max_kept: boxes wanted. Once every image has this many, the later tiles are left out; an
         image may still have more kept than wanted, and the first `max_kept` are right.
+      pixel_offset: added to lengths in the IoU.
+      tile_size: boxes per tile.
 
     Returns:
       [B, N] bool, without gradient.
@@ -100,8 +103,9 @@ def _is_hit(overlaps: tf.Tensor, kept: tf.Tensor) -> tf.Tensor:
 def _settle(overlaps: tf.Tensor, alive: tf.Tensor) -> tf.Tensor:
     """Iterates suppression within a tile to its standstill.
 
-    `overlaps` are bool [B, T, T], row before column; `alive` bool [B, T] is what earlier tiles
-    left.
+    Args:
+      overlaps: bool [B, T, T], row before column.
+      alive: bool [B, T], what the tiles before left.
     """
 
     def iterate(kept: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -29,9 +29,10 @@ _TIE_TOLERANCE = 1e-6
 class Matches(NamedTuple):
     """What each anchor stands for.
 
-    gt_index: [B, A] int32, the box an anchor overlaps most, or that forces it. Always a valid
-      index into the boxes; it means something only where the anchor is positive.
-    labels: [B, A] int32, 1 positive, 0 negative, -1 ignored.
+    Attributes:
+      gt_index: [B, A] int32, the box an anchor overlaps most, or that forces it. Always a valid
+        index into the boxes; it means something only where the anchor is positive.
+      labels: [B, A] int32, 1 positive, 0 negative, -1 ignored.
     """
 
     gt_index: tf.Tensor
@@ -63,6 +64,10 @@ def match_anchors(
       gt_boxes: [B, M, 4], same order and frame, M at least 1.
       gt_valid: [B, M] bool, False for padding. Boxes without area, or with a coordinate that is
         not a number, are treated as padding.
+      positive_threshold: least IoU of a positive anchor, above 0.
+      negative_threshold: IoU below which an anchor is background.
+      force_match: whether each box keeps its best anchor.
+      force_ties: whether it makes all its best anchors positive.
 
     Returns:
       `Matches` for all B * A anchors. Without boxes all are negative.
@@ -149,12 +154,18 @@ def _arrange_in_rounds(
 
 
 def _best_anchors(overlaps: tf.Tensor) -> tf.Tensor:
-    """Finds the anchor that overlaps each box most: IoU [..., A] to int32 [...], -1 where it is 0.
+    """Finds the anchor that overlaps each box most.
 
-    The bits of a non-negative float order like the float, so one integer maximum over
-    (IoU, reversed index) gives the first best anchor. It costs less than an argmax on a CPU and,
-    unlike a comparison of each IoU with the maximum, cannot fail when the compiler computes the IoU
-    twice with different rounding.
+    The bits of a non-negative float order like the float, so one integer maximum over (IoU,
+    reversed index) gives the first best anchor. It costs less than an argmax on a CPU and, unlike a
+    comparison of each IoU with the maximum, cannot fail when the compiler computes the IoU twice
+    with different rounding.
+
+    Args:
+      overlaps: [..., A] IoU, at least 0.
+
+    Returns:
+      [...] int32; -1 where the largest overlap is 0.
     """
     num_anchors = tf.shape(overlaps)[-1]
     bits = tf.cast(tf.bitcast(tf.cast(overlaps, tf.float32), tf.int32), tf.int64)

@@ -51,10 +51,13 @@ def batched_nms(
       scores: [B, N]; not negative for the two soft methods.
       classes: [B, N] int32; negative for padding, which is never picked.
       max_output_size: K, the number of rounds.
+      method: 'hard', 'linear', 'gaussian' or 'diou'.
       iou_threshold: overlap that suppresses; none takes the method's default. Not used by
         'gaussian'.
+      sigma: width of 'gaussian'.
       score_threshold: candidates are dropped when their score is, or falls, below this; not
         negative. (The reference lets the best box of each class pass whatever its score.)
+      class_agnostic: whether boxes of different classes suppress each other.
       pixel_offset: added to lengths in the IoU; 1.0 is the convention of the reference.
 
     Returns:
@@ -123,9 +126,16 @@ def with_best_refused(
 ) -> tf.Tensor:
     """Puts the best score below the threshold where an image has no detection.
 
-    Such a score stands in a slot that `num_valid` [B] does not count; it tells how far from a
-    detection the model was. Of the candidates' scores [B, N] NaN and what is below 0 count as 0.
-    Takes and returns the detections' scores [B, K].
+    Such a score stands in a slot that `num_valid` does not count; it tells how far from a detection
+    the model was.
+
+    Args:
+      scores: [B, K] of the detections, 0 for padding.
+      num_valid: int32 [B].
+      candidate_scores: [B, N] before the threshold; NaN and what is below 0 count as 0.
+
+    Returns:
+      [B, K].
     """
     candidate_scores = at_least_float32(candidate_scores)
     candidate_scores = tf.where(candidate_scores >= 0.0, candidate_scores, 0.0)

@@ -36,13 +36,14 @@ _CANONICAL_LEVEL = 4
 class Convention(NamedTuple):
     """How a box lies on a feature map.
 
-    shift: taken off box / stride, cells.
-    min_size: least height and width of a box on the map, cells.
-    is_zero_outside: whether samples more than a cell outside the map are 0; otherwise they are
-      those of the border.
-    is_at_corners: one sample for each bin, the first and the last at the corners of the box; the
-      middles of the map's border cells are the first and last pixel of the image.
-    rounds_level: levels are rounded, not rounded down.
+    Attributes:
+      shift: taken off box / stride, cells.
+      min_size: least height and width of a box on the map, cells.
+      is_zero_outside: whether samples more than a cell outside the map are 0; otherwise they are
+        those of the border.
+      is_at_corners: one sample for each bin, the first and the last at the corners of the box; the
+        middles of the map's border cells are the first and last pixel of the image.
+      rounds_level: levels are rounded, not rounded down.
     """
 
     shift: float
@@ -177,9 +178,17 @@ def assign_levels(
     """Assigns boxes to pyramid levels by area: `floor(k0 + log2(sqrt(area) / 224))`, clamped.
 
     Compared with the areas at which the level changes, so that there is no logarithm to be rounded
-    the wrong way or to be taken of zero (FPN, arXiv 1612.03144, eq. 1). Boxes [..., 4],
-    (y1, x1, y2, x2), network pixels, give int32 [...]. `pixel_offset` is added to height and width;
-    1.0 is the NVIDIA PyTorch reference's convention.
+    the wrong way or to be taken of zero (FPN, arXiv 1612.03144, eq. 1).
+
+    Args:
+      boxes: [..., 4], (y1, x1, y2, x2), network pixels.
+      min_level: finest level.
+      max_level: coarsest level.
+      pixel_offset: added to height and width; 1.0 is the NVIDIA PyTorch reference's convention.
+      rounds: round to the nearest level in place of the floor.
+
+    Returns:
+      [...] int32, min_level .. max_level.
     """
     areas = box_areas(boxes, pixel_offset=pixel_offset)
     levels = tf.fill(tf.shape(areas), min_level)
@@ -202,8 +211,9 @@ def _place_boxes(
 ) -> tuple[_Axis, _Axis, tf.Tensor, tf.Tensor]:
     """Maps boxes onto their levels.
 
-    Returns placement along y and along x, the flat position of each box's map and the map's width,
-    both int32 [B, R, 1, 1].
+    Returns:
+      Placement along y and along x, the flat position of each box's map [B, R, 1, 1] int32, and
+      the map's width, the same.
     """
     slots = level_of_box - levels[0]
     heights, widths = (tf.gather(tf.constant(side), slots) for side in zip(*shapes))
@@ -268,10 +278,13 @@ def _resample(
     num_samples: int,
     shape: tf.Tensor,
 ) -> tf.Tensor:
-    """Sums weighted cells of [positions, C] into `shape`, [B, R, o, o, C].
+    """Sums weighted cells.
 
-    `corners_of_sample` turns a sample's number, below `num_samples` of a bin, into four pairs of
-    positions and weights.
+    Args:
+      flat: [positions, C].
+      corners_of_sample: sample number -> four pairs of positions and weights.
+      num_samples: of a bin.
+      shape: of the result, [B, R, o, o, C].
     """
 
     @tf.custom_gradient

@@ -18,9 +18,10 @@ _NOT_ASKED = -1.0
 class Samples(NamedTuple):
     """Sampled candidates: positives first, then negatives, then padding.
 
-    indices: [B, S] int32 into the candidates; 0 in padding.
-    is_positive: [B, S] bool.
-    is_valid: [B, S] bool, False for padding.
+    Attributes:
+      indices: [B, S] int32 into the candidates; 0 in padding.
+      is_positive: [B, S] bool.
+      is_valid: [B, S] bool, False for padding.
     """
 
     indices: tf.Tensor
@@ -71,7 +72,11 @@ def sample_balanced(
 
 
 def max_positives(num_samples: int, positive_fraction: float) -> int:
-    """Returns the number of samples that may be positive; ValueError if the share is not one."""
+    """Returns the number of samples that may be positive.
+
+    Raises:
+      ValueError: if the share is not one.
+    """
     if not 0.0 <= positive_fraction <= 1.0:
         raise ValueError(f"expected a positive_fraction within 0..1, got {positive_fraction}")
     return int(num_samples * positive_fraction)

@@ -18,9 +18,13 @@ def exact_top_k(values: tf.Tensor, k: int) -> tuple[tf.Tensor, tf.Tensor]:
     sqrt(n * k) values replace one of n; on accelerators a sort of 200,000 values takes hundreds of
     passes.
 
-    Of values [B, n] float, n known and at least k, without NaN, returns values and int32 indices,
-    each [B, k], descending. Where minus infinity is among the k, its index may be that of another
-    one.
+    Args:
+      values: [B, n] float, n known and at least k; no NaN.
+      k: values wanted.
+
+    Returns:
+      (values, int32 indices), each [B, k], descending. Where minus infinity is among the k,
+      its index may be that of another one.
     """
     num_values = values.shape[1]
     if not k or num_values < _MIN_GROUPING_RATIO * k:

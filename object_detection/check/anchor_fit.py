@@ -32,9 +32,10 @@ _ANCHOR_SCALES = (0.5, 0.625, 0.75, 1.25, 1.5, 2.0)
 class AnchorLayout:
     """Anchors of a model.
 
-    strides: pixels per cell of each level.
-    shapes: for each level [n, 2], (width, height), network pixels.
-    limits: the network's input: (short side, long side) of the resized image at most.
+    Attributes:
+      strides: pixels per cell of each level.
+      shapes: for each level [n, 2], (width, height), network pixels.
+      limits: the network's input: (short side, long side) of the resized image at most.
     """
 
     strides: Sequence[float]

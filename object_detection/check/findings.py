@@ -18,13 +18,14 @@ _MOST_EXAMPLES = 5
 class CheckFinding:
     """One kind of fault of one split.
 
-    level: one of LEVELS.
-    code: short name of the fault, the same in every set.
-    split: its split, or those concerned; "" for the set as a whole.
-    what: a sentence with the numbers.
-    remedy: a sentence on what to do.
-    count: how many boxes, images or classes.
-    examples: image file and annotation, of which the first few are kept.
+    Attributes:
+      level: one of LEVELS.
+      code: short name of the fault, the same in every set.
+      split: its split, or those concerned; "" for the set as a whole.
+      what: a sentence with the numbers.
+      remedy: a sentence on what to do.
+      count: how many boxes, images or classes.
+      examples: image file and annotation, of which the first few are kept.
     """
 
     level: str

@@ -29,13 +29,16 @@ def check_splits(
     max_detections: int = 100,
     follow_links: bool = False,
 ) -> tuple[Report, dict[str, SplitTable]]:
-    """Checks a data set; returns the report, and the splits that could be read.
+    """Checks a data set.
 
     Args:
       splits: name to (annotation file, image folder); the one trained on comes first.
       layout: anchors to compare the boxes with; None: not compared.
       max_instances, max_detections: see `image_faults`.
       follow_links: whether links in the image folders may lead outside.
+
+    Returns:
+      The report, and the splits that could be read.
     """
     findings: list[CheckFinding] = []
     tables: dict[str, SplitTable] = {}

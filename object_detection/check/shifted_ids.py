@@ -124,8 +124,9 @@ def _thumbnail(path: str) -> np.ndarray | None:
 def _contrast(pixels: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     """Returns [n], how far the mean colour in each box is from that of a frame around it.
 
-    `pixels` are float32 [height, width, 3], `boxes` float64 [n, 4], x, y, width, height as shares
-    of the image.
+    Args:
+      pixels: float32 [height, width, 3].
+      boxes: float64 [n, 4], x, y, width, height as shares of the image.
     """
     height, width, _ = pixels.shape
     sums = np.zeros((height + 1, width + 1, 3))

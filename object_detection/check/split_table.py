@@ -33,17 +33,18 @@ class ImageFacts(NamedTuple):
 class SplitTable:
     """A split, read.
 
-    name: of the split.
-    annotations: as conversion reads them.
-    stated: the boxes before any was dropped.
-    facts: of each image, in the file's order.
-    image: int [n], index of each box's image.
-    boxes: float64 [n, 4], `x, y, width, height` as stated.
-    image_sizes: float64 [num_images, 2], (width, height): the JSON's, else the file's, else NaN.
-    sizes: float64 [n, 2], that of each box's image.
-    outlines: float64 [n, 4], (x1, y1, x2, y2) around its mask, NaN without one.
-    is_crowd: bool [n].
-    category: int [n], category id.
+    Attributes:
+      name: of the split.
+      annotations: as conversion reads them.
+      stated: the boxes before any was dropped.
+      facts: of each image, in the file's order.
+      image: int [n], index of each box's image.
+      boxes: float64 [n, 4], `x, y, width, height` as stated.
+      image_sizes: float64 [num_images, 2], (width, height): the JSON's, else the file's, else NaN.
+      sizes: float64 [n, 2], that of each box's image.
+      outlines: float64 [n, 4], (x1, y1, x2, y2) around its mask, NaN without one.
+      is_crowd: bool [n].
+      category: int [n], category id.
     """
 
     name: str
@@ -75,7 +76,11 @@ class SplitTable:
 def read_table(
     name: str, annotation_file: Path, image_dir: Path, *, follow_links: bool
 ) -> SplitTable:
-    """Reads annotations and the headers of the image files, found as conversion finds them."""
+    """Reads annotations and the headers of the image files, found as conversion finds them.
+
+    Raises:
+      FileNotFoundError, ValueError: the annotations cannot be read.
+    """
     annotations, stated = read_stated(annotation_file)
     found = find_image_files(annotations.images, image_dir, follow_links=follow_links)
     ids = [image.source_id for image in annotations.images]

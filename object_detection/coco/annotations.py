@@ -46,13 +46,14 @@ from outside_data.whole_file import write_whole
 class CocoAnnotations:
     """A checked annotation file.
 
-    path: where it was read.
-    sha256: hash of the file.
-    images: in the file's order.
-    categories: in order of class_id.
-    objects: source_id to the annotations of that image; images without any are absent.
-    findings: what was corrected and dropped.
-    is_labelled: False for a mere list of images.
+    Attributes:
+      path: where it was read.
+      sha256: hash of the file.
+      images: in the file's order.
+      categories: in order of class_id.
+      objects: source_id to the annotations of that image; images without any are absent.
+      findings: what was corrected and dropped.
+      is_labelled: False for a mere list of images.
     """
 
     path: str
@@ -143,15 +144,15 @@ def read_annotations(
 
     Args:
       source: the JSON file, or what it holds (left as it is).
-      on_orphan: annotations whose image or category is not in the file: "stop" raises, "skip"
-        leaves them out and counts them.
-      require_objects: False: the file may be a list of images, such as
-        image_info_test-dev2017.json.
+      on_orphan: what to do with annotations whose image or category is not in the file: "stop"
+        raises, "skip" leaves them out and counts them.
+      require_objects: whether the file must have annotations; image lists such as
+        image_info_test-dev2017.json have none.
 
     Raises:
       FileNotFoundError: no such file.
-      ValueError: the file is no COCO instances file, or not one of its objects is usable; says what
-        is wrong and where.
+      ValueError: the file is no COCO instances file, or not one of its objects is usable; says
+        what is wrong and where.
     """
     annotations, _ = read_stated(
         source, on_orphan=on_orphan, require_objects=require_objects, refuses=True

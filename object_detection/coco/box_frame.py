@@ -76,6 +76,7 @@ def frame_problems(
       boxes: float64 [n, 4], as the file has them.
       sizes: float64 [n, 2], (width, height) of their images, NaN where nobody says.
       outlines: float64 [n, 4], (x1, y1, x2, y2) around their masks, NaN without any.
+      images: int [n], number of each box's image.
     """
     if not len(boxes):
         return []

@@ -35,10 +35,13 @@ _IMAGES_WORTH_A_WORKER = 300  # starting one takes as long as converting so many
 class Conversion:
     """Outcome of a conversion.
 
-    card: as written beside the shards.
-    skipped_images: (source_id, file name, reason) of each image without a record.
-    warnings: what may be wrong with images that have one, file by file.
-    removed_files: files of an earlier conversion under the same prefix that were removed.
+    Attributes:
+      card: as written beside the shards.
+      card_file: where.
+      skipped_images: (source_id, file name, reason) of each image without a record.
+      warnings: what may be wrong with images that have one, file by file.
+      removed_files: files of an earlier conversion under the same prefix that were removed.
+      seconds: how long it took.
     """
 
     card: DataCard
@@ -76,7 +79,9 @@ def convert(
       captions: source_id to sentences, or None for no caption field.
       num_shards: record files; fewer if there are fewer images.
       num_workers: processes; default one for each core that this process may use.
-      mask_format, on_bad_image, max_bad_images, pictures: as of `ConversionSettings`.
+      mask_format: "png" or "bitpacked" to store instance masks, None not to.
+      on_bad_image: "skip" or "stop" at a file that is missing, empty or undecodable.
+      max_bad_images: how many may be skipped.
 
     Raises:
       ValueError: settings that make no sense, bad images, or masks asked for where none are.

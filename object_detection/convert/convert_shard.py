@@ -34,12 +34,13 @@ from outside_data.picture_file import BadImageError, PictureRules, read_regular_
 class ConversionSettings:
     """What is the same for every shard.
 
-    image_dir: folder that file names are relative to.
-    category_names: category_id to name.
-    mask_format: "png", "bitpacked" or None for no masks.
-    on_bad_image: "skip" or "stop".
-    max_bad_images: how many may be skipped in the whole set.
-    pictures: how image files are read.
+    Attributes:
+      image_dir: folder that file names are relative to.
+      category_names: category_id to name.
+      mask_format: "png", "bitpacked" or None for no masks.
+      on_bad_image: "skip" or "stop".
+      max_bad_images: how many may be skipped in the whole set.
+      pictures: how image files are read.
     """
 
     image_dir: str
@@ -135,7 +136,10 @@ class _Shard:
         check_bad_images(self.tally, self._settings)
 
     def _oriented(self, image: CocoImage, file: ImageFile) -> tuple[ImageFile, Size | None]:
-        """Turns an image if it is to be turned; returns it, and the JSON's (height, width) if any.
+        """Turns an image if it is to be turned, and finds the size that its objects are drawn on.
+
+        Returns:
+          The image, and the JSON's (height, width), None where it states none.
 
         Raises:
           BadImageError: the JSON's size has another shape than the image.

@@ -42,9 +42,10 @@ _OF_EVALUATION = "evaluation"  # beside the records of a training, which stay as
 class Prepared(NamedTuple):
     """Where the records are that were made of a data folder.
 
-    folder: holds `train-*` (for a training) and `eval-*` records with their cards.
-    eval_json: the annotations of the held-out images.
-    eval_images: their folder.
+    Attributes:
+      folder: holds `train-*` (for a training) and `eval-*` records with their cards.
+      eval_json: the annotations of the held-out images.
+      eval_images: their folder.
     """
 
     folder: Path
@@ -155,12 +156,15 @@ def prepare_records(
     Args:
       data_dir: in any format that is known.
       output_dir: gets `train-*`, `eval-*`, `instances_eval.json`.
+      with_masks: whether records hold masks.
       only_eval: no `train-*`: all images of the held-out split, or of the only one. Where a
         training's records are, in a folder below them.
       train_split, eval_split: see `choose_splits`.
       seed: of the cut where there is one split only.
+      on_orphan: see `read_annotations`.
       layout: anchors to compare the boxes with, if any.
       on_data_error: "report" goes on where the check finds hopeless boxes; "stop" raises.
+      report: takes the lines of the conversions' reports.
 
     Raises:
       FileNotFoundError, ValueError, OSError: see `coco_splits` and `convert`.

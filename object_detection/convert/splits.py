@@ -36,10 +36,14 @@ _OF_IMAGES = ("image", "img", "jpeg", "jpg", "photo", "pict", "pics")
 
 
 def find_splits(data_dir: str | os.PathLike[str]) -> dict[str, tuple[Path, Path]]:
-    """Finds the splits of a COCO-format directory: name to (annotation file, image folder), sorted.
+    """Finds every split of a COCO-format directory.
 
-    The files are `annotations/instances_<split>.json`, `instances_<split>.json` or
-    `<split>/_annotations.coco.json`, with the images anywhere up to two folders deep.
+    Args:
+      data_dir: folder with `annotations/instances_<split>.json` (or `instances_<split>.json`, or
+        `<split>/_annotations.coco.json`) and the images anywhere up to two folders deep.
+
+    Returns:
+      Split name ("train2017", "val") to (annotation file, image folder), sorted by name.
 
     Raises:
       FileNotFoundError: no annotation file, or none of a split's images is found; says where it
@@ -145,14 +149,19 @@ def _refuse_other_pictures(
 def make_split(
     annotations: CocoAnnotations, fraction: float, *, seed: int = 0
 ) -> tuple[CocoAnnotations, CocoAnnotations]:
-    """Cuts a data set that has only one split: returns what to train on, and the part held out.
+    """Cuts a held-out part from a data set that has only one split.
 
-    Which images are held out depends on the seed and the image ids alone, not on their order. Each
-    class that occurs in two images or more is represented on both sides, rare ones first, as far as
-    the sizes allow.
+    Which images are held out depends on the seed and the image ids alone, not on their order.
+    Each class that occurs in two images or more is represented on both sides, rare ones first,
+    as far as the sizes allow.
 
-    Raises:
-      ValueError: the fraction of the images is not between 0 and 1, or there is but one image.
+    Args:
+      annotations: the whole set, two images at least.
+      fraction: of the images to hold out, between 0 and 1.
+      seed: another seed cuts differently.
+
+    Returns:
+      (the part to train on, the part held out).
     """
     num_images = len(annotations.images)
     if not 0 < fraction < 1 or num_images < 2:

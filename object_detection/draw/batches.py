@@ -26,10 +26,16 @@ def draw_batch(
     augmentation: DeviceAugmentation = DeviceAugmentation(),  # noqa: B008  an immutable tuple
     seed: int = 0,
 ) -> list[np.ndarray]:
-    """Draws the examples of a batch after the device's part: uint8 [height, width, 3] each.
+    """Runs the device's part; draws masks, boxes where there are none, crowds striped or dashed.
 
-    Masks, boxes where there are none, crowds striped or dashed. The batch holds fields of a
-    `HostExample`; `augmentation` and `seed` say what the device changes.
+    Args:
+      batch: fields of a `HostExample`, batched.
+      names: class_id -> name.
+      frames: of the batch.
+      augmentation, seed: what the device changes.
+
+    Returns:
+      uint8 [height, width, 3] of each example.
     """
     height, width = frames.network_size
     seeds = tf.constant([seed, 0])

@@ -27,9 +27,10 @@ _CHUNK = 4096
 class Field(NamedTuple):
     """Signed distances to a mask's outline in a part of a picture.
 
-    rows: the part's rows.
-    columns: the part's columns.
-    distance: float32 [rows, columns], pixels of the picture, positive inside, cut off at +-reach.
+    Attributes:
+      rows: the part's rows.
+      columns: the part's columns.
+      distance: float32 [rows, columns], pixels of the picture, positive inside, cut off at +-reach.
     """
 
     rows: slice
@@ -46,12 +47,15 @@ def mask_box(mask: np.ndarray) -> tuple[float, float, float, float]:
 
 
 def signed_distance(mask: np.ndarray, *, height: int, width: int, reach: float) -> Field | None:
-    """Measures how far pixels of a picture are inside or outside a mask; None for an empty mask.
+    """Measures how far pixels of a picture are inside or outside a mask.
 
     Args:
       mask: bool [h, w], stretched over the whole picture.
       height, width: of the picture, pixels.
       reach: pixels of the picture; farther is not told apart.
+
+    Returns:
+      Distances around the mask; None for an empty mask.
     """
     scale = np.array([height / mask.shape[0], width / mask.shape[1]])
     y1, x1, y2, x2 = (int(side) for side in mask_box(mask))

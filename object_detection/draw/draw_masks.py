@@ -60,7 +60,7 @@ def draw_masks(
     crowd: np.ndarray | None = None,
     colors: Sequence[Color] | None = None,
 ) -> np.ndarray:
-    """Draws instance masks with a translucent fill, a contour and a label; returns as `draw_boxes`.
+    """Draws instance masks with a translucent fill, a contour and a label.
 
     Args:
       image: uint8 [h, w, 3].
@@ -72,6 +72,9 @@ def draw_masks(
       all_boxes: False draws the boxes of such objects only.
       crowd: bool [n], masks to fill with stripes.
       colors: of the masks, instead of colours by class or instance.
+
+    Returns:
+      uint8 [round(h * zoom), round(w * zoom), 3]; the input is left as it is.
 
     Raises:
       ValueError: lengths do not meet.
@@ -134,7 +137,10 @@ def draw_heat_map(image: np.ndarray, heat: np.ndarray, *, zoom: float = 1.0) -> 
     Args:
       image: uint8 [h, w, 3].
       heat: [h, w], 0 to 1, see `mask_heat`.
-      zoom: as of `draw_boxes`, like the result.
+      zoom: the result is this many times as large as the image.
+
+    Returns:
+      uint8 [round(h * zoom), round(w * zoom), 3]; the input is left as it is.
     """
     if np.shape(heat) != np.shape(image)[:2]:
         raise ValueError(f"heat {np.shape(heat)} does not fit the image {np.shape(image)}")
@@ -164,9 +170,12 @@ def mask_heat(
       masks: [n, s, s], probabilities within the boxes.
       boxes: [n, 4], (y1, x1, y2, x2), pixels of the image.
       scores: [n].
-      height, width: of the image, pixels, and of the result, float32, 0 to 1.
-      weigh_by: 'probability': score x probability of the mask; 'score': score where the probability
-        is at least 1/2.
+      height, width: of the image, pixels.
+      weigh_by: 'probability': score x probability of the mask; 'score': score where the
+        probability is at least 1/2.
+
+    Returns:
+      float32 [height, width], 0 to 1.
 
     Raises:
       ValueError: `weigh_by` is unknown, or lengths differ.

@@ -33,11 +33,16 @@ def draw_entries(
 ) -> np.ndarray:
     """Draws entries; without scores the labels are names only.
 
-    Other arguments are as of `draw_boxes` and `draw_masks`, like the result.
-
     Args:
+      image: uint8 [h, w, 3].
       entries: each with bbox and, where known, score, segmentation (polygons or RLE), iscrowd.
+      classes, names: as of `draw_boxes`.
       with_masks: draw segmentations, boxes where there is none; False: boxes only.
+      all_boxes: as of `draw_masks`.
+      max_objects, zoom, colors: as of `draw_boxes`.
+
+    Returns:
+      uint8 [round(h * zoom), round(w * zoom), 3].
     """
     boxes = corners([entry["bbox"] for entry in entries])
     has_scores = bool(entries) and "score" in entries[0]

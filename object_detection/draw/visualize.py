@@ -106,11 +106,17 @@ def contact_sheet(
     cell: tuple[int, int] = (360, 480),
     title: str = "",
 ) -> np.ndarray:
-    """Lays images out in rows: uint8 [h, w, 3] each, of any sizes, like the result.
+    """Lays images out in rows.
 
     Args:
+      images: uint8 [h, w, 3] each, of any sizes.
+      columns: images in a row.
       captions: one line under each image.
       cell: (height, width) that each image is scaled to fit into, in pixels.
+      title: a line on top.
+
+    Returns:
+      uint8 [H, W, 3].
     """
     if not len(images) or columns < 1:
         raise ValueError(f"nothing to lay out: {len(images)} images in {columns} columns")

@@ -40,9 +40,10 @@ _VERSION = 2
 class Imported(NamedTuple):
     """A data folder in COCO's form.
 
-    format: one of FORMATS.
-    splits: name to (instances file, image folder).
-    counts: what was left out or guessed, and how often.
+    Attributes:
+      format: one of FORMATS.
+      splits: name to (instances file, image folder).
+      counts: what was left out or guessed, and how often.
     """
 
     format: str
@@ -51,7 +52,11 @@ class Imported(NamedTuple):
 
 
 def detect_format(folder: DataFolder) -> str:
-    """Returns the format of a folder's annotations; ValueError says what was looked for."""
+    """Returns the format of a folder's annotations.
+
+    Raises:
+      ValueError: none is recognised; says what was looked for.
+    """
     for name in FORMATS:
         if _coco_files(folder) if name == "coco" else _importer(name).files(folder):
             return name
@@ -73,13 +78,14 @@ def import_folder(
 ) -> Imported:
     """Writes a folder's annotations as COCO's, unless they are that already or were written.
 
-    Nothing is written into the data folder. The splits are none for COCO's own format, whose files
-    are where they are.
-
     Args:
+      root: the data folder. Nothing is written into it.
       output_dir: gets `annotations/instances_<split>.json`.
       format_name: one of FORMATS, or auto, which finds out.
       voc_corners: see `voc.read`.
+
+    Returns:
+      The splits; none for COCO's own format, whose files are where they are.
 
     Raises:
       FileNotFoundError, ValueError: no such folder or format; a file that cannot be read, named.

@@ -51,10 +51,11 @@ class LabelledImage:
 class LabelledSet:
     """A folder of annotations, read.
 
-    splits: name ("train") to images.
-    class_names: in the format's order; names that occur and are not listed are put behind them.
-    counts: what was left out or had to be guessed, and how often.
-    missing: images that are not there, path as of `find_image` to the error that says so.
+    Attributes:
+      splits: name ("train") to images.
+      class_names: in the format's order; names that occur and are not listed are put behind them.
+      counts: what was left out or had to be guessed, and how often.
+      missing: images that are not there, path as of `find_image` to the error that says so.
     """
 
     splits: dict[str, list[LabelledImage]] = dataclasses.field(
@@ -181,6 +182,7 @@ def mask_object(
     """Returns an object with a mask.
 
     Args:
+      name: of its class.
       inside: [height, width], true where the object is.
       corner: (x, y) of the upper left of `inside` in the image; what lies outside is cut off.
       size: (width, height) of the image.

@@ -157,10 +157,15 @@ def _pixels(shape: dict[str, Any], where: str) -> np.ndarray:
 
 
 def _inside(text: Any, what: str, *, max_pixels: int = MAX_PIXELS) -> tuple[bytes, Picture]:
-    """Returns a picture that JSON holds, as bytes and opened; ValueError if it is none.
+    """Returns a picture that JSON holds, as bytes and opened.
 
-    `text` is base64, perhaps with a browser's `data:image/png;base64,` before it; `what` names it
-    in messages.
+    Args:
+      text: base64, perhaps with a browser's `data:image/png;base64,` before it.
+      what: names it, for messages.
+      max_pixels: see `open_picture`.
+
+    Raises:
+      ValueError: it is no picture, or too large.
     """
     try:
         if len(text) > _MOST_CHARACTERS:

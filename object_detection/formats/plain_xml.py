@@ -19,7 +19,11 @@ _ROOT_TAG = re.compile(rb"<([A-Za-z_][\w.-]*)[\s>/]")
 
 
 def parse_xml(path: Path) -> Element:
-    """Returns the root of an XML file; ValueError if it is not well-formed or defines an entity."""
+    """Returns the root element of an XML file.
+
+    Raises:
+      ValueError: it is no well-formed XML, or defines an entity; names file and line.
+    """
     data, encoding = read_file(path), None
     if (declared := _ENCODING.match(data)) and declared[1].lower() not in _OF_EXPAT:
         try:
@@ -55,7 +59,11 @@ def root_tag(path: Path) -> str:
 
 
 def number(node: Element, where: str, path: Path) -> float:
-    """Returns the number in a child element or an attribute (`@name`); ValueError says where."""
+    """Returns the number in a child element, or in an attribute (`@name`).
+
+    Raises:
+      ValueError: there is none; names the file and the place.
+    """
     text = node.get(where[1:]) if where.startswith("@") else node.findtext(where)
     try:
         return float(text)

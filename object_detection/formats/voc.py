@@ -68,8 +68,10 @@ def read(folder: DataFolder, *, corners: str = "auto") -> LabelledSet:
 def image_of(path: Path, root: Element, file: Path, *, shift: float) -> LabelledImage:
     """Returns what an annotation file, whose content is `root`, says of an image.
 
-    `shift` is what near corners count too much: 1.0 where pixels are counted from 1. A ValueError
-    names the annotation file and what is wrong in it.
+    `shift` is what near corners count too much: 1.0 where pixels are counted from 1.
+
+    Raises:
+      ValueError: names the annotation file and what is wrong in it.
     """
     objects = []
     for node in root.iterfind("object"):

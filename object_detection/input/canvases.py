@@ -43,6 +43,7 @@ def frames_of_networks(
     Args:
       network_sizes: (height, width) of each, pixels.
       resize_on_host: a canvas is then its network's frame.
+      side_limits: see `Frames`.
       canvas_size: (height, width) in pixels instead of the choice; only with one network size.
       largest_image: largest (height, width) of the set, if known.
 
@@ -75,7 +76,9 @@ def frames_of_networks(
 def fit_size(original_size: tf.Tensor, frames: Frames) -> tf.Tensor | None:
     """Returns the float32 [2] size that an image is scaled to fit into; none: the network size.
 
-    `original_size` is float32 [2] (height, width), pixels, `frames` the image's.
+    Args:
+      original_size: float32 [2] (height, width), pixels.
+      frames: the image's.
     """
     if frames.side_limits is None:
         return None
@@ -84,11 +87,16 @@ def fit_size(original_size: tf.Tensor, frames: Frames) -> tf.Tensor | None:
 
 
 def best_frame(original_size: tf.Tensor, choices: Sequence[Frames]) -> tf.Tensor:
-    """Returns int32 [], which of the frames an image goes to, whose size is float32 [2], pixels.
+    """Chooses the smallest frame in which an image is as large as its side limits allow.
 
-    It is the smallest in which the image is as large as its side limits allow; where none holds it
-    at that size, the one in which it becomes largest. The choices have the same side limits and
-    come smallest first.
+    Where none holds it at that size, the one in which it becomes largest.
+
+    Args:
+      original_size: float32 [2] (height, width), pixels.
+      choices: frames with the same side limits, smallest first.
+
+    Returns:
+      int32 [], index of the choice.
     """
     networks = tf.constant([frames.network_size for frames in choices], tf.float32)
     scales = tf.reduce_min(networks / original_size, axis=-1)
@@ -102,7 +110,9 @@ def frames_in_use(
 ) -> list[Frames]:
     """Returns the frames that images of a set may go to; all where a size is not known.
 
-    `choices` as of `best_frame`; `smallest` and `largest` are (height, width) in pixels.
+    Args:
+      choices: as of `best_frame`.
+      smallest, largest: least and largest (height, width) of the set, pixels.
     """
     if len(choices) == 1 or min(*smallest, *largest) <= 0:
         return list(choices)

@@ -106,9 +106,10 @@ class EncodedImage(NamedTuple):
 
 
 def open_image(encoded: tf.Tensor) -> EncodedImage:
-    """Reads the size of an image file, string []: a JPEG, PNG, BMP or the first frame of a GIF.
+    """Reads the size of an image; images other than JPEG are decoded for it.
 
-    Images other than JPEG are decoded for it.
+    Args:
+      encoded: string [], a JPEG, PNG, BMP or (first frame of a) GIF file.
     """
     is_jpeg = tf.io.is_jpeg(encoded)
 
@@ -128,11 +129,19 @@ def decode_crop(
     crop: Crop,
     frames: geometry_lib.Frames,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Decodes the pixels that a crop needs: uint8 [h, w, 3] within the canvas; packed geometry.
+    """Decodes the pixels that a crop needs.
 
-    Where the decoder's ratio cannot bring the region down to the canvas (an image more than canvas
-    / network times as large as the network, say 1300 pixels for 512 and a canvas of 640, that
-    shrinks by less than the next ratio), the region is resampled here to network scale.
+    Where the decoder's ratio cannot bring the region down to the canvas (an image more than
+    canvas / network times as large as the network, say 1300 pixels for 512 and a canvas of 640,
+    that shrinks by less than the next ratio), the region is resampled here to network scale.
+
+    Args:
+      image: from `open_image`.
+      crop: from `sample_crop` or `whole_image`.
+      frames: sizes, and whether all resampling is done here.
+
+    Returns:
+      (uint8 [h, w, 3] with h, w at most the canvas size, packed geometry).
     """
     scale = crop.scaled_size / image.size
     branch, ratio = _decoder_ratio(scale, image.is_jpeg, frames.resampling)
@@ -178,8 +187,14 @@ def _decoder_ratio(
 def _window(first: tf.Tensor, last: tf.Tensor, size: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
     """Widens a region by the filter's reach, to whole pixels within the image.
 
-    All is (y, x), pixels of the reduced image: first, last [2]; its size [2], not rounded; `scale`
-    [2] is network pixels for each. Returns first and last [2, 2].
+    Args:
+      first: [2] (y, x), pixels of the (reduced) image.
+      last: [2] likewise.
+      size: [2] (height, width) of the reduced image, not rounded.
+      scale: [2] network pixels per pixel of the reduced image.
+
+    Returns:
+      [2, 2] first and last (y, x), whole pixels of the reduced image.
     """
     reach = tf.maximum(1.0, 1.0 / scale)
     widened = tf.floor(tf.stack([first - reach, last + reach + 1.0]))

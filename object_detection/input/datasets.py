@@ -51,13 +51,21 @@ def training_batches(
     cache_below_bytes: int = _CACHE_BYTES,
     repeat_first_batch: bool = False,
 ) -> tf.data.Dataset:
-    """Streams augmented batches of `example.host_example_spec` for ever; order: `record_stream`.
+    """Streams augmented batches for ever; see `record_stream` for their order.
 
     Args:
+      records: the training set.
+      reading: how they become batches.
+      augmentation: what is random.
+      shard: which rank of how many.
       start_position: examples this rank has consumed already, a multiple of the batch size.
+      drop_crowd: leave crowd regions out.
       shuffle_buffer: most records in the shuffle buffer.
       cache_below_bytes: sets up to this size are held in memory.
       repeat_first_batch: the first batch for ever, to measure everything but the input.
+
+    Returns:
+      Batches as in `example.host_example_spec`.
     """
     stream = record_stream(
         records,
@@ -89,9 +97,17 @@ def evaluation_batches(
 ) -> tf.data.Dataset:
     """Gives each record once over all ranks, whole images, crowds kept, in stored order.
 
-    With one frame every rank gets the same number of batches of `example.host_example_spec`;
-    examples that fill up the last ones have `valid=False`. An undecodable image is invalid too, and
-    counted. With `most_records` only the first so many are given.
+    With one frame every rank gets the same number of batches; examples that fill up the last ones
+    have `valid=False`. An undecodable image is invalid too, and counted.
+
+    Args:
+      records: the evaluation set.
+      reading: how they become batches.
+      shard: which rank of how many.
+      most_records: only the first so many records; None: all.
+
+    Returns:
+      Batches as in `example.host_example_spec`.
     """
     num_records = min(records.num_records, most_records or records.num_records)
     most_per_rank = -(-num_records // shard.size)

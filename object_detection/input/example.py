@@ -29,6 +29,12 @@ def host_example_spec(
 ) -> dict[str, tf.TensorSpec]:
     """Returns the specification of one batch.
 
+    Args:
+      batch_size: number of examples.
+      canvas_size: (height, width), pixels.
+      max_instances: rows for objects.
+      with_masks: whether there is a field `masks`.
+
     Fields:
       image: uint8 [batch, canvas_height, canvas_width, 3], the decoded region at the top left,
         zeros elsewhere.
@@ -108,6 +114,7 @@ def object_rows(
         and, if asked for, masks string [batch, j], 1568 bytes or none each.
       original_size: [batch, 2] (height, width), pixels.
       class_of_category: the data set's category_id -> class_id.
+      max_instances: number of rows.
       drop_crowd: leave crowd regions out, so that they take no rows.
     """
     limits = tf.concat([original_size, original_size], axis=-1)[:, tf.newaxis, :]

@@ -81,8 +81,11 @@ def fit_inside(original_size: tf.Tensor, *, height: int, width: int) -> Geometry
     """Geometry of a whole image held unreduced in the canvas and scaled to fit, as in evaluation.
 
     The scale is ``min(height / h, width / w)`` and the scaled size is truncated to whole pixels,
-    which is why y and x scales differ a little. `original_size` is [..., 2] (height, width) in
-    pixels, any number type; height and width are the network input's.
+    which is why y and x scales differ a little.
+
+    Args:
+      original_size: [..., 2] (height, width) in pixels, any number type.
+      height, width: of the network input, pixels.
     """
     size = tf.cast(original_size, tf.float32)
     network_size = tf.constant([height, width], tf.float32)
@@ -102,9 +105,13 @@ def fit_inside(original_size: tf.Tensor, *, height: int, width: int) -> Geometry
 def scaled_size_within(original_size: tf.Tensor, target_size: tf.Tensor) -> tf.Tensor:
     """Largest whole-pixel size of the image's shape inside a target, at least one pixel.
 
-    Sizes are float32 [..., 2] (height, width), pixels. A thousandth of a pixel is forgiven before
-    truncating, so that the side which decides the scale keeps its target size despite float32
-    rounding.
+    Args:
+      original_size: [..., 2] float32 (height, width), pixels.
+      target_size: [..., 2] float32 (height, width), pixels.
+
+    Returns:
+      [..., 2] float32 with whole values. A thousandth of a pixel is forgiven before truncating, so
+      that the side which decides the scale keeps its target size despite float32 rounding.
     """
     scale = tf.reduce_min(target_size / original_size, axis=-1, keepdims=True)
     return tf.maximum(tf.floor(original_size * scale + 1e-3), 1.0)
@@ -113,8 +120,13 @@ def scaled_size_within(original_size: tf.Tensor, target_size: tf.Tensor) -> tf.T
 def original_to_network(boxes: tf.Tensor, geometry: Geometry, *, network_width: int) -> tf.Tensor:
     """Moves boxes with their pixels into the network frame, without clipping.
 
-    Boxes are [..., N, 4] float32 (y1, x1, y2, x2), pixels, with the geometry's leading dimensions;
-    the flip needs the network's width. All-zero padding boxes move too: mask them.
+    Args:
+      boxes: [..., N, 4] float32 (y1, x1, y2, x2), original pixels.
+      geometry: of the examples, with the same leading dimensions.
+      network_width: of the network input, pixels; the flip needs it.
+
+    Returns:
+      [..., N, 4] (y1, x1, y2, x2), network pixels. All-zero padding boxes move too: mask them.
     """
     scale, offset = _per_corner(geometry.network_scale), _per_corner(geometry.network_offset)
     return _mirror(boxes * scale - offset, geometry.flip, network_width)

@@ -127,15 +127,20 @@ def collect_batches(
     num_batches: int | None = None,
     skip_batches: int = 0,
 ) -> tf.data.Dataset:
-    """Makes batches of HostExamples (`example.host_example_spec`) from records, in their order.
+    """Makes batches of HostExamples from records.
 
     Args:
       stream: (data_epoch, record_index, serialized) as the reader gives them. A finite stream's
         last batch is filled up with invalid examples.
+      reading: how; `prefetch_batches` is the caller's.
       augmentation: of training; None: whole images, as in evaluation.
-      num_batches: of a finite stream: as many batches, the last ones wholly invalid if need be. Not
-        with several frames, whose groups cannot be counted beforehand.
+      drop_crowd: leave crowd regions out.
+      num_batches: of a finite stream: as many batches, the last ones wholly invalid if need be.
+        Not with several frames, whose groups cannot be counted beforehand.
       skip_batches: leave out so many of the first ones, without decoding them.
+
+    Returns:
+      A dataset of dicts as in `example.host_example_spec`, in the order of the stream.
     """
     batch_size, choices = reading.batch_size, reading.frames
     fields = {**_FIELDS, **_MASKS} if reading.with_masks else _FIELDS

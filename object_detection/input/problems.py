@@ -58,8 +58,9 @@ class InputProblems:
     def bad_record(self, record_index: int, reason: str) -> None:
         """Counts a record that cannot be parsed or decoded.
 
-        Raises BadInputError when there are too many, for each batch anew, as of batches that are
-        made at the same time the first to complain may never be used.
+        Raises:
+          BadInputError: too many; for each batch anew, as of batches that are made at the same
+            time the first to complain may never be used.
         """
         is_new = self._is_new(self.bad_records, record_index, reason)
         place = self._place(record_index)
@@ -74,7 +75,11 @@ class InputProblems:
             self._speak(count, f"{place} is left out: {reason} (bad records so far: {count})")
 
     def too_many_boxes(self, record_index: int, source_id: str, num_boxes: int) -> None:
-        """Counts an image with more boxes than rows; by policy a BadInputError each time."""
+        """Counts an image with more boxes than rows.
+
+        Raises:
+          BadInputError: by policy; for each batch anew.
+        """
         is_new = self._is_new(self.images_over_limit, record_index, num_boxes)
         fact = (
             f"max_instances_per_image={self.max_instances} but image_id={source_id} has "
@@ -109,8 +114,13 @@ class InputProblems:
     ) -> tf.Tensor:
         """Adds operations to a graph that report what is wrong with the objects of a batch.
 
-        `record_indices` are int64 [batch], `source_ids` string [batch]. Who depends on the tensor
-        returned has the report made. Nothing wrong costs no Python.
+        Args:
+          rows: of the batch.
+          record_indices: int64 [batch].
+          source_ids: string [batch].
+
+        Returns:
+          A tensor; who depends on it has the report made. Nothing wrong costs no Python.
         """
         is_known = rows.unknown_category == tf.int64.min
         is_over = rows.num_usable > self.max_instances

@@ -19,9 +19,13 @@ _MIN_SIZE = 1e-3
 
 
 def unpack_masks(packed: tf.Tensor) -> tf.Tensor:
-    """Unpacks bit-packed crops: uint8 [..., 1568], row by row, most significant bit first.
+    """Unpacks bit-packed crops.
 
-    Returns [..., 112, 112] float32, 0 or 1.
+    Args:
+      packed: uint8 [..., 1568], row by row, most significant bit first.
+
+    Returns:
+      [..., 112, 112] float32, 0 or 1.
     """
     shifts = tf.cast(tf.range(_BITS - 1, -1, -1), tf.uint8)
     bits = tf.bitwise.right_shift(packed[..., tf.newaxis], shifts) & tf.constant(1, tf.uint8)
@@ -46,19 +50,22 @@ def crop_masks(
     output_size: int,
     is_mirrored: tf.Tensor | None = None,
 ) -> tf.Tensor:
-    """Resamples masks, given within frames, into boxes: [..., o, o] float32, 0..1.
+    """Resamples masks, given within frames, into boxes.
 
     Bilinear samples at the middles of the output's cells, between the middles of the mask's cells;
-    0 outside the frame. Done as two products with interpolation weights, for each box of [o, s] x
-    [s, s] x [s, o]: 0.44 million multiplications for o = 28, s = 112.
+    0 outside the frame. Done as two products with interpolation weights, for each box of
+    [o, s] x [s, s] x [s, o]: 0.44 million multiplications for o = 28, s = 112.
 
     Args:
       masks: [..., s, s], 0..1.
       frames: [..., 4], (y1, x1, y2, x2), where each mask lies, pixels.
       boxes: [..., 4], same order and frame of reference: what to cover.
       output_size: o.
-      is_mirrored: bool [...], whether the image, and with it frames and boxes, was mirrored left to
-        right while the mask was not; none: nowhere.
+      is_mirrored: bool [...], whether the image, and with it frames and boxes, was mirrored left
+        to right while the mask was not; none: nowhere.
+
+    Returns:
+      [..., o, o] float32, 0..1.
     """
     size = masks.shape[-1]
     frame_y1, frame_x1, frame_y2, frame_x2 = split_corners(frames)
@@ -82,8 +89,10 @@ def mask_targets(
 ) -> tf.Tensor:
     """Makes the binary mask that the mask head should answer in each box.
 
-    The arguments are those of `crop_masks`, but `packed` uint8 [..., 1568] for the masks. Returns
-    [..., o, o] float32, 1 where the resampled mask is at least 1/2, else 0; without gradient.
+    The arguments are those of `crop_masks`, but `packed` uint8 [..., 1568] for the masks.
+
+    Returns:
+      [..., o, o] float32, 1 where the resampled mask is at least 1/2, else 0; without gradient.
     """
     masks = crop_masks(
         unpack_masks(packed), frames, boxes, output_size=output_size, is_mirrored=is_mirrored
@@ -98,7 +107,10 @@ def _positions(
     size: int,
     count: int,
 ) -> tf.Tensor:
-    """Returns [..., count], the middles of a box's cells along one axis, in mask cells."""
+    """Returns [..., count], the middles of a box's cells along one axis, in mask cells.
+
+    Position i is the middle of the mask's cell i.
+    """
     middles = (tf.range(count, dtype=tf.float32) + 0.5) / count
     low, high = (side[..., tf.newaxis] for side in box)
     frame_low, frame_high = (side[..., tf.newaxis] for side in frame)

@@ -63,11 +63,16 @@ def encode_masks(
     width: int,
     rule: MaskRule = _OURS,
 ) -> list[dict[str, Any]]:
-    """Pastes predicted masks and encodes them as COCO does, compressed RLE with counts in bytes.
+    """Pastes predicted masks and encodes them as COCO does.
 
     Args:
       masks: [n, s, s], probabilities.
       boxes: [n, 4], (y1, x1, y2, x2), pixels of the image.
+      height, width: of the image, pixels.
+      rule: how they are pasted.
+
+    Returns:
+      n compressed RLE dicts, {"size": [height, width], "counts": bytes}.
 
     Raises:
       ValueError: if the convention is unknown, or masks and boxes differ in number.
@@ -93,8 +98,14 @@ def encode_masks(
 def run_lengths(top: int, left: int, region: np.ndarray, *, height: int, width: int) -> list[int]:
     """Counts the runs of a mask that is zero outside a region, column by column, zeros first.
 
-    `region` is uint8 [h, w], 0 or 1, inside the image, and begins at row `top`, column `left`. The
-    runs add up to height * width.
+    Args:
+      top: row of the region's first row.
+      left: column of the region's first column.
+      region: uint8 [h, w], 0 or 1, inside the image.
+      height, width: of the image.
+
+    Returns:
+      Lengths of runs that add up to height * width.
     """
     columns = np.zeros((region.shape[1], height), np.uint8)
     columns[:, top : top + region.shape[0]] = region.T
@@ -120,10 +131,13 @@ def paste_probabilities(
       mask: [s, s], probabilities.
       box: [4], (y1, x1, y2, x2), pixels of the image; may reach over its border.
       height, width: of the image, pixels.
-      rule: its convention says where the mask lies; ValueError if that is unknown.
+      rule: its convention says where the mask lies.
 
     Returns:
       Row and column of the first pixel, and float32 [h, w], inside the image and possibly empty.
+
+    Raises:
+      ValueError: if the convention is unknown.
     """
     if rule.convention not in CONVENTIONS:
         raise ValueError(f"unknown convention {rule.convention!r}, expected one of {CONVENTIONS}")

@@ -17,10 +17,14 @@ from object_detection.records import schema
 
 
 def packed_from_png(fields: Mapping[str, tf.Tensor], image_size: tf.Tensor) -> tf.Tensor:
-    """Returns a record's packed masks, string [n], made from PNG ones if it has no packed ones.
+    """Returns the packed masks of a record, made from PNG ones if it has no packed ones.
 
-    `fields` are a parsed record's, both masks and the boxes; `image_size` is float32 [2]
-    (height, width), pixels. See `rle.crop_png`.
+    Args:
+      fields: a parsed record, with both fields of masks and the boxes.
+      image_size: float32 [2] (height, width), pixels.
+
+    Returns:
+      string [n], 1568 bytes each; see `rle.crop_png`.
     """
 
     def pack(pngs, boxes, size):

@@ -28,7 +28,13 @@ def is_same_shape(stated: Size, actual: Size) -> bool:
 
 
 def rescale_object(entry: CocoObject, stated: Size, actual: Size) -> CocoObject:
-    """Returns an annotation with box, area and mask in the pixels of an image of another size."""
+    """Returns an annotation with box, area and mask in the pixels of an image of another size.
+
+    Args:
+      entry: as the reader gives it.
+      stated: size of the image that it was made for.
+      actual: size of the image that it is wanted for.
+    """
     sy, sx = actual[0] / stated[0], actual[1] / stated[1]
     segmentation: Any = entry["segmentation"]
     if isinstance(segmentation, Mapping):
@@ -46,7 +52,12 @@ def rescale_object(entry: CocoObject, stated: Size, actual: Size) -> CocoObject:
 
 
 def rescale_annotations(annotations: CocoAnnotations, sizes: Mapping[str, Size]) -> CocoAnnotations:
-    """Returns annotations in which the images named in `sizes` (by source_id) have that size."""
+    """Returns annotations in which some images have another size.
+
+    Args:
+      annotations: as read.
+      sizes: source_id -> (height, width); images that are not named stay as they are.
+    """
     images, objects = [], dict(annotations.objects)
     for image in annotations.images:
         actual = sizes.get(image.source_id)

@@ -25,9 +25,15 @@ def unpack_mask(packed: bytes) -> dict[str, Any]:
 def with_masks(
     detections: Sequence[Mapping[str, Any]], masks: Sequence[bytes], *, keep_boxes: bool = True
 ) -> list[dict[str, Any]]:
-    """Adds packed masks to COCO result entries; ValueError if they differ in number.
+    """Adds masks to COCO result entries.
 
-    `keep_boxes` False leaves `bbox` out, so that scorers take areas from the masks.
+    Args:
+      detections: result entries.
+      masks: packed, one for each entry.
+      keep_boxes: False leaves `bbox` out, so that scorers take areas from the masks.
+
+    Raises:
+      ValueError: they differ in number.
     """
     if len(detections) != len(masks):
         raise ValueError(f"expected one mask for each of {len(detections)} rows, got {len(masks)}")

@@ -35,13 +35,16 @@ def detections_to_array(
     scores: np.ndarray,
     classes: np.ndarray,
 ) -> np.ndarray:
-    """Flattens a batch of padded detections into float64 [n, 7] rows of `ROW_FIELDS`, in its order.
+    """Flattens a batch of padded detections into rows.
 
     Args:
       image_indices: int [batch], from `CocoEvaluator.image_indices`.
       boxes: [batch, k, 4], (y1, x1, y2, x2), original-image pixels.
       scores: [batch, k].
       classes: int [batch, k], contiguous class ids, -1 for padding.
+
+    Returns:
+      float64 [n, 7] rows, see `ROW_FIELDS`, in the order of the batch.
     """
     boxes = np.asarray(boxes, np.float64)
     scores = np.asarray(scores, np.float64)
@@ -68,7 +71,12 @@ def detections_to_array(
 
 
 def read_detections_json(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """Returns the entries of COCO's result file; raises as `read_json`."""
+    """Returns the entries of COCO's result file.
+
+    Raises:
+      OSError: there is no such file.
+      BadFileError: it holds something else.
+    """
     entries = read_json(path, most=MOST_JSON_BYTES)
     with expecting(path, "COCO's results: a list of image_id, category_id, bbox and score"):
         if not isinstance(entries, list):
@@ -85,11 +93,15 @@ def write_detections_json(
     *,
     full_precision: bool = False,
 ) -> Path:
-    """Writes COCO's result file, aside first and then renamed; returns its path.
+    """Writes COCO's result file, aside first and then renamed.
 
-    For the COCO test server it is called `detections_test-dev2017_<name>_results.json`. Entries
-    have `bbox`, `segmentation` or both; unless in full precision they are rounded as the server's
-    uploads are, boxes to 2 decimals and scores to 3.
+    Args:
+      path: for the COCO test server `detections_test-dev2017_<name>_results.json`.
+      detections: result entries; `bbox` or `segmentation` or both.
+      full_precision: False rounds as the server's uploads do, boxes to 2 decimals and scores to 3.
+
+    Returns:
+      The path written.
     """
     target = Path(path)
     entries = [_file_entry(entry, full_precision=full_precision) for entry in detections]

@@ -35,15 +35,18 @@ def check_ground_truth(
     rows: np.ndarray | None = None,
     scorer: str = "auto",
 ) -> tuple[int, int]:
-    """Scores ground truth against itself; returns how many images and boxes of them were scored.
-
-    At most 500 images and 200 objects of an image are.
+    """Scores ground truth against itself, at most 500 images and 200 objects of an image.
 
     Args:
+      annotations: as of `CocoEvaluator`.
       categories: class_id -> (category_id, name) of the data card; by default the JSON's.
-      rows: float64 [n, 7], the ground truth as the input pipeline delivers it, written as rows of
-        `detections_to_array` with score 1 and without crowd regions; the images that occur in it
-        are checked. By default the JSON's own boxes.
+      rows: float64 [n, 7], the ground truth as the input pipeline delivers it, written as rows
+        of `detections_to_array` with score 1 and without crowd regions; the images that occur in
+        it are checked. By default the JSON's own boxes.
+      scorer: see `CocoEvaluator`.
+
+    Returns:
+      Numbers of images and of boxes that were scored.
 
     Raises:
       ValueError: the score is not 1.0; the message says which ids or units do not meet.
@@ -91,9 +94,10 @@ def check_ground_truth(
 
 
 def ground_truth_rows(evaluator: CocoEvaluator) -> tuple[np.ndarray, list[CocoObject]]:
-    """Returns the ground truth without crowd regions, and the annotation of each row.
+    """Returns the ground truth without crowd regions as float64 [n, 7] rows of score 1.
 
-    Rows are float64 [n, 7], of score 1.
+    Returns:
+      The rows, and the annotation of each.
 
     Raises:
       ValueError: a category with boxes has no class.

@@ -121,9 +121,11 @@ def _class_or_count_problem(
 
 
 def best_partners(rows: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns each row's best IoU with a box of its image, and that box's index in `truth`.
+    """Returns for each row its best IoU with a box of the same image, and that box's index.
 
-    Rows are float64 [n, 7], the truth's [m, 7].
+    Args:
+      rows: [n, 7].
+      truth: [m, 7].
     """
     overlap = np.zeros(len(rows))
     partner = np.zeros(len(rows), np.int64)

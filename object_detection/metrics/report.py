@@ -29,7 +29,11 @@ _CLASS_COLUMNS = 3
 
 
 def describe_metrics(max_detections: int = 100) -> dict[str, str]:
-    """Returns over what each of COCO's numbers is, with a limit of detections of an image."""
+    """Returns over what each of COCO's numbers is.
+
+    Args:
+      max_detections: of an image and class that were scored.
+    """
     return {**_DESCRIPTIONS, "ARmax100": f"{max_detections} detections per image"}
 
 
@@ -48,7 +52,10 @@ def format_metrics_table(
 ) -> str:
     """Returns the 12 numbers, then AP per class by name, in percent; `-` where unmeasured.
 
-    `metrics` are fractions, as `CocoEvaluator.evaluate` returns them; `title` is a first line.
+    Args:
+      metrics: fractions, as `CocoEvaluator.evaluate` returns them.
+      title: a first line, for instance the data set and the number of images.
+      max_detections: of an image and class that were scored.
     """
     lines = [title] if title else []
     descriptions = describe_metrics(max_detections)

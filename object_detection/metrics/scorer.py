@@ -76,7 +76,9 @@ class Scorer:
         Args:
           detections: complete annotations: id (from 1), image_id, category_id, score, area,
             iscrowd 0 and `bbox` (x, y, w, h) or `segmentation` (RLE).
+          image_ids: the images to score over, with or without detections.
           category_ids: the classes, in the order of the class axis of the result.
+          max_detections: three rising limits on detections per image and class.
         """
         results = self._indexed(
             {

@@ -108,7 +108,8 @@ class SetScores:
     def check(self, first_batch: Callable[[], Mapping[str, np.ndarray] | None]) -> None:
         """Scores the ground truth against itself: as the JSON has it, and as the records have it.
 
-        `first_batch` makes the first batch of the input pipeline, fields of a HostExample.
+        Args:
+          first_batch: makes the first batch of the input pipeline, fields of a HostExample.
 
         Raises:
           ValueError: ids, classes or units of JSON, records and model do not meet; says which.
@@ -264,13 +265,17 @@ class SetScores:
     ) -> dict[str, float]:
         """COCO's numbers over all images of the JSON, or those seen if the set `is_limited`.
 
-        Images that conversion or reading had to leave out count as images without detections. {}
-        where there is nothing to score against.
+        Images that conversion or reading had to leave out count as images without detections.
 
         Args:
-          rows, images: detections, and indices of the images evaluated, over all ranks.
+          rows: of all ranks.
+          images: indices of the images evaluated, over all ranks.
           masks: packed masks, one for each row; required if `has_masks`.
+          is_limited: only a part of the set was evaluated.
           most_bad_records: images that reading may leave out.
+
+        Returns:
+          {} where there is nothing to score against.
 
         Raises:
           ValueError: images are missing or were evaluated twice.

@@ -181,13 +181,16 @@ def load_card(path: str | os.PathLike[str]) -> DataCard:
 
 
 def find_card(file_pattern: str) -> DataCard | None:
-    """Finds the card of the record files that a pattern matches; None: scan them.
+    """Finds the card of the record files that a pattern matches.
 
-    `dir/train-*` has the card `dir/train-card.json`. If there is none by that name, the one card in
-    the folder that lists every matched file is taken; what else is called a card there and cannot
-    be read is passed over, unless it is named like some of the files. For a pattern that matches
-    only some of the shards, `shards`, `num_images` and `fingerprint` are those of the matched ones,
-    all other counts those of the whole set.
+    `dir/train-*` has the card `dir/train-card.json`. If there is none by that name, the one card
+    in the folder that lists every matched file is taken; what else is called a card there and
+    cannot be read is passed over, unless it is named like some of the files.
+
+    Returns:
+      The card, or None if there is none: then scan the records (`card_builder.card_from_records`).
+      For a pattern that matches only some of the shards, `shards`, `num_images` and `fingerprint`
+      are those of the matched ones, all other counts those of the whole set.
 
     Raises:
       FileNotFoundError: no record file matches.

@@ -19,9 +19,13 @@ _MOST_NAMED = 5
 
 
 def merge_cards(parts: Mapping[str, tuple[Sequence[str], DataCard]]) -> DataCard:
-    """Returns one card for the records of several sets: name or pattern -> (record files, card).
+    """Returns one card for the records of several sets.
 
-    Quantiles of box sizes are left out: they do not add up.
+    Args:
+      parts: name or pattern of a set -> (its record files, its card); two sets or more.
+
+    Returns:
+      The card. Quantiles of box sizes are left out: they do not add up.
 
     Raises:
       ValueError: a file belongs to two sets, or the sets have different classes, only some of them

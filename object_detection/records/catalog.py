@@ -80,9 +80,11 @@ def stock_catalog(folder: str) -> dict[str, DataSet]:
 
 
 def read_catalog(path: str, folder: str) -> dict[str, DataSet]:
-    """Returns the stock catalog with the data sets of a YAML file, if any, added or in their place.
+    """Returns the stock catalog with the data sets of a file added or in their place.
 
-    The data folder, where it is '', is that of the file, without a file the present one.
+    Args:
+      path: YAML file; '': none.
+      folder: data folder; '': that of the file, without a file the present one.
 
     Raises:
       FileNotFoundError: there is no such file.

@@ -68,7 +68,10 @@ class ClassMap:
         return np.isin(class_ids, list(self.categories))
 
     def renamed(self, names: Mapping[int, str]) -> ClassMap:
-        """Returns the map with names by category id; categories that are not named keep theirs.
+        """Returns the map with other names.
+
+        Args:
+          names: category_id -> name; categories that are not in it keep theirs.
 
         Raises:
           ValueError: it names none of the categories.
@@ -83,15 +86,21 @@ class ClassMap:
         return ClassMap(self.num_classes, categories, data_names)
 
     def matched(self, others: Mapping[int, str], *, source: str) -> ClassMap:
-        """Returns these channels with the category ids of another list (category_id -> name).
+        """Returns these channels with the category ids of another list.
 
-        Categories of one name are one class, whatever their ids; where a name says nothing
-        (it is the id, or belongs to several), the id decides. Channels that the other list lacks,
-        and its categories that no channel stands for, are left out.
+        Categories of one name are one class, whatever their ids; where a name says nothing (it is
+        the id, or belongs to several), the id decides.
+
+        Args:
+          others: category_id -> name of the other list.
+          source: whose list it is, for messages.
+
+        Returns:
+          The map. Channels that the other list lacks, and its categories that no channel stands
+          for, are left out.
 
         Raises:
-          ValueError: the other list calls ids by names that are unknown here; lists them, and names
-            their `source`.
+          ValueError: the other list calls ids by names that are unknown here; lists them.
         """
         by_id, by_name = self.category_to_class, self._channels_by_name()
         counts = Counter(plain_name(name) for name in others.values())
@@ -245,7 +254,9 @@ def class_map_of_run(
 
     Args:
       train_card: of the training records, None where nothing is trained.
+      eval_card: of the validation records, if there are any.
       stored: `ClassMap.to_dict` of the checkpoint that is continued or evaluated; None: a new run.
+      class_ids, num_classes: see `make_class_map`.
       label_map: see `read_label_map`; '': names are the card's.
 
     Raises:

@@ -66,8 +66,11 @@ def record_set(
 ) -> RecordSet:
     """Describes a set of record files and finds truncated ones before training does.
 
-    Sets below a size are stepped through, record header by record header, even when the counts are
-    known from the data card. The files' order defines `record_index`.
+    Args:
+      files: paths in the order that defines `record_index`.
+      counts: records of each file, from the data card; None counts them here.
+      scan_below_bytes: sets smaller than this are stepped through, record header by record header,
+        even when the counts are known.
 
     Raises:
       ValueError: there is no record, a file is truncated (file and byte are named), or a file holds
@@ -107,12 +110,13 @@ def record_stream(
     """Streams one rank's records for ever, in another order in each data epoch.
 
     Args:
+      records: the set.
       shard: which rank of how many. With fewer records than ranks, rank r has the r-th record of
         the epoch's order, counted round and round.
       seed: of the order; the same on every rank.
       start_position: records that this rank has already consumed, over all epochs.
-      shuffle_buffer, shuffle_buffer_bytes: most records and, by their mean size, bytes in the
-        shuffle buffer.
+      shuffle_buffer: most records in the shuffle buffer.
+      shuffle_buffer_bytes: most bytes in it, by the mean size of the set's records.
       cache_below_bytes: sets up to this size are held in memory; 0 never does.
 
     Returns:
@@ -146,8 +150,10 @@ def ordered_records(
 ) -> tf.data.Dataset:
     """Reads one rank's contiguous share of the set once, in stored order, for evaluation.
 
-    Only the first `most_records` are shared out; some ranks get nothing when there are fewer. Gives
-    what `record_stream` gives, with data_epoch = 0.
+    Only the first `most_records` are shared out; some ranks get nothing when there are fewer.
+
+    Returns:
+      A dataset of (data_epoch = 0, record_index, serialized), as `record_stream`'s.
     """
     num_records = min(records.num_records, most_records or records.num_records)
     first, last = (num_records * r // shard.size for r in (shard.rank, shard.rank + 1))

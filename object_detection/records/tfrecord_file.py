@@ -83,10 +83,11 @@ def count_records(path: str | os.PathLike[str]) -> int:
 
 
 def record_files(file_pattern: str) -> list[str]:
-    """Returns the record files that a pattern means, sorted; see `patterns`.
+    """Returns the record files that a pattern means, sorted.
 
-    Matches that are no records (data cards and other .json, hidden and temporary files) are left
-    out.
+    Args:
+      file_pattern: a glob, or several separated by commas; see `patterns`. Matches that are no
+        records (data cards and other .json, hidden and temporary files) are left out.
 
     Raises:
       FileNotFoundError: nothing matches; the pattern is named.

@@ -93,14 +93,19 @@ def line_chart(
     mark: tuple[float, float, str] | None = None,
     with_points: bool = False,
 ) -> str:
-    """Draws lines, the first strongest; returns the `<svg>` element.
-
-    Where there are more than can be told apart, all but the first are faint.
+    """Draws lines; where there are more than can be told apart, all but the first are faint.
 
     Args:
+      lines: the first is drawn strongest.
+      path: of the PNG file.
+      title: above the chart.
+      labels: of the x axis and of the y axis.
       limits: of the y axis; None: by the data.
       mark: a point (x, y) to mark and what is said of it.
       with_points: mark the lines' points, where they are few.
+
+    Returns:
+      The `<svg>` element.
     """
     with _style():
         figure, axes = _new_chart(title, labels)
@@ -156,7 +161,13 @@ def bar_chart(
 
 
 def draw_table(table: np.ndarray, names: Sequence[str], path: Path, *, title: str) -> None:
-    """Draws counts int [n, n] as a picture of shades, which are shares of a row, as a PNG file."""
+    """Draws counts as a picture of shades, rows against columns, as a PNG file.
+
+    Args:
+      table: int [n, n]; shades are shares of a row.
+      names: [n] of rows and columns.
+      path, title: of the file, and above it.
+    """
     with _style(**{"axes.grid": False}):
         side = min(4.0 + 0.24 * len(names), 20.0)
         figure = Figure(figsize=(side, side), layout="constrained")

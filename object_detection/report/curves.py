@@ -107,7 +107,9 @@ def _curves(name: str, scores: np.ndarray, right: np.ndarray, *, num_objects: in
 def precision_at_recalls(right: np.ndarray, num_objects: int) -> np.ndarray:
     """Returns [101]: the best precision at each recall of `RECALLS` or beyond.
 
-    `right` is bool [n], by falling score; there is more than one object.
+    Args:
+      right: bool [n], by falling score.
+      num_objects: more than 0.
     """
     hits = np.cumsum(right)
     precision = hits / np.arange(1, len(right) + 1)

@@ -102,7 +102,13 @@ def escape(value: Any) -> str:
 
 
 def page(title: str, subtitle: str, sections: Sequence[tuple[str, str, str]], foot: str) -> str:
-    """Returns the whole file of sections (id, heading, HTML); what has no HTML is left out."""
+    """Returns the whole file.
+
+    Args:
+      title, subtitle: text.
+      sections: (id, heading, HTML); what has no HTML is left out.
+      foot: text.
+    """
     shown = [section for section in sections if section[2]]
     style = _STYLE.replace("LIGHT", _variables(_LIGHT_PAGE)).replace("DARK", _variables(_DARK_PAGE))
     links = "".join(f'<a href="#{name}">{escape(heading)}</a>' for name, heading, _ in shown)

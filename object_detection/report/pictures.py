@@ -86,9 +86,14 @@ def draw_results(
     least_score: float,
     pixels: Mapping[str, np.ndarray],
 ) -> Iterator[Picture]:
-    """Draws images; those without pixels (source_id -> uint8 [h, w, 3]) are left out.
+    """Draws images; those without pixels are left out.
 
-    `detections` are the list that was matched; those of `least_score` or more are drawn.
+    Args:
+      results: which images.
+      matches: of the evaluation.
+      detections: the list that was matched.
+      least_score: of the detections drawn.
+      pixels: source_id -> uint8 [h, w, 3].
     """
     finder = matches.found_by(least_score)
     for result in results:

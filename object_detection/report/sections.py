@@ -52,7 +52,9 @@ def course(records: Mapping[str, history.Records], current: Mapping[str, Any], f
     """Losses, learning rate and scores over the training; '' where no training is known.
 
     Args:
+      records: of the run, by kind.
       current: epoch and metrics of this evaluation, which the run may not have recorded yet.
+      files: folder for the charts.
     """
     steps = records.get("step", [])
     known = records.get("evaluation", [])
@@ -84,7 +86,11 @@ def classes(
 ) -> str:
     """AP and so on of each class with its counts; `classes.csv`.
 
-    `class_scores` are '' and, where there are masks, 'mask_' -> class -> COCO's numbers.
+    Args:
+      matches, class_curves: of the evaluation.
+      class_scores: '' and, where there are masks, 'mask_' -> class -> COCO's numbers.
+      least_score: of the detections counted.
+      files: folder for the CSV.
     """
     images = [
         len(np.unique(matches.object_image[matches.object_class == k]))

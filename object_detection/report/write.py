@@ -80,7 +80,10 @@ def about_evaluation(
     """Returns what a report must know beyond detections and metrics, for JSON.
 
     Args:
+      scores: has just scored the detections.
+      model: name of the model.
       epoch: of the weights, 0 where unknown.
+      settings: the configuration, as nested dictionaries.
       train_card: of the training records, where they are known.
       seconds: that the detector took for all images; 0: not known.
     """
@@ -112,9 +115,18 @@ def write_report(
     options: ReportOptions,
     truth: CocoAnnotations | None = None,
 ) -> Path:
-    """Writes the report of an evaluation into its folder; returns the path of the page.
+    """Writes the report of an evaluation into its folder.
 
-    `truth` are the annotations, where they are read already.
+    Args:
+      folder: of the evaluation.
+      about: as of `about_evaluation`.
+      detections: COCO's result entries.
+      metrics: of the detections.
+      options: what to show.
+      truth: the annotations, where they are read already.
+
+    Returns:
+      The path of the page.
     """
     began = time.monotonic()
     truth = read_scored(truth or about["annotations"])
@@ -230,8 +242,11 @@ def read_evaluation(
 ) -> tuple[dict[str, Any], list[dict[str, Any]], dict[str, float]]:
     """Returns what `about_evaluation` stored, the detections, and the metrics of an evaluation.
 
-    One without the first is scored once more, which needs `annotations`. These and `records` stand
-    in place of those that it names.
+    One without the first is scored once more, which needs `annotations`.
+
+    Args:
+      folder: of the evaluation.
+      annotations, records: in place of those that it names.
 
     Raises:
       FileNotFoundError: there is no evaluation, or its annotations are not where they were.

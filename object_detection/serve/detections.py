@@ -8,10 +8,11 @@ import tensorflow as tf
 class Detections(NamedTuple):
     """Detections of a batch, best first, padded to K rows per image.
 
-    boxes: [B, K, 4] float32, (y1, x1, y2, x2), pixels of the original image; 0 in padding.
-    scores: [B, K] float32 in [0, 1], descending; 0 in padding.
-    classes: [B, K] int32, contiguous class_id of the model; -1 in padding.
-    num_valid: [B] int32, rows before the padding.
+    Attributes:
+      boxes: [B, K, 4] float32, (y1, x1, y2, x2), pixels of the original image; 0 in padding.
+      scores: [B, K] float32 in [0, 1], descending; 0 in padding.
+      classes: [B, K] int32, contiguous class_id of the model; -1 in padding.
+      num_valid: [B] int32, rows before the padding.
     """
 
     boxes: tf.Tensor

@@ -21,10 +21,11 @@ _MOST_RIVALS = 0.1
 class Gaps(NamedTuple):
     """Largest differences between two results; infinite where a detection has no counterpart.
 
-    scores: of scores.
-    boxes: of box sides, as shares of the longer side of the input.
-    masks: of probabilities in masks; 0 without masks.
-    rivals: share of detections in whose place a neighbour of nearly the same score was chosen.
+    Attributes:
+      scores: of scores.
+      boxes: of box sides, as shares of the longer side of the input.
+      masks: of probabilities in masks; 0 without masks.
+      rivals: share of detections in whose place a neighbour of nearly the same score was chosen.
     """
 
     scores: float

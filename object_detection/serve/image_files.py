@@ -75,8 +75,10 @@ def known_photographs() -> list[str]:
 def read_image(path: str, *, exif: str = "ignore", max_pixels: int = MAX_PIXELS) -> ReadImage:
     """Reads an image of any format that conversion takes, as training sees it.
 
-    Stored pixels, or with exif "apply" turned by the EXIF orientation; `max_pixels` is height times
-    width beyond which it is refused undecoded.
+    Args:
+      path: of the file.
+      exif: "ignore" gives the stored pixels, "apply" turns them by the EXIF orientation.
+      max_pixels: height times width beyond which it is refused undecoded.
 
     Raises:
       ValueError: the file is not a readable image; names it.

@@ -45,11 +45,12 @@ Detector = Callable[[tf.Tensor], "tuple[tf.Tensor, ...]"]
 class Prediction(NamedTuple):
     """What was found on one image.
 
-    path: of the file.
-    image: uint8 [h, w, 3].
-    objects: best first; each has bbox (x, y, width, height in pixels of the image), score,
-      category_id, name, class_id and, with masks, segmentation (compressed RLE).
-    masks: float32 [n, s, s] of the objects, probabilities within the boxes; none without masks.
+    Attributes:
+      path: of the file.
+      image: uint8 [h, w, 3].
+      objects: best first; each has bbox (x, y, width, height in pixels of the image), score,
+        category_id, name, class_id and, with masks, segmentation (compressed RLE).
+      masks: float32 [n, s, s] of the objects, probabilities within the boxes; none without masks.
     """
 
     path: str
@@ -113,10 +114,13 @@ def predict_files(
     """Runs the detector over files.
 
     Args:
+      detector, class_map: of the model.
       paths: image files; what cannot be read is left out.
+      min_score: least score that is kept.
       unreadable: becomes longer by a message for each file left out.
       noted: becomes longer by what else is to be known of files.
       mask_rule: how masks are pasted.
+      exif, max_pixels: as of `read_image`.
     """
     for path in paths:
         try:
@@ -189,10 +193,17 @@ def draw(
     max_objects: int = 100,
     with_boxes: bool = True,
 ) -> np.ndarray:
-    """Draws entries with a class_id, with the names of a class map; see `draw_entries`.
+    """Draws detections or annotations with the names of a class map; see `draw_entries`.
 
-    `with_boxes`: draw boxes of objects with a segmentation too. Returns uint8, as large as the
-    image; with masks small images are enlarged.
+    Args:
+      image: uint8 [h, w, 3].
+      objects: entries with a class_id.
+      class_map: says the names.
+      with_masks, max_objects: as of `draw_entries`.
+      with_boxes: draw boxes of objects with a segmentation too.
+
+    Returns:
+      uint8, as large as the image; with masks small images are enlarged.
     """
     return draw_entries(
         image,
@@ -232,9 +243,10 @@ def _zoom_of(image: np.ndarray) -> int:
 
 
 class AnnotatedImages:
-    """Annotations to draw beside detections, of a COCO instances JSON.
+    """Annotations to draw beside detections.
 
-    Images are found by file name, folders only where they tell.
+    Args:
+      annotations: COCO instances JSON; images are found by file name, folders only where they tell.
     """
 
     def __init__(self, annotations: str):
@@ -268,10 +280,12 @@ class AnnotatedImages:
     def worst_files(
         self, entries: Sequence[dict[str, Any]], paths: Sequence[str], *, count: int
     ) -> list[str]:
-        """Returns the files with the most to complain about, the worst first, so many at most.
+        """Returns the files with the most to complain about, the worst first.
 
-        `entries` and `paths` are those of all files, see `Prediction.entries`; files without
-        annotations are left out.
+        Args:
+          entries: of all files, see `Prediction.entries`.
+          paths: of all files; those without annotations are left out.
+          count: the most files.
 
         Raises:
           ValueError: not one of the files is in the annotations.
@@ -296,9 +310,13 @@ class AnnotatedImages:
     def beside(
         self, prediction: Prediction, drawn: np.ndarray, class_map: ClassMap, *, with_boxes: bool
     ) -> np.ndarray:
-        """Returns ground truth on the left, `drawn` (uint8 [h, w, 3], the prediction) on the right.
+        """Returns ground truth on the left, `drawn` on the right, captioned.
 
-        Captioned; masks of the truth are drawn where the prediction has some.
+        Args:
+          prediction: says the image, and by its masks whether those of the truth are drawn.
+          drawn: uint8 [h, w, 3], the prediction.
+          class_map: says names and classes.
+          with_boxes: as of `draw`.
         """
         names = self._truth.category_names
         known = class_map.matched(names, source=self._source).category_to_class

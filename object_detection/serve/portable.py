@@ -27,7 +27,13 @@ Runner = Callable[[np.ndarray], Outputs]
 
 
 class PortableModule(tf.Module):
-    """What is converted: named outputs of float32 [batch, height, width, 3], of one size."""
+    """What is converted: named outputs of images of one size.
+
+    Args:
+      outputs_of: float32 [batch, height, width, 3] -> named outputs.
+      variables: of the model.
+      shape: (batch, height, width) of the input.
+    """
 
     def __init__(
         self,
@@ -48,9 +54,15 @@ class PortableModule(tf.Module):
 
 
 def fit_image(image: np.ndarray, shape: tuple[int, int], fill: Sequence[float]) -> np.ndarray:
-    """Scales an image uint8 [h, w, 3] to fit the upper left corner of the input (height, width).
+    """Scales an image to fit the upper left corner of the input.
 
-    Returns float32 [height, width, 3], filled up with a colour.
+    Args:
+      image: uint8 [h, w, 3].
+      shape: (height, width) of the input.
+      fill: colour of what is left.
+
+    Returns:
+      float32 [height, width, 3].
     """
     scale = min(shape[0] / image.shape[0], shape[1] / image.shape[1])
     size = [max(int(side * scale + 1e-3), 1) for side in image.shape[1::-1]]  # (width, height)
@@ -68,10 +80,14 @@ def convert(
     precision: str,
     images: Sequence[np.ndarray],
 ) -> Path:
-    """Writes a file of a format of `FILES`; not yet compared with anything.
+    """Writes a file of a format; not yet compared with anything.
 
-    The precision is float32, or what the format's converter offers; int8 takes its ranges from the
-    batches of input.
+    Args:
+      module: what is converted.
+      folder: where it goes.
+      format: of `FILES`.
+      precision: float32, or what the format's converter offers.
+      images: batches of input, of which int8 takes its ranges.
 
     Raises:
       ValueError: the converter or the runtime lacks something; says what it said.

@@ -73,7 +73,12 @@ _RUNTIMES = {
 
 
 def run_script(format: str, *, stage: str) -> str:
-    """Returns the program that runs a file of a format on a photo and prints a stage's outputs."""
+    """Returns the program that runs a file of a format on a photo.
+
+    Args:
+      format: of the file.
+      stage: whose outputs it prints.
+    """
     file, package, imports, run = _RUNTIMES[format]
     show = _FITTED_DETECTIONS if stage == "detections" else _TENSORS
     return _BEGINNING.format(file=file, package=package, imports=imports) + _FITTED + run + show

@@ -84,7 +84,10 @@ def export_detector(
     Beside it stands `run.py`, a program that runs it on a photo.
 
     Args:
+      detect: detections on whole images.
+      class_map: channels of the model.
       folder: replaced if it holds a SavedModel.
+      variables: of the model, with its weights.
       check_size: (height, width) of the images of the comparison, pixels.
       mask_rule: how its masks are to be pasted, if it has some.
 

@@ -56,10 +56,15 @@ def frame_rate(path: str) -> float:
 
 @contextlib.contextmanager
 def written(path: str | Path, *, rate: float) -> Iterator[Callable[[np.ndarray], None]]:
-    """Writes an MP4 of H.264, `rate` frames a second; it has its name only when it is complete.
+    """Writes an MP4 of H.264; it has its name only when it is complete.
 
-    Yields what takes one frame after another, uint8 [h, w, 3] RGB of one size. An odd side, which
-    H.264 does not know, gets its last row or column twice.
+    Args:
+      path: of the file.
+      rate: frames of a second.
+
+    Yields:
+      What takes one frame after another, uint8 [h, w, 3] RGB of one size. An odd side, which H.264
+      does not know, gets its last row or column twice.
 
     Raises:
       ImportError: what writes videos is not installed; names it.

@@ -34,6 +34,7 @@ def parse(
     A task of a Slurm step that has to leave the start of a training to the first one ends here.
 
     Args:
+      description: of the script, for --help.
       mode: train or eval; says which of that program's batch sizes is meant.
       batch_size: the default; None: it must be given.
       gpus: the default; None: there is no such argument.
@@ -113,6 +114,7 @@ def launch(
       kind: of run, as scripts/launch.sh names it.
       arguments: as the script has parsed them. gpus: 0 or none: as NGPU or a Slurm job says, else
         all that are visible.
+      more_flags: for our program.
       **variables: of the launcher, beside those that all scripts set.
     """
     script, gpus = Path(sys.argv[0]).stem, getattr(arguments, "gpus", 0)
