@@ -26,6 +26,15 @@ _SHARE = 0.85
 _FIRST, _SECOND = 4, 8
 _MOST = 512
 _TRIALS = 4
+# Of a control group of version 2 and of version 1: limit, use, statistics, and what of these can be
+# given back at once: pages of files that were not read lately.
+_OF_CONTROL_GROUPS = (
+    ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+    *(
+        (f"{place}limit_in_bytes", f"{place}usage_in_bytes", f"{place}stat", "total_inactive_file")
+        for place in ("memory/memory.", "memory.")
+    ),
+)
 _PEAK = re.compile(r"peak memory ([\d.]+) GiB")
 
 
@@ -143,12 +152,21 @@ def device_memory() -> tuple[bool, float]:
 def free_memory(proc: Path = Path("/proc"), control: Path = Path("/sys/fs/cgroup")) -> float:
     """Returns the bytes of memory free on this machine, within the limits of its container.
 
-    Linux tells of the machine in `proc`, of the container in the folder of its control group.
+    Linux tells of the machine in `proc`, of the container in the folder of its control group: of
+    version 2, or of version 1, which says a number near 2**63 where there is no limit. Both count
+    pages of files as used.
     """
     lines = (proc / "meminfo").read_text().splitlines()
     line = next(line for line in lines if line.startswith("MemAvailable:"))
     free = float(line.split()[1]) * 1024
-    most, now = control / "memory.max", control / "memory.current"
-    if most.is_file() and most.read_text().strip().isdigit():
-        free = min(free, float(most.read_text()) - float(now.read_text()))
+    for most, now, statistics, idle in _OF_CONTROL_GROUPS:
+        limit = (control / most).read_text().strip() if (control / most).is_file() else ""
+        if limit.isdigit():
+            counted = re.search(rf"^{idle} (\d+)$", _text(control / statistics), re.MULTILINE)
+            used = float((control / now).read_text()) - float(counted[1] if counted else 0)
+            free = min(free, float(limit) - used)
     return free
+
+
+def _text(path: Path) -> str:
+    return path.read_text() if path.is_file() else ""

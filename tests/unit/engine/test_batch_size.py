@@ -69,16 +69,30 @@ def test_batches_have_a_bound():
     assert Device(0, 1, 80 * GIB).largest() == 512
 
 
-def test_free_memory_is_that_of_the_machine_within_its_container(tmp_path):
+@pytest.mark.parametrize(
+    ("limit", "usage", "idle"),
+    [
+        ("memory.max", "memory.current", "inactive_file"),  # control groups of version 2
+        *(
+            (f"{place}limit_in_bytes", f"{place}usage_in_bytes", "total_inactive_file")
+            for place in ("memory/memory.", "memory.")  # and of version 1
+        ),
+    ],
+)
+def test_free_memory_is_that_of_the_machine_within_its_container(tmp_path, limit, usage, idle):
     (tmp_path / "meminfo").write_text("MemTotal: 100 kB\nMemAvailable:   2048 kB\n")
     control = tmp_path / "cgroup"
-    control.mkdir()
     assert batch_size.free_memory(tmp_path, control) == 2048 * 1024
-    (control / "memory.max").write_text("max\n")
-    assert batch_size.free_memory(tmp_path, control) == 2048 * 1024
-    (control / "memory.max").write_text(f"{1 << 20}\n")
-    (control / "memory.current").write_text("1024\n")
+    (control / limit).parent.mkdir(parents=True)
+    for unlimited in ("max\n", "9223372036854771712\n"):
+        (control / limit).write_text(unlimited)
+        (control / usage).write_text("1024\n")
+        assert batch_size.free_memory(tmp_path, control) == 2048 * 1024
+    (control / limit).write_text(f"{1 << 20}\n")
     assert batch_size.free_memory(tmp_path, control) == (1 << 20) - 1024
+    statistics = (control / limit).parent / "memory.stat"
+    statistics.write_text(f"inactive_anon 7\n{idle} 1000\nactive_file 9\n")
+    assert batch_size.free_memory(tmp_path, control) == (1 << 20) - 24
 
 
 def test_the_memory_is_that_of_the_smallest_gpu_or_what_is_free(monkeypatch):
