@@ -35,7 +35,7 @@ flags.disclaim_key_flags()
 CONFIG_CLASSES = (efficientdet.settings.EfficientDetConfig, maskrcnn.settings.MaskRcnnConfig)
 """The configurations of all families, for `cli.define_flags`."""
 
-_DEFAULT_MODEL = "efficientdet-d0"
+DEFAULT_MODEL = "efficientdet-d0"
 _MODELS = {
     "efficientdet": efficientdet.config.MODEL_TABLE,
     "maskrcnn": maskrcnn.config.MODEL_TABLE,
@@ -211,9 +211,7 @@ def define_checkpoint_flags() -> None:
     flags.DEFINE_string("model_dir", "", "Checkpoint prefix, or the folder of a run.")
     flags.DEFINE_alias("ckpt_path", "model_dir")
     flags.DEFINE_enum("which", "best", ["best", "last"], "Which checkpoint of a run's folder.")
-    flags.DEFINE_string(
-        "model_name", _DEFAULT_MODEL, "Model of a checkpoint without a description."
-    )
+    flags.DEFINE_string("model_name", DEFAULT_MODEL, "Model of a checkpoint without a description.")
     flags.DEFINE_string("preset", "", "Conventions of a checkpoint without a description.")
     flags.DEFINE_string("hparams", "", "Comma-separated key=value pairs, or a YAML file.")
 
@@ -261,7 +259,7 @@ def load_task(
     stored = read_metadata(prefix)
     print(clean_lines(f"taking {prefix}{describe(stored)}"), flush=True)
     known = str(stored["config"]["model"]["name"]) if stored else model_name
-    if model_name not in (known, _DEFAULT_MODEL, ""):
+    if model_name not in (known, DEFAULT_MODEL, ""):
         raise ConfigError(f"--model_name={model_name}, but the checkpoint is {known}")
     family = load(known)
     for warning in family.overruled(stored, preset_name=preset_name):

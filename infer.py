@@ -90,10 +90,11 @@ def intent(argv: list[str]) -> str:
         )
     if not (FLAGS.model_dir or FLAGS.saved_model_dir):
         raise ConfigError("give --model_dir (a checkpoint) or --saved_model_dir (an export)")
-    if not FLAGS.model_dir and (FLAGS.preset or FLAGS.hparams):
+    given = FLAGS.preset or FLAGS.hparams or FLAGS["model_name"].present
+    if not FLAGS.model_dir and given:
         raise ConfigError(
-            f"{FLAGS.saved_model_dir}, an export, keeps its settings: leave --preset and --hparams "
-            "out, or name the checkpoint with --model_dir"
+            f"{FLAGS.saved_model_dir}, an export, keeps its settings: leave --model_name, --preset "
+            "and --hparams out, or name the checkpoint with --model_dir"
         )
     if FLAGS.worst and not FLAGS.annotations:
         raise ConfigError("--worst needs --annotations, to know what is wrong")

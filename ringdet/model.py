@@ -182,7 +182,7 @@ def load(
     path: str | Path,
     *,
     which: str = "best",
-    model_name: str = "efficientdet-d0",
+    model_name: str = "",
     preset: str = "",
     hparams: str = "",
 ) -> Model:
@@ -191,7 +191,7 @@ def load(
     Args:
       path: folder of a run, a checkpoint's prefix, or the folder of an export (a SavedModel).
       which: "best" or "last" checkpoint of a run's folder.
-      model_name: model of a checkpoint without a description.
+      model_name: model of a checkpoint without a description; "": efficientdet-d0.
       preset: conventions of a checkpoint without a description.
       hparams: settings that differ from the checkpoint's, as key=value pairs.
 
@@ -207,10 +207,16 @@ def load(
 
     path = os.path.expanduser(path)
     if (Path(path) / "saved_model.pb").is_file():
-        if preset or hparams:
-            raise ConfigError(f"{path}, an export, keeps its settings: leave preset, hparams out")
+        if model_name or preset or hparams:
+            raise ConfigError(
+                f"{path}, an export, keeps its settings: leave model_name, preset, hparams out"
+            )
         return Model(*inference.saved_model_detector(path))
     task = families.load_task(
-        path, which=which, model_name=model_name, preset_name=preset, hparams=hparams
+        path,
+        which=which,
+        model_name=model_name or families.DEFAULT_MODEL,
+        preset_name=preset,
+        hparams=hparams,
     )
     return Model(inference.detector_of(task.detect_images), task.class_map, task.mask_rule)

@@ -107,7 +107,11 @@ def test_an_export_is_loaded_as_a_run_is(model, trained_run, tiny_set):
     last = ringdet.load(trained_run.folder, which="last").predict(image, min_score=0.1)[0]
     exported = ringdet.load(trained_run.folder / "emackpt-final").predict(image, min_score=0.1)[0]
     np.testing.assert_allclose(exported.scores, last.scores, atol=1e-4)
-    for setting in ({"preset": "nvidia"}, {"hparams": "image_size=256"}):
+    for setting in (
+        {"preset": "nvidia"},
+        {"hparams": "image_size=256"},
+        {"model_name": "maskrcnn-r50-fpn"},
+    ):
         with pytest.raises(ValueError, match="emackpt-final, an export, keeps its settings"):
             ringdet.load(trained_run.folder / "emackpt-final", **setting)
 
