@@ -121,6 +121,9 @@ class ObjectReader:
                 StatedBox(stated, image, category_id, number, mask.value, bool(crowd))
             )
         box = _read_box(entry.get("bbox"), mask.value, note)
+        if box and (angle := values.box_rotation(entry)) and mask.value is None:
+            note("box: turned by its attribute 'rotation', the box around it taken")
+            box = _around_turned(box, angle)
         if box is None or not _is_in_image(box, image, note):
             return None
         if mask.problem:
@@ -169,6 +172,14 @@ def _read_box(stated: Any, mask: Any, note: Callable[..., None]) -> list[float] 
         note("box: no width or no height", dropped=True)
         return None
     return box
+
+
+def _around_turned(box: Sequence[float], degrees: float) -> list[float]:
+    """Returns the box around a box that is turned about its middle."""
+    x, y, width, height = box
+    sine, cosine = abs(math.sin(math.radians(degrees))), abs(math.cos(math.radians(degrees)))
+    sides = width * cosine + height * sine, width * sine + height * cosine
+    return [x + (width - sides[0]) / 2, y + (height - sides[1]) / 2, *sides]
 
 
 def _is_in_image(box: Sequence[float], image: CocoImage, note: Callable[..., None]) -> bool:

@@ -84,6 +84,13 @@ def finite_box(value: Any) -> list[float] | None:
     return None if None in numbers else numbers
 
 
+def box_rotation(entry: Mapping[str, Any]) -> float:
+    """Returns by how many degrees CVAT says that a box is turned about its middle; 0 if not."""
+    attributes = entry.get("attributes")
+    rotation = attributes.get("rotation") if isinstance(attributes, Mapping) else None
+    return (finite_number(rotation) or 0.0) % 360.0
+
+
 def is_text(value: Any) -> bool:
     """Whether a value, or a member of a list, is text."""
     return isinstance(value, str) or (

@@ -202,6 +202,38 @@ def test_what_is_corrected(outcome, change, corrected):
 
 
 @pytest.mark.parametrize(
+    ("rotation", "box"),
+    [
+        (90, [5, 15, 30, 20]),
+        (-90.0, [5, 15, 30, 20]),
+        ("90", [5, 15, 30, 20]),
+        (45, [20 - 25 / 2**0.5, 25 - 25 / 2**0.5, 50 / 2**0.5, 50 / 2**0.5]),
+        (180, [10, 10, 20, 30]),
+    ],
+)
+def test_a_turned_box_of_cvat_is_the_box_around_it(rotation, box):  # cvat-ai/cvat#4745
+    value = content()
+    attributes = {"occluded": False, "rotation": rotation}
+    first(attributes=attributes, bbox=[10, 10, 20, 30])(value)
+    with_mask = read_annotations(value).objects["1"][0]
+    assert with_mask["bbox"] == [10, 10, 20, 30]  # its polygons say where it is
+    first(segmentation=[])(value)
+    annotations = read_annotations(value)
+    assert annotations.objects["1"][0]["bbox"] == pytest.approx(box)
+    assert "turned by its attribute 'rotation'" in "".join(
+        annotations.describe_findings(with_masks=False)
+    )
+
+
+@pytest.mark.parametrize("attributes", [{"rotation": 0}, {"rotation": "no"}, {"rotation": NAN}, []])
+def test_what_turns_no_box(attributes):
+    value = content()
+    first(attributes=attributes, segmentation=[])(value)
+    assert read_annotations(value).objects["1"][0]["bbox"] == BOXES[0]
+    assert read_annotations(value).describe_findings(with_masks=False) == []
+
+
+@pytest.mark.parametrize(
     ("change", "what"),
     [
         (first(bbox=[NAN] * 4), NOT_FOUR),
