@@ -13,8 +13,8 @@ evaluates it, draws its detections on images it was not trained on, and prints w
 Without options: a small generated data set and at most 10 minutes on 2 CPU cores after installation.
 Run it again and it reuses what is there.
 
-  --data DIR         train on this folder instead: images with COCO, YOLO, VOC, CVAT, LabelMe, Label Studio or
-                     Open Images annotations (docs/data.md)
+  --data DIR         train on this folder instead: images with COCO, YOLO, VOC, CVAT, LabelMe, Label Studio,
+                     Create ML, VIA, Supervisely or Open Images annotations (docs/data.md)
   --model NAME       the model: efficientdet-lite0 (default), maskrcnn, or any other that train.py knows
   --minutes N        length of the training (default 7; with --data, or Mask R-CNN from scratch, 25)
   --output DIR       where the results go (default: quickstart/<name of the data>-<model>)

@@ -8,6 +8,7 @@ than that: of deep nesting RecursionError, of numbers with megabytes of digits V
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import json
 import os
@@ -79,6 +80,19 @@ def open_file(
         os.close(descriptor)
 
 
+@contextlib.contextmanager
+def open_as_utf8(
+    path: str | os.PathLike[str], *, most: int | None = MOST_SMALL_BYTES
+) -> Iterator[BinaryIO]:
+    """Opens a text as `open_file` does, for reading it as UTF-8 bytes, whatever it is stored in."""
+    with open_file(path, most=most) as file:
+        encoding = text_encoding(file.read(2))
+        file.seek(0)
+        yield (
+            codecs.EncodedFile(file, "utf-8", encoding, "replace") if encoding == "utf-16" else file
+        )
+
+
 def read_file(path: str | os.PathLike[str], *, most: int = MOST_SMALL_BYTES) -> bytes:
     """Returns the bytes of a regular file; `path`, `most` and errors as of `open_file`."""
     with open_file(path, most=most) as file:
@@ -86,11 +100,21 @@ def read_file(path: str | os.PathLike[str], *, most: int = MOST_SMALL_BYTES) -> 
 
 
 def read_text(path: str | os.PathLike[str], *, most: int = MOST_SMALL_BYTES) -> str:
-    """Returns the text of a UTF-8 file, without a byte order mark; raises as `read_file`."""
+    """Returns the text of a file of `text_encoding`; raises as `read_file`."""
+    data = read_file(path, most=most)
     try:
-        return read_file(path, most=most).decode("utf-8-sig")
+        return data.decode(text_encoding(data))
     except UnicodeDecodeError as error:
         raise BadFileError(f"{clean(path)}: no UTF-8 text ({error}): save it as UTF-8") from None
+
+
+def text_encoding(head: bytes) -> str:
+    """Returns the encoding that a text's first bytes tell: UTF-16 if they mark it, else UTF-8.
+
+    Windows' shell writes UTF-16. Neither encoding gives the mark as a part of the text.
+    """
+    is_marked = head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return "utf-16" if is_marked else "utf-8-sig"
 
 
 def read_json(path: str | os.PathLike[str], *, most: int = MOST_SMALL_BYTES) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import filecmp
 import hashlib
+import itertools
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -18,7 +19,7 @@ from object_detection.coco.annotations import CocoAnnotations
 from object_detection.coco.image_paths import find_image_files
 from object_detection.coco.listed import CocoImage
 from object_detection.formats.folder import is_made_here
-from outside_data.files import MOST_JSON_BYTES, open_file, parse_json, read_json, walk
+from outside_data.files import MOST_JSON_BYTES, open_as_utf8, parse_json, read_json, walk
 
 _ANNOTATION_PATTERNS = (
     "annotations/instances_*.json",
@@ -29,7 +30,8 @@ _ANNOTATION_PATTERNS = (
     "*/*.json",
 )
 _ANY_JSON = _ANNOTATION_PATTERNS[-3:]
-_OTHER_TASKS = re.compile(r"^(captions|person_keypoints|image_info|panoptic|stuff|deploy)_|-card$")
+_WITHOUT_BOXES = re.compile(r"^(captions|image_info|panoptic|stuff|deploy)_|-card$")
+_KEY_POINTS = "person_keypoints_"  # with boxes: read where there is nothing else
 _FILE_NAME = re.compile(rb'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")')
 _PROBED_NAMES = 20
 _OF_IMAGES = ("image", "img", "jpeg", "jpg", "photo", "pict", "pics")
@@ -52,11 +54,12 @@ def find_splits(data_dir: str | os.PathLike[str]) -> dict[str, tuple[Path, Path]
     root = Path(data_dir)
     if not root.is_dir():
         raise FileNotFoundError(f"no data folder {root} (looked from {os.getcwd()})")
-    for pattern in _ANNOTATION_PATTERNS:
+    for with_key_points, pattern in itertools.product((False, True), _ANNOTATION_PATTERNS):
         files = [
             path
             for path in sorted(root.glob(pattern))
-            if not _OTHER_TASKS.search(path.stem)
+            if not _WITHOUT_BOXES.search(path.stem)
+            and path.stem.startswith(_KEY_POINTS) == with_key_points
             and (path.parent == root or not is_made_here(path.parent))
         ]
         if pattern in _ANY_JSON:
@@ -67,8 +70,11 @@ def find_splits(data_dir: str | os.PathLike[str]) -> dict[str, tuple[Path, Path]
                 names = [f"{path.parent.name}_{name}" for path, name in zip(files, names)]
             places = (find_image_dir(path, root) for path in files)
             return dict(zip(names, zip(files, places)))
+    found = (path for pattern in _ANY_JSON for path in sorted(root.glob(pattern)))
+    others = [str(path.relative_to(root)) for path in found if _WITHOUT_BOXES.search(path.stem)]
     raise FileNotFoundError(
         f"{root} has no COCO annotations: expected one of {', '.join(_ANNOTATION_PATTERNS)} in it"
+        + (f"; not read, as it has no boxes of objects: {others[0]}" if others else "")
     )
 
 
@@ -212,14 +218,14 @@ def make_split(
 def _split_name(path: Path) -> str:
     if path.name == "_annotations.coco.json":
         return path.parent.name
-    return path.stem.removeprefix("instances_")
+    return path.stem.removeprefix("instances_").removeprefix(_KEY_POINTS)
 
 
 def _first_file_names(path: Path) -> list[str]:
     """Returns the first file names of an annotation file without parsing all of it."""
     names: list[str] = []
     tail = b""
-    with open_file(path, most=MOST_JSON_BYTES) as file:
+    with open_as_utf8(path, most=MOST_JSON_BYTES) as file:
         while len(names) < _PROBED_NAMES and (chunk := file.read(1 << 20)):
             text = tail + chunk
             matches = list(_FILE_NAME.finditer(text))

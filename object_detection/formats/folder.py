@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
-from outside_data.files import open_file, read_text, walk
+from outside_data.files import open_as_utf8, read_text, walk
 from outside_data.picture_file import suffixes
 from path_names.spellings import UPLOAD_PREFIX, folded, spellings
 
@@ -131,8 +131,8 @@ def is_made_here(folder: str | os.PathLike[str]) -> bool:
 
 
 def head_of(path: Path) -> bytes:
-    """Returns the first bytes of a file's text, from its first sign on."""
-    with open_file(path, most=None) as file:
+    """Returns the first bytes of a file's text in UTF-8, from its first sign on."""
+    with open_as_utf8(path, most=None) as file:
         return file.read(_HEAD_BYTES).lstrip(b"\xef\xbb\xbf \r\n\t")
 
 

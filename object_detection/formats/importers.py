@@ -21,6 +21,7 @@ from outside_data.files import (
     MOST_JSON_BYTES,
     BadFileError,
     expecting,
+    open_as_utf8,
     read_file,
     read_json,
     regular_file,
@@ -28,11 +29,12 @@ from outside_data.files import (
 from outside_data.text import clean
 from outside_data.whole_file import write_whole
 
-FORMATS = ("coco", "cvat", "voc", "labelme", "label_studio", "open_images", "yolo")
+_OF_JSON = ("labelme", "supervisely", "via", "createml", "label_studio")
+FORMATS = ("coco", "cvat", "voc", *_OF_JSON, "open_images", "yolo")
 """In the order in which they are looked for: later ones leave fewer marks."""
 
-_MODULES = {"open_images": "tables"}
-_ONE_SUFFIX = {"voc": ".xml", "cvat": ".xml", "labelme": ".json", "label_studio": ".json"}
+_MODULES = {"open_images": "tables", **{name: f"json_files.{name}" for name in _OF_JSON}}
+_ONE_SUFFIX = {"voc": ".xml", "cvat": ".xml", **dict.fromkeys(_OF_JSON, ".json")}
 _DESCRIPTION = "imported.json"
 _VERSION = 2
 
@@ -143,7 +145,8 @@ def _coco_files(folder: DataFolder) -> list[Path]:
         head = head_of(path)
         # LabelMe's files may hold their images: those are not read whole.
         if head.startswith(b"{") and not is_labelme(head):
-            data = read_file(path, most=MOST_JSON_BYTES)
+            with open_as_utf8(path, most=MOST_JSON_BYTES) as file:
+                data = file.read()
             if b'"images"' in data and b'"categories"' in data:
                 return [path]
     return []

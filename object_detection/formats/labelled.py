@@ -152,6 +152,15 @@ def image_size(path: Path) -> tuple[int, int]:
     return (picture.width, picture.height) if picture else (0, 0)
 
 
+def viewed_size(path: Path) -> tuple[int, int]:
+    """Returns (width, height) as viewers that follow EXIF show a picture; (0, 0) if unreadable."""
+    picture = picture_of(path)
+    if picture is None:
+        return 0, 0
+    size = picture.width, picture.height
+    return size[::-1] if picture.swaps_sides else size
+
+
 def picture_of(path: Path) -> Picture | None:
     """Returns a picture whose header was read; None if it cannot be: the conversion names it."""
     try:

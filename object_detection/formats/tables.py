@@ -5,6 +5,7 @@ second file, `class-descriptions-boxable.csv`; objects that are groups become cr
 other kinds have corners in pixels: TensorFlow's the columns
 `filename,width,height,class,xmin,ymin,xmax,ymax`; keras-retinanet's `path,x1,y1,x2,y2,class`, all
 but the path empty for an image without objects, no heading, and a second file `class,number`.
+SKU110K's lines end in the image's width and height.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from object_detection.formats.labelled import (
     box_of_corners,
     image_size,
 )
-from outside_data.files import expecting, open_file
+from outside_data.files import expecting, open_file, text_encoding
 from outside_data.picture_file import suffixes
 from outside_data.text import clean
 
@@ -35,6 +36,7 @@ _OPEN_IMAGES = {"imageid", "labelname", "xmin", "xmax", "ymin", "ymax"}
 _PIXELS = {"filename", "class", "xmin", "ymin", "xmax", "ymax"}
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
 _WITHOUT_HEADING = ("filename", *_SIDES, "class")
+_OF_SKU110K = ("width", "height")  # may follow
 _OTHER_NAMES = dict(zip(("path", "x1", "y1", "x2", "y2", "class_name"), _WITHOUT_HEADING))
 _NUMBER = re.compile(r"-?\d+(\.\d*)?")
 _MOST_LINE_BYTES = 1 << 20
@@ -116,9 +118,11 @@ def _first_line(path: Path) -> list[str]:
 
 def _is_box(columns: Sequence[str]) -> bool:
     """Whether a line is one of a table without a heading."""
-    if len(columns) != len(_WITHOUT_HEADING) or Path(columns[0]).suffix.lower() not in suffixes():
+    further = columns[len(_WITHOUT_HEADING) :]
+    has_columns = len(columns) >= len(_WITHOUT_HEADING) and len(further) in (0, len(_OF_SKU110K))
+    if not has_columns or Path(columns[0]).suffix.lower() not in suffixes():
         return False
-    return not any(columns[1:]) or all(map(_NUMBER.fullmatch, columns[1:5]))
+    return not any(columns[1:]) or all(map(_NUMBER.fullmatch, [*columns[1:5], *further]))
 
 
 def _rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
@@ -127,7 +131,7 @@ def _rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
         first = [name.strip() for name in next(reader)]
         names = _columns(first)
         if _is_box(first):
-            names = _WITHOUT_HEADING
+            names = (*_WITHOUT_HEADING, *_OF_SKU110K)
             yield f"{path} line 1", dict(zip(names, first))
         for values in filter(None, reader):
             row = {name: "" for name in names} | dict(zip(names, map(str.strip, values)))
@@ -172,6 +176,8 @@ def _numbered_classes(folder: DataFolder) -> list[str]:
 def _lines(path: Path, errors: str = "strict") -> Iterator[Iterator[str]]:
     """Opens a file whose lines are read in pieces of a limited length."""
     with open_file(path, most=None) as file:
-        text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="", errors=errors)
+        encoding = text_encoding(file.read(2))
+        file.seek(0)
+        text = io.TextIOWrapper(file, encoding=encoding, newline="", errors=errors)
         yield iter(lambda: text.readline(_MOST_LINE_BYTES), "")
         text.detach()

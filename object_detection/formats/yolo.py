@@ -18,8 +18,8 @@ from object_detection.formats.labelled import (
     LabelledImage,
     LabelledObject,
     LabelledSet,
-    picture_of,
     polygon_object,
+    viewed_size,
 )
 from outside_data.files import BadFileError, expecting, read_text, read_yaml
 
@@ -58,7 +58,7 @@ def read(folder: DataFolder) -> LabelledSet:
     has_key_points = "kpt_shape" in description or _are_key_points(words)
     for split, images in splits.items():
         for image in dict.fromkeys(images):
-            size, own = _viewed_size(image), lines.get(labels.get(image), [])
+            size, own = viewed_size(image), lines.get(labels.get(image), [])
             if image not in labels and image not in result.missing:
                 result.note("image without a label file: taken as empty", image.name)
             if own and min(size) <= 0:
@@ -219,15 +219,6 @@ def _is_label_file(path: Path) -> bool:
     first = head_of(path).decode(errors="replace").split("\n", 1)[0]
     words = _words(first)
     return len(words) >= 5 and all(map(_NUMBER.fullmatch, words))
-
-
-def _viewed_size(path: Path) -> tuple[int, int]:
-    """Returns (width, height) as viewers that follow EXIF show a picture."""
-    picture = picture_of(path)
-    if picture is None:
-        return 0, 0
-    size = picture.width, picture.height
-    return size[::-1] if picture.swaps_sides else size
 
 
 def _data_yaml(folder: DataFolder) -> tuple[Path | None, dict[str, Any]]:

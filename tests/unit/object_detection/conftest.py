@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from data_folder import Folder
 from PIL import Image
 from samples import instances
 
@@ -54,3 +55,9 @@ def small_set(tmp_path):
             pixels = rng.integers(0, 255, (60, 80, 3), np.uint8)
             Image.fromarray(pixels).save(tmp_path / split / f"{number}.png")
     return {split: instances(numbers, objects, names, **form) for split in ("train", "val")}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """An empty data folder."""
+    return Folder(tmp_path / "set")

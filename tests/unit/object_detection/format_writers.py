@@ -142,6 +142,86 @@ def write_label_studio_by_task(root):
         path.unlink()
 
 
+def write_createml(root, *, image="image", annotations="annotations"):
+    write_images(root)
+    for split, images in TRUTH.items():
+        entries = [
+            {
+                image: f"{stem}.jpg",
+                annotations: [
+                    {
+                        "label": name,
+                        "coordinates": dict(zip("xy", (x + w / 2, y + h / 2)), width=w, height=h),
+                    }
+                    for name, x, y, w, h in objects
+                ],
+            }
+            for stem, objects in reversed(images.items())
+        ]
+        (root / split / "_annotations.createml.json").write_text(json.dumps(entries))
+
+
+def write_createml_of_apple(root):
+    write_createml(root, image="imagefilename", annotations="annotation")
+
+
+def via_images(split):
+    """Returns VGG Image Annotator's images of a split."""
+    return {
+        f"{stem}.jpg{len(stem)}": {
+            "filename": f"{stem}.jpg",
+            "size": len(stem),
+            "regions": [
+                {
+                    "shape_attributes": {"name": "rect", "x": x, "y": y, "width": w, "height": h},
+                    "region_attributes": {"type": name},
+                }
+                for name, x, y, w, h in objects
+            ],
+            "file_attributes": {},
+        }
+        for stem, objects in TRUTH[split].items()
+    }
+
+
+def write_via(root):
+    """As version 1 wrote them: regions under their numbers."""
+    write_images(root)
+    for split in TRUTH:
+        images = via_images(split)
+        for entry in images.values():
+            entry["regions"] = {str(i): region for i, region in enumerate(entry["regions"])}
+        (root / split / "via_region_data.json").write_text(json.dumps(images))
+
+
+def write_via_project(root):
+    write_images(root)
+    for split in TRUTH:
+        project = {"_via_settings": {"ui": {}}, "_via_img_metadata": via_images(split)}
+        (root / f"{split}.json").write_text(json.dumps({**project, "_via_attributes": {}}))
+
+
+def write_supervisely(root):
+    """Corners of rectangles are pixels that belong to them."""
+    write_images(root, "{split}/img/{stem}.jpg")
+    classes = [{"title": name, "shape": "rectangle", "color": "#F00000"} for name in NAMES]
+    (root / "meta.json").write_text(json.dumps({"classes": classes, "tags": []}))
+    for split, images in TRUTH.items():
+        (root / split / "ann").mkdir()
+        for stem, objects in images.items():
+            listed = [
+                {
+                    "classTitle": name,
+                    "geometryType": "rectangle",
+                    "points": {"exterior": [[x, y], [x + w - 1, y + h - 1]], "interior": []},
+                }
+                for name, x, y, w, h in objects
+            ]
+            size = {"width": SIZE[0], "height": SIZE[1]}
+            content = {"description": "", "tags": [], "size": size, "objects": listed}
+            (root / split / "ann" / f"{stem}.jpg.json").write_text(json.dumps(content))
+
+
 def write_retinanet(root):
     write_images(root)
     for split, images in TRUTH.items():

@@ -197,6 +197,24 @@ def test_file_names_with_a_folder_and_with_escapes(write, tmp_path):
     assert find_splits(tmp_path)["all"][1] == tmp_path / "pictures"
 
 
+def test_key_points_are_read_where_there_are_no_instances(write, tmp_path):
+    write(named("a.jpg"), "annotations/person_keypoints_train2017.json")
+    touch(tmp_path, "train/a.jpg", "val/b.jpg")
+    ((split, (path, images)),) = find_splits(tmp_path).items()
+    assert (split, path.name) == ("train2017", "person_keypoints_train2017.json")
+    assert images == tmp_path / "train"
+    write(named("b.jpg"), "labels.json")
+    assert {split: path.name for split, (path, _) in find_splits(tmp_path).items()} == {
+        "labels": "labels.json"
+    }
+
+
+def test_annotations_of_another_task_are_named(write, tmp_path):
+    write(named("a.jpg"), "annotations/panoptic_train2017.json")
+    with pytest.raises(FileNotFoundError, match=r"no boxes of objects: annotations/panoptic_train"):
+        find_splits(tmp_path)
+
+
 def test_find_splits_errors(write, tmp_path):
     with pytest.raises(FileNotFoundError, match="no data folder"):
         find_splits(tmp_path / "nowhere")

@@ -1,73 +1,17 @@
 """What exporters make of the formats, after public reports: read right, counted, or refused."""
 
-import base64
 import json
 from urllib.parse import quote
 
 import pytest
+from data_folder import BOXES, NAMES, SIZE, Folder, plain
 from PIL import Image
 from samples import instances, voc_xml, yolo_lines
 
 from object_detection.check.run import check_splits
 from object_detection.coco.annotations import read_annotations
 from object_detection.convert.convert import convert
-from object_detection.convert.prepare import coco_splits
 from outside_data.picture_file import BadImageError, open_picture
-
-SIZE = (40, 20)  # width, height
-NAMES = ["cat", "dog"]
-BOXES = [("cat", 1, 2, 10, 8), ("dog", 20, 5, 20, 15)]  # class, x, y, width, height
-
-
-class Folder:
-    """A data folder in the making."""
-
-    def __init__(self, root):
-        self.root = root
-        self.lines = []
-
-    def write(self, name, content=""):
-        """Writes a text file, or a picture if nothing is given for one."""
-        path = self.root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if content or path.suffix.lower() not in (".jpg", ".png"):
-            path.write_bytes(content if isinstance(content, bytes) else content.encode())
-        else:
-            Image.new("RGB", SIZE, (len(name) * 10 % 255, 90, 20)).save(path)
-
-    def splits(self):
-        return coco_splits(self.root, f"{self.root}-work", report=self.lines.append)
-
-    def read(self):
-        """Returns split to image to (class, x, y, width, height, crowd)."""
-        result = {}
-        for split, (path, _) in self.splits().items():
-            listed = read_annotations(path)
-            result[split] = {
-                image.file_name: [
-                    (
-                        listed.category_names[entry["category_id"]],
-                        *(round(side, 1) for side in entry["bbox"]),
-                        bool(entry["iscrowd"]),
-                    )
-                    for entry in listed.objects.get(image.source_id, ())
-                ]
-                for image in listed.images
-            }
-        return result
-
-    @property
-    def said(self):
-        return "\n".join(self.lines)
-
-
-@pytest.fixture
-def folder(tmp_path):
-    return Folder(tmp_path / "set")
-
-
-def plain(boxes=BOXES):
-    return [(*box, False) for box in boxes]
 
 
 def yolo(folder, lines="", *, label="labels/a.txt", image="a.jpg"):
@@ -262,48 +206,6 @@ def test_pictures_of_a_video_numbered_from_1(folder, count):
     assert ("picture 1 is frame 0" in folder.said) == (count == 3)
 
 
-def test_shapes_of_labelme_as_others_write_them(folder):
-    folder.write("a.jpg")
-    corners = [[1, 2], [11, 2], [11, 10], [1, 10]]
-    shapes = [
-        {"label": "cat", "points": corners, "shape_type": "rotation", "group_id": [1]},
-        {"label": "__ignore__", "points": corners[::2], "shape_type": "rectangle"},
-        {"label": "cat", "points": corners, "shape_type": "spiral"},
-    ]
-    content = {"imageData": "A" * 100_000, "imagePath": "a.jpg", "shapes": shapes}
-    folder.write("a.json", json.dumps(content))
-    assert folder.read() == {"all": {"a.jpg": plain([("cat", 1, 2, 10, 8)])}}
-    assert "1 x object called __ignore__ left out: a.json" in folder.said
-    assert "1 x spiral left out" in folder.said
-    for wrong in (None, [5]):
-        folder.write("a.json", json.dumps({**content, "shapes": wrong}))
-        with pytest.raises(ValueError, match=r"a\.json: expected LabelMe's"):
-            folder.read()
-
-
-def label_studio_task(image, **changes):
-    value = {"x": 2.5, "y": 10, "width": 25, "height": 40, "rectanglelabels": ["cat", "dog"]}
-    shape = {"original_width": SIZE[0], "original_height": SIZE[1], "value": value, **changes}
-    return {"data": {"image": image}, "annotations": [{"result": [shape]}]}
-
-
-def test_tasks_of_label_studio_as_others_write_them(folder):
-    folder.write("photos/a.jpg")
-    uri = base64.b64encode(b"s3://bucket/x/a.jpg").decode()
-    task = label_studio_task(f"/tasks/1/resolve/?fileuri={uri}", image_rotation=90)
-    folder.write("tasks.json", json.dumps([task]))
-    assert folder.read() == {"all": {"a.jpg": plain([("cat", 1, 2, 10, 8)])}}
-    assert "1 x object with several labels: the first is taken" in folder.said
-    assert "1 x object drawn on a turned image" in folder.said
-    empty = {"data": {"image": "b.jpg"}, "annotations": [{"result": None}]}
-    folder.write("photos/b.jpg")
-    folder.write("tasks.json", json.dumps([task, empty]))
-    assert folder.read()["all"]["b.jpg"] == []
-    folder.write("tasks.json", json.dumps([task, 5]))
-    with pytest.raises(ValueError, match=r"tasks\.json: expected a list of Label Studio's tasks"):
-        folder.read()
-
-
 @pytest.mark.parametrize("separator", [",", ";", "\t"])
 def test_tables_as_others_write_them(folder, separator):
     folder.write("a.jpg")
@@ -323,6 +225,26 @@ def test_tables_as_others_write_them(folder, separator):
     folder.write("boxes.csv", "\n".join(map(separator.join, (rows[0], line))))
     with pytest.raises(ValueError, match=r"boxes\.csv line 2: a box without a class"):
         folder.read()
+
+
+@pytest.mark.parametrize("ending", ["", ",40,20"])  # SKU110K's width and height
+def test_tables_without_a_heading(folder, ending):
+    folder.write("a.jpg")
+    lines = [f"a.jpg,{x},{y},{x + w},{y + h},{name}{ending}" for name, x, y, w, h in BOXES]
+    folder.write("train.csv", "\n".join(lines))
+    assert folder.read() == {"train": {"a.jpg": plain()}}
+
+
+def test_texts_of_windows_shell(folder):
+    """They are UTF-16 with a byte order mark."""
+    yolo(folder, yolo_lines(BOXES, NAMES, SIZE).encode("utf-16"))
+    folder.write("classes.txt", "\r\n".join(NAMES).encode("utf-16"))
+    folder.write("train.txt", "images/a.jpg\r\n".encode("utf-16"))
+    assert folder.read() == {"train": {"a.jpg": plain()}}
+    other = Folder(folder.root.parent / "other")
+    other.write("a.jpg")
+    other.write("train.csv", "a.jpg,1,2,11,10,cat\r\n".encode("utf-16"))
+    assert other.read() == {"train": {"a.jpg": plain(BOXES[:1])}}
 
 
 # ------------------------------------------------------------------------------ COCO

@@ -7,6 +7,7 @@ the path behind `/data/local-files/?d=`, by a URL's path, or by the name before 
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from object_detection.formats.labelled import (
 from outside_data.files import MOST_JSON_BYTES, expecting, read_json
 
 _NAMES = ("rectanglelabels", "polygonlabels", "ellipselabels", "labels")
+_LABELS = re.compile(rb'"(?:\w+labels"|labels"\s*:\s*\[\s*")')
 _IMAGE_SUFFIX_OR_PATH = ("/", ".")
 
 
@@ -66,11 +68,12 @@ def _read_task(
 
 def _is_label_studio(path: Path) -> bool:
     head = head_of(path)
-    if head.startswith(b"["):
-        marks = (b'"annotations"', b'"completions"', b'"annotation_id"', b"labels")
-        return any(mark in head for mark in marks)
     # Of a long file only the beginning is seen: a task's data may come behind its shapes.
-    has_shapes = b'"result"' in head or b'"annotations"' in head or b'"completions"' in head
+    has_lists = b'"annotations"' in head or b'"completions"' in head
+    if head.startswith(b"["):
+        is_task = has_lists and (b'"data"' in head or b'"result"' in head)
+        return is_task or b'"annotation_id"' in head or _LABELS.search(head) is not None
+    has_shapes = b'"result"' in head or has_lists
     marks = (b'"data"', b'"task"', b'"from_name"')
     return head.startswith(b"{") and has_shapes and any(mark in head for mark in marks)
 

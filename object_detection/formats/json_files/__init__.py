@@ -1,0 +1,1 @@
+"""Formats whose annotations are JSON, other than COCO's."""

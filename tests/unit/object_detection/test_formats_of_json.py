@@ -1,0 +1,164 @@
+"""What exporters of JSON make of their formats, after public reports: read right, or refused."""
+
+import base64
+import json
+import math
+import zlib
+
+import numpy as np
+import pytest
+from data_folder import BOXES, SIZE, plain
+from samples import encoded, instances
+
+from object_detection.coco.annotations import read_annotations
+
+
+def test_shapes_of_labelme_as_others_write_them(folder):
+    folder.write("a.jpg")
+    corners = [[1, 2], [11, 2], [11, 10], [1, 10]]
+    shapes = [
+        {"label": "cat", "points": corners, "shape_type": "rotation", "group_id": [1]},
+        {"label": "__ignore__", "points": corners[::2], "shape_type": "rectangle"},
+        {"label": "cat", "points": corners, "shape_type": "spiral"},
+    ]
+    content = {"imageData": "A" * 100_000, "imagePath": "a.jpg", "shapes": shapes}
+    folder.write("a.json", json.dumps(content))
+    assert folder.read() == {"all": {"a.jpg": plain([("cat", 1, 2, 10, 8)])}}
+    assert "1 x object called __ignore__ left out: a.json" in folder.said
+    assert "1 x spiral left out" in folder.said
+    for wrong in (None, [5]):
+        folder.write("a.json", json.dumps({**content, "shapes": wrong}))
+        with pytest.raises(ValueError, match=r"a\.json: expected LabelMe's"):
+            folder.read()
+
+
+def label_studio_task(image, **changes):
+    value = {"x": 2.5, "y": 10, "width": 25, "height": 40, "rectanglelabels": ["cat", "dog"]}
+    shape = {"original_width": SIZE[0], "original_height": SIZE[1], "value": value, **changes}
+    return {"data": {"image": image}, "annotations": [{"result": [shape]}]}
+
+
+def test_tasks_of_label_studio_as_others_write_them(folder):
+    folder.write("photos/a.jpg")
+    uri = base64.b64encode(b"s3://bucket/x/a.jpg").decode()
+    task = label_studio_task(f"/tasks/1/resolve/?fileuri={uri}", image_rotation=90)
+    folder.write("tasks.json", json.dumps([task]))
+    assert folder.read() == {"all": {"a.jpg": plain([("cat", 1, 2, 10, 8)])}}
+    assert "1 x object with several labels: the first is taken" in folder.said
+    assert "1 x object drawn on a turned image" in folder.said
+    empty = {"data": {"image": "b.jpg"}, "annotations": [{"result": None}]}
+    folder.write("photos/b.jpg")
+    folder.write("tasks.json", json.dumps([task, empty]))
+    assert folder.read()["all"]["b.jpg"] == []
+    folder.write("tasks.json", json.dumps([task, 5]))
+    with pytest.raises(ValueError, match=r"tasks\.json: expected a list of Label Studio's tasks"):
+        folder.read()
+
+
+def via(folder, *regions):
+    """Writes one image with regions of (shape attributes, region attributes)."""
+    folder.write("a.jpg")
+    keys = ("shape_attributes", "region_attributes")
+    entry = {"filename": "a.jpg", "size": 1, "file_attributes": {}}
+    entry["regions"] = [dict(zip(keys, region)) for region in regions]
+    folder.write("via_region_data.json", json.dumps({"a.jpg1": entry}))
+
+
+def test_shapes_and_classes_of_via(folder):
+    square = {"name": "polygon", "all_points_x": [1, 11, 11, 1], "all_points_y": [2, 2, 10, 10]}
+    circle = {"name": "circle", "cx": 20, "cy": 10, "r": 5}
+    # Turned by a right angle: half as wide as high.
+    ellipse = {"name": "ellipse", "cx": 20, "cy": 10, "rx": 8, "ry": 4, "theta": math.pi / 2}
+    via(
+        folder,
+        (square, {"name": "cat", "categories": "cat"}),  # matterport/Mask_RCNN#700
+        (circle, {"dog": "dog"}),  # matterport/Mask_RCNN#1337
+        (ellipse, {"colour": "red", "type": {"dog": True, "cat": False}}),
+        ({"name": "point", "cx": 1, "cy": 2}, {"type": "cat"}),
+    )
+    found = folder.read()["all"]["a.jpg"]
+    ovals = [("dog", 15, 5, 10, 10, False), ("dog", 16, 2, 8, 16, False)]
+    assert found == [*plain(BOXES[:1]), *ovals]
+    assert "1 x point left out: no shape with an area" in folder.said
+
+
+def test_via_without_classes_has_one(folder):  # the balloons of matterport/Mask_RCNN
+    square = {"name": "rect", "x": 1, "y": 2, "width": 10, "height": 8}
+    via(folder, (square, {}), (square, {}))
+    assert folder.read() == {"all": {"a.jpg": [("object", 1, 2, 10, 8, False)] * 2}}
+    assert "file without classes: all its objects are called object" in folder.said
+    via(folder, (square, {}), (square, {"type": "cat"}))
+    with pytest.raises(ValueError, match=r"image a\.jpg region 0 has no attribute with its class"):
+        folder.read()
+    via(folder, (square, {"colour": "red", "make": "Ford"}))
+    with pytest.raises(ValueError, match="region 0 has the attributes colour, make: which one"):
+        folder.read()
+    via(folder, ({"name": "rect", "x": 1, "y": 2}, {"type": "cat"}))
+    with pytest.raises(ValueError, match="region 0: a rect whose numbers are not there: 'width'"):
+        folder.read()
+
+
+def test_holes_and_bitmaps_of_supervisely(folder):
+    """The mask of a bitmap, and of a polygon with a hole: pixels counted by hand."""
+    folder.write("d/img/a.jpg")
+    pixels = np.zeros((4, 6), np.uint8)
+    pixels[1:, 2:5] = 1
+    alpha = np.dstack([np.zeros((4, 6, 3), np.uint8), pixels * 255])
+    bitmaps = [
+        {"origin": [3, 5], "data": base64.b64encode(zlib.compress(encoded(image))).decode()}
+        for image in (pixels * 255, alpha)
+    ]
+    hole = [[4, 4], [8, 4], [8, 8], [4, 8]]
+    points = {"exterior": [[2, 2], [12, 2], [12, 12], [2, 12]], "interior": [hole]}
+    objects = [{"classTitle": "cat", "geometryType": "bitmap", "bitmap": b} for b in bitmaps]
+    objects += [
+        {"classTitle": "cat", "geometryType": "polygon", "points": points},
+        {"classTitle": "cat", "geometryType": "point", "points": {"exterior": [[1, 1]]}},
+    ]
+    content = {"size": {"width": SIZE[0], "height": SIZE[1]}, "tags": [], "objects": objects}
+    folder.write("d/ann/a.jpg.json", json.dumps(content))
+    ((path, _),) = folder.splits().values()
+    (found,) = read_annotations(path).objects.values()
+    assert [entry["bbox"] for entry in found] == [[3, 5, 6, 4]] * 2 + [[2, 2, 10, 10]]
+    assert [entry["area"] for entry in found] == [9, 9, 100 - 16]
+    assert "1 x point left out: no shape with an area that is known" in folder.said
+    bitmaps[0]["data"] = "AAAA"
+    folder.write("d/ann/a.jpg.json", json.dumps(content))
+    with pytest.raises(ValueError, match=r"a\.jpg\.json object 0: a bitmap that cannot be read"):
+        folder.read()
+
+
+def test_boxes_of_createml_that_are_none(folder):
+    folder.write("a.jpg")
+    entry = {"image": "a.jpg", "annotations": [{"label": "cat", "coordinates": {"x": 1, "y": 2}}]}
+    folder.write("a.json", json.dumps([entry]))
+    with pytest.raises(ValueError, match=r"a\.json image a\.jpg: expected 'coordinates' with numb"):
+        folder.read()
+    folder.write("a.json", json.dumps([{"annotations": [], "image": ""}]))
+    with pytest.raises(ValueError, match=r"a\.json: entry 0 names no 'image'"):
+        folder.read()
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"name": "a.jpg", "labels": [{"category": "car", "box2d": {"x1": 1}}]},  # BDD100K
+        {"External ID": "a.jpg", "Label": {"objects": [{"title": "car"}]}},  # Labelbox
+    ],
+)
+def test_lists_of_others_are_not_taken_for_tasks_of_label_studio(folder, entry):
+    folder.write("a.jpg")
+    folder.write("a.json", json.dumps([entry]))
+    with pytest.raises(ValueError, match=r"no annotations in a known format .*a\.json"):
+        folder.read()
+
+
+def test_json_in_utf_16(folder):
+    folder.write("1.jpg")
+    coco = instances((1,), [(1, 3, [1, 2, 10, 8])], size=SIZE[::-1])
+    folder.write("a.json", json.dumps(coco).encode("utf-16"))
+    assert folder.read() == {"a": {"1.jpg": plain(BOXES[:1])}}
+    entry = {"label": "cat", "coordinates": {"x": 6, "y": 6, "width": 10, "height": 8}}
+    createml = [{"image": "1.jpg", "annotations": [entry]}]
+    folder.write("a.json", b"\xfe\xff" + json.dumps(createml).encode("utf-16-be"))
+    assert folder.read() == {"all": {"1.jpg": plain(BOXES[:1])}}
