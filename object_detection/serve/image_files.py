@@ -47,13 +47,16 @@ def read_image_list(path: str) -> list[str]:
 def find_images(path: str) -> list[str]:
     """Returns the image files that a file name, a folder or a glob means, sorted.
 
+    Hidden files of a folder are none: macOS puts a `._NAME.jpg` beside each picture of an archive.
+
     Raises:
       FileNotFoundError: there is none.
     """
     # Those of phones are not read, and named for it.
     known, below = suffixes() | {".heic", ".heif"}, ""
     if os.path.isdir(path):
-        found = [str(p) for p in Path(path).iterdir() if p.suffix.lower() in known]
+        files = (p for p in Path(path).iterdir() if not p.name.startswith("."))
+        found = [str(p) for p in files if p.suffix.lower() in known]
         if not found:
             inner = (p.parent for p in Path(path).glob("*/*") if p.suffix.lower() in known)
             below = next((f"; {clean(folder)} has some" for folder in inner), "")

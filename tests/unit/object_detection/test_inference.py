@@ -212,6 +212,7 @@ def test_image_arguments(photo, tmp_path):
         find_images(f"{tmp_path}/*.bmp")
     phone = tmp_path / "of a phone.HEIC"  # which the command then names as left out
     phone.touch()
+    (tmp_path / "._photo.png").write_bytes(b"\0\5\x16\7 of a Mac's archive")
     assert find_images(str(tmp_path)) == sorted([photo, str(phone)])
     phone.unlink()
     inner = tmp_path / "outer" / "inner"
