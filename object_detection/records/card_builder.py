@@ -25,7 +25,8 @@ from object_detection.records.card import (
     make_fingerprint,
 )
 from object_detection.records.card_merge import merge_cards
-from object_detection.records.example_proto import decode_example
+from object_detection.records.class_map import plain_name
+from object_detection.records.example_proto import decode_example, feature_kinds
 from object_detection.records.tfrecord_file import iterate_records, record_files, shard_prefix
 from outside_data.picture_file import open_picture
 from path_names.patterns import split_patterns
@@ -224,6 +225,7 @@ def card_from_records(
 
 def _add_record(tally: Tally, record: memoryview, names: dict[int, str]) -> str | None:
     """Counts one record, collects its category names, and returns its mask format."""
+    schema.require_fields(feature_kinds(record))
     wanted = (*_SCANNED_FIELDS, *schema.MASK_FIELDS.values())
     fields = decode_example(record, wanted)
 
@@ -235,8 +237,12 @@ def _add_record(tally: Tally, record: memoryview, names: dict[int, str]) -> str 
         encoded = decode_example(record, [schema.ENCODED])[schema.ENCODED][0]
         picture = open_picture(encoded, whole=False)
         width, height = picture.width, picture.height
-    columns = [values(name) for name in schema.CORNERS]
-    boxes = np.stack([np.asarray(column, np.float32) for column in columns], axis=1)
+    columns = {name: np.asarray(values(name), np.float32) for name in schema.CORNERS}
+    if len({len(column) for column in columns.values()}) > 1:
+        counts = ", ".join(f"{name} {len(column)}" for name, column in columns.items())
+        raise ValueError(f"not as many values in each of the corners' fields ({counts})")
+    boxes = np.stack([*columns.values()], axis=1)
+    schema.require_shares(boxes)
     boxes = boxes * np.array([height, width, height, width], np.float32)
     category_ids = [int(label) for label in values(schema.LABEL)]
     if len(boxes) and not category_ids:
@@ -247,14 +253,22 @@ def _add_record(tally: Tally, record: memoryview, names: dict[int, str]) -> str 
             "dataset/create_coco_tfrecord.py"
         )
     if len(category_ids) != len(boxes):
-        raise ValueError(f"{len(boxes)} boxes but {len(category_ids)} labels")
+        raise ValueError(f"{len(boxes)} boxes but {len(category_ids)} labels in {schema.LABEL}")
+    if min(category_ids, default=0) < 0:
+        raise ValueError(f"{min(category_ids)} in {schema.LABEL}: expected category ids from 0 on")
     crowd = values(schema.IS_CROWD)
     texts = values(schema.TEXT)
-    if len(texts) == len(category_ids):
-        names.update((i, text.decode()) for i, text in zip(category_ids, texts) if text)
+    for category_id, text in zip(category_ids, texts if len(texts) == len(category_ids) else ()):
+        name, known = _text(text, schema.TEXT), names.get(category_id)
+        if name and known and plain_name(name) != plain_name(known):
+            raise ValueError(
+                f"category id {category_id} is called {name!r}, in another record {known!r}: give "
+                f"each class a number of its own in {schema.LABEL}"
+            )
+        names[category_id] = known or name
     for category_id in category_ids:
         names.setdefault(category_id, "")
-    source_id = b"".join(values(schema.SOURCE_ID)).decode()
+    source_id = _text(b"".join(values(schema.SOURCE_ID)), schema.SOURCE_ID)
     tally.add_image(
         source_id,
         (height, width),
@@ -263,6 +277,13 @@ def _add_record(tally: Tally, record: memoryview, names: dict[int, str]) -> str 
         is_crowd=crowd if len(crowd) == len(boxes) else [False] * len(boxes),
     )
     return next((kind for kind, name in schema.MASK_FIELDS.items() if len(values(name))), None)
+
+
+def _text(value: bytes, field: str) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        raise ValueError(f"{field} holds {value!r}, which is no UTF-8 text") from None
 
 
 def _categories(names: dict[int, str]) -> list[tuple[int, str]]:

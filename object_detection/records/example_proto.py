@@ -12,6 +12,7 @@ Feature{oneof 1: BytesList, 2: FloatList, 3: Int64List}, each list{1: values}, n
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Union
 
@@ -22,6 +23,8 @@ FeatureValue = Union[Sequence[bytes], np.ndarray]
 
 _LENGTH_DELIMITED = 2
 _BYTES_LIST, _FLOAT_LIST, _INT64_LIST = 1, 2, 3
+KINDS = {_BYTES_LIST: "bytes", _FLOAT_LIST: "float32", _INT64_LIST: "int64"}
+"""What the lists of a field hold, by their number in the message."""
 
 
 def encode_example(features: Mapping[str, FeatureValue]) -> bytes:
@@ -41,19 +44,42 @@ def decode_example(message: memoryview | bytes, fields: Collection[str]) -> dict
       ValueError: the bytes are not an Example.
     """
     view = memoryview(message)
-    values: dict[str, FeatureValue] = {}
+    with _expecting_example(view):
+        return {
+            name: _decode_feature(feature) for name, feature in _entries(view) if name in fields
+        }
+
+
+def feature_kinds(message: memoryview | bytes) -> dict[str, str]:
+    """Returns the names of all fields, in order, and what each holds: of KINDS, "" if nothing.
+
+    Raises:
+      ValueError: the bytes are not an Example.
+    """
+    view = memoryview(message)
+    with _expecting_example(view):
+        return {
+            name: next((KINDS.get(kind, "") for kind, _ in _walk(feature)), "")
+            for name, feature in _entries(view)
+        }
+
+
+@contextlib.contextmanager
+def _expecting_example(view: memoryview) -> Iterator[None]:
     try:
-        for _, features in _walk(view):
-            for _, entry in _walk(features):
-                parts = dict(_walk(entry))
-                name = bytes(parts.get(1, b"")).decode()
-                if name in fields:
-                    values[name] = _decode_feature(parts.get(2, memoryview(b"")))
+        yield
     except (IndexError, ValueError) as error:
         raise ValueError(
             f"expected a serialised tf.train.Example, got {len(view)} bytes that are not one"
         ) from error
-    return values
+
+
+def _entries(view: memoryview) -> Iterator[tuple[str, memoryview]]:
+    """Yields the name and the Feature of each field."""
+    for _, features in _walk(view):
+        for _, entry in _walk(features):
+            parts = dict(_walk(entry))
+            yield bytes(parts.get(1, b"")).decode(), parts.get(2, memoryview(b""))
 
 
 def _encode_feature(value: FeatureValue) -> bytes:

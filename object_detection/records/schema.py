@@ -9,7 +9,7 @@ own category ids, not contiguous class ids (the data card holds the map).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -37,6 +37,15 @@ MASK_112 = "image/object/mask_112"
 
 MASK_SIZE = 112
 MASK_BYTES = MASK_SIZE * MASK_SIZE // 8
+_KINDS = {
+    **dict.fromkeys((ENCODED, SOURCE_ID, TEXT, MASK_PNG, MASK_112), "bytes"),
+    **dict.fromkeys((LABEL, IS_CROWD), "int64"),
+    **dict.fromkeys((*CORNERS, AREA), "float32"),
+}
+_CONVERT = (
+    "Write the fields of docs/data.md, or convert the data set with dataset/create_coco_tfrecord.py"
+)
+_LARGEST_SHARE = 2.0  # sloppy boxes leave the image by less than its size
 MASK_FIELDS = {"png": MASK_PNG, "bitpacked": MASK_112}
 """Mask format name to the field that holds it, one value for each box."""
 
@@ -122,6 +131,34 @@ def parse_spec(*, mask_format: str | None = None) -> dict[str, object]:
     if mask_format is not None:
         spec[MASK_FIELDS[mask_format]] = column(tf.string)
     return spec
+
+
+def require_fields(kinds: Mapping[str, str]) -> None:
+    """Raises ValueError if records of other programs lack what is read, or hold it otherwise.
+
+    Args:
+      kinds: of a record's fields, as of `example_proto.feature_kinds`.
+    """
+    if ENCODED not in kinds:
+        raise ValueError(
+            f"no {ENCODED}, the picture's file; its fields are {', '.join(sorted(kinds)) or 'none'}"
+            f". {_CONVERT}"
+        )
+    for name, kind in kinds.items():
+        expected = _KINDS.get(name, kind)
+        if kind not in (expected, ""):
+            raise ValueError(f"{name} holds {kind}, not {expected}. {_CONVERT}")
+
+
+def require_shares(corners: np.ndarray) -> None:
+    """Raises ValueError if boxes, [num_boxes, 4] as in a record, are no shares of the image."""
+    far = np.isfinite(corners) & (np.abs(corners) > _LARGEST_SHARE)
+    if far.any():
+        box = [float(f"{side:.4g}") for side in corners[far.any(axis=1).argmax()]]
+        raise ValueError(
+            f"a box from (y, x) = {box[:2]} to {box[2:]}: expected shares of the image's sides, "
+            "from 0 to 1; are these pixels? Divide x by the image's width, y by its height"
+        )
 
 
 def _check_lengths(features: dict[str, FeatureValue], num_boxes: int, source_id: str) -> None:

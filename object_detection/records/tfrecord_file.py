@@ -25,6 +25,7 @@ from path_names.patterns import match, split_patterns
 
 _HEADER_BYTES = 12
 _FOOTER_BYTES = 4
+_GZIP = b"\x1f\x8b"
 _LANE_BYTES = 64
 _SHARD_NAME = re.compile(r"(?P<prefix>.+)-\d{5}-of-\d{5}(\.tfrecord)?$")
 
@@ -59,7 +60,8 @@ def iterate_records(path: str | os.PathLike[str]) -> Iterator[memoryview]:
         size = os.fstat(file.fileno()).st_size
         if size == 0:
             return
-        mapped = opened.enter_context(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        opened.callback(_close, mapped)
         position = index = 0
         while position < size:
             header = mapped[position : position + _HEADER_BYTES]
@@ -67,6 +69,11 @@ def iterate_records(path: str | os.PathLike[str]) -> Iterator[memoryview]:
                 raise _broken(path, index, position, "ends inside a record header")
             length, crc = struct.unpack("<QI", header)
             if masked_crc32c(header[:8]) != crc:
+                if mapped[:2] == _GZIP:
+                    raise BadFileError(
+                        f"{os.fspath(path)}: compressed with gzip; records are read uncompressed: "
+                        "unpack it, for instance with gunzip"
+                    )
                 raise _broken(path, index, position, "has a record header with a wrong checksum")
             start = position + _HEADER_BYTES
             position = start + length + _FOOTER_BYTES
@@ -75,6 +82,12 @@ def iterate_records(path: str | os.PathLike[str]) -> Iterator[memoryview]:
             with memoryview(mapped) as view, view[start : start + length] as record:
                 yield record
             index += 1
+
+
+def _close(mapped: mmap.mmap) -> None:
+    """Closes a mapped file; if an error still holds a view of it, it closes with that."""
+    with contextlib.suppress(BufferError):
+        mapped.close()
 
 
 def count_records(path: str | os.PathLike[str]) -> int:

@@ -1,6 +1,9 @@
 """Data cards: what they say, how they are found, and scanning records that have none."""
 
 import dataclasses
+import gc
+import gzip
+import sys
 
 import numpy as np
 import pytest
@@ -25,7 +28,12 @@ from object_detection.records.card_builder import (
     find_or_scan_card,
 )
 from object_detection.records.example_proto import decode_example, encode_example
-from object_detection.records.tfrecord_file import publishing_marker, record_files, write_records
+from object_detection.records.tfrecord_file import (
+    iterate_records,
+    publishing_marker,
+    record_files,
+    write_records,
+)
 
 
 def record(source_id, labels, *, names=None, crowd=None, **changes):
@@ -307,6 +315,88 @@ def test_records_with_names_alone_are_told_what_they_lack(tmp_path):
     message = r"val-0.*record 0.*1 boxes but no image/object/class/label.*class/text alone.*write"
     with pytest.raises(ValueError, match=message):
         card_from_records([path])
+
+
+ALL_FIELDS = [value for name, value in vars(schema).items() if isinstance(value, str)]
+F32, I64 = np.float32, np.int64
+
+
+def changed(**changes):
+    """One record of the class 3, nut, with other fields; None: without one."""
+    fields = dict(decode_example(record("1", [3], names=["nut"]), ALL_FIELDS))
+    for name, value in changes.items():
+        fields[getattr(schema, name)] = value
+    return encode_example({name: value for name, value in fields.items() if value is not None})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"XMIN": np.zeros(2, F32)}, r"not as many values .*bbox/ymin 1, image/object/bbox/xmin 2"),
+        ({"LABEL": np.ones(2, I64)}, "1 boxes but 2 labels in image/object/class/label"),
+        ({"SOURCE_ID": np.ones(1, I64)}, "image/source_id holds int64, not bytes"),
+        ({"SOURCE_ID": [b"caf\xe9"]}, r"image/source_id holds b'caf\\xe9', which is no UTF-8"),
+        ({"LABEL": np.ones(1, F32)}, "image/object/class/label holds float32, not int64"),
+        ({"LABEL": []}, "image/object/class/label holds bytes, not int64"),
+        ({"XMIN": np.zeros(1, I64)}, "image/object/bbox/xmin holds int64, not float32"),
+        ({"TEXT": np.ones(1, I64)}, "image/object/class/text holds int64, not bytes"),
+        ({"LABEL": np.array([-1])}, "-1 in image/object/class/label: expected category ids from 0"),
+        ({"ENCODED": None}, "no image/encoded, the picture's file; its fields are image/filename,"),
+        (
+            {"XMAX": np.array([30], F32), "YMAX": np.array([20], F32)},
+            r"to \[20\.0, 30\.0\]: expected shares of the image's sides.*are these pixels",
+        ),
+    ],
+)
+def test_fields_of_other_programs_that_are_not_what_is_read(tmp_path, changes, message):
+    path = f"{tmp_path}/val-00000-of-00001.tfrecord"
+    write_records(path, [changed(), changed(**changes)])
+    with pytest.raises(ValueError, match=rf"val-0.*record 1 is no image record .*{message}"):
+        card_from_records([path])
+
+
+def test_a_class_has_one_name_in_all_records(tmp_path):
+    path = f"{tmp_path}/val-00000-of-00001.tfrecord"
+    write_records(path, [changed(), changed(TEXT=[b"NUT "]), changed(TEXT=[b""])])
+    assert card_from_records([path]).class_names == ("nut",)
+    write_records(path, [changed(), changed(TEXT=[b"gear"])])
+    with pytest.raises(ValueError, match="id 3 is called 'gear', in another record 'nut': give"):
+        card_from_records([path])
+
+
+def test_sloppy_boxes_and_fields_without_values_are_read(tmp_path):
+    path = f"{tmp_path}/val-00000-of-00001.tfrecord"
+    nothing = {name: np.zeros(0, F32) for name in ("XMIN", "XMAX", "YMIN", "YMAX")}
+    nothing |= {"LABEL": np.zeros(0, I64), "TEXT": [], "SOURCE_ID": None}
+    sloppy = {"XMIN": np.array([-0.5], F32), "XMAX": np.array([1.5], F32)}
+    unknown = {"YMIN": np.array([np.nan], F32), "YMAX": np.array([np.inf], F32)}
+    write_records(path, [changed(**sloppy), changed(**nothing), changed(**unknown)])
+    card = card_from_records([path])
+    assert (card.num_images, card.num_instances, card.num_images_without_boxes) == (3, 2, 1)
+
+
+def test_compressed_records_are_said_to_be(tmp_path):
+    path = tmp_path / "val-00000-of-00001.tfrecord"
+    write_records(path, [record("1", [3])])
+    path.write_bytes(gzip.compress(path.read_bytes()))
+    with pytest.raises(ValueError, match=r"tfrecord: compressed with gzip.*unpack it"):
+        card_from_records([str(path)])
+
+
+def test_an_error_in_a_record_leaves_no_other_behind(tmp_path, monkeypatch):
+    """The file is mapped, and what led to the error holds views of it when the file is closed."""
+    path = tmp_path / "val-00000-of-00001.tfrecord"
+    write_records(path, [b"no message of any kind"])
+    unraised = []
+    monkeypatch.setattr(sys, "unraisablehook", unraised.append)
+    records = iterate_records(path)
+    record = next(records)
+    view = record[1:3]
+    records.close()
+    assert bytes(view) == b"o "
+    del records, record, view
+    gc.collect()
+    assert unraised == []
 
 
 def test_coco_categories():
