@@ -1,11 +1,12 @@
-"""CSV tables of boxes: Open Images' (shares of the image), TensorFlow's and keras-retinanet's.
+"""CSV tables of boxes: Open Images' (shares of the image), and several that have pixels.
 
 Open Images writes `ImageID,...,LabelName,...,XMin,XMax,YMin,YMax,...` and names its classes in a
-second file, `class-descriptions-boxable.csv`; objects that are groups become crowd regions. The
-other kinds have corners in pixels: TensorFlow's the columns
-`filename,width,height,class,xmin,ymin,xmax,ymax`; keras-retinanet's `path,x1,y1,x2,y2,class`, all
-but the path empty for an image without objects, no heading, and a second file `class,number`.
-SKU110K's lines end in the image's width and height.
+second file, `class-descriptions-boxable.csv`; objects that are groups become crowd regions.
+TensorFlow's tables, VoTT's and the like have the columns `filename,class,xmin,ymin,xmax,ymax`, or
+other names for them. Without a heading there are keras-retinanet's `path,x1,y1,x2,y2,class`, all
+but the path empty for an image without objects, with a second file `class,number`; SKU110K's, which
+add the image's width and height; make-sense's `class,x,y,width,height,path,width,height`; and
+AutoML's `set,path,class,x1,y1,,,x2,y2,,` in shares, whose sets are splits.
 """
 
 from __future__ import annotations
@@ -35,9 +36,30 @@ from outside_data.text import clean
 _OPEN_IMAGES = {"imageid", "labelname", "xmin", "xmax", "ymin", "ymax"}
 _PIXELS = {"filename", "class", "xmin", "ymin", "xmax", "ymax"}
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
-_WITHOUT_HEADING = ("filename", *_SIDES, "class")
-_OF_SKU110K = ("width", "height")  # may follow
-_OTHER_NAMES = dict(zip(("path", "x1", "y1", "x2", "y2", "class_name"), _WITHOUT_HEADING))
+_RETINANET = ("filename", *_SIDES, "class")
+_AUTOML_CORNERS = ("xmin", "ymin", "", "", "xmax", "ymax", "", "")
+_WITHOUT_HEADING = (
+    _RETINANET,
+    (*_RETINANET, "width", "height"),  # SKU110K
+    ("class", "xmin", "ymin", "boxwidth", "boxheight", "filename", "width", "height"),  # make-sense
+    ("set", "filename", "class", *_AUTOML_CORNERS),
+)
+_NO_NUMBERS = {"filename", "class", "set"}
+_OTHER_NAMES = {
+    **dict(zip(("path", "x1", "y1", "x2", "y2", "class_name"), _RETINANET)),
+    **dict.fromkeys(
+        ("image", "image_name", "image_path", "file_name", "file", "location"), "filename"
+    ),
+    **dict.fromkeys(("label", "label_name", "category", "name"), "class"),
+    **{f"{side[0]}_{side[1:]}": side for side in _SIDES},
+}
+_SETS = {
+    "train": "train",
+    "training": "train",
+    "validation": "val",
+    "validate": "val",
+    "test": "test",
+}
 _NUMBER = re.compile(r"-?\d+(\.\d*)?")
 _MOST_LINE_BYTES = 1 << 20
 
@@ -52,25 +74,24 @@ def read(folder: DataFolder) -> LabelledSet:
     result = LabelledSet()
     names = _descriptions(folder)
     tables = files(folder)
-    if any(_is_box(_first_line(path)) for path in tables):
+    if any(_layout(_first_line(path)) for path in tables):
         result.class_names = _numbered_classes(folder)
     for path in tables:
         images: dict[str, LabelledImage] = {}
+        splits: dict[str, str] = {}
         for where, row in _rows(path):
             key = row.get("imageid") or row.get("filename") or ""
             if key not in images:
                 file = result.find_image(folder, key, near=path)
                 images[key] = LabelledImage(file, [], _stated_size(row) or image_size(file))
             name = row.get("labelname") or row.get("class") or ""
-            if not any(row[side] for side in _SIDES) and not name:
+            splits[key] = _SETS.get(row.get("set", "").casefold(), splits.get(key, ""))
+            if not any(row.get(side) for side in _SIDES) and not name:
                 continue  # an image without objects
-            try:
-                corners = [float(row[side]) for side in _SIDES]
-            except (TypeError, ValueError):
-                raise ValueError(f"{where}: expected four numbers in {', '.join(_SIDES)}") from None
+            corners = _corners(row, where)
             if not name:
                 raise ValueError(f"{where}: a box without a class: name it, or remove the line")
-            if "imageid" in row:
+            if "imageid" in row or "set" in row:
                 if min(images[key].size) <= 0:
                     result.note("box of an image without a size left out", where)
                     continue
@@ -82,8 +103,8 @@ def read(folder: DataFolder) -> LabelledSet:
                     is_crowd=crowd_flag(row.get("isgroupof")) or False,
                 )
             )
-        for image in images.values():
-            result.splits[folder.split_of(path, image.file)].append(image)
+        for key, image in images.items():
+            result.splits[splits[key] or folder.split_of(path, image.file)].append(image)
     return result
 
 
@@ -92,19 +113,20 @@ def why_not(path: Path) -> str:
     return (
         f"{path} begins with {clean(_first_line(path))}: a table of boxes has the columns "
         "filename,class,xmin,ymin,xmax,ymax (pixels) or ImageID,LabelName,XMin,XMax,YMin,YMax "
-        "(shares), or no heading and path,x1,y1,x2,y2,class"
+        "(shares), or no heading and path,x1,y1,x2,y2,class or what docs/data.md lists"
     )
 
 
 def _is_table(path: Path) -> bool:
     first = _first_line(path)
     columns = {*_columns(first)}
-    return columns >= _OPEN_IMAGES or columns >= _PIXELS or _is_box(first)
+    return columns >= _OPEN_IMAGES or columns >= _PIXELS or _layout(first) is not None
 
 
 def _columns(heading: Sequence[str]) -> list[str]:
     names = [name.casefold() for name in heading]
-    return [_OTHER_NAMES.get(name, name) for name in names]
+    meant = [_OTHER_NAMES.get(name, name) for name in names]
+    return [name if other in names else other for name, other in zip(names, meant)]
 
 
 def _first_line(path: Path) -> list[str]:
@@ -116,13 +138,31 @@ def _first_line(path: Path) -> list[str]:
             return []
 
 
-def _is_box(columns: Sequence[str]) -> bool:
-    """Whether a line is one of a table without a heading."""
-    further = columns[len(_WITHOUT_HEADING) :]
-    has_columns = len(columns) >= len(_WITHOUT_HEADING) and len(further) in (0, len(_OF_SKU110K))
-    if not has_columns or Path(columns[0]).suffix.lower() not in suffixes():
-        return False
-    return not any(columns[1:]) or all(map(_NUMBER.fullmatch, [*columns[1:5], *further]))
+def _layout(columns: Sequence[str]) -> tuple[str, ...] | None:
+    """Returns the names of the columns of a line without a heading; None if it is none."""
+    for names in _WITHOUT_HEADING:
+        row = dict(zip(names, columns))
+        if len(columns) != len(names) or not _is_picture(row["filename"]):
+            continue
+        numbers = [row[name] for name in names if name and name not in _NO_NUMBERS]
+        if not any(numbers) or all(map(_NUMBER.fullmatch, numbers)):
+            return names
+    return None
+
+
+def _is_picture(name: str) -> bool:
+    return Path(name).suffix.lower() in suffixes()
+
+
+def _corners(row: dict[str, str], where: str) -> list[float]:
+    """Returns left, top, right and bottom, in the unit of the row."""
+    try:
+        if "boxwidth" in row:
+            left, top = float(row["xmin"]), float(row["ymin"])
+            return [left, top, left + float(row["boxwidth"]), top + float(row["boxheight"])]
+        return [float(row[side]) for side in _SIDES]
+    except (TypeError, ValueError):
+        raise ValueError(f"{where}: expected four numbers in {', '.join(_SIDES)}") from None
 
 
 def _rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
@@ -130,8 +170,8 @@ def _rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
         reader = _reader(lines)
         first = [name.strip() for name in next(reader)]
         names = _columns(first)
-        if _is_box(first):
-            names = (*_WITHOUT_HEADING, *_OF_SKU110K)
+        if (layout := _layout(first)) is not None:
+            names = layout
             yield f"{path} line 1", dict(zip(names, first))
         for values in filter(None, reader):
             row = {name: "" for name in names} | dict(zip(names, map(str.strip, values)))

@@ -227,11 +227,51 @@ def test_tables_as_others_write_them(folder, separator):
         folder.read()
 
 
-@pytest.mark.parametrize("ending", ["", ",40,20"])  # SKU110K's width and height
-def test_tables_without_a_heading(folder, ending):
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{image},{x},{y},{x2},{y2},{name}",  # keras-retinanet
+        "{image},{x},{y},{x2},{y2},{name},40,20",  # eg4000/SKU110K_CVPR19#54
+        "{name},{x},{y},{w},{h},{image},40,20",  # SkalskiP/make-sense#253
+    ],
+)
+def test_tables_without_a_heading(folder, line):
     folder.write("a.jpg")
-    lines = [f"a.jpg,{x},{y},{x + w},{y + h},{name}{ending}" for name, x, y, w, h in BOXES]
+    lines = [
+        line.format(image="a.jpg", name=n, x=x, y=y, x2=x + w, y2=y + h, w=w, h=h)
+        for n, x, y, w, h in BOXES
+    ]
     folder.write("train.csv", "\n".join(lines))
+    assert folder.read() == {"train": {"a.jpg": plain()}}
+
+
+def test_shares_and_sets_of_automl(folder):  # SkalskiP/make-sense#201
+    lines = []
+    for image, split in (("a", "TRAIN"), ("b", "VALIDATION"), ("c", "UNASSIGNED")):
+        folder.write(f"photos/{image}.jpg")
+        for name, x, y, w, h in BOXES:
+            low, high = f"{x / 40},{y / 20}", f"{(x + w) / 40},{(y + h) / 20}"
+            lines.append(f"{split},gs://bucket/{image}.jpg,{name},{low},,,{high},,")
+    folder.write("export.csv", "\n".join(lines))
+    assert folder.read() == {
+        "train": {"a.jpg": plain()},
+        "val": {"b.jpg": plain()},
+        "all": {"c.jpg": plain()},
+    }
+
+
+@pytest.mark.parametrize(
+    "heading",
+    [
+        '"image","xmin","ymin","xmax","ymax","label"',  # VoTT
+        "location , x1, y1, x2, y2, class_name",  # fizyr/keras-retinanet#1495
+        "image_path,x_min,y_min,x_max,y_max,category",
+    ],
+)
+def test_tables_whose_columns_have_other_names(folder, heading):
+    folder.write("a.jpg")
+    lines = [f"a.jpg,{x}.0,{y},{x + w},{y + h},{name}" for name, x, y, w, h in BOXES]
+    folder.write("train.csv", "\n".join([heading, *lines]))
     assert folder.read() == {"train": {"a.jpg": plain()}}
 
 
