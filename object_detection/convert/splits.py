@@ -18,7 +18,7 @@ from pathlib import Path
 from object_detection.coco.annotations import CocoAnnotations
 from object_detection.coco.image_paths import find_image_files
 from object_detection.coco.listed import CocoImage
-from object_detection.formats.folder import is_made_here
+from object_detection.formats.folder import is_made_here, require_folder
 from outside_data.files import MOST_JSON_BYTES, open_as_utf8, parse_json, read_json, walk
 
 _ANNOTATION_PATTERNS = (
@@ -52,8 +52,7 @@ def find_splits(data_dir: str | os.PathLike[str]) -> dict[str, tuple[Path, Path]
         looked.
     """
     root = Path(data_dir)
-    if not root.is_dir():
-        raise FileNotFoundError(f"no data folder {root} (looked from {os.getcwd()})")
+    require_folder(root)
     for with_key_points, pattern in itertools.product((False, True), _ANNOTATION_PATTERNS):
         files = [
             path

@@ -10,6 +10,8 @@ from __future__ import annotations
 import itertools
 import os
 import re
+import tarfile
+import zipfile
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
@@ -41,8 +43,7 @@ class DataFolder:
         self.root = Path(root)
         if ".." in self.root.parts:
             self.root = self.root.resolve()
-        if not self.root.is_dir():
-            raise FileNotFoundError(f"no data folder {self.root} (looked from {os.getcwd()})")
+        require_folder(self.root)
         self._by_suffix: dict[str, list[Path]] = defaultdict(list)
         for folder, subfolders, names in walk(self.root, follow_links=True):
             depth = len(Path(folder).relative_to(self.root).parts)
@@ -123,6 +124,16 @@ class DataFolder:
                 "their own, or write their folders into the annotations"
             )
         return left[0]
+
+
+def require_folder(path: Path) -> None:
+    """Raises FileNotFoundError where there is no such folder; of a file it says what to name."""
+    if path.is_file():
+        is_archive = zipfile.is_zipfile(path) or tarfile.is_tarfile(path)
+        advice = "unpack it and name" if is_archive else f"name {path.parent}, or"
+        raise FileNotFoundError(f"{path} is a file: {advice} the folder with the annotations")
+    if not path.is_dir():
+        raise FileNotFoundError(f"no data folder {path} (looked from {os.getcwd()})")
 
 
 def is_made_here(folder: str | os.PathLike[str]) -> bool:

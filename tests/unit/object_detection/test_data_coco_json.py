@@ -1,6 +1,7 @@
 """COCO annotation files: reading, checking, finding splits, cutting splits."""
 
 import json
+import zipfile
 
 import pytest
 from hypothesis import given, settings
@@ -16,6 +17,7 @@ from object_detection.coco.annotations import (
     write_annotations,
 )
 from object_detection.convert.splits import find_splits, make_split
+from object_detection.formats.folder import DataFolder
 
 
 def content(**changes):
@@ -213,6 +215,18 @@ def test_annotations_of_another_task_are_named(write, tmp_path):
     write(named("a.jpg"), "annotations/panoptic_train2017.json")
     with pytest.raises(FileNotFoundError, match=r"no boxes of objects: annotations/panoptic_train"):
         find_splits(tmp_path)
+
+
+def test_a_file_in_the_place_of_a_folder_is_said_to_be_one(write, tmp_path):
+    path = write("names: [cat]", "data.yaml")
+    with pytest.raises(FileNotFoundError, match=rf"data\.yaml is a file: name {tmp_path}, or the"):
+        find_splits(path)
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        archive.write(path)
+    with pytest.raises(
+        FileNotFoundError, match=r"set\.zip is a file: unpack it and name the folder"
+    ):
+        DataFolder(tmp_path / "set.zip")
 
 
 def test_find_splits_errors(write, tmp_path):
