@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable
 
 import numpy as np
-import tensorflow as tf
+
+from engine.ranks import devices
 
 
 def timed(action: Callable[[], object], *, steps: int) -> tuple[float, np.ndarray]:
@@ -34,7 +35,6 @@ def percentiles_ms(name: str, seconds: np.ndarray) -> dict[str, float]:
 
 
 def peak_memory_gb() -> float:
-    """Returns the most memory that was in use so far, GB: of the first GPU, else of the process."""
-    if tf.config.list_physical_devices("GPU"):
-        return tf.config.experimental.get_memory_info("GPU:0")["peak"] / 1e9
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    """Returns the most memory that was in use so far, GB: of the GPU, else of the process."""
+    used = devices.peak_memory_bytes()
+    return (used or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024) / 1e9
