@@ -4,6 +4,7 @@ import dataclasses
 
 import network_in_numpy as reference
 import numpy as np
+import precision
 import pytest
 import tensorflow as tf
 
@@ -278,11 +279,8 @@ def test_half_precision_runs_close_to_float32():
     reference.randomise(exact)
     expected = exact(images)[5].numpy()
     for dtype, tolerance in (("float16", 0.02), ("bfloat16", 0.15)):
-        try:
-            tf.keras.mixed_precision.set_global_policy(f"mixed_{dtype}")
+        with precision.policy(f"mixed_{dtype}"):
             half = backbone_model()
-        finally:
-            tf.keras.mixed_precision.set_global_policy("float32")
         reference.randomise(half)
         features = half(images)[5]
         assert features.dtype == dtype

@@ -5,6 +5,7 @@ import re
 
 import network_in_numpy as reference
 import numpy as np
+import precision
 import pytest
 import tensorflow as tf
 
@@ -213,11 +214,8 @@ def test_masks_of_one_class_and_their_gradients_are_those_of_all_classes(r50_fpn
 
 
 def test_half_precision_network_with_float32_variables():
-    try:
-        tf.keras.mixed_precision.set_global_policy("mixed_float16")
+    with precision.policy("mixed_float16"):
         model = build_model(small("maskrcnn-r50-fpn-gn", mask_resolution=7), num_classes=3)
-    finally:
-        tf.keras.mixed_precision.set_global_policy("float32")
     outputs = call_all_parts(model, tf.cast(IMAGES[:1], tf.float16))
     assert {x.dtype for x in (*outputs.rpn_logits, *outputs.features.values())} == {tf.float16}
     assert {v.dtype for v in model.variables} == {tf.float32}

@@ -1,6 +1,7 @@
 """The compiled step under XLA and under mixed precision, at the smallest size."""
 
 import numpy as np
+import precision
 import pytest
 import tensorflow as tf
 from mask_records import OBJECTS, mask_record, tiny_config, write_set
@@ -78,14 +79,10 @@ def test_xla_changes_nothing(made, monkeypatch):
 )
 def test_mixed_precision_changes_little(made, policy):
     expected, _ = losses(*made())
-    before = tf.keras.mixed_precision.global_policy()
-    tf.keras.mixed_precision.set_global_policy(policy)
-    try:
+    with precision.policy(policy):
         task, batch = made()
         assert {v.dtype for v in task.model.trainable_variables} == {tf.float32}
         found, gradients = losses(task, batch)
         assert all(np.isfinite(gradient).all() for gradient in gradients.values())
-    finally:
-        tf.keras.mixed_precision.set_global_policy(before)
     # Proposals, and with them what is sampled, may differ.
     assert found == pytest.approx(expected, rel=0.25, abs=0.02)
