@@ -26,7 +26,6 @@ from engine.config.arguments import with_home
 from outside_data.system_errors import explained
 from outside_data.text import clean_lines
 
-_INTERRUPTED = 130
 _HELP_WIDTH = 100
 
 # The flags defined here belong to the program that asks for them: so its --help lists them.
@@ -332,11 +331,4 @@ def run_app(
         ctrl_c.begun()
         guard.run_guarded(lambda: main(argv))
 
-    try:
-        app.run(guarded, flags_parser=parse_flags)
-    except (KeyboardInterrupt, ImportError) as error:
-        # An import that is interrupted may end as one that failed.
-        if not any(isinstance(e, KeyboardInterrupt) for e in (error, error.__context__)):
-            raise
-        print("ERROR: interrupted before the start", file=sys.stderr)
-        sys.exit(_INTERRUPTED)
+    app.run(guarded, flags_parser=parse_flags)

@@ -228,32 +228,6 @@ def test_a_home_folder_is_meant_where_shells_leave_it(monkeypatch):
         assert values.model_dir == parser.parse_args([f"--data={word}"]).data == meant
 
 
-@pytest.mark.parametrize("as_import_error", [False, True])
-def test_an_interrupt_while_modules_load_is_one_line(monkeypatch, capsys, as_import_error):
-    def run(main, **options):
-        try:
-            raise KeyboardInterrupt
-        except KeyboardInterrupt:
-            if as_import_error:
-                raise ImportError("cannot import name 'x'")  # noqa: B904  the context is the point
-            raise
-
-    monkeypatch.setattr(cli.app, "run", run)
-    with pytest.raises(SystemExit) as end:
-        cli.run_app(lambda argv: 0)
-    assert end.value.code == 130
-    assert capsys.readouterr().err == "ERROR: interrupted before the start\n"
-
-
-def test_a_module_that_is_missing_is_still_said(monkeypatch):
-    def run(main, **options):
-        raise ImportError("no tensorflow")
-
-    monkeypatch.setattr(cli.app, "run", run)
-    with pytest.raises(ImportError, match="no tensorflow"):
-        cli.run_app(lambda argv: 0)
-
-
 def test_small_programs_name_the_nearest_option(capsys):
     parser = ArgumentParser(prog="program")
     parser.add_argument("--exif")
