@@ -12,7 +12,7 @@ python eval.py --config_file=FILE.yaml --ckpt_path=RUN --data_dir=DATA KEY VALUE
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ctrl_c  # noqa: F401  (before what takes seconds to import)
 
@@ -23,18 +23,10 @@ from dataset import data_flags
 from engine.config.fields import ConfigError, override
 from engine.start import cli
 
-flags.DEFINE_string(
-    "model_name", "efficientdet-d0", "Model; where the checkpoint says it, it must agree."
-)
-flags.DEFINE_string(
-    "preset",
-    "",
-    "Conventions of a reference for checkpoints without a description, as in train.py.",
-)
-flags.DEFINE_string("hparams", "", "Comma-separated key=value pairs, or a YAML file.")
-flags.DEFINE_string("ckpt_path", "", "Checkpoint prefix, or the folder of a run.")
-flags.DEFINE_alias("model_dir", "ckpt_path")
-flags.DEFINE_enum("which", "best", ["best", "last"], "Which checkpoint of a run's folder.")
+if TYPE_CHECKING:
+    from detector.family import DetectorFamily
+
+families.define_checkpoint_flags()
 flags.DEFINE_string("output_dir", "", "Folder for detections and metrics; '': CKPT-evaluation.")
 flags.DEFINE_integer("batch_size", 8, "Images per rank and step.")
 flags.DEFINE_bool("skip_eval", False, "Write the detections and compute no metrics.")
@@ -94,7 +86,7 @@ def main(argv: list[str]) -> int:
         which = FLAGS.which if FLAGS.ckpt_path or FLAGS["which"].present else "last"
         return checkpoint.find_any(places, which=which)
 
-    def configure(stored: Mapping[str, Any]) -> Any:
+    def configure(stored: Mapping[str, Any]) -> tuple[DetectorFamily, Any]:
         described = request.description(stored)
         name = described["config"]["model"]["name"] if described else FLAGS.model_name
         families.refuse_references(name)
@@ -111,12 +103,11 @@ def main(argv: list[str]) -> int:
         more = {"eval.skip_eval": FLAGS.skip_eval}
         if not stored:  # weights of others, which demand conventions of their own
             more["train.pretrained_ckpt"] = places[-1]
-        return override(config, more, source="flag")
+        return family, override(config, more, source="flag")
 
     join_ranks(set_num_threads=FLAGS.set_num_threads)
     evaluate_checkpoint(
         configure,
-        lambda config: families.load(config.model.name),
         find_checkpoint=find_checkpoint,
         output_dir=FLAGS.output_dir,
         sets=request.test_sets or None,

@@ -207,12 +207,16 @@ def load(model_name: str) -> DetectorFamily:
 
 
 def define_checkpoint_flags() -> None:
-    """Defines --model_dir, also called --ckpt_path, and what else tells `flagged_task` a model."""
+    """Defines --model_dir, also called --ckpt_path, and what else tells which model it holds."""
     flags.DEFINE_string("model_dir", "", "Checkpoint prefix, or the folder of a run.")
     flags.DEFINE_alias("ckpt_path", "model_dir")
     flags.DEFINE_enum("which", "best", ["best", "last"], "Which checkpoint of a run's folder.")
-    flags.DEFINE_string("model_name", DEFAULT_MODEL, "Model of a checkpoint without a description.")
-    flags.DEFINE_string("preset", "", "Conventions of a checkpoint without a description.")
+    flags.DEFINE_string(
+        "model_name", DEFAULT_MODEL, "Model; where the checkpoint says it, it must agree."
+    )
+    flags.DEFINE_string(
+        "preset", "", "Conventions of a checkpoint without a description, as in train.py."
+    )
     flags.DEFINE_string("hparams", "", "Comma-separated key=value pairs, or a YAML file.")
 
 

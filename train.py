@@ -133,16 +133,16 @@ def evaluate_others(request: families.Request, sets: dict[str, dict]) -> None:
     from engine.files import checkpoint
     from engine.run_evaluation import evaluate_checkpoint
 
-    folder = request.config.train.model_dir
+    folder, name = request.config.train.model_dir, request.config.model.name
+    batch_size = request.config.eval.eval_batch_size
+    family = families.load(name)
     evaluate_checkpoint(
-        lambda stored: families.load(request.config.model.name).config_of_description(
-            stored,
-            model_name=request.config.model.name,
-            preset_name="",
-            hparams="",
-            batch_size=request.config.eval.eval_batch_size,
+        lambda stored: (
+            family,
+            family.config_of_description(
+                stored, model_name=name, preset_name="", hparams="", batch_size=batch_size
+            ),
         ),
-        families.load(request.config.model.name),
         find_checkpoint=lambda: checkpoint.find(folder, which="last"),
         output_dir=str(Path(folder) / "evaluation"),
         sets=sets,

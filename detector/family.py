@@ -91,13 +91,11 @@ class DetectorFamily:
           config: of the run.
           description: of the checkpoint to continue or evaluate, {} for a new run.
         """
-        del description
-        return config
+        raise NotImplementedError
 
     def config_for_weights(self, config: Any, prefix: str) -> Any:
         """Fills in what weights without a description demand of the network."""
-        del prefix
-        return config
+        raise NotImplementedError
 
     def detection_files(
         self, task: DetectionTask, rows: np.ndarray | MaskedRows
@@ -184,19 +182,17 @@ class DetectorFamily:
         lines = [f"evaluating {prefix}: {len(report.loaded)} tensors loaded"]
         return [*lines, f"  {report.note}"] if report.note else lines
 
-    def load_task(self, path: str, *, config: Any) -> DetectionTask:
+    def load_task(self, prefix: str, *, config: Any) -> DetectionTask:
         """Builds the model of a checkpoint with its weights.
 
         Args:
-          path: checkpoint prefix or folder.
+          prefix: of the checkpoint.
           config: as `config_of_description` gives it.
 
         Raises:
-          FileNotFoundError: no checkpoint there.
           ConfigError: the checkpoint lacks weights of the model, or demands another network than
             the configuration names.
         """
-        prefix = checkpoint.find(path)
         stored = read_metadata(prefix)
         if stored:
             with _building(stored):

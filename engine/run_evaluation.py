@@ -23,8 +23,7 @@ _SPACE_FOR_RESULTS_GB = 0.05
 
 
 def evaluate_checkpoint(
-    configure: Callable[[Mapping[str, Any]], Any],
-    family: Family | Callable[[Any], Family],
+    configure: Callable[[Mapping[str, Any]], tuple[Family, Any]],
     *,
     find_checkpoint: Callable[[], str],
     output_dir: str,
@@ -35,8 +34,7 @@ def evaluate_checkpoint(
     """Evaluates a checkpoint on one or several sets, one after the other.
 
     Args:
-      configure: the checkpoint's description -> configuration of this evaluation.
-      family: the model family, or what tells it from the configuration.
+      configure: the checkpoint's description -> its family, configuration of this evaluation.
       find_checkpoint: returns the checkpoint's prefix; called on rank 0 only, as the other hosts
         need not see it.
       output_dir: where detections and metrics are written; '': beside the checkpoint.
@@ -54,8 +52,7 @@ def evaluate_checkpoint(
         return found, read_metadata(found)
 
     prefix, stored = distributed.on_main(read)
-    base = configure(stored)
-    family = family(base) if callable(family) else family
+    family, base = configure(stored)
     set_precision(base)
     folder, log = Path(output_dir or f"{prefix}-evaluation"), RunLog()
     for note in notes:

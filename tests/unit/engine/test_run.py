@@ -301,8 +301,7 @@ def test_ranks_that_differ_are_told_in_what(tmp_path, monkeypatch):
 
 def evaluate(config: Config, path: Path, output: Path, family: TinyFamily) -> dict:
     evaluate_checkpoint(
-        lambda stored: config,
-        family,
+        lambda stored: (family, config),
         find_checkpoint=lambda: checkpoint.find(path),
         output_dir=str(output),
         sets=None,
