@@ -16,6 +16,7 @@ from engine.files.weight_files import read_weight_file
 class TinyModel:
     name: str = setting("tiny", "Its name.", flag=None)
     width: int = setting(7, "Not used.", flag=None)
+    image_size: tuple[int, int] = setting((1, 4), "Not used.", flag=None)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -31,11 +31,11 @@ from engine.config.fields import ConfigError
 from engine.files import checksums, zoo
 from engine.files.description import META, read_description, remedy
 from outside_data.files import BadFileError, expecting, read_text
+from outside_data.whole_file import write_whole
 from path_names.plain_path import plain_path
 
 _DATA, _INDEX = ".data-00000-of-00001", ".index"
 _TF_POINTER, _POINTER = "checkpoint", "last_checkpoint"
-_NUMBERED = re.compile(r"^(?P<stem>.*-)(?P<number>\d+)$")
 _RESUMABLE_FILE = re.compile(r"^(?P<stem>ckpt-(?P<number>\d+))\.(index|json|data-\d+-of-\d+)$")
 _READ_ERRORS = (tf.errors.OpError, RuntimeError, IndexError)
 # Files being written, and files being replaced: an interrupted save is cleared up or undone.
@@ -144,10 +144,9 @@ def numbered(folder: str | Path, stem: str) -> list[str]:
     """Returns the complete checkpoints `stem<number>` of a folder, lowest number first."""
     found = []
     for index in Path(folder).glob(f"{stem}*{_INDEX}"):
-        prefix = str(index)[: -len(_INDEX)]
-        match = _NUMBERED.match(prefix)
-        if match and exists(prefix):
-            found.append((int(match["number"]), prefix))
+        number, prefix = index.name[len(stem) : -len(_INDEX)], str(index)[: -len(_INDEX)]
+        if number.isdecimal() and exists(prefix):
+            found.append((int(number), prefix))
     return [prefix for _, prefix in sorted(found)]
 
 
@@ -367,7 +366,5 @@ def write_pointer(folder: str | Path, prefix: str) -> None:
     """
     name = Path(prefix).name
     paths = f'model_checkpoint_path: "{name}"\nall_model_checkpoint_paths: "{name}"\n'
-    for file, text in ((_TF_POINTER, paths), (_POINTER, f"{name}\n")):
-        aside = Path(folder) / f"{_ASIDE}{os.getpid()}-{file}"
-        aside.write_text(text, encoding="utf-8")
-        os.replace(aside, Path(folder) / file)
+    write_whole(Path(folder) / _TF_POINTER, paths)
+    write_whole(Path(folder) / _POINTER, f"{name}\n")

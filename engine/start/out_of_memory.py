@@ -42,10 +42,8 @@ def advice(config: Any, message: str, *, training: bool) -> str:
     peak = devices.peak_memory_bytes()
     batch = config.train.batch_size if training else config.eval.eval_batch_size
     what = "images per rank and step" if training else "images per evaluation step"
-    numbers = [config.model.name]
-    if hasattr(config.model, "image_size"):
-        numbers[0] += f" at {_size(config.model.image_size)}"
-    numbers.append(f"{batch} {what}, {policy_name(config.runtime)}")
+    size = "x".join(map(str, config.model.image_size))
+    numbers = [f"{config.model.name} at {size}, {batch} {what}, {policy_name(config.runtime)}"]
     if peak:
         numbers.append(f"peak {peak / 2**30:.1f} GiB")
     if asked:
@@ -76,8 +74,3 @@ def _remedies(config: Any, batch: int, *, training: bool) -> str:
     if policy_name(config.runtime) == "float32":
         remedies.append("--precision=mixed_float16" if config.runtime.precision else "--amp")
     return ", ".join([*remedies, "a smaller image_size or model"])
-
-
-def _size(image_size: Any) -> str:
-    sides = image_size if isinstance(image_size, (tuple, list)) else (image_size, image_size)
-    return "x".join(map(str, sides))

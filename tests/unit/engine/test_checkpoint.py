@@ -155,9 +155,8 @@ def test_remains_of_an_interrupted_save_are_removed(tmp_path):
 
 class TestFind:
     def test_numbered_goes_by_number_and_skips_what_is_incomplete(self, tmp_path):
-        for step in (10, 9, 100):
+        for step in (10, 9, 100, "final", "copied-7000"):
             save(tmp_path / f"ckpt-{step}")
-        save(tmp_path / "ckpt-final")
         (tmp_path / "ckpt-999.index").write_text("no data")
         found = [p.rsplit("/", 1)[1] for p in checkpoint.numbered(tmp_path, "ckpt-")]
         assert found == ["ckpt-9", "ckpt-10", "ckpt-100"]

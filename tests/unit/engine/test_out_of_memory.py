@@ -46,7 +46,7 @@ def test_a_step_that_does_not_fit_ends_the_run_with_advice(tmp_path):
     with pytest.raises(OutOfMemoryError) as raised:
         run_training(config, FullFamily())
     said = str(raised.value)
-    assert "tiny, 6 images per rank and step, float32, asked for 12345678 bytes" in said
+    assert "tiny at 1x4, 6 images per rank and step, float32, asked for 12345678 bytes" in said
     assert "--batch_size=3 --gradient_accumulation=4" in said and "--remat" in said
     assert "--amp" in said
 
