@@ -16,6 +16,7 @@ import numpy as np
 REMEDY = "COCO wants x, y, width, height in pixels: convert the boxes, or export the set again"
 
 _FEWEST_BOXES = 3
+_FEWEST_SCALED = 8  # different boxes; fewer may well lie in the first 100 pixels of their images
 _LEAST_SHARE = 0.95  # of the boxes that must fit a mistake of the whole set
 _LEAST_MIXED = 0.05  # of the boxes, for a mistake of a part of the set
 _LEAST_OVERHANG = 0.2  # of the boxes that must leave the image as x, y, width, height
@@ -128,6 +129,8 @@ def _scaled(
     if known.sum() < _FEWEST_BOXES:
         return None
     boxes, sizes, images = boxes[known], sizes[known], images[known]
+    if len(np.unique(boxes, axis=0)) < _FEWEST_SCALED:
+        return None
     far = boxes[:, :2] + boxes[:, 2:]
     for name, scale in _SCALES:
         is_within = (boxes >= -0.001 * scale).all() and (boxes <= scale).all()
@@ -187,14 +190,17 @@ def _evidence_of_range(
     """Returns the odds against it that boxes in pixels happen to end at `scale`.
 
     No image has a box beyond it although there is room; and more boxes end just there, where the
-    border of the image is in shares, than would by chance.
+    border of the image is in shares, than would by chance. Where not one does there is no evidence,
+    and equal boxes are counted once.
     """
+    _, distinct = np.unique(np.concatenate([ends, sizes], axis=1), axis=0, return_index=True)
+    ends, sizes, images = ends[distinct], sizes[distinct], images[distinct]
     _, first = np.unique(images, return_index=True)
     room = np.log(np.maximum(sizes[first] / scale, 1.0)).sum()
     is_larger = sizes > 1.02 * scale
-    at_edge = ((ends > 0.995 * scale) & is_larger).sum()
+    at_edge = ((ends > 0.995 * scale) & is_larger).any(axis=1).sum()
     expected = (0.005 * scale / sizes)[is_larger].sum()
-    if not is_larger.any():
+    if not at_edge:
         return 0.0
     hits = at_edge * math.log(at_edge / expected) - at_edge + expected if at_edge > expected else 0
     return float(room + hits)

@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 from PIL import Image
+from samples import instances
 
 from engine.config.settings import DataConfig
 from object_detection.check.anchor_fit import AnchorLayout, anchor_fit, best_overlaps
@@ -119,6 +120,21 @@ def test_good_sets_have_no_error(name, image_dirs, detection_test_data):
     }
     report, _ = check_splits(splits, layout=None)
     assert report.errors == []
+
+
+@pytest.mark.parametrize(
+    "boxes",
+    [
+        [[10, 10, 30, 30], [50, 50, 100, 100], [5, 5, 10, 10]],  # one whose middle is at 100
+        [[10, 10, 80, 80], [0, 0, 100, 100], [20, 30, 40, 50]],
+        [[10, 20, 85, 75]] * 12,
+        [[x, x, 40 + x % 11, 38 + x % 7] for x in range(5, 55, 3)],  # none ends at 100
+    ],
+)
+def test_small_sets_of_round_numbers_are_pixels(boxes, tmp_path):
+    objects = [(1 + number % 4, 1, box) for number, box in enumerate(boxes)]
+    content = instances(range(1, 5), objects, ((1, "cat"),), size=(480, 640))
+    assert read_annotations(content).num_objects == len(boxes)
 
 
 def codes_of(small_set, tmp_path, **options):
