@@ -134,8 +134,11 @@ def _scaled(
     far = boxes[:, :2] + boxes[:, 2:]
     for name, scale in _SCALES:
         is_within = (boxes >= -0.001 * scale).all() and (boxes <= scale).all()
-        for ends in (far, boxes[:, :2] + boxes[:, 2:] / 2, boxes[:, 2:]):  # sides, centre, corners
-            if not is_within or (ends > 1.005 * scale).any() or (ends.max(0) < 0.9 * scale).any():
+        low, half = boxes[:, :2], boxes[:, 2:] / 2
+        for start, ends in ((low, far), (low - half, low + half), (low, boxes[:, 2:])):
+            is_none = (start < -0.005 * scale) | (ends <= start)  # sides, centre or corners
+            is_read = is_within and is_none.any(axis=1).mean() <= 1 - _LEAST_SHARE
+            if not is_read or (ends > 1.005 * scale).any() or (ends.max(0) < 0.9 * scale).any():
                 continue
             evidence = _evidence_of_range(ends, sizes, images, scale)
             leaves = (far > sizes + _TOLERANCE_PX).any(axis=1)

@@ -128,6 +128,8 @@ def test_good_sets_have_no_error(name, image_dirs, detection_test_data):
         [[10, 10, 30, 30], [50, 50, 100, 100], [5, 5, 10, 10]],  # one whose middle is at 100
         [[10, 10, 80, 80], [0, 0, 100, 100], [20, 30, 40, 50]],
         [[10, 20, 85, 75]] * 12,
+        # As corners or as middles all would end at 100; most are neither.
+        [[100, 20 + k, 100, 100] for k in range(9)] + [[20, 100, 50, 50 + k] for k in range(9)],
         [[x, x, 40 + x % 11, 38 + x % 7] for x in range(5, 55, 3)],  # none ends at 100
     ],
 )
