@@ -19,7 +19,7 @@ import maskrcnn.config
 import maskrcnn.settings
 from detector import finetune
 from detector.request import Request
-from engine.config.fields import ConfigError, look_up
+from engine.config.fields import ConfigError, look_up, override
 from engine.start import cli
 from maskrcnn.nvidia import command_line
 from outside_data.text import clean_lines
@@ -97,8 +97,8 @@ def training_request(
     refuse_references(name.value)
     cli.refuse_arguments(["", *pairs])
     overrides = preset(preset_name, model_name=name.value)
-    config = cli.resolve(base_config(name.value), preset=overrides, recipe=recipe, hparams=hparams)
-    return Request(config)
+    config = override(base_config(name.value), overrides, source="preset")
+    return Request(cli.resolve(config, recipe=recipe, hparams=hparams))
 
 
 def chosen_recipe(values: flags.FlagValues) -> str:

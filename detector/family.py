@@ -19,7 +19,7 @@ from absl import flags
 
 from detector.task import DetectionTask
 from detector.weight_loading import LoadReport
-from engine.config.fields import ConfigError, from_dict, override, to_dict
+from engine.config.fields import ConfigError, flatten, from_dict, override, to_dict
 from engine.config.recipe_yaml import literal
 from engine.files import checkpoint
 from engine.files.best import key_of
@@ -307,12 +307,11 @@ class DetectorFamily:
             return []
         config = from_dict(self._config_class, stored["config"])
         overrides = self._settings.preset(preset_name, model_name=config.model.name)
-        own, asked = map(to_dict, (config, override(config, overrides, source="preset")))
+        asked = flatten(to_dict(override(config, overrides, source="preset")))
         others = [
-            f"{section}.{name} {value} and not {asked[section][name]}"
-            for section in own.keys() - _OF_TRAINING
-            for name, value in own[section].items()
-            if value != asked[section][name]
+            f"{name} {value} and not {asked[name]}"
+            for name, value in flatten(to_dict(config)).items()
+            if value != asked[name] and name.split(".")[0] not in _OF_TRAINING
         ]
         if not others:
             return []

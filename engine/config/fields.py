@@ -266,11 +266,9 @@ def differences(
     ours: Any, stored: Mapping[str, Mapping[str, Any]], *, sections_compared: Iterable[str]
 ) -> list[str]:
     """Lists 'section.field: stored -> ours' for the compared sections."""
-    mine = to_dict(ours)
-    lines = []
-    for section in sections_compared:
-        old = stored.get(section, {})
-        for key, value in mine[section].items():
-            if key in old and old[key] != value:
-                lines.append(f"{section}.{key}: {old[key]!r} -> {value!r}")
-    return lines
+    old = flatten({section: stored.get(section, {}) for section in sections_compared})
+    return [
+        f"{key}: {old[key]!r} -> {value!r}"
+        for key, value in flatten(to_dict(ours)).items()
+        if old.get(key, value) != value
+    ]

@@ -7,6 +7,7 @@ really given count (`present`), so that a recipe is not overridden by another fl
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging as python_logging
 import os
 import signal
@@ -84,19 +85,14 @@ def _define(
 ) -> None:
     default, text = field.default, field.metadata["help"]
     base = config_lib.without_none(hint)
-    if base is bool:
-        flags.DEFINE_bool(name, default, text, flag_values=flag_values)
-    elif base is int and field.metadata["auto"]:
-        flags.DEFINE(_IntegerOrAuto(), name, default, text, flag_values=flag_values)
-    elif base is int:
-        flags.DEFINE_integer(name, default, text, flag_values=flag_values)
-    elif base is float:
-        flags.DEFINE_float(name, default, text, flag_values=flag_values)
+    define = {bool: flags.DEFINE_bool, int: flags.DEFINE_integer, float: flags.DEFINE_float}.get(
+        base, flags.DEFINE_string
+    )
+    if field.metadata["auto"]:
+        define = functools.partial(flags.DEFINE, _IntegerOrAuto())
     elif typing.get_origin(base) is tuple:
-        shown = [str(v) for v in default]
-        flags.DEFINE_list(name, shown, text, flag_values=flag_values)
-    else:
-        flags.DEFINE_string(name, default, text, flag_values=flag_values)
+        define, default = flags.DEFINE_list, [str(v) for v in default]
+    define(name, default, text, flag_values=flag_values)
 
 
 class _IntegerOrAuto(flags.IntegerParser):
@@ -134,18 +130,16 @@ def given_fields(section: type, *, flag_values: flags.FlagValues = flags.FLAGS) 
 
 
 def resolve(
-    base: Any,
+    config: Any,
     *,
-    preset: Mapping[str, Any],
     recipe: str | Callable[[Any], Mapping[str, Any]],
     hparams: str,
     flag_values: flags.FlagValues = flags.FLAGS,
 ) -> Any:
-    """Applies preset, recipe, `--hparams` and flags to `base`, weakest first.
+    """Applies recipe, `--hparams` and flags to `config`, weakest first.
 
     Args:
-      base: defaults with the model's row already applied.
-      preset: overrides of the chosen preset.
+      config: defaults with the model's row and the preset already applied.
       recipe: path of a YAML file or ''; or what makes overrides of the configuration that there is
         without them.
       hparams: text of `--hparams`.
@@ -154,14 +148,13 @@ def resolve(
     Raises:
       engine.config.fields.ConfigError: unknown key or wrong type, naming its source.
     """
-    config = config_lib.override(base, preset, source="preset")
     if callable(recipe):
-        without = resolve(base, preset=preset, recipe="", hparams=hparams, flag_values=flag_values)
+        without = resolve(config, recipe="", hparams=hparams, flag_values=flag_values)
         config = config_lib.override(config, recipe(without), source="--recipe")
     elif recipe:
         config = config_lib.override(config, hparams_lib.read_yaml(recipe), source=recipe)
     config = config_lib.override(config, hparams_lib.parse_hparams(hparams), source="--hparams")
-    given = given_flags(type(base), flag_values=flag_values)
+    given = given_flags(type(config), flag_values=flag_values)
     if "optim.learning_rate" in given and "optim.lr_batch_size" not in given:
         given["optim.lr_batch_size"] = 0
     return config_lib.override(config, given, source="flag")

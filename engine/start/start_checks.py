@@ -10,7 +10,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from engine.config.fields import ConfigError, differences, to_dict
+from engine.config.fields import ConfigError, differences, flatten, to_dict
 from engine.config.settings import TrainConfig
 from engine.files import checkpoint
 from engine.files.description import read_description, read_metadata
@@ -93,11 +93,7 @@ def check_ranks_agree(config: Any) -> None:
     mine = {
         "TensorFlow": tf.__version__,
         "code": machine.git_commit(),
-        **{
-            f"{section}.{name}": json.dumps(value)
-            for section, fields in to_dict(config).items()
-            for name, value in fields.items()
-        },
+        **{name: json.dumps(value) for name, value in flatten(to_dict(config)).items()},
     }
     everyone = distributed.all_gather_object((distributed.placement().host, mine))
     expected = everyone[0][1]

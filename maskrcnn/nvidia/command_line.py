@@ -131,7 +131,7 @@ def training_request(
         base = override(base, next(iter(test_sets.values())), source="data sets")
     if run is not None and "eval.target_ap" in run.overrides:
         base = _with_real_epochs(base, pairs, num_ranks=num_ranks)
-    config = cli.resolve(base, preset={}, recipe=recipe, hparams=hparams)
+    config = cli.resolve(base, recipe=recipe, hparams=hparams)
     tf2 = cli.given_fields(Tf2Arguments)
     if train_sets or test_sets or run is not None:
         tf2.pop("data_dir", None)  # the catalog's folder

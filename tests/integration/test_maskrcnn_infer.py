@@ -25,7 +25,7 @@ CLASSES = ClassMap(2, {0: (3, "cat"), 1: (8, "dog")})
 def run_folder(tmp_path_factory):
     """A checkpoint of a narrow network that answers something on any image."""
     hparams = f"{SMALLEST_MASK.removeprefix('--hparams=')},test_detections_per_image=5"
-    config = cli.resolve(base_config("maskrcnn-r50-fpn"), preset={}, recipe="", hparams=hparams)
+    config = cli.resolve(base_config("maskrcnn-r50-fpn"), recipe="", hparams=hparams)
     task = MaskRcnnTask(config, CLASSES)
     generator = tf.random.Generator.from_seed(1)
     for variable in task.model.trainable_variables:

@@ -50,13 +50,11 @@ class Config:
     optim: Optim = dataclasses.field(default_factory=Optim)
 
 
-def resolve(*argv: str, preset=(), recipe="", hparams="") -> Optim:
+def resolve(*argv: str, base=Optim(), recipe="", hparams="") -> Optim:
     values = flags.FlagValues()
     cli.define_flags([Config], flag_values=values)
     values(["program", *argv])
-    return cli.resolve(
-        Config(), preset=dict(preset), recipe=recipe, hparams=hparams, flag_values=values
-    ).optim
+    return cli.resolve(Config(base), recipe=recipe, hparams=hparams, flag_values=values).optim
 
 
 def test_defaults_without_flags():
@@ -76,9 +74,9 @@ def test_a_setting_without_flag_has_none():
 def test_order_of_authority(tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("optim:\n  lr_batch_size: 3\n  steps: [3]\n  seed: 3\n")
-    preset = {"lr_batch_size": 2, "steps": (2.0,), "seed": 2, "hidden": 2}
+    base = Optim(lr_batch_size=2, steps=(2.0,), seed=2, hidden=2)
     hparams = "steps=4,seed=4"
-    given = resolve("--seed=5", preset=preset, recipe=str(recipe), hparams=hparams)
+    given = resolve("--seed=5", base=base, recipe=str(recipe), hparams=hparams)
     assert (given.hidden, given.lr_batch_size, given.steps, given.seed) == (2, 3, (4.0,), 5)
 
 
