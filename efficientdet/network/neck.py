@@ -1,14 +1,14 @@
 """Bidirectional feature pyramid (EfficientDet, arXiv 1911.09070, section 3) and its extra levels.
 
 A cell is a list of nodes, each joining earlier feature maps of any level into one level. The node
-lists are plain data (`bifpn_nodes`, `qufpn_nodes`), the layers follow from them. Names are those of
-google/automl: `resample_p6/conv2d`, `fpn_cells/cell_0/fnode0/WSM`, `.../op_after_combine5/conv`.
+lists are plain data (`cell_nodes`), the layers follow from them. Names are those of google/automl:
+`resample_p6/conv2d`, `fpn_cells/cell_0/fnode0/WSM`, `.../op_after_combine5/conv`.
 What surprises a newcomer: a backbone map that two nodes use is projected twice, once for each.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -27,74 +27,39 @@ class Node(NamedTuple):
     weight_method: str
 
 
-def bifpn_nodes(min_level: int, max_level: int, *, weight_method: str) -> list[Node]:
-    """Lists the nodes of a BiFPN cell: a top-down path, then a bottom-up path.
+def cell_nodes(config: ModelConfig) -> list[Node]:
+    """Lists the nodes of the configured cell.
 
-    A top-down node joins the level's last map with the last map of the level above; a bottom-up
-    node joins all maps of its level with the last map of the level below.
-
-    Args:
-      min_level, max_level: finest and coarsest level.
-      weight_method: how each node weighs its inputs.
+    BiFPN is a top-down path, then a bottom-up path. A top-down node joins the level's input with
+    the last map of the level above; a bottom-up node joins all maps of its level with the last map
+    of the level below. The quad pyramid (`qufpn`) starts again from the cell's inputs, bottom-up
+    and then top-down; a last `fastattn` node per level adds the ends of both.
 
     Returns:
       Nodes in the order they are computed; node i has the id (number of levels + i).
     """
-    ids = {level: [level - min_level] for level in range(min_level, max_level + 1)}
     nodes: list[Node] = []
+    levels = range(config.min_level, config.max_level + 1)
+    source = {level: level - config.min_level for level in levels}
 
-    def add(level: int, inputs: Sequence[int]) -> None:
-        nodes.append(Node(level, tuple(inputs), weight_method))
-        ids[level].append(max_level - min_level + len(nodes))
-
-    for level in range(max_level - 1, min_level - 1, -1):
-        add(level, (ids[level][-1], ids[level + 1][-1]))
-    for level in range(min_level + 1, max_level + 1):
-        add(level, (*ids[level], ids[level - 1][-1]))
-    return nodes
-
-
-def qufpn_nodes(min_level: int, max_level: int, *, weight_method: str) -> list[Node]:
-    """Lists the nodes of the quad pyramid: down-up and up-down paths, joined level by level.
-
-    Paths 1 and 2 are those of BiFPN; paths 3 and 4 start again from the cell's inputs, bottom-up
-    and then top-down; a last `fastattn` node per level adds the ends of paths 2 and 4. Arguments
-    and numbers as of `bifpn_nodes`, the weight method for the four paths.
-    """
-    nodes: list[Node] = []
-    levels = range(min_level, max_level + 1)
-    source = {level: level - min_level for level in levels}
-
-    def add(level: int, inputs: Sequence[int], method: str = weight_method) -> int:
+    def add(level: int, inputs: Iterable[int], method: str = config.fpn_weight_method) -> int:
         nodes.append(Node(level, tuple(inputs), method))
-        return max_level - min_level + len(nodes)
+        return len(levels) - 1 + len(nodes)
 
-    def path(order: Sequence[int], first: dict[int, int] | None) -> dict[int, int]:
-        """Walks the levels; a node joins its source, the first pass if any, and its neighbour."""
-        ends = {order[0]: source[order[0]] if first is None else first[order[0]]}
+    def path(order: Sequence[int], first: dict[int, int]) -> dict[int, int]:
+        """Walks the levels; a node joins its source, what the first pass made, its neighbour."""
+        ends = {order[0]: first[order[0]]}
         for previous, level in zip(order[:-1], order[1:]):
-            inputs = [source[level]]
-            if first is not None and first[level] != source[level]:
-                inputs.append(first[level])
-            ends[level] = add(level, (*inputs, ends[previous]))
+            ends[level] = add(level, dict.fromkeys((source[level], first[level], ends[previous])))
         return ends
 
     upward, downward = list(levels), list(reversed(levels))
-    down_up = path(upward, path(downward, None))
-    up_down = path(downward, path(upward, None))
-    for level in reversed(levels):
-        add(level, (down_up[level], up_down[level]), "fastattn")
+    down_up = path(upward, path(downward, source))
+    if config.fpn_name == "qufpn":
+        up_down = path(downward, path(upward, source))
+        for level in downward:
+            add(level, (down_up[level], up_down[level]), "fastattn")
     return nodes
-
-
-_NODE_LISTS = {"bifpn": bifpn_nodes, "bifpn_dyn": bifpn_nodes, "qufpn": qufpn_nodes}
-
-
-def cell_nodes(config: ModelConfig) -> list[Node]:
-    """Lists the nodes of the configured cell."""
-    return _NODE_LISTS[config.fpn_name](
-        config.min_level, config.max_level, weight_method=config.fpn_weight_method
-    )
 
 
 def _double(x: tf.Tensor, target: int, *, axis: int) -> tf.Tensor:
@@ -238,9 +203,11 @@ class NeckBuilder:
     def _resample(self, x: tf.Tensor, height: int, width: int, *, name: str) -> tf.Tensor:
         """Brings a map to the pyramid's width and a given size."""
         project = x.shape[-1] != self._config.fpn_num_filters
-        if height < x.shape[1] or width < x.shape[2]:
-            if project and not self._config.conv_after_downsample:
-                x = self._project(x, name=name)
+        shrinks = height < x.shape[1] or width < x.shape[2]
+        projects_last = shrinks and self._config.conv_after_downsample
+        if project and not projects_last:
+            x = self._project(x, name=name)
+        if shrinks:
             strides = [
                 (size - 1) // target + 1 for size, target in zip(x.shape[1:3], (height, width))
             ]
@@ -248,14 +215,9 @@ class NeckBuilder:
                 [stride + 1 for stride in strides], strides, padding="same", name=f"{name}/max_pool"
             )
             x = pool(x)
-            if project and self._config.conv_after_downsample:
-                x = self._project(x, name=name)
-            return x
-        if project:
-            x = self._project(x, name=name)
-        if height > x.shape[1] or width > x.shape[2]:
+        elif height > x.shape[1] or width > x.shape[2]:
             x = UpsampleTo(height, width, name=f"{name}/upsample")(x)
-        return x
+        return self._project(x, name=name) if project and projects_last else x
 
     def _project(self, x: tf.Tensor, *, name: str) -> tf.Tensor:
         x = tf.keras.layers.Conv2D(

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from efficientdet.config import model_config
 from efficientdet.network.layers import batch_norm_factory
-from efficientdet.network.neck import NeckBuilder, UpsampleTo, bifpn_nodes, cell_nodes, qufpn_nodes
+from efficientdet.network.neck import NeckBuilder, UpsampleTo, cell_nodes
 
 # (level, inputs) of nodes 5..12; 0..4 are the inputs P3..P7.
 D0_NODES = [
@@ -41,7 +41,7 @@ def plain(nodes):
 
 
 def test_nodes_of_p3_to_p7():
-    assert plain(bifpn_nodes(3, 7, weight_method="fastattn")) == D0_NODES
+    assert plain(cell_nodes(model_config("efficientdet-d0"))) == D0_NODES
 
 
 def test_nodes_of_p3_to_p8():
@@ -51,7 +51,8 @@ def test_nodes_of_p3_to_p8():
 
 
 def test_quad_pyramid_paths():
-    nodes = qufpn_nodes(3, 7, weight_method="sum")
+    config = model_config("efficientdet-d0")
+    nodes = cell_nodes(dataclasses.replace(config, fpn_name="qufpn", fpn_weight_method="sum"))
     assert plain(nodes[:8]) == D0_NODES  # paths 1 and 2 are those of BiFPN
     bottom_up, top_down, quad = nodes[8:12], nodes[12:16], nodes[16:]
     assert plain(bottom_up) == [(4, (1, 0)), (5, (2, 13)), (6, (3, 14)), (7, (4, 15))]
