@@ -204,14 +204,19 @@ def find(path: str | Path, *, which: str = "best") -> str:
 
 
 def pointed(folder: Path) -> str | None:
-    """Returns the prefix that TensorFlow's file `checkpoint` of a folder names, None for none."""
+    """Returns the prefix that TensorFlow's file `checkpoint` of a folder names, None for none.
+
+    A path of another machine means the checkpoint of that name in the folder, if it is there.
+    """
     path = folder / _TF_POINTER
     if not path.is_file():
         return None
     with expecting(path, "text that names a checkpoint; name the checkpoint itself instead"):
         # `latest_checkpoint` would complain of files that are not there in lines of its own.
         state = tf.train.get_checkpoint_state(str(folder))
-        return (state and state.model_checkpoint_path) or None
+        prefix = (state and state.model_checkpoint_path) or None
+    beside = folder / re.split(r"[/\\]", prefix)[-1] if prefix else folder
+    return str(beside) if prefix and not exists(prefix) and exists(beside) else prefix
 
 
 def find_any(paths: Sequence[str], *, which: str) -> str:

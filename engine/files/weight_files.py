@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import re
+import tarfile
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -119,7 +120,7 @@ def weights_path(text: str) -> str:
     return str(found[0].locate())
 
 
-def _checkpoint_prefix(path: Path) -> Path:
+def _checkpoint_prefix(path: Path, *, named_by: str = "") -> Path:
     from engine.files import checkpoint
 
     prefix = path
@@ -131,7 +132,7 @@ def _checkpoint_prefix(path: Path) -> Path:
     if not index.is_file():
         raise FileNotFoundError(
             f"No weights at {path}: neither a file nor a folder, and the checkpoint index {index} "
-            "is missing."
+            f"is missing{named_by}."
         )
     if not checkpoint.exists(prefix):
         raise BadFileError(
@@ -155,7 +156,8 @@ def _read_folder(path: Path) -> WeightFile:
             f"{path}: neither a SavedModel (saved_model.pb) nor a folder with a checkpoint "
             "(a file named `checkpoint` that points to one). Name a checkpoint prefix instead."
         )
-    return _read_checkpoint(_checkpoint_prefix(Path(latest)))
+    named_by = f"; the file {path / 'checkpoint'} names it, and it is not in that folder either"
+    return _read_checkpoint(_checkpoint_prefix(Path(latest), named_by=named_by))
 
 
 def _read_single_file(path: Path) -> WeightFile:
@@ -183,11 +185,24 @@ def _read_single_file(path: Path) -> WeightFile:
         raise BadFileError(
             f"{path}: not a weight file. Expected a TensorFlow checkpoint prefix, a SavedModel "
             f"folder, a Keras .h5 file, a PyTorch state dict, safetensors or a pickle of arrays; "
-            f"the file begins with {head!r}."
+            f"the file begins with {head!r}.{_advice(path, head)}"
         )
     elif not head.startswith(_LEGACY_TORCH_HEAD):
         return _read_numpy_pickle(path)
     return _read_torch(path)
+
+
+def _advice(path: Path, head: bytes) -> str:
+    """Says what a file without weights may be, by its first bytes; "" where they do not tell."""
+    if head.lstrip()[:2].lower() in (b"<!", b"<h"):
+        return " A web page: the download did not give the file itself"
+    if head == b"version h":
+        return " A pointer of Git LFS: fetch the file itself with git lfs pull"
+    if head.startswith(b"PK"):
+        return " A PyTorch file that was cut short: copy or download it again"
+    if tarfile.is_tarfile(path):
+        return " An archive: unpack it and name what is in it"
+    return ""
 
 
 def _read_checkpoint(prefix: Path) -> WeightFile:

@@ -7,6 +7,7 @@ import os
 import pickle
 import struct
 import sys
+import tarfile
 import zipfile
 
 import h5py
@@ -36,6 +37,18 @@ class TestTensorFlow:
             content = read_weight_file(path)
             assert content.kind == weight_files.TF_NAME_BASED
             assert_arrays(content, arrays)
+
+    def test_a_pointer_to_the_folder_of_another_machine(self, tmp_path):
+        """TensorFlow writes whole paths; the checkpoint itself was copied along."""
+        save_tensors(tmp_path / "model.ckpt-5", {"w": np.ones(2)})
+        for named in ("/old/runs/d0/model.ckpt-5", r"C:\\runs\\d0\\model.ckpt-5"):
+            (tmp_path / "checkpoint").write_text(f'model_checkpoint_path: "{named}"\n')
+            assert_arrays(read_weight_file(tmp_path), {"w": np.ones(2)})
+        (tmp_path / "model.ckpt-5.index").unlink()
+        with pytest.raises(
+            FileNotFoundError, match="checkpoint names it, and it is not in that fo"
+        ):
+            read_weight_file(tmp_path)
 
     def make_model(self):
         layers = [tf.keras.layers.Dense(2, name="first"), tf.keras.layers.Dense(1, name="second")]
@@ -270,6 +283,13 @@ def zip_of(name: str) -> bytes:
     return stream.getvalue()
 
 
+def tar_of(name: str) -> bytes:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w:gz") as archive:
+        archive.addfile(tarfile.TarInfo(name))
+    return stream.getvalue()
+
+
 class TestWrongFiles:
     def test_nothing_there(self, tmp_path):
         with pytest.raises(FileNotFoundError, match=r"ckpt-5\.index"):
@@ -309,6 +329,10 @@ class TestWrongFiles:
             ("x.keras", zip_of("model.weights.h5"), "save_weights"),
             ("x.npz", zip_of("w.npy"), r"\.npz is not read; save .* safetensors"),
             ("x.zip", zip_of("readme"), r"data\.pkl"),
+            ("x.pth", zip_of("archive/data.pkl")[:40], r"PyTorch file that was cut short: copy"),
+            ("x.pth", b"<!DOCTYPE html><html>", "A web page: the download did not"),
+            ("x.pth", b"version https://git-lfs.github.com/spec/v1", "Git LFS: .* git lfs pull"),
+            ("x.tar.gz", tar_of("model.ckpt.index"), "An archive: unpack it"),
         ],
     )
     def test_other_files(self, tmp_path, name, content, message):
