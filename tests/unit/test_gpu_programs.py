@@ -20,6 +20,7 @@ import tensorflow as tf
 import families
 from benchmarks.synthetic import numbered_class_map, synthetic_batch
 from detector.task import DetectionTask
+from efficientdet.network.backbone import SCALINGS, Scaling
 from engine.config.fields import override
 from engine.evaluation import Validator
 from engine.log.run_log import RunLog
@@ -35,11 +36,16 @@ HALF = {tf.float16, tf.bfloat16}
 # Of XLA only; parts of both families are written for compiled steps (`engine/start/compiled.py`).
 BARRIER = "XlaOptimizationBarrier"
 
-# The published input sizes, on which the number of pixels depends; the least channels.
+# The published input sizes, on which the number of pixels depends; the least channels, and of
+# blocks one of each kind.
 NARROW = {
-    "efficientdet-d0": {"fpn_num_filters": 8, "fpn_cell_repeats": 1, "box_class_repeats": 1},
+    "efficientdet-d0": {
+        **{"backbone_name": "tiny", "fpn_num_filters": 8},
+        **{"fpn_cell_repeats": 1, "box_class_repeats": 1},
+    },
     "maskrcnn-r50-fpn": {
         "model.backbone_width": 8,
+        "model.backbone_repeats": [2, 1, 1, 1],
         "model.fpn_num_filters": 16,
         "model.box_mlp_dim": 32,
         "model.mask_conv_dims": [8],
@@ -173,7 +179,8 @@ def copied_by_the_step(program: Program) -> set[str]:
 
 
 @pytest.mark.parametrize("model_name", NARROW)
-def test_a_gpu_can_run_it(model_name):
+def test_a_gpu_can_run_it(model_name, monkeypatch):
+    monkeypatch.setitem(SCALINGS, "tiny", Scaling(0.25, 0.3))
     *found, whole = programs(model_name)
     step = [program for program in found if program.name in ("forward_backward", "update")]
     # Loops of matching and suppression, short and at the step's beginning.

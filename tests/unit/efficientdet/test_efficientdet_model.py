@@ -283,14 +283,13 @@ class TestFuse:
 def gradients_of(function, variables, *, jit_compile):
     """Returns the outputs and gradients of the summed squares of a training call."""
 
-    @tf.function(jit_compile=jit_compile)
     def step():
         with tf.GradientTape() as tape, drop_connect_seed(tf.constant([3, 5])):
             outputs = tf.nest.flatten(function())
             loss = tf.add_n([tf.reduce_sum(tf.square(tf.cast(y, tf.float32))) for y in outputs])
         return outputs, tape.gradient(loss, variables)
 
-    outputs, gradients = step()
+    outputs, gradients = (tf.function(step, jit_compile=True) if jit_compile else step)()
     return [x.numpy() for x in outputs], [x.numpy() for x in gradients]
 
 

@@ -35,16 +35,17 @@ def made(tmp_path):
     return build
 
 
-def losses(task, batch, *, jit_compile=None):
+def losses(task, batch, *, jit_compile=False):
     """Returns the losses by name and the gradients by the name of the variable."""
     variables = task.model.trainable_variables
 
-    @tf.function(autograph=False, jit_compile=jit_compile)
     def step(batch, seed):
         with tf.GradientTape() as tape:
             result = task.losses(batch, training=True, seed=seed)
         return result.parts, tape.gradient(result.loss, variables)
 
+    if jit_compile:
+        step = tf.function(step, autograph=False, jit_compile=True)
     parts, gradients = step(batch, tf.constant(SEED))
     assert {value.dtype for value in parts.values()} == {tf.float32}
     return (
