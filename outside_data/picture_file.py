@@ -18,7 +18,7 @@ import os
 import re
 import struct
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -140,12 +140,17 @@ def read_picture_header(path: str | os.PathLike[str]) -> Picture:
       BadImageError: it is none, or must not be read.
     """
     head = read_regular_file(path, first=_FIRST_BYTES)
+    is_all = len(head) < _FIRST_BYTES
     try:
-        return open_picture(head, whole=False)
+        picture = open_picture(head, whole=False)
     except BadImageError:
-        if len(head) < _FIRST_BYTES:
+        if is_all:
             raise
         return open_picture(read_regular_file(path), whole=False)
+    if picture.image_format == "PNG" and not is_all:
+        with open_file(path, most=None) as file:
+            return dataclasses.replace(picture, orientation=_orientation(picture.image, file))
+    return picture
 
 
 def stored_values(path: str | os.PathLike[str]) -> np.ndarray:
@@ -215,7 +220,7 @@ def open_picture(data: bytes, *, max_pixels: int = MAX_PIXELS, whole: bool = Tru
         if max(width, height) > MOST_SIDE:
             raise BadImageError("side too long", f"{width}x{height}, more than {MOST_SIDE}: cut it")
         image_format = image.format or "?"
-        orientation = _orientation(image, data)
+        orientation = _orientation(image, io.BytesIO(data))
         if image_format == "TIFF" and orientation >= 5:
             width, height = height, width
         is_jpeg = image_format in ("JPEG", "MPO")
@@ -252,25 +257,28 @@ def suffixes() -> frozenset[str]:
     return frozenset(s for s, image_format in extensions.items() if image_format in known)
 
 
-def _orientation(image: Image.Image, data: bytes) -> int:
-    if image.format == "PNG" and "exif" not in image.info:
-        # Pillow would decode all pixels to look behind them.
-        chunks = (data[at : at + size] for kind, at, size in _png_chunks(data) if kind == b"eXIf")
-        image.info["exif"] = next(chunks, b"")
+def _orientation(image: Image.Image, file: BinaryIO) -> int:
     try:
-        tag = image.getexif().get(_ORIENTATION, 1)
+        if image.format == "PNG":  # Pillow would decode all pixels to look behind them
+            tags = Image.Exif()
+            tags.load(image.info.get("exif") or _exif_of_png(file))
+        else:
+            tags = image.getexif()
+        tag = tags.get(_ORIENTATION, 1)
     except Exception:  # a broken EXIF block says nothing and is no reason to lose the picture
         return 1
     return tag if tag in _TRANSPOSE else 1
 
 
-def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Yields (kind, position of the content, bytes of it)."""
-    position = 8
-    while position + 8 <= len(data):
-        (size,) = struct.unpack_from(">I", data, position)
-        yield data[position + 4 : position + 8], position + 8, size
-        position += 12 + size
+def _exif_of_png(file: BinaryIO) -> bytes:
+    """Goes from chunk to chunk; b'' if none is of EXIF."""
+    file.seek(8)
+    while len(head := file.read(8)) == 8:
+        size, kind = struct.unpack(">I4s", head)
+        if kind == b"eXIf":
+            return file.read(size)
+        file.seek(size + 4, os.SEEK_CUR)
+    return b""
 
 
 def _eight_bit_rgb(image: Image.Image) -> Image.Image:

@@ -23,6 +23,7 @@ from outside_data.picture_file import (
     BadImageError,
     PictureRules,
     open_picture,
+    read_picture_header,
     read_regular_file,
     suffixes,
 )
@@ -203,12 +204,25 @@ def test_json_of_the_stored_pixels_keeps_them(convert_set, tmp_path, policy):
     assert ("not turned" in describe_conversion(conversion)) == (policy == "apply")
 
 
-def test_exif_behind_the_pixels_of_a_png_is_seen():
-    whole = encode(smooth(), "PNG", tag=6)
-    start = whole.index(b"eXIf") - 4
-    end = start + 12 + int.from_bytes(whole[start : start + 4], "big")
-    moved = whole[:start] + whole[end:-12] + whole[start:end] + whole[-12:]
-    assert open_picture(moved).orientation == 6
+def test_exif_behind_the_pixels_of_a_png_is_seen(tmp_path):
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (200, 300, 3), np.uint8))
+    for picture in (smooth(), noise):
+        whole = encode(picture, "PNG", tag=6)
+        start = whole.index(b"eXIf") - 4
+        end = start + 12 + int.from_bytes(whole[start : start + 4], "big")
+        moved = whole[:start] + whole[end:-12] + whole[start:end] + whole[-12:]
+        assert open_picture(moved).orientation == 6
+        (tmp_path / "a.png").write_bytes(moved)
+        assert read_picture_header(tmp_path / "a.png").orientation == 6
+
+
+@pytest.mark.parametrize("image_format", KINDS)
+def test_the_header_of_a_large_picture_says_its_size_and_orientation(tmp_path, image_format):
+    pixels = np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8)
+    (tmp_path / "a").write_bytes(encode(Image.fromarray(pixels), image_format, tag=6))
+    assert (tmp_path / "a").stat().st_size > 1 << 16
+    picture = read_picture_header(tmp_path / "a")
+    assert (picture.height, picture.width, picture.orientation) == (300, 400, 6)
 
 
 # ------------------------------------------------------------------ kinds of file
