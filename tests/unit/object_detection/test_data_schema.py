@@ -93,30 +93,16 @@ def test_wrong_number_of_labels_names_image_and_field():
         make_record(category_ids=[1])
 
 
-def bytewise_crc32c(data):
-    crc = 0xFFFFFFFF
-    for byte in data:
-        crc ^= byte
-        for _ in range(8):
-            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
-    return crc ^ 0xFFFFFFFF
-
-
 def test_crc32c_published_values():
     assert crc32c(b"123456789") == 0xE3069283
     assert crc32c(bytes(32)) == 0x8A9136AA  # RFC 3720, section B.4
     assert crc32c(b"\xff" * 32) == 0x62A8AB43
 
 
-@pytest.mark.parametrize("length", [0, 1, 3, 127, 128, 129, 1000, 4096, 4097, 12345])
-def test_crc32c_against_the_definition(length):
-    data = np.random.default_rng(length).bytes(length)
-    assert crc32c(data) == bytewise_crc32c(data)
-
-
 def test_files_are_read_by_tensorflow_and_the_other_way_round(tmp_path):
-    records = [b"", b"x", np.random.default_rng(0).bytes(100_003), make_record()]
-    assert write_records(tmp_path / "ours", records) == 4
+    lengths = (0, 1, 3, 127, 128, 129, 255, 256, 257, 1000, 4096, 4097, 12345, 100_003)
+    records = [*map(np.random.default_rng(0).bytes, lengths), make_record()]
+    assert write_records(tmp_path / "ours", records) == len(records)
     assert [r.numpy() for r in tf.data.TFRecordDataset(str(tmp_path / "ours"))] == records
     with tf.io.TFRecordWriter(str(tmp_path / "theirs")) as writer:
         for record in records:
