@@ -51,6 +51,8 @@ class _Step(NamedTuple):
     object_sign: tf.Tensor  # [batch, 1 + _MOST_OBJECTS], -1 or 1
     object_uniforms: tf.Tensor  # [batch, 1 + _MOST_OBJECTS, 2]
     one_object: tf.Tensor  # [batch, 4], a box drawn among all, zero where there is none
+    ends: tf.Tensor  # [batch, 2] (y, x), where the images end
+    unit: tf.Tensor  # [batch], pixels of the network for a pixel of lengths
 
 
 def auto_augment(
@@ -86,14 +88,20 @@ def auto_augment(
     lines = tf.gather(table, tf.cast(drawn * table.shape[0], tf.int32))  # [batch, operations, 3]
     shown = tf.cast(inside, tf.float32)
     for i in range(table.shape[1]):
-        step = _draw(lines[:, i], boxes, classes, seed=tf.random.fold_in(seed, 1 + i))
-        pixels, shown = _change(pixels, shown, step, ends=ends, unit=unit)
-        boxes, classes = _move_boxes(boxes, classes, step, pixels.shape[1:3], ends=ends, unit=unit)
+        own_seed = tf.random.fold_in(seed, 1 + i)
+        step = _draw(lines[:, i], boxes, classes, ends=ends, unit=unit, seed=own_seed)
+        pixels, shown = _change(pixels, shown, step)
+        boxes, classes = _move_boxes(boxes, classes, step, pixels.shape[1:3])
     return pixels, shown > 0.5, boxes, classes
 
 
-def _draw(line: tf.Tensor, boxes: tf.Tensor, classes: tf.Tensor, *, seed: tf.Tensor) -> _Step:
-    """Draws what is random in one operation of each image: [batch, 3], see `policies.policy`."""
+def _draw(
+    line: tf.Tensor, boxes: tf.Tensor, classes: tf.Tensor, *, seed: tf.Tensor, **lengths: tf.Tensor
+) -> _Step:
+    """Draws what is random in one operation of each image: [batch, 3], see `policies.policy`.
+
+    `lengths` are the other fields of a step.
+    """
     batch, rows = classes.shape
     kinds = tf.cast(line[:, 0], tf.int32)
     probability = line[:, 1]
@@ -125,12 +133,11 @@ def _draw(line: tf.Tensor, boxes: tf.Tensor, classes: tf.Tensor, *, seed: tf.Ten
         object_sign=tf.where(by_object[..., 0] < 0.5, -1.0, 1.0),
         object_uniforms=by_object[..., 1:],
         one_object=one_object,
+        **lengths,
     )
 
 
-def _change(
-    pixels: tf.Tensor, shown: tf.Tensor, step: _Step, *, ends: tf.Tensor, unit: tf.Tensor
-) -> tuple[tf.Tensor, tf.Tensor]:
+def _change(pixels: tf.Tensor, shown: tf.Tensor, step: _Step) -> tuple[tf.Tensor, tf.Tensor]:
     """Changes the pixels by one operation each, and which of them are image (1 or 0)."""
     kinds, magnitudes = step.kinds, step.magnitudes
     none = tf.zeros(pixels.shape[:3], tf.int32)
@@ -148,12 +155,8 @@ def _change(
     pixels = _if_any(is_blended, lambda: grey_levels.blend(pixels, kinds, magnitudes), pixels)
     whole = tf.concat([pixels, shown], axis=-1)
     is_moved = is_any(kinds, *_WHOLE_PLACES, *_BOX_PLACES)
-    whole = _if_any(
-        is_moved, lambda: _move_pixels(whole, regions, step, ends=ends, unit=unit), whole
-    )
-    is_cut = _if_any(
-        is_any(kinds, *_CUTS), lambda: _cuts(regions, step, ends=ends, unit=unit), none > 0
-    )
+    whole = _if_any(is_moved, lambda: _move_pixels(whole, regions, step), whole)
+    is_cut = _if_any(is_any(kinds, *_CUTS), lambda: _cuts(regions, step), none > 0)
     return whole[..., :3], tf.where(is_cut[..., tf.newaxis], 0.0, whole[..., 3:])
 
 
@@ -172,7 +175,7 @@ def _regions(objects: tf.Tensor, size: tf.TensorShape) -> tf.Tensor:
     return regions
 
 
-def _motion(step: _Step, *, ends: tf.Tensor, unit: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def _motion(step: _Step) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns how points (y, x) move, p -> linear p + shift: [batch, 2, 2] and [batch, 2]."""
     strength = step.sign * step.magnitudes / 10.0
     zero = tf.zeros_like(strength)
@@ -187,20 +190,19 @@ def _motion(step: _Step, *, ends: tf.Tensor, unit: tf.Tensor) -> tuple[tf.Tensor
         axis=-1,
     )
     linear = tf.reshape(linear, [-1, 2, 2])
-    shift = tf.stack([amount(f"translate_{axis}", _TRANSLATE) * unit for axis in "yx"], axis=-1)
+    shift = tf.stack([amount(f"translate_{axis}", _TRANSLATE) for axis in "yx"], axis=-1)
+    shift *= step.unit[:, tf.newaxis]
     # Turned about the image's centre; sheared from its corner.
-    centre = tf.where(is_any(step.kinds, "rotate")[:, tf.newaxis], ends / 2.0, 0.0)
+    centre = tf.where(is_any(step.kinds, "rotate")[:, tf.newaxis], step.ends / 2.0, 0.0)
     return linear, centre + shift - tf.linalg.matvec(linear, centre)
 
 
-def _move_pixels(
-    whole: tf.Tensor, regions: tf.Tensor, step: _Step, *, ends: tf.Tensor, unit: tf.Tensor
-) -> tf.Tensor:
+def _move_pixels(whole: tf.Tensor, regions: tf.Tensor, step: _Step) -> tf.Tensor:
     """Takes each pixel from the nearest one to where it comes from, or makes it 0."""
     batch, height, width, channels = whole.shape
     rows = tf.range(height, dtype=tf.float32)[tf.newaxis, :, tf.newaxis] + 0.5
     columns = tf.range(width, dtype=tf.float32)[tf.newaxis, tf.newaxis, :] + 0.5
-    linear, shift = _motion(step, ends=ends, unit=unit)
+    linear, shift = _motion(step)
     a, b, c, d = (linear[:, i, j, None, None] for i in range(2) for j in range(2))
     y, x = rows - shift[:, 0, None, None], columns - shift[:, 1, None, None]
     determinant = a * d - b * c
@@ -219,7 +221,7 @@ def _move_pixels(
         return tf.where(is_kind, strength * most, 0.0)
 
     is_flip = is_any(step.kinds, "only_flip")[:, tf.newaxis, tf.newaxis]
-    own_y = rows - amount("only_translate_y", _TRANSLATE_IN_BOX * unit[:, None, None])
+    own_y = rows - amount("only_translate_y", _TRANSLATE_IN_BOX * step.unit[:, None, None])
     own_y += amount("only_shear_y", _SHEAR) * (columns - x1)
     own_x = tf.where(is_flip, x1 + x2 - columns, columns)
     own_x += amount("only_shear_x", _SHEAR) * (rows - y1)
@@ -236,23 +238,22 @@ def _move_pixels(
     return tf.where(is_there[..., tf.newaxis], moved, 0.0)
 
 
-def _cuts(regions: tf.Tensor, step: _Step, *, ends: tf.Tensor, unit: tf.Tensor) -> tf.Tensor:
+def _cuts(regions: tf.Tensor, step: _Step) -> tf.Tensor:
     """Returns bool [batch, height, width], what is cut out."""
     height, width = regions.shape[1:]
     share = step.magnitudes[:, tf.newaxis] / 10.0
     in_one = is_any(step.kinds, "box_cutout")[:, tf.newaxis]
     first = tf.where(in_one, step.one_object[:, :2], 0.0)
-    last = tf.where(in_one, step.one_object[:, 2:], ends)
-    half = tf.where(
-        in_one, share * _BOX_CUTOUT * (last - first) / 2.0, share * _CUTOUT * unit[:, tf.newaxis]
-    )
+    last = tf.where(in_one, step.one_object[:, 2:], step.ends)
+    lengths = share * step.unit[:, tf.newaxis]
+    half = tf.where(in_one, share * _BOX_CUTOUT * (last - first) / 2.0, lengths * _CUTOUT)
     middle = first + step.uniforms[:, :2] * (last - first)
     # Within objects: a rectangle for each, and none outside of them.
     sides = step.objects[..., 2:] - step.objects[..., :2]
     middles = step.objects[..., :2] + step.object_uniforms * sides
     in_objects = is_any(step.kinds, "only_cutout")[:, tf.newaxis, tf.newaxis]
     middles = tf.where(in_objects, middles, middle[:, tf.newaxis])
-    halves = share * _CUTOUT_IN_BOX * unit[:, tf.newaxis]
+    halves = lengths * _CUTOUT_IN_BOX
     halves = tf.where(in_objects, halves[..., tf.newaxis], half[:, tf.newaxis])
     of_kind = tf.where(in_objects, regions, 0)
     middle_y, middle_x, half_y, half_x = (
@@ -268,16 +269,10 @@ def _cuts(regions: tf.Tensor, step: _Step, *, ends: tf.Tensor, unit: tf.Tensor) 
 
 
 def _move_boxes(
-    boxes: tf.Tensor,
-    classes: tf.Tensor,
-    step: _Step,
-    size: tf.TensorShape,
-    *,
-    ends: tf.Tensor,
-    unit: tf.Tensor,
+    boxes: tf.Tensor, classes: tf.Tensor, step: _Step, size: tf.TensorShape
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Moves boxes with their pixels: each becomes the box around its four moved corners."""
-    linear, shift = _motion(step, ends=ends, unit=unit)
+    linear, shift = _motion(step)
     y1, x1, y2, x2 = tf.unstack(boxes, axis=-1)
     corners = tf.stack([y1, x1, y1, x2, y2, x1, y2, x2], axis=-1)
     corners = tf.reshape(corners, [*boxes.shape[:2], 4, 2])
