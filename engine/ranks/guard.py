@@ -47,7 +47,8 @@ def _describe(error: Exception) -> str:
         error = error.__cause__
     hint = ""
     if not isinstance(error, _EXPLAINED) or os.environ.get(_TRACEBACK):
-        print(clean_lines("".join(traceback.format_exception(error))), file=sys.stderr)
+        lines = traceback.format_exception(type(error), error, error.__traceback__)
+        print(clean_lines("".join(lines)), file=sys.stderr)
     elif not isinstance(error, (BadFileError, ConfigError, OSError)):
         hint = f" ({_TRACEBACK}=1 shows where)"
     return f"{type(error).__name__}: {explained(error)}{hint}"

@@ -7,6 +7,7 @@ that `report.py` can make the report again, with other settings.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import shutil
 import time
@@ -146,7 +147,7 @@ def write_report(
     whole, class_curves = curves_of(matches)
     # Where nothing is right, F1 is largest for no detection at all: then all are shown.
     least = options.score or (whole.best.score if whole.best.f1 > 0 else 0.0)
-    run = history.find_run([folder, *folder.resolve().parents[:3]])
+    run = history.find_run([folder, *itertools.islice(folder.resolve().parents, 3)])
     records = history.read_records(run) if run else {}
     has_objects = whole.num_objects > 0
     bad = pictures.worst_images(matches, least, len(matches.images))
