@@ -121,7 +121,8 @@ def line_chart(
                 zorder=2 if faint else 5 - i / 100,
                 marker="o" if with_points and len(line.x) < 30 else None,
                 markersize=3.5,
-                label="_nolegend_" if faint else _short(line.name),
+                # A name that begins with an underscore would be left out of the legend.
+                label="_nolegend_" if faint else re.sub("^_", " _", _short(line.name)),
             )
         if limits:
             axes.set_ylim(*limits)
