@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from engine.config.fields import ConfigError
 from engine.config.settings import RuntimeConfig
-from engine.optim.precision import GROWTH_STEPS, LossScale, policy_name
+from engine.optim.precision import LossScale, policy_name
 
 
 @pytest.mark.parametrize(
@@ -38,10 +38,10 @@ def test_scale_doubles_after_good_steps_and_halves_on_overflow(use_xla):
     scale = LossScale(32768.0, dynamic=True)
     update = tf.function(scale.update, jit_compile=use_xla or None)
     good, bad = tf.constant(True), tf.constant(False)
-    scale.good_steps.assign(GROWTH_STEPS - 3)
+    scale.good_steps.assign(1997)
     update(good)
     update(good)
-    assert (float(scale.value), int(scale.good_steps)) == (32768.0, GROWTH_STEPS - 1)
+    assert (float(scale.value), int(scale.good_steps)) == (32768.0, 1999)
     update(good)
     assert (float(scale.value), int(scale.good_steps)) == (65536.0, 0)
     update(good)
@@ -58,5 +58,7 @@ def test_scale_does_not_fall_below_one():
 
 def test_without_scaling_it_stays_one():
     scale = LossScale(32768.0, dynamic=False)
-    scale.update(tf.constant(False))
-    assert float(scale.value) == 1.0
+    scale.good_steps.assign(1999)
+    for finite in (True, False):
+        scale.update(tf.constant(finite))
+        assert float(scale.value) == 1.0

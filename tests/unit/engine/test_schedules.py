@@ -11,10 +11,16 @@ from engine.config.settings import OptimConfig
 from engine.optim.schedules import learning_rate_at
 
 
-def rate(step, *, total=100, base=1.0, warm=0, per_epoch=1, use_xla=False, **settings) -> float:
+def rate(
+    step, *, total=100, base=1.0, warm=0, per_epoch=1, fitted=None, use_xla=False, **settings
+) -> float:
+    """`fitted`: the schedule's length in a timed run, other than the plan's `total`."""
     config = OptimConfig(**{"lr_warmup_init": 0.0, **settings})
     plan = FOUR_EPOCHS._replace(learning_rate=base, steps_per_epoch=per_epoch, total_steps=total)
-    lengths = {"total_steps": tf.constant(total), "warmup_steps": tf.constant(warm, tf.int64)}
+    lengths = {
+        "total_steps": tf.constant(fitted or total),
+        "warmup_steps": tf.constant(warm, tf.int64),
+    }
     at = functools.partial(learning_rate_at, config=config, plan=plan, **lengths)
     return float(tf.function(at, jit_compile=use_xla or None)(tf.constant(step, tf.int64)))
 
@@ -39,6 +45,14 @@ def test_stepwise_drops_at_the_first_step_of_an_epoch():
     for epoch, before, after in ((200, 1.0, 0.1), (250, 0.1, 0.01)):
         assert rate(59 * epoch - 1, **settings) == pytest.approx(before)
         assert rate(59 * epoch, **settings) == pytest.approx(after)
+
+
+def test_drops_keep_their_share_of_a_timed_run():
+    settings = {"total": 120, "per_epoch": 10, "fitted": 300, "lr_decay_method": "stepwise"}
+    settings |= {"lr_step_epochs": (8.0, 10.0), "lr_step_factor": 0.5}
+    # After 2/3 and 5/6 of 300 steps.
+    found = [rate(step, **settings) for step in (199, 200, 249, 250, 400)]
+    assert found == pytest.approx([1.0, 0.5, 0.5, 0.25, 0.25])
 
 
 def test_polynomial_by_hand():

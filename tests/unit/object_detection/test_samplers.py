@@ -91,6 +91,12 @@ def test_every_candidate_is_as_likely_as_any_other():
     assert counts[~(is_positive | is_negative)[0]].sum() == 0
 
 
+def test_a_draw_of_0_is_a_draw(monkeypatch):
+    monkeypatch.setattr(tf.random, "stateless_uniform", lambda shape, seed: tf.zeros(shape))
+    _, chosen, valid = sample(*labels_with(10, 30, 50))
+    assert (chosen.sum(), valid.sum()) == (2, 8)
+
+
 def test_seeds_decide():
     is_positive, is_negative = labels_with(100, 300, 500)
     first = sample(is_positive, is_negative, num_samples=64)

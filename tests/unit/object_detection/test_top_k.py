@@ -5,7 +5,9 @@ import tensorflow as tf
 from object_detection.boxes.top_k import exact_top_k
 
 
-@pytest.mark.parametrize(("length", "k"), [(1000, 5), (997, 3), (100, 30), (64, 4), (40, 40)])
+@pytest.mark.parametrize(
+    ("length", "k"), [(1000, 5), (997, 3), (100, 30), (64, 4), (40, 40), (40, 0)]
+)
 def test_exact_top_k_equals_sorting(length, k):
     rng = np.random.default_rng(length)
     values = rng.normal(size=(3, length)).astype(np.float32)
