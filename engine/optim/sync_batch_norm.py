@@ -36,7 +36,7 @@ class SyncBatchNormalization(tf.keras.layers.BatchNormalization):
         for moving, new in ((self.moving_mean, mean), (self.moving_variance, variance)):
             if self.fused and moving is self.moving_variance:
                 new *= self._unbiased(values)
-            moving.assign_sub((1.0 - self.momentum) * (moving - tf.stop_gradient(new)))
+            moving.assign_sub((1.0 - self.momentum) * (moving - new))
         scale = tf.math.rsqrt(variance + self.epsilon) * self.gamma
         return tf.cast((values - mean) * scale + self.beta, inputs.dtype)
 
