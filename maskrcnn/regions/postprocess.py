@@ -73,8 +73,7 @@ def detect_boxes(
     # Written so that a NaN score counts as dropped.
     is_known = is_valid[..., tf.newaxis] & (scores >= 0.0)
     all_scores = tf.reshape(tf.where(is_known, scores, -1.0), [-1, num_pairs])
-    candidates = tf.where(all_scores >= test.test_score_thresh, all_scores, -1.0)
-    scores, pairs = exact_top_k(candidates, min(_MOST_PAIRS, num_pairs))
+    scores, pairs = exact_top_k(all_scores, min(_MOST_PAIRS, num_pairs))
     deltas = tf.reshape(tf.stop_gradient(box_deltas), [-1, num_pairs, 4])
     boxes = decode_boxes(
         tf.gather(deltas, pairs, batch_dims=1),

@@ -151,7 +151,7 @@ def _best_of_levels(
     chosen = tf.gather(boxes, tf.minimum(index, logits.shape[1] - 1), batch_dims=1)
     return Proposals(
         boxes=tf.where(is_valid[..., tf.newaxis], chosen, 0.0),
-        scores=tf.where(is_valid, tf.sigmoid(top_logits), 0.0),
+        scores=tf.sigmoid(top_logits),
         is_valid=is_valid,
     )
 

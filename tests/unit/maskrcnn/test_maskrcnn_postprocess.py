@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from engine.config.fields import override
 from maskrcnn.regions import postprocess
-from maskrcnn.regions.postprocess import detect_boxes, to_original
+from maskrcnn.regions.postprocess import NetworkDetections, detect_boxes, to_original
 from maskrcnn.settings import MaskRcnnConfig, base_config
 from object_detection.input import geometry as geometry_lib
 from object_detection.serve.detections import Detections, MaskDetections
@@ -26,8 +26,9 @@ def example(seed=0):
     return logits, deltas, proposals, valid
 
 
-def config_with(count, *, floor=0.05, coding=0.0, iou=0.0) -> MaskRcnnConfig:
+def config_with(count, *, floor=0.05, coding=0.0, iou=0.0, **others) -> MaskRcnnConfig:
     settings = {
+        **others,
         "test_detections_per_image": count,
         "test_score_thresh": floor,
         "coding_offset": coding,
@@ -111,6 +112,45 @@ def test_flat_outputs_and_few_candidates(monkeypatch):
     np.testing.assert_allclose(few[1][:, 0], separate[1][:, 0])
 
 
+def apart(count=NUM_PROPOSALS):
+    """Outputs of proposals that do not touch one another, all alike, without corrections."""
+    low = np.stack(np.divmod(np.arange(count), 6), axis=-1) * 8.0
+    proposals = np.tile(np.concatenate([low, low + 6], axis=-1), (2, 1, 1)).astype(np.float32)
+    logits = np.zeros((2, count, NUM_CLASSES + 1), np.float32)
+    return (
+        logits,
+        np.zeros((2, count, NUM_CLASSES, 4), np.float32),
+        proposals,
+        np.ones((2, count), bool),
+    )
+
+
+def test_every_pair_is_found_where_none_overlaps():
+    assert (detect(*apart(), 200)[3] == NUM_PROPOSALS * NUM_CLASSES).all()
+
+
+def test_a_score_at_the_threshold_stays():
+    logits, *others = apart(2)
+    logits[...] = -200.0
+    logits[..., :2] = 0.0  # two classes of 1/2
+    assert (detect(logits, *others, 9, floor=0.5)[3] == 4).all()
+    assert (detect(logits, *others, 9, floor=0.5001)[3] == 0).all()
+
+
+def test_boxes_and_suppression_follow_their_settings():
+    logits, deltas, proposals, valid = apart(2)
+    logits[..., 0] = 9.0
+    deltas[..., 0, :] = 1.0, 2.0, 3.0 * np.log(2), 4.0 * np.log(3)
+    found = detect(logits, deltas, proposals, valid, 9, bbox_reg_weights=(2.0, 4.0, 3.0, 4.0))[0]
+    # A half of 6 further down and to the right; twice as high and thrice as wide.
+    np.testing.assert_allclose(found[0, 0], [0, 0, 12, 15], atol=1e-4)
+    deltas[...] = 0.0
+    proposals[:, 1] = proposals[:, 0] + [0, 0, 0, 4]  # IoU 6 / 10, with the offset 7 / 11
+    for threshold, iou, count in ((0.55, 0.0, 1), (0.62, 0.0, 2), (0.62, 1.0, 1), (0.65, 1.0, 2)):
+        found = detect(logits, deltas, proposals, valid, 9, test_nms=threshold, iou=iou)
+        assert (found[3] == count).all()
+
+
 def test_nothing_to_detect_and_values_that_are_not_numbers():
     logits, deltas, proposals, valid = example(2)
     logits[0, :, -1] = 50.0  # all background
@@ -132,16 +172,19 @@ def test_the_best_refused_score_is_of_a_proposal_and_a_number():
 
 def test_compiled_equals_eager_with_half_precision_outputs():
     logits, deltas, proposals, valid = example(3)
-    logits, deltas = tf.cast(logits, tf.float16), tf.cast(deltas, tf.float16)
+    halves = [tf.cast(outputs, tf.float16) for outputs in (logits, deltas)]
+    singles = [tf.cast(outputs, tf.float32) for outputs in halves]
 
     def run(logits, deltas, proposals, valid):
         return detect_boxes(
             logits, deltas, proposals, valid, tf.constant(IMAGE_SIZES), config=config_with(20)
         )
 
-    eager = run(logits, deltas, proposals, valid)
+    eager = run(*halves, proposals, valid)
     assert eager.boxes.dtype == eager.scores.dtype == tf.float32
-    compiled = tf.function(run, jit_compile=True)(logits, deltas, proposals, valid)
+    for half, single in zip(eager, run(*singles, proposals, valid)):
+        np.testing.assert_array_equal(half, single)
+    compiled = tf.function(run, jit_compile=True)(*halves, proposals, valid)
     for plain, xla in zip(eager, compiled):
         np.testing.assert_allclose(plain, xla, rtol=1e-4, atol=1e-3)
 
@@ -171,3 +214,15 @@ def test_boxes_move_to_the_original_image():
     assert isinstance(with_masks, MaskDetections)
     np.testing.assert_array_equal(with_masks.boxes, moved.boxes)
     assert with_masks.masks is masks
+
+
+def test_boxes_end_where_the_original_image_ends():
+    geometry = geometry_lib.fit_inside(tf.constant([[160.0, 120.0]]), height=64, width=96)
+    found = NetworkDetections(  # the image is 64 x 48 pixels in the network
+        boxes=tf.constant([[[-2.0, 4.0, 70.0, 48.0]]]),
+        scores=tf.ones([1, 1]),
+        classes=tf.zeros([1, 1], tf.int32),
+        num_valid=tf.constant([1]),
+    )
+    moved = to_original(found, geometry_lib.pack(geometry), network_width=96, pixel_offset=1.0)
+    np.testing.assert_allclose(moved.boxes, [[[0, 10, 160, 120]]], rtol=1e-6)

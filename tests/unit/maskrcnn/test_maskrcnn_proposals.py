@@ -32,20 +32,36 @@ def outputs(seed=0):
     return logits, deltas
 
 
+THRESHOLDS = {"train": "train_rpn_nms_threshold", "test": "test_rpn_nms_thresh"}
+
+
 def propose(
-    logits, deltas, *, before=BEFORE, after=AFTER, of_level=0, min_size=0.0, coding=0.0, iou=0.0
+    *outputs,
+    anchors=ANCHORS,
+    before=BEFORE,
+    after=AFTER,
+    of_level=0,
+    min_size=0.0,
+    coding=0.0,
+    iou=0.0,
+    training=True,
 ):
+    phase, other = ("train", "test") if training else ("test", "train")
     settings = {
-        "train_rpn_pre_nms_topn": before,
-        "train_rpn_post_nms_topn": after,
-        "train_rpn_level_topn": of_level,
+        # Those of the other phase would leave one proposal.
+        **{f"{other}_rpn_{name}_topn": 1 for name in ("pre_nms", "post_nms", "level")},
+        THRESHOLDS[other]: 0.0,
+        THRESHOLDS[phase]: 0.7,
+        f"{phase}_rpn_pre_nms_topn": before,
+        f"{phase}_rpn_post_nms_topn": after,
+        f"{phase}_rpn_level_topn": of_level,
         "rpn_min_size": min_size,
         "coding_offset": coding,
         "iou_offset": iou,
     }
     config = override(base_config("maskrcnn-r50-fpn"), settings, source="test")
     return propose_regions(
-        logits, deltas, ANCHORS, tf.constant(IMAGE_SIZES), config=config, training=True
+        *outputs, anchors, tf.constant(IMAGE_SIZES), config=config, training=training
     )
 
 
@@ -78,13 +94,18 @@ def numpy_proposals(logits, deltas, image, *, of_level, min_size, coding, iou):
 
 
 @pytest.mark.parametrize(
-    ("of_level", "min_size", "coding", "iou"),
-    [(0, 0.0, 0.0, 0.0), (3, 0.0, 0.0, 0.0), (0, 9.0, 0.0, 0.0), (0, 0.0, 1.0, 1.0)],
+    ("of_level", "min_size", "coding", "iou", "training"),
+    [
+        (0, 0.0, 0.0, 0.0, True),
+        (3, 0.0, 0.0, 0.0, False),
+        (0, 9.0, 1.0, 0.0, False),
+        (0, 0.0, 1.0, 1.0, True),
+    ],
 )
-def test_equals_numpy(of_level, min_size, coding, iou):
+def test_equals_numpy(of_level, min_size, coding, iou, training):
     logits, deltas = outputs()
     conventions = {"of_level": of_level, "min_size": min_size, "coding": coding, "iou": iou}
-    proposals = propose(logits, deltas, **conventions)
+    proposals = propose(logits, deltas, **conventions, training=training)
     for image in range(2):
         boxes, scores = numpy_proposals(logits, deltas, image, **conventions)
         count = len(boxes)
@@ -118,7 +139,7 @@ def test_compiled_equals_eager_and_float16_is_decoded_in_float32():
 def test_outputs_that_are_not_numbers_give_no_proposals(coding):
     logits, deltas = outputs()
     logits[0][0, 0, 0, 0], deltas[1][0, 1, 1, :4] = np.nan, np.nan
-    logits[1][0, 1, 1, 0] = 50.0
+    logits[1][0, 1, 1, 0], logits[0][0, 1, 1, 1] = 50.0, np.inf
     logits[0][1] = np.nan
     logits[1][1] = np.nan
     proposals = propose(logits, deltas, coding=coding)
@@ -136,6 +157,16 @@ def test_more_wanted_than_there_are():
     boxes = proposals.boxes.numpy()[0][valid[0]]
     assert (boxes[:, 2:] > boxes[:, :2]).all()
     assert boxes.min() >= 0 and boxes[:, 2].max() <= 64 and boxes[:, 3].max() <= 96
+
+
+def test_a_level_is_searched_until_it_has_its_share():
+    """The third of its boxes comes after more copies of the others than are compared at once."""
+    boxes = np.array([[0, 0, 10, 10], [20, 20, 30, 30], [40, 40, 50, 50]], np.float32)
+    anchors = boxes[[*[0] * 128, *[1] * 128, *[2] * 32, *[0, 1] * 36]]
+    falling = [-np.arange(3.0 * height * width, dtype="f") for height, width in SIZES]
+    logits = [np.tile(x.reshape(1, *size, 3), [2, 1, 1, 1]) for x, size in zip(falling, SIZES)]
+    found = propose(logits, [0 * x for x in outputs()[1]], anchors=anchors, before=999, of_level=3)
+    np.testing.assert_array_equal(found.is_valid.numpy().sum(axis=1), [5, 5])
 
 
 def test_no_gradient_leaves_the_proposals():
