@@ -179,6 +179,8 @@ def test_box_head_losses_equal_numpy_with_each_normalizer():
     np.testing.assert_allclose(example.box_head(), [class_sum / fixed, box_sum / fixed], rtol=1e-5)
     by_count = example.box_head(class_normalizer="batch", box_normalizer="batch")
     np.testing.assert_allclose(by_count, [class_sum / sampled, box_sum / sampled], rtol=1e-5)
+    mixed = example.box_head(class_normalizer="fixed", box_normalizer="batch")
+    np.testing.assert_allclose(mixed, [class_sum / fixed, box_sum / sampled], rtol=1e-5)
     of_objects = example.box_head(box_normalizer="positives")[1]
     np.testing.assert_allclose(of_objects, box_sum / (4 * objects), rtol=1e-5)
 
@@ -280,7 +282,7 @@ def test_half_precision_outputs_are_compared_in_float32():
         for name in OUTPUTS:
             outputs = tf.nest.map_structure(lambda x: x.astype(dtype), getattr(example, name))
             setattr(example, name, outputs)
-        return example.all()
+        return [*example.all(), example.rpn(rpn_box_normalizer="levels")[1]]
 
     halves, singles = losses_of(np.float16), losses_of(np.float32)  # of the same numbers
     assert all(loss.dtype == tf.float32 for loss in halves)

@@ -85,6 +85,28 @@ def test_rpn_labels_and_box_targets_equal_numpy(offset):
         assert not targets.box_targets[image][labels != 1].any()
 
 
+@pytest.mark.parametrize(("convention", "count"), [("continuous", 1), ("detectron", 4)])
+def test_detectrons_anchors_are_positive_wherever_they_overlap_a_box_most(convention, count):
+    """The small box lies in the middle of four anchors."""
+    box = np.array([[[48.0, 48, 52, 52]]], np.float32)
+    anchors = grid_anchors(step=10, half=7)
+    targets = rpn(box, np.zeros((1, 1), np.int32), anchors=anchors, anchor_convention=convention)
+    assert (targets.labels == 1).sum() == targets.is_matched.sum() == count
+
+
+def test_a_box_without_area_has_no_anchor_though_a_line_of_pixels_would():
+    line = np.array([[[20.0, 20, 20, 60]]], np.float32)
+    targets = rpn(line, np.zeros((1, 1), np.int32), iou_offset=1.0, coding_offset=1.0)
+    np.testing.assert_array_equal(targets.labels, np.zeros((1, 16)))
+
+
+@pytest.mark.parametrize("share", [0.25, 0.75])
+def test_objects_have_their_share_of_the_anchors(share):
+    boxes = ANCHORS[np.newaxis, ::7]
+    targets = rpn(boxes, np.zeros(boxes.shape[:2], np.int32), rpn_fg_fraction=share)
+    assert (targets.labels == 1).sum() == 16 * share
+
+
 def test_rpn_without_boxes_samples_background_only():
     targets = rpn(np.zeros((1, 3, 4), np.float32), np.full((1, 3), -1, np.int32))
     np.testing.assert_array_equal(targets.labels, np.zeros((1, 16)))
@@ -142,6 +164,23 @@ def test_background_anchors_on_a_crowd_are_taken_back():
     assert (cover[used] < 0.7).all()
 
 
+def test_an_anchor_of_an_object_on_a_crowd_is_kept():
+    crowd = tf.constant([[[0.0, 0, 100, 7]]])  # covers 0.7 of the second anchor and of the fourth
+    anchors = [BOX, [0, 0, 10, 10], [0, 80, 10, 90], [80, 0, 90, 10], [90, 0, 100, 10.1]]
+    box = np.array([[[80.0, 0, 90, 10]]], np.float32)
+    targets = rpn(
+        box, np.zeros((1, 1), np.int32), anchors=np.array(anchors, np.float32), crowds=crowd
+    )
+    np.testing.assert_array_equal(np.sort(targets.indices[targets.labels == 0]), [0, 2, 4])
+    np.testing.assert_array_equal(targets.indices[targets.labels == 1], [3])
+
+
+def test_the_cover_is_that_of_one_crowd():
+    halves = tf.constant([[[0.0, 0, 10, 4], [0.0, 4, 10, 10]]])
+    cover = crowd_cover(tf.constant([[[0.0, 0, 10, 10], [5, 5, 5, 5]]]), halves)
+    np.testing.assert_allclose(cover, [[0.6, 0.0]], rtol=1e-6)
+
+
 def rois(proposals, valid, gt_boxes, gt_classes, crowds=None, **changes):
     targets = sample_rois(
         tf.constant(proposals, tf.float32),
@@ -185,6 +224,45 @@ def test_roi_thresholds():
     targets = rois(proposals, valid, [[BOX]], [[0]], **settings)
     np.testing.assert_array_equal(targets.class_targets[0], [0, 0, 3] + [-1] * 5)
     np.testing.assert_array_equal(targets.boxes[0, 2], [20, 20, 60, 22])
+
+
+def test_rois_by_the_conventions_of_the_model():
+    # IoU with BOX: 20 / 40 without the last pixel, 21 / 41 with it; 19 / 40 and 20 / 41.
+    proposals = [[[20, 20, 60, 40], [20, 20, 60, 39]]]
+    settings = {"fg_thresh": 0.505, "bg_thresh_hi": 0.49, "fg_fraction": 1.0}
+    targets = rois(proposals, [[True] * 2], [[BOX]], [[0]], **settings)
+    np.testing.assert_array_equal(targets.class_targets[0, :3], [0, NUM_CLASSES, -1])
+    weights = {"bbox_reg_weights": (2.0, 3.0, 5.0, 7.0)}
+    offsets = {"iou_offset": 1.0, "coding_offset": 1.0}
+    targets = rois(proposals, [[True] * 2], [[BOX]], [[0]], **settings, **offsets, **weights)
+    np.testing.assert_array_equal(targets.class_targets[0, :4], [0, 0, NUM_CLASSES, -1])
+    by_box = {tuple(box): row for box, row in zip(targets.boxes[0], targets.box_targets[0])}
+    # 21 of 41 pixels wide, its middle 10 further left.
+    expected = [0, 3 * 10 / 21, 0, 7 * np.log(41 / 21)]
+    np.testing.assert_allclose(by_box[20, 20, 60, 40], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_box_left_out_makes_no_object_and_an_object_is_no_background():
+    proposals = [[[20, 20, 60, 50], [20, 20, 60, 58]]]
+    targets = rois(proposals, [[True] * 2], [[BOX]], [[-1]])
+    np.testing.assert_array_equal(targets.class_targets[0], [NUM_CLASSES] * 2 + [-1] * 6)
+    overlapping = {"fg_thresh": 0.9, "bg_thresh_hi": 0.99}
+    targets = rois(proposals, [[True] * 2], [[BOX]], [[0]], fg_fraction=0.5, **overlapping)
+    np.testing.assert_array_equal(targets.class_targets[0], [0, 0, NUM_CLASSES] + [-1] * 5)
+
+
+def test_targets_have_no_gradient():
+    boxes = [tf.constant([[[20.0, 20, 60, 50]]]), tf.constant([[BOX]])]
+    options = {"config": config_with(), "crowd_boxes": None, "seed": SEED}
+    with tf.GradientTape() as tape:
+        tape.watch(boxes)
+        classes = tf.constant([[0]])
+        regions = sample_rois(
+            *(boxes[0], tf.constant([[True]]), boxes[1], classes), num_classes=3, **options
+        )
+        anchors = assign_rpn_targets(ANCHORS, boxes[1], classes, image_sizes=None, **options)
+        made = [regions.boxes, regions.box_targets, anchors.box_targets, anchors.matched_targets]
+    assert tape.gradient(made, boxes) == [None, None]
 
 
 def test_image_without_boxes_has_background_only():
