@@ -40,30 +40,36 @@ def excitation(means, first, second):
     return tf.sigmoid(tf.nn.silu(means @ first) @ second)
 
 
-@pytest.mark.parametrize("gated", [False, True])
-def test_values_and_gradients_are_those_of_the_formula(gated):
+def draw(*, gated):
+    """Returns x, gamma, beta and the weights of the gate, and a gradient by the result."""
     rng = np.random.default_rng(0)
     channels = SHAPE[-1]
     shapes = [SHAPE, [channels], [channels]]
     shapes += [[channels, HIDDEN], [HIDDEN, channels]] if gated else []
-    values = [rng.normal(0.3, 1.0, shape) for shape in shapes]
-    upstream = rng.normal(size=SHAPE)
+    return [rng.normal(0.3, 1.0, shape) for shape in shapes], rng.normal(size=SHAPE)
 
-    @tf.function(jit_compile=True, autograph=False)
-    def run(*values):
-        with tf.GradientTape() as tape:
-            tape.watch(values)
-            x, gamma, beta, *weights = values
-            result = norm_activation(
-                *(x, gamma, beta, weights),
-                epsilon=EPSILON,
-                activation=tf.nn.silu,
-                excitation=excitation if gated else None,
-            )
-            loss = tf.reduce_sum(result[0] * upstream.astype(np.float32))
-        return result, tape.gradient(loss, values)
 
-    (out, mean, variance), gradients = run(*(tf.constant(v, tf.float32) for v in values))
+@tf.function(jit_compile=True, autograph=False)
+def run(values, upstream):
+    """Returns (result, mean, variance) and the gradients."""
+    with tf.GradientTape() as tape:
+        tape.watch(values)
+        x, gamma, beta, *weights = values
+        result = norm_activation(
+            *(x, gamma, beta, weights),
+            epsilon=EPSILON,
+            activation=tf.nn.silu,
+            excitation=excitation if weights else None,
+        )
+    return result, tape.gradient(result[0], values, output_gradients=upstream)
+
+
+@pytest.mark.parametrize("gated", [False, True])
+def test_values_and_gradients_are_those_of_the_formula(gated):
+    values, upstream = draw(gated=gated)
+    (out, mean, variance), gradients = run(
+        [tf.constant(v, tf.float32) for v in values], tf.constant(upstream, tf.float32)
+    )
     np.testing.assert_allclose(out, forward(values, gated=gated), atol=1e-5)
     np.testing.assert_allclose(mean, values[0].mean((0, 1, 2)), atol=1e-6)
     np.testing.assert_allclose(variance, values[0].var((0, 1, 2)), atol=1e-5)
@@ -76,6 +82,34 @@ def test_values_and_gradients_are_those_of_the_formula(gated):
                 loss = np.sum(forward(moved, gated=gated) * upstream)
                 expected[place] += sign * loss / 2e-5
         np.testing.assert_allclose(gradient, expected, atol=2e-5)
+
+
+@pytest.mark.parametrize("gated", [False, True])
+def test_in_half_precision_statistics_and_sums_are_float32(gated):
+    (x, gamma, beta, *weights), upstream = draw(gated=gated)
+    x += 60.0  # of which the square has too few digits in float16
+    norm = [tf.constant(v, tf.float32) for v in (gamma, beta)]
+    halves = [tf.constant(v, tf.float16) for v in (x, *weights, upstream)]
+    singles = [tf.cast(v, tf.float32) for v in halves]
+    found, expected = (
+        run([x, *norm, *weights], upstream) for x, *weights, upstream in (halves, singles)
+    )
+    for ours, theirs, like in zip(found[1], expected[1], [halves[0], *norm, *halves[1:-1]]):
+        assert ours.dtype == like.dtype
+        np.testing.assert_allclose(ours, theirs, rtol=1e-2, atol=1e-2)
+    assert [v.dtype for v in found[0]] == [tf.float16, tf.float32, tf.float32]
+    np.testing.assert_allclose(found[0][0], expected[0][0], rtol=5e-3, atol=5e-3)
+    for ours, theirs in zip(found[0][1:], expected[0][1:]):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4)
+
+
+def test_a_map_of_one_value_has_no_negative_variance():
+    one, zero = tf.ones([1]), tf.zeros([1])
+    for value in (300.3, 1000.1, 3333.3, 12345.6):
+        x = tf.fill([3, 5, 7, 1], value)
+        (out, _, variance), gradients = run([x, one, zero], tf.ones_like(x))
+        assert variance.numpy() >= 0.0
+        assert np.isfinite(out).all() and all(np.isfinite(g).all() for g in gradients)
 
 
 def test_layer_moves_the_statistics_as_without_xla():
