@@ -13,8 +13,9 @@ from weight_samples import values_of
 
 from engine.config.fields import ConfigError
 from engine.config.settings import OptimConfig
+from engine.optim.optimizers import is_decayed
 from engine.step import TrainStep, clip_factors
-from engine.task import Shard
+from engine.task import Losses, Shard
 
 CONFIG = OptimConfig(
     momentum=0.9,
@@ -51,7 +52,12 @@ def assert_same(left: dict, right: dict, *, rtol: float = 0.0, atol: float = 0.0
 )
 def test_several_steps_equal_numpy(optimizer, clip):
     config = dataclasses.replace(
-        CONFIG, optimizer=optimizer, clip_gradients_norm=clip, adam_beta2=0.95
+        CONFIG,
+        optimizer=optimizer,
+        clip_gradients_norm=clip,
+        momentum=0.8,
+        adam_beta2=0.95,
+        adam_epsilon=1e-2,
     )
     task = TinyTask()
     step = make_step(config, task=task)
@@ -60,8 +66,9 @@ def test_several_steps_equal_numpy(optimizer, clip):
         optimizer=optimizer,
         weight_decay=config.weight_decay,
         clip=clip,
-        momentum=0.9,
+        momentum=0.8,
         beta2=0.95,
+        epsilon=1e-2,
         average_decay=0.6,
     )
     data = iter(task.train_dataset(shard=Shard(0, 1), start_step=0))
@@ -95,6 +102,45 @@ def test_numbers_of_a_step_by_hand():
     assert first["loss"] == pytest.approx(first["square_loss"] + first["reg_l2_loss"])
     assert (first["loss_scale"], first["skipped"]) == (1.0, 0.0)
     assert int(step.state.step) == int(step.state.optimizer.iterations) == 3
+
+
+def test_gradients_are_those_of_the_loss():
+    """Not of its weight; and 0 by what it does not depend on."""
+
+    class OfTheBias(TinyTask):
+        def losses(self, batch, *, training, seed=None):
+            bias = tf.convert_to_tensor(self.model.get_layer("out").bias)
+            loss = tf.reduce_sum(tf.square(bias - 1.0))
+            parts = {"square_loss": loss, "mean_output": loss}
+            return Losses(loss, parts, 1.0 + tf.reduce_sum(tf.square(bias)))
+
+    step = make_step(dataclasses.replace(CONFIG, weight_decay=0.0), task=OfTheBias())
+    expected = weights_of(step)
+    expected["out/bias"] = expected["out/bias"] - 0.01 * 2.0 * (expected["out/bias"] - 1.0)
+    run(step, 1)
+    assert_same(weights_of(step), expected, rtol=1e-6)
+
+
+def test_a_batch_gets_its_types_back_in_the_program():
+    class Typed(TinyTask):
+        def losses(self, batch, **options):
+            self.types = {name: value.dtype for name, value in batch.items()}
+            return super().losses(batch, **options)
+
+    task = Typed()
+    batch = task.device_batch(next(iter(task.train_dataset(shard=Shard(0, 1), start_step=0))))
+    travelled = {"index": tf.zeros([4], tf.int64), "valid": tf.ones([4], tf.int8)}
+    make_step(task=task)([{**batch, **travelled}])
+    assert (task.types["index"], task.types["valid"]) == (tf.int32, tf.bool)
+    assert task.types["x"] == tf.float32
+
+
+def test_collectives_in_the_forward_pass_keep_it_from_being_compiled():
+    state = make_step().state
+    options = {"use_xla": True, "half_gradients": False, "compile_forward": False}
+    step = TrainStep(TinyTask(), state, CONFIG, **options)
+    assert step.compiled_forward_backward._jit_compile is None
+    assert step.compiled_update._jit_compile is True
 
 
 def test_clipping_by_hand():
@@ -233,6 +279,31 @@ def test_frozen_variables_stay_and_do_not_decay():
     assert numbers[0]["reg_l2_loss"] == pytest.approx(penalty, rel=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("expression", "frozen"),
+    [
+        ("hidden", {"kernel", "gamma", "beta", "moving_mean", "moving_variance"}),
+        ("hidden_bn", {"gamma", "beta", "moving_mean", "moving_variance"}),
+        ("(hidden_bn/gamma|idden)", {"gamma"}),  # "idden" begins no name
+    ],
+)
+def test_statistics_stay_where_scale_and_shift_are_frozen(expression, frozen):
+    task = TinyTask(batch_norm=tf.keras.layers.BatchNormalization)
+    step = make_step(dataclasses.replace(CONFIG, var_freeze_expr=expression), task=task)
+    before = weights_of(step)
+    run(step, 2)
+    same = {name for name, value in weights_of(step).items() if np.array_equal(value, before[name])}
+    assert {name.split("/")[1] for name in same} == frozen
+    assert all(name.startswith("hidden") for name in same)
+
+
+def test_kernels_decay_and_nothing_else():
+    kernels = ("kernel", "a/kernel", "a/depthwise_kernel", "a/pointwise_kernel", "a/weight")
+    others = ("a/bias", "a/gamma", "kernel/beta", "a/WSM_1", "weight/moving_mean")
+    for name in (*kernels, *others):
+        assert is_decayed(tf.Variable(0.0, name=name)) == (name in kernels), name
+
+
 def test_a_family_may_give_variables_rates_and_decay_of_their_own():
     class Ruled(TinyTask):
         def learning_rate_factor(self, variable):
@@ -287,10 +358,11 @@ def test_randomness_follows_seed_and_step():
 def test_a_step_on_several_shares_is_that_of_as_many_ranks():
     """Each has its own noise and begins with the statistics of the step before."""
     task = TinyTask(batch_norm=tf.keras.layers.BatchNormalization, noise=0.5)
+    task.model.counter = tf.Variable(7, dtype=tf.int64, trainable=False)  # no statistic
     shards = [Shard(rank, 2) for rank in (0, 1)]
     step = make_step(task=task, seed=5, shards=shards)
     data = [iter(task.train_dataset(shard=shard, start_step=0)) for shard in shards]
-    statistics = task.model.non_trainable_variables
+    statistics = [v for v in task.model.non_trainable_variables if v.dtype.is_floating]
     for number in range(2):
         parts = [[task.device_batch(next(share)) for _ in range(2)] for share in data]
         before, ends, results = [v.numpy() for v in statistics], [], []

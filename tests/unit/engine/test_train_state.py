@@ -47,7 +47,10 @@ def test_names_in_a_checkpoint():
     step = make()
     names = set(step.state.tensors())
     assert {"model/hidden/kernel", "momentum/out/bias", "ema/hidden_bn/moving_mean"} <= names
-    assert {"state/step", "state/iterations", "state/loss_scale", "state/total_steps"} <= names
+    assert {name for name in names if name.startswith("state/")} == {
+        *("state/step", "state/total_steps", "state/warmup_steps", "state/iterations"),
+        *("state/loss_scale", "state/loss_scale_good_steps"),
+    }
     assert not any(name.startswith("momentum/hidden_bn/moving") for name in names)
     step = make("adamw")
     assert {"m/hidden/kernel", "v/hidden/kernel"} <= set(step.state.tensors())
@@ -96,6 +99,7 @@ def test_integer_variables_are_kept_as_they_are():
     config = OptimConfig(moving_average_decay=0.9)
     state = TrainState(task, config, PLAN, dynamic_loss_scale=False)
     assert "model/counter" in state.tensors() and "ema/counter" not in state.tensors()
+    assert not any("loss_scale" in name for name in state.tensors())  # which never moves
     with state.averaged_weights():
         assert int(counter) == 7
     state.equalise()
