@@ -12,10 +12,13 @@ import samples
 import tensorflow as tf
 
 from efficientdet.config import model_config
+from efficientdet.losses import DetectionLosses
 from efficientdet.settings import EfficientDetConfig
 from efficientdet.task import EfficientDetTask
 from engine.batches import iterate
 from engine.config.settings import DataConfig, EvalConfig, TrainConfig
+from engine.ranks import distributed
+from object_detection.augment.mixing import Scenes
 from object_detection.input import geometry as geometry_lib
 from object_detection.input.example import host_example_spec
 from object_detection.input.loader import resizes_on_host
@@ -275,3 +278,43 @@ def test_images_are_resampled_on_the_host_where_there_is_no_accelerator(ten):
 def test_the_canvas_can_be_given(ten):
     (frame,) = ten.task(resize_on="device", canvas_size=48).frames(ten.card)
     assert frame.canvas_size == (48, 48)
+
+
+# ------------------------------------------------------------------------------ losses
+
+
+def test_images_that_fill_up_a_validation_have_no_class_loss(ten):
+    task = ten.task()
+    boxes = tf.constant([[[10.0, 10.0, 40.0, 40.0]]] * 2)
+    scenes = Scenes(tf.zeros([2, SIDE, SIDE, 3]), boxes, tf.constant([[1]] * 2), None)
+    batch = {"valid": tf.constant([True, False])}
+    trained, validated = (task._targets(batch, scenes, training=is_on) for is_on in (True, False))
+    np.testing.assert_array_equal(trained.class_targets[0], trained.class_targets[1])
+    assert set(np.unique(trained.class_targets)) == {1, CLASS_MAP.num_classes}
+    np.testing.assert_array_equal(validated.class_targets[0], trained.class_targets[0])
+    assert (validated.class_targets[1].numpy() == -1).all()
+
+
+@pytest.mark.parametrize("accumulation", [1, 3])
+def test_joined_losses_are_divided_by_the_positives_of_all_ranks(ten, monkeypatch, accumulation):
+    monkeypatch.setattr(distributed, "size", lambda: 2)
+    task = ten.task()
+    optim = dataclasses.replace(task.config.optim, gradient_accumulation=accumulation)
+    task.config = dataclasses.replace(task.config, optim=optim)
+    positives = np.arange(2.0 * accumulation)
+    sums = 10.0 + positives**2  # of the losses, before they are divided by positives + 1
+    parts = [
+        DetectionLosses(*[tf.constant(total / (count + 1)) for _ in range(4)], tf.constant(count))
+        for total, count in zip(sums, positives)
+    ]
+    joined = [task._weighted(part, batch_size=4) for part in parts]
+    weights = np.array([float(losses.weight) for losses in joined])
+    for name in task.loss_names:
+        found = np.average([float(losses.parts[name]) for losses in joined], weights=weights)
+        assert found == pytest.approx(sums.sum() / (positives.sum() + 1.0), rel=1e-5)
+    # A typical number of positives, 32 for each of four images, weighs 1.
+    assert weights.sum() == pytest.approx((positives.sum() + 1.0) / (32 * 4), rel=1e-5)
+    loss = dataclasses.replace(task.config.loss, loss_normalizer="rank")
+    task.config = dataclasses.replace(task.config, loss=loss)
+    alone = task._weighted(parts[1], batch_size=4)
+    assert (float(alone.loss), float(alone.weight)) == (float(parts[1].det_loss), 1.0)

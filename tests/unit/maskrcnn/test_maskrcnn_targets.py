@@ -229,7 +229,7 @@ def test_roi_thresholds():
 def test_rois_by_the_conventions_of_the_model():
     # IoU with BOX: 20 / 40 without the last pixel, 21 / 41 with it; 19 / 40 and 20 / 41.
     proposals = [[[20, 20, 60, 40], [20, 20, 60, 39]]]
-    settings = {"fg_thresh": 0.505, "bg_thresh_hi": 0.49, "fg_fraction": 1.0}
+    settings = {"fg_thresh": 0.505, "bg_thresh_hi": 0.5, "fg_fraction": 1.0}
     targets = rois(proposals, [[True] * 2], [[BOX]], [[0]], **settings)
     np.testing.assert_array_equal(targets.class_targets[0, :3], [0, NUM_CLASSES, -1])
     weights = {"bbox_reg_weights": (2.0, 3.0, 5.0, 7.0)}
