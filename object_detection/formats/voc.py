@@ -24,6 +24,7 @@ from object_detection.formats.plain_xml import number, parse_xml, root_tag
 from object_detection.records.class_map import LABEL_MAPS
 from outside_data.files import read_text
 
+_VOCS = re.compile(r"(the )?voc(devkit|20\d\d)", re.IGNORECASE)
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
 _SIZE = ("width", "height")
 _PLAIN_CORNER_TOOLS = ("unknown", "roboflow", "cvat", "labelme")
@@ -115,7 +116,7 @@ def _has_plain_corners(documents: dict[Path, Element]) -> bool:
 
 
 def class_names(folder: DataFolder, documents: dict[Path, Element]) -> list[str]:
-    """Returns a list that lies in the folder; else VOC's twenty, if they are all; else sorted."""
+    """Returns a list that lies in the folder; else VOC's twenty of VOC itself; else sorted."""
     listed = read_class_list(folder)
     if listed:
         return listed
@@ -123,7 +124,17 @@ def class_names(folder: DataFolder, documents: dict[Path, Element]) -> list[str]
         _name(node, path) for path, root in documents.items() for node in root.iterfind("object")
     }
     ours = list(LABEL_MAPS["voc"].values())
-    return ours if found <= set(ours) else sorted(found)
+    return ours if found <= set(ours) and _is_vocs(folder, documents) else sorted(found)
+
+
+def _is_vocs(folder: DataFolder, documents: dict[Path, Element]) -> bool:
+    """Whether a set says that it is of VOC, or a part of it: others have persons and cars too."""
+    said = [
+        root.findtext(place, "")
+        for root in documents.values()
+        for place in ("folder", "source/database")
+    ]
+    return any(map(_VOCS.match, [*folder.root.resolve().parts[-2:], *said]))
 
 
 def _listed_splits(

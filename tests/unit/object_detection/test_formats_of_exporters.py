@@ -161,6 +161,23 @@ def test_lists_of_voc_with_endings_spaces_and_strangers(folder, place):
     assert "1 x .xml file without annotations of this format left out" in folder.said
 
 
+@pytest.mark.parametrize(
+    ("mark", "count"),
+    [
+        ("<folder>VOC2012</folder>", 20),
+        ("<source><database>The VOC2007 Database</database></source>", 20),
+        ("<folder>images</folder>", 2),
+    ],
+)
+def test_vocs_twenty_classes_are_those_of_voc_itself(folder, mark, count):
+    """A set of one's own may have cats and dogs alone."""
+    folder.write("a.jpg")
+    folder.write("a.xml", voc_xml(BOXES, shift=1, more=mark))
+    ((path, _),) = folder.splits().values()
+    names = read_annotations(path).class_names
+    assert len(names) == count and {*NAMES} <= {*names}
+
+
 def test_an_annotated_image_that_is_not_there_is_left_out_by_name(folder):
     for stem in ("a", "b", "c"):
         voc(folder, stem)
