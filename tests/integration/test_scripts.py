@@ -120,7 +120,7 @@ def test_convergence_of_a_tf2_recipe_runs_on_cpu_ranks(trained_with_masks):
 def test_evaluate_gives_the_score_of_the_training(folder, run_of, family):
     script, results = script_and_results(folder, family, "evaluate-AMP-8xA100-80G")
     run = run_of(family)
-    flags = ("--noamp", "--nouse_xla", "--batch_size=4")
+    flags = ("--noamp", "--nouse_xla", "--batch_size=4", "--noreport")
     start(folder, script, *flags, CKPT=str(run), NGPU="2").require_success()
     ours = json.loads((results / "metrics.json").read_text())
     theirs = json.loads((run / "evaluation" / "metrics.json").read_text())

@@ -189,14 +189,6 @@ def test_help_does_not_load_tensorflow():
     assert result.stdout.splitlines()[-1] == "loaded []"
 
 
-def test_a_wrong_name_ends_the_program_with_one_line(commands):
-    result = commands.run("train.py", "--model_name=efficientdet-dO")
-    assert result.code == 1
-    assert "ConfigError: model_name='efficientdet-dO' is unknown" in result.errors
-    assert "did you mean 'efficientdet-d0'?" in result.errors
-    assert "Traceback" not in result.errors
-
-
 def test_warnings_have_the_form_of_the_other_lines(commands, tmp_path):
     (tmp_path / "program.py").write_text(
         "import logging, sys\nfrom engine.start import cli\n"
