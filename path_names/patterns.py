@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import glob
 import os
-from collections.abc import Callable, Sequence
 
 
 def match(pattern: str) -> list[str]:
@@ -34,16 +33,16 @@ def match(pattern: str) -> list[str]:
     return found
 
 
-def split_patterns(text: str, *, matches: Callable[[str], Sequence[str]] = match) -> list[str]:
+def split_patterns(text: str) -> list[str]:
     """Separates patterns at commas, except at commas that belong to a name.
 
-    `matches` says what a pattern means; those that mean nothing end at the next comma.
+    Those that mean nothing end at the next comma.
     """
     parts = text.split(",")
     patterns: list[str] = []
     while parts:
         ends = range(len(parts), 1, -1)
-        end = next((e for e in ends if matches(",".join(parts[:e]).strip())), 1)
+        end = next((e for e in ends if match(",".join(parts[:e]).strip())), 1)
         patterns.append(",".join(parts[:end]).strip())
         del parts[:end]
     return [pattern for pattern in patterns if pattern]

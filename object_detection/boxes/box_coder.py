@@ -60,7 +60,6 @@ def decode_boxes(
     anchors: tf.Tensor,
     *,
     weights: BoxWeights = UNIT_WEIGHTS,
-    max_log_ratio: float = MAX_LOG_RATIO,
     pixel_offset: float = 0.0,
 ) -> tf.Tensor:
     """Turns regression output into boxes: the inverse of `encode_boxes` up to the clamp.
@@ -69,7 +68,6 @@ def decode_boxes(
       deltas: [..., 4], (ty, tx, th, tw), unitless.
       anchors: [..., 4], (y1, x1, y2, x2), pixels; broadcasts against `deltas`.
       weights: divisors of (ty, tx, th, tw), those of the encoding.
-      max_log_ratio: upper limit of th and tw after the division; no gradient beyond it.
       pixel_offset: that of the encoding.
 
     Returns:
@@ -77,8 +75,8 @@ def decode_boxes(
     """
     ty, tx, th, tw = tf.unstack(at_least_float32(deltas), axis=-1)
     yc_a, xc_a, height_a, width_a = _centers_and_sizes(anchors, pixel_offset)
-    half_height = height_a * tf.exp(tf.minimum(th / weights[2], max_log_ratio)) / 2.0
-    half_width = width_a * tf.exp(tf.minimum(tw / weights[3], max_log_ratio)) / 2.0
+    half_height = height_a * tf.exp(tf.minimum(th / weights[2], MAX_LOG_RATIO)) / 2.0
+    half_width = width_a * tf.exp(tf.minimum(tw / weights[3], MAX_LOG_RATIO)) / 2.0
     yc = ty / weights[0] * height_a + yc_a
     xc = tx / weights[1] * width_a + xc_a
     y2, x2 = yc + half_height, xc + half_width

@@ -175,14 +175,12 @@ def box_of_corners(x1: float, y1: float, x2: float, y2: float) -> tuple[float, .
     return left, top, max(x1, x2) - left, max(y1, y2) - top
 
 
-def polygon_object(
-    name: str, polygons: Sequence[Sequence[float]], *, is_crowd: bool = False
-) -> LabelledObject:
+def polygon_object(name: str, polygons: Sequence[Sequence[float]]) -> LabelledObject:
     """Returns an object of polygons `[x1, y1, x2, y2, ...]`, pixels, with the box around them."""
     xs = [value for polygon in polygons for value in polygon[0::2]]
     ys = [value for polygon in polygons for value in polygon[1::2]]
     box = box_of_corners(min(xs), min(ys), max(xs), max(ys))
-    return LabelledObject(name, box, [list(polygon) for polygon in polygons], is_crowd)
+    return LabelledObject(name, box, [list(polygon) for polygon in polygons])
 
 
 def mask_object(

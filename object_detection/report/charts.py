@@ -224,5 +224,5 @@ def _finish(figure: Figure, path: Path) -> str:
     return svg
 
 
-def _short(name: str, limit: int = 24) -> str:
-    return name if len(name) <= limit else name[: limit - 1] + "…"
+def _short(name: str) -> str:
+    return name if len(name) <= 24 else name[:23] + "…"
