@@ -60,7 +60,6 @@ def assign_targets(
         gt_classes >= 0,
         positive_threshold=_THRESHOLD,
         negative_threshold=_THRESHOLD,
-        force_match=True,
     )
     positives = matches.labels == POSITIVE
     matched_classes = tf.gather(gt_classes, matches.gt_index, batch_dims=1)

@@ -115,7 +115,6 @@ def assign_rpn_targets(
         _has_area(gt_boxes) & (gt_classes >= 0),
         positive_threshold=rpn.rpn_positive_overlap,
         negative_threshold=rpn.rpn_negative_overlap,
-        force_match=True,
         force_ties=model.anchor_convention == "detectron",
     )
     if rpn.rpn_straddle_thresh >= 0.0:

@@ -46,16 +46,15 @@ def match_anchors(
     *,
     positive_threshold: float,
     negative_threshold: float,
-    force_match: bool,
     force_ties: bool = False,
 ) -> Matches:
     """Matches every anchor to at most one box.
 
     An anchor takes the box it overlaps most, the first one on ties. It is positive from
-    `positive_threshold` of IoU on, negative below `negative_threshold`, ignored in between. With
-    `force_match` each box also takes the anchor that overlaps it most (the first on ties) whatever
-    the IoU, which overrides the former; an anchor wanted by several boxes goes to the first of
-    them. A box that no anchor overlaps forces nothing. With `force_ties` a box makes all anchors
+    `positive_threshold` of IoU on, negative below `negative_threshold`, ignored in between. Each
+    box also takes the anchor that overlaps it most (the first on ties) whatever the IoU, which
+    overrides the former; an anchor wanted by several boxes goes to the first of them. A box that
+    no anchor overlaps forces nothing. With `force_ties` a box makes all anchors
     positive that share its largest IoU, and each of them keeps the box that it overlaps most
     (Detectron; a small box inside dozens of anchors has as many positives).
 
@@ -66,8 +65,7 @@ def match_anchors(
         not a number, are treated as padding.
       positive_threshold: least IoU of a positive anchor, above 0.
       negative_threshold: IoU below which an anchor is background.
-      force_match: whether each box keeps its best anchor.
-      force_ties: whether it makes all its best anchors positive.
+      force_ties: whether a box makes all its best anchors positive.
 
     Returns:
       `Matches` for all B * A anchors. Without boxes all are negative.
@@ -92,7 +90,7 @@ def match_anchors(
         boxes = [corner[index][..., tf.newaxis] for corner in box_corners]
         if force_ties:
             highest = tf.reduce_max(corner_iou(boxes, anchor_corners), axis=-1)
-        elif force_match:
+        else:
             wanted = _best_anchors(corner_iou(boxes, anchor_corners))
         # One box after another, elementwise over [B, A]: exact tie order, and no reduction.
         for slot in range(_BOXES_PER_ROUND):
@@ -105,7 +103,7 @@ def match_anchors(
                 highest_here = highest[:, slot, tf.newaxis]
                 is_tied = overlaps >= highest_here * (1.0 - _TIE_TOLERANCE)
                 forcing_box = tf.where(is_tied & (highest_here > 0.0), box, forcing_box)
-            elif force_match:
+            else:
                 is_wanted = tf.range(num_anchors) == wanted[:, slot, tf.newaxis]
                 is_first = forcing_box == _UNFORCED
                 forcing_box = tf.where(is_wanted & is_first, box, forcing_box)

@@ -14,7 +14,7 @@ from object_detection.boxes.matcher import match_anchors
 NUM_CLASSES = 7
 
 
-def brute_force_matches(anchors, boxes, *, positive, negative, force):
+def brute_force_matches(anchors, boxes, *, positive, negative):
     """Index of the box of each anchor (-1 for none) and its label, for one image's real boxes."""
     table = numpy_boxes.overlaps(np.float64(boxes), np.float64(anchors)).tolist()
     index, labels = [], []
@@ -25,13 +25,12 @@ def brute_force_matches(anchors, boxes, *, positive, negative, force):
                 best_box, best = b, table[b][a]
         index.append(best_box)
         labels.append(1 if best >= positive else 0 if best < negative else -1)
-    if force:
-        taken = set()
-        for b, row in enumerate(table):
-            a = row.index(max(row))
-            if row[a] > 0 and a not in taken:
-                taken.add(a)
-                index[a], labels[a] = b, 1
+    taken = set()
+    for b, row in enumerate(table):
+        a = row.index(max(row))
+        if row[a] > 0 and a not in taken:
+            taken.add(a)
+            index[a], labels[a] = b, 1
     return np.array(index), np.array(labels)
 
 
@@ -65,10 +64,8 @@ def images(max_boxes=20):
     return boxes, classes
 
 
-@pytest.mark.parametrize(
-    ("positive", "negative", "force"), [(0.5, 0.5, True), (0.7, 0.3, True), (0.5, 0.4, False)]
-)
-def test_matches_equal_brute_force(positive, negative, force):
+@pytest.mark.parametrize(("positive", "negative"), [(0.5, 0.5), (0.7, 0.3), (0.5, 0.4)])
+def test_matches_equal_brute_force(positive, negative):
     anchors = pyramid()
     boxes, classes = images()
     matches = match_anchors(
@@ -77,13 +74,12 @@ def test_matches_equal_brute_force(positive, negative, force):
         classes >= 0,
         positive_threshold=positive,
         negative_threshold=negative,
-        force_match=force,
     )
     found_labels = set()
     for image in range(len(boxes)):
         real = np.flatnonzero(classes[image] >= 0)
         index, labels = brute_force_matches(
-            anchors, boxes[image, real], positive=positive, negative=negative, force=force
+            anchors, boxes[image, real], positive=positive, negative=negative
         )
         np.testing.assert_array_equal(matches.labels[image], labels, err_msg=f"image {image}")
         is_positive = labels == 1
@@ -108,9 +104,7 @@ def test_targets_equal_brute_force(num_classes, jit_compile):
     num_forced = 0
     for image in range(len(boxes)):
         real = np.flatnonzero(classes[image] >= 0)
-        index, labels = brute_force_matches(
-            anchors, boxes[image, real], positive=0.5, negative=0.5, force=True
-        )
+        index, labels = brute_force_matches(anchors, boxes[image, real], positive=0.5, negative=0.5)
         positives = labels == 1
         matched = real[index[positives]]
         expected_classes = np.full(len(anchors), num_classes)

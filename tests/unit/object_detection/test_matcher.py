@@ -16,7 +16,7 @@ ANCHORS = np.array(
 )
 
 
-def match(gt_boxes, gt_valid=None, *, positive=0.5, negative=0.5, force=True, **options):
+def match(gt_boxes, gt_valid=None, *, positive=0.5, negative=0.5, **options):
     """Matches the boxes of one image; returns (gt_index, labels) of its anchors."""
     gt_boxes = np.asarray(gt_boxes, np.float32).reshape(1, -1, 4)
     if gt_valid is None:
@@ -27,7 +27,6 @@ def match(gt_boxes, gt_valid=None, *, positive=0.5, negative=0.5, force=True, **
         np.asarray(gt_valid)[np.newaxis],
         positive_threshold=positive,
         negative_threshold=negative,
-        force_match=force,
         **options,
     )
     assert matches.gt_index.dtype == tf.int32 and matches.labels.dtype == tf.int32
@@ -35,35 +34,32 @@ def match(gt_boxes, gt_valid=None, *, positive=0.5, negative=0.5, force=True, **
 
 
 def test_threshold_is_inclusive():
-    # IoU with the first anchor: 50 / 100 exactly.
-    gt_index, labels = match([[0, 0, 5, 10]], force=False)
+    # IoU 100 / 200 with the first two anchors: the box forces one, the threshold decides the other.
+    gt_index, labels = match([[0, 0, 10, 20]])
+    np.testing.assert_array_equal(labels, [1, 1, 0, 0, 0])
+    np.testing.assert_array_equal(gt_index[:2], 0)
+    _, labels = match([[0, 0, 10, 20.1]])
     np.testing.assert_array_equal(labels, [1, 0, 0, 0, 0])
-    assert gt_index[0] == 0
-    _, labels = match([[0, 0, 4.9, 10]], force=False)
-    np.testing.assert_array_equal(labels, [0, 0, 0, 0, 0])
 
 
-def test_a_threshold_of_1_asks_for_the_anchor_itself():
-    boxes = [[0, 0, 10, 10], [0, 10, 10, 19.9]]
-    _, labels = match(boxes, positive=1.0, negative=1.0, force=False)
-    np.testing.assert_array_equal(labels, [1, 0, 0, 0, 0])
+def test_a_threshold_of_1_leaves_each_box_its_best_anchor():
+    boxes = [[0, 0, 10, 20], [0, 20, 10, 30]]
+    _, labels = match(boxes, positive=1.0, negative=1.0)
+    np.testing.assert_array_equal(labels, [1, 0, 1, 0, 0])
 
 
 def test_between_the_thresholds_is_ignored():
-    # IoU 1.0, 0.5 and 0.2 with the first three anchors, as three boxes.
-    boxes = [[0, 0, 10, 10], [0, 10, 5, 20], [0, 20, 2, 30]]
-    _, labels = match(boxes, positive=0.7, negative=0.3, force=False)
-    np.testing.assert_array_equal(labels, [1, -1, 0, 0, 0])
+    # IoU 0.5 with the second anchor, and 40 / 140 with the fourth.
+    boxes = [[0, 0, 10, 20], [0, 20, 10, 34]]
+    _, labels = match(boxes, positive=0.7, negative=0.3)
+    np.testing.assert_array_equal(labels, [1, -1, 1, 0, 0])
     # IoU equal to the lower threshold is not below it.
-    _, labels = match([[0, 0, 5, 10]], positive=0.7, negative=0.5, force=False)
-    assert labels[0] == -1
+    _, labels = match(boxes, positive=0.7, negative=0.5)
+    np.testing.assert_array_equal(labels, [1, -1, 1, 0, 0])
 
 
 def test_forced_match_overrides_a_low_overlap():
-    boxes = [[0, 2, 2, 8]]
-    _, labels = match(boxes, force=False)
-    np.testing.assert_array_equal(labels, 0)
-    gt_index, labels = match(boxes)
+    gt_index, labels = match([[0, 2, 2, 8]])
     np.testing.assert_array_equal(labels, [1, 0, 0, 0, 0])
     assert gt_index[0] == 0
 
@@ -80,9 +76,8 @@ def test_forced_match_takes_the_anchor_from_a_better_box():
     np.testing.assert_array_equal(labels[:2], [1, 1])
 
 
-@pytest.mark.parametrize("force", [False, True])
-def test_tied_boxes_give_the_first(force):
-    gt_index, labels = match([[0, 0, 10, 10], [0, 0, 10, 10]], force=force)
+def test_tied_boxes_give_the_first():
+    gt_index, labels = match([[0, 0, 10, 10], [0, 0, 10, 10]])
     assert labels[0] == 1 and gt_index[0] == 0
 
 
@@ -160,7 +155,7 @@ def test_compiled_equals_eager_and_never_holds_the_overlap_matrix():
 
     def run(anchors, boxes, valid):
         thresholds = {"positive_threshold": 0.7, "negative_threshold": 0.3}
-        return match_anchors(anchors, boxes, valid, **thresholds, force_match=True)
+        return match_anchors(anchors, boxes, valid, **thresholds)
 
     inputs = [tf.constant(value) for value in (anchors, boxes, valid)]
     eager = run(*inputs)
