@@ -24,7 +24,7 @@ class CheckFinding:
       split: its split, or those concerned; "" for the set as a whole.
       what: a sentence with the numbers.
       remedy: a sentence on what to do.
-      count: how many boxes, images or classes.
+      count: how many boxes, images or classes; by default as many as there are examples, or 1.
       examples: image file and annotation, of which the first few are kept.
     """
 
@@ -33,7 +33,7 @@ class CheckFinding:
     split: str
     what: str
     remedy: str
-    count: int = 1
+    count: int = 0
     examples: Sequence[str] = ()
 
     def __post_init__(self) -> None:
@@ -41,7 +41,7 @@ class CheckFinding:
         self.split = clean(self.split)
         self.what = clean(self.what, most=MOST_OF_A_LINE)
         self.remedy = clean(self.remedy, most=MOST_OF_A_LINE)
-        self.count = int(self.count)
+        self.count = int(self.count) or len(self.examples) or 1
         self.examples = tuple(map(clean, self.examples[:_MOST_EXAMPLES]))
 
 

@@ -30,7 +30,6 @@ def image_faults(
             table.name,
             f"{len(empty):,} of {len(table.facts):,} images have no object ({share:.0%})",
             "Fine where nothing is to be seen; else their annotations are missing",
-            count=len(empty),
             examples=[table.image_name(i) for i in empty],
         )
     for limit, code, consequence, remedy in (
@@ -60,7 +59,6 @@ def image_faults(
                 f"({rest:,} objects beyond the limit, {rest / max(counts.sum(), 1):.1%}): "
                 f"{consequence}",
                 remedy.format(most=int(counts.max())),
-                count=len(over),
                 examples=[f"{table.image_name(i)}: {counts[i]:,} objects" for i in worst],
             )
 
@@ -90,7 +88,6 @@ def _unusable(table: SplitTable) -> Iterator[CheckFinding]:
                 table.name,
                 f"{len(gone):,} of {len(table.facts):,} {what}",
                 remedy,
-                count=len(gone),
                 examples=[f"{table.image_name(i)}: {problems[i]}" for i in gone],
             )
 
@@ -148,7 +145,6 @@ def _sizes(table: SplitTable) -> Iterator[CheckFinding]:
                 table.name,
                 f"{len(found):,} of {len(table.facts):,} images {what}",
                 remedy,
-                count=len(found),
                 examples=[_size_note(table, index) for index in found],
             )
 

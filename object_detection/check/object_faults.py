@@ -34,14 +34,12 @@ def object_faults(table: SplitTable) -> Iterator[CheckFinding]:
     is_plain = np.ones(len(table.boxes), bool)
     for problem in frame_problems(table.boxes, table.sizes, table.outlines, table.image):
         is_plain &= ~problem.where
-        yield CheckFinding(
+        yield table.boxes_finding(
             "error" if problem.is_fatal else "warning",
             f"{problem.kind}_boxes",
-            table.name,
+            problem.where,
             problem.what,
             f"{problem.remedy}. {REMEDY}",
-            count=problem.where.sum(),
-            examples=table.places(problem.where),
         )
     yield from _reader_findings(table)
     if is_plain.any():
@@ -51,15 +49,13 @@ def object_faults(table: SplitTable) -> Iterator[CheckFinding]:
         yield from _masks_elsewhere(table, is_plain & ~table.is_crowd)
     if table.is_crowd.any():
         share = table.is_crowd.mean()
-        yield CheckFinding(
+        yield table.boxes_finding(
             "error" if share == 1 else "warning" if share > 0.2 else "note",
             "crowds",
-            table.name,
+            table.is_crowd,
             f"{table.is_crowd.sum():,} of {len(table.boxes):,} objects are crowd regions "
             f"({share:.1%}): training leaves them out, and scoring counts them neither way",
             "Set iscrowd to 0 where single objects are meant",
-            count=table.is_crowd.sum(),
-            examples=table.places(table.is_crowd),
         )
 
 
@@ -90,14 +86,12 @@ def _small(table: SplitTable, where: np.ndarray) -> Iterator[CheckFinding]:
     small = where & (side < 1) & (side > 0)
     if small.any():
         share = small.sum() / where.sum()
-        yield CheckFinding(
+        yield table.boxes_finding(
             "error" if share >= _ERROR_SHARE and small.sum() >= _FEWEST else "warning",
             "tiny_boxes",
-            table.name,
+            small,
             f"{small.sum():,} of {where.sum():,} boxes are less than a pixel wide or high",
             "Remove them, or look whether their numbers are in other units than pixels",
-            count=small.sum(),
-            examples=table.places(small),
         )
 
 
@@ -113,18 +107,16 @@ def _clipped(table: SplitTable, where: np.ndarray) -> Iterator[CheckFinding]:
     is_error = much.sum() >= max(_FEWEST, _ERROR_SHARE * where.sum())
     level = "error" if is_error else "warning" if some.sum() > 0.03 * where.sum() else "note"
     order = np.argsort(np.where(some, -lost, np.inf), kind="stable")[: some.sum()]
-    yield CheckFinding(
+    yield table.boxes_finding(
         level,
         "clipped_boxes" if much.sum() < _MOSTLY * where.sum() else "far_clipped_boxes",
-        table.name,
+        order,
         f"{some.sum():,} of {where.sum():,} boxes reach out of their image by more than 1% of "
         f"their area, {much.sum():,} by more than {_LOST_AREA:.0%}",
         "Conversion clips them. That many say that boxes are centres or corners, belong to other "
         "images (shifted ids), or were drawn on pictures of another size"
         if is_error
         else "Conversion clips them; look at the examples",
-        count=some.sum(),
-        examples=table.places(order),
     )
 
 
@@ -160,14 +152,12 @@ def _doubles(table: SplitTable, where: np.ndarray) -> Iterator[CheckFinding]:
     ):
         if found:
             share = len(found) / where.sum()
-            yield CheckFinding(
+            yield table.boxes_finding(
                 "warning" if share > 0.005 or len(found) >= 10 else "note",
                 code,
-                table.name,
+                np.array(found),
                 f"{len(found):,} of {where.sum():,} boxes {what}",
                 remedy,
-                count=len(found),
-                examples=table.places(np.array(found)),
             )
 
 
@@ -180,16 +170,14 @@ def _masks_elsewhere(table: SplitTable, where: np.ndarray) -> Iterator[CheckFind
     if apart.any():
         share = apart.sum() / where.sum()
         is_error = share >= _ERROR_SHARE and apart.sum() >= _FEWEST
-        yield CheckFinding(
+        yield table.boxes_finding(
             "error" if is_error else "warning",
             "masks_elsewhere",
-            table.name,
+            apart,
             f"{apart.sum():,} of {where.sum():,} masks do not lie where their boxes lie (IoU below "
             f"{_LEAST_OVERLAP:g})",
             "Boxes and masks of different annotations were put together (shifted ids?), or one of "
             "them is in other units: export again, or leave bbox out and it is taken from the mask",
-            count=apart.sum(),
-            examples=table.places(apart),
         )
 
 

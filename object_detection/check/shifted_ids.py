@@ -42,6 +42,7 @@ def shifted_ids(table: SplitTable) -> Iterator[CheckFinding]:
         f"annotations look like those of {where}: {reason}",
         "Compare the image_id of a few annotations with their pictures, and number both alike "
         "(from 0 or from 1, in one order)",
+        count=1,
         examples=examples,
     )
 

@@ -51,7 +51,6 @@ def _alike_classes(table: SplitTable) -> Iterator[CheckFinding]:
             table.name,
             f"{len(alike)} classes are listed more than once, under names that are alike",
             "Give their objects one category, unless they are different things",
-            count=len(alike),
             examples=alike,
         )
 
@@ -76,7 +75,6 @@ def _class_lists(trained: SplitTable, other: SplitTable) -> Iterator[CheckFindin
             + (" (the same names in another order)" if is_permuted else ""),
             "Give each class one id in all splits; where the names are the same they are matched "
             "by name, else objects would be scored as the wrong class",
-            count=len(renamed),
             examples=renamed,
         )
     moved = [
@@ -92,7 +90,6 @@ def _class_lists(trained: SplitTable, other: SplitTable) -> Iterator[CheckFindin
             pair,
             f"{len(moved)} classes have other ids in the two splits",
             "Give each class one id in all splits",
-            count=len(moved),
             examples=moved,
         )
     unknown = [f"{name!r} (id {n})" for n, name in sorted(theirs.items()) if n not in ours]
@@ -104,7 +101,6 @@ def _class_lists(trained: SplitTable, other: SplitTable) -> Iterator[CheckFindin
             pair,
             f"{other.name} lists {len(unknown)} classes that {trained.name} does not",
             "List the same classes in both; what is not trained cannot be found",
-            count=len(unknown),
             examples=unknown,
         )
 
@@ -123,7 +119,6 @@ def _untaught(trained: SplitTable, other: SplitTable) -> Iterator[CheckFinding]:
             f"{len(missing)} of {len(asked)} classes with objects in {other.name} have none in "
             f"{trained.name}: their AP will be 0",
             "Cut the splits so that every class is in both, or remove the class",
-            count=len(missing),
             examples=[f"{name!r}: {count:,} objects" for name, count in missing.items()],
         )
 
@@ -160,7 +155,6 @@ def _shared_images(tables: Sequence[SplitTable]) -> Iterator[CheckFinding]:
             f"{len(across):,} images are in more than one split, byte by byte: what is scored was "
             "trained on, and scores are too good",
             "Keep each image in one split",
-            count=len(across),
             examples=across,
         )
     if within:
@@ -170,6 +164,5 @@ def _shared_images(tables: Sequence[SplitTable]) -> Iterator[CheckFinding]:
             "",
             f"{len(within):,} images occur more than once in a split, byte by byte",
             "Keep one of each, with all its objects",
-            count=len(within),
             examples=within,
         )

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from object_detection.check.findings import CheckFinding
 from object_detection.coco.annotations import CocoAnnotations, read_stated
 from object_detection.coco.image_paths import find_image_files
 from object_detection.coco.objects import StatedBox, frame_columns
@@ -66,6 +67,13 @@ class SplitTable:
             f"{self.stated[i].place}: {[round(v, 3) for v in self.boxes[i].tolist()]}"
             for i in indices[:10]
         ]
+
+    def boxes_finding(
+        self, level: str, code: str, where: np.ndarray, what: str, remedy: str
+    ) -> CheckFinding:
+        """Returns a finding about the boxes at the given indices or where a mask is true."""
+        count = np.count_nonzero(where) if where.dtype == bool else len(where)
+        return CheckFinding(level, code, self.name, what, remedy, count, self.places(where))
 
     def image_name(self, index: int) -> str:
         """Names an image."""
