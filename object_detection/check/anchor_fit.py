@@ -60,13 +60,14 @@ def anchor_fit(
     indices = np.flatnonzero(usable)
     if not len(indices):
         return {}, []
-    indices = indices[:: -(-len(indices) // _MOST_BOXES)]
+    step = -(-len(indices) // _MOST_BOXES)
+    indices = indices[::step]
     boxes = _scaled(table, indices, layout)
     best = best_overlaps(boxes, layout)
     recall = float((best > _MATCH).mean())
     side = np.sqrt(boxes[:, 2:].prod(axis=1))
     by_size = {
-        name: [float((best[where] > _MATCH).mean()), int(where.sum())]
+        name: [float((best[where] > _MATCH).mean()), step * int(where.sum())]
         for name, low, high in _SIZES
         if (where := (side >= low) & (side < high)).any()
     }
@@ -82,19 +83,19 @@ def anchor_fit(
         "changes": changes,
         "common_shapes_px": common_shapes(boxes[:, 2:]),
     }
-    return facts, list(_findings(table, indices, boxes, best, side, smallest, facts))
+    return facts, list(_findings(table, indices, step, best, side, facts))
 
 
 def _findings(
     table: SplitTable,
     indices: np.ndarray,
-    boxes: np.ndarray,
+    step: int,
     best: np.ndarray,
     side: np.ndarray,
-    smallest: float,
     facts: dict[str, Any],
 ) -> Iterator[CheckFinding]:
-    recall = facts["recall"]
+    """Yields what is badly fitted; each of the boxes looked at stands for `step` of the set."""
+    recall, smallest = facts["recall"], facts["smallest_anchor_px"]
     gains = {name: value for name, value in facts["changes"].items() if value > recall + _GAIN}
     better = sorted(gains, key=gains.get, reverse=True)[:4]
     advice = "; ".join(f"{name} gives {gains[name]:.0%}" for name in better)
@@ -108,7 +109,7 @@ def _findings(
             f"only {recall:.1%} of boxes have an anchor with IoU over {_MATCH}",
             (advice or "No single change of scale or input size helps")
             + f". Common shapes (width x height in network pixels, k-means): {shapes}",
-            count=(best <= _MATCH).sum(),
+            count=step * (best <= _MATCH).sum(),
             examples=table.places(worst),
         )
     small = side < 0.75 * smallest
@@ -121,7 +122,7 @@ def _findings(
             f"({smallest:.0f} px) at this input size; the median is {np.median(side):.0f} px",
             "Raise the input size (image_size), cut the images into tiles, or lower the anchor "
             "scale" + (f": {advice}" if advice else ""),
-            count=small.sum(),
+            count=step * small.sum(),
             examples=table.places(indices[np.argsort(side, kind="stable")]),
         )
 

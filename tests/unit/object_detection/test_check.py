@@ -225,22 +225,33 @@ def test_anchor_overlaps_by_hand():
     np.testing.assert_allclose(best_overlaps(boxes, layout_of_squares(8)), expected)
 
 
-def test_boxes_below_the_anchors_are_told_with_what_helps(small_set, tmp_path):
+@pytest.fixture
+def small_table(small_set, tmp_path):
     path = tmp_path / "instances_train.json"
     path.write_text(json.dumps(small_set["train"]))
-    table = read_table("train", path, tmp_path / "train", follow_links=False)
-    facts, found = anchor_fit(table, layout_of_squares(120))
+    return read_table("train", path, tmp_path / "train", follow_links=False)
+
+
+def test_boxes_below_the_anchors_are_told_with_what_helps(small_table):
+    facts, found = anchor_fit(small_table, layout_of_squares(120))
     assert facts["recall"] == 0 and facts["smallest_anchor_px"] == 120
     codes = {item.code: item for item in found}
     assert "anchor scale x 0.5 gives" in codes["anchor_recall"].remedy
     assert codes["below_smallest_anchor"].examples[0].startswith("1.png, annotation 1:")
-    facts, found = anchor_fit(table, layout_of_squares(40, 60))
+    facts, found = anchor_fit(small_table, layout_of_squares(40, 60))
     assert facts["recall"] == 1 and found == []
     assert facts["common_shapes_px"][0] == [40.0, 40.0]
     oblong = dataclasses.replace(layout_of_squares(40), limits=(60, 160))
-    facts, _ = anchor_fit(table, oblong)
+    facts, _ = anchor_fit(small_table, oblong)
     # At 256 x 256 pixels boxes are 3.2 times as large: 64 and 96 pixels.
     assert facts["recall"] == 0.5 and facts["changes"]["image_size=256"] == 0
+
+
+def test_counts_of_a_large_set_are_of_the_set_and_not_of_its_sample(small_table, monkeypatch):
+    monkeypatch.setattr("object_detection.check.anchor_fit._MOST_BOXES", 4)
+    facts, found = anchor_fit(small_table, layout_of_squares(120))
+    assert sum(count for _, count in facts["recall_by_size"].values()) == 8
+    assert [item.count for item in found] == [8, 8]
 
 
 @pytest.fixture
