@@ -12,6 +12,6 @@ def write_whole(path: str | os.PathLike[str], text: str) -> None:
     aside = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         aside.write_text(text, encoding="utf-8")
-        aside.replace(target)
+        os.replace(aside, target)
     finally:
         aside.unlink(missing_ok=True)
