@@ -119,8 +119,7 @@ def norm_activation(
 
         return (tf.cast(out, x.dtype), mean, variance), gradient
 
-    out, mean, variance = apply(x, gamma, beta, *weights)
-    return out, tf.stop_gradient(mean), tf.stop_gradient(variance)
+    return apply(x, gamma, beta, *weights)
 
 
 class NormActivation:

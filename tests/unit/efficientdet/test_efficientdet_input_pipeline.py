@@ -280,6 +280,39 @@ def test_the_canvas_can_be_given(ten):
     assert frame.canvas_size == (48, 48)
 
 
+def test_scores_are_as_the_settings_say(ten):
+    config = ten.config()
+    assert InputTask(config, CLASS_MAP).score_threshold == 0.001  # 0 stands for it
+    evaluation = {"max_detections": 300, "skip_eval": True, "testdev_dir": "folder"}
+    changed = dataclasses.replace(
+        config,
+        eval=dataclasses.replace(config.eval, **evaluation),
+        nms_configs=dataclasses.replace(config.nms_configs, score_thresh=0.3),
+    )
+    scores = InputTask(changed, CLASS_MAP).set_scores
+    assert (scores.max_detections, scores.score_threshold) == (300, 0.3)
+    assert (scores.is_scored, scores.is_submission, scores.has_masks) == (False, True, False)
+
+
+def test_an_evaluation_has_no_more_images_than_there_are(ten):
+    assert [ten.task(eval_samples=n).num_eval_examples for n in (6, 5000)] == [6, 10]
+
+
+def test_pixels_are_normalised_by_the_model(ten):
+    task = ten.task()
+    model = dataclasses.replace(
+        task.config.model, mean_rgb=(10.0, 20.0, 30.0), stddev_rgb=(1.0, 2.0, 4.0)
+    )
+    task.config = dataclasses.replace(task.config, model=model)
+    pixels = tf.constant([[[[14.0, 24.0, 34.0]]]])
+    np.testing.assert_array_equal(task.normalised(pixels), [[[[4.0, 2.0, 1.0]]]])
+    picture = tf.ones([1, SIDE, SIDE, 3], tf.uint8) * tf.constant([14, 24, 34], tf.uint8)
+    size = tf.constant([[float(SIDE), float(SIDE)]])
+    geometry = geometry_lib.pack(geometry_lib.fit_inside(size, height=SIDE, width=SIDE))
+    found = task.network_input(picture, geometry, size=(SIDE, SIDE))
+    np.testing.assert_array_equal(found[0, 5, 7], [4.0, 2.0, 1.0])
+
+
 # ------------------------------------------------------------------------------ losses
 
 

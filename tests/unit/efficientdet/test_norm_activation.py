@@ -112,8 +112,9 @@ def test_a_map_of_one_value_has_no_negative_variance():
         assert np.isfinite(out).all() and all(np.isfinite(g).all() for g in gradients)
 
 
-def test_layer_moves_the_statistics_as_without_xla():
-    x = np.random.default_rng(1).normal(2.0, 3.0, SHAPE).astype(np.float32)
+@pytest.mark.parametrize("shape", [SHAPE, (1, 1, 1, 5)])
+def test_layer_moves_the_statistics_as_without_xla(shape):
+    x = np.random.default_rng(1).normal(2.0, 3.0, shape).astype(np.float32)
     layers = []
     for use_xla in (False, True):
         layer = with_activation(tf.keras.layers.BatchNormalization)(
@@ -145,6 +146,15 @@ def test_other_statistics_are_left_to_the_layer(norm_class, training, kwargs):
     layer = with_activation(norm_class)(**kwargs)
     with compiled():
         assert not layer.is_merged(tf.zeros(SHAPE), training)
+
+
+def test_frozen_layers_and_batches_of_any_size_are_left_to_the_layer():
+    layer = with_activation(tf.keras.layers.BatchNormalization)(activation=tf.nn.silu)
+    with compiled():
+        assert layer.is_merged(tf.TensorSpec(SHAPE), True)
+        assert not layer.is_merged(tf.TensorSpec([None, *SHAPE[1:]]), True)
+        layer.trainable = False
+        assert not layer.is_merged(tf.TensorSpec(SHAPE), True)
 
 
 @pytest.mark.parametrize("remat", [False, True])

@@ -13,6 +13,7 @@ from maskrcnn.network.model import BoxOutputs, TrunkOutputs
 from maskrcnn.regions import forward
 from maskrcnn.regions.forward import Forward, GroundTruth
 from object_detection.boxes.roi_align import roi_align
+from object_detection.input.accelerator import assume_accelerator
 
 SIZE, CHANNELS, NUM_CLASSES = 64, 3, 2
 IMAGES = tf.zeros([2, SIZE, SIZE, 3])
@@ -223,24 +224,37 @@ def test_the_mask_loss_is_divided_as_the_settings_say():
 
 
 @pytest.mark.parametrize(
-    ("norm", "objects", "expected"),
-    [("", 0, 1), ("", 1, 1), ("", 2, 2), ("", 3, 3), ("batch_norm", 1, 3)],
+    ("asked", "norm", "objects", "expected"),
+    [
+        *[("needed", "", objects, max(objects, 1)) for objects in range(4)],
+        ("needed", "batch_norm", 1, 3),
+        ("auto", "", 1, 3),
+    ],
 )
 def test_the_mask_head_runs_on_a_quarter_half_or_all_of_what_may_be_positive(
-    norm, objects, expected
+    asked, norm, objects, expected
 ):
     boxes = [(8.0, 8, 24, 24), (8.0, 40, 24, 60), (40.0, 8, 60, 24)]
     passes, network = make(
         model__mask_head_norm=norm,
-        roi__mask_rois="needed",
+        roi__mask_rois=asked,
         roi__batch_size_per_im=12,
         roi__fg_fraction=0.25,
         roi__fg_thresh=0.999,
     )
     classes = np.full([2, 4], -1, np.int32)
     classes[0, :objects] = 1  # the other image has none
-    losses_of(passes, truth_of(boxes, classes=tf.constant(classes)))
+    with assume_accelerator():
+        losses_of(passes, truth_of(boxes, classes=tf.constant(classes)))
     assert network.seen["masks"][0][0].shape[0] == 2 * expected
+
+
+def test_a_mask_head_of_its_own_gets_features_of_the_objects():
+    passes, network = make(roi__fg_thresh=0.999)
+    losses_of(passes, truth_of([BOX]))
+    found = tf.reshape(network.seen["masks"][0][0], [2, -1, 14, 14, CHANNELS])[:, 0]
+    expected = passes._pool(network.trunk, tf.constant([[BOX]] * 2), 14)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_a_mask_head_on_stage_5_shares_the_features_of_the_first_regions():
@@ -276,3 +290,10 @@ def test_proposals_alone_are_detections_of_one_class():
     np.testing.assert_array_equal(found.classes, np.zeros([2, 4]))
     np.testing.assert_array_equal(found.num_valid, [4, 4])
     assert (np.diff(found.scores.numpy()) <= 0).all()
+    more, _ = make("rpn-r50-fpn", rpn__test_rpn_post_nms_topn=6)[0].detect(IMAGES, IMAGE_SIZES)
+    np.testing.assert_array_equal(more.boxes[:, :4], found.boxes)
+    # Of the anchors of 96 pixels, which are the whole image once clipped, one is left.
+    whole, _ = make("rpn-r50-fpn", rpn__rpn_min_size=60.0)[0].detect(IMAGES, IMAGE_SIZES)
+    np.testing.assert_array_equal(whole.boxes[:, 0], [[0, 0, SIZE, SIZE]] * 2)
+    np.testing.assert_array_equal(whole.classes[:, :3], [[0, -1, -1]] * 2)
+    np.testing.assert_array_equal(whole.num_valid, [1, 1])

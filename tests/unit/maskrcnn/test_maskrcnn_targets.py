@@ -101,10 +101,12 @@ def test_a_box_without_area_has_no_anchor_though_a_line_of_pixels_would():
 
 
 @pytest.mark.parametrize("share", [0.25, 0.75])
-def test_objects_have_their_share_of_the_anchors(share):
+def test_objects_have_their_share_of_the_samples(share):
     boxes = ANCHORS[np.newaxis, ::7]
     targets = rpn(boxes, np.zeros(boxes.shape[:2], np.int32), rpn_fg_fraction=share)
     assert (targets.labels == 1).sum() == 16 * share
+    regions = rois([[BOX] * 9], [[True] * 9], [[BOX]], [[0]], fg_fraction=share)
+    assert regions.is_positive.sum() == 8 * share
 
 
 def test_rpn_without_boxes_samples_background_only():
@@ -144,14 +146,15 @@ def test_anchors_may_touch_the_border(pixel_offset):
     end = 100 - pixel_offset
     inside = [[0, 0, 10, 10], [90, 60, end, end - 20]]
     outside = [[-1, 0, 9, 10], [0, -1, 10, 9], [90, 60, end + 1, 70], [60, 60, 80, end - 19]]
-    targets = rpn(
-        *(np.zeros((1, 1, 4), np.float32), np.full((1, 1), -1, np.int32)),
-        anchors=np.array(inside + outside, np.float32),
-        image_sizes=tf.constant([[100.0, 80.0]]),
-        rpn_straddle_thresh=0,
-        coding_offset=pixel_offset,
-    )
-    assert set(targets.indices[targets.labels == 0]) == {0, 1}
+    for margin, expected in ((0, {0, 1}), (1, set(range(6)))):
+        targets = rpn(
+            *(np.zeros((1, 1, 4), np.float32), np.full((1, 1), -1, np.int32)),
+            anchors=np.array(inside + outside, np.float32),
+            image_sizes=tf.constant([[100.0, 80.0]]),
+            rpn_straddle_thresh=margin,
+            coding_offset=pixel_offset,
+        )
+        assert set(targets.indices[targets.labels == 0]) == expected
 
 
 def test_background_anchors_on_a_crowd_are_taken_back():
