@@ -12,11 +12,10 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from efficientdet.network.heads import anchor_rows
 from efficientdet.settings import LossConfig
 from efficientdet.targets import IGNORED_CLASS, Targets
 from object_detection.boxes import box_ops
-from object_detection.boxes.box_coder import decode_boxes
+from object_detection.boxes.box_coder import anchor_rows, decode_boxes
 
 _IOU_MEASURES = {
     "iou": box_ops.iou,

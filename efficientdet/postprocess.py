@@ -11,9 +11,8 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from efficientdet.network.heads import anchor_rows
 from efficientdet.settings import NmsConfig
-from object_detection.boxes.box_coder import decode_boxes
+from object_detection.boxes.box_coder import anchor_rows, decode_boxes
 from object_detection.boxes.box_ops import at_least_float32
 from object_detection.boxes.nms import batched_nms, with_best_refused
 from object_detection.boxes.top_k import exact_top_k

@@ -7,7 +7,6 @@ Outputs are anchor-major: channel `anchor * num_outputs + output`. Names are tho
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import tensorflow as tf
 
@@ -112,13 +111,3 @@ def build_heads(
     )
     box_deltas = build_head(maps, config, batch_norm=batch_norm, kind="box", outputs_per_anchor=4)
     return class_logits, box_deltas
-
-
-def anchor_rows(outputs: Sequence[tf.Tensor], values_per_anchor: int) -> list[tf.Tensor]:
-    """Views the output of each level as [batch, anchors, values_per_anchor], cell by cell."""
-    levels = []
-    for output in outputs:
-        _, height, width, channels = output.shape
-        num_anchors = height * width * (channels // values_per_anchor)
-        levels.append(tf.reshape(output, [-1, num_anchors, values_per_anchor]))
-    return levels

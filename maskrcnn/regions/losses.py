@@ -22,6 +22,7 @@ import tensorflow as tf
 
 from maskrcnn.regions.targets import IGNORED_CLASS, MaskTargets, RoiTargets, RpnTargets
 from maskrcnn.settings import LossConfig
+from object_detection.boxes.box_coder import anchor_rows
 from object_detection.boxes.box_ops import at_least_float32
 from object_detection.boxes.matcher import IGNORED, POSITIVE
 
@@ -60,7 +61,7 @@ def rpn_losses(
     counted = tf.cast(is_counted, tf.float32)
     labels = tf.where(counted[:, tf.newaxis] > 0.0, targets.labels, IGNORED)
     num_samples = labels.shape[1]
-    logits = tf.concat([_rows(level, 1)[..., 0] for level in rpn_logits], axis=1)
+    logits = tf.concat(anchor_rows(rpn_logits, 1), axis=1)[..., 0]
     sampled_logits = at_least_float32(tf.gather(logits, targets.indices, batch_dims=1))
     score_losses = tf.nn.sigmoid_cross_entropy_with_logits(
         labels=tf.cast(labels == POSITIVE, sampled_logits.dtype), logits=sampled_logits
@@ -73,7 +74,7 @@ def rpn_losses(
         return score_loss, _matched_box_loss(
             rpn_deltas, targets.matched_targets, is_matched, delta=settings.rpn_box_beta
         )
-    deltas = tf.concat([_rows(level, 4) for level in rpn_deltas], axis=1)
+    deltas = tf.concat(anchor_rows(rpn_deltas, 4), axis=1)
     sampled_deltas = at_least_float32(tf.gather(deltas, targets.indices, batch_dims=1))
     box_losses = smooth_l1(sampled_deltas - targets.box_targets, beta=settings.rpn_box_beta)
     box = _sums(tf.reduce_sum(box_losses, axis=-1), labels == POSITIVE)
@@ -204,22 +205,13 @@ def _sums(losses: tf.Tensor, is_counted: tf.Tensor) -> ImageSums:
     return ImageSums(sums, tf.reduce_sum(tf.cast(is_counted, losses.dtype), axis=1))
 
 
-def _rows(outputs: tf.Tensor, values_per_anchor: int) -> tf.Tensor:
-    """Views one level as [B, n, values_per_anchor]."""
-    _, height, width, channels = outputs.shape
-    return tf.reshape(
-        outputs, [-1, height * width * channels // values_per_anchor, values_per_anchor]
-    )
-
-
 def _matched_box_loss(
     rpn_deltas: Sequence[tf.Tensor], box_targets: tf.Tensor, is_matched: tf.Tensor, *, delta: float
 ) -> tf.Tensor:
     """Computes the box loss over all matched anchors, [B, A, 4] and [B, A], level by level."""
     counts = is_matched[..., tf.newaxis] & (box_targets != 0.0)
     total, start = tf.zeros([]), 0
-    for level in rpn_deltas:
-        deltas = at_least_float32(_rows(level, 4))
+    for deltas in map(at_least_float32, anchor_rows(rpn_deltas, 4)):
         end = start + deltas.shape[1]
         inside = counts[:, start:end]
         errors = tf.where(inside, deltas - box_targets[:, start:end], 0.0)

@@ -9,6 +9,7 @@ precision: float16 has 0.8 px of error at 512 and overflows above exp(11).
 """
 
 import math
+from collections.abc import Sequence
 
 import tensorflow as tf
 
@@ -92,3 +93,11 @@ def _centers_and_sizes(
     if pixel_offset:
         y2, x2 = y2 + pixel_offset, x2 + pixel_offset
     return (y1 + y2) / 2.0, (x1 + x2) / 2.0, y2 - y1, x2 - x1
+
+
+def anchor_rows(outputs: Sequence[tf.Tensor], values_per_anchor: int) -> list[tf.Tensor]:
+    """Views the output of each level as [batch, anchors, values_per_anchor], cell by cell."""
+    return [
+        tf.reshape(x, [-1, math.prod(x.shape[1:]) // values_per_anchor, values_per_anchor])
+        for x in outputs
+    ]
