@@ -94,7 +94,7 @@ def pick_classes(
     """Picks the model's classes out of a predictor's last axis [groups, classes, width].
 
     Args:
-      value: of the file; one of another network is left as it is, for `compare` to tell.
+      value: of the file; one of another network is left as it is, for `assign` to tell.
       ours: the variable that it is for; new classes keep its values.
       channels: for each class of the model its class in the file, -1 if it is new.
       groups: anchors whose classes follow one another.
@@ -166,18 +166,39 @@ def variables_of(model: tf.keras.Model) -> dict[str, tf.Variable]:
     return {variable.name.removesuffix(":0"): variable for variable in model.variables}
 
 
-def compare(
+def assign(
+    file: WeightFile,
     found: Mapping[str, Translated],
     wanted: Mapping[str, tf.Variable],
     *,
     kept: Mapping[str, str],
-) -> tuple[dict[str, str], list[str]]:
-    """Returns {variable: why it cannot be loaded}, and what of it is a problem, as sentences.
+    skipped: Mapping[str, str],
+    part_of: Callable[[str], str] = first_part,
+    is_known: Callable[[str], bool] = bool,
+    hint: str = "",
+    details: tuple[str, ...] = (),
+    also_expected: str = "",
+) -> LoadReport:
+    """Checks all, then assigns all: each variable must be found, in its shape, but those kept.
 
-    None is that those in `kept` keep their values, for the reason there.
+    Args:
+      file: where the arrays come from.
+      found: our name -> array.
+      wanted: the variables to fill.
+      kept: variables that keep their values, and why.
+      skipped: names in the file that are not used, and why.
+      part_of: variable -> the part of the model that it is of, its row in the report.
+      is_known: whether a name found is that of a variable; one of a part of the model that is
+        loaded must then have its place there.
+      hint: what is said first of a file of another network.
+      details: see `LoadReport`.
+      also_expected: names of other programs that would have been understood, as ", or ...".
+
+    Raises:
+      ValueError: nothing matched, the file is of another network, or values are not finite; nothing
+        was changed.
     """
-    missing = dict(kept)
-    problems: list[str] = []
+    missing, problems = dict(kept), []
     for name, variable in wanted.items():
         shape = tuple(variable.shape)
         if name in kept:
@@ -188,42 +209,24 @@ def compare(
         elif found[name].array.shape != shape:
             missing[name] = f"shape {shape} here, {found[name].array.shape} in the file"
             problems.append(f"{name}: {missing[name]}")
-    return missing, problems
-
-
-def assign(
-    file: WeightFile,
-    found: Mapping[str, Translated],
-    wanted: Mapping[str, tf.Variable],
-    *,
-    missing: Mapping[str, str],
-    skipped: Mapping[str, str],
-    problems: list[str],
-    part_of: Callable[[str], str] = first_part,
-    details: tuple[str, ...] = (),
-    also_expected: str = "",
-) -> LoadReport:
-    """Checks all, then assigns all.
-
-    Args:
-      file: where the arrays come from.
-      found: our name -> array.
-      wanted: the variables to fill.
-      missing: variables that keep their values, and why.
-      skipped: names in the file that are not used, and why.
-      problems: what says that the file is of another network; any is an error.
-      part_of: variable -> its row in the report.
-      details: see `LoadReport`.
-      also_expected: see `nothing_matched`.
-
-    Raises:
-      ValueError: nothing matched, there are problems, or values are not finite; nothing was
-        changed.
-    """
+    parts = set(map(part_of, wanted))
+    problems += [
+        f"{value.source} has no place in the model"
+        for name, value in found.items()
+        if name not in wanted and part_of(name) in parts and is_known(name)
+    ]
     loaded = [name for name in wanted if name in found and name not in missing]
     if not loaded:
-        raise nothing_matched(file, wanted, also_expected=also_expected)
+        some = list(wanted)[:_EXAMPLES]
+        expected = ", ".join(f"{name} {tuple(wanted[name].shape)}" for name in some)
+        arrays = list(file.arrays.items())[:_EXAMPLES]
+        present = ", ".join(f"{clean(name)} {array.shape}" for name, array in arrays)
+        raise ValueError(
+            f"{file.path} ({file.kind}): none of its {len(file.arrays)} arrays fits the model. "
+            f"Expected for example {expected}{also_expected}; found for example {present}."
+        )
     if problems:
+        problems = [*filter(None, [hint]), *problems]
         raise ValueError(
             f"{file.path} ({file.kind}) holds weights of another network: {len(loaded)} of "
             f"{len(wanted)} variables match, but {'; '.join(map(clean, problems[:_EXAMPLES]))}"
@@ -246,28 +249,8 @@ def assign(
         num_averaged=sum(found[name].is_average for name in loaded),
         loaded=tuple(loaded),
         skipped={**skipped, **left},
-        missing=dict(missing),
+        missing=missing,
         part_of=part_of,
         details=details,
         note=file.note,
-    )
-
-
-def nothing_matched(
-    file: WeightFile, wanted: Mapping[str, tf.Variable], *, also_expected: str = ""
-) -> ValueError:
-    """Returns the error of a file none of whose arrays fits.
-
-    Args:
-      file: the file.
-      wanted: the variables to fill.
-      also_expected: names of other programs that would have been understood, as ", or ...".
-    """
-    expected = ", ".join(f"{name} {tuple(wanted[name].shape)}" for name in list(wanted)[:_EXAMPLES])
-    present = ", ".join(
-        f"{clean(name)} {array.shape}" for name, array in list(file.arrays.items())[:_EXAMPLES]
-    )
-    return ValueError(
-        f"{file.path} ({file.kind}): none of its {len(file.arrays)} arrays fits the model. "
-        f"Expected for example {expected}{also_expected}; found for example {present}."
     )

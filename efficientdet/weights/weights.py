@@ -6,6 +6,7 @@ another number of classes. Names are the matter of `efficientdet.weights.weight_
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +17,6 @@ from detector.weight_loading import (
     LoadReport,
     Translated,
     assign,
-    compare,
     first_part,
     pick_classes,
     variables_of,
@@ -40,16 +40,7 @@ from object_detection.input.geometry import BILINEAR
 COCO_ID_COUNTS = (90, 91)
 """Class counts of files whose channels are COCO's category ids less 1."""
 
-_VARIABLE_KINDS = (
-    "kernel",
-    "depthwise_kernel",
-    "pointwise_kernel",
-    "bias",
-    "gamma",
-    "beta",
-    "moving_mean",
-    "moving_variance",
-)
+_VARIABLE = re.compile(r"/((\w+_)?kernel|bias|gamma|beta|moving_(mean|variance)|WSM[^/]*)$")
 
 
 def _part_of(name: str) -> str:
@@ -162,30 +153,17 @@ def _load(
         channels = coco_channels
     if channels is not None:
         found = _select_classes(found, wanted, channels)
-    missing, problems = compare(found, wanted, kept=_of_other_classes(found, wanted))
     layout = layout_of(file.arrays)
     return assign(
         file,
         found,
         wanted,
-        missing=missing,
+        kept=_of_other_classes(found, wanted),
         skipped=skipped,
-        problems=problems + _unexpected(found, wanted),
         part_of=_part_of,
+        is_known=lambda name: bool(_VARIABLE.search(name)),
         details=(f"layout {layout}",) if layout else (),
     )
-
-
-def _unexpected(found: Mapping[str, Translated], wanted: Mapping[str, tf.Variable]) -> list[str]:
-    """Names variables of the file that a model of this size would have, if it were this one."""
-    parts = {_part_of(name) for name in wanted}
-    return [
-        f"{value.source} has no place in the model"
-        for name, value in found.items()
-        if name not in wanted
-        and _part_of(name) in parts
-        and (name.split("/")[-1] in _VARIABLE_KINDS or name.split("/")[-1].startswith("WSM"))
-    ]
 
 
 def _class_counts(

@@ -20,9 +20,6 @@ from detector.weight_loading import (
     LoadReport,
     Translated,
     assign,
-    compare,
-    first_part,
-    nothing_matched,
     pick_classes,
     variables_of,
     with_our_epsilon,
@@ -169,12 +166,12 @@ def _load(
 ) -> LoadReport:
     source = source if isinstance(source, WeightSource) else read_source(source)
     file = source.file
-    if not source.layout:
-        raise nothing_matched(file, wanted, also_expected=_ALSO_EXPECTED)
     if conventions := source.conventions:  # those of the model must be the same
         demanded = conventions.of_backbone() if is_backbone else conventions
         with_conventions(model.config, demanded, source=file.path)
-    found, skipped = translate(source.layout, file.arrays, model.config)
+    found, skipped = {}, {}
+    if source.layout:
+        found, skipped = translate(source.layout, file.arrays, model.config)
     found = _place_stage5(found, wanted)
     if is_backbone:
         others = [name for name in found if not name.startswith(_OF_BACKBONE)]
@@ -183,24 +180,15 @@ def _load(
         found = _select_classes(found, wanted, channels, num_classes=model.num_classes)
     theirs = batch_norm_epsilon(source.layout, file.arrays)
     found = with_our_epsilon(found, theirs=theirs, ours=model.config.bn_epsilon)
-    kept = _of_other_classes(found, wanted, num_classes=model.num_classes)
-    missing, problems = compare(found, wanted, kept=kept)
-    parts = {first_part(name) for name in wanted}
-    problems += [
-        f"{value.source} has no place in the model"
-        for name, value in found.items()
-        if name not in wanted and first_part(name) in parts
-    ]
     row = row_of_models(source.layout, file.arrays)
-    if problems and row and not model.config.name.endswith(f"-{row}"):
-        problems.insert(0, f"it is of --model_name=maskrcnn-{row} or fasterrcnn-{row}")
+    is_other = row and not model.config.name.endswith(f"-{row}")
     return assign(
         file,
         found,
         wanted,
-        missing=missing,
+        kept=_of_other_classes(found, wanted, num_classes=model.num_classes),
         skipped=skipped,
-        problems=problems,
+        hint=f"it is of --model_name=maskrcnn-{row} or fasterrcnn-{row}" if is_other else "",
         details=_details(source),
         also_expected=_ALSO_EXPECTED,
     )
