@@ -23,7 +23,12 @@ from object_detection.augment.scenes import DeviceAugmentation, make_scenes
 from object_detection.draw.batches import draw_batch
 from object_detection.draw.visualize import contact_sheet
 from object_detection.input import geometry as geometry_lib
-from object_detection.input.canvases import frames_in_use, frames_of_networks
+from object_detection.input.canvases import (
+    best_frame,
+    fit_size,
+    frames_in_use,
+    frames_of_networks,
+)
 from object_detection.input.datasets import (
     bytes_to_cache,
     evaluation_batches,
@@ -133,15 +138,44 @@ class DetectionTask(Task):
         resampling = self.config.model.resampling or ANTIALIASED
         return tuple(frame._replace(resampling=resampling) for frame in frames)
 
-    def detect_images(self, images: tf.Tensor) -> Detections | MaskDetections:
-        """Detections on whole images: uint8 [batch, height, width, 3], any height and width."""
-        raise NotImplementedError
+    def _network_size(self, batch: Mapping[str, tf.Tensor]) -> tuple[int, int]:
+        """Returns the (height, width) of network input that a batch's canvas stands for."""
+        del batch
+        return self.network_sizes[0]
 
     def _detect(
         self, network_images: tf.Tensor, geometry: tf.Tensor
     ) -> Detections | MaskDetections:
         """Detections on normalised network input."""
         raise NotImplementedError
+
+    # ------------------------------------------------------------------ detections
+
+    def predict(self, batch: Mapping[str, tf.Tensor]) -> Detections | MaskDetections:
+        """Detections of one batch, in original pixels."""
+        geometry = batch["geometry"]
+        images = self.network_input(batch["image"], geometry, size=self._network_size(batch))
+        return self._detect(images, geometry)
+
+    def detect_images(self, images: tf.Tensor) -> Detections | MaskDetections:
+        """Detections on whole images: uint8 [batch, height, width, 3], any height and width."""
+        shape, choices = tf.shape(images), self.frames()
+        size = tf.cast(shape[1:3], tf.float32)
+
+        def detect_in(frame: Frames) -> Detections | MaskDetections:
+            limits = fit_size(size, frame)
+            height, width = frame.network_size if limits is None else tf.unstack(limits)
+            fitted = geometry_lib.fit_inside(size, height=height, width=width)
+            geometry = tf.tile(geometry_lib.pack(fitted)[tf.newaxis], [shape[0], 1])
+            fitted_images = self.network_input(
+                images, geometry, size=frame.network_size, resized_on_host=False
+            )
+            return self._detect(fitted_images, geometry)
+
+        branches = [functools.partial(detect_in, frame) for frame in choices]
+        if len(branches) == 1:
+            return branches[0]()
+        return tf.switch_case(best_frame(size, choices), branches)
 
     # ------------------------------------------------------------------ for other runtimes
 

@@ -25,7 +25,6 @@ from engine.ranks import distributed
 from engine.task import Losses
 from object_detection.augment.mixing import Scenes
 from object_detection.boxes.anchors import generate_anchors
-from object_detection.input import geometry as geometry_lib
 from object_detection.records.class_map import ClassMap
 from object_detection.serve.detections import Detections
 
@@ -103,21 +102,6 @@ class EfficientDetTask(DetectionTask):
         factor = (parts.num_positives + 1.0) / count
         values = {name: value * factor for name, value in values.items()}
         return Losses(values["det_loss"], values, count / (_POSITIVES_PER_IMAGE * batch_size))
-
-    def predict(self, batch: Mapping[str, tf.Tensor]) -> Detections:
-        """Detections of one batch, in original pixels."""
-        geometry = batch["geometry"]
-        images = self.network_input(batch["image"], geometry, size=self.config.model.image_size)
-        return self._detect(images, geometry)
-
-    def detect_images(self, images: tf.Tensor) -> Detections:
-        """Detections on whole images: uint8 [batch, height, width, 3], any height and width."""
-        shape = tf.shape(images)
-        size = tf.tile(tf.cast(shape[tf.newaxis, 1:3], tf.float32), [shape[0], 1])
-        height, width = self.config.model.image_size
-        geometry = geometry_lib.pack(geometry_lib.fit_inside(size, height=height, width=width))
-        images = self.network_input(images, geometry, size=(height, width), resized_on_host=False)
-        return self._detect(images, geometry)
 
     def run_stage(self, images: tf.Tensor, stage: str) -> dict[str, tf.Tensor]:
         """Adds to the base's the stages without suppression: `heads` and `boxes`."""

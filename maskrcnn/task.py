@@ -8,7 +8,6 @@ images (`losses`) to those of the whole global batch.
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,7 +22,6 @@ from maskrcnn.regions.forward import Forward, GroundTruth
 from maskrcnn.regions.postprocess import to_original
 from maskrcnn.settings import MaskRcnnConfig
 from object_detection.input import geometry as geometry_lib
-from object_detection.input.canvases import best_frame, fit_size
 from object_detection.input.geometry import Frames
 from object_detection.input.preprocess import ground_truth_in_network_frame
 from object_detection.masks.mask_paste import MaskRule
@@ -96,33 +94,6 @@ class MaskRcnnTask(DetectionTask):
         weight = tf.reduce_mean(tf.cast(batch["valid"], tf.float32))
         return Losses(tf.add_n(list(parts.values())), parts, weight)
 
-    def predict(self, batch: Mapping[str, tf.Tensor]) -> Detections | MaskDetections:
-        """Detections of one batch, in original pixels."""
-        geometry = batch["geometry"]
-        images = self.network_input(batch["image"], geometry, size=self._network_size(batch))
-        return self._detect(images, geometry)
-
-    def detect_images(self, images: tf.Tensor) -> Detections | MaskDetections:
-        """Detections on whole images: uint8 [batch, height, width, 3], any height and width."""
-        shape = tf.shape(images)
-        size = tf.cast(shape[1:3], tf.float32)
-
-        def detect_in(frame: Frames) -> Detections | MaskDetections:
-            height, width = frame.network_size
-            fitted = geometry_lib.fit_inside(size, height=height, width=width)
-            scale = geometry_lib.scaled_size_within(size, fit_size(size, frame)) / size
-            geometry = geometry_lib.pack(fitted._replace(network_scale=scale))
-            geometry = tf.tile(geometry[tf.newaxis], [shape[0], 1])
-            fitted_images = self.network_input(
-                images, geometry, size=frame.network_size, resized_on_host=False
-            )
-            return self._detect(fitted_images, geometry)
-
-        branches = [functools.partial(detect_in, frame) for frame in self._frames]
-        if len(branches) == 1:
-            return branches[0]()
-        return tf.switch_case(best_frame(size, self._frames), branches)
-
     def _detect(self, images: tf.Tensor, geometry: tf.Tensor) -> Detections | MaskDetections:
         """Runs the network on its normalised input."""
         size = tuple(images.shape[1:3])
@@ -138,7 +109,6 @@ class MaskRcnnTask(DetectionTask):
         return 1.0 if self.config.model.anchor_convention == "detectron" else 0.0
 
     def _network_size(self, batch: Mapping[str, tf.Tensor]) -> tuple[int, int]:
-        """Returns the (height, width) of network input that a batch's canvas stands for."""
         networks = {frame.canvas_size: frame.network_size for frame in self._frames}
         return networks[tuple(batch["image"].shape[1:3])]
 

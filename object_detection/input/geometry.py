@@ -88,7 +88,7 @@ def fit_inside(original_size: tf.Tensor, *, height: int, width: int) -> Geometry
       height, width: of the network input, pixels.
     """
     size = tf.cast(original_size, tf.float32)
-    network_size = tf.constant([height, width], tf.float32)
+    network_size = tf.cast([height, width], tf.float32)
     scaled_size = scaled_size_within(size, network_size)
     zeros = tf.zeros_like(size)
     return Geometry(
