@@ -188,7 +188,9 @@ def _read_single_file(path: Path) -> WeightFile:
             f"the file begins with {head!r}.{_advice(path, head)}"
         )
     elif not head.startswith(_LEGACY_TORCH_HEAD):
-        return _read_numpy_pickle(path)
+        content = read_numpy_pickle(path)
+        arrays = _arrays_in(content, _BLOB_KEYS, path=path, expected="a dict of arrays")
+        return WeightFile(str(path), NUMPY_PICKLE, arrays)
     return _read_torch(path)
 
 
@@ -264,12 +266,7 @@ def _object_based_arrays(reader: Any) -> dict[str, np.ndarray]:
 
 def _read_torch(path: Path) -> WeightFile:
     whole = read_torch_file(path)
-    content = _innermost(whole, _STATE_DICT_KEYS)
-    if not isinstance(content, dict):
-        raise BadFileError(
-            f"{path}: expected a PyTorch state dict, got a {type(content).__name__}."
-        )
-    arrays = {str(k): value for k, value in content.items() if isinstance(value, np.ndarray)}
+    arrays = _arrays_in(whole, _STATE_DICT_KEYS, path=path, expected="a PyTorch state dict")
     average = next((key for key in _AVERAGES if isinstance(whole.get(key), dict)), None)
     note = f"of the checkpoint the averaged weights are taken, its {average!r}" if average else ""
     return WeightFile(str(path), TORCH, _unwrapped(arrays), note)
@@ -280,21 +277,21 @@ def _unwrapped(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {_WRAPPERS.sub("", name): value for name, value in arrays.items()}
 
 
-def _innermost(content: Any, keys: Sequence[str]) -> Any:
-    """Goes down into dictionaries as far as the keys, tried in their order, lead."""
+def _arrays_in(
+    content: Any, keys: Sequence[str], *, path: Path, expected: str
+) -> dict[str, np.ndarray]:
+    """Returns the arrays of numbers as far inside dictionaries as the keys, in their order, lead.
+
+    Raises:
+      BadFileError: there is no dictionary.
+    """
     for key in keys:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
-    return content
-
-
-def _read_numpy_pickle(path: Path) -> WeightFile:
-    content = _innermost(read_numpy_pickle(path), _BLOB_KEYS)
     if not isinstance(content, dict):
-        raise BadFileError(f"{path}: expected a dict of arrays, got a {type(content).__name__}.")
-    arrays = {
+        raise BadFileError(f"{path}: expected {expected}, got a {type(content).__name__}.")
+    return {
         str(key): value
         for key, value in content.items()
         if isinstance(value, np.ndarray) and value.dtype.kind != "S"
     }
-    return WeightFile(str(path), NUMPY_PICKLE, arrays)
