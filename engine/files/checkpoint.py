@@ -127,7 +127,7 @@ def _remove(paths: Any) -> None:
 def remove_unfinished(folder: str | Path) -> None:
     """Clears up what an interrupted save left behind. Rank 0 only, at the start of a run."""
     for base in (Path(folder), Path(folder) / "ema_weights"):
-        _remove(base.glob(f"{_ASIDE}*"))
+        _remove([*base.glob(f"{_ASIDE}*"), *base.glob(".*.part")])  # `write_whole` names the latter
         for index in base.glob(f"{_REPLACED}*{_INDEX}"):
             _settle(index.with_suffix(""))
 

@@ -147,6 +147,7 @@ def test_remains_of_an_interrupted_save_are_removed(tmp_path):
     (tmp_path / "ema_weights").mkdir()
     for name in (".writing-12-ckpt-2.index", "ema_weights/.writing-12-emackpt-01.json"):
         (tmp_path / name).write_text("half")
+    (tmp_path / ".last_checkpoint.12.part").write_text("half")
     (tmp_path / ".writing-emackpt-final" / "variables").mkdir(parents=True)
     checkpoint.remove_unfinished(tmp_path)
     assert files(tmp_path) == before
