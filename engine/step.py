@@ -199,9 +199,9 @@ class TrainStep:
         def apply() -> tf.Tensor:
             if not is_sgd:
                 state.weights.assign_sub(rate * decay * state.weights)
-            clipped = gradient * layout.spread(
-                self._rate_factors() * clip_factors(norms, config.clip_gradients_norm)
-            )
+            factors = [float(self._task.learning_rate_factor(v)) for v in state.trained]
+            clipping = clip_factors(norms, config.clip_gradients_norm)
+            clipped = gradient * layout.spread(tf.constant(factors) * clipping)
             state.optimizer.apply_gradients(
                 [(clipped, state.weights)], experimental_aggregate_gradients=False
             )
@@ -223,10 +223,6 @@ class TrainStep:
         state.step.assign_add(1)
         last = [means[-1] + penalty, penalty, norm, rate, scale_used, skipped]
         return tf.concat([means[:-1], tf.stack(last)], axis=0)
-
-    def _rate_factors(self) -> tf.Tensor:
-        """Returns [n], by what each variable's learning rate differs; of SGD only."""
-        return tf.constant([float(self._task.learning_rate_factor(v)) for v in self.state.trained])
 
 
 def clip_factors(norms: tf.Tensor, limit: float) -> tf.Tensor:

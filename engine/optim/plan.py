@@ -61,13 +61,6 @@ def check_settings(train: TrainConfig, data: DataConfig, evaluation: EvalConfig)
         )
 
 
-def scaled_learning_rate(
-    learning_rate: float, *, lr_batch_size: int, global_batch_size: int
-) -> float:
-    """Scales the rate linearly with the batch (arXiv 1706.02677, section 2.1); not for size 0."""
-    return learning_rate * global_batch_size / lr_batch_size if lr_batch_size else learning_rate
-
-
 def make_plan(
     train: TrainConfig, optim: OptimConfig, *, num_examples: int, num_ranks: int
 ) -> StepPlan:
@@ -83,10 +76,11 @@ def make_plan(
         steps_per_epoch, stop = train.benchmark_steps, 1
     if not steps_per_epoch:
         raise ConfigError("the training records hold no image")
+    rate = optim.learning_rate
+    if optim.lr_batch_size:  # linear in the batch (arXiv 1706.02677, section 2.1)
+        rate = rate * global_batch / optim.lr_batch_size
     return StepPlan(
-        learning_rate=scaled_learning_rate(
-            optim.learning_rate, lr_batch_size=optim.lr_batch_size, global_batch_size=global_batch
-        ),
+        learning_rate=rate,
         global_batch_size=global_batch,
         steps_per_epoch=steps_per_epoch,
         total_steps=train.num_epochs * steps_per_epoch,

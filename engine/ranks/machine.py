@@ -109,10 +109,5 @@ def horovod_build() -> list[str]:
     return list(dict.fromkeys(re.findall(r"^\s*\[X\] (.+?)\s*$", said, re.MULTILINE)))
 
 
-def horovod_has(name: str) -> bool:
-    """True if the installed Horovod was built with `name`, for example NCCL."""
-    return name in horovod_build()
-
-
 if __name__ == "__main__":
     print(json.dumps({**report(), **details()}, indent=1))

@@ -189,7 +189,7 @@ def check(args: argparse.Namespace) -> int:
             f"{args.reduced_mb / 1000 / seconds:.2f} GB/s"
         )
         _say(f"{folder} has {free:.0f} GiB free")
-        if place.size > 1 and place.device != "cpu" and not machine.horovod_has("NCCL"):
+        if place.size > 1 and place.device != "cpu" and "NCCL" not in machine.horovod_build():
             _say("WARNING: Horovod was built without NCCL: gradients go through the hosts' memory")
         for problem in problems:
             _say(f"PROBLEM: {problem}")
