@@ -9,6 +9,7 @@ stochastic depth of the backbone only; the residual heads of google/automl have 
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import MISSING
 from typing import Optional
 
 from engine.config.fields import ConfigError, Section, look_up, setting
@@ -27,9 +28,13 @@ class ModelConfig(Section):
     name: str
     backbone_name: str
     image_size: tuple[int, int]  # (height, width), network pixels
-    fpn_num_filters: int  # channels of every pyramid level
-    fpn_cell_repeats: int
-    box_class_repeats: int  # convolutions in each head before the predictor; may be 0
+    fpn_num_filters: int = setting(
+        MISSING, "Channels of every pyramid level.", flag=None, least=1, most=10_000
+    )
+    fpn_cell_repeats: int = setting(MISSING, "Cells in a row.", flag=None, least=1, most=100)
+    box_class_repeats: int = setting(
+        MISSING, "Convolutions in each head before the predictor.", flag=None, least=0, most=100
+    )
     min_level: int = setting(3, "Finest level of the pyramid.", flag=None, least=3, most=5)
     max_level: int = setting(7, "Coarsest.", flag=None, least=5, most=10)
     num_scales: int = setting(3, "Anchor octaves per level.", flag=None, least=1, most=20)
@@ -82,13 +87,6 @@ class ModelConfig(Section):
     def __post_init__(self) -> None:
         """Rejects values that could only fail later, inside the model."""
         super().__post_init__()
-        for name, least, most in (
-            ("fpn_num_filters", 1, 10_000),
-            ("fpn_cell_repeats", 1, 100),
-            ("box_class_repeats", 0, 100),
-        ):
-            if not least <= getattr(self, name) <= most:
-                raise ConfigError(f"{name}={getattr(self, name)}: expected {least} to {most}")
         if not self.aspect_ratios:
             raise ConfigError("aspect_ratios: expected at least one pair (w, h)")
         if self.min_level == self.max_level:

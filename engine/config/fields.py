@@ -41,7 +41,7 @@ def setting(
     """Declares a field of a `Section`.
 
     Args:
-      default: the default value; lists are given as tuples.
+      default: the default value; lists are given as tuples, MISSING: it must be given.
       help: one sentence with the unit.
       flag: flag name; '' means the field's own name, None means that there is no flag.
       key: second name accepted in `--hparams` and recipes (the references' spelling).

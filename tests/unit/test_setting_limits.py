@@ -14,8 +14,8 @@ MODELS = ("efficientdet-d0", "maskrcnn-r50-fpn")
 # Numbers without limits of their own: what a network's shape allows is checked where it is known,
 # a mean may be any number, and a negative margin means all anchors.
 ELSEWHERE = {
-    *("image_size", "fpn_num_filters", "fpn_cell_repeats", "box_class_repeats"),
-    *("min_level", "max_level", "backbone_width", "backbone_repeats", "canvases", "res5_dilation"),
+    *("image_size", "min_level", "max_level"),
+    *("backbone_width", "backbone_repeats", "canvases", "res5_dilation"),
     *("rpn_positive_overlap", "rpn_negative_overlap", "fg_thresh", "bg_thresh_hi", "bg_thresh_lo"),
 }
 ANY = {"mean_rgb", "rpn_straddle_thresh"}
