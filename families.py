@@ -19,7 +19,7 @@ import maskrcnn.config
 import maskrcnn.settings
 from detector import finetune
 from detector.request import Request
-from engine.config.fields import ConfigError, look_up, override
+from engine.config.fields import ConfigError, look_up
 from engine.start import cli
 from maskrcnn.nvidia import command_line
 from outside_data.text import clean_lines
@@ -66,9 +66,9 @@ def _settings_of(model_name: str) -> Any:
     return importlib.import_module(f"{package_of(model_name)}.settings")
 
 
-def preset(name: str, *, model_name: str) -> dict[str, Any]:
-    """Returns the overrides of a preset; ConfigError for one that the model's family lacks."""
-    return _settings_of(model_name).preset(name, model_name=model_name)
+def with_preset(config: Any, name: str) -> Any:
+    """Applies a preset to a configuration; ConfigError for one that the model's family lacks."""
+    return _settings_of(config.model.name).with_preset(config, name)
 
 
 def define_flags(*, training: bool) -> None:
@@ -96,8 +96,7 @@ def training_request(
         )
     refuse_references(name.value)
     cli.refuse_arguments(["", *pairs])
-    overrides = preset(preset_name, model_name=name.value)
-    config = override(base_config(name.value), overrides, source="preset")
+    config = with_preset(base_config(name.value), preset_name)
     return Request(cli.resolve(config, recipe=recipe, hparams=hparams))
 
 

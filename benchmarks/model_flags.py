@@ -41,9 +41,7 @@ def benchmark_config(
     Raises:
       ConfigError: an unknown name or key, with the nearest.
     """
-    config = families.base_config(model_name)
-    overrides = families.preset(preset, model_name=model_name)
-    config = override(config, overrides, source=f"--preset={preset}")
+    config = families.with_preset(families.base_config(model_name), preset)
     config = override(config, parse_hparams(hparams), source="--hparams")
     return override(config, {"resize_on": "host", **given}, source="flag")
 

@@ -49,7 +49,7 @@ class DetectorFamily:
     """Base of the families; a family's module holds one as `FAMILY`.
 
     Args:
-      settings: the family's module of settings: `base_config`, `preset`, `COMPARED_SECTIONS`.
+      settings: the family's module of settings: `base_config`, `with_preset`, `COMPARED_SECTIONS`.
       config_class: of its configurations.
       task_class: of its tasks; takes (config, class_map) and the cards, batch_norm and seed.
     """
@@ -293,8 +293,8 @@ class DetectorFamily:
                     f"--model_name={model_name}, but the checkpoint is {config.model.name}"
                 )
         else:
-            overrides = self._settings.preset(preset_name, model_name=model_name)
-            config = override(self._settings.base_config(model_name), overrides, source="preset")
+            base = self._settings.base_config(model_name)
+            config = self._settings.with_preset(base, preset_name)
         return cli.resolve_untrained(config, hparams=hparams, batch_size=batch_size)
 
     def overruled(self, stored: Mapping[str, Any], *, preset_name: str) -> list[str]:
@@ -306,8 +306,7 @@ class DetectorFamily:
         if not (stored and preset_name):
             return []
         config = from_dict(self._config_class, stored["config"])
-        overrides = self._settings.preset(preset_name, model_name=config.model.name)
-        asked = flatten(to_dict(override(config, overrides, source="preset")))
+        asked = flatten(to_dict(self._settings.with_preset(config, preset_name)))
         others = [
             f"{name} {value} and not {asked[name]}"
             for name, value in flatten(to_dict(config)).items()

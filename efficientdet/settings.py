@@ -10,7 +10,7 @@ from typing import Any, Optional
 
 from detector import finetune
 from efficientdet.config import MODEL_TABLE, ModelConfig, model_config
-from engine.config.fields import ConfigError, Section, look_up, setting
+from engine.config.fields import ConfigError, Section, look_up, override, setting
 from engine.config.settings import DataConfig, EvalConfig, OptimConfig, RuntimeConfig, TrainConfig
 
 
@@ -125,10 +125,9 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def preset(name: str, *, model_name: str) -> dict[str, Any]:
-    """Returns the overrides of a preset, which all models share; ConfigError for an unknown one."""
-    del model_name
-    return look_up(name, PRESETS, what="preset")
+def with_preset(config: EfficientDetConfig, name: str) -> EfficientDetConfig:
+    """Applies a preset, which all models share; ConfigError for an unknown one."""
+    return override(config, look_up(name, PRESETS, what="preset"), source="preset")
 
 
 def base_config(model_name: str) -> EfficientDetConfig:

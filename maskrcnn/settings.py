@@ -11,7 +11,7 @@ import dataclasses
 from typing import Any
 
 from detector import finetune
-from engine.config.fields import ConfigError, Section, look_up, setting
+from engine.config.fields import ConfigError, Section, look_up, override, setting
 from engine.config.settings import DataConfig, EvalConfig, OptimConfig, RuntimeConfig, TrainConfig
 from maskrcnn.config import (
     IMAGENET_MEAN_RGB,
@@ -225,31 +225,31 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def preset(name: str, *, model_name: str = "maskrcnn-r50-fpn") -> dict[str, Any]:
-    """Returns the overrides of a preset.
+def with_preset(config: MaskRcnnConfig, name: str) -> MaskRcnnConfig:
+    """Applies a preset.
 
     Args:
+      config: its model decides where the stride is in the PyTorch reference: in the 1x1 convolution
+        of its ResNets, in the 3x3 of ResNeXt and of networks with group norm.
       name: '', `nvidia_tf2` or `nvidia_pytorch`.
-      model_name: decides where the stride is in the PyTorch reference: in the 1x1 convolution of
-        its ResNets, in the 3x3 of ResNeXt and of networks with group norm.
 
     Raises:
       ConfigError: unknown name, with the nearest; or a model that the reference does not have.
     """
     overrides = dict(look_up(name, PRESETS, what="preset"))
-    model = base_config(model_name).model
+    model = model_config(config.model.name)
     if name == "nvidia_tf2" and (
         (model.body, model.backbone_name, model.norm) != ("fpn", "resnet50", "frozen_bn")
     ):
         raise ConfigError(
-            f"preset=nvidia_tf2 is a ResNet-50 with FPN, model_name={model_name} is not: choose "
+            f"preset=nvidia_tf2 is a ResNet-50 with FPN, model_name={model.name} is not: choose "
             "maskrcnn-r50-fpn or fasterrcnn-r50-fpn, or leave the preset out"
         )
     if name == "nvidia_pytorch":
         is_msra = model.norm != "group_norm" and not model.backbone_name.startswith("resnext")
         overrides["model.stride_in"] = "1x1" if is_msra else "3x3"
         overrides["model.roi_sampling_ratio"] = 2 if model.body == "fpn" else 0
-    return overrides
+    return override(config, overrides, source="preset")
 
 
 def finetune_settings(config: MaskRcnnConfig, *, num_images: int, num_ranks: int) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from maskrcnn.nvidia.tf2 import (
     learning_rate_note,
     tf2_overrides,
 )
-from maskrcnn.settings import MaskRcnnConfig, base_config, preset
+from maskrcnn.settings import MaskRcnnConfig, base_config, with_preset
 
 flags.disclaim_key_flags()
 
@@ -216,7 +216,7 @@ def _base(
                 f"--model_name={name}, but the YAML file and its pairs describe {run.model_name}: "
                 "leave --model_name out"
             )
-    base = override(base_config(name), preset(preset_name, model_name=name), source="preset")
+    base = with_preset(base_config(name), preset_name)
     if run is not None:
         base = override(base, run.overrides, source="config_file")
     torch, above = cli.given_fields(PyTorchArguments), {}

@@ -83,8 +83,7 @@ def file_of(name):
 def load(name, preset_name=None):
     model = model_of(name)
     preset_name = PRESETS[name] if preset_name is None else preset_name
-    preset = families.preset(preset_name, model_name=model)
-    config = override(families.base_config(model), preset, source="preset")
+    config = families.with_preset(families.base_config(model), preset_name)
     return override(config, read_yaml(file_of(name)), source=name)
 
 
@@ -232,8 +231,7 @@ def test_the_rate_follows_the_global_batch(ranks, batch, rate):
 def test_pytorch_hyperparameters_are_the_documented_ones(name):
     images, rate, drops, total, warm_up, factor, proposals = PYTORCH[name]
     run = read_run(file_of(name), num_ranks=8)
-    overrides = families.preset("nvidia_pytorch", model_name=run.model_name)
-    config = override(families.base_config(run.model_name), overrides, source="preset")
+    config = families.with_preset(families.base_config(run.model_name), "nvidia_pytorch")
     config = override(config, run.overrides, source=name)
     optim, plan = config.optim, plan_of(name, config=config)
     assert run.model_name == "maskrcnn-r50-fpn"

@@ -10,7 +10,7 @@ from mask_records import OBJECTS, mask_record, tiny_config, write_set
 from pycocotools import mask as mask_api
 
 import families
-from engine.config.fields import ConfigError, override, to_dict
+from engine.config.fields import ConfigError, to_dict
 from engine.files.weight_files import WeightFile
 from engine.task import MaskedRows, Shard
 from maskrcnn import family
@@ -200,16 +200,16 @@ def test_an_unknown_model_is_told_its_nearest():
 
 
 def test_presets_are_those_of_the_family():
-    tf2 = families.preset("nvidia_tf2", model_name="maskrcnn-r50-fpn")
-    assert tf2["model.padding"] == "same"
-    assert families.preset("nvidia", model_name="efficientdet-d0")["data.num_classes"] == 91
+    ours = base_config("maskrcnn-r50-fpn")
+    assert families.with_preset(ours, "nvidia_tf2").model.padding == "same"
+    d0 = families.base_config("efficientdet-d0")
+    assert families.with_preset(d0, "nvidia").data.num_classes == 91
     with pytest.raises(ConfigError, match="nvidia_tf2"):
-        families.preset("nvidia", model_name="maskrcnn-r50-fpn")
+        families.with_preset(ours, "nvidia")
 
 
 def test_a_preset_that_a_checkpoint_overrules_is_told():
-    overrides = families.preset("nvidia_pytorch", model_name="maskrcnn-r50-fpn")
-    trained = override(base_config("maskrcnn-r50-fpn"), overrides, source="preset")
+    trained = families.with_preset(base_config("maskrcnn-r50-fpn"), "nvidia_pytorch")
     stored = {"config": json.loads(json.dumps(to_dict(trained)))}
     for description, name in ((stored, "nvidia_pytorch"), (stored, ""), ({}, "nvidia_tf2")):
         assert FAMILY.overruled(description, preset_name=name) == []

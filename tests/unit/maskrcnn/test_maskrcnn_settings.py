@@ -9,7 +9,7 @@ from engine.config.fields import ConfigError, from_dict, override, settings, to_
 from engine.optim.plan import check_settings, make_plan
 from maskrcnn.config import MODEL_TABLE
 from maskrcnn.nvidia.tf2 import Tf2Arguments, tf2_overrides
-from maskrcnn.settings import PRESETS, MaskRcnnConfig, base_config, preset
+from maskrcnn.settings import PRESETS, MaskRcnnConfig, base_config, with_preset
 from maskrcnn.validation import validate
 
 
@@ -19,8 +19,8 @@ def changed(model_name="maskrcnn-r50-fpn", **values):
     return override(base_config(model_name), values, source="test")
 
 
-def with_preset(name, model_name="maskrcnn-r50-fpn"):
-    return override(base_config(model_name), preset(name, model_name=model_name), source="preset")
+def preset(name, model_name="maskrcnn-r50-fpn"):
+    return with_preset(base_config(model_name), name)
 
 
 @pytest.mark.parametrize("model_name", MODEL_TABLE)
@@ -60,10 +60,10 @@ def test_one_map_gets_the_proposals_of_detectron():
 class TestPresets:
     def test_both_references_are_valid(self):
         for name in PRESETS:
-            validate(with_preset(name))
+            validate(preset(name))
 
     def test_tf2(self):
-        config = with_preset("nvidia_tf2")
+        config = preset("nvidia_tf2")
         assert config.model.canvas_sizes == ((832, 1344),)
         assert config.model.roi_levels == (2, 3, 4, 5, 6)
         assert config.test.test_score_thresh == 0.0
@@ -80,7 +80,7 @@ class TestPresets:
         ],
     )
     def test_pytorch(self, model_name, stride_in, sampling):
-        config = with_preset("nvidia_pytorch", model_name)
+        config = preset("nvidia_pytorch", model_name)
         validate(config)
         assert (config.model.stride_in, config.model.roi_sampling_ratio) == (stride_in, sampling)
         assert config.model.canvas_sizes[0] == (800, 1344)
@@ -94,7 +94,7 @@ class TestPresets:
     @pytest.mark.parametrize("model_name", ["maskrcnn-r101-fpn", "maskrcnn-r50-c4", "rpn-r50-c5"])
     def test_tf2_has_one_network_only(self, model_name):
         with pytest.raises(ConfigError, match="preset=nvidia_tf2 is a ResNet-50"):
-            preset("nvidia_tf2", model_name=model_name)
+            preset("nvidia_tf2", model_name)
 
 
 @pytest.mark.parametrize(
