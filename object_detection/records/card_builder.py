@@ -55,6 +55,8 @@ class Tally:
         self.warnings: list[str] = []  # image file and what may be wrong with it
         self.resized: dict[str, tuple[int, int]] = {}  # source_id to (height, width) of the file
         self.num_crowd = 0
+        self.num_far_boxes = 0  # of records of other programs: in other units than shares
+        self.far_box: list[float] = []  # the first
         self.max_boxes = 0
         self.max_boxes_source_id = ""
         self.boxes_per_image: list[int] = []
@@ -214,6 +216,12 @@ def card_from_records(
         shards.append(RecordFile(os.path.basename(path), num_records, content_of(path)))
         if progress is not None:
             progress(index + 1, len(files))
+    if 2 * tally.num_far_boxes > sum(tally.instances.values()):
+        raise ValueError(
+            f"{files[0]} and its like: {tally.num_far_boxes} boxes as from (y, x) = "
+            f"{tally.far_box[:2]} to {tally.far_box[2:]}: expected shares of the image's sides, "
+            "from 0 to 1; are these pixels? Divide x by the image's width, y by its height"
+        )
     return build_card(
         tally,
         split=os.path.basename(shard_prefix(files[0])),
@@ -242,7 +250,10 @@ def _add_record(tally: Tally, record: memoryview, names: dict[int, str]) -> str 
         counts = ", ".join(f"{name} {len(column)}" for name, column in columns.items())
         raise ValueError(f"not as many values in each of the corners' fields ({counts})")
     boxes = np.stack([*columns.values()], axis=1)
-    schema.require_shares(boxes)
+    far = schema.are_no_shares(boxes)
+    if far.any() and not tally.num_far_boxes:
+        tally.far_box = [float(f"{side:.4g}") for side in boxes[far.argmax()]]
+    tally.num_far_boxes += int(far.sum())
     boxes = boxes * np.array([height, width, height, width], np.float32)
     category_ids = [int(label) for label in values(schema.LABEL)]
     if len(boxes) and not category_ids:

@@ -150,15 +150,9 @@ def require_fields(kinds: Mapping[str, str]) -> None:
             raise ValueError(f"{name} holds {kind}, not {expected}. {_CONVERT}")
 
 
-def require_shares(corners: np.ndarray) -> None:
-    """Raises ValueError if boxes, [num_boxes, 4] as in a record, are no shares of the image."""
-    far = np.isfinite(corners) & (np.abs(corners) > _LARGEST_SHARE)
-    if far.any():
-        box = [float(f"{side:.4g}") for side in corners[far.any(axis=1).argmax()]]
-        raise ValueError(
-            f"a box from (y, x) = {box[:2]} to {box[2:]}: expected shares of the image's sides, "
-            "from 0 to 1; are these pixels? Divide x by the image's width, y by its height"
-        )
+def are_no_shares(corners: np.ndarray) -> np.ndarray:
+    """Returns bool [num_boxes]: which boxes, [num_boxes, 4] as in a record, are in other units."""
+    return (np.isfinite(corners) & (np.abs(corners) > _LARGEST_SHARE)).any(axis=1)
 
 
 def _check_lengths(features: dict[str, FeatureValue], num_boxes: int, source_id: str) -> None:

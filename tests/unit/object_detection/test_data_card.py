@@ -342,10 +342,6 @@ def changed(**changes):
         ({"TEXT": np.ones(1, I64)}, "image/object/class/text holds int64, not bytes"),
         ({"LABEL": np.array([-1])}, "-1 in image/object/class/label: expected category ids from 0"),
         ({"ENCODED": None}, "no image/encoded, the picture's file; its fields are image/filename,"),
-        (
-            {"XMAX": np.array([30], F32), "YMAX": np.array([20], F32)},
-            r"to \[20\.0, 30\.0\]: expected shares of the image's sides.*are these pixels",
-        ),
     ],
 )
 def test_fields_of_other_programs_that_are_not_what_is_read(tmp_path, changes, message):
@@ -373,6 +369,17 @@ def test_sloppy_boxes_and_fields_without_values_are_read(tmp_path):
     write_records(path, [changed(**sloppy), changed(**nothing), changed(**unknown)])
     card = card_from_records([path])
     assert (card.num_images, card.num_instances, card.num_images_without_boxes) == (3, 2, 1)
+
+
+def test_boxes_in_pixels_are_refused_where_most_are(tmp_path):
+    path = f"{tmp_path}/val-00000-of-00001.tfrecord"
+    far = {"XMAX": np.array([30], F32), "YMAX": np.array([20], F32)}
+    write_records(path, [changed(), changed(**far)])
+    assert card_from_records([path]).num_instances == 2  # training leaves it out by name
+    write_records(path, [changed(), changed(**far), changed(**far)])
+    message = r"val-0.*: 2 boxes as from .* to \[20\.0, 30\.0\]: expected shares .*are these pixels"
+    with pytest.raises(ValueError, match=message):
+        card_from_records([path])
 
 
 def test_compressed_records_are_said_to_be(tmp_path):
