@@ -195,8 +195,10 @@ class DetectorFamily:
         """
         stored = read_metadata(prefix)
         if stored:
+            class_map = _class_map(stored)
+            class_map.require_count(config.data.num_classes)
             with _building(stored):
-                task = self._task_class(config, _class_map(stored))
+                task = self._task_class(config, class_map)
         else:
             task = self.new_task(self.config_for_weights(config, prefix))
         self.load_weights(task, prefix)

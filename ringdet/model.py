@@ -120,6 +120,8 @@ class Model:
         from object_detection.serve.image_files import find_images
 
         _require("exif", exif, ("apply", "ignore"))
+        if isinstance(min_score, str) or not 0 <= min_score <= 1:
+            raise ValueError(f"min_score={min_score!r}: expected a number from 0 to 1")
         if isinstance(images, (str, os.PathLike)):
             path = os.path.expanduser(os.fspath(images))
             for file in find_images(path):

@@ -9,6 +9,7 @@ set's, a JSON's) meet it by name (`ClassMap.matched`): ids are counted anew by m
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,7 @@ import numpy as np
 from object_detection.coco.categories import COCO_CATEGORIES
 from object_detection.coco.listed import some
 from object_detection.records.card import DataCard
-from outside_data.files import expecting, read_yaml, regular_file
+from outside_data.files import expecting, read_text, read_yaml, regular_file
 
 _VOC = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
@@ -33,6 +34,9 @@ LABEL_MAPS: dict[str, dict[int, str]] = {
     "voc": dict(enumerate(_VOC, start=1)),
     "waymo": {1: "vehicle", 2: "pedestrian", 4: "cyclist"},
 }
+
+_ITEM = re.compile(r"item\s*\{(.*?)\}", re.DOTALL)
+_ITEM_FIELD = re.compile(r"""(\w+)\s*:\s*(?:(["'])(.*?)\2|(\S+))""")
 
 
 def plain_name(name: str) -> str:
@@ -193,6 +197,19 @@ class ClassMap:
         )
         return is_nameless or plain_name(name) in self._names_of(channel)
 
+    def require_count(self, num_classes: int | None) -> None:
+        """Raises ValueError if a checkpoint of these classes is asked for another number of them.
+
+        Args:
+          num_classes: the setting; None: not given.
+        """
+        if num_classes is not None and num_classes != self.num_classes:
+            raise ValueError(
+                f"num_classes={num_classes} but the checkpoint has {self.num_classes} classes: "
+                "leave num_classes unset; to train on other classes use --pretrained_ckpt and a "
+                "new --model_dir"
+            )
+
     def to_dict(self) -> dict[str, Any]:
         """Returns plain values for JSON."""
         renamed = {"data_names": [[i, n] for i, n in self.data_names.items()]}
@@ -278,12 +295,7 @@ def class_map_of_run(
 def _require_same_classes(
     class_map: ClassMap, card: DataCard | None, num_classes: int | None
 ) -> None:
-    if num_classes is not None and num_classes != class_map.num_classes:
-        raise ValueError(
-            f"num_classes={num_classes} but the checkpoint has {class_map.num_classes} classes: "
-            "leave num_classes unset; to train on other classes use --pretrained_ckpt and a new "
-            "--model_dir"
-        )
+    class_map.require_count(num_classes)
     names = card.category_names if card else {}
     known = class_map.matched(names, source="the training records").category_to_class
     unknown = sorted(set(names) - set(known))
@@ -295,7 +307,10 @@ def _require_same_classes(
 
 
 def read_label_map(label_map: str) -> dict[int, str]:
-    """Returns category_id -> name of `--label_map`: a name known here or a YAML file.
+    """Returns category_id -> name of `--label_map`: a name known here or a file.
+
+    A YAML file holds them as `id: name`, at its top or, as google/automl's settings do, under
+    `label_map`. TensorFlow's `.pbtxt` has items with an id and a name, or a name to be shown.
 
     Raises:
       ValueError: the file holds something else.
@@ -308,7 +323,24 @@ def read_label_map(label_map: str) -> dict[int, str]:
             f"label_map={label_map!r}: expected {', '.join(LABEL_MAPS)} or a YAML file"
         )
     with expecting(label_map, "category id: name"):
-        return {int(key): str(name) for key, name in read_yaml(label_map).items()}
+        if os.fspath(label_map).endswith(".pbtxt"):
+            names = dict(map(_labelled_item, _ITEM.findall(read_text(label_map))))
+        else:
+            content = read_yaml(label_map, as_text=True)
+            if not isinstance(content, dict):
+                raise ValueError(f"{type(content).__name__}, not numbers with names")
+            content = content.get("label_map", content)
+            names = {int(key): str(name) for key, name in content.items()}
+        if not names:
+            raise ValueError("not one class")
+        if min(names) < 0:
+            raise ValueError(f"the id {min(names)}, below 0")
+        return names
+
+
+def _labelled_item(item: str) -> tuple[int, str]:
+    fields = {key: quoted or bare for key, _, quoted, bare in _ITEM_FIELD.findall(item)}
+    return int(fields["id"]), fields.get("display_name") or fields["name"]
 
 
 def coco_class_map(*, class_ids: str, num_classes: int | None) -> ClassMap:

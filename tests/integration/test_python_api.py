@@ -76,6 +76,9 @@ def test_what_numpy_reads_as_an_image_is_one_and_the_rest_is_named(model, tiny_s
             model.predict(images)
     with pytest.raises(ValueError, match="exif='aply': expected 'apply' or 'ignore'"):
         model.predict(path, exif="aply")
+    for score in ("0.4", float("nan"), 40):
+        with pytest.raises(ValueError, match=f"min_score={score!r}: expected a number from 0 to 1"):
+            model.predict(path, min_score=score)
     with pytest.raises(ValueError, match="which='lst': expected 'best' or 'last'"):
         ringdet.load("nowhere", which="lst")
     with pytest.raises(TypeError, match="load it in each process"):
@@ -114,6 +117,11 @@ def test_an_export_is_loaded_as_a_run_is(model, trained_run, tiny_set):
     ):
         with pytest.raises(ValueError, match="emackpt-final, an export, keeps its settings"):
             ringdet.load(trained_run.folder / "emackpt-final", **setting)
+
+
+def test_a_checkpoint_has_its_own_number_of_classes(trained_run):
+    with pytest.raises(ValueError, match="num_classes=7 but the checkpoint has 8 classes: leave"):
+        ringdet.load(trained_run.folder, hparams="num_classes=7")
 
 
 def test_a_video_is_read_frame_by_frame(model, tmp_path, monkeypatch):

@@ -3,7 +3,12 @@
 import pytest
 
 from object_detection.records.card_builder import Tally, build_card
-from object_detection.records.class_map import ClassMap, coco_class_map, make_class_map
+from object_detection.records.class_map import (
+    ClassMap,
+    coco_class_map,
+    make_class_map,
+    read_label_map,
+)
 
 PETS = ClassMap(3, {0: (1, "person"), 1: (2, "animal"), 2: (3, "traffic light")})
 
@@ -84,3 +89,42 @@ def test_ids_too_large_to_number_channels():
     assert make_class_map(card, class_ids="contiguous", num_classes=None).names == ("cup",)
     with pytest.raises(ValueError, match="1,000,000,000,000 channels for the 1 cat.*contiguous"):
         make_class_map(card, class_ids="category_id", num_classes=None)
+
+
+PBTXT = """
+item {
+  id: 1  # of TensorFlow's object detection
+  name: 'yes'
+}
+item { name: "/m/01g317" id: 90 display_name: "no" }
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("map.yaml", "1: yes\n90: no\n"),  # which YAML takes for true and false
+        ("map.json", '{"1": "yes", "90": "no"}'),
+        ("automl.yaml", "num_classes: 2\nlabel_map: {1: yes, 90: no}\n"),
+        ("label_map.pbtxt", PBTXT),
+    ],
+)
+def test_label_maps_of_several_programs(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    assert read_label_map(str(tmp_path / name)) == {1: "yes", 90: "no"}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("list.yaml", "- cat\n- dog\n", "list, not numbers with names"),
+        ("turned.yaml", "cat: 1", "'cat'"),
+        ("negative.yaml", "-1: cat", "the id -1, below 0"),
+        ("empty.pbtxt", "", "not one class"),
+        ("unnamed.pbtxt", "item { id: 1 }", "'name'"),
+    ],
+)
+def test_label_maps_that_are_none(tmp_path, name, text, message):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=rf"{name}: expected category id: name; .*{message}"):
+        read_label_map(str(tmp_path / name))
