@@ -59,7 +59,14 @@ def check_ground_truth(
     kept = np.flatnonzero(np.isin(everywhere[:, 0], chosen))
     given = given[np.isin(given[:, 0], chosen)]
     if not len(given):
-        raise ValueError(f"no box to score in the {len(truth.images)} images of {truth.path}")
+        count = truth.num_objects
+        why = f"its {count} annotations are crowd regions" if count else "it has no annotations"
+        if len(everywhere):
+            why = "the records have none of its objects"
+        raise ValueError(
+            f"no box to score in the {len(truth.images)} images of {truth.path}: {why}. Scores "
+            "need annotated objects; infer.py shows what is found on images without any"
+        )
     scored, kept = _sample_of_crowded(given, everywhere, kept)
     if rows is None:
         scored = everywhere[kept]

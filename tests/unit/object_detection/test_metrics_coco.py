@@ -361,8 +361,14 @@ def test_annotations_of_unknown_images_or_categories():
         match=r"objects of .* \(7\) belong to no class of the model; of its list .* cat\.",
     ):
         check_ground_truth(instances([1], [(1, 7, BOX)]), categories={0: (3, "cat")})
-    with pytest.raises(ValueError, match="no box to score"):
-        check_ground_truth(instances([1], []))
+    for objects, why in (
+        ([], "it has no annotations"),
+        ([(1, 3, BOX, 1)] * 2, "its 2 annotations are crowd regions"),
+    ):
+        with pytest.raises(ValueError, match=f"no box to score in the 1 images of .*: {why}. Scor"):
+            check_ground_truth(instances([1], objects))
+    with pytest.raises(ValueError, match="the records have none of its objects"):
+        check_ground_truth(instances([1], [(1, 3, BOX)]), rows=np.zeros([0, 7]))
 
 
 PLACES = slice(1, 5)  # columns of x, y, w, h
