@@ -8,6 +8,15 @@ from __future__ import annotations
 import numpy as np
 
 
+def random(
+    rng: np.random.Generator, *shape: int, low: float = 0, high: float, side: tuple[float, float]
+) -> np.ndarray:
+    """Returns float32 [*shape, 4], y1 and x1 from `low` to `high`, sides in the range `side`."""
+    start = rng.uniform(low, high, (*shape, 2))
+    end = start + rng.uniform(*side, (*shape, 2))
+    return np.concatenate([start, end], axis=-1).astype(np.float32)
+
+
 def decode(deltas: np.ndarray, anchors: np.ndarray, offset: float = 0.0) -> np.ndarray:
     """Returns the boxes [n, 4] that `deltas` [n, 4] from `anchors` [n, 4] mean."""
     size = anchors[:, 2:] - anchors[:, :2] + offset

@@ -52,8 +52,7 @@ def images(max_boxes=20):
     boxes = np.zeros((5, max_boxes, 4), np.float32)
     classes = np.full((5, max_boxes), -1, np.int32)
     for image, count in enumerate((0, 3, max_boxes, 12, 9)):
-        low = rng.uniform(-4, 60, (count, 2))
-        boxes[image, :count] = np.concatenate([low, low + rng.uniform(2, 40, (count, 2))], -1)
+        boxes[image, :count] = numpy_boxes.random(rng, count, low=-4, high=60, side=(2, 40))
         classes[image, :count] = rng.integers(0, NUM_CLASSES, count)
     # On the grid of the anchors: many exactly equal overlaps; two boxes twice; one off the image.
     boxes[3, :12] = np.round(boxes[3, :12] / 8) * 8 + [0, 0, 8, 8]

@@ -67,8 +67,7 @@ def example(seed=0):
     class_targets[0, :3] = -1
     positives[0, :3] = False
     box_targets = rng.normal(0, 0.3, (2, num_anchors, 4)) * positives[..., np.newaxis]
-    low = rng.uniform(0, 50, (num_anchors, 2))
-    anchors = np.concatenate([low, low + rng.uniform(5, 40, (num_anchors, 2))], axis=1)
+    anchors = numpy_boxes.random(rng, num_anchors, high=50, side=(5, 40))
     return logits, deltas, positives, class_targets, box_targets, anchors
 
 

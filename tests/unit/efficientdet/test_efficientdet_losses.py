@@ -4,6 +4,7 @@ import math
 import re
 
 import numpy as np
+import numpy_boxes
 import pytest
 import tensorflow as tf
 
@@ -31,8 +32,7 @@ def example(batch_size=2, dtype=np.float32):
         positives=tf.constant(positives),
         num_positives=tf.constant(positives.sum(axis=1), tf.float32),
     )
-    low = rng.uniform(0, 50, (NUM_ANCHORS, 2))
-    anchors = tf.constant(np.concatenate([low, low + 20], -1), tf.float32)
+    anchors = tf.constant(numpy_boxes.random(rng, NUM_ANCHORS, high=50, side=(20, 20)))
     logits, deltas = ([tf.constant(x, dtype) for x in level] for level in (logits, deltas))
     return logits, deltas, targets, anchors
 

@@ -20,8 +20,7 @@ def example(seed=0):
     rng = np.random.default_rng(seed)
     logits = 2 * rng.normal(size=(2, NUM_PROPOSALS, NUM_CLASSES + 1)).astype(np.float32)
     deltas = rng.normal(size=(2, NUM_PROPOSALS, NUM_CLASSES, 4)).astype(np.float32)
-    low = rng.uniform(0, 50, (2, NUM_PROPOSALS, 2))
-    proposals = np.concatenate([low, low + rng.uniform(8, 30, low.shape)], -1).astype(np.float32)
+    proposals = numpy_boxes.random(rng, 2, NUM_PROPOSALS, high=50, side=(8, 30))
     valid = np.arange(NUM_PROPOSALS) < np.array([[30], [22]])
     return logits, deltas, proposals, valid
 

@@ -51,9 +51,7 @@ def rpn(gt_boxes, gt_classes, anchors=ANCHORS, image_sizes=None, crowds=None, **
 
 
 def random_gt(rng, batch, count):
-    low = rng.uniform(0, 70, (batch, count, 2))
-    boxes = np.concatenate([low, low + rng.uniform(8, 40, (batch, count, 2))], -1)
-    return boxes.astype(np.float32)
+    return numpy_boxes.random(rng, batch, count, high=70, side=(8, 40))
 
 
 @pytest.mark.parametrize("offset", [0.0, 1.0])

@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import numpy_boxes
 import pytest
 import tensorflow as tf
 from hypothesis import given, settings
@@ -78,8 +79,7 @@ def test_degenerate_boxes_encode_to_finite_values():
 def test_half_precision_input_is_computed_in_float32():
     rng = np.random.default_rng(0)
     deltas = tf.constant(rng.normal(0, 0.3, (100, 4)), tf.float16)
-    low = rng.uniform(0, 480, (100, 2))
-    anchors = np.concatenate([low, low + 32], -1).astype(np.float32)
+    anchors = numpy_boxes.random(rng, 100, high=480, side=(32, 32))
     decoded = decode_boxes(deltas, anchors)
     assert decoded.dtype == tf.float32
     np.testing.assert_array_equal(decoded, decode_boxes(tf.cast(deltas, tf.float32), anchors))
@@ -88,8 +88,7 @@ def test_half_precision_input_is_computed_in_float32():
 
 def test_compiled_equals_eager():
     rng = np.random.default_rng(0)
-    low = rng.uniform(0, 480, (2, 50, 2))
-    boxes = np.concatenate([low, low + rng.uniform(5, 100, (2, 50, 2))], -1).astype(np.float32)
+    boxes = numpy_boxes.random(rng, 2, 50, high=480, side=(5, 100))
     anchors = boxes[0, ::-1].copy()
     compiled_encode = tf.function(encode_boxes, jit_compile=True)
     compiled_decode = tf.function(decode_boxes, jit_compile=True)

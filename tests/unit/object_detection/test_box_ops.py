@@ -1,6 +1,7 @@
 """Box geometry: hand-computed cases, bounds and symmetry."""
 
 import numpy as np
+import numpy_boxes
 import pytest
 import tensorflow as tf
 from hypothesis import given, settings
@@ -52,8 +53,7 @@ def test_pixel_offset_counts_both_border_pixels():
 
 def test_pairwise_iou_broadcasts_leading_dimensions():
     rng = np.random.default_rng(0)
-    low = rng.uniform(0, 50, (3, 5, 2))
-    b = tf.constant(np.concatenate([low, low + 20], -1), tf.float32)
+    b = tf.constant(numpy_boxes.random(rng, 3, 5, high=50, side=(20, 20)))
     a = b[0, :2]
     result = box_ops.pairwise_iou(a, b)
     assert result.shape == (3, 2, 5)
@@ -128,8 +128,7 @@ def test_half_precision_input_is_computed_in_float32():
 
 def test_compiled_equals_eager():
     rng = np.random.default_rng(1)
-    low = rng.uniform(0, 100, (40, 2))
-    boxes = tf.constant(np.concatenate([low, low + rng.uniform(0, 60, (40, 2))], -1), tf.float32)
+    boxes = tf.constant(numpy_boxes.random(rng, 40, high=100, side=(0, 60)))
 
     def everything(a, b):
         measures = [f(a, b) for f in (box_ops.iou, box_ops.giou, box_ops.diou, box_ops.ciou)]

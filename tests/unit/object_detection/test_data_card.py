@@ -6,6 +6,7 @@ import gzip
 import sys
 
 import numpy as np
+import numpy_boxes
 import pytest
 from samples import record as make_record
 
@@ -95,8 +96,7 @@ def test_tallies_merge_to_the_whole():
     whole, parts = Tally(), [Tally() for _ in range(3)]
     for index in range(9):
         count = int(rng.integers(0, 5))
-        corners = rng.uniform(0, 50, (count, 2))
-        boxes = np.concatenate([corners, corners + rng.uniform(1, 50, (count, 2))], axis=1)
+        boxes = numpy_boxes.random(rng, count, high=50, side=(1, 50))
         for tally in (whole, parts[index // 3]):
             tally.add_image(str(index), (100, 100 + index), boxes=boxes,
                             category_ids=[1] * count, is_crowd=[False] * count)  # fmt: skip

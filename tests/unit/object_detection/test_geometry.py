@@ -3,6 +3,7 @@
 from fractions import Fraction
 
 import numpy as np
+import numpy_boxes
 import pytest
 import tensorflow as tf
 from hypothesis import given, settings
@@ -102,17 +103,12 @@ def random_geometry(rng, leading=()):
     )
 
 
-def random_boxes(rng, leading, size):
-    low = rng.uniform(0, size * 0.9, (*leading, 2))
-    return np.concatenate([low, low + rng.uniform(0, size, (*leading, 2))], -1).astype(np.float32)
-
-
 @few
 @given(seed=st.integers(0, 2**32 - 1), width=st.integers(1, 1536))
 def test_network_to_original_undoes_original_to_network(seed, width):
     rng = np.random.default_rng(seed)
     places = random_geometry(rng, (3,))
-    boxes = random_boxes(rng, (3, 5), 800)
+    boxes = numpy_boxes.random(rng, 3, 5, high=720, side=(0, 800))
     moved = geometry_lib.original_to_network(boxes, places, network_width=width)
     assert bool(tf.reduce_all(moved[..., 2:] >= moved[..., :2])), "corners stay in order"
     back = geometry_lib.network_to_original(moved, places, network_width=width)
@@ -138,7 +134,7 @@ def there_and_back(packed, boxes):
 def test_eager_mapped_and_compiled_agree():
     rng = np.random.default_rng(3)
     packed = geometry_lib.pack(random_geometry(rng, (4,)))
-    boxes = tf.constant(random_boxes(rng, (4, 6), 300))
+    boxes = tf.constant(numpy_boxes.random(rng, 4, 6, high=270, side=(0, 300)))
     expected = there_and_back(packed, boxes)
     compiled = tf.function(there_and_back, jit_compile=True)(packed, boxes)
     mapped = tf.data.Dataset.from_tensor_slices((packed, boxes)).map(there_and_back)

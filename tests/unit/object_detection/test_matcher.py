@@ -4,6 +4,7 @@ import math
 import re
 
 import numpy as np
+import numpy_boxes
 import pytest
 import tensorflow as tf
 
@@ -142,12 +143,10 @@ def test_thresholds_out_of_order_are_refused(positive, negative):
 
 def random_batch(num_anchors=500, max_boxes=20):
     rng = np.random.default_rng(3)
-    low = rng.uniform(0, 200, (num_anchors, 2))
-    anchors = np.concatenate([low, low + rng.uniform(10, 80, (num_anchors, 2))], -1)
-    low = rng.uniform(0, 200, (3, max_boxes, 2))
-    boxes = np.concatenate([low, low + rng.uniform(10, 80, (3, max_boxes, 2))], -1)
+    anchors = numpy_boxes.random(rng, num_anchors, high=200, side=(10, 80))
+    boxes = numpy_boxes.random(rng, 3, max_boxes, high=200, side=(10, 80))
     valid = np.arange(max_boxes) < np.array([[0], [7], [max_boxes]])
-    return anchors.astype(np.float32), boxes.astype(np.float32), valid
+    return anchors, boxes, valid
 
 
 def test_compiled_equals_eager_and_never_holds_the_overlap_matrix():

@@ -1,6 +1,7 @@
 """Suppression: hand-computed cases, padding and properties of each method."""
 
 import numpy as np
+import numpy_boxes
 import pytest
 import tensorflow as tf
 from hypothesis import given, settings
@@ -152,8 +153,7 @@ def test_unknown_method_is_refused():
 @given(st.integers(0, 2**31), st.floats(0.2, 0.8), st.sampled_from(["hard", "diou"]))
 def test_hard_suppression_is_idempotent(seed, iou_threshold, method):
     rng = np.random.default_rng(seed)
-    low = rng.uniform(0, 60, (1, 12, 2))
-    boxes = np.concatenate([low, low + rng.uniform(5, 40, (1, 12, 2))], -1).astype(np.float32)
+    boxes = numpy_boxes.random(rng, 1, 12, high=60, side=(5, 40))
     scores = rng.uniform(0.01, 1, (1, 12)).astype(np.float32)
     classes = rng.integers(0, 2, (1, 12), dtype=np.int32)
     changes = {"method": method, "iou_threshold": iou_threshold, "max_output_size": 12}
@@ -166,8 +166,7 @@ def test_hard_suppression_is_idempotent(seed, iou_threshold, method):
 @pytest.mark.parametrize("method", METHODS)
 def test_compiled_equals_eager(method):
     rng = np.random.default_rng(5)
-    low = rng.uniform(0, 60, (2, 40, 2))
-    boxes = np.concatenate([low, low + rng.uniform(5, 40, (2, 40, 2))], -1).astype(np.float32)
+    boxes = numpy_boxes.random(rng, 2, 40, high=60, side=(5, 40))
     scores = rng.uniform(0, 1, (2, 40)).astype(np.float32)
     classes = rng.integers(0, 3, (2, 40), dtype=np.int32)
     changes = {"method": method, "max_output_size": 20}
