@@ -35,6 +35,14 @@ FORMATS = ("coco", "cvat", "voc", *_OF_JSON, "open_images", "yolo")
 
 _MODULES = {"open_images": "tables", **{name: f"json_files.{name}" for name in _OF_JSON}}
 _ONE_SUFFIX = {"voc": ".xml", "cvat": ".xml", **dict.fromkeys(_OF_JSON, ".json")}
+# What the JSON of tools is marked by that are not read.
+_NOT_READ = {
+    "VGG Image Annotator 3": (b'"vid"', b'"xy"'),
+    "VoTT": (b'"asset"', b'"regions"'),
+    "FiftyOne": (b'"labels"', b'"bounding_box"'),
+    "BDD100K": (b'"box2d"',),
+    "Labelbox": (b'"Labeled Data"',),
+}
 _DESCRIPTION = "imported.json"
 _VERSION = 2
 
@@ -160,7 +168,10 @@ def _why_not_coco(path: Path) -> str:
         return str(error)
     is_object = isinstance(content, dict)
     found = f"has the keys {clean(sorted(content)[:9])}" if is_object else "holds no object, { }"
-    return f"{path} {found}: COCO's instances have 'images', 'annotations' and 'categories'"
+    head = head_of(path)
+    tools = (tool for tool, marks in _NOT_READ.items() if all(mark in head for mark in marks))
+    others = "".join(f"; like {tool}'s, which is not read: export COCO there" for tool in tools)
+    return f"{path} {found}: COCO's instances have 'images', 'annotations' and 'categories'{others}"
 
 
 def _identity(folder: DataFolder, name: str, voc_corners: str) -> str:

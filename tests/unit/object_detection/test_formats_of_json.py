@@ -140,16 +140,20 @@ def test_boxes_of_createml_that_are_none(folder):
 
 
 @pytest.mark.parametrize(
-    "entry",
+    ("tool", "content"),
     [
-        {"name": "a.jpg", "labels": [{"category": "car", "box2d": {"x1": 1}}]},  # BDD100K
-        {"External ID": "a.jpg", "Label": {"objects": [{"title": "car"}]}},  # Labelbox
+        ("BDD100K", [{"name": "a.jpg", "labels": [{"category": "car", "box2d": {"x1": 1}}]}]),
+        ("Labelbox", [{"Labeled Data": "a.jpg", "Label": {"objects": [{"title": "car"}]}}]),
+        ("VoTT", {"assets": {"1": {"asset": {"name": "a.jpg"}, "regions": []}}}),
+        ("FiftyOne", {"classes": ["car"], "labels": {"a": [{"bounding_box": [0, 0, 1, 1]}]}}),
+        ("VGG Image Annotator 3", {"metadata": {"1": {"vid": "1", "xy": [2, 1, 1, 3, 4]}}}),
     ],
 )
-def test_lists_of_others_are_not_taken_for_tasks_of_label_studio(folder, entry):
+def test_json_of_tools_that_is_not_read_is_named(folder, tool, content):
     folder.write("a.jpg")
-    folder.write("a.json", json.dumps([entry]))
-    with pytest.raises(ValueError, match=r"no annotations in a known format .*a\.json"):
+    folder.write("a.json", json.dumps(content))
+    message = rf"no annotations in a known format .*a\.json .*; like {tool}'s, which is not read"
+    with pytest.raises(ValueError, match=message):
         folder.read()
 
 
