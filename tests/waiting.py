@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -21,3 +22,11 @@ def wait_until(look: Callable[[], T], otherwise: Callable[[], str], *, seconds: 
         assert time.monotonic() < end, otherwise()
         time.sleep(0.01)
     return seen
+
+
+def is_running(pid: int) -> bool:
+    """Returns False for a process that is gone or waits to be reaped."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False

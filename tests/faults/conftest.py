@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from waiting import wait_until
+from stub_machine import in_place_of_train
+from waiting import is_running, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 # Generous for a busy machine; a run that does not come this far within it hangs.
@@ -28,15 +29,10 @@ class FaultyRun:
         self, folder: Path, *flags: str, ranks: int = 2, launcher: str = "mpirun", **variables: str
     ):
         self.folder, self.model_dir = folder, folder / "run"
-        stand_in = folder / "python"
-        # The first word is train.py; what follows are the flags of a documented run.
-        program = f'exec "{sys.executable}" "{ROOT}/tests/faults/tiny_run.py" "$@"'
-        stand_in.write_text(f"#!/bin/bash\nshift\n{program}\n")
-        stand_in.chmod(0o755)
         environment = {
             **os.environ,
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            "PYTHON": str(stand_in),
+            **in_place_of_train(folder, ROOT / "tests/faults/tiny_run.py"),
             "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}",
             "MODEL_DIR": str(self.model_dir),
             "NGPU": str(ranks),
@@ -86,23 +82,16 @@ class FaultyRun:
     def wait_for_ranks(self, seconds: float) -> None:
         """Waits until no rank is there any more."""
         wait_until(
-            lambda: not any(map(_is_there, self.pids())),
-            lambda: f"still there: {list(filter(_is_there, self.pids()))}\n{self.said()[-6000:]}",
+            lambda: not any(map(is_running, self.pids())),
+            lambda: f"still there: {list(filter(is_running, self.pids()))}\n{self.said()[-6000:]}",
             seconds=seconds,
         )
 
     def kill(self) -> None:
         """Leaves nothing running."""
         for pid in [self.process.pid, *self.pids()]:
-            if _is_there(pid):
+            if is_running(pid):
                 os.kill(pid, signal.SIGKILL)
-
-
-def _is_there(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 from commands import ROOT
 from left_by_runs import tensors
+from stub_machine import in_place_of_train
 from tiny_runs import SMALLEST
 from waiting import wait_until
 
@@ -184,18 +185,10 @@ def cluster(tmp_path_factory):
     cluster.mini_slurm("down")
 
 
-def in_place_of_train(folder: Path, program: str) -> dict[str, str]:
-    """Returns the variable that puts a program of the tests in the place of train.py."""
-    stand_in = folder / "python"
-    stand_in.write_text(f'#!/bin/bash\nexec {sys.executable} {ROOT}/tests/{program} "${{@:2}}"\n')
-    stand_in.chmod(0o755)
-    return {"PYTHON": str(stand_in)}
-
-
 @pytest.fixture(scope="module")
 def counting(tmp_path_factory):
     """The variables of the counting ranks."""
-    program = "integration/rank_programs/counting.py"
+    program = ROOT / "tests/integration/rank_programs/counting.py"
     return {**in_place_of_train(tmp_path_factory.mktemp("python"), program), "LAST_STEP": "60"}
 
 
@@ -323,7 +316,7 @@ def test_a_lost_node_is_replaced_and_the_job_counts_on(cluster, counting):
 def faulty(tmp_path):
     """The variables of a training of the tiny family."""
     return {
-        **in_place_of_train(tmp_path, "faults/tiny_run.py"),
+        **in_place_of_train(tmp_path, ROOT / "tests/faults/tiny_run.py"),
         "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}",
         **{"STEP_SECONDS": "0.1", "TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"},
     }

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 from launcher_machine import Machine, in_job
-from waiting import wait_until
+from stub_machine import write_executable
+from waiting import is_running, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 D0 = ROOT / "scripts" / "D0"
@@ -20,10 +21,7 @@ def machine(tmp_path):
 
 
 # PYTHON names it: it stands for the interpreter and gets `train.py` and all flags.
-RANK = """#!/bin/bash
-echo "rank speaks: $1"
-{body}
-"""
+RANK = 'echo "rank speaks: $1"'
 
 
 # Starts two ranks as Open MPI does, and has one speak for their failure.
@@ -39,9 +37,7 @@ exit $code
 
 def start(machine, tmp_path, body, **variables):
     """Starts the convergence script with a stand-in for Python; returns the process."""
-    stand_in = tmp_path / "python"
-    stand_in.write_text(RANK.format(body=body))
-    stand_in.chmod(0o755)
+    stand_in = write_executable(tmp_path / "python", f"{RANK}\n{body}")
     variables = {"PYTHON": str(stand_in), "NGPU": "1", "PREFLIGHT": "0", **variables}
     environment = machine.environment(**variables)
     return subprocess.Popen(
@@ -170,14 +166,6 @@ def test_a_second_signal_ends_the_ranks(machine, tmp_path):
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=60)
     assert process.returncode == 137
-
-
-def is_running(pid):
-    """True unless a process is gone or waits to be reaped."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def wait_until_gone(pids, seconds=20):

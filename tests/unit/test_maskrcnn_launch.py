@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from launcher_machine import Machine, flags_of, in_job
+from stub_machine import write_executable
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS_FOLDER = ROOT / "scripts" / "maskrcnn"
@@ -55,7 +56,7 @@ def test_a_container_gets_the_weights(machine):
 # ---------------------------------------------------------------------------- stability
 
 # Stands for the interpreter: writes a run's last scores, which depend on the seed.
-SCORES = """#!/bin/bash
+SCORES = """
 for word; do case $word in --model_dir=*) run=${word#*=} ;; --seed=*) seed=${word#*=} ;; esac; done
 [ "$seed" != "$STOP_AT" ] || exit 75
 mkdir -p "$run/evaluation"
@@ -67,9 +68,7 @@ STABILITY = "stability-AMP-8xV100-16G-pytorch.sh"
 
 
 def test_stability_reports_and_goes_on_where_it_stopped(machine, tmp_path):
-    stand_in = tmp_path / "python"
-    stand_in.write_text(SCORES)
-    stand_in.chmod(0o755)
+    stand_in = write_executable(tmp_path / "python", SCORES)
     variables = {"PYTHON": str(stand_in), "NGPU": "1", "PREFLIGHT": "0", "SEEDS": "2 4 6"}
     result = machine.run(STABILITY, **variables, STOP_AT="6")
     assert result.returncode == 75 and "mean" not in result.stdout

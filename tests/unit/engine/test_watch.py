@@ -5,6 +5,7 @@ import socket
 import time
 
 import pytest
+from waiting import wait_until
 
 from engine.ranks import distributed
 from engine.ranks import watch as ranks_watch
@@ -80,10 +81,8 @@ def test_a_silent_rank_is_named_with_its_place(ranks):
     (reason,) = ranks.reasons[0]
     assert reason.startswith("rank 2 of 3 on node2 is frozen or cut off: no sign of life for 1.5 s")
     assert "(--heartbeat_seconds); last seen at: step" in reason
-    deadline = time.monotonic() + 5
-    while not ranks.reasons[1] and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert ranks.reasons[1] == [""], "the others are told to end"
+    told = wait_until(lambda: ranks.reasons[1], lambda: "the others are not told to end", seconds=5)
+    assert told == [""]
 
 
 def test_a_rank_that_vanishes_is_named(ranks):
@@ -102,11 +101,10 @@ def test_the_others_name_rank_0(ranks):
     for line in ranks.watches[0]._lines:
         line.send = lambda message: None
     ranks.run(5.0)
-    deadline = time.monotonic() + 5
-    while not (ranks.reasons[1] and ranks.reasons[2]) and time.monotonic() < deadline:
-        time.sleep(0.02)
     for rank in (1, 2):
-        assert ranks.reasons[rank][0].startswith("rank 0 of 3 on node1 is frozen or cut off")
+        reasons = ranks.reasons[rank]
+        wait_until(lambda: reasons, lambda: "nobody is named", seconds=5)  # noqa: B023
+        assert reasons[0].startswith("rank 0 of 3 on node1 is frozen or cut off")
 
 
 def test_the_rank_that_the_others_wait_for_is_named(ranks):
