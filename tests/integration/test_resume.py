@@ -95,6 +95,7 @@ def test_finished_run_started_again_trains_no_further(commands, trained_run, bro
     assert all(np.array_equal(before[name], after[name]) for name in before)
 
 
+@pytest.mark.nightly  # every day test_checkpoint.py and test_run.py show it in one process
 def test_half_written_checkpoint_is_passed_over(commands, trained_run, tmp_path):
     for suffix in (".index", ".data-00000-of-00001", ".json"):
         for step in (28, 56):

@@ -44,8 +44,7 @@ def start(folder, script, *flags, **variables):
 
 # ---------------------------------------------------------------------------- one of each kind
 
-# Families whose run is tried, and those of which every day tries one.
-BOTH = ("D0", "maskrcnn")
+# Families whose run is tried, D0's every day.
 ALTERNATELY = ("D0", pytest.param("maskrcnn", marks=pytest.mark.nightly))
 BENCHMARK = {
     "D0": (*SMALLEST, "--benchmark_steps=4"),
@@ -116,7 +115,7 @@ def test_convergence_of_a_tf2_recipe_runs_on_cpu_ranks(trained_with_masks):
 
 @pytest.mark.slow
 @pytest.mark.multi
-@pytest.mark.parametrize("family", BOTH)
+@pytest.mark.parametrize("family", ALTERNATELY)  # two ranks and masks: test_maskrcnn.py
 def test_evaluate_gives_the_score_of_the_training(folder, run_of, family):
     script, results = script_and_results(folder, family, "evaluate-AMP-8xA100-80G")
     run = run_of(family)
