@@ -58,7 +58,7 @@ flags.DEFINE_string(
 FLAGS = flags.FLAGS
 
 
-def main(argv: list[str]) -> int:
+def main(words: list[str]) -> int:
     """Evaluates; returns the exit code."""
     from engine.files import checkpoint
     from engine.ranks import distributed
@@ -67,7 +67,7 @@ def main(argv: list[str]) -> int:
 
     of_data = data_flags.use_for_evaluation()
     request = families.evaluation_request(
-        argv[1:],
+        words,
         preset_name=FLAGS.preset,
         batch_size=FLAGS.batch_size if FLAGS["batch_size"].present else None,
         num_ranks=distributed.launched_size(),
@@ -118,4 +118,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    cli.run_app(main)
+    cli.run_app(main, takes_words=True)

@@ -63,9 +63,8 @@ flags.DEFINE_integer("num_images", 16, "Most images of --images that are used.",
 FLAGS = flags.FLAGS
 
 
-def intent(argv: list[str]) -> str:
+def intent() -> str:
     """Checks the flags; returns what is about to be done."""
-    cli.refuse_arguments(argv)
     for name in ("model_dir", "saved_model_dir"):
         if not FLAGS[name].value:
             raise ConfigError(f"--{name} is required")
@@ -74,9 +73,8 @@ def intent(argv: list[str]) -> str:
     return f"exporting {FLAGS.model_dir} as {target.format} ({target.stage}, {target.precision})"
 
 
-def main(argv: list[str]) -> int:
+def main() -> int:
     """Writes the export; returns the exit code."""
-    del argv
     target = wanted()
     task = families.flagged_task(input_size=FLAGS.image_size)
     check_target(target, stages=task.stages, model_name=task.config.model.name)

@@ -95,7 +95,7 @@ def training_request(
             num_ranks=num_ranks,
         )
     refuse_references(name.value)
-    cli.refuse_arguments(["", *pairs])
+    cli.refuse_arguments(pairs)
     config = with_preset(base_config(name.value), preset_name)
     return Request(cli.resolve(config, recipe=recipe, hparams=hparams))
 
@@ -134,7 +134,7 @@ def evaluation_request(
 ) -> Request:
     """Returns what eval.py's asks for; see `command_line.evaluation_request`."""
     if not command_line.given_arguments():
-        cli.refuse_arguments(["", *pairs])
+        cli.refuse_arguments(pairs)
         return Request(None)
     name = flags.FLAGS["model_name"]
     if name.present:

@@ -79,9 +79,8 @@ _SHOWN = 3
 _SHEET_IMAGES = 16
 
 
-def intent(argv: list[str]) -> str:
+def intent() -> str:
     """Checks the flags; returns what is about to be done."""
-    cli.refuse_arguments(argv)
     if not FLAGS.output_dir:
         raise ConfigError("--output_dir is required")
     if bool(FLAGS.image_path) == bool(FLAGS.image_list):
@@ -102,9 +101,8 @@ def intent(argv: list[str]) -> str:
     return f"detecting on {source} with {FLAGS.model_dir or FLAGS.saved_model_dir}"
 
 
-def main(argv: list[str]) -> int:
+def main() -> int:
     """Runs the detector over the images; returns the exit code."""
-    del argv
     import tensorflow as tf
     from PIL import Image
 

@@ -26,9 +26,8 @@ flags.DEFINE_string("records", "", "Glob of the records; '': where they were at 
 FLAGS = flags.FLAGS
 
 
-def main(argv: list[str]) -> int:
+def main() -> int:
     """Writes the report; returns the exit code."""
-    cli.refuse_arguments(argv)
     if not FLAGS.evaluation:
         raise ConfigError("--evaluation is required: a folder that eval.py or a training wrote")
     from object_detection.report.write import ReportOptions, read_evaluation, write_report

@@ -57,7 +57,7 @@ families.define_flags(training=True)
 FLAGS = flags.FLAGS
 
 
-def resolve_request(argv: list[str]) -> families.Request:
+def resolve_request(words: list[str]) -> families.Request:
     """Returns what the command line asks for."""
     from engine.config.settings import TrainConfig
     from engine.start import start_checks  # brings TensorFlow, which --help does not wait for
@@ -70,7 +70,7 @@ def resolve_request(argv: list[str]) -> families.Request:
     recipe = families.chosen_recipe(FLAGS)
     asked = functools.partial(
         families.training_request,
-        argv[1:],
+        words,
         preset_name=FLAGS.preset,
         hparams=FLAGS.hparams,
         num_ranks=start_checks.ranks_meant(resumed),
@@ -107,7 +107,7 @@ def found_batch_size(resumed: Any) -> int:
     )
 
 
-def main(argv: list[str]) -> int:
+def main(words: list[str]) -> int:
     """Trains; returns the exit code."""
     if FLAGS.list_models:
         cli.show("\n".join(families.model_lines()))
@@ -115,7 +115,7 @@ def main(argv: list[str]) -> int:
     if FLAGS.list_zoo:
         cli.show("\n".join(zoo.lines()))
         return 0
-    request = resolve_request(argv)
+    request = resolve_request(words)
     config = request.config
     family = families.load(config.model.name)
     from engine.run import run_training
@@ -151,4 +151,4 @@ def evaluate_others(request: families.Request, sets: dict[str, dict]) -> None:
 
 
 if __name__ == "__main__":
-    cli.run_app(main)
+    cli.run_app(main, takes_words=True)

@@ -154,9 +154,8 @@ def write_program(
     (folder / "program.json").write_text(json.dumps(description, indent=1))
 
 
-def main(argv: list[str]) -> int:
+def main() -> int:
     """Exports; returns the exit code."""
-    cli.refuse_arguments(argv)
     if not FLAGS.output_dir:
         raise ConfigError("--output_dir is required")
     import tensorflow as tf

@@ -71,9 +71,8 @@ def make_batches(paths: list[str], *, size: tuple[int, int], batch_size: int) ->
     return [np.stack(canvases[i : i + batch_size]) for i in range(0, len(canvases), batch_size)]
 
 
-def main(argv: list[str]) -> int:
+def main() -> int:
     """Times the detector; returns the exit code."""
-    cli.refuse_arguments(argv)
     import tensorflow as tf
 
     from engine.config.fields import override

@@ -73,9 +73,8 @@ def define_flags() -> None:
     define_results_flag("input_pipeline")
 
 
-def main(argv: list[str]) -> int:
+def main() -> int:
     """Runs the benchmark; returns the exit code."""
-    cli.refuse_arguments(argv)
     if bool(FLAGS.data_dir) == bool(FLAGS.records):
         raise ConfigError("expected either --data_dir or --records")
     settings = Settings(**cli.given_fields(Settings))

@@ -54,9 +54,8 @@ def define_flags() -> None:
     define_results_flag("PART")
 
 
-def main(argv: list[str]) -> int:
+def main() -> int:
     """Times the part; returns the exit code."""
-    cli.refuse_arguments(argv)
     row, said = _PARTS[FLAGS.part]()
     from engine.ranks import distributed
 

@@ -105,9 +105,8 @@ def busy_share(space: Any) -> float | None:
     return busy / max(end - first, 1)
 
 
-def main(argv: list[str]) -> int:
+def main() -> int:
     """Prints the table; returns the exit code."""
-    cli.refuse_arguments(argv)
     if not FLAGS.model_dir:
         raise ConfigError("--model_dir is required: the folder of a run with --profile_steps")
     from tensorflow.tsl.profiler.protobuf import xplane_pb2

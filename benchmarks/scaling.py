@@ -55,9 +55,8 @@ def reduction_ms(
     return overhead_ms + inside + between + 2e-3 * doublings * latency_us
 
 
-def main(argv: list[str]) -> int:
+def main() -> int:
     """Prints efficiency by number of nodes; returns the exit code."""
-    cli.refuse_arguments(argv)
     if not (FLAGS.step_ms and FLAGS.megabytes):
         raise ConfigError("--step_ms and --megabytes are required: see docs/scaling.md")
     names = ("megabytes", "gpus_per_node", "gpu_gb_per_s", "node_gb_per_s", "latency_us")

@@ -40,9 +40,8 @@ def define_flags() -> None:
     define_results_flag("train_step")
 
 
-def main(argv: list[str]) -> int:
+def main() -> int:
     """Times the step; returns the exit code."""
-    cli.refuse_arguments(argv)
     import tensorflow as tf
 
     import families

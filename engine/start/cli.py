@@ -174,11 +174,11 @@ def resolve_untrained(config: Any, *, hparams: str, batch_size: int) -> Any:
     return config_lib.override(config, overrides, source="flag")
 
 
-def refuse_arguments(argv: Sequence[str]) -> None:
-    """Raises ConfigError if there is anything besides flags after the program's name."""
-    if len(argv) > 1:
+def refuse_arguments(words: Sequence[str]) -> None:
+    """Raises ConfigError if there are words of the command line that are no flags."""
+    if words:
         raise config_lib.ConfigError(
-            f"unexpected argument {argv[1]!r}: everything is told by flags, as in --batch_size=8"
+            f"unexpected argument {words[0]!r}: everything is told by flags, as in --batch_size=8"
         )
 
 
@@ -295,14 +295,15 @@ def _is_number(text: str) -> bool:
 
 
 def run_app(
-    main: Callable[[list[str]], int], *, intent: Callable[[list[str]], str] | None = None
+    main: Callable[..., int], *, intent: Callable[[], str] | None = None, takes_words: bool = False
 ) -> None:
     """Parses the command line and runs `main`; its failure ends all ranks with a reason.
 
     Args:
-      main: takes the program's name and what is no flag, returns the exit code.
-      intent: of a program without ranks: takes the same, checks the flags and returns what is about
-        to be done, which is printed before TensorFlow is imported.
+      main: returns the exit code.
+      intent: of a program without ranks: checks the flags and returns what is about to be done,
+        which is printed before TensorFlow is imported.
+      takes_words: `main` takes the words that are no flags; else there must be none.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     # TensorFlow turns them on by itself on some CPUs only.
@@ -314,14 +315,16 @@ def run_app(
         # The form of the run's own lines.
         lines = python_logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S")
         logging.get_absl_handler().setFormatter(lines)
-        if intent:
-            try:
-                print(f"{intent(argv)}: starting TensorFlow", flush=True)
-            except (config_lib.ConfigError, BrokenPipeError) as error:
-                sys.exit(f"ERROR: {clean_lines(explained(error))}")
+        try:
+            if not takes_words:
+                refuse_arguments(argv[1:])
+            if intent:
+                print(f"{intent()}: starting TensorFlow", flush=True)
+        except (config_lib.ConfigError, BrokenPipeError) as error:
+            sys.exit(f"ERROR: {clean_lines(explained(error))}")
         from engine.ranks import guard  # brings TensorFlow, which --help does not wait for
 
         ctrl_c.begun()
-        guard.run_guarded(lambda: main(argv))
+        guard.run_guarded(functools.partial(main, argv[1:]) if takes_words else main)
 
     app.run(guarded, flags_parser=parse_flags)

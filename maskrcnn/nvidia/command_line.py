@@ -233,7 +233,7 @@ def _read_run(pairs: Sequence[str], *, num_ranks: int, **options: Any) -> YamlRu
     path = cli.given_fields(FileArguments).get("config_file", "")
     steps = cli.given_fields(PyTorchArguments).get("max_steps", 0)
     if not path:
-        cli.refuse_arguments(["", *pairs])
+        cli.refuse_arguments(pairs)
         if steps > 0:
             raise ConfigError("--max_steps overrides SOLVER.MAX_ITER of a --config_file: name one")
         return None

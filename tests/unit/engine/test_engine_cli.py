@@ -101,9 +101,9 @@ def test_lr_as_a_flag_is_used_as_it_is():
 
 
 def test_arguments_that_are_no_flags_are_refused():
-    cli.refuse_arguments(["program"])
+    cli.refuse_arguments([])
     with pytest.raises(ConfigError, match="unexpected argument 'batch_size=8'"):
-        cli.refuse_arguments(["program", "batch_size=8"])
+        cli.refuse_arguments(["batch_size=8"])
 
 
 @pytest.mark.parametrize(
@@ -156,6 +156,12 @@ def test_help_lists_the_flags_at_once(script, expected):
     assert set(expected) - shown == set()
 
 
+def test_a_program_whose_flags_say_all_refuses_words():
+    result = run("export.py", "RUN")
+    assert result.returncode == 1
+    assert result.stderr.startswith("ERROR: unexpected argument 'RUN': everything is told by flags")
+
+
 def test_help_is_in_groups():
     shown = run("train.py", "--help").stdout
     titles = [line for line in shown.splitlines() if line.endswith(":") and line[:1].strip()]
@@ -192,7 +198,7 @@ def test_help_does_not_load_tensorflow():
 def test_warnings_have_the_form_of_the_other_lines(commands, tmp_path):
     (tmp_path / "program.py").write_text(
         "import logging, sys\nfrom engine.start import cli\n"
-        "cli.run_app(lambda argv: logging.getLogger('any').warning('mind the %s', 'gap') or 0)"
+        "cli.run_app(lambda: logging.getLogger('any').warning('mind the %s', 'gap') or 0)"
     )
     said = commands.run(str(tmp_path / "program.py")).errors
     assert re.search(r"^\d\d:\d\d:\d\d WARNING mind the gap$", said, re.MULTILINE), said
