@@ -14,6 +14,7 @@ from weight_samples import values_of
 from engine.config.fields import ConfigError
 from engine.config.settings import OptimConfig
 from engine.optim.optimizers import is_decayed
+from engine.ranks import distributed
 from engine.step import TrainStep, clip_factors
 from engine.task import Losses, Shard
 
@@ -119,6 +120,18 @@ def test_gradients_are_those_of_the_loss():
     expected["out/bias"] = expected["out/bias"] - 0.01 * 2.0 * (expected["out/bias"] - 1.0)
     run(step, 1)
     assert_same(weights_of(step), expected, rtol=1e-6)
+
+
+def test_what_is_summed_over_ranks_is_divided_by_them(monkeypatch):
+    """Before it travels, for float16 ends at 65504."""
+    step = make_step()
+    batch = next(iter(step._task.train_dataset(shard=Shard(0, 1), start_step=0)))
+    place = tf.constant([1, 0, 0], tf.int64)
+    alone = step.forward_backward(step._task.device_batch(batch), place)
+    assert float(alone[1][-1]) == pytest.approx(batch["weight"].numpy().sum())
+    monkeypatch.setattr(distributed, "size", lambda: 4)
+    for part, whole in zip(step.forward_backward(step._task.device_batch(batch), place), alone):
+        np.testing.assert_allclose(part, whole / 4.0, rtol=1e-6)
 
 
 def test_a_batch_gets_its_types_back_in_the_program():
