@@ -31,7 +31,7 @@ from object_detection.draw.visualize import (
     require_rows,
     zoomed,
 )
-from object_detection.masks.mask_paste import paste_probabilities
+from object_detection.masks.mask_paste import OUR_RULE, MaskRule, paste_probabilities, paste_region
 
 WEIGHTS = ("probability", "score")
 
@@ -163,6 +163,7 @@ def mask_heat(
     height: int,
     width: int,
     weigh_by: str = "probability",
+    rule: MaskRule = OUR_RULE,
 ) -> np.ndarray:
     """Tells how sure a model is that a pixel belongs to an object, the surest object counting.
 
@@ -171,8 +172,8 @@ def mask_heat(
       boxes: [n, 4], (y1, x1, y2, x2), pixels of the image.
       scores: [n].
       height, width: of the image, pixels.
-      weigh_by: 'probability': score x probability of the mask; 'score': score where the
-        probability is at least 1/2.
+      weigh_by: 'probability': score x probability of the mask; 'score': score where the mask is.
+      rule: how masks are pasted.
 
     Returns:
       float32 [height, width], 0 to 1.
@@ -184,10 +185,9 @@ def mask_heat(
         raise ValueError(f"weigh_by={weigh_by!r}: expected one of {', '.join(WEIGHTS)}")
     require_rows(len(masks), boxes=boxes, scores=scores)
     heat = np.zeros((height, width), np.float32)
+    paste = paste_region if weigh_by == "score" else paste_probabilities
     for mask, box, score in zip(masks, boxes, scores):
-        top, left, region = paste_probabilities(mask, box, height=height, width=width)
-        if weigh_by == "score":
-            region = region >= 0.5
+        top, left, region = paste(mask, box, height=height, width=width, rule=rule)
         place = heat[top : top + region.shape[0], left : left + region.shape[1]]
         np.maximum(place, np.float32(score) * region, out=place)
     return heat

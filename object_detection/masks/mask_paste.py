@@ -33,7 +33,7 @@ class MaskRule(NamedTuple):
     convention: str = "continuous"
 
 
-_OURS = MaskRule()
+OUR_RULE = MaskRule()
 
 
 def paste_mask(
@@ -42,7 +42,7 @@ def paste_mask(
     *,
     height: int,
     width: int,
-    rule: MaskRule = _OURS,
+    rule: MaskRule = OUR_RULE,
 ) -> np.ndarray:
     """Draws one predicted mask into its image; arguments as of `paste_probabilities`.
 
@@ -50,7 +50,7 @@ def paste_mask(
       uint8 [height, width], 0 or 1.
     """
     image = np.zeros((height, width), np.uint8)
-    top, left, region = _paste_region(mask, box, height=height, width=width, rule=rule)
+    top, left, region = paste_region(mask, box, height=height, width=width, rule=rule)
     image[top : top + region.shape[0], left : left + region.shape[1]] = region
     return image
 
@@ -61,7 +61,7 @@ def encode_masks(
     *,
     height: int,
     width: int,
-    rule: MaskRule = _OURS,
+    rule: MaskRule = OUR_RULE,
 ) -> list[dict[str, Any]]:
     """Pastes predicted masks and encodes them as COCO does.
 
@@ -85,7 +85,7 @@ def encode_masks(
         return []
     counts = [
         run_lengths(
-            *_paste_region(mask, box, height=height, width=width, rule=rule),
+            *paste_region(mask, box, height=height, width=width, rule=rule),
             height=height,
             width=width,
         )
@@ -123,7 +123,7 @@ def paste_probabilities(
     *,
     height: int,
     width: int,
-    rule: MaskRule = _OURS,
+    rule: MaskRule = OUR_RULE,
 ) -> tuple[int, int, np.ndarray]:
     """Resamples a mask over the pixels of its box, without deciding what belongs to the object.
 
@@ -156,8 +156,8 @@ def paste_probabilities(
     return top, left, rows @ padded @ columns.T
 
 
-def _paste_region(
-    mask: np.ndarray, box: np.ndarray, *, height: int, width: int, rule: MaskRule
+def paste_region(
+    mask: np.ndarray, box: np.ndarray, *, height: int, width: int, rule: MaskRule = OUR_RULE
 ) -> tuple[int, int, np.ndarray]:
     """As `paste_probabilities`, but uint8 [h, w]: 1 where the pixel belongs to the object."""
     top, left, region = paste_probabilities(mask, box, height=height, width=width, rule=rule)

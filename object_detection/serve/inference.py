@@ -51,12 +51,14 @@ class Prediction(NamedTuple):
       objects: best first; each has bbox (x, y, width, height in pixels of the image), score,
         category_id, name, class_id and, with masks, segmentation (compressed RLE).
       masks: float32 [n, s, s] of the objects, probabilities within the boxes; none without masks.
+      mask_rule: how they are pasted.
     """
 
     path: str
     image: np.ndarray
     objects: list[dict[str, Any]]
     masks: np.ndarray | None
+    mask_rule: MaskRule = MaskRule()
 
     def entries(self, truth: AnnotatedImages | None = None) -> list[dict[str, Any]]:
         """Returns the objects as COCO's result entries.
@@ -162,12 +164,12 @@ def predict_pixels(
     )
     objects = [_entry(boxes[i], scores[i], int(classes[i]), class_map) for i in kept]
     soft = masks[0][kept] if masks else None
+    rule = mask_rule or MaskRule()
     if soft is not None:
-        rule = mask_rule or MaskRule()
         encoded = encode_masks(soft, boxes[kept], height=height, width=width, rule=rule)
         for entry, rle in zip(objects, encoded):
             entry["segmentation"] = {"size": rle["size"], "counts": rle["counts"].decode()}
-    return Prediction(path, image, objects, soft)
+    return Prediction(path, image, objects, soft, rule)
 
 
 def _entry(
@@ -234,6 +236,7 @@ def draw_heat(prediction: Prediction, *, weigh_by: str = "probability") -> np.nd
         height=height,
         width=width,
         weigh_by=weigh_by,
+        rule=prediction.mask_rule,
     )
     return draw_heat_map(prediction.image, heat, zoom=_zoom_of(prediction.image))
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from object_detection.draw.draw_masks import draw_heat_map, draw_masks, mask_heat
+from object_detection.draw.draw_masks import WEIGHTS, draw_heat_map, draw_masks, mask_heat
 from object_detection.draw.palette import class_color
+from object_detection.masks.mask_paste import MaskRule, paste_mask
 
 GREY = np.full((120, 160, 3), 128, np.uint8)
 NAMES = {0: "cat", 1: "traffic light"}
@@ -171,6 +172,16 @@ def test_heat_is_the_surest_object():
     by_score = mask_heat(masks, boxes, scores, height=16, width=16, weigh_by="score")
     assert by_score[4, 4] == pytest.approx(0.8)
     assert by_score[12, 12] == 0
+
+
+@pytest.mark.parametrize("rule", [MaskRule(), MaskRule(0.3), MaskRule(convention="detectron")])
+def test_heat_lies_where_the_model_pastes_its_masks(rule):
+    mask, box, size = np.eye(4), np.array([2.3, 3.1, 12.6, 13.9]), {"height": 16, "width": 20}
+    heat = {by: mask_heat([mask], [box], [0.5], rule=rule, weigh_by=by, **size) for by in WEIGHTS}
+    pasted = paste_mask(mask, box, rule=rule, **size)
+    np.testing.assert_array_equal(heat["score"], 0.5 * pasted)
+    assert heat["probability"][pasted == 1].min() >= 0.5 * rule.threshold
+    assert heat["probability"][pasted == 0].max() <= 0.5 * rule.threshold
 
 
 def test_heat_map_brightens_with_heat_and_greys_the_rest():

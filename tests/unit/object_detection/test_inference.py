@@ -141,6 +141,7 @@ def test_masks_are_run_lengths_that_json_takes(photo):
 def test_the_rule_of_the_model_decides_the_mask(photo):
     rule = MaskRule(threshold=0.1)
     found = predict(photo, with_masks=True, mask_rule=rule)
+    assert found.mask_rule == rule
     assert mask_api.area(found.objects[0]["segmentation"]) > 1500
 
 
