@@ -262,6 +262,7 @@ def check_state_is_broadcast() -> None:
     state.broadcast()
     for name, value in state.tensors().items():
         np.testing.assert_array_equal(value, values[name], err_msg=name)
+    np.testing.assert_array_equal(state.weights, state.layout.join(state.trained))
 
 
 def check_evaluation() -> None:
