@@ -149,7 +149,8 @@ def check_same_run(
 
 
 def _about_ranks(stored: Mapping[str, Any], plan: StepPlan) -> str:
-    if stored["global_batch_size"] == plan.global_batch_size:
+    is_same_batch = stored["global_batch_size"] == plan.global_batch_size
+    if is_same_batch or stored["num_ranks"] == distributed.size():
         return ""
     return (
         f" (it ran on {stored['num_ranks']} rank(s), this is {distributed.size()}: "

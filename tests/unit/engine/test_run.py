@@ -205,6 +205,10 @@ def test_fewer_ranks_are_told_of_the_flag(resumable, monkeypatch):
     monkeypatch.setattr("engine.run.read_description", lambda prefix: stored | MORE_RANKS)
     with pytest.raises(ConfigError, match="it ran on 2 rank.s., this is 1: --allow_rank_change"):
         run_training(config_of(resumable), TinyFamily())
+    of_as_many = stored | {**MORE_RANKS, "num_ranks": 1}
+    monkeypatch.setattr("engine.run.read_description", lambda prefix: of_as_many)
+    with pytest.raises(ConfigError, match="with the new ones$"):
+        run_training(config_of(resumable), TinyFamily())
 
 
 def test_a_folder_that_vanishes_is_noticed_at_the_next_line(tmp_path):
