@@ -173,7 +173,7 @@ def test_undecodable_image_ends_the_run_where_asked(train, records):
 def test_what_is_wrong_with_records_is_said_and_survived(train, records, tmp_path):
     """A zero-byte image, one that is no image, impossible boxes and too many of them."""
     shard = sorted(records.glob("train-*.tfrecord"))[0]
-    bad_boxes = (float("nan"), -3.0, 2.0, 0.5)
+    bad_boxes = (float("nan"), -0.9, 1.5, 0.5)
 
     def change(index, feature):
         if index in (0, 1):
@@ -186,7 +186,7 @@ def test_what_is_wrong_with_records_is_said_and_survived(train, records, tmp_pat
                 (schema.YMAX, True),
             ):
                 # Not a number; wholly outside on two sides; without area.
-                values = [v + 0.1 * high * (v in (-3.0, 2.0)) for v in bad_boxes]
+                values = [v + 0.1 * high * (v in (-0.9, 1.5)) for v in bad_boxes]
                 feature[name].float_list.value[:] = values
             feature[schema.LABEL].int64_list.value[:] = [2] * 4
             feature[schema.IS_CROWD].int64_list.value[:] = [0] * 4
@@ -361,6 +361,7 @@ def test_disk_that_is_full(train, tmp_path):
 # ---------------------------------------------------------------------------- numbers
 
 
+@pytest.mark.nightly  # every day test_loop_logs.py shows it of a tiny task
 @pytest.mark.slow
 def test_loss_that_is_not_finite_names_all_facts(train, tiny_set, tmp_path):
     said = train(*SMALLEST, "--lr=1e38", "--warmup_epochs=0").require_explained_failure(
