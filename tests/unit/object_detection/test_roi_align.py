@@ -121,6 +121,7 @@ def test_compiled_equals_eager_with_gradients(ratio):
         return result, gradients[0]
 
     eager, compiled = run(features, boxes), tf.function(run, jit_compile=True)(features, boxes)
+    assert np.isfinite(eager[0]).all()  # of the padding too
     np.testing.assert_allclose(eager[0], compiled[0], atol=1e-5)
     for level in features:
         np.testing.assert_allclose(eager[1][level], compiled[1][level], atol=1e-5)
@@ -148,6 +149,14 @@ def test_bad_boxes_read_inside_the_maps():
         result = run(pyramid(batch=1), boxes, **SETTINGS)
         assert result.shape == (1, 4, 2, 2, 4)
         assert np.isfinite(result[0, 3]).all()
+
+
+def test_a_box_larger_than_the_map_has_the_mean_of_its_samples():
+    """As many samples of a bin as the map itself would ask for."""
+    box = np.array([[[-64.0, -96, 128, 192]]], np.float32)
+    ones = {3: tf.ones([1, 8, 12, 1])}
+    result = roi_align(ones, box, output_size=2, sampling_ratio=0, convention="crop")
+    np.testing.assert_allclose(result, np.ones([1, 1, 2, 2, 1]), rtol=1e-5)
 
 
 def test_shapes_are_static_with_an_unknown_batch():
