@@ -201,6 +201,10 @@ def check_training_equals_one_rank() -> None:
             weights, optimizer="sgd", weight_decay=0.03, clip=1.5, momentum=0.9, average_decay=0.6
         )
         data = batches_of(task)
+        first = task.device_batch(next(batches_of(task)))
+        parts = step.reduce(step.forward_backward(first, tf.constant([1, 0, 0], tf.int64)))
+        in_half = [np.array_equal(part, part.numpy().astype(np.float16)) for part in parts]
+        assert in_half == [half, False], "not the gradient alone travels in float16, if asked to"
         for number in range(5):
             numbers = dict(zip(step.names, step([task.device_batch(next(data))]).numpy()))
             found = expected.update(global_batch(task, number, 8), numbers["learning_rate"])
