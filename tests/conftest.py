@@ -53,6 +53,11 @@ def pytest_report_header(config):
     )
 
 
+def pytest_make_parametrize_id(val, argname):
+    """Calls bytes by their argument: archives hold the time, and workers must name tests alike."""
+    return argname if isinstance(val, bytes) else None
+
+
 @pytest.hookimpl(tryfirst=True)  # before -m looks at the marks
 def pytest_collection_modifyitems(config, items):
     """Puts the longest first, marks what is quick, leaves out nightly tests that are not due."""

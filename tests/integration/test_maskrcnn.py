@@ -69,10 +69,11 @@ def test_the_export_gives_masks_without_this_repository(run):
     assert scores.shape == classes.shape == (1, 10) and count.shape == (1,)
 
 
-def test_two_ranks_score_as_the_training_on_one(run, tiny_set, tmp_path):
+@pytest.mark.parametrize("num_ranks", [pytest.param(1, marks=pytest.mark.nightly), 2])
+def test_ranks_score_as_the_training_on_one(run, tiny_set, tmp_path, num_ranks):
     checkpoint = (f"--ckpt_path={run}/ckpt-final", "--batch_size=3", "--noreport")
     arguments = (*checkpoint, *tiny_set.eval_flags)
-    mpirun(2, "eval.py", *arguments, f"--output_dir={tmp_path}").require_success()
+    mpirun(num_ranks, "eval.py", *arguments, f"--output_dir={tmp_path}").require_success()
     ours, trained = (
         {name: json.loads((folder / f"{name}.json").read_text()) for name in ("metrics", "segm")}
         for folder in (tmp_path, run / "evaluation")

@@ -67,6 +67,17 @@ def test_resumed_run_ends_as_the_unbroken_one(trained_run, broken_run):
     assert steps_logged(broken_run.folder) == steps_logged(trained_run.folder)
 
 
+@pytest.mark.nightly  # every day a run is continued in the middle of an epoch
+def test_run_continued_between_epochs_ends_as_the_unbroken_one(commands, trained_run, tmp_path):
+    flags = (*trained_run.flags, f"--model_dir={tmp_path}/run")
+    commands.run("train.py", *flags, "--stop_epoch=4").require_success()
+    result = commands.run("train.py", *flags).require_success()
+    assert f"continuing at step {BOUNDARY_STEP}, epoch 5" in result.output
+    for name in ("ckpt-00000084", "ckpt-final", "ema_weights/emackpt-12"):
+        assert differing(tmp_path / "run" / name, trained_run.folder / name) == []
+    assert steps_logged(tmp_path / "run") == steps_logged(trained_run.folder)
+
+
 def test_resumed_run_has_the_scores_of_the_unbroken_one(trained_run, broken_run):
     for name in ("metrics.json", "detections.json"):
         ours = (broken_run.folder / "evaluation" / name).read_text()
