@@ -336,7 +336,7 @@ def test_train_takes_a_folder_in_the_place_of_records(tmp_path, commands):
     run, program = tmp_path / "run", tmp_path / "program.py"
     program.write_text(
         "import sys, train; from absl import flags\n"
-        "F = flags.FLAGS; F(sys.argv); notes = train.resolve_request(['train.py']).notes\n"
+        "F = flags.FLAGS; F(sys.argv); notes = train.resolve_request([]).notes\n"
         "print(F.training_file_pattern, F.val_json_file, F['val_file_pattern'].present)\n"
         "print('\\n'.join(notes))"
     )
