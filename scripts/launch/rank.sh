@@ -103,7 +103,10 @@ done
 
 # Told to stop before it could answer signals: it had nothing to save yet.
 if [ -n "$told" ] && [ "$RINGDET_STOPS_ORDERLY" = 1 ] && [ "$code" = $((128 + $(kill -l "$told"))) ]; then code=75; fi
-end="$rank $host $code $(date +%s.%N) $told"
+# The shell's own clock, from bash 5 on: a signal to the whole step may end another program, and then this end comes last.
+now=${EPOCHREALTIME:-$(date +%s.%N)}
+now=${now/,/.}
+end="$rank $host $code ${now:-9999999999} $told"
 (echo "$end" >"$base.end") >&- 2>&- &
 finish $!
 exec >&- 2>&-
