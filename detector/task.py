@@ -131,12 +131,15 @@ class DetectionTask(Task):
         frames = frames_of_networks(
             self.network_sizes,
             side_limits=self.side_limits,
-            resize_on_host=resampled_on_host(self.config),
+            resize_on_host=self._resizes_on_host(),
             canvas_size=(side, side) if side else None,
             largest_image=tuple(map(max, sides)) if known else None,
         )
         resampling = self.config.model.resampling or ANTIALIASED
         return tuple(frame._replace(resampling=resampling) for frame in frames)
+
+    def _resizes_on_host(self) -> bool:
+        return resizes_on_host(self.config.data.resize_on, self.config.model.resampling)
 
     def _network_size(self, batch: Mapping[str, tf.Tensor]) -> tuple[int, int]:
         """Returns the (height, width) of network input that a batch's canvas stands for."""
@@ -378,7 +381,7 @@ class DetectionTask(Task):
         """
         model, data = self.config.model, self.config.data
         if resized_on_host is None:
-            resized_on_host = resampled_on_host(self.config)
+            resized_on_host = self._resizes_on_host()
         return to_network_input(
             images,
             geometry,
@@ -444,13 +447,3 @@ class DetectionTask(Task):
             is_limited=self.num_eval_examples < self.eval_card.num_images,
             most_bad_records=self._most_bad_records,
         )
-
-
-def resampled_on_host(config: Any) -> bool:
-    """Returns whether images leave the host at network size.
-
-    Conventions without antialiasing need pixels that no decoder has reduced, which only the host
-    has of images larger than the canvas.
-    """
-    is_ours = config.model.resampling in ("", ANTIALIASED)
-    return not is_ours or resizes_on_host(config.data.resize_on)

@@ -28,7 +28,7 @@ from object_detection.input import canvases, crop_decode
 from object_detection.input import geometry as geometry_lib
 from object_detection.input.accelerator import has_accelerator
 from object_detection.input.example import COLUMN_PADDING, object_rows
-from object_detection.input.geometry import GEOMETRY_SIZE, Frames
+from object_detection.input.geometry import ANTIALIASED, GEOMETRY_SIZE, Frames
 from object_detection.input.problems import InputProblems
 from object_detection.masks.png_masks import packed_from_png
 from object_detection.records import schema, tfrecord_file
@@ -106,16 +106,21 @@ class Reading(NamedTuple):
         return len(self.frames) > 1
 
 
-def resizes_on_host(choice: str) -> bool:
-    """Returns whether images are resampled on the host: `choice` is auto, host or device.
+def resizes_on_host(choice: str, resampling: str = ANTIALIASED) -> bool:
+    """Returns whether images are resampled on the host.
 
-    `auto` means: on the accelerator if there is one. Without, both are the same cores, and the
-    host's way is the cheaper one: about 7 against 40 CPU ms per image for 640 to 512 pixels,
-    measured on 2 cores, 2026-11-22.
+    Conventions without antialiasing need pixels that no decoder has reduced, which only the host
+    has of images larger than the canvas.
+
+    Args:
+      choice: `host`, `device` or `auto`: on the accelerator if there is one. Without, both are the
+        same cores, and the host's way is the cheaper one: about 7 against 40 CPU ms per image for
+        640 to 512 pixels, measured on 2 cores, 2026-11-22.
+      resampling: of `geometry.RESAMPLINGS`; '' is the first.
     """
-    if choice == "auto":
-        return not has_accelerator()
-    return choice == "host"
+    if resampling not in ("", ANTIALIASED):
+        return True
+    return not has_accelerator() if choice == "auto" else choice == "host"
 
 
 def collect_batches(

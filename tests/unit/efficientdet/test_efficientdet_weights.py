@@ -13,7 +13,6 @@ from imagenet_classifier import build_classifier
 from weight_samples import assert_holds, assert_refused, random_values, save_tensors, values_of
 
 import families
-from detector.task import resampled_on_host
 from efficientdet.config import model_config
 from efficientdet.family import FAMILY
 from efficientdet.network import backbone
@@ -23,6 +22,7 @@ from efficientdet.settings import base_config
 from efficientdet.weights.weight_names import our_name, translate
 from efficientdet.weights.weights import conventions_of, load_backbone, load_detector
 from engine.config.settings import TrainConfig
+from object_detection.input.loader import resizes_on_host
 
 BLOCKS = {b.name: b.expand_ratio > 1 for b in backbone_blocks("efficientnet-b0")}
 
@@ -271,7 +271,8 @@ def test_weights_of_automl_are_evaluated_with_its_resampling(tmp_path):
     ]
     path = save_tensors(tmp_path / "automl", {name: np.zeros(3, np.float32) for name in names})
     config = FAMILY.config_for_weights(base_config("efficientdet-d0"), path)
-    assert config.model.resampling == "bilinear" and resampled_on_host(config)
+    assert config.model.resampling == "bilinear"
+    assert resizes_on_host("device", config.model.resampling)
     assert FAMILY.config_for_weights(config, path) == config
     other = save_tensors(tmp_path / "other", {names[1]: np.zeros(3, np.float32)})
     config = FAMILY.config_for_weights(base_config("efficientdet-d0"), other)
