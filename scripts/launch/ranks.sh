@@ -236,7 +236,7 @@ first_cause() {
 file_of() { printf '%s/rank-%05d.%s' "$rank_logs" "$1" "$2"; }
 
 tell_failure() {
-  local rank=$1 host=$2 code=$3 file reason
+  local rank=$1 host=$2 code=$3 file reason words last
   run_code=$code
   reason="ended with code $code"
   if [ "$code" -gt 128 ]; then
@@ -245,7 +245,11 @@ tell_failure() {
   fi
   file=$(file_of "$rank" log)
   say "rank $rank on $host $reason. Its last lines, from $file:"
-  tail -n "${FAILURE_LINES:-20}" "$file" 2>/dev/null | sed 's/^/  | /' >&2
+  words=$(grep -s -m 1 '^ERROR (rank ' "$file") || true
+  last=$(tail -n "${FAILURE_LINES:-20}" "$file" 2>/dev/null) || true
+  # The stack of a thread that is cut off may follow its reason.
+  [[ -z $words || $last == *"$words"* ]] || last="$words"$'\n...\n'"$last"
+  printf '%s\n' "$last" | sed 's/^/  | /' >&2
 }
 
 # No rank was noted down as failed: the launcher itself, a whole node with its ranks, or srun was faster.

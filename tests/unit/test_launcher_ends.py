@@ -73,6 +73,13 @@ def test_a_failing_rank_is_told_with_its_last_lines(machine, tmp_path):
     assert f"rank 0 on {host} ended with code 3" in errors and "  | ERROR: disk full" in errors
 
 
+def test_the_reason_of_a_failure_is_told_though_many_lines_follow(machine, tmp_path):
+    body = "echo 'ERROR (rank 0 of 1 on a): disk full' >&2; seq 100 >&2; exit 1"
+    errors = start(machine, tmp_path, body).communicate(timeout=60)[1]
+    shown = [line[4:] for line in errors.splitlines() if line.startswith("  | ")]
+    assert shown == ["ERROR (rank 0 of 1 on a): disk full", "...", *map(str, range(81, 101))]
+
+
 def test_a_killed_rank_is_told(machine, tmp_path):
     process = start(machine, tmp_path, "kill -KILL $$")
     errors = process.communicate(timeout=60)[1]
