@@ -149,8 +149,10 @@ def evaluation_request(
 
 
 def refuse_references(model_name: str) -> None:
-    """Raises ConfigError if the model is no Mask R-CNN and a reference's argument was given."""
+    """Raises ConfigError if the model is no Mask R-CNN, but a flag of Mask R-CNN's was given."""
+    own = cli.given_names(type(base_config(model_name)))
     given = command_line.given_arguments()
+    given += [n for c in CONFIG_CLASSES for n in cli.given_names(c) if n not in own]
     if given and package_of(model_name) != "maskrcnn":
         raise ConfigError(
             f"--{given[0]} is for Mask R-CNN, but model_name={model_name}: name a model such as "

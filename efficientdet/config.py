@@ -23,11 +23,13 @@ FPN_NAMES = ("bifpn", "bifpn_dyn", "qufpn")
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig(Section):
-    """Shape of one EfficientDet, and nothing about data, losses or training."""
+    """EfficientDet: shape of one network, and nothing about data, losses or training."""
 
     name: str
     backbone_name: str
-    image_size: tuple[int, int]  # (height, width), network pixels
+    image_size: tuple[int, int] = setting(
+        MISSING, "EfficientDet's network input, pixels: 512 or WIDTHxHEIGHT; unset: the model's."
+    )  # (height, width)
     fpn_num_filters: int = setting(
         MISSING, "Channels of every pyramid level.", flag=None, least=1, most=10_000
     )

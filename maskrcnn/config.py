@@ -83,7 +83,7 @@ class ModelConfig(Section):
     )
     image_size: tuple[int, int] = setting(
         (832, 1344),
-        "Limits of the resized image's short and long side, pixels: 832,1344 or 800,1333.",
+        "Mask R-CNN's limits of the short and the long side: 832,1344, or 800,1333.",
     )
     canvases: tuple[tuple[int, int], ...] = ()  # (height, width) of network inputs; (): derived
     padding: str = setting(

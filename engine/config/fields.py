@@ -241,6 +241,7 @@ def _convert_tuple(value: Any, inner: tuple[Any, ...], *, where: str) -> tuple[A
 
 
 def _height_width(value: Any, items: Any) -> Any:
+    value = items[0] if len(items) == 1 else value  # a flag's list of one word
     if isinstance(value, str) and value.count("x") == 1 and value.replace("x", "").isdigit():
         width, height = value.split("x")
         return int(height), int(width)

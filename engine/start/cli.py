@@ -65,12 +65,14 @@ def define_fields(
     hints = typing.get_type_hints(section)
     title = (section.__doc__ or section.__name__).strip().splitlines()[0]
     for field in dataclasses.fields(section):
-        name = flag_name(field)
-        if name is None or name in flag_values:
+        name, text = flag_name(field), field.metadata.get("help", "")
+        if name is None or not (only is None or name in only):
             continue
-        if only is None or name in only:
+        if name not in flag_values:
             _define(name, field, hint=hints[field.name], flag_values=flag_values)
             _GROUPS[name] = title
+        elif name in _GROUPS and text not in flag_values[name].help:  # another family's
+            flag_values[name].help += f" {text}"
 
 
 def flag_name(field: dataclasses.Field) -> str | None:
@@ -91,7 +93,8 @@ def _define(
     if field.metadata["auto"]:
         define = functools.partial(flags.DEFINE, _IntegerOrAuto())
     elif typing.get_origin(base) is tuple:
-        define, default = flags.DEFINE_list, [str(v) for v in default]
+        has_default = default is not dataclasses.MISSING
+        define, default = flags.DEFINE_list, [str(v) for v in default] if has_default else None
     define(name, default, text, flag_values=flag_values)
 
 
@@ -114,6 +117,14 @@ def given_flags(
         for section, section_class in config_lib.sections(config_class)
         for name, value in given_fields(section_class, flag_values=flag_values).items()
     }
+
+
+def given_names(config_class: type) -> list[str]:
+    """Returns the names of the flags of a configuration that were given on the command line."""
+    flags_of = (
+        flag_name(f) for _, s in config_lib.sections(config_class) for f in dataclasses.fields(s)
+    )
+    return [name for name in flags_of if name in flags.FLAGS and flags.FLAGS[name].present]
 
 
 def given_fields(section: type, *, flag_values: flags.FlagValues = flags.FLAGS) -> dict[str, Any]:
@@ -168,8 +179,9 @@ def resolve_untrained(config: Any, *, hparams: str, batch_size: int) -> Any:
     config = config_lib.override(config, hparams_lib.parse_hparams(hparams), source="--hparams")
     overrides = given_flags(type(config))
     overrides.pop("train.batch_size", None)
-    if "precision" not in _GROUPS:  # export.py's is that of the file
-        overrides.pop("runtime.precision", None)
+    for name in ("precision", "image_size"):
+        if name not in _GROUPS:  # export.py's are those of the file
+            overrides = {k: v for k, v in overrides.items() if k.partition(".")[2] != name}
     overrides["eval.eval_batch_size"] = batch_size
     return config_lib.override(config, overrides, source="flag")
 

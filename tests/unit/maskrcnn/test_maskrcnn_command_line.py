@@ -134,10 +134,26 @@ def test_our_flag_and_their_argument_for_the_same_setting_are_refused():
         training(MODEL, "--batch_size=2", "--train_batch_size=4")
 
 
-@pytest.mark.parametrize("argument", ["--epochs=3", "--train_sets=a", "--max_steps=5"])
+@pytest.mark.parametrize(
+    "argument", ["--epochs=3", "--train_sets=a", "--max_steps=5", "--finetune_bn"]
+)
 def test_efficientdet_does_not_take_them(argument):
     with pytest.raises(ConfigError, match="is for Mask R-CNN, but model_name=efficientdet-d0"):
         training(argument)
+
+
+@pytest.mark.parametrize(
+    ("argument", "size"),
+    [
+        ("--image_size=384", (384, 384)),
+        ("--image_size=640x384", (384, 640)),
+        ("--image_size=384,640", (384, 640)),
+        (f"--image_size=320,512 {MODEL}", (320, 512)),
+        (f"--image_size=320 {MODEL}", (320, 320)),
+    ],
+)
+def test_the_networks_input_is_a_flag_of_both_families(argument, size):
+    assert training(*argument.split()).config.model.image_size == size
 
 
 # ---------------------------------------------------------------- YAML files and pairs
