@@ -12,6 +12,7 @@ import codecs
 import contextlib
 import json
 import os
+import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -143,15 +144,27 @@ def parse_json(data: bytes | str, path: str | os.PathLike[str]) -> Any:
     raise BadFileError(f"{clean(path)} is no valid JSON: {what}. {_COPY_AGAIN}")
 
 
+class _Loader(yaml.SafeLoader):
+    """Reads 1e-4 and 1.5e3 as numbers, as YAML 1.2 does; YAML 1.1 asks for a point and a sign."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+    [*"-+.0123456789"],
+)
+
+
 def read_yaml(path: str | os.PathLike[str], *, as_text: bool = False) -> Any:
     """Returns what a YAML file holds, aliases resolved; raises as `read_file`.
 
     Values are numbers, dates and so on (`on` is true), or with `as_text` the text that is written.
-    Aliases that would multiply beyond MOST_YAML_NODES are refused before anything is built.
+    Aliases that would multiply beyond MOST_YAML_NODES are refused before anything is built, and so
+    is a key that stands twice in one mapping.
     """
     text = read_text(path, most=MOST_YAML_BYTES)
     try:
-        loader = yaml.BaseLoader(text) if as_text else yaml.SafeLoader(text)
+        loader = yaml.BaseLoader(text) if as_text else _Loader(text)
         try:
             root = loader.get_single_node()
             if root is None:
@@ -174,11 +187,22 @@ def _expanded_nodes(node: yaml.Node, known: dict[int, int]) -> int:
     if id(node) not in known:
         parts: list[yaml.Node] = []
         if isinstance(node, yaml.MappingNode):
+            _require_single_keys(node)
             parts = [part for pair in node.value for part in pair]
         elif isinstance(node, yaml.SequenceNode):
             parts = node.value
         known[id(node)] = 1 + sum(_expanded_nodes(part, known) for part in parts)
     return known[id(node)]
+
+
+def _require_single_keys(node: yaml.MappingNode) -> None:
+    """Raises yaml.MarkedYAMLError for a key that stands twice: YAML would take the later value."""
+    seen = set()
+    for key in [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]:
+        if key.value in seen and key.value != "<<":
+            what = f"key {key.value!r} stands twice"
+            raise yaml.MarkedYAMLError(problem=what, problem_mark=key.start_mark)
+        seen.add(key.value)
 
 
 @contextlib.contextmanager

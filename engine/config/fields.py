@@ -137,18 +137,24 @@ def override(config: Any, values: Mapping[str, Any], *, source: str) -> Any:
 
     Args:
       config: a frozen dataclass of sections.
-      values: key -> value; a mapping under a section's name is the same as dotted keys.
+      values: key -> value; a mapping under a section's name is the same as dotted keys, and
+        nothing under it is none of them.
       source: where the values come from, for messages.
 
     Raises:
-      ConfigError: unknown key (names the nearest), or a value of another type or out of range.
+      ConfigError: unknown key (names the nearest), a setting under two of its names, or a value of
+        another type or out of range.
     """
     known = settings(type(config))
+    named_by: dict[tuple[str, str], str] = {}
     changes: dict[str, dict[str, Any]] = {}
-    for key, value in flatten(values, known).items():
+    empty = {name: {} for name, _ in sections(config) if name in values and values[name] is None}
+    for key, value in flatten({**values, **empty}, known).items():
         if key not in known:
             raise ConfigError(f"{source}: unknown key {key!r}{nearest(key, known)}")
         section, field = known[key]
+        if (other := named_by.setdefault((section, field), key)) != key:
+            raise ConfigError(f"{source}: {other} and {key} are the same setting: give it once")
         hint = typing.get_type_hints(type(getattr(config, section)))[field]
         changes.setdefault(section, {})[field] = convert(value, hint, where=f"{source}: {key}")
     try:

@@ -116,6 +116,19 @@ class TestHparamsSyntax:
         found = apply(str(path))
         assert (found.inner.count, found.shape.method) == (5, "hard")
 
+    def test_a_section_without_settings_changes_nothing(self, tmp_path):
+        path = tmp_path / "more.yaml"
+        path.write_text("inner:\n  # count: 5\nshape: {method: hard}\n")
+        assert apply(str(path)) == apply("shape.method=hard")
+
+    @pytest.mark.parametrize(
+        ("text", "names"),
+        [("lr=1,inner.rate=1", "lr and inner.rate"), ("count=1,num=2", "count and num")],
+    )
+    def test_a_setting_under_two_names_is_refused(self, text, names):
+        with pytest.raises(ConfigError, match=f"--hparams: {names} are the same setting"):
+            apply(text)
+
     def test_missing_and_broken_yaml(self, tmp_path):
         with pytest.raises(FileNotFoundError, match="nothing.yaml"):
             parse_hparams(str(tmp_path / "nothing.yaml"))

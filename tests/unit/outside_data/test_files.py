@@ -42,6 +42,25 @@ def test_yaml_that_is_none(tmp_path, text):
         files.read_yaml(path)
 
 
+@pytest.mark.parametrize(
+    ("written", "number"),
+    [("1e-4", 0.0001), ("-5E+2", -500.0), ("1.5e3", 1500.0), ("2_0", 20), ("e4", "e4")],
+)
+def test_yaml_numbers_need_no_point(tmp_path, written, number):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(f"rate: {written}\nrates: [{written}]\n")
+    assert files.read_yaml(path) == {"rate": number, "rates": [number]}
+    assert files.read_yaml(path, as_text=True) == {"rate": written, "rates": [written]}
+
+
+@pytest.mark.parametrize("as_text", [False, True])
+def test_yaml_with_a_key_twice_is_refused_by_its_line(tmp_path, as_text):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("optim:\n  rate: 1\nseed: 2\noptim:\n  momentum: 3\n")
+    with pytest.raises(files.BadFileError, match="recipe.yaml: .* 'optim' stands twice .* line 4"):
+        files.read_yaml(path, as_text=as_text)
+
+
 def test_yaml_with_aliases_is_read(tmp_path):
     path = tmp_path / "recipe.yaml"
     path.write_text("a: &a {x: 1}\nb: {<<: *a, y: 2}\nc: [*a, *a]\n")
