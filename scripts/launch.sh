@@ -35,7 +35,8 @@ Exit code: that of the run; 75 means stopped by a signal after a save. If ranks 
 USAGE
 }
 
-say() { printf 'launch.sh: %s\n' "$*" >&2; }
+# Nobody may be there to hear it, and what comes after it is done all the same.
+say() { printf 'launch.sh: %s\n' "$*" >&2 || true; }
 
 fail() {
   say "ERROR: $*"

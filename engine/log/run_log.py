@@ -109,7 +109,13 @@ class RunLog:
             return
         self._require_folder()
         line = f"{datetime.datetime.now():%H:%M:%S} {clean_lines(message)}"
-        print(line, flush=True)
+        try:
+            print(line, flush=True)
+        except OSError as error:
+            if self._text is None:
+                raise
+            _leave_console()
+            line += f"\n(said only here from now on: the console is gone, {error})"
         if self._text:
             self._text.write(line + "\n")
 
@@ -160,6 +166,13 @@ class RunLog:
         if self._dll:
             self._dll.flush()
         sys.stdout.flush()
+
+
+def _leave_console() -> None:
+    """Has what is printed lead nowhere: its reader, or the terminal, has ended."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 def finite_or_none(data: Mapping[str, Any]) -> dict[str, Any]:

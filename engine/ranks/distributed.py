@@ -7,6 +7,7 @@ launcher but cannot join the others must fail, never carry on as rank 0; `init` 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import pickle
@@ -307,8 +308,9 @@ def abort_all(code: int) -> NoReturn:
 
     An orderly end would wait: Horovod's shutdown is a collective too.
     """
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):  # its reader has ended
+            stream.flush()
     if _hvd is not None and _hvd.is_initialized():
         mpi = _mpi()
         if mpi is not None:

@@ -4,6 +4,7 @@ A rank that simply raises leaves the others waiting in a collective, and Horovod
 waits for them too; so a failing rank ends its process at once.
 """
 
+import contextlib
 import os
 import sys
 import time
@@ -66,7 +67,8 @@ def _ranks() -> int:
 
 
 def _end_all(reason: str, *, code: int) -> int:
-    say_error(reason)
+    with contextlib.suppress(OSError):  # nobody may be there to hear it; the others wait
+        say_error(reason)
     if _ranks() > 1:
         distributed.abort_all(code)
     return code

@@ -70,6 +70,7 @@ start_ranks() {
   trap 'on_signal TERM' TERM
   trap 'on_signal USR1' USR1
   trap 'on_signal HUP' HUP
+  trap '' PIPE
   setsid "${command[@]}" </dev/null &
   started=$!
   # Groups of their own: what ends the launcher does not end them.
@@ -92,7 +93,7 @@ start_ranks() {
 # does not end the others, they are ended here.
 keep_watch() {
   local failed_for=0 parent=$$
-  trap '' INT TERM HUP USR1
+  trap '' INT TERM HUP USR1 PIPE
   while [ "$parent" = "$$" ]; do
     kill -0 "$started" 2>/dev/null || return 0
     if [ -n "$(cat "$rank_logs"/*.end 2>/dev/null | first_cause)" ]; then failed_for=$((failed_for + 2)); fi
@@ -113,7 +114,7 @@ keep_watch() {
 # Ends what is left of the ranks after so many seconds.
 end_after() {
   local waited
-  trap '' INT TERM HUP USR1
+  trap '' INT TERM HUP USR1 PIPE
   for ((waited = 0; waited < 5 * $1; waited++)); do
     kill -0 -- "-$started" 2>/dev/null || return 0
     sleep 0.2

@@ -134,6 +134,21 @@ def test_signals_become_one_request_to_stop(machine, tmp_path, number):
     assert "asked" in output and "the same command continues" in errors
 
 
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGKILL])
+def test_ranks_are_asked_to_stop_though_nobody_hears_the_launcher(machine, tmp_path, number):
+    body = (
+        f"trap ': >{tmp_path}/asked; exit 75' USR1; : >{tmp_path}/ready\n"
+        "for ((i = 0; i < 600; i++)); do sleep 0.1; done"
+    )
+    process = start(machine, tmp_path, body)
+    wait_for("ready", tmp_path)
+    process.stdout.close()
+    process.stderr.close()
+    process.send_signal(number)
+    wait_for("asked", tmp_path)
+    assert process.wait(timeout=60) == (75 if number == signal.SIGHUP else -signal.SIGKILL)
+
+
 @pytest.mark.parametrize(("refusals", "said"), [(2, "is in the queue again"), (9, "submit the")])
 def test_a_busy_controller_is_asked_again_to_requeue(machine, tmp_path, refusals, said):
     machine.add_slurm(mpi="none")

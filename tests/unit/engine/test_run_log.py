@@ -2,8 +2,10 @@
 
 import json
 import math
+import os
 import re
 import resource
+import sys
 import types
 from pathlib import Path
 
@@ -73,6 +75,22 @@ def test_text_goes_to_console_and_file(tmp_path, capsys):
     (path,) = tmp_path.glob("train-*.log")
     assert re.fullmatch(r"train-\d{4}(-\d\d){5}\.log", path.name)
     assert path.read_text() == said
+
+
+def test_a_console_that_is_gone_ends_nothing(tmp_path, monkeypatch):
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "w") as console:
+        monkeypatch.setattr(sys, "stdout", console)
+        log = RunLog(tmp_path, tensorboard=False)
+        log.info("heard")
+        os.close(reading)
+        log.info("first")
+        log.info("second")
+        log.flush()
+    (path,) = tmp_path.glob("train-*.log")
+    said = re.sub(r"(?m)^\d\d:\d\d:\d\d ", "", path.read_text()).splitlines()
+    assert said[:2] == ["heard", "first"] and said[3:] == ["second"]
+    assert "the console is gone" in said[2] and "Broken pipe" in said[2]
 
 
 def test_tensorboard_reads_scalars_and_pictures(tmp_path):

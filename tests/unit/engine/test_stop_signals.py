@@ -1,5 +1,7 @@
 """Signals that ask a run to end: the first is noted, its echo ignored, a later one obeyed."""
 
+import errno
+import os
 import signal
 import subprocess
 import sys
@@ -35,3 +37,23 @@ def test_a_later_one_ends_the_process(repository):
     ended = subprocess.run(command, cwd=repository, capture_output=True, text=True, check=False)
     assert ended.returncode == 128 + signal.SIGINT
     assert "still here" not in ended.stdout
+
+
+def test_a_closed_terminal_is_a_request_unless_it_was_to_be_ignored(monkeypatch):
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        with StopSignals() as signals:
+            monkeypatch.setattr(os, "write", gone)
+            signal.raise_signal(signal.SIGHUP)
+        assert signals.received == "SIGHUP"
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+        with StopSignals() as signals:
+            signal.raise_signal(signal.SIGHUP)
+        assert signals.received == ""
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def gone(descriptor: int, said: bytes) -> int:
+    raise OSError(errno.EIO, "Input/output error")
