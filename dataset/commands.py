@@ -58,6 +58,7 @@ def run(
             print(interrupted, file=sys.stderr)
             return ctrl_c.INTERRUPTED
 
+    cli.prepare_console()
     ctrl_c.run(lambda: app.run(guarded, flags_parser=cli.parse_flags))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import random
+import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -252,5 +253,5 @@ def _choose_seed(config: Any, stored: Mapping[str, Any]) -> int:
 def _write_description(folder: Path, description: Mapping[str, Any]) -> None:
     (folder / "config.yaml").write_text(yaml.safe_dump(description["config"], sort_keys=False))
     (folder / "environment.json").write_text(json.dumps(description["environment"], indent=1))
-    with (folder / "commands.txt").open("a") as file:
-        file.write(" ".join(sys.argv) + "\n")
+    with (folder / "commands.txt").open("a", encoding="utf-8", errors="replace") as file:
+        file.write(shlex.join(sys.argv) + "\n")

@@ -32,6 +32,11 @@ def explained(error: Exception) -> str:
     """Returns an error's text; of one of the system that names a file, with what to do."""
     if isinstance(error, BrokenPipeError):
         return f"{error}: what read this program's output has ended, as after `| head`"
+    if isinstance(error, UnicodeEncodeError) and "surrogates" in error.reason:
+        return (
+            f"{clean(error.object)}: a name that is no {error.encoding}, which TensorFlow needs: "
+            "rename it; or, if it is shown rightly elsewhere, set LC_ALL=C.UTF-8"
+        )
     if not isinstance(error, OSError) or not isinstance(error.filename, (str, bytes, os.PathLike)):
         return str(error)  # among them those of an open file, which has a number
     path = os.fsdecode(error.filename)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import io
 import logging as python_logging
 import os
 import signal
@@ -306,6 +307,21 @@ def _is_number(text: str) -> bool:
     return True
 
 
+def prepare_console() -> None:
+    """Has no program fail for what it prints.
+
+    Closed streams, as of daemons, lead nowhere, and not into the file that is opened next;
+    characters that the console lacks are escaped.
+    """
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            mode = "r" if name == "stdin" else "w"
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def run_app(
     main: Callable[..., int], *, intent: Callable[[], str] | None = None, takes_words: bool = False
 ) -> None:
@@ -317,6 +333,7 @@ def run_app(
         which is printed before TensorFlow is imported.
       takes_words: `main` takes the words that are no flags; else there must be none.
     """
+    prepare_console()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     # TensorFlow turns them on by itself on some CPUs only.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 import subprocess
 import sys
@@ -237,3 +238,35 @@ def test_small_programs_name_the_nearest_option(capsys):
         with pytest.raises(SystemExit, match="2"):
             parser.parse_args([argument])
         assert says in capsys.readouterr().err
+
+
+PRINTING = """
+import sys
+from engine.start import cli
+cli.prepare_console()
+assert sys.stdin.read() == ""
+with open(sys.argv[1], "w", encoding="utf-8") as file:
+    print("printed", "\u00e9", flush=True)
+    print("wrong", file=sys.stderr, flush=True)
+    file.write("written")
+"""
+
+
+@pytest.mark.parametrize("closed", [">&-", "<&- >&- 2>&-"])
+def test_what_is_printed_into_closed_streams_goes_nowhere(tmp_path, closed):
+    command = f'exec "$@" {closed}'
+    words = [sys.executable, "-c", PRINTING, str(tmp_path / "file")]
+    done = subprocess.run(
+        ["sh", "-c", command, "sh", *words], cwd=ROOT, stdin=subprocess.DEVNULL, check=False
+    )
+    assert done.returncode == 0
+    assert (tmp_path / "file").read_text() == "written"
+
+
+def test_what_the_console_cannot_show_is_escaped(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", PRINTING, str(tmp_path / "file")],
+        **{"cwd": ROOT, "stdin": subprocess.DEVNULL, "capture_output": True, "check": True},
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )
+    assert done.stdout == b"printed \\xe9\n"

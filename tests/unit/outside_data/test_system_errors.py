@@ -48,6 +48,13 @@ def test_errors_of_no_file_stay_as_they_are(error):
     assert explained(error) == str(error)
 
 
+def test_a_name_that_is_no_utf8_is_shown_with_what_to_do():
+    with pytest.raises(UnicodeEncodeError) as caught:
+        os.fsdecode(b"/data/caf\xe9").encode()
+    said = explained(caught.value)
+    assert said.startswith("/data/caf\\udce9: a name that is no utf-8") and "rename it" in said
+
+
 def test_a_refused_folder_is_named_not_what_was_to_be_made_in_it(tmp_path):
     (tmp_path / "closed").mkdir(mode=0o500)
     error = PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "closed/a/b"))
