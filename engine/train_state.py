@@ -133,8 +133,7 @@ class TrainState:
             pieces = [values[f"ema/{_name(v)}"] for v in self.others]
             self.others_average.assign(self.others_layout.join(pieces))
         for name, counter in self.counters().items():
-            # A checkpoint may hold a counter in a narrower type.
-            counter.assign(np.asarray(values[name], counter.dtype.as_numpy_dtype))
+            counter.assign(values[name])
         self.weights.assign(self.layout.join(self.trained))
 
     @contextlib.contextmanager

@@ -48,7 +48,6 @@ def detections_to_array(
     """
     boxes = np.asarray(boxes, np.float64)
     scores = np.asarray(scores, np.float64)
-    classes = np.asarray(classes)
     if boxes.ndim != 3 or boxes.shape[-1] != 4 or scores.shape != boxes.shape[:2]:
         raise ValueError(
             "expected boxes [batch, k, 4] and scores, classes [batch, k], got boxes "
@@ -56,18 +55,8 @@ def detections_to_array(
         )
     image, slot = np.nonzero(classes >= 0)
     y1, x1, y2, x2 = boxes[image, slot].T
-    return np.stack(
-        [
-            np.asarray(image_indices, np.float64)[image],
-            x1,
-            y1,
-            x2 - x1,
-            y2 - y1,
-            scores[image, slot],
-            classes[image, slot].astype(np.float64),
-        ],
-        axis=1,
-    )
+    where = image_indices[image], x1, y1, x2 - x1, y2 - y1
+    return np.stack([*where, scores[image, slot], classes[image, slot]], axis=1)
 
 
 def read_detections_json(path: str | os.PathLike[str]) -> list[dict[str, Any]]:

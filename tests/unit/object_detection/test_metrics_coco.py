@@ -273,7 +273,7 @@ def test_rows_of_ranks_without_images_can_be_joined():
 def test_detections_file_rounds_as_the_server_wants(tmp_path):
     evaluator = CocoEvaluator(instances(["x"], [("x", 7, BOX)]))
     found = evaluator.to_detections(rows((0, (1.23456, 2, 3, 4.5678), 0.98765, 1)))
-    path = write_detections_json(tmp_path / "out" / "results.json", found)
+    path = write_detections_json(tmp_path / "a" / "b" / "results.json", found)
     assert json.loads(path.read_text()) == [
         {"image_id": "x", "category_id": 7, "bbox": [1.23, 2.0, 3.0, 4.57], "score": 0.988}
     ]

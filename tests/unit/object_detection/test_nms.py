@@ -23,8 +23,11 @@ def run(boxes, scores, classes, **changes):
     return [output.numpy() for output in outputs]
 
 
-def test_hard_removes_overlapping_boxes():
-    boxes, scores, classes, num_valid = run(BOXES, SCORES, ONE_CLASS)
+@pytest.mark.parametrize("score_threshold", [0.0, 0.5])  # 0.5 is the last box's score
+def test_hard_removes_overlapping_boxes(score_threshold):
+    boxes, scores, classes, num_valid = run(
+        BOXES, SCORES, ONE_CLASS, score_threshold=score_threshold
+    )
     np.testing.assert_array_equal(num_valid, [2])
     np.testing.assert_array_equal(boxes[0], [BOXES[0, 0], BOXES[0, 2], [0] * 4, [0] * 4])
     np.testing.assert_array_equal(scores[0], np.float32([0.9, 0.5, 0, 0]))

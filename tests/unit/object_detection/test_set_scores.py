@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -134,6 +135,7 @@ def test_without_masks_there_are_box_metrics_only(scores):
     metrics = score(scores(has_masks=False, with_masks=False), None)
     assert metrics["AP"] == pytest.approx(1.0)
     assert not [name for name in metrics if name.startswith("mask_")]
+    assert list(scores(has_masks=False).class_scores()) == [""]
 
 
 def test_missing_and_repeated_images_are_errors(scores):
@@ -160,6 +162,33 @@ def test_a_json_without_masks_is_refused_for_a_mask_model(scores):
     with pytest.raises(ValueError, match="not one of 4 objects has a usable segmentation"):
         scores(with_masks=False).check(lambda: None)
     scores(with_masks=False, has_masks=False).check(lambda: None)
+    scores().check(lambda: None)
+
+
+def edited(made, edit):
+    """Changes the JSON of scores, which is read at its first use."""
+    path = Path(made.annotations)
+    value = json.loads(path.read_text())
+    edit(value)
+    path.write_text(json.dumps(value))
+    return made
+
+
+def test_masks_need_the_sizes_of_images_with_objects(scores):
+    made = edited(scores(), lambda value: value["images"][1].update(height=None, width=None))
+    with pytest.raises(ValueError, match="image 12 has no height and width"):
+        made.check(lambda: None)
+
+
+def test_more_objects_of_a_class_than_are_scored_are_said(scores, caplog):
+    made = edited(scores(), lambda value: value["annotations"][3].update(iscrowd=1))
+    made.max_detections = 2
+    made.check(lambda: None)
+    assert "AP cannot reach 1" not in caplog.text
+    made.max_detections = 1
+    made.check(lambda: None)
+    assert "best 1 detections of an image and class are scored, but 1 images" in caplog.text
+    assert "(image 11: 2 of 'cell'), so AP cannot reach 1: raise --max_detections" in caplog.text
 
 
 def named(tmp_path, **category):
