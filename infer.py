@@ -45,7 +45,9 @@ families.define_checkpoint_flags()
 flags.DEFINE_string(
     "saved_model_dir", "", "Exported model to use; with --model_dir it is exported there first."
 )
-flags.DEFINE_float("min_score_thresh", 0.4, "Least score drawn and written.")
+flags.DEFINE_float(
+    "min_score_thresh", 0.4, "Least score drawn and written.", lower_bound=0, upper_bound=1
+)
 flags.DEFINE_integer("max_boxes_to_draw", 100, "Most objects drawn on an image.", lower_bound=0)
 flags.DEFINE_bool("draw_boxes", True, "Draw boxes around masks too.")
 flags.DEFINE_enum(

@@ -37,7 +37,7 @@ def export_portable(
     """
     if not photographs:
         raise ValueError("expected at least one photograph to compare the file on")
-    folder = Path(folder).absolute()
+    folder = Path(folder).resolve()  # of a link: what it leads to
     if folder.exists() and not (folder / "interface.json").is_file():
         if not folder.is_dir() or any(folder.iterdir()):
             raise ValueError(f"{folder} holds something else than such an export: choose another")

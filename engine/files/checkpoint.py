@@ -37,6 +37,8 @@ from path_names.plain_path import plain_path
 _DATA, _INDEX = ".data-00000-of-00001", ".index"
 _TF_POINTER, _POINTER = "checkpoint", "last_checkpoint"
 _RESUMABLE_FILE = re.compile(r"^(?P<stem>ckpt-(?P<number>\d+))\.(index|json|data-\d+-of-\d+)$")
+# What follows the prefix in the names of a checkpoint's files beside its index.
+_PART = re.compile(r"\.(json|data-\d+-of-\d+)$")
 _READ_ERRORS = (tf.errors.OpError, RuntimeError, IndexError)
 # Files being written, and files being replaced: an interrupted save is cleared up or undone.
 _ASIDE, _REPLACED = ".writing-", ".replaced-"
@@ -162,7 +164,7 @@ def find(path: str | Path, *, which: str = "best") -> str:
     highest epoch, then resumable checkpoints, then ckpt-final, then what TensorFlow's `checkpoint`
     file points to. The path of a file `last_checkpoint` means what it names. Any other file is
     taken as weights of another program (`engine.files.weight_files`), as is `zoo:NAME`, which is
-    fetched if need be (`engine.files.zoo`).
+    fetched if need be (`engine.files.zoo`). Each file of a checkpoint names it as its prefix does.
 
     Args:
       path: of a checkpoint or a folder.
@@ -172,6 +174,8 @@ def find(path: str | Path, *, which: str = "best") -> str:
       FileNotFoundError: nothing complete there; names what was looked for.
     """
     path = Path(zoo.local_path(str(path)).removesuffix(_INDEX))
+    if path.is_file() and exists(prefix := _PART.sub("", str(path))):
+        return prefix
     if path.name == _POINTER and path.is_file():
         path = path.parent / read_text(path).strip()
     if exists(path):
@@ -197,9 +201,11 @@ def find(path: str | Path, *, which: str = "best") -> str:
     latest = pointed(path)
     if latest and exists(latest):
         return latest
+    is_export = (path / "saved_model.pb").is_file()
     raise FileNotFoundError(
         f"no complete checkpoint in {path} (looked for ema_weights/emackpt-N, emackpt-N, ckpt-N, "
         "ckpt-final, emackpt-best, ckpt-best and a file named checkpoint)"
+        + ("; it is an exported model, for infer.py's --saved_model_dir" if is_export else "")
     )
 
 

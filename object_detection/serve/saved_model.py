@@ -98,7 +98,7 @@ def export_detector(
       ValueError: the folder holds something else.
       RuntimeError: the reloaded export gives other detections than the model; nothing is replaced.
     """
-    folder = Path(folder).absolute()
+    folder = Path(folder).resolve()  # of a link: what it leads to
     if folder.exists() and not (folder / "saved_model.pb").is_file():
         if not folder.is_dir() or any(folder.iterdir()):
             raise ValueError(f"{folder} holds something else than a SavedModel: choose another")

@@ -113,6 +113,7 @@ def test_checkpoint_without_a_description_needs_its_model(evaluate, trained_run,
             ["{tmp}, an export, keeps its settings", "--model_name"],
         ),
         (["--image_path={image}", "--output_dir="], ["--output_dir"]),
+        (["--image_path={image}", "--min_score_thresh=40"], ["--min_score_thresh=40", "[0, 1]"]),
         (["--image_path={photo}"], ["{photo}", "not a readable image"]),
     ],
 )

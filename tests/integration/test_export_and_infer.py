@@ -120,17 +120,20 @@ def drawn(commands, tiny_set, trained_run, pictures, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def exported(commands, trained_run, tmp_path_factory):
-    """The folder that export.py writes where there is an export with more in it."""
+    """The folder that export.py writes, by a link, where there is an export with more in it."""
     folder = tmp_path_factory.mktemp("exported") / "model"
+    link = tmp_path_factory.mktemp("links") / "model"
+    link.symlink_to(folder)
     shutil.copytree(trained_run.folder / "emackpt-final", folder)
     (folder / "left-over").write_text("of another export")
     (folder / "saved_model.pb").write_text("cut short")
     result = commands.run(
         "export.py",
         f"--model_dir={trained_run.folder}",
-        f"--saved_model_dir={folder}",
+        f"--saved_model_dir={link}",
         "--which=last",
     ).require_success()
+    assert link.is_symlink()
     assert f"taking {trained_run.folder}/ema_weights/emackpt-12 (epoch 12, AP 0." in result.output
     assert "on 2 photographs it differs from the checkpoint in scores by " in result.output
     return folder

@@ -177,10 +177,13 @@ class TestFind:
             assert checkpoint.find(tmp_path, which="last") == str(tmp_path / name)
         assert checkpoint.find(tmp_path) == str(tmp_path / "ema_weights/emackpt-best")
 
-    def test_a_prefix_and_its_index_file(self, tmp_path):
+    def test_a_prefix_and_its_files(self, tmp_path):
         prefix = save(tmp_path / "ckpt-1")
-        assert checkpoint.find(prefix) == prefix
-        assert checkpoint.find(f"{prefix}.index") == prefix
+        for ending in ("", ".index", ".json", ".data-00000-of-00001"):
+            assert checkpoint.find(f"{prefix}{ending}") == prefix
+        other = tmp_path / "config.json"
+        other.touch()
+        assert checkpoint.find(other) == str(other)
 
     def test_what_tensorflow_points_to(self, tmp_path):
         prefix = save(tmp_path / "theirs")
@@ -213,6 +216,9 @@ class TestFind:
         with pytest.raises(FileNotFoundError, match="expected .*none.index"):
             checkpoint.find(tmp_path / "none")
         assert checkpoint.recover(tmp_path) == (None, [])
+        (tmp_path / "saved_model.pb").touch()
+        with pytest.raises(FileNotFoundError, match="it is an exported model.*--saved_model_dir"):
+            checkpoint.find(tmp_path)
 
     def test_prune_keeps_the_last(self, tmp_path):
         for step in range(1, 6):
