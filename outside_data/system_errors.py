@@ -29,7 +29,7 @@ _REMEDIES = {
 
 
 def explained(error: Exception) -> str:
-    """Returns an error's text; of one of the system that names a file, with what to do."""
+    """Returns an error's text; of one of the system, with its file and what to do."""
     if isinstance(error, BrokenPipeError):
         return f"{error}: what read this program's output has ended, as after `| head`"
     if isinstance(error, UnicodeEncodeError) and "surrogates" in error.reason:
@@ -37,14 +37,16 @@ def explained(error: Exception) -> str:
             f"{clean(error.object)}: a name that is no {error.encoding}, which TensorFlow needs: "
             "rename it; or, if it is shown rightly elsewhere, set LC_ALL=C.UTF-8"
         )
-    if not isinstance(error, OSError) or not isinstance(error.filename, (str, bytes, os.PathLike)):
-        return str(error)  # among them those of an open file, which has a number
+    if not isinstance(error, OSError):
+        return str(error)
+    remedy = _REMEDIES.get(error.errno or 0)
+    if not isinstance(error.filename, (str, bytes, os.PathLike)):  # of an open file: none, a number
+        is_systems = remedy and error.strerror == os.strerror(error.errno or 0)
+        return f"{error.strerror}: {remedy}" if is_systems else str(error)
     path = os.fsdecode(error.filename)
     if error.errno in (errno.EACCES, errno.EPERM):
         return f"no permission for {clean(path)}: {_holder_of(path)}"
-    if remedy := _REMEDIES.get(error.errno or 0):
-        return f"{clean(path)}: {error.strerror}: {remedy}"
-    return str(error)
+    return f"{clean(path)}: {error.strerror}: {remedy}" if remedy else str(error)
 
 
 def _holder_of(path: str) -> str:

@@ -43,7 +43,7 @@ class _DllFile:
             "elapsedtime": str(now - self._start),
             "type": kind,
         }
-        self._file.write(f"DLLL {json.dumps({**record, **fields})}\n")
+        _append(self._file, f"DLLL {json.dumps({**record, **fields})}")
 
     def metadata(self, metric: str, metadata: Mapping[str, Any]) -> None:
         self._write("METADATA", {"metric": metric, "metadata": dict(metadata)})
@@ -117,7 +117,7 @@ class RunLog:
             _leave_console()
             line += f"\n(said only here from now on: the console is gone, {error})"
         if self._text:
-            self._text.write(line + "\n")
+            _append(self._text, line)
 
     def _require_folder(self) -> None:
         """Raises OSError if what is written no longer goes into the run's folder."""
@@ -147,7 +147,7 @@ class RunLog:
         self._require_folder()
         if self._lines:
             record = {"kind": kind, "time": round(time.time(), 3), **finite_or_none(data)}
-            self._lines.write(json.dumps(record) + "\n")
+            _append(self._lines, json.dumps(record))
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Writes TensorBoard scalars."""
@@ -166,6 +166,14 @@ class RunLog:
         if self._dll:
             self._dll.flush()
         sys.stdout.flush()
+
+
+def _append(file: TextIO, line: str) -> None:
+    """Writes a line; an error, as of a full disk, names the file."""
+    try:
+        file.write(line + "\n")
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, file.name) from error
 
 
 def _leave_console() -> None:

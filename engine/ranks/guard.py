@@ -5,11 +5,15 @@ waits for them too; so a failing rank ends its process at once.
 """
 
 import contextlib
+import errno
 import os
+import re
 import sys
 import time
 import traceback
 from collections.abc import Callable
+
+import tensorflow as tf
 
 from engine.config.fields import ConfigError
 from engine.ranks import distributed
@@ -21,6 +25,8 @@ from outside_data.text import clean_lines
 _TRACEBACK = "RINGDET_TRACEBACK"
 _EXPLAINED = (ConfigError, MemoryError, OSError, ValueError, distributed.AgreedError)
 _FAILED, _INTERRUPTED = 1, 130
+_SYSTEM_ERRORS = {os.strerror(number): number for number in errno.errorcode}
+_OF_FILE = re.compile(rf"(?:.*\}}\}} )?([^;]+); ({'|'.join(map(re.escape, _SYSTEM_ERRORS))})")
 # What a rank that has nothing to add gives rank 0 to say why and to end all of them.
 _SECONDS_FOR_MAIN = 20.0
 
@@ -43,9 +49,19 @@ def run_guarded(main: Callable[[], int]) -> None:
     sys.exit(code)
 
 
+def as_system_error(error: Exception) -> Exception:
+    """Returns TensorFlow's error about a file as the system's, any other as it is.
+
+    To TensorFlow a full disk is a resource that is exhausted, as the memory of a device is.
+    """
+    said = _OF_FILE.match(error.message) if isinstance(error, tf.errors.OpError) else None
+    return OSError(_SYSTEM_ERRORS[said[2]], said[2], said[1]) if said else error
+
+
 def _describe(error: Exception) -> str:
     if isinstance(error, distributed.AgreedError) and isinstance(error.__cause__, Exception):
         error = error.__cause__
+    error = as_system_error(error)
     hint = ""
     if not isinstance(error, _EXPLAINED) or os.environ.get(_TRACEBACK):
         lines = traceback.format_exception(type(error), error, error.__traceback__)

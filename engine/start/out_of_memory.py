@@ -12,6 +12,7 @@ from absl import flags
 
 from engine.optim.precision import policy_name
 from engine.ranks import devices
+from engine.ranks.guard import as_system_error
 from engine.ranks.progress import EVALUATE, HERE
 
 # TensorFlow's and XLA's allocators say it alike.
@@ -28,10 +29,13 @@ def explained(config: Any) -> Iterator[None]:
 
     Raises:
       OutOfMemoryError: says what was run, where, and which flags make it smaller.
+      OSError: a disk was full.
     """
     try:
         yield
     except tf.errors.ResourceExhaustedError as error:
+        if (of_file := as_system_error(error)) is not error:
+            raise of_file from error
         training = HERE.place()["kind"] != EVALUATE
         raise OutOfMemoryError(advice(config, error.message, training=training)) from error
 

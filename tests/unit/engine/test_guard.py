@@ -1,10 +1,11 @@
 """The frame around main: exit codes, and what is said of a failure."""
 
 import pytest
+import tensorflow as tf
 
 from engine.config.fields import ConfigError
 from engine.ranks import distributed
-from engine.ranks.guard import run_guarded
+from engine.ranks.guard import as_system_error, run_guarded
 
 
 @pytest.fixture(autouse=True)
@@ -54,6 +55,20 @@ def test_an_unforeseen_error_shows_its_stack(capsys):
     assert end_of(raising(TypeError("bug"))) == 1
     said = capsys.readouterr().err
     assert "Traceback" in said and "TypeError: bug" in said.splitlines()[-1]
+
+
+def test_what_tensorflow_says_of_a_file_is_the_systems_error(capsys):
+    def fill() -> None:
+        with tf.io.TFRecordWriter("/dev/full") as file:
+            file.write(b"x")
+            file.flush()
+
+    assert end_of(fill) == 1
+    said = capsys.readouterr().err
+    assert "node7): OSError: /dev/full: No space left on device: free some" in said
+    assert "Traceback" not in said
+    other = tf.errors.ResourceExhaustedError(None, None, "Out of memory")
+    assert as_system_error(other) is other
 
 
 def test_what_rank_0_did_for_all_is_told_by_its_cause(capsys):

@@ -110,3 +110,10 @@ def test_deterministic_kernels_are_asked_for(tmp_path, monkeypatch):
         config = configured(tmp_path / str(deterministic), deterministic=deterministic)
         run_training(config, TinyFamily())
         assert len(asked) == int(deterministic)
+
+
+def test_a_full_disk_is_no_lack_of_memory(tmp_path):
+    told = out_of_memory.explained(configured(tmp_path))
+    with pytest.raises(OSError, match="No space left on device") as raised, told:
+        tf.io.write_file("/dev/full", "x")
+    assert raised.value.filename == "/dev/full"

@@ -18,6 +18,7 @@ from tensorboard.backend.event_processing.plugin_event_multiplexer import EventM
 from engine.log import run_log
 from engine.log.run_log import RunLog, open_dllogger
 from engine.ranks import distributed
+from outside_data.system_errors import explained
 
 
 def test_dllogger_lines(tmp_path):
@@ -75,6 +76,15 @@ def test_text_goes_to_console_and_file(tmp_path, capsys):
     (path,) = tmp_path.glob("train-*.log")
     assert re.fullmatch(r"train-\d{4}(-\d\d){5}\.log", path.name)
     assert path.read_text() == said
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "time_log.txt"])
+def test_a_full_disk_is_told_by_the_file(tmp_path, name):
+    (tmp_path / name).symlink_to("/dev/full")
+    with pytest.raises(OSError) as caught:
+        log = RunLog(tmp_path, tensorboard=False)
+        log.numbers("step", {"loss": 1.5})
+    assert explained(caught.value).startswith(f"{tmp_path}/{name}: No space left on device: free")
 
 
 def test_a_console_that_is_gone_ends_nothing(tmp_path, monkeypatch):

@@ -40,6 +40,12 @@ def test_errors_of_the_system_say_what_to_do(number, says):
     assert said.startswith("/data/a\\x1b[31m: ") and says in said
 
 
+def test_a_disk_that_fills_while_an_open_file_is_written_says_what_to_do():
+    with pytest.raises(OSError) as caught, open("/dev/full", "w", buffering=1) as file:
+        file.write("line\n")
+    assert explained(caught.value).startswith("No space left on device: free some space")
+
+
 @pytest.mark.parametrize(
     "error",
     [OSError("only words"), ValueError("5"), OSError(5, "no file"), OSError(5, "numbered", 77)],
