@@ -30,7 +30,7 @@ def parse_hparams(text: str) -> dict[str, Any]:
     text = text.strip()
     if not text:
         return {}
-    if text.endswith(_YAML) and ("=" not in text or Path(text).is_file()):
+    if _names_file(text):
         return read_yaml(text)
     values: dict[str, Any] = {}
     for part in _split_outside_brackets(text):
@@ -41,6 +41,15 @@ def parse_hparams(text: str) -> dict[str, Any]:
             )
         values[name.strip()] = _value(value.strip())
     return values
+
+
+def source_of(text: str) -> str:
+    """Returns what messages call the origin of `--hparams`: the YAML file, or the flag."""
+    return text.strip() if _names_file(text.strip()) else "--hparams"
+
+
+def _names_file(text: str) -> bool:
+    return text.endswith(_YAML) and ("=" not in text or Path(text).is_file())
 
 
 def _value(text: str) -> Any:

@@ -165,11 +165,16 @@ def resolve(
         config = config_lib.override(config, recipe(without), source="--recipe")
     elif recipe:
         config = config_lib.override(config, hparams_lib.read_yaml(recipe), source=recipe)
-    config = config_lib.override(config, hparams_lib.parse_hparams(hparams), source="--hparams")
+    config = _with_hparams(config, hparams)
     given = given_flags(type(config), flag_values=flag_values)
     if "optim.learning_rate" in given and "optim.lr_batch_size" not in given:
         given["optim.lr_batch_size"] = 0
     return config_lib.override(config, given, source="flag")
+
+
+def _with_hparams(config: Any, text: str) -> Any:
+    values = hparams_lib.parse_hparams(text)
+    return config_lib.override(config, values, source=hparams_lib.source_of(text))
 
 
 def resolve_untrained(config: Any, *, hparams: str, batch_size: int) -> Any:
@@ -177,7 +182,7 @@ def resolve_untrained(config: Any, *, hparams: str, batch_size: int) -> Any:
 
     Its --batch_size, of each rank and step, is that of evaluation.
     """
-    config = config_lib.override(config, hparams_lib.parse_hparams(hparams), source="--hparams")
+    config = _with_hparams(config, hparams)
     overrides = given_flags(type(config))
     overrides.pop("train.batch_size", None)
     for name in ("precision", "image_size"):
@@ -190,8 +195,10 @@ def resolve_untrained(config: Any, *, hparams: str, batch_size: int) -> Any:
 def refuse_arguments(words: Sequence[str]) -> None:
     """Raises ConfigError if there are words of the command line that are no flags."""
     if words:
+        is_expanded = os.path.exists(words[0])
         raise config_lib.ConfigError(
             f"unexpected argument {words[0]!r}: everything is told by flags, as in --batch_size=8"
+            + ("; quote a pattern, else the shell puts its files here" if is_expanded else "")
         )
 
 

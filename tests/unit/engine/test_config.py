@@ -8,7 +8,7 @@ import pytest
 
 from engine.config import fields as config_lib
 from engine.config.fields import ConfigError, Section, setting
-from engine.config.recipe_yaml import literal, parse_hparams, read_yaml
+from engine.config.recipe_yaml import literal, parse_hparams, read_yaml, source_of
 from engine.config.settings import TrainConfig
 from outside_data.files import BadFileError
 
@@ -128,6 +128,10 @@ class TestHparamsSyntax:
     def test_a_setting_under_two_names_is_refused(self, text, names):
         with pytest.raises(ConfigError, match=f"--hparams: {names} are the same setting"):
             apply(text)
+
+    def test_messages_name_the_file(self):
+        assert source_of(" runs/more.yaml ") == "runs/more.yaml"
+        assert source_of("inner.count=1") == source_of("label_map=names.yaml") == "--hparams"
 
     def test_missing_and_broken_yaml(self, tmp_path):
         with pytest.raises(FileNotFoundError, match="nothing.yaml"):

@@ -105,6 +105,8 @@ def test_arguments_that_are_no_flags_are_refused():
     cli.refuse_arguments([])
     with pytest.raises(ConfigError, match="unexpected argument 'batch_size=8'"):
         cli.refuse_arguments(["batch_size=8"])
+    with pytest.raises(ConfigError, match="'/': .*; quote a pattern, else the shell puts its"):
+        cli.refuse_arguments(["/"])
 
 
 @pytest.mark.parametrize(
