@@ -106,7 +106,14 @@ def read_text(path: str | os.PathLike[str], *, most: int = MOST_SMALL_BYTES) -> 
     try:
         return data.decode(text_encoding(data))
     except UnicodeDecodeError as error:
-        raise BadFileError(f"{clean(path)}: no UTF-8 text ({error}): save it as UTF-8") from None
+        raise _no_text(path, error) from None
+
+
+def _no_text(path: str | os.PathLike[str], error: UnicodeDecodeError) -> BadFileError:
+    return BadFileError(
+        f"{clean(path)}: no UTF-8 text ({error}): unpack it if it is an archive, else save it as "
+        "UTF-8"
+    )
 
 
 def text_encoding(head: bytes) -> str:
@@ -131,10 +138,12 @@ def parse_json(data: bytes | str, path: str | os.PathLike[str]) -> Any:
       path: the file, for messages.
 
     Raises:
-      BadFileError: it is no JSON, too deep, or has numbers of too many digits.
+      BadFileError: it is no text, no JSON, too deep, or has numbers of too many digits.
     """
     try:
         return json.loads(data)
+    except UnicodeDecodeError as error:
+        raise _no_text(path, error) from None
     except RecursionError:
         what = "its brackets are nested too deeply to be read"
     except MemoryError:

@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from object_detection.coco.annotations import CocoAnnotations
+from object_detection.coco.annotations import CocoAnnotations, read_images
 from object_detection.coco.image_paths import find_image_files
 from object_detection.coco.listed import CocoImage
 from object_detection.formats.folder import is_made_here, require_folder
@@ -94,11 +94,11 @@ def find_image_dir(annotation_file: str | os.PathLike[str], data_dir: Path) -> P
 
     Raises:
       FileNotFoundError: none has any of them.
-      ValueError: two folders would do equally, and hold other pictures.
+      ValueError: the file names no image, or two folders would do equally, and hold other pictures.
     """
-    names = _first_file_names(Path(annotation_file))
-    if not names:
-        raise FileNotFoundError(f"{annotation_file} lists no image file: expected 'file_name' keys")
+    names = _first_file_names(Path(annotation_file)) or [
+        image.file_name for image in read_images(annotation_file)[:_PROBED_NAMES]
+    ]
     split = _split_name(Path(annotation_file))
 
     def likeness(folder: Path) -> int:

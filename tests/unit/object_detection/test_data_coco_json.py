@@ -1,5 +1,6 @@
 """COCO annotation files: reading, checking, finding splits, cutting splits."""
 
+import gzip
 import json
 import zipfile
 
@@ -16,7 +17,7 @@ from object_detection.coco.annotations import (
     read_images,
     write_annotations,
 )
-from object_detection.convert.splits import find_splits, make_split
+from object_detection.convert.splits import find_image_dir, find_splits, make_split
 from object_detection.formats.folder import DataFolder
 
 
@@ -41,7 +42,8 @@ def write(tmp_path):
     def write_json(value, name="instances_train.json"):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(value if isinstance(value, str) else json.dumps(value))
+        text = value if isinstance(value, (str, bytes)) else json.dumps(value)
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
         return path
 
     return write_json
@@ -239,6 +241,28 @@ def test_find_splits_errors(write, tmp_path):
     write(named("a.jpg"), "annotations/instances_train.json")
     with pytest.raises(FileNotFoundError, match=r"none of its first 1 images .a\.jpg"):
         find_splits(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (b"", "is no valid JSON: Expecting value"),
+        (gzip.compress(b"{}"), "no UTF-8 text.*unpack it if it is an archive"),
+        ("{'images': [{'file_name': 'a.jpg'}]}", "is no valid JSON: Expecting property name"),
+        ({"images": [], "annotations": []}, "the list of images is empty"),
+        ({"images": [{"id": 1, "coco_url": "a.jpg"}]}, r"images\[0\] has no file_name"),
+    ],
+)
+def test_why_a_file_names_no_image_is_said(write, value, message):
+    path = write(value, "annotations/instances_train.json")
+    with pytest.raises(ValueError, match=f"instances_train.json.*{message}"):
+        find_image_dir(path, path.parents[1])
+
+
+def test_names_that_are_numbers_are_names(write, tmp_path):
+    path = write(named(7), "annotations/instances_train.json")
+    write("", "train/7.jpg")
+    assert find_image_dir(path, tmp_path) == tmp_path / "train"
 
 
 def synthetic(classes_of_images):
