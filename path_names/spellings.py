@@ -22,10 +22,12 @@ def spellings(name: str) -> Iterator[tuple[str, list[str]]]:
     if found := _FILE_URI.match(name):
         with contextlib.suppress(ValueError):  # of what is no base64, or no text
             name = base64.urlsafe_b64decode(unquote(found[1])).decode()
-    start, kinds = name, []
+    start = name.strip()
+    kinds = ["spaces around it"] * (start != name)
     for pattern in (_UPLOAD, _URL):
         if found := pattern.match(start):
-            start, kinds = found[1], ["URL"]
+            start = found[1]
+            kinds.append("URL")
             break
     for decoding in ([], ["percent-encoding"]):
         text = unquote(start) if decoding else start

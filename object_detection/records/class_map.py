@@ -21,6 +21,7 @@ from object_detection.coco.categories import COCO_CATEGORIES
 from object_detection.coco.listed import some
 from object_detection.records.card import DataCard
 from outside_data.files import expecting, read_text, read_yaml, regular_file
+from path_names.spellings import folded
 
 _VOC = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
@@ -40,8 +41,8 @@ _ITEM_FIELD = re.compile(r"""(\w+)\s*:\s*(?:(["'])(.*?)\2|(\S+))""")
 
 
 def plain_name(name: str) -> str:
-    """Returns a name without what exporters change: case, spaces, underscores, hyphens."""
-    return re.sub(r"[\s_-]+", " ", name).strip().casefold()
+    """Returns a name without what exporters change: case, Unicode form, spaces, `_`, `-`."""
+    return folded(re.sub(r"[\s_-]+", " ", name).strip())
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,6 +20,8 @@ def matched(others):
 def test_the_same_names_under_the_same_ids():
     assert matched({1: "person", 2: "animal", 3: "traffic light"}) == {1: 0, 2: 1, 3: 2}
     assert matched({1: "Person ", 2: "ANIMAL", 3: "traffic_light"}) == {1: 0, 2: 1, 3: 2}
+    composed, decomposed = ClassMap(1, {0: (1, "caf\u00e9")}), {5: "Cafe\u0301"}
+    assert composed.matched(decomposed, source="val.json").category_to_class == {5: 0}
 
 
 def test_the_same_names_under_other_ids_are_mapped_and_said():

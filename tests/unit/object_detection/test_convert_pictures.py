@@ -353,6 +353,7 @@ def test_text_formats_and_documents_are_no_pictures():
         ("/home/someone/set/a.jpg", "set/a.jpg", "folders in front"),
         ("../set/a.jpg", "a.jpg", "folders in front"),
         ("a.jpg", "deep/er/a.jpg", "folders in front"),
+        (" a.jpg\n", "a.jpg", "spaces around it"),
     ],
 )  # fmt: skip
 def test_names_of_exporters_are_found_and_counted(convert_set, tmp_path, name, on_disk, kinds):
