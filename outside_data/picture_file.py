@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from outside_data.files import BadFileError, open_file
 
@@ -51,6 +51,7 @@ _TRANSPOSE = {
     8: Image.Transpose.ROTATE_90,
 }
 _UNDO = {**_TRANSPOSE, 6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
+_PNG_END = b"IEND\xaeB`\x82"
 _JPEG_MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")
 # Stands for the end marker: no code word of any Huffman table, and too short for a missing block.
 _NO_CODE = b"\xff\x00" * 8
@@ -220,6 +221,8 @@ def open_picture(data: bytes, *, max_pixels: int = MAX_PIXELS, whole: bool = Tru
         if max(width, height) > MOST_SIDE:
             raise BadImageError("side too long", f"{width}x{height}, more than {MOST_SIDE}: cut it")
         image_format = image.format or "?"
+        if image_format == "TIFF" and _is_misread(image):
+            raise BadImageError("TIFF with planes of 16 bits", "save it compressed, or as PNG")
         orientation = _orientation(image, io.BytesIO(data))
         if image_format == "TIFF" and orientation >= 5:
             width, height = height, width
@@ -281,6 +284,13 @@ def _exif_of_png(file: BinaryIO) -> bytes:
     return b""
 
 
+def _is_misread(image: Image.Image) -> bool:
+    """Whether Pillow would take the bytes of a TIFF for pixels: uncompressed planes of 16 bits."""
+    tags = image.tag_v2
+    is_planar = tags.get(TiffImagePlugin.PLANAR_CONFIGURATION) == 2
+    return is_planar and max(tags[TiffImagePlugin.BITSPERSAMPLE]) > 8 and image.tile[0][0] == "raw"
+
+
 def _eight_bit_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
@@ -309,6 +319,15 @@ def _is_damaged_jpeg(data: bytes) -> bool:
             return True
         return False
     return kind == 0xC2 and _lacks_scans(scans)
+
+
+def is_sound_png(data: bytes) -> bool:
+    """Whether all checksums of a PNG are right, and its end is there."""
+    try:
+        Image.open(io.BytesIO(data), formats=["PNG"]).verify()
+    except Exception:  # as in `_reading_errors`
+        return False
+    return _PNG_END in data  # `verify` leaves out its checksum
 
 
 def _decode_small(data: bytes) -> None:

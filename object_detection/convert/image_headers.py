@@ -12,10 +12,9 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from outside_data.picture_file import MAX_PIXELS, Picture, open_picture
+from outside_data.picture_file import MAX_PIXELS, Picture, is_sound_png, open_picture
 
 _STORED_FORMATS = {"JPEG": "jpeg", "MPO": "jpeg", "PNG": "png"}
-_PNG_END = b"IEND\xaeB`\x82"
 _TURNED_JPEG = {"quality": 95, "subsampling": 0}
 
 
@@ -42,20 +41,20 @@ class ImageFile(NamedTuple):
 def inspect_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> ImageFile:
     """Checks the bytes of an image file.
 
-    A PNG is decoded only when its end is not where it should be: that tells a truncated file from
-    one with something appended.
+    A PNG is decoded only where a checksum or its end is wrong: TensorFlow reads none of those, so
+    one whose pixels are all there is written anew.
 
     Raises:
       BadImageError: empty, no image, truncated, too large, or of a kind that cannot be stored.
     """
     picture = open_picture(data, max_pixels=max_pixels)
     image_format = _STORED_FORMATS.get(picture.image_format)
-    if image_format is None:
-        encoded = _encoded(picture.rgb(upright=False), "PNG")
-        return ImageFile(encoded, "png", picture, converted_from=picture.image_format)
-    if image_format == "png" and not data.endswith(_PNG_END):
-        picture.rgb(upright=False)
-    return ImageFile(data, image_format, picture)
+    is_damaged = image_format == "png" and not is_sound_png(data)
+    if image_format and not is_damaged:
+        return ImageFile(data, image_format, picture)
+    encoded = _encoded(picture.rgb(upright=False), "PNG")
+    source = "damaged PNG" if is_damaged else picture.image_format
+    return ImageFile(encoded, "png", picture, converted_from=source)
 
 
 def upright(file: ImageFile) -> ImageFile:
