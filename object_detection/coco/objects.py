@@ -124,7 +124,10 @@ class ObjectReader:
         if box and (angle := values.box_rotation(entry)) and mask.value is None:
             note("box: turned by its attribute 'rotation', the box around it taken")
             box = _around_turned(box, angle)
-        if box is None or not _is_in_image(box, image, note):
+        if box is None:
+            return None
+        if not is_in_image(box, image):
+            note("box: outside the image", dropped=True)
             return None
         if mask.problem:
             note(f"{MASK_UNKNOWN}{mask.problem}")
@@ -182,12 +185,9 @@ def _around_turned(box: Sequence[float], degrees: float) -> list[float]:
     return [x + (width - sides[0]) / 2, y + (height - sides[1]) / 2, *sides]
 
 
-def _is_in_image(box: Sequence[float], image: CocoImage, note: Callable[..., None]) -> bool:
-    """Whether anything of a box lies in its image, as far as the file says how large this is."""
-    if min(_sides_inside(box, image)) >= values.SMALLEST_SIDE_PX:
-        return True
-    note("box: outside the image", dropped=True)
-    return False
+def is_in_image(box: Sequence[float], image: CocoImage) -> bool:
+    """Whether anything of a box lies in its image, as far as it is known how large this is."""
+    return min(_sides_inside(box, image)) >= values.SMALLEST_SIDE_PX
 
 
 def _sides_inside(box: Sequence[float], image: CocoImage) -> tuple[float, float]:

@@ -107,8 +107,9 @@ class _Shard:
                 self._skip(image, error, num_objects=len(entries or ()))
             else:
                 self._note_corrections(image, file)
-                if stated is not None and stated != file.size:
+                if stated != file.size:
                     self.tally.resized[image.source_id] = file.size
+                if stated is not None and stated != file.size:
                     what = "image: objects scaled from the JSON's size to the file's"
                     self._note(image, what, f"{_text(stated)} to {_text(file.size)}")
                     entries = entries and [rescale_object(e, stated, file.size) for e in entries]

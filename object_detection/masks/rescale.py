@@ -15,7 +15,8 @@ import numpy as np
 from PIL import Image
 
 from object_detection.coco.annotations import CocoAnnotations
-from object_detection.coco.objects import CocoObject
+from object_detection.coco.objects import CocoObject, is_in_image
+from object_detection.coco.segmentation import read_segmentation
 from object_detection.masks.rle import decode_mask
 
 Size = tuple[int, int]
@@ -52,7 +53,10 @@ def rescale_object(entry: CocoObject, stated: Size, actual: Size) -> CocoObject:
 
 
 def rescale_annotations(annotations: CocoAnnotations, sizes: Mapping[str, Size]) -> CocoAnnotations:
-    """Returns annotations in which some images have another size.
+    """Returns annotations in which some images have another size, or have one at all.
+
+    Where none was stated, boxes outside of the image are left out, and masks of another size are
+    unknown, as in conversion.
 
     Args:
       annotations: as read.
@@ -61,12 +65,20 @@ def rescale_annotations(annotations: CocoAnnotations, sizes: Mapping[str, Size])
     images, objects = [], dict(annotations.objects)
     for image in annotations.images:
         actual = sizes.get(image.source_id)
-        if actual is not None and image.height is not None and image.width is not None:
-            stated = (image.height, image.width)
-            found = objects.get(image.source_id)
-            if found:
-                objects[image.source_id] = [rescale_object(e, stated, actual) for e in found]
+        if actual is not None:
+            found = objects.pop(image.source_id, ())
+            height, width = image.height, image.width
             image = dataclasses.replace(image, height=actual[0], width=actual[1])
+            if height is None or width is None:
+                found = [
+                    {**e, "segmentation": read_segmentation(e["segmentation"], size=actual).value}
+                    for e in found
+                    if is_in_image(e["bbox"], image)
+                ]
+            else:
+                found = [rescale_object(entry, (height, width), actual) for entry in found]
+            if found:
+                objects[image.source_id] = found
         images.append(image)
     return dataclasses.replace(annotations, images=tuple(images), objects=objects)
 

@@ -79,8 +79,8 @@ class DataCard:
     examples: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
     """Of what was dropped or corrected: image files and annotations, the first few of each."""
     resized_images: Mapping[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
-    """source_id of images whose JSON states another size -> (height, width) of the file, to which
-    their objects were scaled."""
+    """source_id of images whose JSON states another size or none -> (height, width) of the file, to
+    which their objects were scaled."""
 
     @property
     def num_classes(self) -> int:

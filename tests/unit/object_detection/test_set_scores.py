@@ -9,11 +9,14 @@ import pytest
 from pycocotools import mask as mask_api
 from samples import instances
 
+from object_detection.coco.annotations import read_annotations
+from object_detection.convert.convert import convert
 from object_detection.masks.rows import pack_mask
+from object_detection.metrics.ground_truth_check import ground_truth_rows
 from object_detection.metrics.set_scores import SetScores
 from object_detection.records.card import RecordFile
 from object_detection.records.card_builder import Tally, build_card
-from object_detection.records.class_map import ClassMap
+from object_detection.records.class_map import ClassMap, make_class_map
 
 HEIGHT, WIDTH = 60, 80
 BOXES = [[10, 10, 20, 30], [40, 20, 15, 15]]  # x, y, w, h
@@ -123,6 +126,30 @@ def test_the_json_of_smaller_pictures_is_scaled_as_the_records_were(scores):
     options = {"is_limited": False, "most_bad_records": 0}
     metrics = made.score(rows, images, masks=doubled * 2, **options)
     assert metrics["AP"] == metrics["mask_AP"] == pytest.approx(1.0)
+
+
+def test_sizes_that_the_json_lacks_are_the_records(small_set, tmp_path):
+    content = small_set["val"]
+    for image in content["images"]:
+        del image["height"], image["width"]
+    for entry in content["annotations"]:
+        x, y, width, height = entry["bbox"]
+        entry["segmentation"] = [[x, y, x + width, y, x + width, y + height, x, y + height]]
+    outside, other = content["annotations"][:2]
+    outside["bbox"] = [500, 5, 20, 20]
+    other["segmentation"] = {"size": [3, 3], "counts": [4, 5]}
+    path = tmp_path / "instances.json"
+    path.write_text(json.dumps(content))
+    made = convert(
+        read_annotations(path), tmp_path / "val", tmp_path / "set", mask_format="bitpacked"
+    )
+    assert made.card.dropped == {"box: outside the image": 1}
+    classes = make_class_map(made.card, class_ids="contiguous", num_classes=None)
+    truth = SetScores(str(path), classes, "set-*", made.card, has_masks=True)
+    truth.check(lambda: None)
+    rows, objects = ground_truth_rows(truth.evaluator)
+    assert len(rows) == made.card.num_instances == 7
+    assert [entry["segmentation"] is None for entry in objects] == [True] + [False] * 6
 
 
 def test_masks_of_another_size_than_the_json_are_refused(scores):
