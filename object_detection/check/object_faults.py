@@ -22,14 +22,7 @@ _READER_ERROR_SHARE = 0.2
 def object_faults(table: SplitTable) -> Iterator[CheckFinding]:
     """Yields what is wrong with the objects of a split."""
     if not len(table.boxes):
-        yield CheckFinding(
-            "error",
-            "no_objects",
-            table.name,
-            f"{len(table.annotations.images)} images and not one object",
-            "Use an instances file: a detector would learn only background, and scores of nothing "
-            "say nothing",
-        )
+        yield _no_objects(table)
         return
     is_plain = np.ones(len(table.boxes), bool)
     for problem in frame_problems(table.boxes, table.sizes, table.outlines, table.image):
@@ -57,6 +50,27 @@ def object_faults(table: SplitTable) -> Iterator[CheckFinding]:
             f"({share:.1%}): training leaves them out, and scoring counts them neither way",
             "Set iscrowd to 0 where single objects are meant",
         )
+
+
+def _no_objects(table: SplitTable) -> CheckFinding:
+    """Says why there is none; a test set may well be without."""
+    counts = table.annotations.counts(with_masks=False)
+    reasons = "; ".join(f"{count:,} x {what}" for what, count in counts.dropped.items())
+    is_test = table.name.startswith("test") and not reasons
+    return CheckFinding(
+        "note" if is_test else "error",
+        "no_objects",
+        table.name,
+        f"{len(table.annotations.images)} images and not one object"
+        + f": {reasons}" * bool(reasons),
+        "Correct the annotations"
+        if reasons
+        else "Fine for a test set: it is not evaluated"
+        if is_test
+        else "Use an instances file: a detector would learn only background, and scores of nothing "
+        "say nothing",
+        examples=[place for what in counts.dropped for place in counts.examples.get(what, ())],
+    )
 
 
 def _reader_findings(table: SplitTable) -> Iterator[CheckFinding]:

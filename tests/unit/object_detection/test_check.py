@@ -168,6 +168,20 @@ def test_faults_of_single_boxes(small_set, tmp_path):
     assert codes["crowds"].count == 1
 
 
+def test_why_there_is_no_object_is_said(small_set, tmp_path):
+    train, test = small_set["train"], small_set["val"]
+    for entry in train["annotations"]:
+        entry["bbox"] = [*entry["bbox"], 0.9]
+    found = codes_of({"train": train}, tmp_path)["no_objects"]
+    assert found.what == "4 images and not one object: 8 x box: not four finite numbers"
+    assert (found.level, found.examples[0]) == ("error", "1.png, annotation 1")
+    (tmp_path / "val").rename(tmp_path / "test")
+    del test["annotations"]
+    found = codes_of({"test": test}, tmp_path)
+    assert found["no_objects"].level == "note"
+    assert not [item for item in found.values() if item.level == "error"]
+
+
 def test_faults_of_images(small_set, tmp_path):
     images = small_set["train"]["images"]
     images[0] |= {"width": 21, "height": 15}  # a quarter, one side rounded up
