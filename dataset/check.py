@@ -30,7 +30,7 @@ from dataset import commands
 from object_detection.check.findings import Report
 from object_detection.check.run import check_splits
 from object_detection.check.split_table import SplitTable
-from object_detection.convert.prepare import choose_splits, coco_splits
+from object_detection.convert.prepare import coco_splits, training_split
 from object_detection.formats.importers import FORMATS
 from outside_data.picture_file import BadImageError, open_picture, read_regular_file
 from outside_data.whole_file import write_whole
@@ -74,7 +74,7 @@ def main(argv: Sequence[str]) -> int:
         layout = layout.at(_IMAGE_SIZE.value)
     with tempfile.TemporaryDirectory() as scratch:
         splits = coco_splits(argv[1], scratch, format_name=_FORMAT.value)
-        train, _ = choose_splits(splits, train_name=_TRAIN_SPLIT.value)
+        train = training_split(splits, _TRAIN_SPLIT.value)
         ordered = dict(sorted(splits.items(), key=lambda item: item[1] != train))
         report, tables = check_splits(
             ordered,

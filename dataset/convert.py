@@ -54,8 +54,13 @@ def main(argv: Sequence[str]) -> int:
     output = Path(_OUTPUT_DIR.value or f"{data.resolve().name}-records")
     splits = coco_splits(data, output, format_name=_FORMAT.value, voc_corners=_VOC_CORNERS.value)
     for split, (annotation_file, image_dir) in splits.items():
+        annotations = read_annotations(
+            annotation_file,
+            on_orphan=flags.FLAGS.on_orphan_annotation,
+            require_objects=not split.startswith("test"),
+        )
         conversion = convert(
-            read_annotations(annotation_file, on_orphan=flags.FLAGS.on_orphan_annotation),
+            annotations,
             image_dir,
             output / split,
             num_shards=_NUM_SHARDS.value,

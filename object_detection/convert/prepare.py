@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -26,15 +27,14 @@ from object_detection.convert.splits import find_splits, make_split
 from object_detection.formats.folder import is_made_here
 from object_detection.formats.importers import import_folder
 from object_detection.records.card import card_path, find_card
+from outside_data.files import MOST_JSON_BYTES, read_text
 from outside_data.picture_file import DEFAULT_RULES, PictureRules
 from outside_data.whole_file import write_whole
 
-# Splits by preference: trained on, and held out.
-_TRAIN_NAMES = ("train",)
-_EVAL_NAMES = ("test", "val", "valid")
 HELD_OUT_SHARE = 0.2
 _NUM_SHARDS = 8
 _MOST_FOLDERS_ABOVE = 3
+_SOME_ANNOTATIONS = re.compile(r'"annotations"\s*:(?!\s*(null|\[\s*\]))')
 _STAMP = "made_of.json"
 _OF_EVALUATION = "evaluation"  # beside the records of a training, which stay as they are
 
@@ -106,32 +106,39 @@ def _coco_splits_below(root: Path) -> dict[str, tuple[Path, Path]]:
         return found[0]
 
 
-def choose_splits(
+def training_split(
+    splits: Mapping[str, tuple[Path, Path]], name: str | None = None
+) -> tuple[Path, Path]:
+    """Returns the split of that name, by default train*, else the first; ValueError: no such."""
+    return _named(splits, name or min(splits, key=lambda name: not name.startswith("train")))
+
+
+def _held_out_split(
     splits: Mapping[str, tuple[Path, Path]],
-    *,
-    train_name: str | None = None,
-    eval_name: str | None = None,
-) -> tuple[tuple[Path, Path], tuple[Path, Path] | None]:
-    """Returns the training split, by default train*, and the held-out one or None.
+    train: tuple[Path, Path],
+    name: str | None,
+    report: Callable[[str], None],
+) -> tuple[Path, Path] | None:
+    """Returns the split of that name, by default test*, else val*, else any other; None: none.
 
-    The latter is by default test*, else val*, else any other.
-
-    Raises:
-      ValueError: no split of such a name.
+    By default a split without annotations, as of a competition, is passed over.
     """
+    if name:
+        return _named(splits, name)
+    for other in sorted(splits, key=lambda n: (not n.startswith("test"), not n.startswith("val"))):
+        if splits[other] == train:
+            continue
+        # Not parsed: every rank of every start asks, and annotations may have hundreds of MB.
+        if _SOME_ANNOTATIONS.search(read_text(splits[other][0], most=MOST_JSON_BYTES)):
+            return splits[other]
+        report(f"{other} has no annotations: not evaluated")
+    return None
 
-    def pick(given: str | None, prefixes: tuple[str, ...], but: object) -> tuple | None:
-        if given:
-            if given not in splits:
-                raise ValueError(f"no split {given!r}; there are: {', '.join(splits)}")
-            return splits[given]
-        names = [n for p in prefixes for n in splits if n.startswith(p) and splits[n] != but]
-        return splits[names[0]] if names else None
 
-    train = pick(train_name, _TRAIN_NAMES, None) or next(iter(splits.values()))
-    held_out = pick(eval_name, _EVAL_NAMES, train)
-    others = [split for split in splits.values() if split != train]
-    return train, held_out or (others[0] if others else None)
+def _named(splits: Mapping[str, tuple[Path, Path]], name: str) -> tuple[Path, Path]:
+    if name not in splits:
+        raise ValueError(f"no split {name!r}; there are: {', '.join(splits)}")
+    return splits[name]
 
 
 def prepare_records(
@@ -159,7 +166,7 @@ def prepare_records(
       with_masks: whether records hold masks.
       only_eval: no `train-*`: all images of the held-out split, or of the only one. Where a
         training's records are, in a folder below them.
-      train_split, eval_split: see `choose_splits`.
+      train_split, eval_split: names; by default train*, and test*, else val*, with annotations.
       seed: of the cut where there is one split only.
       on_orphan: see `read_annotations`.
       layout: anchors to compare the boxes with, if any.
@@ -174,7 +181,8 @@ def prepare_records(
         folder /= _OF_EVALUATION
     with _alone(folder) as output:
         splits = coco_splits(data_dir, output, report=report)
-        train, held_out = choose_splits(splits, train_name=train_split, eval_name=eval_split)
+        train = training_split(splits, train_split)
+        held_out = _held_out_split(splits, train, eval_split, report)
         chosen = {} if only_eval else {"train": train}
         if only_eval or held_out:
             chosen["eval"] = held_out or train

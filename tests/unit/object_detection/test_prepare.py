@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from unittest import mock
 
 import numpy as np
@@ -116,6 +117,22 @@ def test_an_evaluation_leaves_the_records_of_a_training_as_they_are(prepare):
     assert again == evaluated and "anew" not in lines
     elsewhere, _ = prepare("other", only_eval=True)
     assert elsewhere.folder.name == "other"
+
+
+@pytest.mark.parametrize("annotations", [{}, {"annotations": []}, {"annotations": None}])
+def test_a_split_without_annotations_is_not_evaluated(prepare, tmp_path, small_set, annotations):
+    del small_set["val"]["annotations"]
+    unlabelled = json.dumps({**small_set["val"], **annotations})
+    (tmp_path / "annotations" / "instances_test.json").write_text(unlabelled)
+    shutil.copytree(tmp_path / "val", tmp_path / "test")
+    made, lines = prepare(only_eval=True)
+    assert made.eval_images == tmp_path / "val" and "test has no annotations" in lines
+    (tmp_path / "annotations" / "instances_val.json").unlink()
+    made, lines = prepare("others")
+    assert "test has no annotations" in lines and "20% of its images are held out" in lines
+    assert len(pictures_of(made, "train")) == 3 and len(pictures_of(made, "eval")) == 1
+    with pytest.raises(ValueError, match=r"annotations|not one object"):
+        prepare("asked", eval_split="test")
 
 
 def test_records_in_the_data_folder_are_no_data(tmp_path):
