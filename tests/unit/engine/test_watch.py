@@ -1,5 +1,6 @@
 """Who is named when a rank freezes or stands still: watches of several ranks in one process."""
 
+import dataclasses
 import os
 import socket
 import time
@@ -9,7 +10,7 @@ from waiting import wait_until
 
 from engine.ranks import distributed
 from engine.ranks import watch as ranks_watch
-from engine.ranks.progress import COMPILE, EVALUATE, SAVE, Progress
+from engine.ranks.progress import COMPILE, EVALUATE, SAVE, STEP, Progress
 from engine.ranks.watch import Limits, Watch, own_addresses
 
 HOSTS = ["node1", "node1", "node2"]
@@ -135,6 +136,33 @@ def test_work_that_takes_long_has_limits_of_its_own(ranks, kind):
         place.at("long work", kind)
     ranks.run(2.6, stepping=())
     assert not any(ranks.reasons.values())
+
+
+@pytest.mark.parametrize(
+    ("limits", "kinds", "seconds", "reason"),
+    [
+        ({}, (STEP, COMPILE, STEP), 29, ""),  # ranks compile when a batch wants it
+        ({}, (STEP, COMPILE, STEP), 31, "every rank stands still for 30 s (--compile_seconds)"),
+        ({"step": 0.0}, (STEP, STEP, STEP), 1e6, ""),
+        ({"compile": 0.0}, (COMPILE, STEP, STEP), 1e6, ""),
+        (
+            {},
+            (STEP, STEP, None),
+            3,
+            "rank 0 of 3 on node1, rank 1 of 3 on node1 stands still for 2 s (--stall_seconds) at: "
+            "work; never heard: rank 2 of 3 on node2",
+        ),
+    ],
+)
+def test_the_longest_limit_of_those_waited_for_counts(limits, kinds, seconds, reason):
+    limits = dataclasses.replace(LIMITS, **limits)
+    watch = Watch(limits, rank=0, hosts=HOSTS, here=Progress(), end=pytest.fail)
+    for peer, kind in zip(watch._peers, kinds):
+        if kind:
+            peer.hear({"count": 1, "ticks": 0, "text": "work", "kind": kind}, 0.0)
+            peer.heard = seconds
+    assert watch._find_reason(seconds).startswith(reason)
+    assert bool(watch._find_reason(seconds)) == bool(reason)
 
 
 def test_work_that_goes_on_at_one_place_is_no_standstill(ranks):
