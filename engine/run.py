@@ -37,6 +37,7 @@ from engine.step import TrainStep
 from engine.task import Shard
 from engine.train_state import TrainState
 from outside_data.text import clean_lines
+from outside_data.whole_file import write_whole
 
 _DEBUG_SEED = 111111
 # Settings that each share of the data keeps, whichever rank reads it.
@@ -251,7 +252,7 @@ def _choose_seed(config: Any, stored: Mapping[str, Any]) -> int:
 
 
 def _write_description(folder: Path, description: Mapping[str, Any]) -> None:
-    (folder / "config.yaml").write_text(yaml.safe_dump(description["config"], sort_keys=False))
-    (folder / "environment.json").write_text(json.dumps(description["environment"], indent=1))
+    write_whole(folder / "config.yaml", yaml.safe_dump(description["config"], sort_keys=False))
+    write_whole(folder / "environment.json", json.dumps(description["environment"], indent=1))
     with (folder / "commands.txt").open("a", encoding="utf-8", errors="replace") as file:
         file.write(shlex.join(sys.argv) + "\n")

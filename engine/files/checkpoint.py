@@ -35,6 +35,7 @@ from outside_data.whole_file import write_whole
 from path_names.plain_path import plain_path
 
 _DATA, _INDEX = ".data-00000-of-00001", ".index"
+_FINAL = "ckpt-final"
 _TF_POINTER, _POINTER = "checkpoint", "last_checkpoint"
 _RESUMABLE_FILE = re.compile(r"^(?P<stem>ckpt-(?P<number>\d+))\.(index|json|data-\d+-of-\d+)$")
 # What follows the prefix in the names of a checkpoint's files beside its index.
@@ -153,8 +154,9 @@ def numbered(folder: str | Path, stem: str) -> list[str]:
 
 
 def newest_resumable(folder: str | Path) -> str:
-    """Returns the newest complete `ckpt-<step>` of a run's folder, '' if there is none."""
-    return next(reversed(numbered(folder, "ckpt-")), "")
+    """Returns the newest complete `ckpt-<step>` of a run's folder, else ckpt-final, else ''."""
+    final = Path(folder) / _FINAL
+    return next(reversed(numbered(folder, "ckpt-")), str(final) if exists(final) else "")
 
 
 def find(path: str | Path, *, which: str = "best") -> str:
@@ -196,7 +198,7 @@ def find(path: str | Path, *, which: str = "best") -> str:
         found = numbered(folder, stem)
         if found:
             return found[-1]
-    for prefix in filter(exists, (path / "ckpt-final", *best)):
+    for prefix in filter(exists, (path / _FINAL, *best)):
         return str(prefix)
     latest = pointed(path)
     if latest and exists(latest):
@@ -268,7 +270,7 @@ def averaged(folder: str, epoch: int) -> str:
 
 
 def recover(folder: str | Path) -> tuple[str | None, list[str]]:
-    """Finds the newest whole `ckpt-<step>` of a run's folder. Rank 0 only.
+    """Finds the newest whole `ckpt-<step>` of a run's folder, else ckpt-final. Rank 0 only.
 
     Damaged and incomplete ones that are newer are renamed to `damaged-ckpt-<step>`, so that nothing
     takes them for the newest.
@@ -279,7 +281,8 @@ def recover(folder: str | Path) -> tuple[str | None, list[str]]:
     Raises:
       ConfigError: something was saved, and nothing of it is whole.
     """
-    folder, found = Path(folder), {}
+    folder = Path(folder)
+    found = {-1: folder / _FINAL} if exists(folder / _FINAL) else {}  # it may be all that was kept
     for path in folder.glob("ckpt-*"):
         if match := _RESUMABLE_FILE.match(path.name):
             found[int(match["number"])] = folder / match["stem"]

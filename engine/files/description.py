@@ -22,13 +22,14 @@ def read_metadata(prefix: str | Path) -> dict[str, Any]:
 
     Raises:
       BadFileError: it is damaged.
+      OSError: it cannot be read just now, or by this user; it may be whole.
     """
     path = Path(f"{prefix}{META}")
     if not path.is_file():
         return {}
     try:
         found = read_json(path)
-    except (OSError, BadFileError) as error:
+    except BadFileError as error:
         raise BadFileError(f"{error}; {remedy(prefix)}") from error
     if not isinstance(found, dict):
         raise BadFileError(

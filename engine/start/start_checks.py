@@ -171,6 +171,8 @@ def finished_run(config: Any, stored: Mapping[str, Any]) -> str:
     is_exported = any((folder / name).is_dir() for name in ("emackpt-final", "model-final"))
     if final.get("step") != stored["step"] or not is_exported:
         return ""
+    if stored["config"]["model"]["name"] != config.model.name:  # for `check_same_run` to refuse
+        return ""
     ours = to_dict(config)
     lengths = [("train", name) for name in _LENGTHS]
     lengths += [("eval", name) for name in ours["eval"] if "target" in name]

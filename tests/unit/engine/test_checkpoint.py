@@ -1,5 +1,6 @@
 """Checkpoints: whole or not at all, found in order, refused with a reason."""
 
+import errno
 import json
 import os
 import shutil
@@ -336,6 +337,25 @@ class TestRecover:
         assert not list(folder.glob("ckpt-00000003*")) and list(folder.glob("damaged-ckpt-*03.*"))
         assert checkpoint.recover(folder) == (found, [])
         assert checkpoint.find(folder) == found
+
+    def test_one_that_cannot_be_read_is_not_taken_for_damaged(self, folder, monkeypatch):
+        def refuse(path):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+        monkeypatch.setattr("engine.files.description.read_json", refuse)
+        before = files(folder)
+        with pytest.raises(PermissionError, match="ckpt-00000003.json"):
+            checkpoint.recover(folder)
+        assert files(folder) == before
+
+    def test_the_final_one_where_no_other_is_whole(self, folder):
+        final = checkpoint.save(folder / "ckpt-final", {"model/a": tf.zeros([5])}, META)
+        assert checkpoint.recover(folder) == (str(folder / "ckpt-00000003"), [])
+        for path in folder.glob("ckpt-0*.data*"):
+            flip_bit(path)
+        found, problems = checkpoint.recover(folder)
+        assert found == checkpoint.newest_resumable(folder) == final and len(problems) == 3
+        assert checkpoint.recover(folder) == (final, [])
 
     def test_with_none_left_nothing_begins_at_step_1(self, folder):
         for path in folder.glob("ckpt-*.data*"):

@@ -45,7 +45,7 @@ def resumable(trained, tmp_path) -> Path:
     """A copy of the run, as it was after its first epoch."""
     folder = tmp_path / "resumable"
     shutil.copytree(trained, folder)
-    for path in folder.glob("ckpt-00000012.*"):
+    for path in [*folder.glob("ckpt-00000012.*"), *folder.glob("ckpt-final.*")]:
         path.unlink()
     return folder
 
@@ -139,6 +139,12 @@ def test_the_checkpoint_before_a_damaged_one_is_continued(trained, tmp_path, cap
     assert "WARNING" in said and "ckpt-00000012.json is missing" in said and "passed over" in said
     assert f"restoring {folder}/ckpt-00000006, which is whole" in said
     assert differing(folder / "ckpt-final", trained / "ckpt-final") == []
+
+
+def test_a_finished_run_of_another_model_is_refused(trained, tmp_path):
+    folder = shutil.copytree(trained, tmp_path / "run")
+    with pytest.raises(ConfigError, match="another configuration: model.name: 'tiny' -> 'other'"):
+        run_training(config_of(folder, **{"model.name": "other"}), TinyFamily())
 
 
 def test_a_finished_run_says_how_to_go_on(trained, tmp_path, capsys):
