@@ -172,7 +172,8 @@ def make_split(
     if not 0 < fraction < 1 or num_images < 2:
         raise ValueError(
             f"{annotations.path}: cannot hold out a fraction {fraction} of {num_images} images: "
-            "expected a fraction between 0 and 1 and at least 2 images"
+            "expected a fraction between 0 and 1 and at least 2 images; add images, or a split of "
+            "its own for the evaluation, named val"
         )
     size = min(max(round(fraction * num_images), 1), num_images - 1)
     order = sorted(
