@@ -1,5 +1,8 @@
 """Decides which Keras `tf.keras` is, before anything uses it: Keras 2, on every TensorFlow.
 
+So it is with the other library that reads the environment when it is imported: Matplotlib, see
+`drop_missing_backend`.
+
 TensorFlow up to 2.15 carries Keras 2. Later ones take Keras 3, with which neither Horovod nor the
 legacy optimizers work, unless TF_USE_LEGACY_KERAS is set when `tf.keras` is first used: then it is
 the package tf_keras. Every package of this repository imports this one first, so that no
@@ -15,6 +18,7 @@ import sys
 from collections.abc import MutableMapping
 
 VARIABLE = "TF_USE_LEGACY_KERAS"
+_BACKEND = "MPLBACKEND"
 _FIRST_WITH_KERAS_3 = (2, 16)
 
 
@@ -62,6 +66,17 @@ def refuse_keras_3(version: str) -> None:
         )
 
 
+def drop_missing_backend(environment: MutableMapping[str, str]) -> None:
+    """Takes out a notebook's MPLBACKEND that is not installed here.
+
+    Notebooks give theirs to the programs that they start, also to those of another environment,
+    where Matplotlib could then not be imported. Everything is drawn into files, without it.
+    """
+    kind, _, module = environment.get(_BACKEND, "").partition("://")
+    if kind == "module" and importlib.util.find_spec(module.split(".")[0]) is None:
+        del environment[_BACKEND]
+
+
 def version_of_module(name: str) -> str:
     """Returns the version of the distribution that provides a module, '' if none does.
 
@@ -76,6 +91,7 @@ def version_of_module(name: str) -> str:
     return ""
 
 
+drop_missing_backend(os.environ)
 choose_keras(
     os.environ,
     tensorflow=version_of_module("tensorflow"),

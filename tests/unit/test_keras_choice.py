@@ -1,6 +1,9 @@
 """Keras 2 on every TensorFlow; Keras 3 is refused with the way out."""
 
 import ast
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import keras_choice
@@ -85,3 +88,26 @@ def test_nothing_else_asks_for_versions():
     asking = {path for path, source in sources.items() if version_tests(source)}
     knowing = {path.parts[0] for path, source in sources.items() if "tf_keras" in source}
     assert asking == set() and knowing == {"keras_choice"}
+
+
+@pytest.mark.parametrize(
+    ("backend", "is_kept"),
+    [
+        ("module://no_such_package.backend_inline", False),
+        ("module://json.tool", True),  # a module that is there
+        ("Agg", True),
+        ("", True),
+    ],
+)
+def test_the_backend_of_a_notebook_is_kept_only_where_it_is(backend, is_kept):
+    environment = {"MPLBACKEND": backend}
+    keras_choice.drop_missing_backend(environment)
+    assert environment == ({"MPLBACKEND": backend} if is_kept else {})
+
+
+def test_a_report_is_drawn_in_a_process_that_a_notebook_started():
+    backend = "module://matplotlib_inline.backend_inline"
+    subprocess.run(
+        [sys.executable, "-c", "import object_detection.report.charts, dataset.embedded.things"],
+        **{"cwd": ROOT, "check": True, "env": {**os.environ, "MPLBACKEND": backend}},
+    )
