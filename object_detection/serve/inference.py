@@ -85,7 +85,9 @@ def saved_model_detector(folder: str) -> tuple[Detector, ClassMap, MaskRule | No
       ValueError: it names no class.
     """
     if not (Path(folder) / "saved_model.pb").is_file():
-        raise FileNotFoundError(f"no SavedModel in {folder}: export one with export.py")
+        is_portable = (Path(folder) / "interface.json").is_file()
+        remedy = "it is for another runtime: run its run.py" if is_portable else "export one"
+        raise FileNotFoundError(f"no SavedModel in {folder}: {remedy}, or use export.py")
     loaded = load_saved_model(folder)
     path = Path(folder) / "assets" / "labels.json"
     with expecting(path, "a list of objects with category_id and name"):

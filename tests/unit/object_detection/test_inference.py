@@ -232,6 +232,9 @@ def test_image_arguments(photo, tmp_path):
 def test_a_folder_without_an_export_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="no SavedModel"):
         inference.saved_model_detector(str(tmp_path))
+    (tmp_path / "interface.json").touch()
+    with pytest.raises(FileNotFoundError, match="it is for another runtime: run its run.py"):
+        inference.saved_model_detector(str(tmp_path))
 
 
 def test_videos_are_written_whole_or_not_at_all(tmp_path):
