@@ -71,6 +71,11 @@ def misspelt(content: Mapping[str, Any]) -> str:
     return ""
 
 
+def name_of_url(url: str) -> str:
+    """Returns the file that a `coco_url` means, as train2017/000000000009.jpg."""
+    return "/".join(url.split("/")[-2:])
+
+
 def read_listed_images(
     content: Mapping[str, Any], path: object, findings: list[Finding]
 ) -> tuple[CocoImage, ...]:
@@ -78,6 +83,10 @@ def read_listed_images(
     images: dict[str, CocoImage] = {}
     for index, entry in enumerate(entries_of(content, "images", path)):
         source_id, name = values.id_text(entry.get("id")), entry.get("file_name")
+        if name is None and isinstance(url := entry.get("coco_url"), str):
+            name = name_of_url(url)
+            what = "image: without file_name, named by coco_url (of LVIS; scores are COCO's)"
+            findings.append(Finding(False, what, name, source_id))
         has_name = name not in (None, "") and not isinstance(name, (bool, list, dict))
         missing = [
             k for k, is_there in (("id", source_id), ("file_name", has_name)) if not is_there

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from object_detection.coco.annotations import CocoAnnotations, read_images
 from object_detection.coco.image_paths import find_image_files
-from object_detection.coco.listed import CocoImage
+from object_detection.coco.listed import CocoImage, name_of_url
 from object_detection.formats.folder import is_made_here, require_folder
 from outside_data.files import MOST_JSON_BYTES, open_as_utf8, parse_json, read_json, walk
 
@@ -32,7 +32,8 @@ _ANNOTATION_PATTERNS = (
 _ANY_JSON = _ANNOTATION_PATTERNS[-3:]
 _WITHOUT_BOXES = re.compile(r"^(captions|image_info|panoptic|stuff|deploy)_|-card$")
 _KEY_POINTS = "person_keypoints_"  # with boxes: read where there is nothing else
-_FILE_NAME = re.compile(rb'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")')
+_BEFORE_SPLIT = re.compile(rf"^(instances_|lvis_v\d+_)?({_KEY_POINTS})?")
+_FILE_NAME = re.compile(rb'"(file_name|coco_url)"\s*:\s*("(?:[^"\\]|\\.)*")')
 _PROBED_NAMES = 20
 _OF_IMAGES = ("image", "img", "jpeg", "jpg", "photo", "pict", "pics")
 
@@ -41,8 +42,9 @@ def find_splits(data_dir: str | os.PathLike[str]) -> dict[str, tuple[Path, Path]
     """Finds every split of a COCO-format directory.
 
     Args:
-      data_dir: folder with `annotations/instances_<split>.json` (or `instances_<split>.json`, or
-        `<split>/_annotations.coco.json`) and the images anywhere up to two folders deep.
+      data_dir: folder with `annotations/instances_<split>.json` (or `instances_<split>.json`,
+        `lvis_v1_<split>.json`, `<split>/_annotations.coco.json`) and the images anywhere up to two
+        folders deep.
 
     Returns:
       Split name ("train2017", "val") to (annotation file, image folder), sorted by name.
@@ -218,21 +220,24 @@ def make_split(
 def _split_name(path: Path) -> str:
     if path.name == "_annotations.coco.json":
         return path.parent.name
-    return path.stem.removeprefix("instances_").removeprefix(_KEY_POINTS)
+    return _BEFORE_SPLIT.sub("", path.stem)
 
 
 def _first_file_names(path: Path) -> list[str]:
     """Returns the first file names of an annotation file without parsing all of it."""
     names: list[str] = []
+    urls: list[str] = []  # LVIS has no names
     tail = b""
     with open_as_utf8(path, most=MOST_JSON_BYTES) as file:
-        while len(names) < _PROBED_NAMES and (chunk := file.read(1 << 20)):
+        while max(len(names), len(urls)) < _PROBED_NAMES and (chunk := file.read(1 << 20)):
             text = tail + chunk
             matches = list(_FILE_NAME.finditer(text))
-            names += [parse_json(match[1], path) for match in matches]
+            for match in matches:
+                found = urls if match[1] == b"coco_url" else names
+                found.append(parse_json(match[2], path))
             # A name cut in two by the end of the chunk is found again with the next one.
             tail = text[matches[-1].end() if matches else 0 :][-4096:]
-    return names[:_PROBED_NAMES]
+    return (names or list(map(name_of_url, urls)))[:_PROBED_NAMES]
 
 
 def _folders(root: Path, *, depth: int) -> Iterator[Path]:

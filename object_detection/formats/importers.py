@@ -74,6 +74,7 @@ def detect_format(folder: DataFolder) -> str:
         f"{folder.root}: {len(folder.images)} images, but no annotations in a known format "
         f"({', '.join(FORMATS)}): expected for instance annotations/instances_train.json, an .xml "
         "file for each image, or labels/*.txt; name the format with --format if it is there"
+        + "".join(f". {_records_hint(path)}" for path in folder.files(".tfrecord")[:1])
         + "".join(f". {_why_not_coco(path)}" for path in folder.files(".json")[:1])
         + "".join(f". {tables.why_not(path)}" for path in folder.files(".csv")[:1])
     )
@@ -158,6 +159,14 @@ def _coco_files(folder: DataFolder) -> list[Path]:
             if b'"images"' in data and b'"categories"' in data:
                 return [path]
     return []
+
+
+def _records_hint(path: Path) -> str:
+    return (
+        f"{path} holds records, which train.py takes as --training_file_pattern and "
+        "--val_file_pattern; scores need a COCO file beside them (--val_json_file; "
+        "--skip_test: none), so export COCO instead if you can"
+    )
 
 
 def _why_not_coco(path: Path) -> str:

@@ -87,6 +87,13 @@ def _class_names(
         if isinstance(names, str):
             raise ValueError(f"the text {names!r}")
         names = [str(name) for name in names]
+    count = str(description.get("nc") or "").strip()
+    if names and count.isdecimal() and int(count) != len(names):
+        raise ValueError(
+            f"{described}: nc is {count}, but {len(names)} names are listed ({', '.join(names[:5])}"
+            f"{', ...' if names[5:] else ''}): a class that is left out shifts all names after it: "
+            "correct names or nc"
+        )
     for number, name in enumerate(names):
         if name in names[:number]:
             result.note("class of the same name as another: taken as one", f"{number} {name}")

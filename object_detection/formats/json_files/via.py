@@ -1,4 +1,4 @@
-"""VGG Image Annotator's JSON, of versions 1 and 2, as annotations or as a project.
+"""VGG Image Annotator's annotations of versions 1 and 2: JSON, also as a project, or CSV.
 
 Rectangles, circles, ellipses and polygons are read; points and lines are left out and counted. The
 class is the region's attribute. Where a region has several, the one that is called so is taken.
@@ -6,8 +6,9 @@ class is the region's attribute. Where a region has several, the one that is cal
 
 from __future__ import annotations
 
+import csv
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from object_detection.formats.labelled import (
     turned,
     viewed_size,
 )
-from outside_data.files import MOST_JSON_BYTES, expecting, read_json
+from outside_data.files import MOST_JSON_BYTES, expecting, parse_json, read_json, read_text
 
 _OF_CLASSES = ("class", "label", "name", "type", "category", "object")
 _ONLY_CLASS = "object"
@@ -31,7 +32,7 @@ _ONLY_CLASS = "object"
 
 def files(folder: DataFolder) -> list[Path]:
     """Returns the annotation files of this format."""
-    return [path for path in folder.files(".json") if _is_via(head_of(path))]
+    return [path for path in folder.files(".json", ".csv") if _is_via(head_of(path))]
 
 
 def read(folder: DataFolder) -> LabelledSet:
@@ -39,8 +40,7 @@ def read(folder: DataFolder) -> LabelledSet:
     result, without = LabelledSet(), []
     for path in files(folder):
         with expecting(path, "VGG Image Annotator's images, each with a list of 'regions'"):
-            content = read_json(path, most=MOST_JSON_BYTES)
-            for entry in content.get("_via_img_metadata", content).values():
+            for entry in _entries(path):
                 name, regions = str(entry["filename"]), entry["regions"]
                 file = result.find_image(folder, name, near=path)
                 regions = [*regions.values()] if isinstance(regions, Mapping) else regions
@@ -60,7 +60,26 @@ def read(folder: DataFolder) -> LabelledSet:
     return result
 
 
+def _entries(path: Path) -> Iterable[Mapping[str, Any]]:
+    """Returns the images of a file, each with its regions; those of a CSV are a line each."""
+    if path.suffix.lower() == ".json":
+        content = read_json(path, most=MOST_JSON_BYTES)
+        return content.get("_via_img_metadata", content).values()
+    images: dict[str, dict[str, Any]] = {}
+    lines = read_text(path, most=MOST_JSON_BYTES).removeprefix("#").splitlines()
+    for row in csv.DictReader(lines):
+        name = row["filename"]
+        image = images.setdefault(name, {"filename": name, "regions": []})
+        columns = (row[f"region_{name}"] for name in ("shape_attributes", "attributes"))
+        shape, attributes = (parse_json(column, path) for column in columns)
+        if shape:  # a picture without regions has a line as well
+            image["regions"].append({"shape_attributes": shape, "region_attributes": attributes})
+    return images.values()
+
+
 def _is_via(head: bytes) -> bool:
+    if head.removeprefix(b"#").startswith(b"filename,") and b",region_shape_attributes" in head:
+        return True
     marks = (b'"_via_img_metadata"', b'"shape_attributes"', b'"file_attributes"')
     return head.startswith(b"{") and any(mark in head for mark in marks)
 

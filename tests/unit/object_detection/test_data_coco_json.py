@@ -20,6 +20,8 @@ from object_detection.coco.annotations import (
 from object_detection.convert.splits import find_image_dir, find_splits, make_split
 from object_detection.formats.folder import DataFolder
 
+LVIS = ("val2017/2.jpg", "train2017/1.jpg")
+
 
 def content(**changes):
     base = {
@@ -105,6 +107,15 @@ def test_errors_say_what_is_wrong(write, changes, message):
     assert "instances_train.json" in str(error.value)
 
 
+def test_images_of_lvis_are_named_by_their_url(write):
+    url = "http://images.cocodataset.org/train2017/000000000009.jpg"
+    images = [{"id": 4, "coco_url": url}, {"id": "x-1", "file_name": "b.jpg", "coco_url": url}]
+    annotations = read_annotations(write(content(images=images)))
+    names = [image.file_name for image in annotations.images]
+    assert names == ["train2017/000000000009.jpg", "b.jpg"]
+    assert "named by coco_url (of LVIS; scores are COCO's)" in str(annotations.findings)
+
+
 @pytest.mark.parametrize("key", ["images", "categories", "annotations"])
 def test_missing_key(write, key):
     value = content()
@@ -183,6 +194,13 @@ def test_find_splits_in_many_layouts(write, tmp_path, annotation_file, image, sp
     assert find_splits(tmp_path) == {split: (path, tmp_path / folder)}
 
 
+def test_splits_of_lvis_lie_in_both_folders_of_coco(write, tmp_path):
+    images = [{"id": i, "coco_url": f"http://x/{name}"} for i, name in enumerate(LVIS)]
+    path = write(content(images=images, annotations=[]), "lvis_v1_val.json")
+    touch(tmp_path, *LVIS)
+    assert find_splits(tmp_path) == {"val": (path, tmp_path)}
+
+
 @pytest.mark.parametrize("missing", [None, "train/2.jpg", "val/1.jpg"])
 def test_same_names_in_two_folders_go_to_the_one_named_like_the_split(write, tmp_path, missing):
     for split in ("train", "val"):
@@ -250,7 +268,7 @@ def test_find_splits_errors(write, tmp_path):
         (gzip.compress(b"{}"), "no UTF-8 text.*unpack it if it is an archive"),
         ("{'images': [{'file_name': 'a.jpg'}]}", "is no valid JSON: Expecting property name"),
         ({"images": [], "annotations": []}, "the list of images is empty"),
-        ({"images": [{"id": 1, "coco_url": "a.jpg"}]}, r"images\[0\] has no file_name"),
+        ({"images": [{"id": 1, "flickr_url": "a.jpg"}]}, r"images\[0\] has no file_name"),
     ],
 )
 def test_why_a_file_names_no_image_is_said(write, value, message):

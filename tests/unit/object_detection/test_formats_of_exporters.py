@@ -104,6 +104,14 @@ def test_class_numbers_of_yolo_are_lines_and_names_are_text(folder):
     assert "1 x image in no split of data.yaml left out" in folder.said
 
 
+@pytest.mark.parametrize("names", ["[cat, dog]", "{0: cat, 1: dog}", "[cat, dog, hen, cow]"])
+def test_a_number_of_classes_other_than_the_names_is_refused(folder, names):
+    yolo(folder)
+    folder.write("data.yaml", f"nc: 3\nnames: {names}")
+    with pytest.raises(ValueError, match=r"data\.yaml: nc is 3, but [24] names are .*shifts"):
+        folder.read()
+
+
 def test_an_image_twice_in_a_list_and_a_name_twice_among_the_classes(folder):
     yolo(folder)
     folder.write("data.yaml", "names: [cat, cat]\ntrain: train.txt")

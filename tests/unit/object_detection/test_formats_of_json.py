@@ -1,6 +1,8 @@
 """What exporters of JSON make of their formats, after public reports: read right, or refused."""
 
 import base64
+import csv
+import io
 import json
 import math
 import zlib
@@ -80,6 +82,26 @@ def test_shapes_and_classes_of_via(folder):
     ovals = [("dog", 15, 5, 10, 10, False), ("dog", 16, 2, 8, 16, False)]
     assert found == [*plain(BOXES[:1]), *ovals]
     assert "1 x point left out: no shape with an area" in folder.said
+
+
+@pytest.mark.parametrize("mark", ["", "#"])  # version 2, version 1
+def test_via_as_a_table(folder, mark):
+    heading = f"{mark}filename,file_size,file_attributes,region_count,region_id"
+    heading += ",region_shape_attributes,region_attributes"
+    square = {"name": "rect", "x": 3, "y": 4, "width": 10, "height": 6}
+    found = [
+        ("a.jpg", 0, square, {"type": "cat"}),
+        ("a.jpg", 1, {**square, "x": 5}, {"type": "dog"}),
+        ("b.jpg", 0, {}, {}),
+    ]
+    text = io.StringIO()
+    for name, number, shape, attributes in found:
+        folder.write(name)
+        columns = [name, 9, "{}", 2, number, json.dumps(shape), json.dumps(attributes)]
+        csv.writer(text).writerow(columns)
+    folder.write("via_csv.csv", f"{heading}\n{text.getvalue()}")
+    expected = {"a.jpg": plain([("cat", 3, 4, 10, 6), ("dog", 5, 4, 10, 6)]), "b.jpg": []}
+    assert folder.read() == {"all": expected}
 
 
 def test_via_without_classes_has_one(folder):  # the balloons of matterport/Mask_RCNN
