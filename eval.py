@@ -51,9 +51,7 @@ families.define_flags(training=False)
 data_flags.define(
     replaces="--val_file_pattern and --val_json_file",
     records="OUTPUT_DIR-data, else CKPT_PATH-DATA-data",
-)
-flags.DEFINE_string(
-    "data_split", "", "Split of --data to evaluate on; '': the held-out one, or the only one."
+    split="test, else val",
 )
 FLAGS = flags.FLAGS
 

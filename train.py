@@ -52,6 +52,7 @@ flags.DEFINE_string(
 data_flags.define(
     replaces="--training_file_pattern, --val_file_pattern and --val_json_file",
     records="MODEL_DIR-data",
+    split="val, else test",
 )
 families.define_flags(training=True)
 FLAGS = flags.FLAGS

@@ -21,12 +21,13 @@ flags.disclaim_key_flags()
 FLAGS = flags.FLAGS
 
 
-def define(*, replaces: str, records: str) -> None:
-    """Defines --data, --data_records, --on_data_error and those of pictures.
+def define(*, replaces: str, records: str, split: str) -> None:
+    """Defines --data, --data_split, --data_records, --on_data_error and those of pictures.
 
     Args:
       replaces: the flags in whose place --data is.
       records: where the records go by default, for --help.
+      split: which split is evaluated by default, for --help.
     """
     flags.DEFINE_string(
         "data",
@@ -36,6 +37,9 @@ def define(*, replaces: str, records: str) -> None:
     )
     flags.DEFINE_string(
         "data_records", "", f"Folder of the records that --data makes; '': {records}."
+    )
+    flags.DEFINE_string(
+        "data_split", "", f"Split of --data to evaluate on; '': {split}, or the only one."
     )
     flags.DEFINE_enum(
         "on_data_error",
@@ -61,7 +65,7 @@ def use_for_training(model: Any) -> list[str]:
     """
     if not FLAGS.data:
         return []
-    from object_detection.convert.prepare import prepare_records
+    from object_detection.convert.prepare import FOR_CHOICES, prepare_records
 
     _refuse_records("training_file_pattern", "val_file_pattern", "val_json_file")
     if FLAGS.model_dir and os.path.realpath(FLAGS.model_dir) == os.path.realpath(FLAGS.data):
@@ -75,8 +79,10 @@ def use_for_training(model: Any) -> list[str]:
         FLAGS.data,
         _folder(FLAGS.model_dir or "", "--model_dir"),
         with_masks=getattr(model, "include_mask", has_file),
+        eval_split=FLAGS.data_split,
+        eval_names=FOR_CHOICES,
         pictures=commands.picture_rules(),
-        layout=model and families.anchor_layout(model),
+        layout=families.anchor_layout(model) if model else None,
         on_data_error=FLAGS.on_data_error,
         report=notes.append,
     )

@@ -11,7 +11,7 @@ import fcntl
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,6 +31,8 @@ from outside_data.files import MOST_JSON_BYTES, read_text
 from outside_data.picture_file import DEFAULT_RULES, PictureRules
 from outside_data.whole_file import write_whole
 
+FOR_SCORES, FOR_CHOICES = ("test", "val"), ("val", "test")
+"""Splits to evaluate on, by preference; a training chooses by its scores: test stays unseen."""
 HELD_OUT_SHARE = 0.2
 _NUM_SHARDS = 8
 _MOST_FOLDERS_ABOVE = 3
@@ -117,15 +119,16 @@ def _held_out_split(
     splits: Mapping[str, tuple[Path, Path]],
     train: tuple[Path, Path],
     name: str | None,
+    names: Sequence[str],
     report: Callable[[str], None],
 ) -> tuple[Path, Path] | None:
-    """Returns the split of that name, by default test*, else val*, else any other; None: none.
+    """Returns the split of that name, by default the first of `names`*, else any; None: none.
 
     By default a split without annotations, as of a competition, is passed over.
     """
     if name:
         return _named(splits, name)
-    for other in sorted(splits, key=lambda n: (not n.startswith("test"), not n.startswith("val"))):
+    for other in sorted(splits, key=lambda n: [not n.startswith(wanted) for wanted in names]):
         if splits[other] == train:
             continue
         # Not parsed: every rank of every start asks, and annotations may have hundreds of MB.
@@ -149,6 +152,7 @@ def prepare_records(
     only_eval: bool = False,
     train_split: str | None = None,
     eval_split: str | None = None,
+    eval_names: Sequence[str] = FOR_SCORES,
     seed: int = 1,
     on_orphan: str = "stop",
     pictures: PictureRules = DEFAULT_RULES,
@@ -166,7 +170,9 @@ def prepare_records(
       with_masks: whether records hold masks.
       only_eval: no `train-*`: all images of the held-out split, or of the only one. Where a
         training's records are, in a folder below them.
-      train_split, eval_split: names; by default train*, and test*, else val*, with annotations.
+      train_split, eval_split: names; by default train*, and the first of `eval_names`* that has
+        annotations.
+      eval_names: `FOR_SCORES` or `FOR_CHOICES`.
       seed: of the cut where there is one split only.
       on_orphan: see `read_annotations`.
       layout: anchors to compare the boxes with, if any.
@@ -182,7 +188,7 @@ def prepare_records(
     with _alone(folder) as output:
         splits = coco_splits(data_dir, output, report=report)
         train = training_split(splits, train_split)
-        held_out = _held_out_split(splits, train, eval_split, report)
+        held_out = _held_out_split(splits, train, eval_split, eval_names, report)
         chosen = {} if only_eval else {"train": train}
         if only_eval or held_out:
             chosen["eval"] = held_out or train
@@ -205,7 +211,9 @@ def prepare_records(
         report(found.describe())
         if on_data_error == "stop":
             _refuse_hopeless(found, output / "check.json")
-        report(f"records: {data_dir} -> {output}")
+        names = {split: name for name, split in splits.items()}
+        of_splits = ", ".join(f"{name} of split {names[split]}" for name, split in chosen.items())
+        report(f"records: {data_dir} -> {output} ({of_splits})")
         sets = {n: read_annotations(path, on_orphan=on_orphan) for n, (path, _) in chosen.items()}
         if only_eval and not held_out:
             report("one split only: all of its images are evaluated, those trained on as well")

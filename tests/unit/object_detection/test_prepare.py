@@ -135,6 +135,23 @@ def test_a_split_without_annotations_is_not_evaluated(prepare, tmp_path, small_s
         prepare("asked", eval_split="test")
 
 
+@pytest.mark.parametrize(
+    ("options", "split"),
+    [
+        ({}, "test"),
+        ({"eval_names": prepare_module.FOR_CHOICES}, "val"),
+        ({"eval_names": prepare_module.FOR_CHOICES, "eval_split": "test"}, "test"),
+    ],
+)
+def test_a_training_chooses_by_val_and_leaves_test_unseen(prepare, tmp_path, options, split):
+    annotations = tmp_path / "annotations"
+    shutil.copy(annotations / "instances_val.json", annotations / "instances_test.json")
+    shutil.copytree(tmp_path / "val", tmp_path / "test")
+    made, lines = prepare(**options)
+    assert made.eval_images == tmp_path / split
+    assert f"train of split train, eval of split {split}" in lines
+
+
 def test_records_in_the_data_folder_are_no_data(tmp_path):
     for name in ("a", "b", "c"):
         (tmp_path / "labels").mkdir(exist_ok=True)
@@ -166,3 +183,4 @@ def test_masks_are_stored_for_models_that_learn_them(monkeypatch, name, with_mas
     monkeypatch.setattr(prepare_module, "prepare_records", asked)
     data_flags.use_for_training(families.base_config(name).model)
     assert asked.call_args.kwargs["with_masks"] is with_masks
+    assert asked.call_args.kwargs["eval_names"] == ("val", "test")
