@@ -19,8 +19,10 @@ if TYPE_CHECKING:  # they bring TensorFlow
     from object_detection.records.class_map import ClassMap
     from object_detection.serve.inference import Detector, Prediction
 
-Images = Union[str, os.PathLike, np.ndarray, Iterable[Union[str, os.PathLike, np.ndarray]]]
-"""An image file, a folder, a glob, a video, uint8 [h, w, 3] or [n, h, w, 3] RGB, or several.
+Image = Union[str, os.PathLike, bytes, np.ndarray]
+Images = Union[Image, Iterable[Image]]
+"""An image file or its bytes, a folder, a glob, a video, uint8 [h, w, 3] or [n, h, w, 3] RGB, or
+several.
 
 What NumPy reads as such an array is one: a tensor, an RGB image of Pillow."""
 
@@ -29,7 +31,7 @@ class Detections:
     """What was found on one image, best first.
 
     Attributes:
-      path: of the file; of an array "", of a frame of a video PATH#NUMBER.
+      path: of the file; of an array or bytes "", of a frame of a video PATH#NUMBER.
       image: uint8 [h, w, 3], RGB.
       boxes: float32 [n, 4], (y1, x1, y2, x2), pixels of the image.
       scores: float32 [n].
@@ -112,8 +114,8 @@ class Model:
 
         Raises:
           FileNotFoundError: no such file.
-          ValueError: a file named by itself cannot be read, an array is no image, or there is no
-            memory to detect on one.
+          ValueError: bytes or a file named by itself cannot be read, an array is no image, or there
+            is no memory to detect on one.
           TypeError: something else than what is listed in `Images`.
           ImportError: a video, and nothing installed to read it; names the extra.
         """
@@ -136,7 +138,9 @@ class Model:
             array = np.asarray(images)
             for image in array if array.ndim == 4 else [array]:
                 yield self._found("", _checked(image), min_score)
-        elif isinstance(images, Iterable) and not isinstance(images, (bytes, bytearray)):
+        elif isinstance(images, (bytes, bytearray)):
+            yield self._found("", _pixels_of(bytes(images), exif), min_score)
+        elif isinstance(images, Iterable):
             for some in images:
                 yield from self.stream(some, min_score=min_score, exif=exif)
         else:
@@ -168,16 +172,22 @@ def _checked(image: np.ndarray) -> np.ndarray:
 
 def _pixels_of_file(path: str, exif: str) -> Iterator[tuple[str, np.ndarray]]:
     """Yields (path, uint8 [h, w, 3]) of an image file, or of each frame of a video."""
-    from object_detection.serve.image_files import read_image
     from object_detection.serve.videos import is_video, named_frames
 
     if is_video(path):
         yield from named_frames(path)
         return
-    image, notes = read_image(path, exif=exif)
+    yield path, _pixels_of(path, exif)
+
+
+def _pixels_of(file: str | bytes, exif: str) -> np.ndarray:
+    """Returns uint8 [h, w, 3] of an image file or of its bytes."""
+    from object_detection.serve.image_files import read_image
+
+    image, notes = read_image(file, exif=exif)
     for note in notes:
-        warnings.warn(note, stacklevel=3)
-    yield path, image
+        warnings.warn(note, stacklevel=4)
+    return image
 
 
 def load(

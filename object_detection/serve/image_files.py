@@ -75,21 +75,23 @@ def known_photographs() -> list[str]:
     return [os.path.join(folder, "data", name) for name in _PHOTOGRAPHS]
 
 
-def read_image(path: str, *, exif: str = "ignore", max_pixels: int = MAX_PIXELS) -> ReadImage:
+def read_image(
+    file: str | bytes, *, exif: str = "ignore", max_pixels: int = MAX_PIXELS
+) -> ReadImage:
     """Reads an image of any format that conversion takes, as training sees it.
 
     Args:
-      path: of the file.
+      file: its path, or its content.
       exif: "ignore" gives the stored pixels, "apply" turns them by the EXIF orientation.
       max_pixels: height times width beyond which it is refused undecoded.
 
     Raises:
       ValueError: the file is not a readable image; names it.
     """
+    path = file if isinstance(file, str) else f"content of {len(file):,} bytes"
     try:
-        picture = open_picture(
-            read_regular_file(path, max_pixels=max_pixels), max_pixels=max_pixels
-        )
+        data = read_regular_file(file, max_pixels=max_pixels) if isinstance(file, str) else file
+        picture = open_picture(data, max_pixels=max_pixels)
         pixels = np.asarray(picture.rgb(upright=exif == "apply"))
     except BadImageError as error:
         raise ValueError(f"{path} is not a readable image: {error}") from error

@@ -7,6 +7,7 @@ import pickle
 import shutil
 import sys
 import types
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -63,13 +64,14 @@ def test_what_numpy_reads_as_an_image_is_one_and_the_rest_is_named(model, tiny_s
     path = next(iter(sorted(tiny_set.images.glob("*.jpg"))))
     image = Image.open(path)
     kinds = [image, np.asarray(image), tf.constant(np.asarray(image)), [image], (i for i in [path])]
+    kinds += [path.read_bytes(), [bytearray(path.read_bytes())]]
     found = [model.predict(kind, min_score=0.02) for kind in kinds]
     assert len({(len(f), f[0].scores.tobytes()) for f in found}) == 1
     assert model.predict([]) == [] and model.predict(np.zeros([0, 8, 8, 3], np.uint8)) == []
     for images, error, says in (
         (image.convert("L"), ValueError, "expected an image as uint8"),
         (np.zeros([0, 8, 3], np.uint8), ValueError, r"got uint8 \[0, 8, 3\]"),
-        (b"photos", TypeError, "expected a path, an image or several of them, got bytes"),
+        (b"photos", ValueError, "content of 6 bytes is not a readable image: not an image"),
         (None, TypeError, "got NoneType"),
     ):
         with pytest.raises(error, match=says):
@@ -84,6 +86,15 @@ def test_what_numpy_reads_as_an_image_is_one_and_the_rest_is_named(model, tiny_s
     with pytest.raises(TypeError, match="load it in each process"):
         pickle.dumps(model)
     assert len(pickle.loads(pickle.dumps(found[0][0]))) == len(found[0][0])
+
+
+def test_threads_of_a_service_share_a_model(model, tiny_set):
+    uploads = [path.read_bytes() for path in sorted(tiny_set.images.glob("*.jpg"))[:4]]
+    alone = [model.predict(upload, min_score=0.02)[0] for upload in uploads]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda upload: model.predict(upload, min_score=0.02)[0], uploads * 3))
+    assert len({one.scores.tobytes() for one in alone}) > 1
+    assert [one.scores.tobytes() for one in found] == [one.scores.tobytes() for one in alone] * 3
 
 
 def test_of_a_folder_images_too_large_for_memory_are_left_out(model, tmp_path):
