@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# A shell in the image, with the documented folders: docker/interactive.sh [COMMAND]
+# A shell in the image, or a command, with the documented folders: docker/interactive.sh [COMMAND]
 #
 #   DATA           required   folder with train-*, val-*, annotations/       -> /workspace/coco
 #   BACKBONE_CKPT  optional   EfficientNet-B0 to start from                  -> /workspace/checkpoints/efficientnet-b0-joc
+#   checkpointdir  optional   in its place: folder of any weights to start from, as of Mask R-CNN  -> /workspace/checkpoints
 #   CKPT           optional   folder of trained detectors                    -> /workspace/checkpoints/efficientdet-tf2
 #   RESULTS        ./results  where runs write                               -> /workspace/results
 #   DOCKER         effdet_tf2:latest      name    interactive      PORT    6007
@@ -26,11 +27,16 @@ port=${PORT:-6007}
 results=${RESULTS:-$PWD/results}
 options=(
   --rm --name "${name:-interactive}" --shm-size=30g --ulimit memlock=-1 --ulimit stack=67108864 --ipc=host
-  -p "$port:$port" -t -i
+  -p "$port:$port" -i
 )
+if [ -t 0 ]; then options+=(-t); fi
 if command -v nvidia-smi >/dev/null; then options+=(--gpus all); fi
 mount DATA "$DATA" /workspace/coco
 if [ -n "${BACKBONE_CKPT:-}" ]; then mount BACKBONE_CKPT "$BACKBONE_CKPT" /workspace/checkpoints/efficientnet-b0-joc :ro; fi
+if [ -n "${checkpointdir:-}" ]; then
+  [ -z "${BACKBONE_CKPT:-}${CKPT:-}" ] || fail "checkpointdir holds all weights: leave BACKBONE_CKPT and CKPT out"
+  mount checkpointdir "$checkpointdir" /workspace/checkpoints :ro
+fi
 if [ -n "${CKPT:-}" ]; then mount CKPT "$CKPT" /workspace/checkpoints/efficientdet-tf2; fi
 mkdir -p "$results"
 mount RESULTS "$results" /workspace/results

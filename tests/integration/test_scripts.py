@@ -223,6 +223,15 @@ def test_interactive_mounts_the_documented_folders(tmp_path):
     assert "-p 8888:8888" in command and "--name a" in command and command.endswith("mine\n")
 
 
+def test_weights_of_mask_rcnn_are_where_its_scripts_look(tmp_path):
+    variables = {"DATA": str(tmp_path), "RESULTS": str(tmp_path), "checkpointdir": str(tmp_path)}
+    command = dry("interactive.sh", "nvidia-smi", **variables).stdout
+    assert f"-v {tmp_path}:/workspace/checkpoints:ro " in command
+    assert " -t " not in command and command.endswith("effdet_tf2:latest nvidia-smi\n")
+    both = dry("interactive.sh", **variables, CKPT=str(tmp_path))
+    assert both.returncode == 2 and "leave BACKBONE_CKPT and CKPT out" in both.stderr
+
+
 def test_interactive_says_what_is_missing():
     assert "DATA is not set" in dry("interactive.sh").stderr
     assert "DATA=/nowhere does not exist" in dry("interactive.sh", DATA="/nowhere").stderr
