@@ -139,6 +139,8 @@ class Watch:
         self._interval = min(limits.heartbeat / 5.0, _MOST_SECONDS_BETWEEN_BEATS)
         self._selector = selectors.DefaultSelector()
         self._lines: list[_Line] = []
+        self._wake, self._woken = socket.socketpair()  # closing the one ends the other's wait
+        self._selector.register(self._woken, selectors.EVENT_READ)
         self._token = secrets.token_hex(16)
         self._closing = threading.Event()
         self._ended = False
@@ -185,6 +187,7 @@ class Watch:
     def close(self) -> None:
         """Ends the watch; the other ranks go on without this one."""
         self._closing.set()
+        self._wake.close()
         if self._thread.is_alive():
             self._thread.join(5 * self._interval + 1)
 
@@ -194,10 +197,10 @@ class Watch:
         last = time.monotonic()
         while not self._closing.is_set() and not self._ended:
             for key, _ in self._selector.select(self._interval):
-                if key.data is None:
-                    self._accept()
-                else:
+                if key.data is not None:
                     self._read(key.data)
+                elif key.fileobj is not self._woken:
+                    self._accept()
             now = time.monotonic()
             if now - last < self._interval:
                 continue
@@ -217,6 +220,7 @@ class Watch:
                 line.send({"bye": True})
             line.connection.close()
         self._selector.close()
+        self._woken.close()
         if hasattr(self, "_listener"):
             self._listener.close()
 

@@ -217,6 +217,16 @@ def test_one_process_alone_is_watched_for_standing_still():
     assert reasons == ["the run stands still for 2 s (--stall_seconds) at: step 3"]
 
 
+def test_the_end_of_a_run_does_not_wait_for_the_next_beat():
+    limits = Limits(heartbeat=60.0, step=60.0, compile=60.0, evaluate=60.0)  # beats each second
+    watch = Watch(limits, rank=0, hosts=["node1"], here=Progress(), end=pytest.fail)
+    watch.start()
+    time.sleep(0.1)
+    began = time.monotonic()
+    watch.close()
+    assert time.monotonic() - began < 0.5 and not watch._thread.is_alive()
+
+
 def test_own_addresses_are_those_of_this_host():
     for address in own_addresses({"localhost", "no-such-host.invalid"}):
         with socket.create_server((address, 0)):
