@@ -37,6 +37,7 @@ _MASK_HEADS = {
     "MaskRCNNFPNFeatureExtractor": "fcn",
     _RES5: "res5",
 }
+_OF_DETECTRON2 = frozenset(("_BASE_", "VERSION"))
 _BODIES = {
     f"{depth}-{body}": (depth.replace("-", "").lower(), body.lower())
     for depth in ("R-50", "R-101")
@@ -99,8 +100,14 @@ def read_run(
         this program does not have.
       FileNotFoundError: there is no file at `path`.
     """
-    values = YamlValues()
-    for key, value in flatten(read_yaml(path) if path else {}).items():
+    values, content = YamlValues(), read_yaml(path) if path else {}
+    if not _OF_DETECTRON2.isdisjoint(content):
+        raise ConfigError(
+            f"{path}: a file of Detectron2, expected one of NVIDIA's program or of "
+            "maskrcnn-benchmark: use --model_name=maskrcnn-r50-fpn and flags in its place "
+            "(docs/coming_from.md)"
+        )
+    for key, value in flatten(content).items():
         values.set(key, value, source=str(path))
     if len(pairs) % 2:
         raise ConfigError(f"expected KEY VALUE pairs after the options, {pairs[-1]!r} has no value")

@@ -242,6 +242,14 @@ def test_what_is_built_anyway_may_be_named():
     )
 
 
+@pytest.mark.parametrize("text", ["_BASE_: ../Base-RCNN-FPN.yaml", "MODEL: {}\nVERSION: 2"])
+def test_files_of_detectron2_are_sent_to_the_flags(tmp_path, text):
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"run\.yaml: a file of Detectron2.* use --model_name"):
+        read_run(path, num_ranks=1)
+
+
 def test_unknown_key_in_a_file_names_file_and_nearest(tmp_path):
     path = tmp_path / "run.yaml"
     path.write_text("MODEL:\n  RPN:\n    PRE_NMS_TOPN_TRAIN: 2000\n")
