@@ -178,28 +178,23 @@ def data_notes(config: Any) -> list[str]:
     return [f"WARNING {fault}" for fault in faults]
 
 
-def anchor_layout(model: Any) -> AnchorLayout:
+def anchor_layout(model: Any) -> AnchorLayout | None:
     """Returns the anchors of a model at its network size, for the data check.
 
     Args:
-      model: the model section of a configuration of either family.
+      model: the model section of a configuration of any family; None of one without anchors.
     """
     import numpy as np
 
     from object_detection.check.anchor_fit import AnchorLayout
 
+    described = _settings_of(model.name).anchor_sides(model)
+    if described is None:
+        return None
+    strides, sides, scale = described
     aspects = np.array(model.aspect_ratios, np.float64)  # (width, height)
-    if package_of(model.name) == "maskrcnn":
-        strides = model.anchor_strides
-        sizes = [[size] for size in model.anchor_sizes]
-        if model.body != "fpn":
-            sizes = [list(model.anchor_sizes)]
-    else:
-        strides = [2**level for level in range(model.min_level, model.max_level + 1)]
-        octaves = 2.0 ** (np.arange(model.num_scales) / model.num_scales)
-        sizes = [model.anchor_scale * stride * octaves for stride in strides]
-    shapes = [np.concatenate([aspects * side for side in of_level]) for of_level in sizes]
-    return AnchorLayout(strides, shapes, (min(model.image_size), max(model.image_size)))
+    shapes = [np.concatenate([aspects * side for side in of_level]) for of_level in sides]
+    return AnchorLayout(strides, shapes, (min(model.image_size), max(model.image_size)), scale)
 
 
 def load(model_name: str) -> DetectorFamily:

@@ -70,7 +70,7 @@ def main(argv: Sequence[str]) -> int:
     started = time.monotonic()
     model = families.base_config(_MODEL_NAME.value).model
     layout = families.anchor_layout(model)
-    if _IMAGE_SIZE.value:
+    if layout and _IMAGE_SIZE.value:
         layout = layout.at(_IMAGE_SIZE.value)
     with tempfile.TemporaryDirectory() as scratch:
         splits = coco_splits(argv[1], scratch, format_name=_FORMAT.value)

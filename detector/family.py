@@ -18,7 +18,7 @@ import numpy as np
 from absl import flags
 
 from detector.task import DetectionTask
-from detector.weight_loading import LoadReport
+from detector.weight_loading import LoadReport, load_own
 from engine.config.fields import ConfigError, flatten, from_dict, override, to_dict
 from engine.config.recipe_yaml import literal
 from engine.files import checkpoint
@@ -65,13 +65,14 @@ class DetectorFamily:
         raise NotImplementedError
 
     def load_backbone(self, task: DetectionTask, path: str) -> LoadReport:
-        """Loads the backbone's weights from a classifier or a detector."""
-        raise NotImplementedError
+        """Loads the backbone's weights from a classifier or a detector; by default refuses."""
+        name = task.config.model.name
+        raise ConfigError(f"--backbone_init={path}: no weights of others are read for {name}")
 
     def load_detector(
         self, task: DetectionTask, path: str, *, channels: Sequence[int] | None = None
     ) -> LoadReport:
-        """Loads all weights from a detector, ours or another program's.
+        """Loads all weights from a detector: by default from our checkpoints, of equal classes.
 
         Args:
           task: whose model is filled.
@@ -79,7 +80,12 @@ class DetectorFamily:
           channels: for each class channel of the model that of the file, -1: it keeps its values;
             None: as the family knows of the file, else one to one.
         """
-        raise NotImplementedError
+        if channels is not None and [*channels] != [*range(task.class_map.num_classes)]:
+            raise ConfigError(
+                f"{path} has other classes: of {task.config.model.name} only equal "
+                "ones can be loaded"
+            )
+        return load_own(task.model, path)
 
     def check_training_data(self, config: Any, card: DataCard) -> None:
         """Raises ConfigError for records that the model cannot be trained on."""
@@ -91,11 +97,11 @@ class DetectorFamily:
           config: of the run.
           description: of the checkpoint to continue or evaluate, {} for a new run.
         """
-        raise NotImplementedError
+        return config
 
     def config_for_weights(self, config: Any, prefix: str) -> Any:
         """Fills in what weights without a description demand of the network."""
-        raise NotImplementedError
+        return config
 
     def detection_files(
         self, task: DetectionTask, rows: np.ndarray | MaskedRows

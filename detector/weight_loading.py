@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from engine.files.weight_files import WeightFile
+from engine.files.weight_files import WeightFile, read_weight_file
 from outside_data.text import clean
 
 # Names that a message gives of many.
@@ -164,6 +164,25 @@ def _format_examples(title: str, reasons: Mapping[str, str]) -> list[str]:
 def variables_of(model: tf.keras.Model) -> dict[str, tf.Variable]:
     """Returns the variables of a model by name."""
     return {variable.name.removesuffix(":0"): variable for variable in model.variables}
+
+
+def load_own(model: tf.keras.Model, path: str) -> LoadReport:
+    """Loads all variables of a model from one of our checkpoints, averages where it has both.
+
+    Raises:
+      ValueError: it is of another network; nothing was changed.
+    """
+    file = read_weight_file(path)
+    named: list[tuple[str, Translated]] = []
+    skipped: dict[str, str] = {}
+    for source, array in file.arrays.items():
+        copy, _, name = source.partition("/")
+        if copy in ("model", "ema"):
+            named.append((name, Translated(array, source, copy == "ema")))
+        else:
+            skipped[source] = "training state"
+    found = prefer_averages(named, skipped)
+    return assign(file, found, variables_of(model), kept={}, skipped=skipped)
 
 
 def assign(

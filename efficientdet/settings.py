@@ -135,6 +135,14 @@ def base_config(model_name: str) -> EfficientDetConfig:
     return EfficientDetConfig(model=model_config(model_name))
 
 
+def anchor_sides(model: ModelConfig) -> tuple[Any, Any, tuple[str, tuple[float, ...]]]:
+    """Returns what anchors of aspect 1 are like: strides, sides of each level, setting of all."""
+    strides = [2**level for level in range(model.min_level, model.max_level + 1)]
+    octaves = [2.0 ** (octave / model.num_scales) for octave in range(model.num_scales)]
+    sides = [[model.anchor_scale * stride * octave for octave in octaves] for stride in strides]
+    return strides, sides, ("anchor_scale", (model.anchor_scale,))
+
+
 def finetune_settings(
     config: EfficientDetConfig, *, num_images: int, num_ranks: int
 ) -> dict[str, Any]:

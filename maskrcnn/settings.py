@@ -252,6 +252,13 @@ def with_preset(config: MaskRcnnConfig, name: str) -> MaskRcnnConfig:
     return override(config, overrides, source="preset")
 
 
+def anchor_sides(model: ModelConfig) -> tuple[Any, Any, tuple[str, tuple[float, ...]]]:
+    """Returns what anchors of aspect 1 are like: strides, sides of each level, setting of all."""
+    sizes = model.anchor_sizes
+    sides = [[size] for size in sizes] if model.body == "fpn" else [list(sizes)]
+    return model.anchor_strides, sides, ("anchor_sizes", sizes)
+
+
 def finetune_settings(config: MaskRcnnConfig, *, num_images: int, num_ranks: int) -> dict[str, Any]:
     """Returns the overrides of `--recipe=finetune`; see `detector.finetune`.
 

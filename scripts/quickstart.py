@@ -151,6 +151,7 @@ def make_records(args: argparse.Namespace, output: Path) -> Prepared:
         num_train, num_eval = args.generate
         write_embedded_set(data, num_train=num_train, num_eval=num_eval, seed=args.seed)
     say("records")
+    layout = families.anchor_layout(families.base_config(args.model).model)
     return prepare_records(
         data,
         output / "records",
@@ -160,7 +161,7 @@ def make_records(args: argparse.Namespace, output: Path) -> Prepared:
         seed=args.seed,
         on_orphan=args.on_orphan_annotation,
         pictures=PictureRules(args.exif, args.max_image_pixels, args.follow_links),
-        layout=families.anchor_layout(families.base_config(args.model).model).at(args.image_size),
+        layout=layout and layout.at(args.image_size),
         on_data_error=args.on_data_error,
     )
 

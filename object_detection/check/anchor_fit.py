@@ -36,11 +36,13 @@ class AnchorLayout:
       strides: pixels per cell of each level.
       shapes: for each level [n, 2], (width, height), network pixels.
       limits: the network's input: (short side, long side) of the resized image at most.
+      scale: the setting that all sides are in proportion to, and its numbers.
     """
 
     strides: Sequence[float]
     shapes: Sequence[np.ndarray]
     limits: tuple[float, float]
+    scale: tuple[str, Sequence[float]]
 
     def at(self, side: int) -> AnchorLayout:
         """Returns the layout at a square network input of this side."""
@@ -99,6 +101,7 @@ def _findings(
     gains = {name: value for name, value in facts["changes"].items() if value > recall + _GAIN}
     better = sorted(gains, key=gains.get, reverse=True)[:4]
     advice = "; ".join(f"{name} gives {gains[name]:.0%}" for name in better)
+    advice = advice and f"As --hparams, {advice}"
     shapes = ", ".join(f"{w:.0f} x {h:.0f}" for w, h in facts["common_shapes_px"])
     worst = indices[np.argsort(best, kind="stable")]
     if recall < _LOW_RECALL:
@@ -120,8 +123,8 @@ def _findings(
             table.name,
             f"{small.mean():.1%} of boxes are smaller than three quarters of the smallest anchor "
             f"({smallest:.0f} px) at this input size; the median is {np.median(side):.0f} px",
-            "Raise the input size (image_size), cut the images into tiles, or lower the anchor "
-            "scale" + (f": {advice}" if advice else ""),
+            "Raise the input size (--image_size), cut the images into tiles, or make the anchors "
+            "smaller" + (f". {advice}" if advice else ""),
             count=step * small.sum(),
             examples=table.places(indices[np.argsort(side, kind="stable")]),
         )
@@ -153,11 +156,12 @@ def _scaled(table: SplitTable, indices: np.ndarray, layout: AnchorLayout) -> np.
 def _changes(
     table: SplitTable, indices: np.ndarray, layout: AnchorLayout
 ) -> Iterator[tuple[str, float]]:
-    """Yields what another anchor scale, input size or shapes would give: name, recall."""
+    """Yields what another anchor scale, input size or shapes would give: --hparams, recall."""
     boxes = _scaled(table, indices, layout)
     for factor in _ANCHOR_SCALES:
         scaled = dataclasses.replace(layout, shapes=[s * factor for s in layout.shapes])
-        yield f"anchor scale x {factor:g}", _recall(boxes, scaled)
+        numbers = "*".join(f"{number * factor:g}" for number in layout.scale[1])
+        yield f"{layout.scale[0]}={numbers}", _recall(boxes, scaled)
     for factor in (1.5, 2.0, 3.0, 4.0):
         side = round(layout.limits[1] * factor / _SIZE_STEP) * _SIZE_STEP
         yield f"image_size={side}", _recall(_scaled(table, indices, layout.at(side)), layout)
@@ -167,7 +171,7 @@ def _changes(
         np.array([(side * r**0.5, side / r**0.5) for side in sides for r in ratios])
         for sides in squares
     ]
-    text = ", ".join(f"({r**0.5:.2f},{r**-0.5:.2f})" for r in ratios)
+    text = "*".join(f"{ratio:.3g}" for ratio in ratios)
     yield f"aspect_ratios={text}", _recall(boxes, dataclasses.replace(layout, shapes=shapes))
 
 

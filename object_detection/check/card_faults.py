@@ -15,22 +15,24 @@ _FAR_CLIPPED = "box: clipped by more than 1 pixel"
 
 
 def card_faults(
-    trained: DataCard, scored: DataCard | None, layout: AnchorLayout, *, max_instances: int
+    trained: DataCard, scored: DataCard | None, layout: AnchorLayout | None, *, max_instances: int
 ) -> Iterator[str]:
     """Yields warnings for the log of a training, with rows for `max_instances` boxes."""
     if trained.max_boxes_per_image > max_instances:
         yield (
-            f"image {trained.max_boxes_source_id} has {trained.max_boxes_per_image} boxes: beyond "
+            f"image {trained.max_boxes_source_id} has {trained.max_boxes_per_image} boxes"
+            f"{' (crowd regions counted)' if trained.num_crowd else ''}: beyond "
             f"max_instances_per_image={max_instances} the smallest of an image are left out"
         )
     relative = trained.box_statistics.get("sqrt_area_relative", {})
-    smallest = min(float(np.sqrt(shape.prod(axis=1)).min()) for shape in layout.shapes)
-    side = float(np.sqrt(layout.limits[0] * layout.limits[1]))
+    shapes, limits = (layout.shapes, layout.limits) if layout else ((), (0, 0))
+    smallest = min((float(np.sqrt(shape.prod(axis=1)).min()) for shape in shapes), default=0)
+    side = float(np.sqrt(limits[0] * limits[1]))
     if relative and relative["p50"] * side < 0.75 * smallest:
         yield (
             f"half of the boxes are smaller than {relative['p50'] * side:.0f} pixels at this input "
-            f"size, and the smallest anchor is {smallest:.0f}: raise image_size or lower the "
-            "anchors (python -m dataset.check says what helps)"
+            f"size, and the smallest anchor is {smallest:.0f}: raise --image_size or make "
+            "anchors smaller (python -m dataset.check says what helps)"
         )
     for card in (trained, scored):
         total = max(card.num_instances, 1) if card else 1

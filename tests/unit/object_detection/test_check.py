@@ -229,7 +229,8 @@ def test_splits_are_not_compared_where_the_one_trained_on_cannot_be_read(small_s
 
 
 def layout_of_squares(*sides):
-    return AnchorLayout([8.0], [np.array([(s, s) for s in sides], np.float64)], (160, 160))
+    shapes = [np.array([(s, s) for s in sides], np.float64)]
+    return AnchorLayout([8.0], shapes, (160, 160), ("anchor_sizes", sides))
 
 
 def test_anchor_overlaps_by_hand():
@@ -250,7 +251,8 @@ def test_boxes_below_the_anchors_are_told_with_what_helps(small_table):
     facts, found = anchor_fit(small_table, layout_of_squares(120))
     assert facts["recall"] == 0 and facts["smallest_anchor_px"] == 120
     codes = {item.code: item for item in found}
-    assert "anchor scale x 0.5 gives" in codes["anchor_recall"].remedy
+    assert "As --hparams, " in codes["anchor_recall"].remedy
+    assert "anchor_sizes=60 gives" in codes["anchor_recall"].remedy
     assert codes["below_smallest_anchor"].examples[0].startswith("1.png, annotation 1:")
     facts, found = anchor_fit(small_table, layout_of_squares(40, 60))
     assert facts["recall"] == 1 and found == []
