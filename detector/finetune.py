@@ -24,7 +24,6 @@ NAME = "finetune"
 # Assumed where a run is given minutes: its steps are not known before it runs. What is derived
 # changes little if it is out by a factor of three.
 _STEPS_PER_MINUTE = 60
-_RATE = 0.001  # of a short run that starts from a backbone, for a global batch of 4
 _WINDOW_SHARE = 0.05
 _LONGEST_WARMUP = 1000  # steps
 _SHORT_RUN = 1000  # steps
@@ -40,6 +39,7 @@ def shared_settings(
     *,
     num_images: int,
     num_ranks: int,
+    base_rate: float,
 ) -> dict[str, Any]:
     """Returns the overrides that all families take.
 
@@ -47,6 +47,7 @@ def shared_settings(
       config: of the run, without the recipe: its batch, length and weights count.
       num_images: of the training set.
       num_ranks: that will train.
+      base_rate: of a short run that starts from a backbone, for a global batch of 4.
 
     Raises:
       ConfigError: the run starts from no weights.
@@ -63,7 +64,7 @@ def shared_settings(
     if train.train_minutes:
         steps = max(round(min(steps, train.train_minutes * _STEPS_PER_MINUTE)), 1)
     window = max(steps * _WINDOW_SHARE, 10.0)
-    rate = _RATE * (global_batch / 4) ** 0.5 * min(_SHORT_RUN / steps, 1.0) ** 0.25
+    rate = base_rate * (global_batch / 4) ** 0.5 * min(_SHORT_RUN / steps, 1.0) ** 0.25
     passes = steps * global_batch / num_images
     scales = next((scales for most, scales in _SCALES if passes < most), _WIDEST_SCALES)
     return {

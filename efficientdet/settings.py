@@ -155,7 +155,9 @@ def finetune_settings(
     if num_images < finetune.MIDDLE_SET:
         frozen = "(stem|stack_[0-2])" if num_images < finetune.SMALL_SET else "(stem|stack_[0-1])"
     return {
-        **finetune.shared_settings(config, num_images=num_images, num_ranks=num_ranks),
+        **finetune.shared_settings(
+            config, num_images=num_images, num_ranks=num_ranks, base_rate=0.003
+        ),
         "optim.var_freeze_expr": frozen,
     }
 

@@ -269,7 +269,9 @@ def finetune_settings(config: MaskRcnnConfig, *, num_images: int, num_ranks: int
     """
     freeze_at = config.model.freeze_at
     return {
-        **finetune.shared_settings(config, num_images=num_images, num_ranks=num_ranks),
+        **finetune.shared_settings(
+            config, num_images=num_images, num_ranks=num_ranks, base_rate=0.001
+        ),
         "model.freeze_at": freeze_at if num_images < finetune.MIDDLE_SET else min(freeze_at, 1),
         "optim.clip_gradients_norm": 10.0,
         "solver.bias_lr_factor": 1.0,

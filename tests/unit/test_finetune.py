@@ -23,7 +23,7 @@ def finetuned(model="efficientdet-d0", *, num_images=200, ranks=1, **values):
 def test_a_short_run_on_a_small_set():
     config = finetuned(batch_size=4, num_epochs=20)  # 1000 steps, a window of 50
     assert config.optim.optimizer == "adamw"
-    assert (config.optim.learning_rate, config.optim.lr_batch_size) == (0.001, 0)
+    assert (config.optim.learning_rate, config.optim.lr_batch_size) == (0.003, 0)
     assert config.optim.moving_average_decay == 0.98
     assert config.model.bn_momentum == 0.92
     assert (config.data.jitter_min, config.data.jitter_max) == (0.8, 1.25)
@@ -35,7 +35,7 @@ def test_a_short_run_on_a_small_set():
 def test_a_long_run_on_a_large_set():
     config = finetuned(batch_size=4, num_images=16000, num_epochs=200, pretrained_ckpt="x")
     # 800 000 steps: the rate falls by the fourth root of 800, and is half of that.
-    assert config.optim.learning_rate == pytest.approx(0.001 / 800**0.25 / 2, rel=0.05)
+    assert config.optim.learning_rate == pytest.approx(0.003 / 800**0.25 / 2, rel=0.05)
     assert config.optim.moving_average_decay == 0.9998
     assert config.model.bn_momentum == 0.99
     assert (config.data.jitter_min, config.data.jitter_max) == (0.1, 2.0)
@@ -78,7 +78,7 @@ def test_mask_rcnn_keeps_what_its_model_freezes_unless_the_set_is_large():
 def test_without_weights_it_is_refused():
     config = families.base_config("efficientdet-d0")
     with pytest.raises(ConfigError, match="--recipe=finetune starts from weights.*--backbone_init"):
-        shared_settings(config, num_images=9, num_ranks=1)
+        shared_settings(config, num_images=9, num_ranks=1, base_rate=0.003)
 
 
 def test_nothing_tells_the_size_of_the_set():
