@@ -149,6 +149,7 @@ OWN_READERS = {
     "engine/start/run_lock.py": "/proc",
     "engine/ranks/distributed.py": "what ranks send one another",
     "engine/ranks/watch.py": "what ranks send one another",
+    "engine/ranks/machine.py": "counters of the kernel",
     "engine/ranks/preflight.py": "regular files, to see whether they can be read",
     "engine/files/checkpoint.py": "what it has just written, to put it on the disk",
     "engine/log/event_file.py": "the pictures of an evaluation that has just ended",
