@@ -120,14 +120,20 @@ def test_logs_that_do_not_answer_do_not_hold_up_the_end(machine, tmp_path, code)
     assert "does not answer: its file system is down" in errors
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
-def test_signals_become_one_request_to_stop(machine, tmp_path, number):
+def start_stoppable(machine, tmp_path, when_asked):
+    """Starts a rank that ends only on request, with code 75; returns once it is under way."""
     body = (
-        f"trap 'echo asked; exit 75' USR1; trap 'exit 99' TERM INT; : >{tmp_path}/ready\n"
+        f"trap '{when_asked}; exit 75' USR1; trap 'exit 99' TERM INT; : >{tmp_path}/ready\n"
         "for ((i = 0; i < 600; i++)); do sleep 0.1; done"
     )
     process = start(machine, tmp_path, body)
     wait_for("ready", tmp_path)
+    return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_signals_become_one_request_to_stop(machine, tmp_path, number):
+    process = start_stoppable(machine, tmp_path, "echo asked")
     process.send_signal(number)
     output, errors = process.communicate(timeout=60)
     assert process.returncode == 75, errors
@@ -136,12 +142,7 @@ def test_signals_become_one_request_to_stop(machine, tmp_path, number):
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGKILL])
 def test_ranks_are_asked_to_stop_though_nobody_hears_the_launcher(machine, tmp_path, number):
-    body = (
-        f"trap ': >{tmp_path}/asked; exit 75' USR1; : >{tmp_path}/ready\n"
-        "for ((i = 0; i < 600; i++)); do sleep 0.1; done"
-    )
-    process = start(machine, tmp_path, body)
-    wait_for("ready", tmp_path)
+    process = start_stoppable(machine, tmp_path, f": >{tmp_path}/asked")
     process.stdout.close()
     process.stderr.close()
     process.send_signal(number)
