@@ -140,6 +140,15 @@ def test_signals_become_one_request_to_stop(machine, tmp_path, number):
     assert "asked" in output and "the same command continues" in errors
 
 
+@pytest.fixture
+def heard_hang_ups():
+    """Under nohup too, whose ignored signal is handed down to what is started."""
+    before = signal.signal(signal.SIGHUP, lambda *_: None)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("heard_hang_ups")
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGKILL])
 def test_ranks_are_asked_to_stop_though_nobody_hears_the_launcher(machine, tmp_path, number):
     process = start_stoppable(machine, tmp_path, f": >{tmp_path}/asked")
