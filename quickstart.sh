@@ -16,6 +16,7 @@ Run it again and it reuses what is there.
   --data DIR         train on this folder instead: images with COCO, YOLO, VOC, CVAT, LabelMe, Label Studio,
                      Create ML, VIA, Supervisely or Open Images annotations (docs/data.md)
   --model NAME       the model: efficientdet-lite0 (default), maskrcnn, or any other that train.py knows
+                     (EfficientDet: with weights, -- --backbone_init=FILE or -- --pretrained_ckpt=FILE)
   --minutes N        length of the training (default 7; with --data, or Mask R-CNN from scratch, 25)
   --output DIR       where the results go (default: quickstart/<name of the data>-<model>)
   --generate N M     pictures of the generated set to train on and to hold out (default 400 80)

@@ -108,7 +108,8 @@ def main() -> None:
     records = Prepared(output / "records", annotations, image_dir)
     batch = -(-args.images // args.ranks)
     sizes = (f"--batch_size={batch}", f"--eval_batch_size={args.images}")
-    run(train_command(args, records, output / "run", "overfit", *sizes))
+    recipe = f"scripts/overfit_{args.family}.yaml"
+    run(train_command(args, records, output / "run", recipe, *sizes))
     metrics = json.loads((output / "run" / "evaluation" / "metrics.json").read_text())
     print(f"RESULT model={args.model} images={args.images} {format_scores(metrics)}")
 

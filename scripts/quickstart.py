@@ -32,6 +32,10 @@ _SHORT_NAMES = {"maskrcnn": "maskrcnn-r50-fpn"}
 # Minutes of training by family: on the generated set, on own data. Mask R-CNN starts from scratch.
 _MINUTES = {"efficientdet": (7.0, 25.0), "maskrcnn": (25.0, 25.0)}
 _BATCH_SIZES = {"efficientdet": 4, "maskrcnn": 2}
+_RECIPES = {"efficientdet": "finetune", "maskrcnn": "scripts/quickstart_maskrcnn.yaml"}
+# The minutes end the training; it is evaluated once, then.
+_TIMED = ("--num_epochs=10000", "--eval_start=10001", "--checkpoint_period=10000")
+_TIMED += ("--checkpoint_minutes=5",)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -115,6 +119,13 @@ def parse_arguments() -> argparse.Namespace:
     if args.minutes is None:
         args.minutes = _MINUTES[args.family][bool(args.data)]
     args.batch_size = args.batch_size or _BATCH_SIZES[args.family]
+    given = any("backbone_init" in flag or "pretrained_ckpt" in flag for flag in args.flags)
+    if args.family == "efficientdet" and args.model not in _BACKBONE and not given:
+        parser.error(
+            f"{args.model} is fine-tuned, from weights that are not installed: name them with "
+            f"-- --backbone_init=FILE or -- --pretrained_ckpt=FILE; {' and '.join(_BACKBONE)} and "
+            "maskrcnn need none"
+        )
     return args
 
 
@@ -175,7 +186,7 @@ def train_command(
       args: model, family, image_size, ranks and flags of the command line.
       records: to train on and to evaluate on.
       run_dir: folder of the run.
-      recipe: the first word of its name; the family's follows.
+      recipe: train.py's.
       flags: more of them.
     """
     start: list[str] = []
@@ -189,7 +200,7 @@ def train_command(
     return [
         *start, sys.executable, "train.py",
         f"--model_name={args.model}", f"--model_dir={run_dir}",
-        f"--recipe={ROOT / f'scripts/{recipe}_{args.family}.yaml'}",
+        f"--recipe={recipe}",
         f"--training_file_pattern={records.train_pattern}",
         f"--val_file_pattern={records.eval_pattern}",
         f"--val_json_file={records.eval_json}", f"--hparams=image_size={size}",
@@ -200,8 +211,8 @@ def train_command(
 def train(args: argparse.Namespace, records: Prepared, run_dir: Path) -> None:
     """Trains and evaluates, unless the run is complete."""
     flags = [f"--batch_size={args.batch_size}", f"--eval_batch_size={args.batch_size}"]
-    flags += [f"--train_minutes={args.minutes:g}", f"--seed={args.seed}"]
-    command = train_command(args, records, run_dir, "quickstart", *flags)
+    flags += [f"--train_minutes={args.minutes:g}", f"--seed={args.seed}", *_TIMED]
+    command = train_command(args, records, run_dir, _RECIPES[args.family], *flags)
     identity = hashlib.sha256(json.dumps(command).encode()).hexdigest()
     done = run_dir / "quickstart-done.json"
     if done.is_file() and json.loads(done.read_text())["identity"] == identity:

@@ -80,6 +80,15 @@ def test_second_call_reuses_data_records_and_training(quickstart):
     assert said.splitlines()[-1] == quickstart.first.output.splitlines()[-1]
 
 
+def test_a_model_whose_weights_are_not_known_is_refused_before_data_is_made(tmp_path):
+    output = tmp_path / "out"
+    command = [sys.executable, ROOT / "scripts" / "quickstart.py", "--output", output]
+    result = run_from_scratch([*command, "--model", "efficientdet-d0"], timeout=120)
+    assert result.code == 2
+    assert "-- --backbone_init=FILE or -- --pretrained_ckpt=FILE" in result.output
+    assert not output.exists()
+
+
 @pytest.mark.nightly
 def test_mask_r_cnn_ends_with_scores_of_masks(tmp_path):
     small = "image_size=96*96,backbone_width=8,backbone_repeats=[1,1,1,1],fpn_num_filters=16,"
