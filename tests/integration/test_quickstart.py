@@ -85,7 +85,7 @@ def test_a_model_whose_weights_are_not_known_is_refused_before_data_is_made(tmp_
     command = [sys.executable, ROOT / "scripts" / "quickstart.py", "--output", output]
     result = run_from_scratch([*command, "--model", "efficientdet-d0"], timeout=120)
     assert result.code == 2
-    assert "-- --backbone_init=FILE or -- --pretrained_ckpt=FILE" in result.output
+    assert "-- --backbone_init=FILE or -- --pretrained_ckpt=FILE" in result.errors
     assert not output.exists()
 
 
