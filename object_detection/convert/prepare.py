@@ -23,7 +23,7 @@ from object_detection.coco.annotations import read_annotations, write_annotation
 from object_detection.convert import made_of
 from object_detection.convert.convert import convert
 from object_detection.convert.report import describe_conversion, progress_printer
-from object_detection.convert.splits import find_splits, make_split
+from object_detection.convert.splits import find_splits, make_split, split_distance
 from object_detection.formats.folder import is_made_here
 from object_detection.formats.importers import import_folder
 from object_detection.records.card import card_path, find_card
@@ -111,8 +111,16 @@ def _coco_splits_below(root: Path) -> dict[str, tuple[Path, Path]]:
 def training_split(
     splits: Mapping[str, tuple[Path, Path]], name: str | None = None
 ) -> tuple[Path, Path]:
-    """Returns the split of that name, by default train*, else the first; ValueError: no such."""
-    return _named(splits, name or min(splits, key=lambda name: not name.startswith("train")))
+    """Returns the split of that name, by default that for training; ValueError: no such.
+
+    That is train*, else the first that is not for scores either.
+    """
+
+    def order(name: str) -> tuple[tuple[int, int], list[int]]:
+        for_scores = [-split_distance(name, wanted)[0] for wanted in FOR_SCORES]
+        return split_distance(name, "train"), for_scores
+
+    return _named(splits, name or min(splits, key=order))
 
 
 def _held_out_split(
@@ -128,7 +136,7 @@ def _held_out_split(
     """
     if name:
         return _named(splits, name)
-    for other in sorted(splits, key=lambda n: [not n.startswith(wanted) for wanted in names]):
+    for other in sorted(splits, key=lambda n: [split_distance(n, wanted) for wanted in names]):
         if splits[other] == train:
             continue
         # Not parsed: every rank of every start asks, and annotations may have hundreds of MB.
@@ -213,7 +221,9 @@ def prepare_records(
             _refuse_hopeless(found, output / "check.json")
         names = {split: name for name, split in splits.items()}
         of_splits = ", ".join(f"{name} of split {names[split]}" for name, split in chosen.items())
-        report(f"records: {data_dir} -> {output} ({of_splits})")
+        others = [name for split, name in names.items() if split not in chosen.values()]
+        unused = f"; not used: {', '.join(others)}" if others else ""
+        report(f"records: {data_dir} -> {output} ({of_splits}{unused})")
         sets = {n: read_annotations(path, on_orphan=on_orphan) for n, (path, _) in chosen.items()}
         if only_eval and not held_out:
             report("one split only: all of its images are evaluated, those trained on as well")

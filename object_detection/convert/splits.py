@@ -101,12 +101,13 @@ def find_image_dir(annotation_file: str | os.PathLike[str], data_dir: Path) -> P
     names = _first_file_names(Path(annotation_file)) or [
         image.file_name for image in read_images(annotation_file)[:_PROBED_NAMES]
     ]
-    split = _split_name(Path(annotation_file))
+    split = _split_name(Path(annotation_file)).casefold()
 
     def likeness(folder: Path) -> int:
-        parts = folder.relative_to(data_dir).parts
+        parts = [part.casefold() for part in folder.relative_to(data_dir).parts]
         return 2 * (split in parts) or any(
-            part.startswith(split) or split.startswith(part) for part in parts
+            part.startswith(split) or split.startswith(part) or part in _words(split)
+            for part in parts
         )
 
     def num_literal(folder: Path) -> int:
@@ -215,6 +216,21 @@ def make_split(
             if len(held_out) < size and source_id not in held_out and willing(source_id):
                 hold_out(source_id)
     return annotations.subset(s for s in order if s not in held_out), annotations.subset(held_out)
+
+
+def split_distance(name: str, wanted: str) -> tuple[int, int]:
+    """Sorts names of splits by how surely they mean `wanted`.
+
+    First those that start so (`Train2017`), then those with a word that does (`cells_train`), of
+    either the shortest first (`train` before `train_old`); then all others alike, (2, 0).
+    """
+    name = name.casefold()
+    is_first, has_word = name.startswith(wanted), any(w.startswith(wanted) for w in _words(name))
+    return (0 if is_first else 1, len(name)) if is_first or has_word else (2, 0)
+
+
+def _words(name: str) -> list[str]:
+    return re.findall(r"[^\W\d_]+", name)
 
 
 def _split_name(path: Path) -> str:

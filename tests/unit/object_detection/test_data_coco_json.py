@@ -202,15 +202,17 @@ def test_splits_of_lvis_lie_in_both_folders_of_coco(write, tmp_path):
 
 
 @pytest.mark.parametrize("missing", [None, "train/2.jpg", "val/1.jpg"])
-def test_same_names_in_two_folders_go_to_the_one_named_like_the_split(write, tmp_path, missing):
-    for split in ("train", "val"):
-        write(named("1.jpg", "2.jpg"), f"annotations/instances_{split}2017.json")
+@pytest.mark.parametrize("splits", [("train2017", "val2017"), ("cells_Train", "cells_Val")])
+def test_same_names_in_two_folders_go_to_the_one_named_like_the_split(
+    write, tmp_path, missing, splits
+):
+    for split in splits:
+        write(named("1.jpg", "2.jpg"), f"annotations/instances_{split}.json")
     names = ("train/1.jpg", "train/2.jpg", "val/1.jpg", "val/2.jpg")
     touch(tmp_path, *(name for name in names if name != missing))
-    assert {name: folder.name for name, (_, folder) in find_splits(tmp_path).items()} == {
-        "train2017": "train",
-        "val2017": "val",
-    }
+    assert {name: folder.name for name, (_, folder) in find_splits(tmp_path).items()} == dict(
+        zip(splits, ("train", "val"))
+    )
 
 
 def test_file_names_with_a_folder_and_with_escapes(write, tmp_path):

@@ -152,6 +152,28 @@ def test_a_training_chooses_by_val_and_leaves_test_unseen(prepare, tmp_path, opt
     assert f"train of split train, eval of split {split}" in lines
 
 
+@pytest.mark.parametrize(
+    ("train", "val", "others"),
+    [
+        ("Train", "Val", ["Test"]),
+        ("cells-train", "cells-val", ["cells-test"]),
+        ("train", "val", ["train (1)", "train_old", "val_old"]),
+        ("Training", "VALID", ["Testing"]),
+    ],
+)
+def test_splits_are_told_by_the_words_of_their_names(prepare, tmp_path, train, val, others):
+    annotations = tmp_path / "annotations"
+    (annotations / "instances_train.json").rename(annotations / f"{train}.json")
+    (annotations / "instances_val.json").rename(annotations / f"{val}.json")
+    for other in others:
+        shutil.copy(annotations / f"{train}.json", annotations / f"{other}.json")
+    shutil.copytree(tmp_path / "train", tmp_path / "test")
+    made, lines = prepare(eval_names=prepare_module.FOR_CHOICES)
+    names = f"(train of split {train}, eval of split {val}; not used: {', '.join(sorted(others))})"
+    assert names in lines
+    assert made.eval_images == tmp_path / "val"
+
+
 def test_records_in_the_data_folder_are_no_data(tmp_path):
     for name in ("a", "b", "c"):
         (tmp_path / "labels").mkdir(exist_ok=True)
