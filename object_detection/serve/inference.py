@@ -306,7 +306,7 @@ class AnnotatedImages:
         known = [
             {**entry, "category_id": ids[entry["name"]]}
             for entry in entries
-            if entry["image_id"] in files and entry["name"] in ids
+            if entry["name"] in ids
         ]
         matches = match(self._truth, known, image_ids=list(files))
         worst = worst_images(matches, 0.0, count)

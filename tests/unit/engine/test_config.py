@@ -211,6 +211,7 @@ class TestOverride:
             ("name=3", "name: expected str, got 3"),
             ("maybe=x", "maybe: expected int, got 'x'"),
             ("image_size=1*2*3", "image_size: expected 2 values"),
+            ("aspects=[(1.0,)]", "aspects: expected 2 values"),
         ],
     )
     def test_wrong_types_say_what_was_expected(self, text, words):

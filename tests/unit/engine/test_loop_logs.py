@@ -156,6 +156,29 @@ def test_numbers_are_recorded_under_other_names_too(tmp_path, capsys):
     assert f"{loss_name} {np.median(losses[:8]):.3g} ({np.mean(losses[6:8]):.3g})" in said[0]
 
 
+@pytest.mark.parametrize(
+    ("train_minutes", "total_steps", "place", "eta"),
+    [
+        (0, None, "epoch 2/3 step 8/18", "3m20s"),
+        (5, None, "epoch 2 step 8/?", "not known yet"),
+        (5, 12, "epoch 2 step 8/12", "1m20s"),
+        (5, 90, "epoch 2 step 8/18", "3m20s"),  # all epochs end before the time does
+    ],
+)
+def test_the_console_tells_the_pace_and_the_time_left(
+    tmp_path, capsys, train_minutes, total_steps, place, eta
+):
+    log = Run(tmp_path / "run", train_minutes=train_minutes).trainer._steps
+    for seconds in (900.0, 20.0, 20.0):  # the first one is left out
+        log.throughput.add(seconds, 5.0)
+    if total_steps:
+        log.show_total(total_steps)
+    numbers = np.float32([name != "skipped" for name in log._names])
+    log.add(FinishedStep(8, 2, numbers, []))
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if place in line)
+    assert line.endswith(f" 0.2 images/s 20 s/step data wait 25% ETA {eta}")
+
+
 @pytest.mark.parametrize("steps", [3, 1000])
 def test_steps_are_recorded_by_the_profiler(tmp_path, capsys, steps):
     run = Run(tmp_path / "run", profile_steps=steps)  # of 1000 the run's end cuts the recording

@@ -46,9 +46,9 @@ def photo(tmp_path):
     return str(path)
 
 
-def annotated(path, images, objects, *polygons):
+def annotated(path, images, objects, *polygons, size=(80, 100)):
     """The annotations of pictures of 100x80 pixels, given as {id: file name}."""
-    content = instances(images, objects, CLASSES.categories.values(), size=(80, 100))
+    content = instances(images, objects, CLASSES.categories.values(), size=size)
     for image in content["images"]:
         image["file_name"] = images[image["id"]]
     for entry, polygon in zip(content["annotations"], polygons):
@@ -73,6 +73,7 @@ def test_the_worst_files_and_their_entries(tmp_path):
         ("ib", paths[1]),
         (paths[2], paths[2]),
     ]
+    entries.append({**entries[0], "name": "bird"})  # a class of the model's alone
     # Of a nothing is wrong, of b an object is missed, of c nothing is known.
     assert truth.worst_files(entries, paths, count=5) == [paths[1]]
 
@@ -183,6 +184,21 @@ def test_ground_truth_is_drawn_as_the_model_draws(photo, tmp_path):
     # Left half of the sheet: inside the polygon.
     assert not np.array_equal(*(sheet[150:190, 220:280] for sheet in sheets))
     assert (sheets[1][150:190, 220:280] == 128).all()
+
+
+@pytest.mark.parametrize(("size", "scale"), [((40, 50), 2), ((None, None), 1), ((80, 90), 1)])
+def test_ground_truth_of_another_size_is_drawn_in_the_pixels_of_the_file(
+    photo, tmp_path, size, scale
+):
+    found = predict(photo, with_masks=False)
+    sheets = []
+    for stated, factor in (((80, 100), 1), (size, scale)):
+        box = [side / factor for side in (30, 20, 40, 40)]
+        path = tmp_path / f"{factor} {stated}.json"
+        truth = annotated(path, {1: "photo.png"}, [(1, 9, box)], size=stated)
+        sheets.append(truth.beside(found, found.image, CLASSES, with_boxes=True))
+    assert (sheets[0] != 128).any()
+    np.testing.assert_array_equal(*sheets)
 
 
 def test_unreadable_files_are_named_and_left_out(photo, tmp_path):

@@ -88,7 +88,9 @@ def test_empty_detections_and_empty_images():
     assert CocoEvaluator(dataset).evaluate([])["AP"] == 0.0
     assert score(dataset, (0, BOX, 0.5, 0))["AP"] == pytest.approx(1.0)
     assert score(dataset, (0, BOX, 0.5, 0), (2, BOX, 0.9, 0))["AP"] == pytest.approx(0.5)
-    assert score(instances([1, 2], []), (0, BOX, 0.5, 0))["AP"] == -1.0
+    nothing = instances([1, 2], [])
+    assert score(nothing, (0, BOX, 0.5, 0))["AP"] == -1.0
+    assert CocoEvaluator(nothing, iou_type="segm").evaluate([])["AP"] == -1.0
 
 
 def test_all_images_of_the_json_count_unless_a_subset_is_named():
@@ -110,6 +112,15 @@ def test_order_of_images_does_not_matter():
     straight = evaluator.evaluate(found)
     for _ in range(4):
         assert evaluator.evaluate(found[rng.permutation(8)]) == straight
+
+
+@pytest.mark.parametrize(("ids", "ap"), [((10, 9), 0.5), (("10", "9"), 1.0)])
+def test_equal_scores_count_in_the_order_of_pycocotools(ids, ap):
+    """Numbers by value, texts as texts: the detection of the image without objects is 9's."""
+    entry = {"category_id": 3, "bbox": BOX, "score": 0.5}
+    evaluator = CocoEvaluator(instances(ids, [(ids[0], 3, BOX)]))
+    found = [{**entry, "image_id": image_id} for image_id in ids]
+    assert evaluator.evaluate(found)["AP"] == pytest.approx(ap)
 
 
 @pytest.mark.parametrize("ids", [["b/1", "a/2"], [20, 3], ["000000000139", "17"]])
@@ -163,10 +174,12 @@ def test_classes_of_one_name_are_kept_apart():
 
 
 def test_masks_are_scored_by_mask():
-    """Two boxes alike, one mask a triangle: box AP 1, mask AP 0."""
+    """Two boxes alike, one mask a triangle: box AP 1, mask AP 0. A mask without a pixel is none."""
     mask_api = pytest.importorskip("pycocotools.mask")
-    dataset = instances([1], [(1, 3, (0, 0, 64, 64))])
-    dataset["annotations"][0]["segmentation"] = [[0, 0, 64, 0, 64, 64, 0, 64]]
+    dataset = instances([1], [(1, 3, (0, 0, 64, 64)), (1, 3, (99, 99.1, 70, 0.2))])
+    outlines = [0, 0, 64, 0, 64, 64, 0, 64], [99, 99.1, 169, 99.1, 169, 99.3, 99, 99.3]
+    for entry, outline in zip(dataset["annotations"], outlines):
+        entry["segmentation"] = [outline]
     square = np.zeros((480, 640), np.uint8, order="F")
     square[:64, :64] = 1
     corner = square.copy(order="F")
@@ -388,13 +401,13 @@ FARTHER = np.where(np.arange(60) % 5, 0, 1000)[:, np.newaxis]
         (
             0,
             lambda images: (images + 1) % 12,
-            r"image ids do not meet: boxes filed under image \d+ belong to \d+",
+            "image ids do not meet: boxes filed under image 2 belong to 1, 3 belong to 2, 4 bel",
         ),
         (6, lambda classes: 1 - classes, r"'dog' \(class 1\) where the JSON has 'cat' \(class 0\)"),
         (
             slice(1, 3),
             lambda corners: corners + FARTHER,
-            "12 of the JSON's 60 boxes are missing and 12 are not in it",
+            "12 of the JSON's 60 boxes are missing and 12 are not in it, in images 1, 2, 3",
         ),
     ],
 )
