@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import io
 import logging as python_logging
+import math
 import os
 import signal
 import sys
@@ -245,7 +246,9 @@ def parse_flags(argv: Sequence[str], *, flag_values: flags.FlagValues = flags.FL
         show(grouped_help(argv[0], about, flag_values))
         sys.exit(0)
     try:
-        return flag_values(_in_our_spelling(argv, flag_values))
+        words = flag_values(_in_our_spelling(argv, flag_values))
+        _refuse_non_finite(flag_values)
+        return words
     except SystemExit:  # --help was answered; absl would end with status 1
         sys.exit(0)
     except flags.UnrecognizedFlagError as error:
@@ -255,6 +258,14 @@ def parse_flags(argv: Sequence[str], *, flag_values: flags.FlagValues = flags.FL
         message = f"{error}{_nearest_word(str(error), flag_values)}"
     print(f"ERROR: {clean_lines(message)}\nAll flags: python {argv[0]} --help", file=sys.stderr)
     sys.exit(2)
+
+
+def _refuse_non_finite(flag_values: flags.FlagValues) -> None:
+    """Raises IllegalFlagValueError for NaN and infinity, which absl takes within any limits."""
+    for name in flag_values:
+        value = flag_values[name].value
+        if isinstance(value, float) and not math.isfinite(value):
+            raise flags.IllegalFlagValueError(f"flag --{name}={value}: expected a finite number")
 
 
 def show(text: str) -> None:

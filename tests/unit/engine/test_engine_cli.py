@@ -115,6 +115,8 @@ def test_arguments_that_are_no_flags_are_refused():
         ("--lr_batch_sise=3", "unknown flag --lr_batch_sise; did you mean 'lr_batch_size'?"),
         ("--zzz", "unknown flag --zzz; did you mean '"),
         ("--seed=abc", "flag --seed=abc"),
+        ("--share=nan", "flag --share=nan: expected a finite number"),
+        ("--lr=-inf", "flag --lr=-inf: expected a finite number"),
         ("--format=tflit", "one of <onnx|tflite|savedmodel>; did you mean 'tflite'?"),
         ("--format=: x: saved", "one of <onnx|tflite|savedmodel>; did you mean 'savedmodel'?"),
     ],
@@ -124,6 +126,7 @@ def test_a_wrong_flag_ends_with_status_2(argument, words, capsys):
     cli.define_flags([Config], flag_values=values)
     words_of = ["onnx", "tflite", "savedmodel"]
     flags.DEFINE_enum("format", "onnx", words_of, "What is written.", flag_values=values)
+    flags.DEFINE_float("share", 0.5, "A limit.", 0.0, 1.0, flag_values=values)
     with pytest.raises(SystemExit) as end:
         cli.parse_flags(["program.py", argument], flag_values=values)
     assert end.value.code == 2
