@@ -51,6 +51,21 @@ def test_an_image_goes_to_the_smallest_canvas_that_holds_it(size, network, scale
 
 
 @pytest.mark.parametrize(
+    ("size", "limits", "network", "scaled"),
+    [
+        ((480, 1000), (800, 1333), LANDSCAPE, (639.84, 1333)),
+        ((480, 1000), (1333, 800), LANDSCAPE, (639.84, 1333)),  # either order
+        ((300, 900), (800, 900), SQUARE, (300, 900)),  # the smaller canvas holds it at that size
+    ],
+)
+def test_the_long_sides_limit_holds_on_longer_canvases(size, limits, network, scaled):
+    frames = frames_of_networks([LANDSCAPE, SQUARE], side_limits=limits, resize_on_host=True)
+    found, fits = chosen(*size, frames)
+    assert found == network
+    np.testing.assert_allclose(np.array(size) * np.min(fits / size), scaled, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
     ("smallest", "largest", "networks"),
     [
         ((480, 640), (480, 640), [LANDSCAPE]),

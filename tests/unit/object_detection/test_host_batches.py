@@ -295,6 +295,15 @@ def test_a_batch_may_hold_more_images_than_there_are_records(tmp_path):
     assert all(batch["valid"].all() for batch in batches)
 
 
+def test_good_records_take_the_places_of_bad_ones_in_turn(tmp_path):
+    records = make_set(
+        tmp_path, [make_record(i, **({"image": b"none"} if i % 2 else {})) for i in range(7)]
+    )
+    (batch,) = arrays(train(records, batch_size=7).take(1))
+    found = batch["record_index"].tolist()
+    assert sorted(found[:4]) == [0, 2, 4, 6] and found[4:] == found[:3]
+
+
 def test_a_batch_of_bad_records_only_is_invalid_but_there(tmp_path):
     broken = [make_record(i, image=b"no image") for i in range(2)]
     records = make_set(tmp_path, broken)
