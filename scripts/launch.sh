@@ -120,7 +120,7 @@ main() {
     return
   fi
   folder_answers "$output" 60 || fail "$output does not answer: is its file system up? Else name another folder with MODEL_DIR or RESULTS_DIR"
-  mkdir -p "$output" 2>/dev/null || fail "$output cannot be made: name another folder with MODEL_DIR or RESULTS_DIR"
+  said=$(mkdir -p "$output/logs" 2>&1) || fail "${said#mkdir: }: name another folder with MODEL_DIR or RESULTS_DIR"
   [ -z "$in_slurm" ] || probe_srun
   prepare_container
   if wants_preflight; then

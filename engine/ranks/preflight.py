@@ -15,7 +15,7 @@ import shutil
 import sys
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,10 +71,14 @@ def _files(patterns: str) -> list[str]:
     return sorted({path for pattern in split_patterns(patterns) for path in match(pattern)})
 
 
-def main_problems(paths: Sequence[str]) -> list[str]:
-    """Lists the paths that rank 0 alone needs and does not find; a prefix of files will do."""
-    names = [p for p in paths if p and not p.startswith(("pip:", "zoo:"))]
-    return [f"{p} does not exist" for p in names if not glob.glob(glob.escape(p) + "*")]
+def main_problems(paths: Mapping[str, str]) -> list[str]:
+    """Lists the paths that rank 0 alone needs, by flag, and does not find; a prefix will do."""
+    return [
+        f"{path} does not exist (--{flag})"
+        for flag, path in paths.items()
+        if path and not path.startswith(("pip:", "zoo:"))
+        if not glob.glob(glob.escape(path) + "*")
+    ]
 
 
 def folder_problems(folder: Path, *, min_free_gb: float) -> list[str]:
@@ -169,8 +173,8 @@ def check(args: argparse.Namespace) -> int:
     folder = Path(args.model_dir or args.output_dir or ".")
     found = data_problems(patterns) + folder_problems(folder, min_free_gb=args.min_free_gb)
     if distributed.is_main():
-        weights = (args.backbone_init, args.pretrained_ckpt, args.ckpt_path)
-        found += main_problems((args.val_json_file, *weights))
+        named = ("val_json_file", "backbone_init", "pretrained_ckpt", "ckpt_path")
+        found += main_problems({flag: getattr(args, flag) for flag in named})
     everyone: list[Any] = distributed.all_gather_object((place.host, facts(patterns), found))
     # Once for each host, however many ranks it has.
     problems = [f"{host}: {problem}" for host, _, theirs in everyone for problem in theirs]
@@ -194,7 +198,10 @@ def check(args: argparse.Namespace) -> int:
         for problem in problems:
             _say(f"PROBLEM: {problem}")
     if problems:
-        raise distributed.AgreedError(f"the preflight found {len(problems)} problem(s), see above")
+        raise distributed.AgreedError(
+            f"the preflight found {len(problems)} problem(s), see above; docs/runs.md says which "
+            "variables name data, weights and results"
+        )
     if distributed.is_main():
         _say("passed")
     return 0

@@ -64,9 +64,14 @@ compose_training() {
   [ -z "${AMP:-}" ] || program+=("$(precision_flag "$AMP")")
 }
 
+# A file or folder, the prefix of a checkpoint's files, or what has no path.
+has_backbone() { [ -e "$backbone" ] || [ -e "$backbone.index" ] || [[ $backbone == @(pip|zoo):* ]]; }
+
 compose_convergence() {
   compose_training
   program+=("--backbone_init=$backbone")
+  has_backbone || [ -n "$mounted" ] || [[ " ${flags[*]-}" == *" --"@(backbone_init|pretrained_ckpt)* ]] ||
+    say "no weights at $backbone: BACKBONE_CKPT or checkpointdir names them, --backbone_init= (empty) starts without"
   # A job that Slurm has queued again may have got fewer nodes.
   [ -z "$in_slurm" ] || [ "${SLURM_RESTART_COUNT:-0}" = 0 ] || program+=(--allow_rank_change)
 }
@@ -74,7 +79,7 @@ compose_convergence() {
 # Speed does not depend on the weights: without a backbone they are random.
 compose_training_benchmark() {
   compose_training
-  if [ -e "$backbone" ] || [ -e "$backbone.index" ]; then program+=("--backbone_init=$backbone"); fi
+  if has_backbone; then program+=("--backbone_init=$backbone"); fi
   program+=(--benchmark "${benchmark_flags[@]}" --num_epochs=1)
 }
 

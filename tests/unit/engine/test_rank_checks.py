@@ -30,9 +30,9 @@ def test_a_good_start_passes_and_says_the_bandwidth(data, capsys):
     ("flag", "words"),
     [
         ("--training_file_pattern=/nowhere/train-*", "no file matches /nowhere/train-*"),
-        ("--val_json_file=/nowhere/val.json", "/nowhere/val.json does not exist"),
-        ("--backbone_init=/nowhere/b0", "/nowhere/b0 does not exist"),
-        ("--pretrained_ckpt=/nowhere/run", "/nowhere/run does not exist"),
+        ("--val_json_file=/nowhere/val.json", "/nowhere/val.json does not exist (--val_json_file)"),
+        ("--backbone_init=/nowhere/b0", "/nowhere/b0 does not exist (--backbone_init)"),
+        ("--pretrained_ckpt=/nowhere/run", "/nowhere/run does not exist (--pretrained_ckpt)"),
         ("--min_free_gb=1e9", "less than 1e+09 GiB free"),
     ],
 )
@@ -64,7 +64,7 @@ def test_a_folder_that_hosts_do_not_share(data, monkeypatch):
 
 def test_weights_are_found_by_prefix_or_package(data):
     (data / "emackpt-300.index").write_text("")
-    assert preflight.main_problems((f"{data}/emackpt-300", "pip:something", "")) == []
+    assert preflight.main_problems({"a": f"{data}/emackpt-300", "b": "pip:x", "c": ""}) == []
 
 
 def test_ranks_that_differ_are_named():
