@@ -63,7 +63,10 @@ class _Detector(tf.Module):
 
         Classes are category ids, -1 for padding. With masks a fifth result, [b, k, s, s].
         """
-        found = self._detect(images)
+        # Convolutions fail on nothing, in words that do not say why.
+        is_some = tf.debugging.assert_positive(tf.size(images), "expected at least one image")
+        with tf.control_dependencies([is_some]):
+            found = self._detect(tf.identity(images))
         padding = tf.size(self.category_ids) - 1
         classes = tf.gather(self.category_ids, tf.where(found.classes < 0, padding, found.classes))
         masks = (found.masks,) if isinstance(found, MaskDetections) else ()

@@ -109,6 +109,8 @@ def test_the_export_gives_boxes_and_masks_as_the_model_does(task, tmp_path):
         assert masks[:, 0].std() > 1e-3, "masks say something"
         assert set(np.unique(classes)) <= {3, 8, -1}
         assert (boxes[..., 2] <= height).all() and (boxes[..., 3] <= width).all()
+    with pytest.raises(tf.errors.InvalidArgumentError, match="expected at least one image"):
+        detector(photos(60, 100)[:0])
 
 
 def test_an_export_with_other_masks_is_refused(tmp_path):
