@@ -17,7 +17,10 @@ from object_detection.check.split_table import SplitTable, read_table
 
 HOPELESS = frozenset(
     ("no_objects", "tiny_boxes", "far_clipped_boxes", "masks_elsewhere", "shifted_ids")
-) | frozenset(f"{kind}_boxes" for kind in ("fraction", "percent", "corner", "centre", "exchanged"))
+) | frozenset(
+    f"{kind}_boxes"
+    for kind in ("fraction", "percent", "corner", "exchanged_corner", "centre", "exchanged")
+)
 """Errors of boxes that nothing later corrects or refuses by itself: a training must not start."""
 
 

@@ -26,6 +26,10 @@ _FAR_SHARE = 0.1  # of the image's side: no sloppy edge, but another reading
 # kind -> what such boxes are, and how they become x, y, width, height
 _FORMS = {
     "corner": ("corners (x1, y1, x2, y2)", "Subtract x1 from x2 and y1 from y2"),
+    "exchanged_corner": (
+        "corners with x and y exchanged (y1, x1, y2, x2)",
+        "Exchange x with y, then subtract x1 from x2 and y1 from y2",
+    ),
     "centre": (
         "centres with sizes (centre x, centre y, width, height)",
         "Subtract half of the width from x and half of the height from y",
@@ -48,7 +52,7 @@ _SCALES = (("percent of the image's sides", 100.0), ("thousandths of the image's
 class FrameProblem(NamedTuple):
     """Boxes of a set that are not what COCO wants.
 
-    kind: fraction, percent, corner, centre or exchanged.
+    kind: fraction, percent, corner, exchanged_corner, centre or exchanged.
     is_fatal: so many that the set must not be trained on.
     where: bool [n], the boxes.
     what: a sentence on what they are.
@@ -217,6 +221,7 @@ def _forms(
     low, sides = boxes[:, :2], boxes[:, 2:]
     readings = {
         "corner": np.concatenate([low, sides], axis=1),
+        "exchanged_corner": np.concatenate([low[:, ::-1], sides[:, ::-1]], axis=1),
         "centre": np.concatenate([low - sides / 2, low + sides / 2], axis=1),
         "exchanged": np.concatenate([low[:, ::-1], (low + sides)[:, ::-1]], axis=1),
         "percent": np.concatenate([low, low + sides], axis=1) * np.tile(sizes / 100, 2),
@@ -261,7 +266,7 @@ def _told_by_borders(
         return np.ones(n, bool) if is_told and fits.mean() >= 0.98 else None
     if fits.mean() >= _LEAST_SHARE and leaves.mean() >= _LEAST_OVERHANG:
         return np.ones(n, bool)
-    if kind == "exchanged":
+    if kind.startswith("exchanged"):
         return None
     far = (over > np.maximum(_FAR_SHARE * sizes, 2 * slack)).any(axis=1)
     mixed = far & fits

@@ -176,26 +176,29 @@ class _ImageFolder:
         for parts, kinds in readings[:]:
             if (plain := UPLOAD_PREFIX.sub("", parts[-1])) != parts[-1]:
                 readings.append(((*parts[:-1], plain), [*kinds, "prefix of an upload"]))
-        readings += [
-            ((*parts[:-1], there[-1]), [*kinds, "without ending"])
+        found = [
+            ({p: parts for p in self._by_name.get(folded(parts[-1]), ())}, kinds)
+            for parts, kinds in readings
+        ] + [
+            (
+                {p: (*parts[:-1], p[-1]) for p in self._by_stem.get(folded(parts[-1]), ())},
+                [*kinds, "without ending"],
+            )
             for parts, kinds in readings
             if os.path.splitext(parts[-1])[1].lower() not in suffixes()
-            for there in self._by_stem.get(folded(parts[-1]), ())
         ]
-        for parts, kinds in readings:
-            fitting = [p for p in self._by_name.get(folded(parts[-1]), ()) if _fits(parts, p)]
-            if not fitting:
+        for wanted, kinds in found:
+            likeness = {p: _likeness(parts, p) for p, parts in wanted.items() if _fits(parts, p)}
+            if not likeness:
                 continue
-            best = max(_likeness(parts, p) for p in fitting)
-            likely = [p for p in fitting if _likeness(parts, p) == best]
-            if len(likely) > 1:
-                raise self.missing(name, f"several files fit: {_named(likely)}")
-            path = self.literal(os.path.join(*likely[0]))
+            best = max(likeness.values())
+            there, *others = [p for p in likeness if likeness[p] == best]
+            if others:
+                raise self.missing(name, f"several files fit: {_named([there, *others])}")
+            path = self.literal(os.path.join(*there))
             if path is not None:
-                kinds += _differences(parts, likely[0])
-                return Correction(
-                    path, "/".join(likely[0]), ", ".join(kinds or ["folders in front"])
-                )
+                kinds += _differences(wanted[there], there)
+                return Correction(path, "/".join(there), ", ".join(kinds or ["folders in front"]))
         stem = os.path.splitext(folded((_parts(name.replace("\\", "/")) or ("",))[-1]))[0]
         near = self._by_stem.get(stem, ())
         raise self.missing(name, f"there is {_named(near)}" if near else "")

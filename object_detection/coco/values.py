@@ -59,7 +59,7 @@ def finite_number(value: Any) -> float | None:
 def positive_pixels(value: Any) -> int | None:
     """Returns a side of an image in whole pixels, or None where none is stated."""
     number = finite_number(value)
-    return int(number) if number is not None and number >= 1 else None
+    return round(number) if number is not None and number >= 1 else None
 
 
 def has_box(value: Any) -> bool:

@@ -383,6 +383,7 @@ def test_a_name_as_it_stands_comes_first(convert_set, tmp_path, name):
     ("on_disk", "names", "said"),
     [
         (["a/1.jpg", "b/1.jpg"], ["1.jpg"], "several files fit: a/1.jpg, b/1.jpg"),
+        (["1.jpg", "1.png"], ["1"], "several files fit: 1.jpg, 1.png"),
         (["cam1/1.jpg"], ["cam2/1.jpg"], "looked for"),
         (["1.jpg"], ["cam1/1.jpg", "cam2/1.jpg"], "several entries could mean"),
         (["1.png"], ["1.jpg"], "there is 1.png"),
