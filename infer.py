@@ -5,9 +5,11 @@ python infer.py --image_path=PHOTOS --model_dir=RUN --output_dir=OUT
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -171,44 +173,44 @@ def main() -> int:
         if len(sheet) < _SHEET_IMAGES:
             sheet.append(picture)
 
-    written, sheet, unreadable, noted, names = [], [], [], [], set()
+    sheet, unreadable, noted, names = [], [], [], set()
     num_films = num_images = 0
-    for film in films:
-        target = target_of(film, "-detections.mp4")
-        frames = (
-            inference.predict_pixels(path=name, image=frame, **how)
-            for name, frame in videos.named_frames(film)
-        )
-        try:
-            show(draw_film(film, target, frames, drawing, written))
-        except (ValueError, FileNotFoundError) as error:
-            unreadable.append(str(error))
-            continue
-        num_films += 1
-    shown = paths
-    if FLAGS.worst:
-        for found in predict(paths=paths, unreadable=unreadable, noted=noted):
-            written += found.entries(truth)
-        shown = truth.worst_files(written, paths, count=FLAGS.worst)
-        print(f"drawing the {len(shown)} worst of {len(paths)} images", flush=True)
-    aside = {"unreadable": [], "noted": []} if FLAGS.worst else {}
-    for found in predict(paths=shown, **{"unreadable": unreadable, "noted": noted, **aside}):
-        target = target_of(found.path, "-detections.png")
-        drawn = drawing(found)
-        if truth:
-            drawn = truth.beside(found, drawn, class_map, with_boxes=FLAGS.draw_boxes)
-        Image.fromarray(drawn).save(target)
-        if FLAGS.heat_map != "none":
-            heat = inference.draw_heat(found, weigh_by=FLAGS.heat_map)
-            name = target.name.replace("-detections.png", "-heat.png")
-            Image.fromarray(heat).save(output / name)
-        show(drawn)
-        num_images += 1
-        if not FLAGS.worst:
-            written += found.entries(truth)
-        objects = counted(len(found.objects), "object")
-        print(f"{clean(found.path)}: {objects} -> {clean(target)}", flush=True)
-    write_whole(output / "detections.json", json.dumps(written, indent=1))
+    with whatever_ends_it(output / "detections.json") as written:
+        for film in films:
+            target = target_of(film, "-detections.mp4")
+            frames = (
+                inference.predict_pixels(path=name, image=frame, **how)
+                for name, frame in videos.named_frames(film)
+            )
+            try:
+                show(draw_film(film, target, frames, drawing, written))
+            except (ValueError, FileNotFoundError) as error:
+                unreadable.append(str(error))
+                continue
+            num_films += 1
+        shown = paths
+        if FLAGS.worst:
+            for found in predict(paths=paths, unreadable=unreadable, noted=noted):
+                written += found.entries(truth)
+            shown = truth.worst_files(written, paths, count=FLAGS.worst)
+            print(f"drawing the {len(shown)} worst of {len(paths)} images", flush=True)
+        aside = {"unreadable": [], "noted": []} if FLAGS.worst else {}
+        for found in predict(paths=shown, **{"unreadable": unreadable, "noted": noted, **aside}):
+            target = target_of(found.path, "-detections.png")
+            drawn = drawing(found)
+            if truth:
+                drawn = truth.beside(found, drawn, class_map, with_boxes=FLAGS.draw_boxes)
+            Image.fromarray(drawn).save(target)
+            if FLAGS.heat_map != "none":
+                heat = inference.draw_heat(found, weigh_by=FLAGS.heat_map)
+                name = target.name.replace("-detections.png", "-heat.png")
+                Image.fromarray(heat).save(output / name)
+            show(drawn)
+            num_images += 1
+            if not FLAGS.worst:
+                written += found.entries(truth)
+            objects = counted(len(found.objects), "object")
+            print(f"{clean(found.path)}: {objects} -> {clean(target)}", flush=True)
     for note in noted:
         print(f"WARNING: {clean_lines(note)}", flush=True)
     for problem in unreadable:
@@ -224,6 +226,25 @@ def main() -> int:
         print(f"{len(unreadable)} of {len(given)} images were left out, see the warnings above")
         return EXIT_SOME_LEFT_OUT
     return 0
+
+
+@contextlib.contextmanager
+def whatever_ends_it(path: Path) -> Iterator[list[dict]]:
+    """Yields a list that is written as JSON in the end: by an interrupt or error as far as it is.
+
+    The limit of a batch job, SIGTERM, is an interrupt.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    entries: list[dict] = []
+    try:
+        yield entries
+    except BaseException:
+        if entries:
+            write_whole(path, json.dumps(entries, indent=1))
+            count = counted(len(entries), "object")
+            print(f"WARNING: ended early: {clean(path)} has the {count} until then", flush=True)
+        raise
+    write_whole(path, json.dumps(entries, indent=1))
 
 
 def is_drawing(path: Path, output: Path) -> bool:

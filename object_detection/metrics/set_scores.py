@@ -298,8 +298,8 @@ class SetScores:
             self.scored_image_ids = [self.evaluator.image_ids[i] for i in chosen]
         if not len(rows):
             _LOG.warning(
-                "not one detection on %d images, so AP is 0: the highest score seen is %.2g, below "
-                "the threshold of %.2g. Train longer, or lower the threshold",
+                "not one detection on %d images, so AP is 0: the highest score that rank 0 saw is "
+                "%.2g, below the threshold of %.2g. Train longer, or lower the threshold",
                 len(images),
                 self._highest_refused,
                 self.score_threshold,

@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import shutil
+import signal
 import sys
 from pathlib import Path
 
@@ -254,6 +256,26 @@ def test_infer_goes_on_past_what_it_cannot_read(commands, trained_run, pictures,
         "pipe.jpg": "not a regular file",
     }.items():
         assert f"{photos / name} is not a readable image: {reason}" in result.output
+
+
+def test_infer_that_is_ended_leaves_what_it_found(commands, trained_run, pictures, tmp_path):
+    (tmp_path / "list.txt").write_text(f"{pictures[0]}\n" * 2000)
+    running = commands.start(
+        "infer.py",
+        f"--image_list={tmp_path / 'list.txt'}",
+        f"--saved_model_dir={trained_run.folder / 'emackpt-final'}",
+        f"--output_dir={tmp_path / 'out'}",
+        "--min_score_thresh=0",
+        "--max_boxes_to_draw=1",
+    )
+    running.wait_until_said("-2-detections.png")  # of the second
+    running.send(signal.SIGTERM)
+    ended = running.wait()
+    assert ended.code == 130 and "interrupted" in ended.errors
+    (found,) = detections_of(tmp_path / "out").values()
+    assert f"{tmp_path}/out/detections.json has the {len(found):,} objects" in ended.output
+    each = [int(n) for n in re.findall(r"(\d+) objects -> ", ended.output)]
+    assert 2 <= len(each) < 2000 and len(found) == sum(each) > 0
 
 
 @pytest.mark.both_stacks

@@ -259,4 +259,4 @@ def test_no_detection_at_all_is_said_with_the_best_score(scores, caplog):
     rows, images, _ = made.rows(batch(), **found)
     assert made.score(rows, images, is_limited=False, most_bad_records=0)["AP"] == 0.0
     assert "not one detection on 2 images" in caplog.text
-    assert "highest score seen is 0.03, below the threshold of 0.05" in caplog.text
+    assert "highest score that rank 0 saw is 0.03, below the threshold of 0.05" in caplog.text
