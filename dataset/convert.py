@@ -21,6 +21,7 @@ import ctrl_c  # noqa: F401  (before what takes seconds to import)
 from absl import flags
 
 from dataset import commands
+from engine.ranks import machine
 from object_detection.coco.annotations import read_annotations
 from object_detection.convert.convert import convert
 from object_detection.convert.prepare import coco_splits
@@ -64,7 +65,7 @@ def main(argv: Sequence[str]) -> int:
             image_dir,
             output / split,
             num_shards=_NUM_SHARDS.value,
-            num_workers=flags.FLAGS.num_threads,
+            num_workers=flags.FLAGS.num_threads or machine.available_cores(),
             mask_format="bitpacked" if flags.FLAGS.include_masks else None,
             max_bad_images=_MAX_BAD_IMAGES.value,
             pictures=commands.picture_rules(),

@@ -22,6 +22,7 @@ import ctrl_c  # noqa: F401  (before what takes seconds to import)
 from absl import flags
 
 from dataset import commands
+from engine.ranks import machine
 from object_detection.coco.annotations import read_annotations, read_captions, read_images
 from object_detection.convert.convert import Conversion, convert
 from object_detection.convert.report import describe_conversion, progress_printer
@@ -98,7 +99,7 @@ def _convert_from_flags() -> Conversion:
         images=images,
         captions=captions,
         num_shards=_NUM_SHARDS.value,
-        num_workers=flags.FLAGS.num_threads,
+        num_workers=flags.FLAGS.num_threads or machine.available_cores(),
         mask_format=_MASK_FORMAT.value if flags.FLAGS.include_masks else None,
         on_bad_image=_ON_BAD_IMAGE.value,
         max_bad_images=_MAX_BAD_IMAGES.value,

@@ -14,6 +14,7 @@ from absl import flags
 import families
 from dataset import commands
 from engine.config.fields import ConfigError
+from engine.ranks import machine
 
 # The flags belong to the program that asks for them: so its --help lists them.
 flags.disclaim_key_flags()
@@ -82,6 +83,7 @@ def use_for_training(model: Any) -> list[str]:
         eval_split=FLAGS.data_split,
         eval_names=FOR_CHOICES,
         pictures=commands.picture_rules(),
+        num_workers=machine.available_cores(),
         layout=families.anchor_layout(model) if model else None,
         on_data_error=FLAGS.on_data_error,
         report=notes.append,
@@ -107,6 +109,7 @@ def use_for_evaluation() -> list[str]:
         only_eval=True,
         eval_split=FLAGS.data_split,
         pictures=commands.picture_rules(),
+        num_workers=machine.available_cores(),
         on_data_error=FLAGS.on_data_error,
         report=notes.append,
     )

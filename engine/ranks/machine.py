@@ -35,7 +35,7 @@ def available_cores() -> int:
 
     Affinity, the limit of a container and Slurm's cpus-per-task are respected.
     """
-    cores = max(math.ceil(min(_bound_cores(), _container_cores())), 1)
+    cores = max(min(_bound_cores(), _container_cores()), 1)
     given = os.environ.get("SLURM_CPUS_PER_TASK")
     return min(cores, int(given)) if given and given.isdigit() else cores
 
@@ -46,26 +46,31 @@ def _bound_cores() -> int:
     return os.cpu_count() or 1
 
 
-def _container_cores() -> float:
-    """Returns the cores that control groups grant, as `docker --cpus` and Kubernetes set them."""
+def _container_cores() -> int:
+    """Returns the cores that control groups grant, as `docker --cpus` and Kubernetes set them.
+
+    Begun ones count; without a limit it is more than any machine has.
+    """
     for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
         with contextlib.suppress(OSError, ValueError):  # no such file; `max`
             quota, period = " ".join((_CGROUP / name).read_text() for name in names).split()
             if float(quota) > 0:
-                return float(quota) / float(period)
-    return math.inf
+                return math.ceil(float(quota) / float(period))
+    return sys.maxsize
 
 
 def cores_per_rank(local_size: int) -> int:
     """Returns the cores of one of `local_size` ranks on this host.
 
-    Ranks that Slurm or the launcher bound to cores of their own keep all of them.
+    Ranks that Slurm or the launcher bound to cores of their own keep all of them, up to their share
+    of a container's.
     """
     cores = available_cores()
     bound = os.environ.get("SLURM_CPUS_PER_TASK") or (
         local_size > 1 and _bound_cores() * local_size <= (os.cpu_count() or 1)
     )
-    return cores if bound else max(cores // local_size, 1)
+    shared = _container_cores() if bound else cores
+    return max(min(cores, shared // local_size), 1)
 
 
 def output_of(*command: str, seconds: float = 20.0) -> str:

@@ -166,6 +166,7 @@ def prepare_records(
     pictures: PictureRules = DEFAULT_RULES,
     layout: AnchorLayout | None = None,
     on_data_error: str = "stop",
+    num_workers: int | None = None,
     report: Callable[[str], None] = print,
 ) -> Prepared:
     """Checks and converts the training and the held-out images of a folder, unless that is done.
@@ -185,6 +186,7 @@ def prepare_records(
       on_orphan: see `read_annotations`.
       layout: anchors to compare the boxes with, if any.
       on_data_error: "report" goes on where the check finds hopeless boxes; "stop" raises.
+      num_workers: see `convert`.
       report: takes the lines of the conversions' reports.
 
     Raises:
@@ -237,6 +239,7 @@ def prepare_records(
                 folders[name],
                 output / name,
                 num_shards=_NUM_SHARDS,
+                num_workers=num_workers,
                 mask_format="bitpacked" if with_masks else None,
                 pictures=pictures,
                 progress=progress_printer(f"converting {name}"),

@@ -29,6 +29,8 @@ def test_the_report_is_plain_and_complete():
         (16, 16, "", {"cpu.max": "400000 100000\n"}, 1, 4),  # a container of 4 of the cores
         (16, 16, "", {"cpu.max": "400000 100000\n"}, 4, 1),
         (16, 16, "", {"cpu.max": "50000 100000\n"}, 1, 1),
+        (4, 16, "", {"cpu.max": "800000 100000\n"}, 4, 2),  # bound, in a container of 8 of them
+        (16, 16, "6", {"cpu.max": "900000 100000\n"}, 2, 4),
         (16, 16, "", {"cpu.max": "max 100000\n"}, 1, 16),
         (16, 16, "", {"cpu.cfs_quota_us": "250000\n", "cpu.cfs_period_us": "100000\n"}, 1, 3),
         (16, 16, "", {"cpu.cfs_quota_us": "-1\n", "cpu.cfs_period_us": "100000\n"}, 1, 16),
