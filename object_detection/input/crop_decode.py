@@ -71,8 +71,8 @@ def sample_crop(
     offset = tf.floor(tf.maximum(excess, 0.0) * uniforms[1:3])
     if translate:
         visible = tf.minimum(scaled, network)
+        # Down and right no more than that leaves the frame, as the image begins at its corner.
         shift = translate * (2.0 * uniforms[4:6] - 1.0) * network
-        shift = tf.minimum(shift, network - (1.0 - translate) * visible)
         shift = tf.maximum(shift, -translate * visible)
         offset -= tf.sign(shift) * tf.floor(tf.abs(shift))
     flip = tf.cast(uniforms[3:4] < [0.0, flip_probability], tf.float32)  # (never, x)

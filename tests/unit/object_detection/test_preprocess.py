@@ -63,6 +63,26 @@ def test_resampling_is_that_of_pillow(scaled):
     np.testing.assert_array_equal(out[0, :, scaled[1] :], 0.0)
 
 
+@pytest.mark.parametrize("resize_on_host", [False, True], ids=["device", "host"])
+@pytest.mark.parametrize("scaled", [(40, 56), (300, 400)], ids=["smaller", "larger"])
+def test_a_decoded_crop_is_that_part_of_the_whole_image_scaled(scaled, resize_on_host):
+    """Its edges too: pixels outside of the crop that the filter reaches have their share."""
+    image, network, canvas = noise(240, 320), (20, 24), (180, 180)
+    pixels, packed = crop_decode.decode_crop(
+        crop_decode.open_image(tf.io.encode_png(image)),
+        crop_decode.Crop(tf.constant(scaled, tf.float32), tf.constant([10.0, 12.0]), tf.zeros([])),
+        Frames(network, network if resize_on_host else canvas, resize_on_host),
+    )
+    if not resize_on_host:
+        assert max(pixels.shape[:2]) < 180, "a region, as it is stored"
+        pixels = tf.image.pad_to_bounding_box(pixels, 0, 0, *canvas)
+    size = {"height": 20, "width": 24, "resized_on_host": resize_on_host}
+    out = run([pixels], packed[tf.newaxis], **size)
+    whole_scaled = Image.fromarray(image).resize(scaled[::-1], Image.Resampling.BILINEAR)
+    expected = np.asarray(whole_scaled)[10:30, 12:36]
+    np.testing.assert_allclose(out[0], expected, atol=1.6)  # Pillow and the host both round
+
+
 def bilinear(image, size, *, legacy):
     """Resizes between the two nearest pixels of each axis; legacy: without half-pixel centres."""
     result = image.astype(np.float64)
