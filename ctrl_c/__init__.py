@@ -3,7 +3,8 @@
 The programs of this repository import it first. Modules take seconds to import, and an interrupt in
 the midst of one may come out as any other error; nothing has begun then, so that the process can
 end at once. Who imports a package from a program of their own is left alone, and so is a process
-that was started to ignore interrupts.
+that was started to ignore interrupts. A module that is missing, mostly as the environment is not
+active, is one line as well.
 """
 
 from __future__ import annotations
@@ -13,13 +14,15 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from types import TracebackType
 from typing import Any
 
 INTERRUPTED = 130
 
 
 def expect() -> None:
-    """Has an interrupt end the process with one line, until `begun`."""
+    """Has an interrupt, or an import that fails, end the process with one line, until `begun`."""
+    sys.excepthook = _explain
     is_main_thread = threading.current_thread() is threading.main_thread()
     if is_main_thread and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _leave)
@@ -27,6 +30,8 @@ def expect() -> None:
 
 def begun() -> None:
     """Has an interrupt be Python's exception again: the program has begun."""
+    if sys.excepthook is _explain:
+        sys.excepthook = sys.__excepthook__
     if signal.getsignal(signal.SIGINT) is _leave:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -44,6 +49,19 @@ def run(program: Callable[[], Any]) -> None:
 def _leave(*_: object) -> None:
     os.write(sys.stderr.fileno(), b"ERROR: interrupted before the start\n")
     os._exit(INTERRUPTED)
+
+
+def _explain(kind: type[BaseException], error: BaseException, stack: TracebackType | None) -> None:
+    if isinstance(error, ModuleNotFoundError):
+        print(
+            f"ERROR: {sys.executable} has no module {error.name}: activate the environment (source "
+            ".venv/bin/activate), which scripts/setup_env.sh makes",
+            file=sys.stderr,
+        )
+    elif isinstance(error, ImportError) and error.name == "keras_choice":  # it says why
+        print(f"ERROR: {error}", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, stack)
 
 
 def _is_our_program() -> bool:

@@ -47,12 +47,14 @@ def choose_keras(
         raise ImportError(
             f"TensorFlow {tensorflow} comes with Keras 3, with which Ringdet does not work, and "
             f"Keras 2 is not installed: pip install 'tf_keras=={minor}.*', or make the environment "
-            "with scripts/setup_env.sh"
+            "with scripts/setup_env.sh",
+            name=__name__,
         )
     if environment.get(VARIABLE, "1") not in ("1", "true", "True"):
         raise ImportError(
             f"{VARIABLE}={environment[VARIABLE]} asks for Keras 3, with which Ringdet does not "
-            f"work: unset {VARIABLE} or set it to 1"
+            f"work: unset {VARIABLE} or set it to 1",
+            name=__name__,
         )
     environment[VARIABLE] = "1"
 

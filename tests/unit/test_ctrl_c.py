@@ -46,6 +46,28 @@ def test_no_program_shows_a_stack(name, repository, tmp_path):
     assert ended == (130, "ERROR: interrupted before the start\n")
 
 
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_a_missing_module_is_one_line(name, repository, tmp_path):
+    for module in ("absl", "numpy", "tensorflow", "yaml"):
+        (tmp_path / f"{module}.py").write_text("import one_that_is_not_there")
+    code, said = interrupted(repository / PROGRAMS[name].path, tmp_path, "--no_such_flag")
+    assert code == 1 and said.count("\n") == 1
+    assert "has no module one_that_is_not_there: activate the environment" in said
+
+
+def test_a_refused_keras_is_one_line(repository, tmp_path, monkeypatch):
+    monkeypatch.setenv("TF_USE_LEGACY_KERAS", "0")
+    code, said = interrupted(repository / "train.py", tmp_path, "--help")
+    assert code == 1 and said.startswith("ERROR: TF_USE_LEGACY_KERAS=0 asks for Keras 3")
+    assert said.count("\n") == 1
+
+
+def test_any_other_failure_shows_where(repository, tmp_path):
+    (tmp_path / "absl.py").write_text("raise ImportError('libcudnn.so.9', name='libcudnn')")
+    code, said = interrupted(repository / "train.py", tmp_path, "--help")
+    assert code == 1 and said.startswith("Traceback") and "libcudnn.so.9" in said
+
+
 @pytest.mark.parametrize("name", ["quickstart", "overfit"])
 def test_an_interrupt_at_work_is_one_line(name, repository, tmp_path):
     (tmp_path / "sitecustomize.py").write_text(AT_THE_FLAGS)
