@@ -165,7 +165,7 @@ def test_without_masks_there_are_box_metrics_only(scores):
     assert list(scores(has_masks=False).class_scores()) == [""]
 
 
-def test_missing_and_repeated_images_are_errors(scores):
+def test_missing_and_repeated_images_are_errors(scores, caplog):
     made = scores()
     rows = np.zeros((0, 7))
     options = {"masks": [], "is_limited": False}
@@ -175,6 +175,7 @@ def test_missing_and_repeated_images_are_errors(scores):
         made.score(rows, np.array([0, 0, 1]), most_bad_records=5, **options)
     metrics = made.score(rows, np.array([0]), most_bad_records=1, **options)
     assert metrics["AP"] == metrics["mask_AP"] == 0.0
+    assert "1 missing: 12; the others count as images without detections" in caplog.text
 
 
 def test_a_limited_evaluation_scores_what_was_seen(scores):
@@ -183,6 +184,7 @@ def test_a_limited_evaluation_scores_what_was_seen(scores):
     masks = [pack_mask(mask_of(box)) for box in BOXES]
     metrics = made.score(rows, np.array([0]), masks=masks, is_limited=True, most_bad_records=0)
     assert metrics["AP"] == metrics["mask_AP"] == pytest.approx(1.0)
+    assert made.scored_image_ids == [11]
 
 
 def test_a_json_without_masks_is_refused_for_a_mask_model(scores):
@@ -205,6 +207,39 @@ def test_masks_need_the_sizes_of_images_with_objects(scores):
     made = edited(scores(), lambda value: value["images"][1].update(height=None, width=None))
     with pytest.raises(ValueError, match="image 12 has no height and width"):
         made.check(lambda: None)
+    edited(made, lambda value: value.update(annotations=value["annotations"][:2]))
+    dataclasses.replace(made).check(lambda: None)
+
+
+def test_a_list_of_images_is_not_scored(scores):
+    made = edited(scores(), lambda value: value.update(annotations=[]))
+    with pytest.raises(ValueError, match="no box to score"):
+        made.check(lambda: None)
+    submission = dataclasses.replace(made, is_submission=True)
+    submission.check(lambda: None)
+    assert score(submission, None) == {}
+
+
+def test_all_images_of_the_json_are_in_the_records_or_left_out(scores):
+    made = scores()
+    made.card = dataclasses.replace(card(), num_images=1)
+    with pytest.raises(ValueError, match="holds 1 images but .* lists 2, of which 0 were left out"):
+        made.check(lambda: None)
+    made.card = dataclasses.replace(made.card, skipped_source_ids=("12",))
+    made.check(lambda: None)
+
+
+def test_what_the_records_deliver_is_scored_against_the_json(scores):
+    """Crowds, padding and images whose rows are all taken are not asked for."""
+    classes = np.array([[0, 0, 0, -1], [0, 0, 0, 0], [0, 0, 0, -1]])
+    is_crowd = np.array([[False, False, True, False]] * 3)
+    fields = {**batch(), "boxes": detections()["boxes"], "classes": classes, "is_crowd": is_crowd}
+    scores().check(lambda: fields)
+    fields["boxes"][1:] = [0, 0, 5, 5]
+    scores().check(lambda: fields)
+    fields["boxes"] = fields["boxes"][..., [1, 0, 3, 2]]
+    with pytest.raises(ValueError, match="on 1 images .*: x and y are exchanged"):
+        scores().check(lambda: fields)
 
 
 def test_more_objects_of_a_class_than_are_scored_are_said(scores, caplog):
