@@ -229,11 +229,10 @@ def assign(
             missing[name] = f"shape {shape} here, {found[name].array.shape} in the file"
             problems.append(f"{name}: {missing[name]}")
     parts = set(map(part_of, wanted))
-    problems += [
-        f"{value.source} has no place in the model"
-        for name, value in found.items()
-        if name not in wanted and part_of(name) in parts and is_known(name)
+    homeless = [
+        name for name in found if name not in wanted and part_of(name) in parts and is_known(name)
     ]
+    problems += [f"{found[name].source} has no place in the model" for name in homeless]
     loaded = [name for name in wanted if name in found and name not in missing]
     if not loaded:
         some = list(wanted)[:_EXAMPLES]
@@ -246,11 +245,13 @@ def assign(
         )
     if problems:
         problems = [*filter(None, [hint]), *problems]
+        fits = parts - {part_of(name) for name in (*missing, *homeless)}
+        alone = " Its backbone fits: --backbone_init of train.py takes that alone."
         raise ValueError(
             f"{file.path} ({file.kind}) holds weights of another network: {len(loaded)} of "
             f"{len(wanted)} variables match, but {'; '.join(map(clean, problems[:_EXAMPLES]))}"
             f"{' and others' if len(problems) > _EXAMPLES else ''}. Choose the model the file was "
-            "made with."
+            f"made with.{alone if 'backbone' in fits else ''}"
         )
     for name in loaded:
         if not np.all(np.isfinite(found[name].array)):
