@@ -153,7 +153,7 @@ def test_a_quarter_turns_points_about_the_images_centre(monkeypatch):
 
 
 def test_what_leaves_the_frame_is_dropped_and_what_is_uncovered_is_padding(monkeypatch):
-    boxes = [[20, 2, 40, 12], [20, 52, 40, 62], [0, 0, 0, 0]]
+    boxes = [[20, 2, 40, 12], [20, 52, 40, 62], [20, 36, 40, 60], [0, 0, 0, 0]]
     for seed in range(3):
         _, inside, moved, classes = run(
             monkeypatch, [("translate_x", 1.0, 1.6)], photograph(), boxes, seed=seed
@@ -161,23 +161,84 @@ def test_what_leaves_the_frame_is_dropped_and_what_is_uncovered_is_padding(monke
         for i in range(BATCH):  # by 40 pixels
             is_right = inside[i, 0, -1, 0]
             assert inside[i].sum() == SIDE * (SIDE - 40)
-            expected = [[20, 42, 40, 52], [0] * 4] if is_right else [[0] * 4, [20, 12, 40, 22]]
-            np.testing.assert_allclose(moved[i, :2], expected, atol=1e-4)
-            assert classes[i].tolist() == ([0, -1, -1] if is_right else [-1, 0, -1])
+            to_left = [[0] * 4, [20, 12, 40, 22], [20, 0, 40, 20]]
+            expected = [[20, 42, 40, 52], [0] * 4, [0] * 4] if is_right else to_left
+            np.testing.assert_allclose(moved[i, :3], expected, atol=1e-4)
+            assert classes[i].tolist() == ([0, -1, -1, -1] if is_right else [-1, 0, 0, -1])
 
 
-def test_cut_outs_are_padding_of_the_size_asked_for(monkeypatch):
-    boxes = [[16, 16, 48, 48]]
-    for seed in range(3):
+@pytest.mark.parametrize(
+    ("operation", "probability", "magnitude", "sides", "middles", "limits"),
+    [
+        ("cutout", 1.0, 0.5, (10, 10), (0, 64), (0, 64)),  # half a side is 5 of 100 pixels
+        ("box_cutout", 1.0, 4, (9, 10), (16, 48), (0, 64)),  # a side is 0.3 of 32 pixels
+        ("only_cutout", 3.0, 1, (10, 10), (16, 48), (16, 48)),  # half a side is 5 of 50 pixels
+    ],
+)
+def test_cut_outs_are_padding_of_the_size_asked_for(
+    monkeypatch, operation, probability, magnitude, sides, middles, limits
+):
+    boxes, first, last = [[16, 16, 48, 48]], [], []
+    for seed in range(4):
         _, inside, moved, _ = run(
-            monkeypatch, [("cutout", 1.0, 0.5)], photograph(), boxes, seed=seed
+            monkeypatch, [(operation, probability, magnitude)], photograph(), boxes, seed=seed
         )
-        assert 20 <= (~inside[0]).sum() <= 100  # 10 by 10 pixels, less where it leaves the frame
         np.testing.assert_array_equal(moved[0], boxes)
-        _, inside, *_ = run(monkeypatch, [("box_cutout", 1.0, 4)], photograph(), boxes, seed=seed)
-        rows, columns, _ = np.nonzero(~inside[0])
-        assert len(rows) and np.ptp(rows) <= 10 and np.ptp(columns) <= 10  # 0.3 of 32 pixels
-        assert 16 - 5 <= rows.min() and rows.max() < 48 + 5
+        cut = ~inside[..., 0]
+        for where in (cut.any(axis=axis)[i] for i in range(BATCH) for axis in (1, 2)):
+            place = np.flatnonzero(where)
+            assert len(place) == np.ptp(place) + 1
+            first.append(place[0])
+            last.append(place[-1] + 1)
+            is_whole = limits[0] < first[-1] and last[-1] < limits[1]
+            assert len(place) <= sides[1] and (not is_whole or len(place) >= sides[0])
+    assert min(first) >= max(middles[0] - 5, limits[0])
+    assert max(last) <= min(middles[1] + 5, limits[1])
+    assert max(np.subtract(last, first)) >= sides[0]
+
+
+@pytest.mark.parametrize(
+    ("operation", "magnitude", "source"),
+    [
+        ("only_flip", 10, lambda y, x, sign: (y, 20 + 52 - x)),
+        ("only_translate_y", 1, lambda y, x, sign: (y + sign * 12, x)),
+        ("only_shear_x", 5, lambda y, x, sign: (y, x + sign * 0.15 * (y - 16))),
+        ("only_shear_y", 5, lambda y, x, sign: (y + sign * 0.15 * (x - 20), x)),
+    ],
+)
+def test_pixels_of_an_object_move_within_its_box(monkeypatch, operation, magnitude, source):
+    image, (rows, columns) = photograph(), np.mgrid[16:40, 20:52]
+    pixels, inside, *_ = run(monkeypatch, [(operation, 3.0, magnitude)], image, [16, 20, 40, 52])
+    either = []
+    for sign in (-1, 1):
+        y, x = source(rows + 0.5, columns + 0.5, sign)
+        is_there = (y >= 16) & (y < 40) & (x >= 20) & (x < 52)
+        from_there = image[np.clip(y.astype(int), 0, 63), np.clip(x.astype(int), 0, 63)]
+        either.append(np.dstack([np.where(is_there[..., np.newaxis], from_there, 0), is_there]))
+    for found in np.concatenate([pixels, inside], axis=-1)[:, 16:40, 20:52]:
+        assert any(np.array_equal(found, expected) for expected in either)
+
+
+def test_probabilities_are_those_of_the_policy():
+    """Operations on whole images have them whole, those on objects a third for each object."""
+    lines = np.repeat([[numbers("rotate"), 0.6, 5], [numbers("only_flip"), 0.6, 5]], 400, axis=0)
+    step = autoaugment._draw(
+        tf.constant(lines, tf.float32),
+        tf.fill([800, 6, 4], 1.0) * [3.0, 3.0, 9.0, 9.0],
+        tf.constant([[0, 0, 0, 0, 0, -1]] * 800),
+        ends=tf.zeros([800, 2]),
+        unit=tf.ones([800]),
+        seed=tf.constant([1, 2]),
+    )
+    share = (step.kinds[:400].numpy() == numbers("rotate")).mean()
+    assert share == pytest.approx(0.6, abs=0.08)  # three standard deviations
+    assert (step.kinds[400:].numpy() == numbers("only_flip")).all()
+    objects = step.objects.numpy()
+    assert not objects[:400].any() and set(map(tuple, objects[400:].reshape(-1, 4))) == {
+        (0.0, 0.0, 0.0, 0.0),
+        (3.0, 3.0, 9.0, 9.0),
+    }
+    assert objects[400:, :, 0].sum() / 3 / (400 * 5) == pytest.approx(0.2, abs=0.03)
 
 
 @pytest.mark.parametrize("operation", [name for name in OPERATIONS if name.startswith("only_")])
