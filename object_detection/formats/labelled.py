@@ -169,6 +169,17 @@ def picture_of(path: Path) -> Picture | None:
         return None
 
 
+def class_name(stated: Any, where: object) -> str:
+    """Returns the name of a class, text or a number; '' of none, which `coco_split` refuses.
+
+    Raises:
+      ValueError: it is neither; says where.
+    """
+    if isinstance(stated, bool) or not isinstance(stated, (str, int, float, type(None))):
+        raise ValueError(f"{where}: expected the name of a class, got {stated!r}")
+    return "" if stated is None else str(stated).strip()
+
+
 def box_of_corners(x1: float, y1: float, x2: float, y2: float) -> tuple[float, ...]:
     """Returns `(x, y, width, height)` of two opposite corners, in any order."""
     left, top = min(x1, x2), min(y1, y2)

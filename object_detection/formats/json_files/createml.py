@@ -14,6 +14,7 @@ from object_detection.formats.labelled import (
     LabelledImage,
     LabelledObject,
     LabelledSet,
+    class_name,
     viewed_size,
 )
 from outside_data.files import MOST_JSON_BYTES, expecting, read_json
@@ -64,4 +65,4 @@ def _object(item: dict[str, Any], where: str) -> LabelledObject:
             f"got {item.get('coordinates')!r}"
         ) from None
     box = (x - width / 2, y - height / 2, width, height)
-    return LabelledObject(str(item.get("label") or "").strip(), box)
+    return LabelledObject(class_name(item.get("label"), where), box)

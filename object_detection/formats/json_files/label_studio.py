@@ -18,6 +18,7 @@ from object_detection.formats.labelled import (
     LabelledImage,
     LabelledObject,
     LabelledSet,
+    class_name,
     ellipse_points,
     image_size,
     polygon_object,
@@ -126,7 +127,7 @@ def _object(
         result.note("object with several labels: the first is taken", where)
     if shape.get("image_rotation"):
         result.note("object drawn on a turned image: see whether it lies right", where)
-    name, (width, height) = str(names[0]), size
+    name, (width, height) = class_name(names[0], where), size
     scale = np.array([width, height]) / 100.0
     try:
         if "points" in value:

@@ -29,6 +29,7 @@ from object_detection.formats.labelled import (
     LabelledObject,
     LabelledSet,
     box_of_corners,
+    class_name,
     ellipse_points,
     mask_object,
     polygon_object,
@@ -110,11 +111,11 @@ def _objects(
     groups: dict[tuple[str, str], list[list[float]]] = {}
     for index, shape in enumerate(shapes):
         kind = shape.get("shape_type") or "polygon"
-        name, group = str(shape.get("label", "")).strip(), shape.get("group_id")
+        where = f"{path} shapes[{index}]"
+        name, group = class_name(shape.get("label"), where), shape.get("group_id")
         if name in NO_CLASSES:
             result.note(f"object called {name} left out", path.name)
             continue
-        where = f"{path} shapes[{index}]"
         if kind not in _LEAST_POINTS:
             result.note(f"{kind} left out: no shape with an area that is known", where)
             continue

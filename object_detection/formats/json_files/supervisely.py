@@ -20,6 +20,7 @@ from object_detection.formats.labelled import (
     LabelledObject,
     LabelledSet,
     box_of_corners,
+    class_name,
     mask_object,
     polygon_object,
 )
@@ -40,7 +41,8 @@ def read(folder: DataFolder) -> LabelledSet:
     for path in folder.files(".json"):
         if path.name == "meta.json":
             with expecting(path, "Supervisely's list of classes, each with a title"):
-                result.class_names += [str(entry["title"]) for entry in read_json(path)["classes"]]
+                titles = [entry["title"] for entry in read_json(path)["classes"]]
+                result.class_names += [class_name(title, path) for title in titles]
     for path in files(folder):
         with expecting(path, "Supervisely's annotations of an image, with its size and objects"):
             content = read_json(path)
@@ -63,7 +65,7 @@ def _is_supervisely(head: bytes) -> bool:
 def _object(
     entry: dict[str, Any], where: str, size: tuple[int, int], result: LabelledSet
 ) -> LabelledObject | None:
-    kind, name = entry.get("geometryType"), str(entry.get("classTitle") or "").strip()
+    kind, name = entry.get("geometryType"), class_name(entry.get("classTitle"), where)
     try:
         if kind == "bitmap":
             inside = _bitmap(entry["bitmap"]["data"])

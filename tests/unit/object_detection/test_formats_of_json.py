@@ -57,6 +57,67 @@ def test_tasks_of_label_studio_as_others_write_them(folder):
         folder.read()
 
 
+SQUARE = [[1, 2], [11, 2], [11, 10]]
+WITH_A_NAME = {
+    "labelme": (
+        "a.json",
+        lambda name: {"imagePath": "a.jpg", "shapes": [{"label": name, "points": SQUARE}]},
+    ),
+    "label_studio": (
+        "tasks.json",
+        lambda name: [
+            label_studio_task("a.jpg", value={"points": SQUARE, "polygonlabels": [name]})
+        ],
+    ),
+    "createml": (
+        "all.json",
+        lambda name: [
+            {
+                "image": "a.jpg",
+                "annotations": [
+                    {"label": name, "coordinates": {"x": 6, "y": 6, "width": 9, "height": 8}}
+                ],
+            }
+        ],
+    ),
+    "supervisely": (
+        "ann/a.jpg.json",
+        lambda name: {
+            "size": {"width": SIZE[0], "height": SIZE[1]},
+            "objects": [
+                {
+                    "classTitle": name,
+                    "geometryType": "polygon",
+                    "points": {"exterior": SQUARE, "interior": []},
+                }
+            ],
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("tool", WITH_A_NAME)
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        (None, r"a\.jpg: an object without a class, at \["),
+        ({"id": 1}, r"expected the name of a class, got \{'id': 1\}"),
+        (True, r"expected the name of a class, got True"),
+        (7, ""),
+    ],
+)
+def test_names_of_classes_are_text_or_numbers(folder, tool, name, said):
+    path, content = WITH_A_NAME[tool]
+    folder.write("img/a.jpg" if tool == "supervisely" else "a.jpg")
+    folder.write(path, json.dumps(content(name)))
+    if not said:
+        assert [item[0] for item in folder.read()["all"]["a.jpg"]] == ["7"]
+        return
+    with pytest.raises(ValueError, match=said) as raised:
+        folder.read()
+    assert str(folder.root) in str(raised.value)
+
+
 def via(folder, *regions):
     """Writes one image with regions of (shape attributes, region attributes)."""
     folder.write("a.jpg")
