@@ -29,7 +29,8 @@ class InputProblems:
 
     Args:
       records: the set, to name files.
-      max_bad_records: so many different records may be undecodable; one more ends the run.
+      max_bad_records: so many different records may be undecodable, but no more than half of the
+        set; one more ends the run.
       max_instances: rows for the boxes of an image.
       on_overflow: "truncate" or "error", for images with more boxes than rows.
       say: takes a message; default: this module's logger.
@@ -70,6 +71,11 @@ class InputProblems:
                 f"{place} cannot be used: {reason}. More records are bad than the "
                 f"{self._max_bad_records} allowed. Mend or leave out these records, or set "
                 "on_bad_record=skip and raise max_bad_records"
+            )
+        if 2 * count > self.records.num_records:
+            raise BadInputError(
+                f"{place} cannot be used: {reason}. More than half of the "
+                f"{self.records.num_records} records are bad: convert the data set again"
             )
         if is_new:
             self._speak(count, f"{place} is left out: {reason} (bad records so far: {count})")
