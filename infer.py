@@ -175,7 +175,7 @@ def main() -> int:
 
     sheet, unreadable, noted, names = [], [], [], set()
     num_films = num_images = 0
-    with whatever_ends_it(output / "detections.json") as written:
+    with kept(output / "detections.json") as written:
         for film in films:
             target = target_of(film, "-detections.mp4")
             frames = (
@@ -229,22 +229,24 @@ def main() -> int:
 
 
 @contextlib.contextmanager
-def whatever_ends_it(path: Path) -> Iterator[list[dict]]:
-    """Yields a list that is written as JSON in the end: by an interrupt or error as far as it is.
+def kept(path: Path) -> Iterator[list[dict]]:
+    """Yields a list that is written as JSON at the end; an early end leaves NAME.partial.json.
 
     The limit of a batch job, SIGTERM, is an interrupt.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    partial = path.with_suffix(".partial.json")
     entries: list[dict] = []
     try:
         yield entries
     except BaseException:
         if entries:
-            write_whole(path, json.dumps(entries, indent=1))
+            write_whole(partial, json.dumps(entries, indent=1))
             count = counted(len(entries), "object")
-            print(f"WARNING: ended early: {clean(path)} has the {count} until then", flush=True)
+            print(f"WARNING: ended early: {clean(partial)} has the {count} until then", flush=True)
         raise
     write_whole(path, json.dumps(entries, indent=1))
+    partial.unlink(missing_ok=True)
 
 
 def is_drawing(path: Path, output: Path) -> bool:
