@@ -24,7 +24,8 @@ _DETECTIONS = """\
 names = {{c["{key}"]: c["name"] for c in json.loads((here / "{labels}").read_text())}}
 print(int(count), "detections; the best, with (y1, x1, y2, x2) in pixels of the photo:")
 for box, score, k in list(zip(boxes, scores, classes))[: min(int(count), 5)]:
-    print(names.get(int(k), int(k)), round(float(score), 4), (box / scale).round(1).tolist())
+    corners = [round(float(side), 1) for side in box / scale]
+    print(names.get(int(k), int(k)), round(float(score), 4), corners)
 """
 
 _FITTED_DETECTIONS = (

@@ -137,6 +137,7 @@ def test_a_file_is_compared_and_runs(
     said = run_beside(folder, monkeypatch, capsys)
     if stage == "detections":
         assert "detections; the best" in said and ("cat" in said or "dog" in said)
+        assert re.search(r"\[\d+\.\d, .*\.\d\]\n", said) and not re.search(r"\.\d{5}", said)
         assert "masks" in about["outputs"] or family == "lite"
     else:
         assert {words.split()[0] for words in said.splitlines()} == set(about["outputs"])
