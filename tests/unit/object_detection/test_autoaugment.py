@@ -101,6 +101,14 @@ def test_padding_counts_for_no_histogram(monkeypatch):
     np.testing.assert_array_equal(pixels[0, :40], expected)
 
 
+def test_a_nearly_even_picture_is_not_equalized(monkeypatch):
+    image = np.full((SIDE, SIDE, 3), 200, np.uint8)
+    image[:10, :10] = 50  # fewer pixels than there are grey levels to spread them over
+    np.testing.assert_array_equal(ImageOps.equalize(Image.fromarray(image)), image)
+    pixels, *_ = run(monkeypatch, [("equalize", 1.0, 0)], image, [[0, 0, 9, 9]])
+    np.testing.assert_array_equal(pixels[0], image)
+
+
 # ------------------------------------------------------------------------------ places
 
 
