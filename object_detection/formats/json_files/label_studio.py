@@ -123,6 +123,7 @@ def _object(
         kind = shape.get("type") or ", ".join(sorted(value))
         result.counts[f"{kind} left out: neither box, ellipse nor polygon with a label"] += 1
         return None
+    names = [names] if isinstance(names, str) else names
     if len(names) > 1:
         result.note("object with several labels: the first is taken", where)
     if shape.get("image_rotation"):

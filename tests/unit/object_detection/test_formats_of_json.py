@@ -48,6 +48,9 @@ def test_tasks_of_label_studio_as_others_write_them(folder):
     assert folder.read() == {"all": {"a.jpg": plain([("cat", 1, 2, 10, 8)])}}
     assert "1 x object with several labels: the first is taken" in folder.said
     assert "1 x object drawn on a turned image" in folder.said
+    task["annotations"][0]["result"][0]["value"]["rectanglelabels"] = "cat"
+    folder.write("tasks.json", json.dumps([task]))
+    assert folder.read() == {"all": {"a.jpg": plain([("cat", 1, 2, 10, 8)])}}
     empty = {"data": {"image": "b.jpg"}, "annotations": [{"result": None}]}
     folder.write("photos/b.jpg")
     folder.write("tasks.json", json.dumps([task, empty]))
