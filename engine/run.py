@@ -111,9 +111,14 @@ def _train(
     for problem in problems:
         log.warn(f"{problem}: passed over")
     if stored:
-        finished = distributed.on_main(lambda: start_checks.finished_run(config, stored))
+        compared = family.COMPARED_SECTIONS
+        finished = distributed.on_main(
+            lambda: start_checks.finished_run(config, stored, sections_compared=compared)
+        )
         if finished:
             log.info(finished)
+            if (scores := folder / "evaluation" / "metrics.json").is_file():
+                log.info(f"detections and metrics are in {scores.parent}")
             return EXIT_DONE
     shares = start_checks.shares_of(config, stored)
     per_rank = shares // place.size

@@ -6,6 +6,7 @@ runs in a process of its own, as does an evaluation; the caller's keeps what it 
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import subprocess
@@ -45,10 +46,11 @@ def train(**flags: Any) -> dict[str, float]:
 
     Args:
       flags: of train.py, for instance data="photos", model_dir="runs/mine", amp=False. Lists are
-        joined by commas, None is left out.
+        joined by commas, as is hparams={"image_size": 640}; None is left out.
 
     Returns:
-      The metrics of the last evaluation, {} where there was none.
+      The metrics of the last evaluation, {} where there was none; of a run that is finished already
+      those that it has.
 
     Raises:
       RuntimeError: the training failed; says what it said.
@@ -86,6 +88,9 @@ def as_arguments(flags: Mapping[str, Any]) -> list[str]:
     for name, value in flags.items():
         if isinstance(value, bool):
             words.append(f"--{name}" if value else f"--no{name}")
+        elif isinstance(value, Mapping):
+            pairs = [f"{key}={json.dumps(v)}" for key, v in value.items() if v is not None]
+            words.append(f"--{name}={','.join(pairs)}")
         elif value is not None:
             several = isinstance(value, Sequence) and not isinstance(value, str)
             words.append(f"--{name}={','.join(map(str, value)) if several else value}")

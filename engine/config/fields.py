@@ -270,12 +270,19 @@ def from_dict(config_class: type, values: Mapping[str, Mapping[str, Any]]) -> An
 
 
 def differences(
-    ours: Any, stored: Mapping[str, Mapping[str, Any]], *, sections_compared: Iterable[str]
+    ours: Any,
+    stored: Mapping[str, Mapping[str, Any]],
+    *,
+    sections_compared: Iterable[str],
+    is_settled: bool = True,
 ) -> list[str]:
-    """Lists 'section.field: stored -> ours' for the compared sections."""
+    """Lists 'section.field: stored -> ours' for the compared sections.
+
+    Unless ours is settled, what it leaves open, for data or weights to say, is no difference.
+    """
     old = flatten({section: stored.get(section, {}) for section in sections_compared})
     return [
         f"{key}: {old[key]!r} -> {value!r}"
         for key, value in flatten(to_dict(ours)).items()
-        if old.get(key, value) != value
+        if old.get(key, value) != value and (is_settled or value not in ("", [], None))
     ]

@@ -158,10 +158,13 @@ def _about_ranks(stored: Mapping[str, Any], plan: StepPlan) -> str:
     )
 
 
-def finished_run(config: Any, stored: Mapping[str, Any]) -> str:
+def finished_run(
+    config: Any, stored: Mapping[str, Any], *, sections_compared: Sequence[str]
+) -> str:
     """Returns how to go on from a run that has ended and written its end; '' for any other.
 
-    `stored` describes the newest checkpoint of its folder.
+    `stored` describes the newest checkpoint of its folder. A run of other settings is left to
+    `check_same_run`, which refuses it.
     """
     folder, train = Path(config.train.model_dir), config.train
     try:
@@ -171,7 +174,12 @@ def finished_run(config: Any, stored: Mapping[str, Any]) -> str:
     is_exported = any((folder / name).is_dir() for name in ("emackpt-final", "model-final"))
     if final.get("step") != stored["step"] or not is_exported:
         return ""
-    if stored["config"]["model"]["name"] != config.model.name:  # for `check_same_run` to refuse
+    theirs = stored["config"]
+    changed = differences(config, theirs, sections_compared=sections_compared, is_settled=False)
+    is_other = changed or train.seed not in (None, stored["seed"])
+    if stored["num_ranks"] == distributed.size():
+        is_other = is_other or train.batch_size != theirs["train"]["batch_size"]
+    if theirs["model"]["name"] != config.model.name or (is_other and not train.allow_config_change):
         return ""
     ours = to_dict(config)
     lengths = [("train", name) for name in _LENGTHS]

@@ -16,6 +16,7 @@ from commands import ROOT, run_from_scratch
 from PIL import Image
 
 import ringdet
+from engine.config.recipe_yaml import parse_hparams
 from ringdet import command, own_packages, programs
 
 NOTEBOOK = ROOT / "docs" / "quickstart.ipynb"
@@ -170,6 +171,9 @@ def test_a_failed_program_is_an_error_with_its_reason(tmp_path):
 def test_flags_are_written_as_words():
     flags = {"amp": False, "debug": True, "lr": 0.1, "seed": None, "steps": (1, 2)}
     assert programs.as_arguments(flags) == ["--noamp", "--debug", "--lr=0.1", "--steps=1,2"]
+    settings = {"image_size": [64, 96], "norm": "a,b", "on": True, "rate": 1e-5}
+    (word,) = programs.as_arguments({"hparams": {**settings, "off": None}})
+    assert parse_hparams(word.removeprefix("--hparams=")) == settings
 
 
 def test_the_command_knows_its_programs(capsys, commands):

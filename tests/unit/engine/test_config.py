@@ -256,6 +256,14 @@ class TestStored:
         assert plain["shape"]["image_size"] == [4, 3]
         assert config_lib.from_dict(Whole, plain) == config
 
+    def test_what_is_left_open_differs_only_in_settled_settings(self):
+        stored = config_lib.to_dict(apply("name=x,maybe=3,steps=4,count=9,on=false"))
+        for is_settled, names in ((True, "name maybe steps count on"), (False, "steps count on")):
+            lines = config_lib.differences(
+                apply("count=0"), stored, sections_compared=("inner",), is_settled=is_settled
+            )
+            assert {line.split(":")[0] for line in lines} == {f"inner.{n}" for n in names.split()}
+
     def test_differences(self):
         stored = config_lib.to_dict(Whole())
         changed = apply("count=9,method=hard")

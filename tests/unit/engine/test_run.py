@@ -94,11 +94,13 @@ def test_a_resumed_run_equals_an_unbroken_one_and_reads_no_initial_weights(train
         ({"seed": 4}, "seed: 3 -> 4"),
     ],
 )
-def test_another_run_is_not_continued(resumable, change, words):
+@pytest.mark.parametrize("is_finished", [False, True])
+def test_another_run_is_not_continued(resumable, trained, tmp_path, change, words, is_finished):
+    folder = shutil.copytree(trained, tmp_path / "finished") if is_finished else resumable
     with pytest.raises(ConfigError) as error:
-        run_training(config_of(resumable, **change), TinyFamily())
+        run_training(config_of(folder, **change), TinyFamily())
     message = str(error.value)
-    assert words in message and "--allow_config_change" in message and str(resumable) in message
+    assert words in message and "--allow_config_change" in message and str(folder) in message
 
 
 def test_other_data_is_not_continued(resumable):
@@ -151,10 +153,13 @@ def test_a_finished_run_says_how_to_go_on(trained, tmp_path, capsys):
     folder = tmp_path / "run"
     shutil.copytree(trained, folder)
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.index")}
+    (folder / "evaluation").mkdir()
+    (folder / "evaluation/metrics.json").write_text("{}")
     family = TinyFamily()
     assert run_training(config_of(folder), family) == 0
     said = capsys.readouterr().out
     assert "a run that is finished: epoch 2, step 12, AP" in said and not family.tasks
+    assert said.endswith(f"detections and metrics are in {folder / 'evaluation'}\n")
     for flag in ("--num_epochs", "--allow_config_change", "--stop_epoch", "--pretrained_ckpt="):
         assert flag in said
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.index")} == before
