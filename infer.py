@@ -211,12 +211,12 @@ def main() -> int:
                 written += found.entries(truth)
             objects = counted(len(found.objects), "object")
             print(f"{clean(found.path)}: {objects} -> {clean(target)}", flush=True)
-    for note in noted:
-        print(f"WARNING: {clean_lines(note)}", flush=True)
-    for problem in unreadable:
-        print(f"WARNING: left out: {clean_lines(problem)}", flush=True)
-    if len(unreadable) == len(given):
-        raise ValueError(f"none of the {len(given)} images could be read: {unreadable[0]}")
+        for note in noted:
+            print(f"WARNING: {clean_lines(note)}", flush=True)
+        for problem in unreadable:
+            print(f"WARNING: left out: {clean_lines(problem)}", flush=True)
+        if len(unreadable) == len(given):
+            raise ValueError(f"none of the {len(given)} images could be read: {unreadable[0]}")
     if sheet:
         Image.fromarray(contact_sheet(sheet, 2 if truth else 4)).save(output / "contact-sheet.png")
     counts = f"{counted(num_films, 'video')}, " if films else ""

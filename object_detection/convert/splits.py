@@ -35,6 +35,7 @@ _KEY_POINTS = "person_keypoints_"  # with boxes: read where there is nothing els
 _BEFORE_SPLIT = re.compile(rf"^(instances_|lvis_v\d+_)?({_KEY_POINTS})?")
 _FILE_NAME = re.compile(rb'"(file_name|coco_url)"\s*:\s*("(?:[^"\\]|\\.)*")')
 _PROBED_NAMES = 20
+_ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".7z", ".rar")
 _OF_IMAGES = ("image", "img", "jpeg", "jpg", "photo", "pict", "pics")
 
 
@@ -130,9 +131,11 @@ def find_image_dir(annotation_file: str | os.PathLike[str], data_dir: Path) -> P
             best = [folder for folder, rank in ranks.items() if rank == max(ranks.values())]
             _refuse_other_pictures(annotation_file, best, names)
             return best[0]
+    archives = [p for p in sorted(data_dir.iterdir()) if p.suffix.lower() in _ARCHIVES]
+    advice = f"unpack {archives[0]}" if archives else "put them there, or correct the names"
     raise FileNotFoundError(
         f"{annotation_file}: none of its first {len(names)} images ({names[0]}, ...) exists in "
-        f"{data_dir} or in the {len(folders) - 1} folders below it"
+        f"{data_dir} or in the {len(folders) - 1} folders below it: {advice}"
     )
 
 

@@ -25,6 +25,7 @@ from object_detection.formats.labelled import (
     turned,
 )
 from object_detection.formats.plain_xml import number, parse_xml, root_tag
+from outside_data.files import expecting
 
 _OTHER_SHAPES = ("polyline", "points", "cuboid", "skeleton", "tag")
 _SHAPES = ("box", "polygon", "ellipse", "mask", *_OTHER_SHAPES)
@@ -39,24 +40,27 @@ def read(folder: DataFolder) -> LabelledSet:
     """Reads all files; splits are the images' subsets in CVAT, else folders' or files' names."""
     result = LabelledSet()
     for path in files(folder):
-        root = parse_xml(path)
-        labels = [
-            node.findtext("name", "").strip()
-            for node in root.iter("label")
-            if node.find("parent") is None  # else a part of a skeleton
-        ]
-        result.class_names += [name for name in labels if name and name not in result.class_names]
-        for node in root.iterfind("image"):
-            file = result.find_image(folder, node.get("name", ""), near=path)
-            size = (int(number(node, "@width", path)), int(number(node, "@height", path)))
-            shapes = (_shape(shape, size, path, result) for shape in node)
-            # A subset's name becomes a file's.
-            subset = re.sub(r"[^\w-]+", "_", node.get("subset", ""))
-            objects = [shape for shape in shapes if shape is not None]
-            split = subset or folder.split_of(path, file)
-            result.splits[split].append(LabelledImage(file, objects, size))
-        if root.find("track") is not None:
-            _read_tracks(root, path, folder, result)
+        with expecting(path, "CVAT's annotations of images or a video"):
+            root = parse_xml(path)
+            labels = [
+                node.findtext("name", "").strip()
+                for node in root.iter("label")
+                if node.find("parent") is None  # else a part of a skeleton
+            ]
+            result.class_names += [
+                name for name in labels if name and name not in result.class_names
+            ]
+            for node in root.iterfind("image"):
+                file = result.find_image(folder, node.get("name", ""), near=path)
+                size = (int(number(node, "@width", path)), int(number(node, "@height", path)))
+                shapes = (_shape(shape, size, path, result) for shape in node)
+                # A subset's name becomes a file's.
+                subset = re.sub(r"[^\w-]+", "_", node.get("subset", ""))
+                objects = [shape for shape in shapes if shape is not None]
+                split = subset or folder.split_of(path, file)
+                result.splits[split].append(LabelledImage(file, objects, size))
+            if root.find("track") is not None:
+                _read_tracks(root, path, folder, result)
     return result
 
 

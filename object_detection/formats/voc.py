@@ -22,7 +22,7 @@ from object_detection.formats.labelled import (
 )
 from object_detection.formats.plain_xml import number, parse_xml, root_tag
 from object_detection.records.class_map import LABEL_MAPS
-from outside_data.files import read_text
+from outside_data.files import expecting, read_text
 
 _VOCS = re.compile(r"(the )?voc(devkit|20\d\d)", re.IGNORECASE)
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
@@ -60,7 +60,8 @@ def read(folder: DataFolder, *, corners: str = "auto") -> LabelledSet:
             continue
         # The name of the file itself first: renamed images keep an old <filename> in many sets.
         names = (path.stem, root.findtext("filename", "").strip())
-        image = image_of(path, root, result.find_image(folder, *names, near=path), shift=shift)
+        with expecting(path, "VOC's annotations of an image"):
+            image = image_of(path, root, result.find_image(folder, *names, near=path), shift=shift)
         for split in splits:
             result.splits[split].append(image)
     return result

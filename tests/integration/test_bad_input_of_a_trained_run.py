@@ -130,6 +130,7 @@ def test_inference_without_what_it_needs(commands, tiny_set, trained_run, tmp_pa
     )
     result.require_explained_failure(*(word.format(**places) for word in words))
     assert (tmp_path / "drawn").exists() == ("{photo}" in words), "only what is read too late"
+    assert not (tmp_path / "drawn" / "detections.json").exists()
 
 
 def test_export_without_a_checkpoint(commands, tmp_path):

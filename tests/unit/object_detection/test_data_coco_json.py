@@ -259,7 +259,12 @@ def test_find_splits_errors(write, tmp_path):
     ):
         find_splits(tmp_path)
     write(named("a.jpg"), "annotations/instances_train.json")
-    with pytest.raises(FileNotFoundError, match=r"none of its first 1 images .a\.jpg"):
+    with pytest.raises(
+        FileNotFoundError, match=r"first 1 images .a\.jpg.*: put them there, or cor"
+    ):
+        find_splits(tmp_path)
+    touch(tmp_path, "train.zip")
+    with pytest.raises(FileNotFoundError, match=r"first 1 images .a\.jpg.*: unpack .*train\.zip"):
         find_splits(tmp_path)
 
 

@@ -39,6 +39,7 @@ from object_detection.formats.folder import DataFolder
 from object_detection.formats.importers import detect_format, import_folder
 from object_detection.formats.plain_xml import parse_xml
 from object_detection.masks.rle import decode_mask
+from outside_data.files import BadFileError
 
 
 def found(folder: Path, tmp_path: Path) -> dict:
@@ -155,6 +156,25 @@ def test_an_import_is_used_again_until_the_folder_changes(tmp_path):
     written.unlink()
     import_folder(folder, tmp_path / "out")
     assert written.is_file()
+
+
+@pytest.mark.parametrize(
+    ("root", "content"),
+    [
+        ("annotation", "<size><width>inf</width><height>20</height></size>"),
+        ("annotations", '<image name="a.png" width="nan" height="20"/>'),
+        ("annotations", '<image name="a.png" width="30" height="20">{box}</image>'),
+        ("annotations", '<image name="a.png" width="30" height="20">{mask}</image>'),
+    ],
+)
+def test_values_that_no_tool_writes_are_refused_by_file(tmp_path, root, content):
+    box = '<box label="cat" xtl="1" ytl="1" xbr="9" ybr="9" rotation="left"/>'
+    mask = '<mask label="cat" rle="a,b" left="1" top="1" width="2" height="2"/>'
+    Image.new("RGB", SIZE).save(tmp_path / "a.png")
+    path = tmp_path / "a.xml"
+    path.write_text(f"<{root}>{content.format(box=box, mask=mask)}</{root}>")
+    with pytest.raises(BadFileError, match=f"^{path}: expected (VOC|CVAT)'s annotations"):
+        import_folder(tmp_path, tmp_path / "out")
 
 
 def test_a_subset_of_cvat_leads_to_no_other_folder(tmp_path):
