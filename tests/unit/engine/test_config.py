@@ -212,6 +212,7 @@ class TestOverride:
             ("maybe=x", "maybe: expected int, got 'x'"),
             ("image_size=1*2*3", "image_size: expected 2 values"),
             ("aspects=[(1.0,)]", "aspects: expected 2 values"),
+            ("aspects=[0.0]", "aspects: expected 2 values"),  # no ratio
         ],
     )
     def test_wrong_types_say_what_was_expected(self, text, words):

@@ -1,8 +1,13 @@
 """The preflight of all ranks: what one rank finds, and how findings are joined."""
 
+from contextlib import nullcontext
+from types import SimpleNamespace
+
 import pytest
 
 from engine.ranks import distributed, machine, preflight
+
+REPORT = {"python": "3.11", "packages": {}, "commit": "abc"}
 
 
 @pytest.fixture
@@ -42,6 +47,46 @@ def test_problems_are_named_and_end_it(data, capsys, flag, words):
     assert f"PROBLEM: {distributed.placement().host}: {words}" in capsys.readouterr().out.replace(
         f"{data}/run has ", ""
     )
+
+
+def test_the_first_and_the_last_record_file_are_read(data):
+    assert preflight.data_problems([f"{data}/train-*", ""]) == []
+    for name in ("train-", "train-2"):
+        (data / name).mkdir()
+        (problem,) = preflight.data_problems([f"{data}/train-*"])
+        assert problem.startswith(f"{data / name} cannot be read: ")
+        (data / name).rmdir()
+
+
+@pytest.mark.parametrize(("least", "is_enough"), [(2.9, True), (3.1, False)])
+def test_free_space_is_counted_in_gib(data, capsys, monkeypatch, least, is_enough):
+    usage = SimpleNamespace(free=3 * 1024**3)
+    monkeypatch.setattr(preflight.shutil, "disk_usage", lambda folder: usage)
+    flags = "--model_dir=", f"--output_dir={data}/results", f"--min_free_gb={least}"
+    with nullcontext() if is_enough else pytest.raises(distributed.AgreedError, match="1 problem"):
+        assert run(data, *flags) == 0
+    said = capsys.readouterr().out
+    assert f"{data}/results has 3 GiB free" in said
+    assert (f"{data}/results has less than {least} GiB free" in said) != is_enough
+
+
+def test_the_fastest_reduction_after_the_first_counts(monkeypatch):
+    taken, clock = [0.9, 0.004, 0.002, 0.003], [100.0]
+
+    def reduce_sum(values):
+        assert [value.shape for value in values] == [(500_000,)]  # 2 MB of float32
+        clock.append(clock[-1] + taken.pop(0))
+        return values
+
+    monkeypatch.setattr(distributed, "reduce_sum", reduce_sum)
+    monkeypatch.setattr(preflight.time, "perf_counter", lambda: clock[-1])
+    assert preflight.reduction_seconds(2.0) == pytest.approx(0.002)
+
+
+def test_drivers_of_gpus_are_compared(monkeypatch):
+    gpus = ["NVIDIA A100, 535.1, 81920 MiB", "NVIDIA A100, 550.2, 81920 MiB"]
+    monkeypatch.setattr(machine, "report", lambda: {**REPORT, "gpus": gpus})
+    assert preflight.facts([])["GPU driver"] == "535.1, 550.2"
 
 
 def test_the_last_of_two_equal_flags_counts():
