@@ -59,7 +59,7 @@ def find_splits(data_dir: str | os.PathLike[str]) -> dict[str, tuple[Path, Path]
     for with_key_points, pattern in itertools.product((False, True), _ANNOTATION_PATTERNS):
         files = [
             path
-            for path in sorted(root.glob(pattern))
+            for path in _matching(root, pattern)
             if not _WITHOUT_BOXES.search(path.stem)
             and path.stem.startswith(_KEY_POINTS) == with_key_points
             and (path.parent == root or not is_made_here(path.parent))
@@ -72,12 +72,16 @@ def find_splits(data_dir: str | os.PathLike[str]) -> dict[str, tuple[Path, Path]
                 names = [f"{path.parent.name}_{name}" for path, name in zip(files, names)]
             places = (find_image_dir(path, root) for path in files)
             return dict(zip(names, zip(files, places)))
-    found = (path for pattern in _ANY_JSON for path in sorted(root.glob(pattern)))
+    found = (path for pattern in _ANY_JSON for path in _matching(root, pattern))
     others = [str(path.relative_to(root)) for path in found if _WITHOUT_BOXES.search(path.stem)]
     raise FileNotFoundError(
         f"{root} has no COCO annotations: expected one of {', '.join(_ANNOTATION_PATTERNS)} in it"
         + (f"; not read, as it has no boxes of objects: {others[0]}" if others else "")
     )
+
+
+def _matching(root: Path, pattern: str) -> list[Path]:
+    return sorted(root.glob(pattern.replace(".json", ".[jJ][sS][oO][nN]")))
 
 
 def _is_meant(path: Path) -> bool:

@@ -183,6 +183,7 @@ def named(*file_names):
         ("annotations/instances_test.json", "images/a.jpg", "test", "images"),
         ("annotations/instances_val.json", "images/val/a.jpg", "val", "images/val"),
         ("instances_train.json", "a.jpg", "train", "."),
+        ("annotations/instances_train.JSON", "a.jpg", "train", "."),
         ("valid/_annotations.coco.json", "valid/a.jpg", "valid", "valid"),
         ("annotations/everything.json", "pictures/a.jpg", "everything", "pictures"),
     ],
