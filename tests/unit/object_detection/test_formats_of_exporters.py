@@ -217,6 +217,24 @@ def test_a_track_of_key_frames_alone_is_interpolated(folder, last):
     assert "2 x box between key frames interpolated" in folder.said
 
 
+def test_labels_of_cvat_are_classes_once_and_parts_of_skeletons_none(folder):
+    folder.write("a.jpg")
+    names = ("cat</name>", "cat</name>", "</name>", "paw</name><parent>cat</parent>", "dog</name>")
+    labels = "".join(f"<label><name>{name}</label>" for name in names)
+    shapes = "".join(
+        f'<polygon label="cat" points="{points}"/>' for points in ("4,2;20,2;20,12", "4,2;20,2")
+    )
+    folder.write(
+        "a.xml",
+        f"<annotations><meta>{labels}</meta>"
+        f'<image name="a.jpg" width="40" height="20">{shapes}</image></annotations>',
+    )
+    assert folder.read() == {"all": {"a.jpg": plain([("cat", 4, 2, 16, 10)])}}
+    assert "1 x polygon of fewer than 3 points left out" in folder.said
+    ((path, _),) = folder.splits().values()
+    assert list(read_annotations(path).class_names) == ["cat", "dog"]
+
+
 @pytest.mark.parametrize("count", [2, 3])
 def test_pictures_of_a_video_numbered_from_1(folder, count):
     for number in range(1, count + 1):
