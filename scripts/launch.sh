@@ -129,6 +129,7 @@ main() {
     [ "$run_code" = 0 ] || leave "$run_code"
     [ "${PREFLIGHT:-auto}" != only ] || return 0
   fi
+  save_at_start=$(newest_save)
   run_ranks run "${program[@]}"
   leave "$run_code"
 }

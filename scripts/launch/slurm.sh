@@ -36,6 +36,12 @@ is_at_time_limit() {
   [ $((limit - used)) -le "${TIME_LIMIT_MARGIN:-300}" ]
 }
 
+# The name of the newest checkpoint, which tells its step.
+newest_save() {
+  local saves=("$output"/ckpt-[0-9]*.index)
+  echo "${saves[-1]}"
+}
+
 # After an orderly stop: the same job once more, from its checkpoint. Only for USR1, which --signal and preemption send to
 # the batch script: a job that was cancelled stays cancelled, and what Slurm itself preempts it queues itself.
 queue_again() {
@@ -44,6 +50,8 @@ queue_again() {
     say "REQUEUE=0: submit the same job again to continue"
   elif [ "$ended_by_limit" = 1 ] && [ "${CHAIN:-0}" != 1 ]; then
     say "the time limit ended the job: submit the same job again to continue, or CHAIN=1 to have that done"
+  elif [ "$ended_by_limit" = 1 ] && [ "$(newest_save)" = "$save_at_start" ]; then
+    say "the time limit came before the first save of this job, and would again: submit it with more --time"
   elif requeue; then
     say "job $SLURM_JOB_ID is in the queue again and will continue"
   else

@@ -177,6 +177,26 @@ def test_a_busy_controller_is_asked_again_to_requeue(machine, tmp_path, refusals
     assert len((tmp_path / "asked").read_text().splitlines()) == min(refusals + 1, 5)
 
 
+@pytest.mark.parametrize(
+    ("saved", "said"),
+    [("00000012", "is in the queue again"), ("00000009", "submit it with more --time")],
+)
+def test_a_chain_of_jobs_ends_where_one_comes_no_further(machine, tmp_path, saved, said):
+    machine.add_slurm(mpi="none")
+    machine.add("squeue", "echo 10:00 9:00")
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "ckpt-00000009.index").touch()
+    variables = {"CHAIN": "1", "MODEL_DIR": str(run)}
+    save = f": >{run}/ckpt-{saved}.index"
+    body = f"trap '{save}; exit 75' USR1; : >{tmp_path}/ready\nwhile :; do sleep 0.1; done"
+    process = start(machine, tmp_path, body, **in_job(nodes=1, tasks=1), **variables)
+    wait_for("ready", tmp_path)
+    process.send_signal(signal.SIGUSR1)
+    errors = process.communicate(timeout=60)[1]
+    assert said in errors and process.returncode == 75, errors
+
+
 def test_a_signal_before_the_rank_can_answer_means_start_again(machine, tmp_path):
     process = start(machine, tmp_path, f": >{tmp_path}/ready; exec sleep 30")
     wait_for("ready", tmp_path)

@@ -35,6 +35,7 @@ def main() -> int:
         if world.rank == 0:
             saved.with_suffix(".new").write_text(json.dumps({**state, "hosts": hosts}))
             saved.with_suffix(".new").rename(saved)
+            (folder / f"ckpt-{state['step']:08d}.index").touch()
 
     with StopSignals() as signals:
         while state["step"] < int(os.environ["LAST_STEP"]):
