@@ -14,13 +14,11 @@ from object_detection.check.object_faults import object_faults
 from object_detection.check.shifted_ids import shifted_ids
 from object_detection.check.split_faults import split_faults
 from object_detection.check.split_table import SplitTable, read_table
+from object_detection.coco import box_frame
 
 HOPELESS = frozenset(
     ("no_objects", "tiny_boxes", "far_clipped_boxes", "masks_elsewhere", "shifted_ids")
-) | frozenset(
-    f"{kind}_boxes"
-    for kind in ("fraction", "percent", "corner", "exchanged_corner", "centre", "exchanged")
-)
+) | {f"{kind}_boxes" for kind in box_frame.KINDS}
 """Errors of boxes that nothing later corrects or refuses by itself: a training must not start."""
 
 

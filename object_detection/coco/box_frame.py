@@ -34,6 +34,15 @@ _FORMS = {
         "centres with sizes (centre x, centre y, width, height)",
         "Subtract half of the width from x and half of the height from y",
     ),
+    "centred_corner": (
+        "corners (x1, y1, x2, y2) that were taken for centres with sizes",
+        "Write centres with sizes where they are asked for, as in the labels of YOLO",
+    ),
+    "centred": (
+        "too far left and up by half of their sides: their first corners were taken for centres",
+        "Write centres where they are asked for, as in the labels of YOLO, else add half of the "
+        "width to x and half of the height to y",
+    ),
     "exchanged": (
         "exchanged (y, x, height, width)",
         (
@@ -47,12 +56,14 @@ _FORMS = {
     ),
 }
 _SCALES = (("percent of the image's sides", 100.0), ("thousandths of the image's sides", 1000.0))
+KINDS = ("fraction", *_FORMS)
+"""What `FrameProblem.kind` may be."""
 
 
 class FrameProblem(NamedTuple):
     """Boxes of a set that are not what COCO wants.
 
-    kind: fraction, percent, corner, exchanged_corner, centre or exchanged.
+    kind: one of `KINDS`.
     is_fatal: so many that the set must not be trained on.
     where: bool [n], the boxes.
     what: a sentence on what they are.
@@ -223,6 +234,8 @@ def _forms(
         "corner": np.concatenate([low, sides], axis=1),
         "exchanged_corner": np.concatenate([low[:, ::-1], sides[:, ::-1]], axis=1),
         "centre": np.concatenate([low - sides / 2, low + sides / 2], axis=1),
+        "centred_corner": np.concatenate([low + sides / 2, sides], axis=1),
+        "centred": np.concatenate([low + sides / 2, low + 1.5 * sides], axis=1),
         "exchanged": np.concatenate([low[:, ::-1], (low + sides)[:, ::-1]], axis=1),
         "percent": np.concatenate([low, low + sides], axis=1) * np.tile(sizes / 100, 2),
     }
@@ -253,22 +266,27 @@ def _told_by_borders(
     """
     n = len(plain)
     over = plain[:, 2:] - sizes
+    if kind.startswith("centred"):
+        over = np.maximum(over, -plain[:, :2])
     leaves = (over > slack).any(axis=1)
+    far = (over > np.maximum(_FAR_SHARE * sizes, 2 * slack)).any(axis=1)
     if leaves.sum() < _FEWEST_BOXES:
         return None
     fits = (corners[:, :2] >= -slack).all(axis=1) & ~(corners[:, 2:] > sizes + slack).any(axis=1)
     fits &= (corners[:, 2:] > corners[:, :2]).all(axis=1)
-    if kind == "centre":
+    if kind in ("centre", "centred"):
         side = plain[:, 2:] - plain[:, :2]
         room = np.maximum(sizes - side, side / 2)
-        expected = np.nansum(np.clip(side / 2 / room, 0, 0.9))  # whose centre would lie outside
-        is_told = expected >= _EVIDENCE and leaves.sum() >= 0.2 * expected
+        # So many would not fit if they were as they stand.
+        expected = np.nansum(np.clip(side / 2 / room, 0, 0.9))
+        is_told = expected >= _EVIDENCE and leaves.sum() >= 0.2 * expected >= (~fits).sum()
         return np.ones(n, bool) if is_told and fits.mean() >= 0.98 else None
+    if kind == "centred_corner" and far.mean() < _LEAST_OVERHANG:
+        return None
     if fits.mean() >= _LEAST_SHARE and leaves.mean() >= _LEAST_OVERHANG:
         return np.ones(n, bool)
-    if kind.startswith("exchanged"):
+    if kind.startswith(("exchanged", "centred")):
         return None
-    far = (over > np.maximum(_FAR_SHARE * sizes, 2 * slack)).any(axis=1)
     mixed = far & fits
     if mixed.sum() >= max(_FEWEST_BOXES, _LEAST_MIXED * n) and mixed.sum() >= 0.8 * far.sum():
         return mixed

@@ -30,6 +30,8 @@ WRONG = {
     "corner": lambda x, y, w, h, W, H: [x, y, x + w, y + h],
     "exchanged_corner": lambda x, y, w, h, W, H: [y, x, y + h, x + w],
     "centre": lambda x, y, w, h, W, H: [x + w / 2, y + h / 2, w, h],
+    "centred": lambda x, y, w, h, W, H: [x - w / 2, y - h / 2, w, h],
+    "centred_corner": lambda x, y, w, h, W, H: [(x - w) / 2, (y - h) / 2, x + w, y + h],
     "exchanged": lambda x, y, w, h, W, H: [y, x, h, w],
 }
 
@@ -121,6 +123,17 @@ def test_good_sets_have_no_error(name, image_dirs, detection_test_data):
     }
     report, _ = check_splits(splits, layout=None)
     assert report.errors == []
+
+
+@pytest.mark.parametrize("side", [12, 60, 300])
+def test_boxes_drawn_past_the_left_border_are_pixels(side):
+    """One in five of 300, by some pixels; all others anywhere in the image."""
+    random = np.random.default_rng(side)
+    low = random.uniform(0, 640 - side, (300, 2))
+    low[:60, 0] = -random.uniform(2, 10, 60)
+    objects = [(1 + i % 4, 1, [*place, side, side]) for i, place in enumerate(low.tolist())]
+    content = instances(range(1, 5), objects, ((1, "cat"),), size=(640, 640))
+    assert read_annotations(content).num_objects == 300
 
 
 @pytest.mark.parametrize(
