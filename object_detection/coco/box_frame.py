@@ -279,7 +279,9 @@ def _told_by_borders(
         room = np.maximum(sizes - side, side / 2)
         # So many would not fit if they were as they stand.
         expected = np.nansum(np.clip(side / 2 / room, 0, 0.9))
-        is_told = expected >= _EVIDENCE and leaves.sum() >= 0.2 * expected >= (~fits).sum()
+        is_told = expected >= _EVIDENCE and leaves.sum() >= 0.2 * expected
+        if kind == "centred":  # boxes are drawn past the first borders, too
+            is_told = is_told and (~fits).sum() <= 0.2 * expected
         return np.ones(n, bool) if is_told and fits.mean() >= 0.98 else None
     if kind == "centred_corner" and far.mean() < _LEAST_OVERHANG:
         return None
