@@ -67,7 +67,14 @@ def _explain(kind: type[BaseException], error: BaseException, stack: TracebackTy
 def _is_our_program() -> bool:
     started = getattr(sys.modules["__main__"], "__file__", None)
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    return bool(started) and os.path.abspath(started).startswith(root + os.sep)
+    if not started or not _is_below(started, root):
+        return False
+    # An environment inside the repository holds programs of others.
+    return _is_below(root, sys.prefix) or not _is_below(started, sys.prefix)
+
+
+def _is_below(path: str, folder: str) -> bool:
+    return os.path.abspath(path).startswith(os.path.abspath(folder) + os.sep)
 
 
 if _is_our_program():
