@@ -40,7 +40,7 @@ body { margin: 0; background: var(--paper); color: var(--ink);
 main, header > div, nav > div { max-width: 1180px; margin: 0 auto; padding: 0 16px }
 header { padding: 28px 0 8px }
 h1 { font-size: 25px; line-height: 1.25; margin: 0 0 4px; overflow-wrap: anywhere }
-h2 { font-size: 19px; margin: 36px 0 8px; scroll-margin-top: 52px }
+h2 { font-size: 19px; margin: 36px 0 8px } section { scroll-margin-top: 52px }
 p { margin: 4px 0 12px; max-width: 78ch } .faint { color: var(--faint) }
 nav { position: sticky; top: 0; background: var(--paper); border-bottom: 1px solid var(--grid);
   z-index: 2 }
@@ -56,7 +56,7 @@ a { color: var(--accent); text-decoration: none } a:hover { text-decoration: und
 svg { width: 100%; height: auto; display: block }
 .scroll { overflow-x: auto } table { border-collapse: collapse; font-variant-numeric: tabular-nums }
 .scroll > table { width: 100% }
-th, td { padding: 4px 9px; text-align: right; border-bottom: 1px solid var(--grid) }
+th, td { padding: 4px 7px; text-align: right; border-bottom: 1px solid var(--grid) }
 th { font-weight: 600; color: var(--faint); white-space: nowrap }
 th:first-child, td:first-child, .text { text-align: left; max-width: 40ch;
   overflow-wrap: break-word }
