@@ -66,7 +66,8 @@ def draw_masks(
       image: uint8 [h, w, 3].
       masks: bool [n, h, w], whole-image masks.
       classes: as of `draw_boxes`, like `scores`, `max_objects`, `zoom` and `labels`.
-      names: class_id -> name. Where it holds one class, labels leave the name out.
+      names: class_id -> name. Where it holds one class and there are no `colors`, labels leave
+        the name out.
       boxes: [n, 4], (y1, x1, y2, x2), pixels of the image, to draw thinly as well; none by default.
         An object whose mask is empty is then drawn as its box.
       all_boxes: False draws the boxes of such objects only.
@@ -93,7 +94,7 @@ def draw_masks(
         extents[is_empty] = boxes[is_empty]
     order = drawing_order(extents, classes, scores)[:max_objects]
     style = style_for(*canvas.shape[:2], num_boxes=len(order))
-    has_one_class = names is not None and len(names) == 1
+    has_one_class = colors is None and names is not None and len(names) == 1
     if colors is None:
         keys = range(len(order)) if has_one_class else classes[order]
         colors = {i: class_color(key) for i, key in zip(order, keys)}

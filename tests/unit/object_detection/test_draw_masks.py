@@ -105,6 +105,9 @@ def test_labels_leave_out_the_name_of_an_only_class():
     assert changed(scored, bare).sum() > 100
     named = draw_masks(GREY, mask, classes, names=NAMES)
     assert changed(named, bare)[:40].sum() > 100
+    # The report names each object by itself, also an only one: "cat: background".
+    alone = draw_masks(GREY, mask, classes, names=["cat"], colors=[class_color(0)])
+    assert np.array_equal(alone, named)
 
 
 def test_labels_stand_above_the_top_of_the_mask_not_of_its_box():
