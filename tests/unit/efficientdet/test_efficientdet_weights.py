@@ -116,6 +116,7 @@ class TestClassCounts:
         dropped = {name for name in before if name.startswith("class_net/class-predict/")}
         assert set(report.missing) == dropped and len(dropped) == 3
         assert set(report.missing.values()) == {"3 classes here, 5 in the file"}
+        assert report.skipped == report.missing  # the file has the same names
         assert_holds(model, expected | {name: before[name] for name in dropped})
 
     def test_channels_pick_classes_of_every_anchor(self, model, other_classes, tmp_path):

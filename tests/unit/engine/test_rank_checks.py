@@ -1,5 +1,6 @@
 """The preflight of all ranks: what one rank finds, and how findings are joined."""
 
+import dataclasses
 from contextlib import nullcontext
 from types import SimpleNamespace
 
@@ -56,6 +57,23 @@ def test_the_first_and_the_last_record_file_are_read(data):
         (problem,) = preflight.data_problems([f"{data}/train-*"])
         assert problem.startswith(f"{data / name} cannot be read: ")
         (data / name).rmdir()
+
+
+@pytest.mark.parametrize(
+    ("size", "device", "build", "is_slow"),
+    [
+        (2, "gpu 0", ["MPI"], True),
+        (2, "gpu 0", ["MPI", "NCCL"], False),
+        (2, "cpu", ["MPI"], False),
+        (1, "gpu 0", ["MPI"], False),
+    ],
+)
+def test_ranks_on_gpus_want_nccl(data, capsys, monkeypatch, size, device, build, is_slow):
+    place = dataclasses.replace(distributed.init(), size=size, device=device)
+    monkeypatch.setattr(distributed, "init", lambda: place)
+    monkeypatch.setattr(machine, "horovod_build", lambda: build)
+    assert run(data) == 0
+    assert ("built without NCCL" in capsys.readouterr().out) == is_slow
 
 
 @pytest.mark.parametrize(("least", "is_enough"), [(2.9, True), (3.1, False)])
