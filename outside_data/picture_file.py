@@ -51,7 +51,10 @@ _TRANSPOSE = {
     8: Image.Transpose.ROTATE_90,
 }
 _UNDO = {**_TRANSPOSE, 6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
+_LAST_BYTES = 4096  # with what cameras write behind the end
 _PNG_END = b"IEND\xaeB`\x82"
+_JPEG_END = b"\xff\xd9"
+_ENDS = {"PNG": _PNG_END, "JPEG": _JPEG_END, "MPO": _JPEG_END}
 _JPEG_MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")
 # Stands for the end marker: no code word of any Huffman table, and too short for a missing block.
 _NO_CODE = b"\xff\x00" * 8
@@ -103,6 +106,7 @@ class Picture:
       width: stored pixels.
       orientation: EXIF tag, 1 (upright) to 8.
       is_damaged: a JPEG whose pixels are not all there; what is missing decodes to grey.
+      jpeg: of a JPEG that was looked at whole, what TensorFlow decodes: it has an end marker.
       num_frames: of which the first is taken; 1 for JPEG.
     """
 
@@ -112,6 +116,7 @@ class Picture:
     width: int
     orientation: int
     is_damaged: bool = False
+    jpeg: bytes = b""
     num_frames: int = 1
 
     @property
@@ -134,11 +139,16 @@ class Picture:
         return pixels.transpose((_TRANSPOSE if upright else _UNDO)[self.orientation])
 
 
-def read_picture_header(path: str | os.PathLike[str]) -> Picture:
+def read_picture_header(path: str | os.PathLike[str], *, whole: bool = False) -> Picture:
     """Returns a picture of which no more is read than its size and orientation take.
 
+    Args:
+      path: of the file.
+      whole: look at its last bytes too, and decode it if they hold no end of a JPEG or PNG: most
+        files cut short are found at the price of a read.
+
     Raises:
-      BadImageError: it is none, or must not be read.
+      BadImageError: it is none, must not be read, or was seen to be cut short.
     """
     head = read_regular_file(path, first=_FIRST_BYTES)
     is_all = len(head) < _FIRST_BYTES
@@ -147,11 +157,20 @@ def read_picture_header(path: str | os.PathLike[str]) -> Picture:
     except BadImageError:
         if is_all:
             raise
-        return open_picture(read_regular_file(path), whole=False)
+        return open_picture(read_regular_file(path), whole=whole)
+    end = _ENDS.get(picture.image_format)
+    if whole and end and end not in _last_bytes(path):
+        open_picture(read_regular_file(path)).rgb(upright=False)
     if picture.image_format == "PNG" and not is_all:
         with open_file(path, most=None) as file:
             return dataclasses.replace(picture, orientation=_orientation(picture.image, file))
     return picture
+
+
+def _last_bytes(path: str | os.PathLike[str]) -> bytes:
+    with open_file(path, most=None) as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - _LAST_BYTES))
+        return file.read()
 
 
 def stored_values(path: str | os.PathLike[str]) -> np.ndarray:
@@ -227,9 +246,11 @@ def open_picture(data: bytes, *, max_pixels: int = MAX_PIXELS, whole: bool = Tru
         if image_format == "TIFF" and orientation >= 5:
             width, height = height, width
         is_jpeg = image_format in ("JPEG", "MPO")
-        is_damaged = whole and is_jpeg and _is_damaged_jpeg(data)
+        jpeg, is_damaged = _complete_jpeg(data) if whole and is_jpeg else (b"", False)
+        if jpeg and jpeg is not data:
+            image = Image.open(io.BytesIO(jpeg), formats=[image_format])
         num_frames = 1 if is_jpeg or not whole else getattr(image, "n_frames", 1)
-    return Picture(image, image_format, height, width, orientation, is_damaged, num_frames)
+    return Picture(image, image_format, height, width, orientation, is_damaged, jpeg, num_frames)
 
 
 @contextlib.contextmanager
@@ -299,26 +320,29 @@ def _eight_bit_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _is_damaged_jpeg(data: bytes) -> bool:
-    """Whether a JPEG ends before all of its blocks, though it has an end marker.
+def _complete_jpeg(data: bytes) -> tuple[bytes, bool]:
+    """Returns a JPEG with an end marker, and whether it ends before all of its blocks.
 
-    libjpeg fills up what is missing and says so to nobody through Pillow. Without the end marker
-    Pillow fails if data are missing. Of files in several scans the list of scans must be complete.
+    libjpeg fills up what is missing and says so to nobody through Pillow. Of files in several scans
+    the list of scans must be complete. Some writers leave out the marker, which TensorFlow needs;
+    where zeros stand in its place, a download kept the room for what never came.
 
     Raises:
       OSError: there is no end marker and pixels are missing.
     """
     kind, scans, end = _jpeg_structure(data)
+    is_one_scan = kind in (0xC0, 0xC1) and len(scans) == 1
     if end is None:
-        _decode_small(data)
-        return False
-    if kind in (0xC0, 0xC1) and len(scans) == 1:
+        pixels = data.rstrip(b"\0")
+        _decode_small(pixels + _NO_CODE if is_one_scan else data)
+        return pixels + _JPEG_END, False
+    if is_one_scan:
         try:
             _decode_small(data[:end] + _NO_CODE)
         except OSError:
-            return True
-        return False
-    return kind == 0xC2 and _lacks_scans(scans)
+            return data, True
+        return data, False
+    return data, kind == 0xC2 and _lacks_scans(scans)
 
 
 def is_sound_png(data: bytes) -> bool:

@@ -121,7 +121,7 @@ def _look(path: str | None, problem: BadImageError | None) -> ImageFacts:
     if path is None:
         return ImageFacts("", problem=str(problem))
     try:
-        picture = read_picture_header(path)
+        picture = read_picture_header(path, whole=True)
         num_bytes = os.path.getsize(path)
     except (OSError, BadImageError) as error:
         return ImageFacts(path, problem=str(error))

@@ -51,7 +51,7 @@ def inspect_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> ImageFile:
     image_format = _STORED_FORMATS.get(picture.image_format)
     is_damaged = image_format == "png" and not is_sound_png(data)
     if image_format and not is_damaged:
-        return ImageFile(data, image_format, picture)
+        return ImageFile(picture.jpeg or data, image_format, picture)
     encoded = _encoded(picture.rgb(upright=False), "PNG")
     source = "damaged PNG" if is_damaged else picture.image_format
     return ImageFile(encoded, "png", picture, converted_from=source)

@@ -207,6 +207,8 @@ def test_faults_of_images(small_set, tmp_path):
     tagged.save(tmp_path / "train" / "4.png", exif=exif)
     images.append({"id": 9, "file_name": "9.png", "width": 80, "height": 60})
     (tmp_path / "train" / "9.png").write_bytes(b"")
+    images.append({"id": 11, "file_name": "11.png", "width": 80, "height": 60})
+    (tmp_path / "train" / "11.png").write_bytes((tmp_path / "train" / "2.png").read_bytes()[:-30])
     images.append({"id": 10, "file_name": "../val/1.png", "width": 80, "height": 60})
     codes = codes_of(small_set, tmp_path, max_instances=1)
     assert codes["scaled_images"].examples[0].startswith("1.png") and "21 x 15" in str(codes)
@@ -214,8 +216,9 @@ def test_faults_of_images(small_set, tmp_path):
     assert "3.png" in codes["missing_images"].examples[0]
     assert "EXIF orientation 6" in codes["exif_tag"].examples[0]
     assert "--exif=apply" in codes["exif_tag"].remedy
-    empty, outside = codes["unreadable_images"].examples
+    empty, cut, outside = codes["unreadable_images"].examples
     assert empty == "9.png (image id 9): empty file"
+    assert cut.startswith("11.png (image id 11): truncated or undecodable")
     assert outside.startswith("../val/1.png (image id 10): outside of the image folder")
     assert "9.png" in codes["empty_images"].examples[0]
     assert "1.png (image id 1): 2 objects" in codes["too_many_for_training"].examples

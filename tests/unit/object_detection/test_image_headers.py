@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tifffile
+from PIL import Image
 from samples import encoded
 
 from object_detection.convert.image_headers import inspect_image
 from object_detection.serve.image_files import read_image
-from outside_data.picture_file import BadImageError, open_picture
+from outside_data.picture_file import BadImageError, open_picture, read_picture_header
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)
 PNG = encoded(PIXELS)
@@ -41,6 +42,51 @@ def test_a_png_with_a_wrong_pixel_is_none():
     png = flipped((DATA + DATA_END) // 2)
     with pytest.raises(BadImageError, match="truncated or undecodable"):
         inspect_image(png)
+
+
+def jpeg(**options):
+    buffer = io.BytesIO()
+    Image.fromarray(PIXELS).save(buffer, "JPEG", **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("options", [{}, {"restart_marker_blocks": 2}])
+@pytest.mark.parametrize("behind", [b"", bytes(900), b"camera notes" * 500])
+def test_a_jpeg_that_lacks_only_its_end_marker_is_whole(behind, options, tmp_path):
+    whole = jpeg(**options)
+    (tmp_path / "a.jpg").write_bytes(whole[:-2] + behind)
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        tf.io.decode_jpeg(whole[:-2] + behind)
+    file = inspect_image(whole[:-2] + behind)
+    assert not file.picture.is_damaged
+    shown = np.asarray(Image.open(io.BytesIO(whole)))
+    np.testing.assert_array_equal(tf.io.decode_jpeg(file.encoded), tf.io.decode_jpeg(whole))
+    np.testing.assert_array_equal(read_image(str(tmp_path / "a.jpg")).pixels, shown)
+    assert read_picture_header(tmp_path / "a.jpg", whole=True).width == 40
+
+
+def test_a_download_whose_room_was_kept_is_cut_short():
+    whole = jpeg(quality=100)  # more bytes a block than one of zeros has
+    kept = whole[: len(whole) // 2].ljust(len(whole), b"\0")
+    Image.open(io.BytesIO(kept)).load()
+    with pytest.raises(BadImageError, match="truncated or undecodable"):
+        inspect_image(kept)
+
+
+@pytest.mark.parametrize("notes", [b"", b"camera notes" * 9000])
+@pytest.mark.parametrize("side", [40, 400])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_the_check_finds_what_is_cut_short_and_nothing_else(kind, side, notes, tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "a", kind, quality=90)
+    whole, path = (tmp_path / "a").read_bytes(), tmp_path / "b"
+    assert (len(whole) > 1 << 16) == (side == 400)  # beyond what a header takes
+    path.write_bytes(whole + notes)
+    assert read_picture_header(path, whole=True).width == side
+    path.write_bytes(whole[: len(whole) * 97 // 100])
+    assert read_picture_header(path).width == side
+    with pytest.raises(BadImageError, match="truncated or undecodable"):
+        read_picture_header(path, whole=True)
 
 
 def test_planes_of_16_bits_are_refused_where_pillow_takes_bytes_for_pixels(tmp_path):
