@@ -65,7 +65,7 @@ def training_batches(
       repeat_first_batch: the first batch for ever, to measure everything but the input.
 
     Returns:
-      Batches as in `example.host_example_spec`.
+      Batches of `example`.
     """
     stream = record_stream(
         records,
@@ -107,7 +107,7 @@ def evaluation_batches(
       most_records: only the first so many records; None: all.
 
     Returns:
-      Batches as in `example.host_example_spec`.
+      Batches of `example`.
     """
     num_records = min(records.num_records, most_records or records.num_records)
     most_per_rank = -(-num_records // shard.size)

@@ -1,9 +1,25 @@
 """The HostExample: what leaves the host for each image, in training and in evaluation alike.
 
-A plain dict of batched tensors, see `host_example_spec`. Pixels are uint8 and not yet resampled,
-boxes are in original pixels; `geometry` says how both map into the network frame, and
-`preprocess` does it on the device. Also here: how a record's objects become the fixed number of
-rows.
+A plain dict of batched tensors:
+
+  image: uint8 [batch, canvas_height, canvas_width, 3], the decoded region at the top left, zeros
+    elsewhere; not yet resampled.
+  geometry: [batch, GEOMETRY_SIZE], packed `geometry.Geometry`: how pixels and boxes map into the
+    network frame, which `preprocess` does on the device.
+  boxes: [batch, max_instances, 4], (y1, x1, y2, x2), original pixels, within the image; zeros for
+    padding.
+  classes: int32 [batch, max_instances], class_id; -1 for padding, which may stand between others.
+  is_crowd: bool [batch, max_instances].
+  areas: [batch, max_instances], square original pixels; of the mask where the data set has it.
+  masks: uint8 [batch, max_instances, MASK_BYTES], bit-packed crop within the box as stored (not
+    clipped, not mirrored), see `mask_ops`; all zero where unknown. Only if asked for.
+  mixing: bool [batch], whether the device may still mix the image with others. Only in training
+    with an end of mixing.
+  valid: bool [batch], False for padding examples of the last evaluation batches.
+  record_index: int64 [batch], position of the record in the set; -1 for padding examples.
+  source_id: string [batch], the data set's image id as text.
+
+Also here: how a record's objects become the fixed number of rows.
 """
 
 from __future__ import annotations
@@ -13,59 +29,10 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from object_detection.input.geometry import GEOMETRY_SIZE
 from object_detection.records.schema import MASK_BYTES
 
 HOST_ONLY = ("source_id",)
 """Fields that cannot go to an accelerator."""
-
-
-def host_example_spec(
-    batch_size: int,
-    *,
-    canvas_size: tuple[int, int],
-    max_instances: int,
-    with_masks: bool = False,
-) -> dict[str, tf.TensorSpec]:
-    """Returns the specification of one batch.
-
-    Args:
-      batch_size: number of examples.
-      canvas_size: (height, width), pixels.
-      max_instances: rows for objects.
-      with_masks: whether there is a field `masks`.
-
-    Fields:
-      image: uint8 [batch, canvas_height, canvas_width, 3], the decoded region at the top left,
-        zeros elsewhere.
-      geometry: [batch, GEOMETRY_SIZE], packed `geometry.Geometry`.
-      boxes: [batch, max_instances, 4], (y1, x1, y2, x2), original pixels, within the image; zeros
-        for padding.
-      classes: int32 [batch, max_instances], class_id; -1 for padding. Padding rows may stand
-        between others.
-      is_crowd: bool [batch, max_instances].
-      areas: [batch, max_instances], square original pixels; of the mask where the data set has it.
-      masks: uint8 [batch, max_instances, 1568], bit-packed crop within the box as stored (not
-        clipped, not mirrored), see `mask_ops`; all zero where unknown.
-      mixing: bool [batch], whether the device may still mix the image with others; only in training
-        with an end of mixing, and not part of the specification.
-      valid: bool [batch], False for padding examples of the last evaluation batches.
-      record_index: int64 [batch], position of the record in the set; -1 for padding examples.
-      source_id: string [batch], the data set's image id as text.
-    """
-    rows = (batch_size, max_instances)
-    masks = {"masks": tf.TensorSpec((*rows, MASK_BYTES), tf.uint8)} if with_masks else {}
-    return masks | {
-        "image": tf.TensorSpec((batch_size, *canvas_size, 3), tf.uint8),
-        "geometry": tf.TensorSpec((batch_size, GEOMETRY_SIZE), tf.float32),
-        "boxes": tf.TensorSpec((*rows, 4), tf.float32),
-        "classes": tf.TensorSpec(rows, tf.int32),
-        "is_crowd": tf.TensorSpec(rows, tf.bool),
-        "areas": tf.TensorSpec(rows, tf.float32),
-        "valid": tf.TensorSpec((batch_size,), tf.bool),
-        "record_index": tf.TensorSpec((batch_size,), tf.int64),
-        "source_id": tf.TensorSpec((batch_size,), tf.string),
-    }
 
 
 _PADDING = {tf.float32: 0.0, tf.int32: -1, tf.bool: False, tf.string: ""}

@@ -145,7 +145,7 @@ def collect_batches(
       skip_batches: leave out so many of the first ones, without decoding them.
 
     Returns:
-      A dataset of dicts as in `example.host_example_spec`, in the order of the stream.
+      A dataset of the dicts of `example`, in the order of the stream.
     """
     batch_size, choices = reading.batch_size, reading.frames
     fields = {**_FIELDS, **_MASKS} if reading.with_masks else _FIELDS
