@@ -76,14 +76,13 @@ def resolve_request(words: list[str]) -> families.Request:
         hparams=FLAGS.hparams,
         num_ranks=start_checks.ranks_meant(resumed),
     )
-    model = None
+    early = None
     if FLAGS.data and not FLAGS.config_file:
         # What is wrong with the settings is said before a conversion that may take an hour. The
         # recipe for fine-tuning needs the records.
         early = asked(recipe="" if recipe == finetune.NAME else recipe).config
         families.load(early.model.name).validate(early)
-        model = early.model
-    notes = data_flags.use_for_training(model)
+    notes = data_flags.use_for_training(early)
     if recipe and not FLAGS["recipe"].present:
         notes.append(f"data and weights are given: --recipe={recipe}; --recipe= turns it off")
     request = asked(recipe=recipe)

@@ -51,11 +51,11 @@ def define(*, replaces: str, records: str, split: str) -> None:
     commands.define_picture_flags()
 
 
-def use_for_training(model: Any) -> list[str]:
+def use_for_training(config: Any) -> list[str]:
     """Converts the folder of --data, unless that is done, and sets the flags of its records.
 
     Args:
-      model: configuration of the network that objects are held against; None: not known.
+      config: of the run, whose network and limits objects are held against; None: not known.
 
     Returns:
       Lines for the log; none without --data.
@@ -75,18 +75,19 @@ def use_for_training(model: Any) -> list[str]:
             "among the data; choose another"
         )
     notes: list[str] = []
-    has_file = bool(FLAGS.config_file)  # the PyTorch program's, for Mask R-CNN
+    # Without a configuration there is the PyTorch program's file, for Mask R-CNN.
     prepared = prepare_records(
         FLAGS.data,
         _folder(FLAGS.model_dir or "", "--model_dir"),
-        with_masks=getattr(model, "include_mask", has_file),
+        with_masks=getattr(config.model, "include_mask", False) if config else True,
         eval_split=FLAGS.data_split,
         eval_names=FOR_CHOICES,
         pictures=commands.picture_rules(),
         num_workers=machine.available_cores(),
-        layout=families.anchor_layout(model) if model else None,
+        layout=families.anchor_layout(config.model) if config else None,
         on_data_error=FLAGS.on_data_error,
         report=notes.append,
+        **_limits(config),
     )
     FLAGS["training_file_pattern"].parse(prepared.train_pattern)
     _evaluate_on(prepared)
@@ -112,9 +113,21 @@ def use_for_evaluation() -> list[str]:
         num_workers=machine.available_cores(),
         on_data_error=FLAGS.on_data_error,
         report=notes.append,
+        **_limits(None),
     )
     _evaluate_on(prepared)
     return notes
+
+
+def _limits(config: Any) -> dict[str, int]:
+    """Returns how many objects of an image are trained on and scored, where that is known."""
+    if config is not None:
+        return {
+            "max_instances": config.data.max_instances_per_image,
+            "max_detections": config.eval.max_detections,
+        }
+    flagged = {"max_instances": "max_instances_per_image", "max_detections": "max_detections"}
+    return {limit: FLAGS[name].value for limit, name in flagged.items() if FLAGS[name].present}
 
 
 def _folder(beside: str, flag: str) -> str:

@@ -53,9 +53,7 @@ def load(path: Path) -> MadeOf | None:
 
 def differences(before: MadeOf, after: MadeOf) -> list[str]:
     """Says what is not the same; [] if all is."""
-    keys = dict.fromkeys([*before.settings, *after.settings])
-    pairs = {key: (before.settings.get(key), after.settings.get(key)) for key in keys}
-    lines = [f"{key} was {old!r}, is {new!r}" for key, (old, new) in pairs.items() if old != new]
+    lines = _changes(before.settings, after.settings)
     kinds: dict[str, list[str]] = {}
     for path in dict.fromkeys([*before.files, *after.files]):
         old, new = before.files.get(path), after.files.get(path)
@@ -63,6 +61,17 @@ def differences(before: MadeOf, after: MadeOf) -> list[str]:
             what = "new" if old is None else "gone" if new is None else "of another size or time"
             kinds.setdefault(what, []).append(path)
     lines += [f"{len(paths):,} files are {k}: {some(paths, _SHOWN)}" for k, paths in kinds.items()]
+    return lines
+
+
+def _changes(before: Mapping[str, Any], after: Mapping[str, Any], within: str = "") -> list[str]:
+    lines = []
+    for key in dict.fromkeys([*before, *after]):
+        old, new = before.get(key), after.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            lines += _changes(old, new, f"{within}{key} ")
+        elif old != new:
+            lines.append(f"{within}{key} was {old!r}, is {new!r}")
     return lines
 
 

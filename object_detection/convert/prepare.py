@@ -22,7 +22,11 @@ from object_detection.check.split_table import SplitTable
 from object_detection.coco.annotations import read_annotations, write_annotations
 from object_detection.convert import made_of
 from object_detection.convert.convert import convert
-from object_detection.convert.report import describe_conversion, progress_printer
+from object_detection.convert.report import (
+    ROWS_BY_DEFAULT,
+    describe_conversion,
+    progress_printer,
+)
 from object_detection.convert.splits import find_splits, make_split, split_distance
 from object_detection.formats.folder import is_made_here
 from object_detection.formats.importers import import_folder
@@ -165,6 +169,8 @@ def prepare_records(
     on_orphan: str = "stop",
     pictures: PictureRules = DEFAULT_RULES,
     layout: AnchorLayout | None = None,
+    max_instances: int = ROWS_BY_DEFAULT,
+    max_detections: int = 100,
     on_data_error: str = "stop",
     num_workers: int | None = None,
     report: Callable[[str], None] = print,
@@ -185,6 +191,7 @@ def prepare_records(
       seed: of the cut where there is one split only.
       on_orphan: see `read_annotations`.
       layout: anchors to compare the boxes with, if any.
+      max_instances, max_detections: see `check_splits`.
       on_data_error: "report" goes on where the check finds hopeless boxes; "stop" raises.
       num_workers: see `convert`.
       report: takes the lines of the conversions' reports.
@@ -214,7 +221,13 @@ def prepare_records(
             return prepared
         stamp = output / _STAMP
         stamp.unlink(missing_ok=True)
-        found, tables = check_splits(chosen, layout=layout, follow_links=pictures.follow_links)
+        found, tables = check_splits(
+            chosen,
+            layout=layout,
+            max_instances=max_instances,
+            max_detections=max_detections,
+            follow_links=pictures.follow_links,
+        )
         # Before they are read, so that what changes meanwhile is noticed next time.
         source = made_of.state(settings, _files_of(chosen, tables))
         write_whole(output / "check.json", json.dumps(found.to_json(), indent=1) + "\n")
@@ -244,7 +257,7 @@ def prepare_records(
                 pictures=pictures,
                 progress=progress_printer(f"converting {name}"),
             )
-            report(describe_conversion(result))
+            report(describe_conversion(result, rows=max_instances))
         made_of.save(source, stamp)
         return prepared
 

@@ -19,8 +19,11 @@ _LISTED_IMAGES = 10
 _LINE_SECONDS = 10.0
 
 
-def describe_card(card: DataCard) -> str:
-    """Returns what a record set holds: images, boxes, a table of its classes, what was dropped."""
+def describe_card(card: DataCard, *, rows: int = ROWS_BY_DEFAULT) -> str:
+    """Returns what a record set holds: images, boxes, a table of its classes, what was dropped.
+
+    Training has rows for `rows` boxes of an image.
+    """
     lines = [
         f"{clean(card.split)}: {counted(card.num_images, 'image')}, "
         + f"{card.num_images_without_boxes:,} without a box",
@@ -31,11 +34,11 @@ def describe_card(card: DataCard) -> str:
         f"largest number of boxes in one image: {card.max_boxes_per_image}"
         + (f" (image id {clean(card.max_boxes_source_id)})" if card.max_boxes_per_image else ""),
     ]
-    beyond = card.max_boxes_per_image - ROWS_BY_DEFAULT
+    beyond = card.max_boxes_per_image - rows
     if beyond > 0:
         lines.append(
             f"WARNING: training leaves out the smallest {beyond} of them unless "
-            f"--max_instances_per_image is raised from {ROWS_BY_DEFAULT}"
+            f"--max_instances_per_image is raised from {rows}"
         )
     sizes = card.box_statistics.get("sqrt_area_px", {})
     if sizes:
@@ -49,10 +52,10 @@ def describe_card(card: DataCard) -> str:
     return "\n".join(lines)
 
 
-def describe_conversion(conversion: Conversion) -> str:
-    """Returns the report of a conversion: the card's, and what became of files."""
+def describe_conversion(conversion: Conversion, *, rows: int = ROWS_BY_DEFAULT) -> str:
+    """Returns the report of a conversion: the card's (see there), and what became of files."""
     card = conversion.card
-    lines = [describe_card(card)]
+    lines = [describe_card(card, rows=rows)]
     skipped = conversion.skipped_images
     for i, name, reason in skipped[:_LISTED_IMAGES]:
         lines.append(f"  {clean(name)} (image id {clean(i)}): {clean(reason)}")

@@ -12,6 +12,7 @@ from samples import read_back
 
 import families
 from dataset import data_flags
+from engine.config import fields
 from object_detection.convert import prepare as prepare_module
 from object_detection.convert.prepare import prepare_records
 from outside_data.picture_file import PictureRules
@@ -83,6 +84,30 @@ def test_what_changed_since_is_said_and_learned(prepare, tmp_path, change, said)
     assert after == before
     _, lines = prepare(**options)
     assert "anew" not in lines
+
+
+def test_of_several_splits_the_one_that_changed_is_named(prepare, tmp_path):
+    prepare()
+    _, lines = prepare(eval_split="train")
+    (line,) = (line for line in lines.split("\n") if "made anew" in line)
+    assert line.endswith(
+        f"records are made anew: splits eval was ['{tmp_path}/annotations/instances_val.json', "
+        f"'{tmp_path}/val'], is ['{tmp_path}/annotations/instances_train.json', '{tmp_path}/train']"
+    )
+
+
+def test_objects_beyond_the_limits_of_the_run_are_told(prepare, small_set):
+    most = max(
+        sum(entry["image_id"] == image["id"] for entry in small_set["train"]["annotations"])
+        for image in small_set["train"]["images"]
+    )
+    _, lines = prepare("as-many", max_instances=most, max_detections=most)
+    assert "too_many" not in lines and "--max_instances_per_image is raised" not in lines
+    _, lines = prepare("fewer", max_instances=most - 1, max_detections=most - 1)
+    assert "too_many_for_training [train]" in lines and "too_many_for_scoring [train]" in lines
+    assert f"the smallest 1 of them unless --max_instances_per_image is raised from {most - 1}" in (
+        lines
+    )
 
 
 def test_a_picture_that_was_missing_is_taken_once_it_is_there(prepare, tmp_path):
@@ -198,11 +223,16 @@ def test_records_in_the_data_folder_are_no_data(tmp_path):
 )
 def test_masks_are_stored_for_models_that_learn_them(monkeypatch, name, with_masks):
     asked = mock.Mock()
+    config = fields.override(
+        families.base_config(name), {"data.max_instances_per_image": 7}, source="-"
+    )
     flags = mock.MagicMock(config_file="", data="set", data_records="records")
     flags.__getitem__.return_value.present = False
     monkeypatch.setattr(data_flags, "FLAGS", flags)
     monkeypatch.setattr(data_flags.commands, "picture_rules", PictureRules)
     monkeypatch.setattr(prepare_module, "prepare_records", asked)
-    data_flags.use_for_training(families.base_config(name).model)
+    data_flags.use_for_training(config)
+    kwargs = asked.call_args.kwargs
+    assert (kwargs["max_instances"], kwargs["max_detections"]) == (7, 100)
     assert asked.call_args.kwargs["with_masks"] is with_masks
     assert asked.call_args.kwargs["eval_names"] == ("val", "test")
