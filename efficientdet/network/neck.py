@@ -63,25 +63,22 @@ def cell_nodes(config: ModelConfig) -> list[Node]:
 
 
 def _double(x: tf.Tensor, target: int, *, axis: int) -> tf.Tensor:
-    """Repeats each cell along an axis; for an odd target the middle cell is not repeated."""
+    """Repeats each cell along an axis; for an odd target the last cell is not repeated."""
     size = x.shape[axis]
     shape = [-1, *x.shape[1:]]
     shape[axis] = 2 * size
     multiples = [1] * (len(shape) + 1)
     multiples[axis + 1] = 2
     doubled = tf.reshape(tf.tile(tf.expand_dims(x, axis + 1), multiples), shape)
-    if target == 2 * size:
-        return doubled
-    kept = 2 * ((size - 1) // 2) + 1
-    head, _, tail = tf.split(doubled, [kept, 1, 2 * size - kept - 1], axis=axis)
-    return tf.concat([head, tail], axis=axis)
+    return tf.split(doubled, [target, 2 * size - target], axis=axis)[0]
 
 
 class UpsampleTo(tf.keras.layers.Layer):
     """Nearest-neighbour upsampling from n to 2n or 2n - 1 cells by repetition.
 
-    Equals `tf.image.resize` with method `nearest`, whose gradient XLA cannot compile on the CPU;
-    this one is a sum over pairs of cells.
+    Equals `tf.compat.v1.image.resize_nearest_neighbor`, which google/automl calls, and PyTorch's
+    nearest: 3 cells become 0 0 1 1 2, not the 0 0 1 2 2 of `tf.image.resize`. XLA cannot compile
+    its gradient on the CPU; this one is a sum over pairs of cells.
     """
 
     def __init__(self, height: int, width: int, **kwargs: object) -> None:

@@ -78,9 +78,9 @@ def numpy_pool(x):
 
 
 def numpy_nearest(x, height, width):
-    """Nearest neighbour of pixel centres."""
-    rows = np.floor((np.arange(height) + 0.5) * x.shape[1] / height).astype(int)
-    columns = np.floor((np.arange(width) + 0.5) * x.shape[2] / width).astype(int)
+    """The cell at the same share of the map, by the corners of cells, rounded down."""
+    rows = np.arange(height) * x.shape[1] // height
+    columns = np.arange(width) * x.shape[2] // width
     return x[:, rows][:, :, columns]
 
 
@@ -165,12 +165,19 @@ def test_cell_equals_numpy(raw_fusion_weights):
 
 @pytest.mark.parametrize("size", range(1, 12))
 @pytest.mark.parametrize("odd", [False, True])
-def test_upsampling_is_nearest_neighbour(size, odd):
+def test_upsampling_is_the_nearest_neighbour_of_google_automl(size, odd):
     target = 2 * size - odd
     x = tf.random.stateless_normal([2, size, 3, 2], [size, 0])
-    expected = tf.image.resize(x, [target, 6], method="nearest").numpy()
+    expected = tf.compat.v1.image.resize_nearest_neighbor(x, [target, 6]).numpy()
     np.testing.assert_array_equal(UpsampleTo(target, 6)(x).numpy(), expected)
     np.testing.assert_array_equal(numpy_nearest(x.numpy(), target, 6), expected)
+
+
+def test_an_odd_map_repeats_all_cells_but_the_last():
+    x = tf.reshape(tf.range(9.0), [1, 3, 3, 1])  # P7 of Lite0, whose P6 has 5 x 5 cells
+    rows = UpsampleTo(5, 5)(x).numpy()[0, :, :, 0]
+    of_row = np.array([0.0, 0.0, 1.0, 1.0, 2.0])
+    np.testing.assert_array_equal(rows, of_row + 3.0 * of_row[:, np.newaxis])
 
 
 def test_upsampling_refuses_other_factors():
