@@ -11,7 +11,6 @@ from maskrcnn.regions.losses import (
     normalise,
     rpn_losses,
     select_class,
-    smooth_l1,
 )
 from maskrcnn.regions.targets import MaskTargets, RoiTargets, RpnTargets
 from maskrcnn.settings import LossConfig
@@ -287,12 +286,6 @@ def test_half_precision_outputs_are_compared_in_float32():
     halves, singles = losses_of(np.float16), losses_of(np.float32)  # of the same numbers
     assert all(loss.dtype == tf.float32 for loss in halves)
     np.testing.assert_allclose(halves, singles, rtol=1e-6)
-
-
-def test_smooth_l1_bends_at_beta():
-    errors = tf.constant([0.0, 0.05, -0.1, 0.1, -2.0])
-    expected = numpy_smooth_l1(errors.numpy(), 0.1)
-    np.testing.assert_allclose(smooth_l1(errors, beta=0.1), expected, rtol=1e-6)
 
 
 def test_selecting_a_class_ignores_what_is_not_a_number_elsewhere():

@@ -73,15 +73,6 @@ def test_the_largest_scale_is_cropped_within_the_excess():
     np.testing.assert_array_equal(crop.offset, [31.0, 93.0])
 
 
-def test_a_mirrored_crop_counts_its_offset_from_the_mirrored_image():
-    plain = sample([0.9, 0.2, 0.25, 0.6], (480, 720))
-    mirrored = sample([0.9, 0.2, 0.25, 0.4], (480, 720))
-    assert (float(plain.flip), float(mirrored.flip)) == (0.0, 1.0)
-    excess = plain.scaled_size - tf.constant(NETWORK, tf.float32)
-    np.testing.assert_array_equal(mirrored.offset[0], plain.offset[0])
-    np.testing.assert_array_equal(mirrored.offset[1], excess[1] - plain.offset[1])
-
-
 @pytest.mark.parametrize(("probability", "expected"), [(0.0, 0.0), (1.0, 1.0)])
 def test_flip_probability_bounds(probability, expected):
     for last in (0.0, 0.999):
@@ -171,14 +162,6 @@ def test_boxes_and_pixels_of_a_shifted_image_move_together():
             np.testing.assert_allclose(moved[0, 0], expected, atol=1e-4)
 
 
-def test_crops_are_drawn_alike_eagerly_and_in_a_data_set():
-    uniforms = np.random.default_rng(0).uniform(size=(20, 4)).astype(np.float32)
-    mapped = tf.data.Dataset.from_tensor_slices(uniforms).map(lambda row: sample(row, (333, 500)))
-    for row, crop in zip(uniforms, mapped.as_numpy_iterator()):
-        for want, got in zip(sample(row, (333, 500)), crop):
-            np.testing.assert_array_equal(got, want)
-
-
 # ------------------------------------------------------------------------------ decoding
 
 ANY_CROPS = [
@@ -217,30 +200,6 @@ def test_geometry_tells_of_a_canvas_that_holds_the_crop(size, image_format, resi
         assert (held_last >= shown_last - 1e-3).all()
         assert (places.canvas_scale >= np.minimum(scale, 1.0) * (1 - 1e-5)).all()
         assert (places.canvas_scale <= 1.0 + 1e-6).all(), "nothing is enlarged on the host"
-
-
-def colour_error(pixels, places, size):
-    """Largest difference between canvas pixels and the picture's colour at their places."""
-    height, width = pixels.shape[:2]
-    rows = places.canvas_origin[0] + (np.arange(height) + 0.5) / places.canvas_scale[0] - 0.5
-    columns = places.canvas_origin[1] + (np.arange(width) + 0.5) / places.canvas_scale[1] - 0.5
-    rows = np.clip(rows, 0, size[0] - 1)
-    columns = np.clip(columns, 0, size[1] - 1)
-    red = 30 + 190 * rows / max(size[0] - 1, 1)
-    green = 30 + 190 * columns / max(size[1] - 1, 1)
-    inside = pixels[1:-1, 1:-1].astype(float)
-    red_error = np.abs(inside[..., 0] - red[1:-1, np.newaxis])
-    return max(red_error.max(), np.abs(inside[..., 1] - green[np.newaxis, 1:-1]).max())
-
-
-@pytest.mark.parametrize("image_format", ["JPEG", "PNG"])
-@pytest.mark.parametrize("size", [(200, 300), (900, 700), (1200, 1800)], ids=str)
-def test_canvas_pixels_come_from_where_the_geometry_says(size, image_format):
-    options = {"quality": 98, "subsampling": 0} if image_format == "JPEG" else {}
-    encoded = encode(picture(*size), image_format, **options)
-    for uniforms in ANY_CROPS[1:]:
-        pixels, places = decode(encoded, lambda size: sample(uniforms, size))  # noqa: B023
-        assert colour_error(pixels, places, size) < 5.0
 
 
 def test_a_shrunk_jpeg_is_reduced_by_the_decoder_and_others_are_not():

@@ -45,12 +45,6 @@ def run(images, geometry, *, height, width, **changes):
     ).numpy()
 
 
-def test_an_image_of_the_networks_size_is_left_alone():
-    image = noise(16, 24)
-    out = run([image], pack(whole(16, 24)), height=16, width=24)
-    np.testing.assert_allclose(out[0], image, atol=1e-3)
-
-
 @pytest.mark.parametrize("scaled", [(11, 17), (33, 20), (64, 96), (5, 50)])
 def test_resampling_is_that_of_pillow(scaled):
     """Pillow's bilinear resize is an antialiased triangle about pixel centres, rounded to bytes."""
@@ -118,56 +112,11 @@ def test_plain_bilinear_equals_numpy_on_device_and_host(scaled, legacy):
         np.testing.assert_allclose(pixels, expected[offset[0] :, offset[1] :], atol=0.52)
 
 
-def test_a_crop_is_a_part_of_the_scaled_image():
-    image = noise(32, 48)
-    place = whole(32, 48, scaled=(64, 96))
-    full = run([image], pack(place), height=64, width=96)
-    cropped = run(
-        [image], pack(place._replace(network_offset=np.array([10.0, 30.0]))), height=20, width=24
-    )
-    np.testing.assert_allclose(cropped[0], full[0, 10:30, 30:54], atol=1e-3)
-
-
-def test_a_canvas_that_holds_a_reduced_region_gives_the_same_as_that_region():
-    """Region from (8, 16) on, averaged over 2x2 pixels: what the JPEG decoder's ratio 2 gives."""
-    image = noise(64, 64)
-    halved = image.reshape(32, 2, 32, 2, 3).mean((1, 3)).round().astype(np.uint8)
-    canvas = np.zeros((40, 40, 3), np.uint8)
-    canvas[:20, :18] = halved[4:24, 8:26]
-    place = Geometry(
-        original_size=np.array([64.0, 64.0]),
-        canvas_origin=np.array([8.0, 16.0]),
-        canvas_scale=np.array([0.5, 0.5]),
-        canvas_valid=np.array([20.0, 18.0]),
-        network_scale=np.array([0.5, 0.5]),
-        network_offset=np.array([6.0, 10.0]),
-        flip=np.array(0.0),
-    )
-    out = run([canvas], pack(place), height=16, width=14)
-    np.testing.assert_allclose(out[0], halved[6:22, 10:24], atol=1e-3)
-
-
 def test_pixels_beyond_the_valid_part_of_the_canvas_do_not_count():
     canvas = np.full((1, 20, 20, 3), 255, np.uint8)
     canvas[0, :10, :12] = 40
     out = run(canvas, pack(whole(10, 12, scaled=(15, 18))), height=20, width=20)
     np.testing.assert_allclose(out[0, :15, :18], 40.0, atol=1e-3)
-
-
-@pytest.mark.parametrize("resized_on_host", [False, True])
-def test_a_flip_mirrors_the_whole_frame(resized_on_host):
-    image = noise(16, 24)
-    both = pack(whole(16, 24), whole(16, 24, flip=1.0))
-    out = run([image, image], both, height=16, width=24, resized_on_host=resized_on_host)
-    np.testing.assert_allclose(out[1], out[0, :, ::-1], atol=1e-3)
-
-
-def test_a_mirrored_narrow_image_has_its_padding_at_the_right():
-    image = noise(16, 10)
-    place = whole(16, 10, offset=(0.0, 10.0 - 24.0), flip=1.0)
-    out = run([image], pack(place), height=16, width=24)
-    np.testing.assert_allclose(out[0, :, :10], image[:, ::-1], atol=1e-3)
-    np.testing.assert_array_equal(out[0, :, 10:], 0.0)
 
 
 @pytest.mark.parametrize("resized_on_host", [False, True])
