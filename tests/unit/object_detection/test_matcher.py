@@ -120,21 +120,6 @@ def test_degenerate_boxes_are_padding(box):
     assert gt_index[1] == 1
 
 
-def test_padding_matches_nothing_wherever_it_stands():
-    boxes = [[0, 0, 10, 10], [0, 10, 10, 20], [0, 20, 10, 30]]
-    gt_index, labels = match(boxes, [False, True, False])
-    np.testing.assert_array_equal(labels, [0, 1, 0, 0, 0])
-    assert gt_index[1] == 1
-
-
-@pytest.mark.parametrize("count", [1, 3])
-def test_no_box_makes_all_negative(count):
-    boxes = np.tile([[0, 0, 10, 10]], (count, 1))
-    gt_index, labels = match(boxes, np.zeros(count, bool))
-    np.testing.assert_array_equal(labels, 0)
-    np.testing.assert_array_equal(gt_index, 0)
-
-
 @pytest.mark.parametrize(("positive", "negative"), [(0.0, 0.0), (0.4, 0.6), (1.2, 0.5), (0.5, -1)])
 def test_thresholds_out_of_order_are_refused(positive, negative):
     with pytest.raises(ValueError, match="positive_threshold"):

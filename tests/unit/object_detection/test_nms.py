@@ -43,12 +43,6 @@ def test_hard_keeps_an_overlap_equal_to_the_threshold():
     assert run(boxes, SCORES[:, :2], classes, iou_threshold=0.49)[3] == [1]
 
 
-def test_gaussian_lowers_scores():
-    _, scores, _, num_valid = run(BOXES, SCORES, ONE_CLASS, method="gaussian")
-    np.testing.assert_array_equal(num_valid, [3])
-    np.testing.assert_allclose(scores[0, :3], [0.9, 0.5, 0.8 * np.exp(-0.36 / 0.5)], rtol=1e-6)
-
-
 def test_linear_lowers_scores_above_its_threshold():
     _, scores, _, _ = run(BOXES, SCORES, ONE_CLASS, method="linear")
     np.testing.assert_allclose(scores[0, :3], [0.9, 0.5, 0.8 * 0.4], rtol=1e-6)
@@ -80,14 +74,6 @@ def test_classes_do_not_touch_unless_asked():
     classes = np.array([[0, 1, 1]], np.int32)
     assert run(BOXES, SCORES, classes)[3] == [3]
     assert run(BOXES, SCORES, classes, class_agnostic=True)[3] == [2]
-
-
-def test_pixel_offset_changes_the_overlap():
-    # IoU 0 in continuous pixels, 1/3 when both border pixels count.
-    boxes = np.array([[[0, 0, 0, 1], [0, 1, 0, 2]]], np.float32)
-    classes = np.zeros((1, 2), np.int32)
-    assert run(boxes, SCORES[:, :2], classes, iou_threshold=0.3)[3] == [2]
-    assert run(boxes, SCORES[:, :2], classes, iou_threshold=0.3, pixel_offset=1.0)[3] == [1]
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -126,17 +112,6 @@ def test_equal_scores_are_picked_in_order():
     boxes = np.tile(BOXES[:, 2:], (1, 3, 1)) + 20 * np.arange(3, dtype=np.float32)[:, np.newaxis]
     scores = np.full((1, 3), 0.5, np.float32)
     np.testing.assert_array_equal(run(boxes, scores, ONE_CLASS)[0][:, :3], boxes)
-
-
-def test_images_are_independent():
-    boxes = np.concatenate([BOXES, BOXES[:, ::-1]])
-    scores = np.concatenate([SCORES, SCORES])
-    classes = np.zeros((2, 3), np.int32)
-    together = run(boxes, scores, classes, method="gaussian")
-    for image in range(2):
-        alone = run(boxes[image : image + 1], scores[:1], classes[:1], method="gaussian")
-        for whole, part in zip(together, alone):
-            np.testing.assert_array_equal(whole[image], part[0])
 
 
 def test_an_image_without_detection_shows_its_best_refused_score():

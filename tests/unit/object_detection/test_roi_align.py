@@ -59,26 +59,6 @@ def test_corners_are_those_of_crop_and_resize():
         roi_align(features, boxes[np.newaxis], convention="corners", **SETTINGS)
 
 
-def test_the_whole_image_at_one_bin_per_cell_is_the_map():
-    values = np.random.default_rng(0).normal(size=(1, 4, 4, 2)).astype(np.float32)
-    box = np.array([[[0, 0, 64, 64]]], np.float32)
-    result = roi_align({4: values}, box, output_size=4, sampling_ratio=1)
-    np.testing.assert_allclose(result[0, 0], values[0], atol=1e-6)
-
-
-def test_mirrored_maps_and_boxes_give_mirrored_features():
-    features = pyramid()
-    boxes = np.array([[[3, 5, 30, 40], [10, 50, 60, 95]]] * 2, np.float32)
-    mirrored = np.stack(
-        [boxes[..., 0], 96 - boxes[..., 3], boxes[..., 2], 96 - boxes[..., 1]], axis=-1
-    )
-    plain = roi_align(features, boxes, **SETTINGS)
-    flipped = roi_align(
-        {level: tf.reverse(values, [2]) for level, values in features.items()}, mirrored, **SETTINGS
-    )
-    np.testing.assert_allclose(plain, flipped[:, :, :, ::-1], atol=1e-4)
-
-
 def test_levels_change_at_the_areas_of_the_rule():
     sides = np.array([1, 111.9, 112, 223.9, 224, 447.9, 448, 2000], np.float32)
     boxes = np.stack([0 * sides, 0 * sides, sides, sides], axis=-1)
