@@ -90,8 +90,8 @@ def _curves(name: str, scores: np.ndarray, right: np.ndarray, *, num_objects: in
         ends = np.append(scores[1:] != scores[:-1], True)
         i = int(np.argmax(np.where(ends, f1, -1.0)))
         best = BestScore(scores[i], hits[i] / number[i], hits[i] / num_objects, f1[i])
-    with np.errstate(invalid="ignore", divide="ignore"):
-        precisions = np.where(kept > 0, hits_kept / kept, np.nan)
+    with np.errstate(invalid="ignore"):
+        precisions = hits_kept / kept  # NaN where no detection scores so much
     return ClassCurves(
         name,
         num_objects,
