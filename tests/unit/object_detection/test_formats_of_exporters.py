@@ -160,6 +160,7 @@ def test_lists_of_voc_with_endings_spaces_and_strangers(folder, place):
         voc(folder, stem)
     folder.write(f"{place}train.txt", "a.jpg\nJPEGImages/my b.jpg\ngone 1\n")
     folder.write(f"{place}val.txt", "JPEGImages/c.jpg Annotations/c.xml -1\n")
+    voc(folder, "unlisted")
     folder.write("Annotations/empty.xml", "")
     read = folder.read()
     assert {split: list(images) for split, images in read.items()} == {
@@ -168,20 +169,38 @@ def test_lists_of_voc_with_endings_spaces_and_strangers(folder, place):
     }
     assert "1 x image of ImageSets without an annotation file left out: gone 1" in folder.said
     assert "1 x .xml file without annotations of this format left out" in folder.said
+    assert "  1 x image left out: in none of the lists of ImageSets: unlisted" in folder.lines
 
 
 @pytest.mark.parametrize(
-    ("mark", "count"),
+    ("box", "corners", "read"),
     [
-        ("<folder>VOC2012</folder>", 20),
-        ("<source><database>The VOC2007 Database</database></source>", 20),
-        ("<folder>images</folder>", 2),
+        ((1, 2, 10, 8), "inclusive", (0, 1, 11, 9)),  # VOC counts pixels from 1
+        ((0, 2, 10, 8), "plain", (0, 2, 10, 8)),
+        ((1, 0, 10, 8), "plain", (1, 0, 10, 8)),
+        ((1, 2, 9.5, 8), "plain", (1, 2, 9.5, 8)),
     ],
 )
-def test_vocs_twenty_classes_are_those_of_voc_itself(folder, mark, count):
+def test_corners_of_voc_are_told_by_zeros_and_fractions(folder, box, corners, read):
+    folder.write("a.jpg")
+    folder.write("a.xml", voc_xml([("cat", *box)], shift=0))
+    assert folder.read() == {"all": {"a.jpg": plain([("cat", *read)])}}
+    assert f"  1 x VOC corners taken as {corners}" in folder.lines
+
+
+@pytest.mark.parametrize(
+    ("mark", "others", "count"),
+    [
+        ("<folder>VOC2012</folder>", [], 20),
+        ("<source><database>The VOC2007 Database</database></source>", [], 20),
+        ("<folder>images</folder>", [], 2),
+        ("<folder>VOC2012</folder>", [("robot", 1, 1, 5, 5)], 3),
+    ],
+)
+def test_vocs_twenty_classes_are_those_of_voc_itself(folder, mark, others, count):
     """A set of one's own may have cats and dogs alone."""
     folder.write("a.jpg")
-    folder.write("a.xml", voc_xml(BOXES, shift=1, more=mark))
+    folder.write("a.xml", voc_xml([*BOXES, *others], shift=1, more=mark))
     ((path, _),) = folder.splits().values()
     names = read_annotations(path).class_names
     assert len(names) == count and {*NAMES} <= {*names}

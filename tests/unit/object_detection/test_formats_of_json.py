@@ -9,8 +9,9 @@ import zlib
 
 import numpy as np
 import pytest
-from data_folder import BOXES, SIZE, plain
-from samples import encoded, instances
+from data_folder import BOXES, NAMES, SIZE, plain
+from PIL import Image
+from samples import encoded, instances, yolo_lines
 
 from object_detection.coco.annotations import read_annotations
 
@@ -58,6 +59,20 @@ def test_tasks_of_label_studio_as_others_write_them(folder):
     folder.write("tasks.json", json.dumps([task, 5]))
     with pytest.raises(ValueError, match=r"tasks\.json: expected a list of Label Studio's tasks"):
         folder.read()
+
+
+@pytest.mark.parametrize(
+    ("shape", "box"),
+    [
+        ({"radiusX": 20, "radiusY": 20, "ellipselabels": ["cat"]}, (12, 6, 16, 8)),
+        ({"radiusX": 20, "radiusY": 20, "rotation": 90, "labels": ["cat"]}, (16, 2, 8, 16)),
+    ],
+)
+def test_ellipses_of_label_studio(folder, shape, box):
+    folder.write("a.jpg")
+    task = label_studio_task("a.jpg", value={"x": 50, "y": 50, **shape})
+    folder.write("tasks.json", json.dumps([task]))
+    assert folder.read() == {"all": {"a.jpg": plain([("cat", *box)])}}
 
 
 SQUARE = [[1, 2], [11, 2], [11, 10]]
@@ -121,9 +136,9 @@ def test_names_of_classes_are_text_or_numbers(folder, tool, name, said):
     assert str(folder.root) in str(raised.value)
 
 
-def via(folder, *regions):
+def via(folder, *regions, picture=""):
     """Writes one image with regions of (shape attributes, region attributes)."""
-    folder.write("a.jpg")
+    folder.write("a.jpg", picture)
     keys = ("shape_attributes", "region_attributes")
     entry = {"filename": "a.jpg", "size": 1, "file_attributes": {}}
     entry["regions"] = [dict(zip(keys, region)) for region in regions]
@@ -223,6 +238,32 @@ def test_boxes_of_createml_that_are_none(folder):
     folder.write("a.json", json.dumps([{"annotations": [], "image": ""}]))
     with pytest.raises(ValueError, match=r"a\.json: entry 0 names no 'image'"):
         folder.read()
+
+
+@pytest.mark.parametrize("tool", ["createml", "via", "yolo"])
+def test_pictures_are_as_large_as_viewers_show_them(folder, tool):
+    exif, picture = Image.Exif(), io.BytesIO()
+    exif[0x0112] = 6  # lies on its side
+    Image.new("RGB", SIZE[::-1]).save(picture, "JPEG", exif=exif)
+    folder.write("a.jpg", picture.getvalue())
+    if tool == "createml":
+        boxes = [
+            {"label": name, "coordinates": dict(x=x + w / 2, y=y + h / 2, width=w, height=h)}
+            for name, x, y, w, h in BOXES
+        ]
+        folder.write("a.json", json.dumps([{"image": "a.jpg", "annotations": boxes}]))
+    elif tool == "via":
+        keys = ("x", "y", "width", "height")
+        regions = [
+            ({"name": "rect", **dict(zip(keys, box))}, {"type": name}) for name, *box in BOXES
+        ]
+        via(folder, *regions, picture=picture.getvalue())
+    else:
+        folder.write("classes.txt", "\n".join(NAMES))
+        folder.write("a.txt", yolo_lines(BOXES, NAMES, SIZE))
+    assert folder.read() == {"all": {"a.jpg": plain()}}
+    ((path, _),) = folder.splits().values()
+    assert [(image.width, image.height) for image in read_annotations(path).images] == [SIZE]
 
 
 @pytest.mark.parametrize(
