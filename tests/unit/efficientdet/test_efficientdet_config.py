@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 
 from efficientdet.config import MODEL_TABLE, ModelConfig, model_config
-from efficientdet.settings import LossConfig, NmsConfig, base_config, validate
-from engine.config.fields import ConfigError, override
+from efficientdet.settings import LossConfig, NmsConfig, base_config, validate, with_preset
+from engine.config.fields import ConfigError, override, to_dict
 from engine.config.recipe_yaml import parse_hparams
 from engine.config.settings import DataConfig
 
@@ -60,6 +60,46 @@ def test_only_the_smallest_models_keep_every_branch():
     always = {name for name, config in MODEL_TABLE.items() if config.survival_prob is None}
     assert always == {"efficientdet-d0", "efficientdet-lite0"}
     assert model_config("efficientdet-d3").survival_prob == 0.8
+
+
+def test_defaults_are_the_published_ones():
+    """Of google/automl's and NVIDIA's programs, but what docs/departures.md names."""
+    published = {
+        "data": {
+            **{"input_rand_hflip": True, "jitter_min": 0.1, "jitter_max": 2.0},
+            **{"shuffle_buffer": 5000, "skip_crowd_during_training": True},
+            **{"max_instances_per_image": 100, "color_jitter": 0, "autoaugment": ""},
+        },
+        "optim": {
+            **{"optimizer": "sgd", "momentum": 0.9, "learning_rate": 0.08, "lr_batch_size": 64},
+            **{"lr_warmup_epoch": 1, "lr_decay_method": "cosine", "clip_gradients_norm": 10},
+            **{"weight_decay": 4e-5, "moving_average_decay": 0.9998, "loss_scale": 32768},
+            **{"gradient_accumulation": 1, "var_freeze_expr": ""},
+        },
+        "loss": {
+            **{"alpha": 0.25, "gamma": 1.5, "label_smoothing": 0, "delta": 0.1},
+            **{"box_loss_weight": 50, "iou_loss_type": "", "iou_loss_weight": 1},
+        },
+        "nms_configs": {
+            **{"method": "gaussian", "iou_thresh": None, "score_thresh": 0, "sigma": None},
+            **{"max_nms_inputs": 5000, "max_output_size": 100, "pixel_offset": 0},
+            **{"class_agnostic": False, "clip_boxes": True},
+        },
+        "train": {"num_epochs": 300},
+    }
+    nvidia = {
+        "model": {"raw_fusion_weights": True, "survival_prob": None, "double_normalize": True},
+        "data": {"num_classes": 91, "class_ids": "category_id"},
+        "optim": {"lr_batch_size": 0, "momentum": 0.9},
+        "loss": {"loss_normalizer": "rank"},
+        "nms_configs": {"pixel_offset": 1, "clip_boxes": False},
+        "train": {"num_examples_per_epoch": 120000, "training_mode": "traineval"},
+    }
+    ours = base_config("efficientdet-d1")
+    for config, expected in ((ours, published), (with_preset(ours, "nvidia"), nvidia)):
+        values = to_dict(config)
+        for section, wanted in expected.items():
+            assert {name: values[section][name] for name in wanted} == wanted
 
 
 def test_unknown_name_names_the_nearest():

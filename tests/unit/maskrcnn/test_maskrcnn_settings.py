@@ -50,6 +50,41 @@ def test_learning_rate_is_that_of_every_documented_recipe(ranks, batch_size, acc
     assert plan.stop_epoch == 12
 
 
+def test_defaults_are_the_published_ones():
+    """Of Detectron, in the names of NVIDIA's TensorFlow 2 program."""
+    published = {
+        "rpn": {
+            **{"rpn_positive_overlap": 0.7, "rpn_negative_overlap": 0.3, "rpn_fg_fraction": 0.5},
+            **{"rpn_batch_size_per_im": 256, "rpn_min_size": 0, "rpn_straddle_thresh": -1},
+            **{"train_rpn_pre_nms_topn": 2000, "train_rpn_post_nms_topn": 1000},
+            **{"test_rpn_pre_nms_topn": 1000, "test_rpn_post_nms_topn": 1000},
+            **{"train_rpn_nms_threshold": 0.7, "test_rpn_nms_thresh": 0.7},
+            **{"train_rpn_level_topn": 0, "test_rpn_level_topn": 0},
+        },
+        "roi": {
+            **{"batch_size_per_im": 512, "fg_fraction": 0.25, "bbox_reg_weights": [10, 10, 5, 5]},
+            **{"fg_thresh": 0.5, "bg_thresh_hi": 0.5, "bg_thresh_lo": 0},
+        },
+        "loss": {
+            **{"rpn_box_loss_weight": 1, "fast_rcnn_box_loss_weight": 1},
+            **{"mrcnn_weight_loss_mask": 1, "rpn_box_beta": 1 / 9, "box_beta": 1},
+        },
+        "test": {
+            **{"test_score_thresh": 0.05, "test_nms": 0.5, "test_detections_per_image": 100},
+            **{"mask_threshold": 0.5, "target_mask_ap": 0},
+        },
+        "optim": {
+            **{"momentum": 0.9, "weight_decay": 1e-4, "lr_warmup_init": 0, "lr_step_factor": 0.1},
+            **{"lr_step_epochs": [8, 10], "clip_gradients_norm": 0, "moving_average_decay": None},
+        },
+        "data": {"jitter_min": 1, "jitter_max": 1},
+        "solver": {"bias_lr_factor": 1, "decay_norm_scale": False},
+    }
+    ours = json.loads(json.dumps(to_dict(base_config("maskrcnn-r50-fpn"))))
+    for section, wanted in published.items():
+        assert {name: ours[section][name] for name in wanted} == wanted
+
+
 def test_one_map_gets_the_proposals_of_detectron():
     rpn = base_config("maskrcnn-r50-c4").rpn
     numbers = (rpn.train_rpn_pre_nms_topn, rpn.train_rpn_post_nms_topn, rpn.test_rpn_pre_nms_topn)
