@@ -21,7 +21,6 @@ from object_detection.convert.convert import convert
 from object_detection.records import schema
 from object_detection.records.tfrecord_file import iterate_records, write_records
 
-NIGHTLY = pytest.mark.nightly
 # A run that ends after one step: for what shows only when training.
 ONE_STEP = (*SMALLEST, "--benchmark", "--benchmark_steps=1")
 
@@ -133,20 +132,6 @@ def test_truncated_validation_records_are_found_before_training(train, records):
     assert "tracing" not in result.output
 
 
-def test_shard_that_is_missing(train, records):
-    sorted(records.glob("train-*.tfrecord"))[1].unlink()
-    train(f"--training_file_pattern={records}/train-*").require_explained_failure(
-        "train-card.json", "00001-of-00003", "onvert"
-    )
-
-
-def test_file_that_is_no_record_file(train, tiny_set, tmp_path):
-    (tmp_path / "train-00000-of-00001.tfrecord").write_bytes(tiny_set.annotations.read_bytes())
-    train(f"--training_file_pattern={tmp_path}/train-*").require_explained_failure(
-        "train-00000-of-00001.tfrecord"
-    )
-
-
 def test_records_without_boxes(train, tiny_set, tmp_path):
     annotations = read_annotations(tiny_set.annotations)
     convert(None, tiny_set.images, tmp_path / "train", images=annotations.images, num_shards=1)
@@ -212,13 +197,6 @@ def test_what_is_wrong_with_records_is_said_and_survived(train, records, tmp_pat
     losses = [step["loss"] for step in recorded(tmp_path / "run")]
     assert len(losses) == 3
     assert all(0 < loss < 100 for loss in losses)
-
-
-@pytest.mark.nightly  # every day test_host_batches.py and test_plan.py show its two halves
-@pytest.mark.slow
-def test_batch_larger_than_the_data_set(train, tmp_path):
-    train(*ONE_STEP, "--batch_size=32").require_success()
-    assert 0 < recorded(tmp_path / "run")[0]["loss"] < 100
 
 
 # ---------------------------------------------------------------------------- annotations
@@ -291,13 +269,9 @@ def test_model_dir_that_cannot_be_written(train, tmp_path):
     ("flags", "words"),
     [
         ([f"{TINY_MODEL[1]},gamma=2.0"], ["loss.gamma: 1.5 -> 2.0"]),
-        # Every day test_run.py shows these three in one process.
-        pytest.param(["--batch_size=7"], ["global_batch_size: 2 -> 7"], marks=NIGHTLY),
-        pytest.param(["--seed=12"], ["seed: 11 -> 12"], marks=NIGHTLY),
-        pytest.param(["--num_epochs=13"], ["total_steps: 84 -> 91"], marks=NIGHTLY),
         ([f"{TINY_MODEL[1]},num_classes=12"], ["num_classes=12", "8 classes"]),
     ],
-    ids=["loss", "global batch", "seed", "length", "class count"],
+    ids=["loss", "class count"],
 )
 def test_model_dir_of_another_run(train, run_to_continue, flags, words):
     before = {p.name: p.read_bytes() for p in run_to_continue.glob("ckpt*")}
@@ -317,19 +291,6 @@ def test_model_dir_of_other_data(train, run_to_continue, tiny_set, tmp_path):
     train(
         f"--training_file_pattern={tmp_path}/half-*", "--num_examples_per_epoch=14"
     ).require_explained_failure(str(run_to_continue), "data", "--allow_config_change")
-
-
-def test_checkpoint_cut_short(train, run_to_continue):
-    data = run_to_continue / "ckpt-00000028.data-00000-of-00001"
-    with data.open("r+b") as file:
-        file.truncate(data.stat().st_size // 3)
-    train().require_explained_failure("ckpt-00000028")
-
-
-def test_checkpoint_with_a_damaged_description(train, run_to_continue):
-    description = run_to_continue / "ckpt-00000028.json"
-    description.write_text(description.read_text()[:-200])
-    train().require_explained_failure(str(description))
 
 
 def test_initial_weights_of_another_network(train, trained_run):
@@ -359,50 +320,16 @@ def test_disk_that_is_full(train, tmp_path):
         subprocess.run(["umount", str(disk)], check=True)
 
 
-# ---------------------------------------------------------------------------- numbers
-
-
-@pytest.mark.nightly  # every day test_loop_logs.py shows it of a tiny task
-@pytest.mark.slow
-def test_loss_that_is_not_finite_names_all_facts(train, tiny_set, tmp_path):
-    said = train(*SMALLEST, "--lr=1e38", "--warmup_epochs=0").require_explained_failure(
-        "non-finite", "at step", "cls_loss", "box_loss", "det_loss", "learning rate ",
-        "loss scale 1", "--lr",
-    )  # fmt: skip
-    ids = {str(image["id"]) for image in json.loads(tiny_set.annotations.read_text())["images"]}
-    assert any(image_id in said for image_id in ids)
-    assert not list((tmp_path / "run").glob("ckpt-*"))
-
-
 # ---------------------------------------------------------------------------- ranks
 
 
-@pytest.mark.parametrize(
-    ("code", "words"),
-    [
-        # Every day test_distributed.py shows the first and the last in one process.
-        pytest.param(
-            "raise ImportError('No module named horovod')",
-            ["2 processes", "Horovod", "setup_env"],
-            marks=NIGHTLY,
-        ),
-        (
-            "raise OSError('mpi_lib.so: undefined symbol: _ZN10tensorflow8OpKernel')",
-            ["undefined symbol", tf.__version__, "setup_env"],
-        ),
-        pytest.param(
-            "init = lambda: None\nsize = local_size = lambda: 1\nrank = local_rank = lambda: 0",
-            ["2 processes", "Horovod sees 1"],
-            marks=NIGHTLY,
-        ),
-    ],
-    ids=["not built", "built for another TensorFlow", "ranks that do not find each other"],
-)
-def test_ranks_without_a_horovod_that_works(tiny_set, tmp_path, code, words):
+def test_ranks_without_a_horovod_that_works(tiny_set, tmp_path):
+    """Built for another TensorFlow; other ways that it fails: test_distributed.py."""
     package = tmp_path / "stub" / "horovod"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("")
-    (package / "tensorflow.py").write_text(code)
+    symbol = "mpi_lib.so: undefined symbol: _ZN10tensorflow8OpKernel"
+    (package / "tensorflow.py").write_text(f"raise OSError({symbol!r})")
     python(
         "train.py",
         *TINY_MODEL,
@@ -410,7 +337,7 @@ def test_ranks_without_a_horovod_that_works(tiny_set, tmp_path, code, words):
         *tiny_set.flags,
         f"--model_dir={tmp_path / 'run'}",
         environment={"OMPI_COMM_WORLD_SIZE": "2", "PYTHONPATH": str(tmp_path / "stub")},
-    ).require_explained_failure(*words)
+    ).require_explained_failure("undefined symbol", tf.__version__, "setup_env")
     assert not (tmp_path / "run").exists()
 
 

@@ -298,13 +298,3 @@ def test_export_replaces_an_earlier_one_as_a_whole(exported):
     assert (exported / "saved_model.pb").stat().st_size > 1000
     assert not (exported / "left-over").exists()
     assert [p.name for p in exported.parent.iterdir()] == ["model"]
-
-
-@pytest.mark.nightly  # every day the checkpoint is found in the run's folder
-def test_a_checkpoint_is_exported_by_its_name(commands, trained_run, tmp_path):
-    commands.run(
-        "export.py",
-        f"--model_dir={trained_run.folder}/ema_weights/emackpt-04",
-        f"--saved_model_dir={tmp_path}/model",
-    ).require_success()
-    assert (tmp_path / "model" / "saved_model.pb").is_file()

@@ -4,7 +4,6 @@ import json
 import re
 import signal
 
-import numpy as np
 import pytest
 import tensorflow as tf
 from commands import mpirun
@@ -81,16 +80,6 @@ def test_ranks_score_as_the_training_on_one(run, tiny_set, tmp_path, num_ranks):
     scores = {name: ours["metrics"][name] for name in trained["metrics"]}
     assert scores == pytest.approx(trained["metrics"], abs=1e-6)
     assert len(ours["segm"]) == len(trained["segm"]) > 0
-
-
-@pytest.mark.nightly  # test_scripts.py has two ranks train every day
-def test_two_ranks_train(tiny_set, tmp_path):
-    result = mpirun(
-        2, "train.py", *TINY, *tiny_set.flags, f"--model_dir={tmp_path}/run", "--stop_epoch=1"
-    ).require_success()
-    assert "2 rank(s)" in result.output
-    metrics = json.loads((tmp_path / "run/evaluation/metrics.json").read_text())
-    assert np.isfinite([metrics["AP"], metrics["mask_AP"]]).all()
 
 
 def test_records_without_masks_are_refused(commands, tiny_set, tmp_path):

@@ -5,7 +5,6 @@ in the middle of epoch 6, and continued to its end.
 """
 
 import json
-import shutil
 import signal
 from types import SimpleNamespace
 
@@ -97,31 +96,6 @@ def test_history_is_kept_by_a_resumed_run(broken_run):
     assert len((broken_run.folder / "commands.txt").read_text().splitlines()) == 2
 
 
-def test_finished_run_started_again_trains_no_further(commands, trained_run, broken_run):
-    before = tensors(broken_run.folder / "ckpt-final")
-    flags = (*trained_run.flags, f"--model_dir={broken_run.folder}")
-    result = commands.run("train.py", *flags).require_success()
-    assert "tracing and compiling the train step" not in result.output
-    after = tensors(broken_run.folder / "ckpt-final")
-    assert all(np.array_equal(before[name], after[name]) for name in before)
-
-
-@pytest.mark.nightly  # every day test_checkpoint.py and test_run.py show it in one process
-def test_half_written_checkpoint_is_passed_over(commands, trained_run, tmp_path):
-    for suffix in (".index", ".data-00000-of-00001", ".json"):
-        for step in (28, 56):
-            name = f"ckpt-{step:08d}{suffix}"
-            shutil.copy(trained_run.folder / name, tmp_path / name)
-    # What a kill between two renames, or in the middle of writing, leaves.
-    (tmp_path / "ckpt-00000056.index").unlink()
-    (tmp_path / ".writing-77-ckpt-00000060.data-00000-of-00001").write_bytes(b"half")
-    flags = (*trained_run.flags, f"--model_dir={tmp_path}", "--stop_epoch=4")
-    result = commands.run("train.py", *flags).require_success()
-    assert "restoring" in result.output
-    assert "ckpt-00000028, which is whole" in result.output
-    assert not list(tmp_path.glob(".writing*"))
-
-
 # ---------------------------------------------------------------------------- starting from weights
 
 
@@ -151,23 +125,3 @@ def test_pretrained_weights_start_a_new_run_at_step_0(commands, tiny_set, traine
     assert len(kept) > 200
     for name in kept:
         np.testing.assert_array_equal(ours[name], theirs[name])
-
-
-@pytest.mark.nightly  # every day test_maskrcnn_family.py shows it in one process
-def test_another_class_count_keeps_the_classes_of_the_same_names(
-    commands, tiny_set, trained_run, tmp_path
-):
-    flags = (
-        *TINY_MODEL[:1],
-        f"{TINY_MODEL[1]},num_classes=12",
-        *TINY_MODEL[2:],
-        *tiny_set.flags,
-        "--batch_size=2",
-        "--benchmark",
-        "--benchmark_steps=1",
-        f"--pretrained_ckpt={trained_run.folder}/ema_weights/emackpt-12",
-        f"--model_dir={tmp_path / 'run'}",
-    )
-    result = commands.run("train.py", *flags).require_success()
-    assert "class predictor: 8 of 12 classes are the file's by name: cat, " in result.output
-    assert "kept as initialised: class 8, class 9, class 10, class 11" in result.output
