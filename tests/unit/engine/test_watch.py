@@ -21,12 +21,12 @@ LIMITS = Limits(heartbeat=1.5, step=2.0, compile=30.0, evaluate=30.0)
 class Ranks:
     """Three watches that talk through real sockets; what each is ended by is in `reasons`."""
 
-    def __init__(self, limits: Limits = LIMITS):
+    def __init__(self):
         self.reasons: dict[int, list[str]] = {rank: [] for rank in range(3)}
         self.places = [Progress() for _ in HOSTS]
         self.watches = [
             Watch(
-                limits,
+                LIMITS,
                 rank=rank,
                 hosts=HOSTS,
                 here=self.places[rank],
@@ -41,10 +41,8 @@ class Ranks:
         meeting["addresses"] = ["::1", *meeting["addresses"], "127.0.0.1"]
         assert all(watch.connect(meeting) for watch in self.watches[1:])
         self.meeting = meeting
-
-    def start(self, *ranks: int) -> None:
-        for rank in ranks:
-            self.watches[rank].start()
+        for watch in self.watches:
+            watch.start()
 
     def run(self, seconds: float, *, stepping: tuple[int, ...] = (0, 1, 2)) -> None:
         """Lets time pass while some ranks come from step to step."""
@@ -68,7 +66,6 @@ def ranks():
 
 
 def test_nobody_is_named_while_all_go_on_or_have_ended(ranks):
-    ranks.start(0, 1, 2)
     ranks.run(2.2)
     ranks.watches[2].close()
     ranks.run(2.2, stepping=(0, 1))
@@ -76,7 +73,6 @@ def test_nobody_is_named_while_all_go_on_or_have_ended(ranks):
 
 
 def test_a_silent_rank_is_named_with_its_place(ranks):
-    ranks.start(0, 1, 2)
     ranks.run(1.0)
     ranks.watches[2]._lines[0].send = lambda message: None  # it is stopped
     ranks.run(5.0)
@@ -88,7 +84,6 @@ def test_a_silent_rank_is_named_with_its_place(ranks):
 
 
 def test_a_rank_that_vanishes_is_named(ranks):
-    ranks.start(0, 1, 2)
     ranks.run(1.0)
     line = ranks.watches[1]._lines[0]
     line.send = lambda message: None
@@ -98,7 +93,6 @@ def test_a_rank_that_vanishes_is_named(ranks):
 
 
 def test_the_others_name_rank_0(ranks):
-    ranks.start(0, 1, 2)
     ranks.run(1.0)
     for line in ranks.watches[0]._lines:
         line.send = lambda message: None
@@ -110,7 +104,6 @@ def test_the_others_name_rank_0(ranks):
 
 
 def test_the_rank_that_the_others_wait_for_is_named(ranks):
-    ranks.start(0, 1, 2)
     ranks.run(0.3)
     for rank in (0, 2):
         ranks.places[rank].at("step 100")
@@ -124,7 +117,6 @@ def test_the_rank_that_the_others_wait_for_is_named(ranks):
 
 
 def test_a_collective_in_which_all_hang_is_told_as_such(ranks):
-    ranks.start(0, 1, 2)
     ranks.run(0.3)
     ranks.run(5.0, stepping=())
     assert ranks.reasons[0][0].startswith("every rank stands still for 2 s (--stall_seconds) at:")
@@ -132,7 +124,6 @@ def test_a_collective_in_which_all_hang_is_told_as_such(ranks):
 
 @pytest.mark.parametrize("kind", [COMPILE, EVALUATE, SAVE])
 def test_work_that_takes_long_has_limits_of_its_own(ranks, kind):
-    ranks.start(0, 1, 2)
     for place in ranks.places:
         place.at("long work", kind)
     ranks.run(2.6, stepping=())
@@ -167,7 +158,6 @@ def test_the_longest_limit_of_those_waited_for_counts(limits, kinds, seconds, re
 
 
 def test_work_that_goes_on_at_one_place_is_no_standstill(ranks):
-    ranks.start(0, 1, 2)
     for place in ranks.places:
         place.at("many batches")
     for _ in range(45):
@@ -178,7 +168,6 @@ def test_work_that_goes_on_at_one_place_is_no_standstill(ranks):
 
 @pytest.mark.parametrize(("kind", "seconds"), [(COMPILE, 7.5), (EVALUATE, 7.5), (SAVE, 1.5)])
 def test_a_long_silence_is_borne_where_the_interpreter_may_be_kept(ranks, kind, seconds):
-    ranks.start(0, 1, 2)
     for place in ranks.places:
         place.at("long work", kind)
     time.sleep(1.0)
@@ -190,7 +179,6 @@ def test_a_long_silence_is_borne_where_the_interpreter_may_be_kept(ranks, kind, 
 
 
 def test_a_stranger_is_not_heard(ranks):
-    ranks.start(0, 1, 2)
     with socket.create_connection(("127.0.0.1", ranks.meeting["port"])) as stranger:
         stranger.sendall(b'{"token": "guess", "rank": 1}\n{"end": true}\n')
         ranks.run(0.6)
@@ -199,7 +187,6 @@ def test_a_stranger_is_not_heard(ranks):
 
 
 def test_a_process_that_itself_was_stopped_names_nobody(ranks, monkeypatch):
-    ranks.start(0, 1, 2)
     ranks.run(0.3)
     real = time.monotonic
     monkeypatch.setattr(time, "monotonic", lambda: real() + 100.0)

@@ -269,52 +269,50 @@ def test_scan_foreign_records(tmp_path):
     assert card.mask_format is None
 
 
+def scan(tmp_path, *records):
+    """Returns the card of records of another program."""
+    path = f"{tmp_path}/val-00000-of-00001.tfrecord"
+    write_records(path, records)
+    return card_from_records([path])
+
+
 @pytest.mark.parametrize("names", [["person", "toothbrush"], None], ids=["named", "unnamed"])
 def test_scan_recognises_coco(tmp_path, names):
-    path = f"{tmp_path}/val-00000-of-00001.tfrecord"
-    write_records(path, [record("1", [1, 90], names=names)])
-    card = card_from_records([path])
+    card = scan(tmp_path, record("1", [1, 90], names=names))
     assert card.num_classes == 80
     assert card.categories[79] == Category(79, 90, "toothbrush", 1, 1)
 
 
 def test_scan_names_unnamed_categories_outside_coco(tmp_path):
-    path = f"{tmp_path}/val-00000-of-00001.tfrecord"
-    write_records(path, [record("1", [0, 12])])  # 12 is one of the gaps in COCO's ids
-    assert card_from_records([path]).class_names == ("category 0", "category 12")
+    card = scan(tmp_path, record("1", [0, 12]))  # 12 is one of the gaps in COCO's ids
+    assert card.class_names == ("category 0", "category 12")
 
 
 def test_scan_finds_masks_and_the_size_of_unsized_images(tmp_path):
-    path = f"{tmp_path}/val-00000-of-00001.tfrecord"
     whole = record("1", [3], masks=[bytes(1568)], height=80, width=160)
     fields = decode_example(
         whole,
         ["image/encoded", schema.LABEL, schema.MASK_112, *(
             schema.XMIN, schema.XMAX, schema.YMIN, schema.YMAX)],
     )  # fmt: skip
-    write_records(path, [encode_example(fields)])
-    card = card_from_records([path])
+    card = scan(tmp_path, encode_example(fields))
     assert card.mask_format == "bitpacked"
     assert (card.max_height, card.max_width) == (8, 16)
     assert card.max_boxes_source_id == ""
 
 
 def test_scan_names_file_and_record_of_something_else(tmp_path):
-    path = f"{tmp_path}/val-00000-of-00001.tfrecord"
-    write_records(path, [record("1", [3]), encode_example({"other": [b"x"]})])
     with pytest.raises(ValueError, match=r"val-00000-of-00001\.tfrecord: record 1 is no image"):
-        card_from_records([path])
+        scan(tmp_path, record("1", [3]), encode_example({"other": [b"x"]}))
 
 
 def test_records_with_names_alone_are_told_what_they_lack(tmp_path):
-    path = f"{tmp_path}/val-00000-of-00001.tfrecord"
     kept = ("ENCODED", "HEIGHT", "WIDTH", "XMIN", "YMIN", "XMAX", "YMAX", "TEXT")
     kept = [getattr(schema, name) for name in kept]
     fields = decode_example(record("1", [3], names=["cat"]), kept)
-    write_records(path, [encode_example(fields)])
     message = r"val-0.*record 0.*1 boxes but no image/object/class/label.*class/text alone.*write"
     with pytest.raises(ValueError, match=message):
-        card_from_records([path])
+        scan(tmp_path, encode_example(fields))
 
 
 ALL_FIELDS = [value for name, value in vars(schema).items() if isinstance(value, str)]
@@ -345,41 +343,33 @@ def changed(**changes):
     ],
 )
 def test_fields_of_other_programs_that_are_not_what_is_read(tmp_path, changes, message):
-    path = f"{tmp_path}/val-00000-of-00001.tfrecord"
-    write_records(path, [changed(), changed(**changes)])
     with pytest.raises(ValueError, match=rf"val-0.*record 1 is no image record .*{message}"):
-        card_from_records([path])
+        scan(tmp_path, changed(), changed(**changes))
 
 
 def test_a_class_has_one_name_in_all_records(tmp_path):
-    path = f"{tmp_path}/val-00000-of-00001.tfrecord"
-    write_records(path, [changed(), changed(TEXT=[b"NUT "]), changed(TEXT=[b""])])
-    assert card_from_records([path]).class_names == ("nut",)
-    write_records(path, [changed(), changed(TEXT=[b"gear"])])
+    card = scan(tmp_path, changed(), changed(TEXT=[b"NUT "]), changed(TEXT=[b""]))
+    assert card.class_names == ("nut",)
     with pytest.raises(ValueError, match="id 3 is called 'gear', in another record 'nut': give"):
-        card_from_records([path])
+        scan(tmp_path, changed(), changed(TEXT=[b"gear"]))
 
 
 def test_sloppy_boxes_and_fields_without_values_are_read(tmp_path):
-    path = f"{tmp_path}/val-00000-of-00001.tfrecord"
     nothing = {name: np.zeros(0, F32) for name in ("XMIN", "XMAX", "YMIN", "YMAX")}
     nothing |= {"LABEL": np.zeros(0, I64), "TEXT": [], "SOURCE_ID": None}
     sloppy = {"XMIN": np.array([-0.5], F32), "XMAX": np.array([1.5], F32)}
     unknown = {"YMIN": np.array([np.nan], F32), "YMAX": np.array([np.inf], F32)}
-    write_records(path, [changed(**sloppy), changed(**nothing), changed(**unknown)])
-    card = card_from_records([path])
+    card = scan(tmp_path, changed(**sloppy), changed(**nothing), changed(**unknown))
     assert (card.num_images, card.num_instances, card.num_images_without_boxes) == (3, 2, 1)
 
 
 def test_boxes_in_pixels_are_refused_where_most_are(tmp_path):
-    path = f"{tmp_path}/val-00000-of-00001.tfrecord"
     far = {"XMAX": np.array([30], F32), "YMAX": np.array([20], F32)}
-    write_records(path, [changed(), changed(**far)])
-    assert card_from_records([path]).num_instances == 2  # training leaves it out by name
-    write_records(path, [changed(), changed(**far), changed(**far)])
+    card = scan(tmp_path, changed(), changed(**far))
+    assert card.num_instances == 2  # training leaves it out by name
     message = r"val-0.*: 2 boxes as from .* to \[20\.0, 30\.0\]: expected shares .*are these pixels"
     with pytest.raises(ValueError, match=message):
-        card_from_records([path])
+        scan(tmp_path, changed(), changed(**far), changed(**far))
 
 
 def test_compressed_records_are_said_to_be(tmp_path):

@@ -49,12 +49,6 @@ def test_contour_has_the_full_colour_at_the_edge_of_the_mask():
     assert all(abs(y - 120) < 4 or abs(y - 360) < 4 for y in lines), lines
 
 
-def test_contour_does_not_run_along_the_image_border():
-    picture = draw_masks(GREY, rectangle(0, 0, 60, 80)[None], np.array([0]), labels=False)
-    assert np.array_equal(picture[0, 20], picture[30, 20])
-    assert not np.array_equal(picture[59, 20], picture[30, 20])
-
-
 def test_thin_and_tiny_objects_are_drawn():
     masks = np.stack([rectangle(20, 20, 21, 140), rectangle(60, 60, 61, 61)])
     touched = changed(draw_masks(GREY, masks, np.array([0, 1]), labels=False))
