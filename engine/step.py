@@ -202,6 +202,8 @@ class TrainStep:
             factors = [float(self._task.learning_rate_factor(v)) for v in state.trained]
             clipping = clip_factors(norms, config.clip_gradients_norm)
             clipped = gradient * layout.spread(tf.constant(factors) * clipping)
+            if is_sgd and config.momentum_follows_rate:
+                state.rescale_momentum()
             state.optimizer.apply_gradients(
                 [(clipped, state.weights)], experimental_aggregate_gradients=False
             )

@@ -56,15 +56,24 @@ class TrainState:
             self.others_layout.join(self.others), trainable=False, name="others_average"
         )
 
-    def learning_rate(self) -> tf.Tensor:
-        """Returns the rate of the present step, float32 scalar."""
+    def learning_rate(self, *, steps_ago: int = 0) -> tf.Tensor:
+        """Returns the rate of the present step, or of one before, float32 scalar."""
         return schedules.learning_rate_at(
-            self.step,
+            self.step - steps_ago,
             self._config,
             self._plan,
             total_steps=self.total_steps,
             warmup_steps=self.warmup_steps,
         )
+
+    def rescale_momentum(self) -> None:
+        """Makes SGD's momentum as if all its gradients had the rate of this step.
+
+        Keras multiplies gradients by the rate as they enter it. Those of a rate of 0 are lost.
+        """
+        change = tf.math.divide_no_nan(self.learning_rate(), self.learning_rate(steps_ago=1))
+        for buffer in optimizers.slots(self.optimizer, self.weights).values():
+            buffer.assign(buffer * change)
 
     def move_averages(self) -> None:
         """Moves the averages of all weights towards them, after each update of the optimizer."""

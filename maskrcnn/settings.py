@@ -144,6 +144,7 @@ class SolverConfig(Section):
 def _optim() -> OptimConfig:
     """The 12-epoch recipe that both references share, per image (arXiv 1706.02677, 2.1)."""
     return OptimConfig(
+        momentum_follows_rate=True,
         learning_rate=LEARNING_RATE_PER_IMAGE,
         lr_batch_size=1,
         lr_warmup_init=0.0,
@@ -199,6 +200,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "loss.rpn_box_normalizer": "levels",
         "loss.box_normalizer": "positives",
         "loss.mask_normalizer": "batch",
+        "optim.momentum_follows_rate": False,
         "test.test_score_thresh": 0.0,
         "test.mask_paste_convention": "detectron",
     },

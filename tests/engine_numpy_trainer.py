@@ -40,6 +40,7 @@ class NumpyTrainer:
       weight_decay: on kernels.
       clip: limit of each norm, then of the global norm; 0: none.
       momentum: of SGD, beta 1 of Adam.
+      follows_rate: whether the rate multiplies SGD's momentum (PyTorch), not its gradients (Keras).
       beta2, epsilon: of Adam.
       average_decay: of the moving averages.
     """
@@ -55,6 +56,7 @@ class NumpyTrainer:
         beta2: float = 0.999,
         epsilon: float = 1e-8,
         average_decay: float = 0.99,
+        follows_rate: bool = False,
     ):
         self.weights = {name: np.array(value, np.float64) for name, value in weights.items()}
         self.first = {name: np.zeros_like(value) for name, value in self.weights.items()}
@@ -62,7 +64,7 @@ class NumpyTrainer:
         self.averages = {name: value.copy() for name, value in self.weights.items()}
         self._optimizer, self._decay, self._clip = optimizer, weight_decay, clip
         self._beta1, self._beta2, self._epsilon = momentum, beta2, epsilon
-        self._average_decay = average_decay
+        self._average_decay, self._follows_rate = average_decay, follows_rate
         self._updates = 0
 
     def update(self, batch: Mapping[str, np.ndarray], rate: float) -> dict[str, float]:
@@ -76,7 +78,10 @@ class NumpyTrainer:
         norm = float(np.sqrt(sum(np.square(g).sum() for g in gradients.values())))
         self._updates += 1
         for name, gradient in self._clipped(gradients).items():
-            if self._optimizer == "sgd":
+            if self._optimizer == "sgd" and self._follows_rate:
+                self.first[name] = self._beta1 * self.first[name] + gradient
+                self.weights[name] -= rate * self.first[name]
+            elif self._optimizer == "sgd":
                 self.first[name] = self._beta1 * self.first[name] - rate * gradient
                 self.weights[name] += self.first[name]
             else:

@@ -103,6 +103,11 @@ class OptimConfig(Section):
 
     optimizer: str = setting("sgd", "sgd or adamw.", choices=("sgd", "adamw"))
     momentum: float = setting(0.9, "Momentum of SGD, beta 1 of AdamW.", least=0, below=1)
+    momentum_follows_rate: bool = setting(
+        False,
+        "SGD's momentum is multiplied by the learning rate of the step, as in PyTorch; else each "
+        "gradient in it by the rate of its own step, as in Keras.",
+    )
     learning_rate: float = setting(
         0.08, "Learning rate after warm-up, for lr_batch_size images per step.", flag="lr", least=0
     )

@@ -49,12 +49,20 @@ def assert_same(left: dict, right: dict, *, rtol: float = 0.0, atol: float = 0.0
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "clip"), [("sgd", 10.0), ("sgd", 1.5), ("adamw", 1.5), ("adamw", 0.0)]
+    ("optimizer", "clip", "follows_rate"),
+    [
+        ("sgd", 10.0, False),
+        ("sgd", 1.5, False),
+        ("sgd", 1.5, True),
+        ("adamw", 1.5, False),
+        ("adamw", 0.0, True),
+    ],
 )
-def test_several_steps_equal_numpy(optimizer, clip):
+def test_several_steps_equal_numpy(optimizer, clip, follows_rate):
     config = dataclasses.replace(
         CONFIG,
         optimizer=optimizer,
+        momentum_follows_rate=follows_rate,
         clip_gradients_norm=clip,
         momentum=0.8,
         adam_beta2=0.95,
@@ -71,6 +79,7 @@ def test_several_steps_equal_numpy(optimizer, clip):
         beta2=0.95,
         epsilon=1e-2,
         average_decay=0.6,
+        follows_rate=follows_rate,
     )
     data = iter(task.train_dataset(shard=Shard(0, 1), start_step=0))
     for _ in range(8):
@@ -85,7 +94,10 @@ def test_several_steps_equal_numpy(optimizer, clip):
     assert_same(weights_of(step), expected.weights, rtol=2e-5, atol=2e-6)
     averages = {name: value.numpy() for name, value in state.averages().items()}
     assert_same(averages, expected.averages, rtol=2e-5, atol=2e-6)
-    buffers = {"momentum": expected.first} if optimizer == "sgd" else {"m": expected.first}
+    kept = expected.first
+    if optimizer == "sgd" and follows_rate:  # ours is Keras', whatever the rule
+        kept = {name: -numbers["learning_rate"] * value for name, value in kept.items()}
+    buffers = {"momentum": kept} if optimizer == "sgd" else {"m": kept}
     if optimizer == "adamw":
         buffers["v"] = expected.second
     for buffer, by_name in buffers.items():

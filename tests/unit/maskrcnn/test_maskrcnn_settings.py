@@ -76,6 +76,7 @@ def test_defaults_are_the_published_ones():
         "optim": {
             **{"momentum": 0.9, "weight_decay": 1e-4, "lr_warmup_init": 0, "lr_step_factor": 0.1},
             **{"lr_step_epochs": [8, 10], "clip_gradients_norm": 0, "moving_average_decay": None},
+            **{"momentum_follows_rate": True},
         },
         "data": {"jitter_min": 1, "jitter_max": 1},
         "solver": {"bias_lr_factor": 1, "decay_norm_scale": False},
@@ -104,6 +105,7 @@ class TestPresets:
         assert config.test.test_score_thresh == 0.0
         assert (config.data.num_classes, config.data.class_ids) == (90, "category_id")
         assert config.solver.bias_lr_factor == 1.0
+        assert not config.optim.momentum_follows_rate
 
     @pytest.mark.parametrize(
         ("model_name", "stride_in", "sampling"),
@@ -121,6 +123,7 @@ class TestPresets:
         assert config.model.canvas_sizes[0] == (800, 1344)
         assert config.model.mean_rgb == (122.7717, 115.9465, 102.9801)
         assert config.solver.bias_lr_factor == 2.0
+        assert config.optim.momentum_follows_rate
 
     def test_unknown(self):
         with pytest.raises(ConfigError, match="did you mean 'nvidia_pytorch'"):
