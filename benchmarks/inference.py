@@ -9,6 +9,7 @@ row says so.
 
 import json
 import time
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from absl import flags
@@ -123,24 +124,32 @@ def main() -> int:
     }
     finish(row, results=FLAGS.results)
     if FLAGS.dllogger_path:
-        _write_dllogger(summary)
+        write_dllogger(FLAGS.dllogger_path, summary, task.dllogger_names)
     print(json.dumps(summary))
     return 0
 
 
-def _write_dllogger(summary: dict[str, float]) -> None:
+def write_dllogger(
+    path: str, summary: Mapping[str, float], names: Mapping[str, Sequence[str]]
+) -> None:
+    """Appends what `summarize` returns, in seconds, under the references' keys.
+
+    Args:
+      path: of the DLLogger file.
+      summary: throughput and latencies.
+      names: key of D0's inspector -> those of the family's other references.
+    """
+    from engine.log.meters import renamed
     from engine.log.run_log import open_dllogger
 
-    log = open_dllogger(FLAGS.dllogger_path)
-    log.log(
-        step=[],
-        data={
-            "inference_fps": summary["images_per_s"],
-            "inference_latency_ms": summary["latency_ms_mean"],
-            "latency_avg": summary["latency_ms_mean"] / 1000.0,
-            **{f"latency_{p}": summary[f"latency_ms_p{p}"] / 1000.0 for p in (90, 95, 99)},
-        },
-    )
+    data = {
+        "inference_fps": summary["images_per_s"],
+        "inference_latency_ms": summary["latency_ms_mean"],
+        "latency_avg": summary["latency_ms_mean"] / 1000.0,
+        **{f"latency_{p}": summary[f"latency_ms_p{p}"] / 1000.0 for p in (90, 95, 99)},
+    }
+    log = open_dllogger(path)
+    log.log(step=[], data=data | renamed(data, names))
     log.flush()
 
 

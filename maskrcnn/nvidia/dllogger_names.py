@@ -21,5 +21,8 @@ DLLOGGER_NAMES: dict[str, tuple[str, ...]] = {
     "avg_fps_training": ("train_throughput", "train_perf_fps"),
     "avg_latency_training": ("train_latency",),
     "e2e_training_time": ("e2e_train_time",),
+    "inference_fps": ("predict_throughput", "inference_perf_fps"),
+    "latency_avg": ("predict_latency",),
+    **{f"latency_{q}": (f"predict_latency_{q}",) for q in (90, 95, 99)},
 }
 """Our name -> theirs."""

@@ -4,8 +4,9 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks.inference import make_batches, summarize
+from benchmarks.inference import make_batches, summarize, write_dllogger
 from benchmarks.record import append_row
+from maskrcnn.nvidia.dllogger_names import DLLOGGER_NAMES
 
 
 def test_percentiles_are_percentiles():
@@ -17,6 +18,19 @@ def test_percentiles_are_percentiles():
     assert summary["latency_ms_p99"] == pytest.approx(99.01)
     assert summary["latency_ms_p99"] > summary["latency_ms_mean"]
     assert summary["images_per_s"] == pytest.approx(4 / 0.0505)
+
+
+def test_dllogger_has_the_keys_of_all_references(tmp_path):
+    path, summary = tmp_path / "log.json", summarize(np.arange(1, 101) / 1000.0, batch_size=4)
+    write_dllogger(str(path), summary, DLLOGGER_NAMES)
+    data = json.loads(path.read_text().removeprefix("DLLL "))["data"]
+    for key in ("inference_fps", "inference_perf_fps", "predict_throughput"):
+        assert data.pop(key) == pytest.approx(4 / 0.0505)
+    for key in ("latency_avg", "predict_latency"):
+        assert data.pop(key) == pytest.approx(0.0505)
+    assert data.pop("latency_95") == data.pop("predict_latency_95") == pytest.approx(0.09505)
+    assert data.pop("inference_latency_ms") == pytest.approx(50.5)
+    assert set(data) == {f"{kind}_{q}" for kind in ("latency", "predict_latency") for q in (90, 99)}
 
 
 def test_rows_of_other_columns_are_refused(tmp_path):
