@@ -1,6 +1,7 @@
-"""Makes the report of an evaluation again: another score, another IoU, more images.
+"""Makes the report of an evaluation again: another score, another IoU, more images; compares runs.
 
 python report.py --evaluation=RUN/evaluation --score=0.3 --num_images=40
+python report.py --runs='runs/lr-*'
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from absl import flags
 
 from engine.config.fields import ConfigError
 from engine.start import cli
+from path_names.patterns import match, split_patterns
 
 flags.DEFINE_string("evaluation", "", "Folder that eval.py or a training wrote.")
 flags.DEFINE_float(
@@ -23,11 +25,19 @@ flags.DEFINE_integer("num_images", 16, "Most images drawn, the worst first.")
 flags.DEFINE_string("images", "", "Folder of the images; '': they are taken from the records.")
 flags.DEFINE_string("annotations", "", "COCO annotations; '': where they were at the evaluation.")
 flags.DEFINE_string("records", "", "Glob of the records; '': where they were at the evaluation.")
+flags.DEFINE_string(
+    "runs", "", "Folders of runs, or patterns: prints which is best, and how their settings differ."
+)
 FLAGS = flags.FLAGS
 
 
 def main() -> int:
     """Writes the report; returns the exit code."""
+    if FLAGS.runs:
+        from detector.compare_runs import compare_runs
+
+        print(compare_runs([Path(p) for part in split_patterns(FLAGS.runs) for p in match(part)]))
+        return 0
     if not FLAGS.evaluation:
         raise ConfigError("--evaluation is required: a folder that eval.py or a training wrote")
     from object_detection.report.write import ReportOptions, read_evaluation, write_report

@@ -35,7 +35,7 @@ PROGRAMS = {
     "check": Program("dataset/check.py", "say what is wrong with a data set"),
     "draw": Program("dataset/draw_examples.py", "draw training examples as the network sees them"),
     "quickstart": Program("scripts/quickstart.py", "the whole way on a small set or your folder"),
-    "report": Program("report.py", "write the report of an evaluation again"),
+    "report": Program("report.py", "write the report of an evaluation again, or compare runs"),
 }
 
 _EVALUATED = re.compile(r"detections and metrics are in (.+)$", re.MULTILINE)
