@@ -5,9 +5,9 @@ from __future__ import annotations
 _BEGINNING = '''\
 """python run.py PHOTO: runs {file} beside it. Needs NumPy, Pillow and {package}."""
 import json, pathlib, sys
-import numpy as np, {imports}
+import numpy as np
 from PIL import Image
-
+{imports}
 here = pathlib.Path(__file__).parent
 photo = Image.open(sys.argv[1]).convert("RGB")
 '''
@@ -47,25 +47,29 @@ for name, value in sorted(outputs.items()):
 _ONNX = (
     "model.onnx",
     "onnxruntime",
-    "onnxruntime",
+    "import onnxruntime\n",
     'session = onnxruntime.InferenceSession(str(here / "model.onnx"))\n'
     "names = [output.name for output in session.get_outputs()]\n"
     "outputs = dict(zip(names, session.run(names, {session.get_inputs()[0].name: images})))\n",
 )
-# The file, what runs it, its import, and the lines from `images` to `outputs`.
+# The file, what runs it, its imports, and the lines from `images` to `outputs`.
 _RUNTIMES = {
     "savedmodel": (
         "saved_model",
         "TensorFlow",
-        "tensorflow as tf",
+        "import tensorflow as tf\n",
         'run = tf.saved_model.load(str(here / "saved_model")).signatures["serving_default"]\n'
         "outputs = {name: v.numpy() for name, v in run(images=tf.constant(images)).items()}\n",
     ),
     "tflite": (
         "model.tflite",
-        "TensorFlow (or ai_edge_litert, with the same Interpreter)",
-        "tensorflow as tf",
-        'interpreter = tf.lite.Interpreter(str(here / "model.tflite"))\n'
+        "ai_edge_litert or TensorFlow",
+        "try:\n"
+        "    from ai_edge_litert.interpreter import Interpreter\n"
+        "except ImportError:\n"
+        "    from tensorflow import lite\n\n"
+        "    Interpreter = lite.Interpreter\n",
+        'interpreter = Interpreter(str(here / "model.tflite"))\n'
         "outputs = interpreter.get_signature_runner()(images=images)\n",
     ),
     "onnx": _ONNX,
@@ -88,7 +92,7 @@ def run_script(format: str, *, stage: str) -> str:
 def saved_model_script() -> str:
     """Returns the program that runs the SavedModel of `saved_model` on a photo."""
     beginning = _BEGINNING.format(
-        file="the SavedModel", package="TensorFlow", imports="tensorflow as tf"
+        file="the SavedModel", package="TensorFlow", imports="import tensorflow as tf\n"
     )
     return beginning + _WHOLE
 

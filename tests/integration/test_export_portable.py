@@ -7,6 +7,7 @@ import json
 import re
 import runpy
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -155,7 +156,14 @@ def test_the_command_says_what_it_does(commands, trained_run, tmp_path, monkeypa
     lines = said.splitlines()
     assert lines[0].startswith(f"exporting {trained_run.folder} as tflite (detections, float32)")
     assert f"{folder}/model.tflite: on 4 images it differs from the checkpoint in scores" in said
-    assert "detections; the best" in run_beside(folder, monkeypatch, capsys)
+    found = run_beside(folder, monkeypatch, capsys)
+    assert "detections; the best" in found
+    with monkeypatch.context() as alone:  # where there is the interpreter alone
+        package = types.SimpleNamespace(Interpreter=tf.lite.Interpreter)
+        for name in ("ai_edge_litert", "ai_edge_litert.interpreter"):
+            alone.setitem(sys.modules, name, package)
+        alone.setitem(sys.modules, "tensorflow", None)
+        assert run_beside(folder, alone, capsys) == found
     refused = commands.run("export.py", *flags, "--precision=int8").require_explained_failure()
     assert "the nearest is --format=tflite --stage=heads --precision=int8" in refused
 
