@@ -15,6 +15,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from detector.recompute import recomputed
+from efficientdet.network.convolutions import Conv2D, DepthwiseConv2D
 from efficientdet.network.layers import (
     BatchNormFactory,
     activation_function,
@@ -144,7 +145,7 @@ def _conv(
     use_bias: bool = False,
     padding: str = "same",
 ) -> tf.keras.layers.Layer:
-    return tf.keras.layers.Conv2D(
+    return Conv2D(
         filters,
         kernel_size,
         strides,
@@ -188,7 +189,7 @@ class MBConvBlock(tf.keras.layers.Layer):
             self.expand_conv2d = _conv("expand_conv2d", wide)
             self.expand_bn = batch_norm(name="expand_bn", activation=self._act)
         # Keras counts the fan-in of a depthwise kernel over all channels; fan-out is k * k here.
-        self.depthwise_conv2d = tf.keras.layers.DepthwiseConv2D(
+        self.depthwise_conv2d = DepthwiseConv2D(
             block.kernel_size,
             block.stride,
             padding="valid" if self._border else "same",
@@ -216,11 +217,11 @@ class MBConvBlock(tf.keras.layers.Layer):
     ) -> tf.Tensor:
         x = inputs
         if self._block.expand_ratio != 1:
-            x = self.expand_bn(self.expand_conv2d(x), training=training)
+            x = self.expand_bn(self.expand_conv2d(x, training=training), training=training)
         if self._border:
             sides = [self._border, self._border]
             x = tf.pad(x, [[0, 0], sides, sides, [0, 0]])
-        x = self.depthwise_conv2d(x)
+        x = self.depthwise_conv2d(x, training=training)
         if not self._block.se_channels:
             x = self.depthwise_bn(x, training=training)
         elif self.depthwise_bn.is_merged(x, training):
@@ -232,7 +233,7 @@ class MBConvBlock(tf.keras.layers.Layer):
             squeezed = tf.cast(squeezed, x.dtype)
             gate = self.se_expand_conv2d(self._act(self.se_reduce_conv2d(squeezed)))
             x = x * tf.sigmoid(gate)
-        x = self.project_bn(self.project_conv2d(x), training=training)
+        x = self.project_bn(self.project_conv2d(x, training=training), training=training)
         if not self._block.has_residual:
             return x
         if seed is not None:

@@ -11,6 +11,7 @@ import math
 import tensorflow as tf
 
 from efficientdet.config import ModelConfig
+from efficientdet.network.convolutions import Conv2D, SeparableConv2D
 from efficientdet.network.layers import (
     BatchNormFactory,
     DropConnect,
@@ -29,7 +30,7 @@ def _conv(name: str, filters: int, *, separable: bool, bias: float = 0.0) -> tf.
     """
     bias_initializer = tf.keras.initializers.Constant(bias)
     if separable:
-        return tf.keras.layers.SeparableConv2D(
+        return SeparableConv2D(
             filters,
             3,
             padding="same",
@@ -38,7 +39,7 @@ def _conv(name: str, filters: int, *, separable: bool, bias: float = 0.0) -> tf.
             bias_initializer=bias_initializer,
             name=name,
         )
-    return tf.keras.layers.Conv2D(
+    return Conv2D(
         filters,
         3,
         padding="same",

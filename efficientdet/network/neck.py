@@ -14,6 +14,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from efficientdet.config import ModelConfig
+from efficientdet.network.convolutions import Conv2D, SeparableConv2D
 from efficientdet.network.layers import BatchNormFactory, activation_function
 
 _FUSION_EPSILON = 1e-4  # section 3.3, fast normalised fusion
@@ -217,9 +218,7 @@ class NeckBuilder:
         return self._project(x, name=name) if project and projects_last else x
 
     def _project(self, x: tf.Tensor, *, name: str) -> tf.Tensor:
-        x = tf.keras.layers.Conv2D(
-            self._config.fpn_num_filters, 1, padding="same", name=f"{name}/conv2d"
-        )(x)
+        x = Conv2D(self._config.fpn_num_filters, 1, padding="same", name=f"{name}/conv2d")(x)
         if self._config.apply_bn_for_resampling:
             x = self._batch_norm(name=f"{name}/bn")(x)
         return x
@@ -228,9 +227,7 @@ class NeckBuilder:
         """Applies activation, 3x3 convolution and BN in the configured order."""
         config = self._config
         act = activation_function(config.act_type)
-        conv_class = (
-            tf.keras.layers.SeparableConv2D if config.separable_conv else tf.keras.layers.Conv2D
-        )
+        conv_class = SeparableConv2D if config.separable_conv else Conv2D
         conv = conv_class(
             config.fpn_num_filters,
             3,

@@ -88,7 +88,7 @@ def mosaic(scenes: Scenes, chosen: tf.Tensor, seed: tf.Tensor) -> Scenes:
     return _chosen_objects(
         scenes,
         chosen,
-        tf.where(chosen[:, tf.newaxis, tf.newaxis, tf.newaxis], pixels, images),
+        tf.raw_ops.Select(condition=chosen, x=pixels, y=images),
         boxes=moved,
         classes=[tf.gather(classes, sources[:, i]) for i in range(4)],
     )
