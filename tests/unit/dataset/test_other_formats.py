@@ -92,6 +92,10 @@ def test_voc_with_masks(commands, voc, tmp_path):
 def test_voc_that_is_not_there_or_damaged(commands, voc):
     done = commands.run("dataset/voc_to_coco.py", f"--voc_dir={voc}", "--split=val")
     assert done.code == 1 and "no list of images at" in done.errors
+    with (voc / "SegmentationObject" / "000005.png").open("r+b") as file:
+        file.truncate(40)
+    done = commands.run("dataset/voc_to_coco.py", f"--voc_dir={voc}", "--image_set=Segmentation")
+    assert done.code == 1 and "SegmentationObject/000005.png: " in done.errors
     (voc / "Annotations" / "000007.xml").write_text("<annotation>")
     done = commands.run("dataset/voc_to_coco.py", f"--voc_dir={voc}")
     assert done.code == 1 and "000007.xml is no well-formed XML" in done.errors

@@ -61,6 +61,30 @@ def test_tasks_of_label_studio_as_others_write_them(folder):
         folder.read()
 
 
+def test_older_and_smaller_exports_of_label_studio(folder):
+    for name in ("a", "b", "c"):
+        folder.write(f"photos/{name}.jpg")
+    old = label_studio_task("")  # the size that a file states goes first: as the browser shows it
+    old["completions"] = old.pop("annotations")
+    old["completions"][0]["result"][0] |= {"original_width": 80, "original_height": 40}
+    old["completions"][0]["result"].append({"type": "keypoint", "value": {"x": 1, "y": 2}})
+    old["data"] = {"note": "seen", "picture": "/data/upload/1/0a1b2c3d-a.jpg"}
+    small = {"id": 7, "image": "/data/local-files/?d=photos/b.jpg", "tags": ["blurred"]}
+    value = label_studio_task("")["annotations"][0]["result"][0]
+    small["label"] = [{**value.pop("value"), **value}]
+    folder.write("old.json", json.dumps([old]))
+    folder.write("small.json", json.dumps([small, {"image": "photos/c.jpg", "label": []}]))
+    assert folder.read() == {
+        "all": {
+            "a.jpg": plain([("cat", 2, 4, 20, 16)]),
+            "b.jpg": plain(BOXES[:1]),
+            "c.jpg": [],
+        }
+    }
+    left_out = "keypoint left out: neither box, ellipse nor polygon with a label"
+    assert f"  1 x {left_out}" in folder.lines
+
+
 @pytest.mark.parametrize(
     ("shape", "box"),
     [

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from pathlib import Path
 from unittest import mock
 
 import numpy as np
@@ -14,7 +15,7 @@ import families
 from dataset import data_flags
 from engine.config import fields
 from object_detection.convert import prepare as prepare_module
-from object_detection.convert.prepare import prepare_records
+from object_detection.convert.prepare import coco_splits, prepare_records, training_split
 from outside_data.picture_file import PictureRules
 
 
@@ -197,6 +198,38 @@ def test_splits_are_told_by_the_words_of_their_names(prepare, tmp_path, train, v
     names = f"(train of split {train}, eval of split {val}; not used: {', '.join(sorted(others))})"
     assert names in lines
     assert made.eval_images == tmp_path / "val"
+
+
+@pytest.mark.parametrize(
+    ("names", "train"),
+    [
+        (["train_old", "val", "train"], "train"),
+        (["my-train", "train2017"], "train2017"),
+        (["test", "zebra", "val"], "zebra"),  # what is not for scores
+        (["test"], "test"),
+    ],
+)
+def test_the_split_to_train_on_is_told_by_its_name(names, train):
+    splits = {name: (Path(name), Path()) for name in names}
+    assert training_split(splits) == splits[train]
+    assert training_split(splits, names[0]) == splits[names[0]]
+    with pytest.raises(ValueError, match=f"no split 'x'; there are: {', '.join(names)}"):
+        training_split(splits, "x")
+
+
+def test_a_set_is_found_in_the_only_folder_that_has_one(prepare, tmp_path):
+    root = tmp_path / "unpacked"
+    inside = root / "set-1" / "data"
+    inside.mkdir(parents=True)
+    for name in ("annotations", "train", "val"):
+        (tmp_path / name).rename(inside / name)
+    assert coco_splits(root, tmp_path / "work") == {
+        split: (inside / f"annotations/instances_{split}.json", inside / split)
+        for split in ("train", "val")
+    }
+    shutil.copytree(root / "set-1", root / "set-2")
+    with pytest.raises(FileNotFoundError, match="unpacked has no COCO annotations"):
+        coco_splits(root, tmp_path / "work")
 
 
 def test_records_in_the_data_folder_are_no_data(tmp_path):

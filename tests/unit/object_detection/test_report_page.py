@@ -91,7 +91,17 @@ def test_a_page_of_nothing_found_and_of_nothing_to_find(tmp_path, objects, entri
     path = write_report(
         tmp_path, about, entries, numbers, options=ReportOptions(), truth=read_scored(dataset)
     )
-    assert not re.search(">(nan|None|False)<", path.read_text())
+    text = path.read_text()
+    assert not re.search(">(nan|None|False)<", text)
+    assert "Detections that score 0.00 or more" in text and "100 detections per image" in text
+
+
+@pytest.mark.parametrize(
+    "options", [{"score": 1}, {"score": -0.1}, {"iou": 0.1}, {"iou": 1.1}, {"num_images": -1}]
+)
+def test_options_that_no_report_can_have(options):
+    with pytest.raises(ValueError, match="a report needs a score from 0 to below 1"):
+        ReportOptions(**options)
 
 
 def tables_of(text):
