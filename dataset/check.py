@@ -31,6 +31,7 @@ from object_detection.check.findings import Report
 from object_detection.check.run import check_splits
 from object_detection.check.split_table import SplitTable
 from object_detection.convert.prepare import coco_splits, training_split
+from object_detection.convert.report import progress_printer
 from object_detection.formats.importers import FORMATS
 from outside_data.picture_file import BadImageError, open_picture, read_regular_file
 from outside_data.whole_file import write_whole
@@ -82,6 +83,7 @@ def main(argv: Sequence[str]) -> int:
             max_instances=_MAX_INSTANCES.value,
             max_detections=_MAX_DETECTIONS.value,
             follow_links=True,
+            progress=lambda name: progress_printer(f"checking {name}"),
         )
         print(report.describe())
         if _OUTPUT_DIR.value:

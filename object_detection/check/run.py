@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +29,7 @@ def check_splits(
     max_instances: int = 100,
     max_detections: int = 100,
     follow_links: bool = False,
+    progress: Callable[[str], Callable[[int, int], None]] = lambda name: lambda done, total: None,
 ) -> tuple[Report, dict[str, SplitTable]]:
     """Checks a data set.
 
@@ -37,6 +38,7 @@ def check_splits(
       layout: anchors to compare the boxes with; None: not compared.
       max_instances, max_detections: see `image_faults`.
       follow_links: whether links in the image folders may lead outside.
+      progress: gives for a split's name what `read_table` calls.
 
     Returns:
       The report, and the splits that could be read.
@@ -45,7 +47,11 @@ def check_splits(
     tables: dict[str, SplitTable] = {}
     for name, (annotation_file, image_dir) in splits.items():
         try:
-            tables[name] = read_table(name, annotation_file, image_dir, follow_links=follow_links)
+            tables[name] = read_table(
+                *(name, annotation_file, image_dir),
+                follow_links=follow_links,
+                progress=progress(name),
+            )
         except (ValueError, OSError) as error:
             findings.append(
                 CheckFinding("error", "unreadable", name, str(error), "Correct the annotation file")

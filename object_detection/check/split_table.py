@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import dataclasses
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -82,9 +83,16 @@ class SplitTable:
 
 
 def read_table(
-    name: str, annotation_file: Path, image_dir: Path, *, follow_links: bool
+    name: str,
+    annotation_file: Path,
+    image_dir: Path,
+    *,
+    follow_links: bool,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> SplitTable:
     """Reads annotations and the headers of the image files, found as conversion finds them.
+
+    `progress` is called with the number of files read and that of all.
 
     Raises:
       FileNotFoundError, ValueError: the annotations cannot be read.
@@ -93,7 +101,10 @@ def read_table(
     found = find_image_files(annotations.images, image_dir, follow_links=follow_links)
     ids = [image.source_id for image in annotations.images]
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
-        facts = list(pool.map(_look, map(found.paths.get, ids), map(found.problems.get, ids)))
+        facts = []
+        for fact in pool.map(_look, map(found.paths.get, ids), map(found.problems.get, ids)):
+            facts.append(fact)
+            progress(len(facts), len(ids))
     sides = [
         (image.width or fact.width or np.nan, image.height or fact.height or np.nan)
         for image, fact in zip(annotations.images, facts)

@@ -227,9 +227,11 @@ def prepare_records(
             max_instances=max_instances,
             max_detections=max_detections,
             follow_links=pictures.follow_links,
+            progress=lambda name: progress_printer(f"checking {name}"),
         )
         # Before they are read, so that what changes meanwhile is noticed next time.
         source = made_of.state(settings, _files_of(chosen, tables))
+        del tables  # gigabytes for a large set, which is read again below
         write_whole(output / "check.json", json.dumps(found.to_json(), indent=1) + "\n")
         report(found.describe())
         if on_data_error == "stop":

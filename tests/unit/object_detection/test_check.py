@@ -321,6 +321,7 @@ def test_the_command_draws_nothing_where_no_picture_can_be_read(small_set, tmp_p
     options = (f"--output_dir={tmp_path / 'out'}", "--pictures=1")
     done = run_check(tmp_path, *options)
     assert "ERROR unreadable_images [train]: 4 of 4 image files cannot be used" in done.output
+    assert "checking train: 4/4 images (100%)" in done.errors
     assert done.output.endswith("no picture to draw: not one image file can be used\n")
 
 
