@@ -186,12 +186,14 @@ def named(*file_names):
         ("annotations/instances_train.JSON", "a.jpg", "train", "."),
         ("valid/_annotations.coco.json", "valid/a.jpg", "valid", "valid"),
         ("annotations/everything.json", "pictures/a.jpg", "everything", "pictures"),
+        ("annotations/everything.json", "mine/a.jpg", "everything", "mine"),
     ],
 )
 def test_find_splits_in_many_layouts(write, tmp_path, annotation_file, image, split, folder):
     path = write(named("a.jpg"), annotation_file)
     write("{}", "annotations/captions_val.json")
-    touch(tmp_path, image, "other/b.jpg")
+    touch(tmp_path, image, "other/b.jpg", ".preparing")  # records were written here, too
+    write("another picture", ".trash/a.jpg")
     assert find_splits(tmp_path) == {split: (path, tmp_path / folder)}
 
 
@@ -204,13 +206,14 @@ def test_splits_of_lvis_lie_in_both_folders_of_coco(write, tmp_path):
 
 @pytest.mark.parametrize("missing", [None, "train/2.jpg", "val/1.jpg"])
 @pytest.mark.parametrize("splits", [("train2017", "val2017"), ("cells_Train", "cells_Val")])
+@pytest.mark.parametrize("inside", [".", "images"])
 def test_same_names_in_two_folders_go_to_the_one_named_like_the_split(
-    write, tmp_path, missing, splits
+    write, tmp_path, missing, splits, inside
 ):
     for split in splits:
         write(named("1.jpg", "2.jpg"), f"annotations/instances_{split}.json")
     names = ("train/1.jpg", "train/2.jpg", "val/1.jpg", "val/2.jpg")
-    touch(tmp_path, *(name for name in names if name != missing))
+    touch(tmp_path / inside, *(name for name in names if name != missing))
     assert {name: folder.name for name, (_, folder) in find_splits(tmp_path).items()} == dict(
         zip(splits, ("train", "val"))
     )
@@ -236,6 +239,7 @@ def test_key_points_are_read_where_there_are_no_instances(write, tmp_path):
 
 def test_annotations_of_another_task_are_named(write, tmp_path):
     write(named("a.jpg"), "annotations/panoptic_train2017.json")
+    write("[]", "annotations/a.json")
     with pytest.raises(FileNotFoundError, match=r"no boxes of objects: annotations/panoptic_train"):
         find_splits(tmp_path)
 
