@@ -71,7 +71,7 @@ def _double(x: tf.Tensor, target: int, *, axis: int) -> tf.Tensor:
     multiples = [1] * (len(shape) + 1)
     multiples[axis + 1] = 2
     doubled = tf.reshape(tf.tile(tf.expand_dims(x, axis + 1), multiples), shape)
-    return tf.split(doubled, [target, 2 * size - target], axis=axis)[0]
+    return doubled if target == 2 * size else tf.split(doubled, [target, 1], axis=axis)[0]
 
 
 class UpsampleTo(tf.keras.layers.Layer):
