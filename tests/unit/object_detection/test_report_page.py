@@ -207,6 +207,9 @@ def test_every_number_of_a_small_report_by_hand(tmp_path, monkeypatch):
         *(("1.0", "AP"), ("2.0", "AP50"), ("51.0", "mask AP"), ("52.0", "mask AP50")),
         *(("50.0", "best F1"), ("0.90", "at least score"), ("1", "images"), ("3", "objects")),
     ]
+    assert '<td class="bar" style="--share:51.0%">51.0</td>' in text
+    assert 'var(--accent) 31%, transparent)" title="50.0% of red">1</td>' in text
+    assert text.count("<table class=sortable") == 1  # that of the classes
     assert "least score of 0.90: there 100.0% of the detections are right, and 33.3%" in text
 
 
@@ -240,6 +243,15 @@ def test_what_a_report_lacks_is_said(evaluation, make_report):
     metrics = json.loads((folder / "metrics.json").read_text())
     (folder / "metrics.json").write_text(json.dumps({**metrics, "ARs": None}))
     make_report().require_explained_failure("metrics.json")
+
+
+def test_a_long_course_is_drawn_as_means():
+    steps = [{"step": s, "loss": 2.0 * s, "cls_loss": 1.0} for s in range(600, 0, -1)]
+    steps = [{**s, "gradient_norm": 5.0, "box_loss": 0.0, "det_loss": s["loss"]} for s in steps]
+    loss, part = history.loss_lines(steps)  # not what is always 0, nor the total once more
+    assert (loss.name, part.name) == ("loss", "cls_loss")
+    assert loss.x.tolist() == [s + 0.5 for s in range(1, 600, 2)]
+    assert loss.y.tolist() == [2 * s + 1 for s in range(1, 600, 2)]
 
 
 def test_records_that_lack_something_are_left_out():
