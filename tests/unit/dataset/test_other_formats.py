@@ -1,6 +1,7 @@
 """VOC and Cityscapes as COCO data sets, from tiny ones made here, through their commands."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -96,6 +97,14 @@ def test_voc_that_is_not_there_or_damaged(commands, voc):
         file.truncate(40)
     done = commands.run("dataset/voc_to_coco.py", f"--voc_dir={voc}", "--image_set=Segmentation")
     assert done.code == 1 and "SegmentationObject/000005.png: " in done.errors
+    shutil.copy(voc / "Annotations" / "000007.xml", voc / "Annotations" / "000005.xml")
+    values = np.full((6, 8), 1, np.uint8)
+    Image.fromarray(values).save(voc / "SegmentationObject" / "000005.png")
+    done = commands.run("dataset/voc_to_coco.py", f"--voc_dir={voc}", "--image_set=Segmentation")
+    assert done.code == 1 and "000005.png has object 1, its annotation file only 0" in done.errors
+    (voc / "Annotations" / "000007.xml").write_text("<annotation><size/></annotation>")
+    done = commands.run("dataset/voc_to_coco.py", f"--voc_dir={voc}")
+    assert done.code == 1 and "000007.xml: no <size> of the image" in done.errors
     (voc / "Annotations" / "000007.xml").write_text("<annotation>")
     done = commands.run("dataset/voc_to_coco.py", f"--voc_dir={voc}")
     assert done.code == 1 and "000007.xml is no well-formed XML" in done.errors
@@ -149,8 +158,14 @@ def test_the_test_split_has_images_only(commands, cityscapes):
 
 
 def test_cityscapes_without_instance_ids(commands, cityscapes):
-    next(cityscapes.glob("gtFine/train/*/*.png")).unlink()
-    done = commands.run(
-        "dataset/cityscapes_to_coco.py", f"--cityscapes_dir={cityscapes}", "--split=train"
-    )
+    labels = next(cityscapes.glob("gtFine/train/*/*.png"))
+    Image.new("I;16", (12, 6)).save(labels)
+    flags = (f"--cityscapes_dir={cityscapes}", "--split=train")
+    done = commands.run("dataset/cityscapes_to_coco.py", *flags)
+    assert done.code == 1 and "is of size (6, 12), its image of size (6, 10)" in done.errors
+    labels.unlink()
+    done = commands.run("dataset/cityscapes_to_coco.py", *flags)
     assert done.code == 1 and "unpack gtFine_trainvaltest.zip" in done.errors
+    next(cityscapes.glob("leftImg8bit/train/*/*.png")).unlink()
+    done = commands.run("dataset/cityscapes_to_coco.py", *flags)
+    assert done.code == 1 and "no images *_leftImg8bit.png in" in done.errors

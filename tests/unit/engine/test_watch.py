@@ -178,6 +178,13 @@ def test_a_long_silence_is_borne_where_the_interpreter_may_be_kept(ranks, kind, 
     assert f"no sign of life for {seconds:g} s" in ranks.reasons[0][0]
 
 
+def test_a_rank_that_does_not_reach_rank_0_knows_it():
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        meeting = {"addresses": ["::1", "127.0.0.1"], "port": closed.getsockname()[1], "token": ""}
+    watch = Watch(LIMITS, rank=2, hosts=HOSTS, here=Progress(), end=pytest.fail)
+    assert not watch.connect(meeting)
+
+
 def test_a_stranger_is_not_heard(ranks):
     with socket.create_connection(("127.0.0.1", ranks.meeting["port"])) as stranger:
         stranger.sendall(b'{"token": "guess", "rank": 1}\n{"end": true}\n')

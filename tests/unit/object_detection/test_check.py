@@ -14,6 +14,7 @@ from object_detection.check.anchor_fit import AnchorLayout, anchor_fit, best_ove
 from object_detection.check.card_faults import card_faults
 from object_detection.check.run import check_splits
 from object_detection.check.split_table import read_table
+from object_detection.coco import box_frame
 from object_detection.coco.annotations import read_annotations
 from object_detection.convert.convert import convert
 from object_detection.convert.prepare import prepare_records
@@ -134,6 +135,25 @@ def test_boxes_drawn_past_the_left_border_are_pixels(side):
     objects = [(1 + i % 4, 1, [*place, side, side]) for i, place in enumerate(low.tolist())]
     content = instances(range(1, 5), objects, ((1, "cat"),), size=(640, 640))
     assert read_annotations(content).num_objects == 300
+
+
+@pytest.mark.parametrize(
+    "most", [100, 96]
+)  # shares end at the border of their image, pixels do not
+def test_percent_in_a_part_of_a_set_are_told_by_their_ends(most):
+    """30 of 120 boxes lie in the first 100 pixels of 1000 x 800, a share of 1 in 80: 1.5 would."""
+    random = np.random.default_rng(3)
+    low = random.uniform((0, 0), (800, 600), (120, 2))
+    boxes = np.concatenate([np.maximum(low, 100), np.full((120, 2), 150.5)], axis=1)
+    low = random.uniform(0, 60, (30, 2))
+    boxes[::4] = np.concatenate([low, np.where(random.random((30, 2)) < 0.2, most - low, 30)], 1)
+    known = np.tile([1000.0, 800.0], (120, 1)), np.full((120, 4), np.nan), np.arange(120)
+    found = box_frame.frame_problems(boxes, *known)
+    assert [(item.kind, item.is_fatal) for item in found] == [("percent", False)] * (most == 100)
+    for item in found:
+        assert item.where.tolist() == [i % 4 == 0 for i in range(120)]
+        assert "30 of 120 boxes lie in the first 100 pixels" in item.what
+        assert "2 would by chance" in item.what
 
 
 @pytest.mark.parametrize(
@@ -329,6 +349,8 @@ def test_the_command_takes_a_folder_and_nothing_else(tmp_path, run_check):
     done = run_check(tmp_path / "none")
     assert done.code == 1 and "no data folder" in done.errors
     assert run_check().code == 2
+    done = run_check(tmp_path, "--pictures=1")
+    assert done.code == 2 and "--pictures needs --output_dir" in done.errors
 
 
 def test_records_are_not_made_of_hopeless_boxes(small_set, tmp_path):

@@ -10,7 +10,7 @@ from samples import encoded, read_back, unpack_mask
 
 from object_detection.coco.annotations import read_annotations
 from object_detection.convert.convert import convert
-from object_detection.convert.report import describe_conversion, progress_printer
+from object_detection.convert.report import describe_conversion, format_seconds, progress_printer
 from object_detection.convert.splits import find_splits
 from object_detection.masks.rle import decode_mask
 from object_detection.records import schema
@@ -255,6 +255,14 @@ def test_progress_in_a_log_is_a_line_every_ten_seconds():
         "converting: 200/300 images (67%), 10/s, 10 s left",
         "converting: 300/300 images (100%), 30 s",
     ]
+    said = {
+        9.94: "9.9 s",
+        59.4: "59 s",
+        185: "3 min 05 s",
+        3599.4: "59 min 59 s",
+        7800: "2 h 10 min",
+    }
+    assert {seconds: format_seconds(seconds) for seconds in said} == said
 
 
 def test_command(commands, data, tmp_path):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from object_detection.draw.draw_masks import WEIGHTS, draw_heat_map, draw_masks, mask_heat
+from object_detection.draw.entries import draw_entries
 from object_detection.draw.palette import class_color
 from object_detection.masks.mask_paste import MaskRule, paste_mask
 
@@ -130,6 +131,17 @@ def test_an_object_without_a_mask_is_drawn_as_its_box():
     assert changed(
         draw_masks(GREY, masks, np.array([0, 1]), boxes=boxes, names=NAMES), picture
     ).any()
+
+
+def test_a_mask_that_cannot_be_read_is_drawn_as_its_box():
+    for broken in ({}, {"segmentation": "no mask"}, {"segmentation": [[1, 2]]}):
+        entry = {"bbox": [30, 40, 50, 60], **broken}
+        picture = draw_entries(GREY, [entry], np.array([0]), names=NAMES, with_masks=True)
+        expected = draw_masks(
+            GREY, rectangle(0, 0, 0, 0)[None], np.array([0]),
+            boxes=np.array([[40, 30, 100, 80]]), names=NAMES,
+        )  # fmt: skip
+        assert np.array_equal(picture, expected) and changed(picture)[39, 40:70].all()
 
 
 def test_empty_masks_padding_and_surplus_masks_are_skipped():

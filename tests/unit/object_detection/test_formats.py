@@ -31,7 +31,7 @@ from format_writers import (
     write_yolo_without_yaml,
 )
 from PIL import Image
-from samples import encoded
+from samples import encoded, voc_xml
 
 from object_detection.coco.annotations import read_annotations
 from object_detection.convert.prepare import coco_splits
@@ -387,3 +387,46 @@ def test_annotations_name_no_image_outside_of_their_folder(tmp_path, name):
     folder = DataFolder(tmp_path / "set")
     with pytest.raises(FileNotFoundError, match="no image"):
         folder.find_image(name.replace("SECRET", str(tmp_path / "secret")), near=folder.root / "a")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (voc_xml([("cat", 1, 2, 3, 4)], shift=0).replace("bndbox", "box"), "has no <bndbox>: exp"),
+        (voc_xml([(" ", 1, 2, 3, 4)], shift=0), "an <object> has no <name>"),
+        (
+            b'<?xml version="1.0" encoding="ascii"?>'
+            + voc_xml([("\N{CAT FACE}", 1, 2, 3, 4)], shift=0).encode(),
+            "is not in the encoding that it states",
+        ),
+        (
+            '<annotations><image id="0" name="a.jpg" width="40" height="20"><mask label="cat" '
+            'rle="3,4" left="0" top="0" width="3" height="3"/></image></annotations>',
+            "a mask of 'cat' has runs of 7 pixels, but is 3 x 3",
+        ),
+        (
+            '<annotations><image id="0" name="a.jpg" width="40" height="20"><polygon label="cat" '
+            'points="1,2;3;5,6"/></image></annotations>',
+            "<polygon> has the point '3': not x,y",
+        ),
+        (
+            '<annotations><track label="cat"><box frame="7" outside="0" xtl="0" ytl="2" xbr="5" '
+            'ybr="8"/></track></annotations>',
+            "no picture in .* has the number of one of its frames",
+        ),
+    ],
+)
+def test_what_xml_does_not_say_is_named(folder, content, said):
+    folder.write("a.jpg")
+    folder.write("a.xml", content)
+    with pytest.raises(ValueError, match=rf"a\.xml.*{said}"):
+        folder.read()
+
+
+def test_a_list_of_classes_of_cvat_is_read_to_its_first_colon(folder):
+    folder.write("a.jpg")
+    folder.write("a.xml", voc_xml([("cat", 1, 2, 3, 4)], shift=0))
+    lines = ("# label:color_rgb:parts:actions", "background:0,0,0::", "dog:0,9,0::", "cat:9,0,0::")
+    folder.write("labelmap.txt", "\n".join(lines))
+    ((path, _),) = folder.splits().values()
+    assert read_annotations(path).class_names == ("dog", "cat")

@@ -148,7 +148,7 @@ def voc(folder, stem="a", more="", change=lambda xml: xml):
     ],
 )
 def test_documents_of_voc_as_others_write_them(folder, change, crowds):
-    voc(folder, more="<size><width></width><height/></size>", change=change)
+    voc(folder, more="<size><width>40</width><height/></size>", change=change)
     (objects,) = folder.read()["all"].values()
     assert [entry[:5] for entry in objects] == BOXES
     assert [entry[5] for entry in objects if entry[5]] == crowds

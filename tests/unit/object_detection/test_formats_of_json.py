@@ -23,15 +23,24 @@ def test_shapes_of_labelme_as_others_write_them(folder):
         {"label": "cat", "points": corners, "shape_type": "rotation", "group_id": [1]},
         {"label": "__ignore__", "points": corners[::2], "shape_type": "rectangle"},
         {"label": "cat", "points": corners, "shape_type": "spiral"},
+        {"label": "dog", "points": [[20, 10], [25, 10]], "shape_type": "circle"},
     ]
     content = {"imageData": "A" * 100_000, "imagePath": "a.jpg", "shapes": shapes}
     folder.write("a.json", json.dumps(content))
-    assert folder.read() == {"all": {"a.jpg": plain([("cat", 1, 2, 10, 8)])}}
+    circle = ("dog", 15, 5, 10, 10)
+    assert folder.read() == {"all": {"a.jpg": plain([circle, ("cat", 1, 2, 10, 8)])}}
     assert "1 x object called __ignore__ left out: a.json" in folder.said
     assert "1 x spiral left out" in folder.said
-    for wrong in (None, [5]):
-        folder.write("a.json", json.dumps({**content, "shapes": wrong}))
-        with pytest.raises(ValueError, match=r"a\.json: expected LabelMe's"):
+    mask = {"label": "cat", "points": [[1, 2]], "shape_type": "mask", "mask": "AAAA"}
+    size = {"imageWidth": SIZE[0], "imageHeight": SIZE[1]}
+    for wrong, said in (
+        ({"shapes": None}, "expected LabelMe's"),
+        ({"shapes": [5]}, "expected LabelMe's"),
+        ({"shapes": [mask]}, r"\[0\]: a mask, but the file states no imageHeight and imageWidth"),
+        ({"shapes": [mask], **size}, r"\[0\]: its 'mask' is no picture"),
+    ):
+        folder.write("a.json", json.dumps({**content, **wrong}))
+        with pytest.raises(ValueError, match=rf"a\.json.*{said}"):
             folder.read()
 
 
@@ -49,9 +58,15 @@ def test_tasks_of_label_studio_as_others_write_them(folder):
     assert folder.read() == {"all": {"a.jpg": plain([("cat", 1, 2, 10, 8)])}}
     assert "1 x object with several labels: the first is taken" in folder.said
     assert "1 x object drawn on a turned image" in folder.said
-    task["annotations"][0]["result"][0]["value"]["rectanglelabels"] = "cat"
+    (annotation,) = task["annotations"]
+    annotation["result"][0]["value"]["rectanglelabels"] = "cat"
+    (other,) = label_studio_task("", value={**annotation["result"][0]["value"], "x": 50})[
+        "annotations"
+    ]
+    task["annotations"] = [other, annotation, {**other, "was_cancelled": True}]
     folder.write("tasks.json", json.dumps([task]))
     assert folder.read() == {"all": {"a.jpg": plain([("cat", 1, 2, 10, 8)])}}
+    assert "1 x task with several annotations: the last is taken" in folder.said
     empty = {"data": {"image": "b.jpg"}, "annotations": [{"result": None}]}
     folder.write("photos/b.jpg")
     folder.write("tasks.json", json.dumps([task, empty]))
@@ -239,6 +254,7 @@ def test_holes_and_bitmaps_of_supervisely(folder):
     objects += [
         {"classTitle": "cat", "geometryType": "polygon", "points": points},
         {"classTitle": "cat", "geometryType": "point", "points": {"exterior": [[1, 1]]}},
+        {"classTitle": "cat", "geometryType": "polygon", "points": {"exterior": hole[:2]}},
     ]
     content = {"size": {"width": SIZE[0], "height": SIZE[1]}, "tags": [], "objects": objects}
     folder.write("d/ann/a.jpg.json", json.dumps(content))
@@ -247,6 +263,7 @@ def test_holes_and_bitmaps_of_supervisely(folder):
     assert [entry["bbox"] for entry in found] == [[3, 5, 6, 4]] * 2 + [[2, 2, 10, 10]]
     assert [entry["area"] for entry in found] == [9, 9, 100 - 16]
     assert "1 x point left out: no shape with an area that is known" in folder.said
+    assert "1 x polygon of fewer than 3 points left out" in folder.said
     bitmaps[0]["data"] = "AAAA"
     folder.write("d/ann/a.jpg.json", json.dumps(content))
     with pytest.raises(ValueError, match=r"a\.jpg\.json object 0: a bitmap that cannot be read"):
@@ -258,6 +275,15 @@ def test_boxes_of_createml_that_are_none(folder):
     entry = {"image": "a.jpg", "annotations": [{"label": "cat", "coordinates": {"x": 1, "y": 2}}]}
     folder.write("a.json", json.dumps([entry]))
     with pytest.raises(ValueError, match=r"a\.json image a\.jpg: expected 'coordinates' with numb"):
+        folder.read()
+    entry["annotations"][0]["coordinates"] |= {"width": 2, "height": 2}
+    folder.write("a.json", json.dumps([entry, entry]))
+    with pytest.raises(ValueError, match=r"a\.jpg is annotated twice in one split: keep one"):
+        folder.read()
+    for place in ("x", "y"):
+        folder.write(f"{place}/b.jpg")
+    folder.write("a.json", json.dumps([{**entry, "image": "b.jpg"}]))
+    with pytest.raises(ValueError, match=r"'b\.jpg' may be .*x/b\.jpg or .*y/b\.jpg: give the ima"):
         folder.read()
     folder.write("a.json", json.dumps([{"annotations": [], "image": ""}]))
     with pytest.raises(ValueError, match=r"a\.json: entry 0 names no 'image'"):
