@@ -31,7 +31,7 @@ BACKBONE_CKPT, RESULTS_DIR, IMAGE_PATH, PRESET (what is read and written), DRY_R
 nothing), LAUNCHER (auto, srun, mpirun, horovodrun, plain), HOSTS (a:8,b:8), PREFLIGHT (auto, 1, 0, only),
 BIND (auto, cores, none), CONTAINER_IMAGE, REQUEUE, MIN_NODES, CHAIN, STOP_SECONDS, PYTHON. docs/runs.md explains each.
 
-Exit code: that of the run; 75 means stopped by a signal after a save. If ranks fail, that of the first one to fail.
+Exit code: that of the run; 75 means stopped by a signal, with all steps saved. If ranks fail, that of the first one to fail.
 USAGE
 }
 

@@ -273,7 +273,7 @@ tell_lost() {
 # Ends the launcher with the code of the run.
 leave() {
   if [ "$1" = 75 ]; then
-    say "stopped after a save (code 75): the same command continues"
+    say "stopped on request (code 75): the same command continues"
     queue_again
   elif [ "$1" != 0 ]; then
     wait_for_replacement

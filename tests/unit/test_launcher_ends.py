@@ -201,8 +201,9 @@ def test_a_signal_before_the_rank_can_answer_means_start_again(machine, tmp_path
     process = start(machine, tmp_path, f": >{tmp_path}/ready; exec sleep 30")
     wait_for("ready", tmp_path)
     process.send_signal(signal.SIGUSR1)
-    process.communicate(timeout=60)
+    errors = process.communicate(timeout=60)[1]
     assert process.returncode == 75
+    assert "stopped on request (code 75)" in errors and "after a save" not in errors
 
 
 def test_a_second_signal_ends_the_ranks(machine, tmp_path):
