@@ -87,11 +87,10 @@ def open_as_utf8(
 ) -> Iterator[BinaryIO]:
     """Opens a text as `open_file` does, for reading it as UTF-8 bytes, whatever it is stored in."""
     with open_file(path, most=most) as file:
-        encoding = text_encoding(file.read(2))
+        encoding = text_encoding(file.read(4))
         file.seek(0)
-        yield (
-            codecs.EncodedFile(file, "utf-8", encoding, "replace") if encoding == "utf-16" else file
-        )
+        is_utf8 = encoding.startswith("utf-8")
+        yield file if is_utf8 else codecs.EncodedFile(file, "utf-8", encoding, "replace")
 
 
 def read_file(path: str | os.PathLike[str], *, most: int = MOST_SMALL_BYTES) -> bytes:
@@ -117,12 +116,12 @@ def _no_text(path: str | os.PathLike[str], error: UnicodeDecodeError) -> BadFile
 
 
 def text_encoding(head: bytes) -> str:
-    """Returns the encoding that a text's first bytes tell: UTF-16 if they mark it, else UTF-8.
+    """Returns the encoding that a text's first four bytes tell: UTF-8, or UTF-16 or UTF-32.
 
-    Windows' shell writes UTF-16. Neither encoding gives the mark as a part of the text.
+    Windows' shell writes UTF-16. Of a mark none gives it as a part of the text; without one, zeros
+    beside the first letters tell, as Python reads JSON.
     """
-    is_marked = head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    return "utf-16" if is_marked else "utf-8-sig"
+    return json.detect_encoding(head)
 
 
 def read_json(path: str | os.PathLike[str], *, most: int = MOST_SMALL_BYTES) -> Any:
@@ -134,7 +133,7 @@ def parse_json(data: bytes | str, path: str | os.PathLike[str]) -> Any:
     """Returns what JSON text means.
 
     Args:
-      data: UTF-8, also with a byte order mark, or UTF-16.
+      data: as `text_encoding` tells.
       path: the file, for messages.
 
     Raises:

@@ -77,6 +77,7 @@ def detect_format(folder: DataFolder) -> str:
         + "".join(f". {_records_hint(path)}" for path in folder.files(".tfrecord")[:1])
         + "".join(f". {_why_not_coco(path)}" for path in folder.files(".json")[:1])
         + "".join(f". {tables.why_not(path)}" for path in folder.files(".csv")[:1])
+        + "".join([f". {hint}" for hint in map(tables.text_hint, folder.files(".txt")) if hint][:1])
     )
 
 

@@ -117,6 +117,16 @@ def why_not(path: Path) -> str:
     )
 
 
+def text_hint(path: Path) -> str:
+    """Says what to do with a text file of boxes, which is not read; '' of any other."""
+    if _is_table(path):
+        return f"{path} is a table of boxes: name it {path.stem}.csv"
+    name, _, left = (_first_line(path) or [""])[0].rpartition(" ")
+    if _NUMBER.fullmatch(left) and _is_picture(name):
+        return f"{path} has boxes behind the names of images, which is not read: export COCO there"
+    return ""
+
+
 def _is_table(path: Path) -> bool:
     first = _first_line(path)
     columns = {*_columns(first)}
@@ -216,7 +226,7 @@ def _numbered_classes(folder: DataFolder) -> list[str]:
 def _lines(path: Path, errors: str = "strict") -> Iterator[Iterator[str]]:
     """Opens a file whose lines are read in pieces of a limited length."""
     with open_file(path, most=None) as file:
-        encoding = text_encoding(file.read(2))
+        encoding = text_encoding(file.read(4))
         file.seek(0)
         text = io.TextIOWrapper(file, encoding=encoding, newline="", errors=errors)
         yield iter(lambda: text.readline(_MOST_LINE_BYTES), "")

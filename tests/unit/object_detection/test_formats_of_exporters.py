@@ -338,16 +338,33 @@ def test_tables_whose_columns_have_other_names(folder, heading):
     assert folder.read() == {"train": {"a.jpg": plain()}}
 
 
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("a.jpg 1,2,11,10,0 20,4,30,12,1", "has boxes behind the names of images, which is not re"),
+        ("a.jpg,1,2,11,10,cat", r"is a table of boxes: name it _annotations\.csv"),
+    ],
+    ids=["YOLO for Keras", "keras-frcnn"],
+)
+def test_text_files_of_boxes_are_named(folder, line, says):
+    folder.write("a.jpg")
+    folder.write("_annotations.txt", f"{line}\n")
+    folder.write("_classes.txt", "cat\ndog\n")
+    with pytest.raises(ValueError, match=rf"no annotations in a known .*_annotations\.txt {says}"):
+        folder.read()
+
+
 def test_texts_of_windows_shell(folder):
-    """They are UTF-16 with a byte order mark."""
+    """They are UTF-16, mostly with a byte order mark."""
     yolo(folder, yolo_lines(BOXES, NAMES, SIZE).encode("utf-16"))
     folder.write("classes.txt", "\r\n".join(NAMES).encode("utf-16"))
     folder.write("train.txt", "images/a.jpg\r\n".encode("utf-16"))
     assert folder.read() == {"train": {"a.jpg": plain()}}
     other = Folder(folder.root.parent / "other")
     other.write("a.jpg")
-    other.write("train.csv", "a.jpg,1,2,11,10,cat\r\n".encode("utf-16"))
-    assert other.read() == {"train": {"a.jpg": plain(BOXES[:1])}}
+    for encoding in ("utf-16", "utf-16-le"):
+        other.write("train.csv", "a.jpg,1,2,11,10,cat\r\n".encode(encoding))
+        assert other.read() == {"train": {"a.jpg": plain(BOXES[:1])}}
 
 
 # ------------------------------------------------------------------------------ COCO

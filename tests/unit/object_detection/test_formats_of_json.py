@@ -334,12 +334,14 @@ def test_json_of_tools_that_is_not_read_is_named(folder, tool, content):
         folder.read()
 
 
-def test_json_in_utf_16(folder):
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-be"])
+def test_json_in_utf_16_and_32(folder, encoding):
     folder.write("1.jpg")
     coco = instances((1,), [(1, 3, [1, 2, 10, 8])], size=SIZE[::-1])
-    folder.write("a.json", json.dumps(coco).encode("utf-16"))
+    folder.write("a.json", json.dumps(coco).encode(encoding))
     assert folder.read() == {"a": {"1.jpg": plain(BOXES[:1])}}
     entry = {"label": "cat", "coordinates": {"x": 6, "y": 6, "width": 10, "height": 8}}
     createml = [{"image": "1.jpg", "annotations": [entry]}]
-    folder.write("a.json", b"\xfe\xff" + json.dumps(createml).encode("utf-16-be"))
+    mark = b"\xfe\xff" if encoding == "utf-16-be" else b""
+    folder.write("a.json", mark + json.dumps(createml).encode(encoding))
     assert folder.read() == {"all": {"1.jpg": plain(BOXES[:1])}}
