@@ -18,6 +18,9 @@ from types import TracebackType
 from typing import Any
 
 INTERRUPTED = 130
+# What programs of this repository are, or lie in.
+_PROGRAMS = ("benchmarks", "dataset", "engine", "eval", "export", "infer", "object_detection")
+_PROGRAMS += ("outside_data", "report", "ringdet", "scripts", "train")
 
 
 def expect() -> None:
@@ -65,16 +68,19 @@ def _explain(kind: type[BaseException], error: BaseException, stack: TracebackTy
 
 
 def _is_our_program() -> bool:
-    started = getattr(sys.modules["__main__"], "__file__", None)
+    """Whether Python was started for a program that lies beside this package.
+
+    Others may lie there too: a user's in the repository, all that is installed in site-packages.
+    """
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    if not started or not _is_below(started, root):
-        return False
-    # An environment inside the repository holds programs of others.
-    return _is_below(root, sys.prefix) or not _is_below(started, sys.prefix)
-
-
-def _is_below(path: str, folder: str) -> bool:
-    return os.path.abspath(path).startswith(os.path.abspath(folder) + os.sep)
+    started = getattr(sys.modules["__main__"], "__file__", None)
+    if started:
+        place = os.path.relpath(os.path.abspath(started), root).split(os.sep)
+    else:  # python -m: the packages around a module are imported before it
+        words = getattr(sys, "orig_argv", [])  # from Python 3.10 on
+        is_module = sys.argv[:1] == ["-m"] and "-m" in words[:-1]
+        place = words[words.index("-m") + 1].split(".") if is_module else [""]
+    return place[0].removesuffix(".py") in _PROGRAMS
 
 
 if _is_our_program():

@@ -8,6 +8,7 @@ for found in model.predict("more-photos"):
 print(found.path, found.names, found.scores, found.boxes)
 """
 
+import ctrl_c  # noqa: F401  (before what takes seconds to import)
 import keras_choice  # noqa: F401  (before TensorFlow)
 
 from ringdet.own_packages import require_own_packages

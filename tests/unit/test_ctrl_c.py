@@ -1,6 +1,7 @@
 """Ctrl-C while programs load: one line and code 130, whatever an import makes of it."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -60,6 +61,40 @@ def test_a_refused_keras_is_one_line(repository, tmp_path, monkeypatch):
     code, said = interrupted(repository / "train.py", tmp_path, "--help")
     assert code == 1 and said.startswith("ERROR: TF_USE_LEGACY_KERAS=0 asks for Keras 3")
     assert said.count("\n") == 1
+
+
+@pytest.mark.skipif(sys.version_info < (3, 10), reason="Python 3.9 does not tell what -m names")
+@pytest.mark.parametrize("module", ["ringdet", "dataset.check"])
+def test_a_module_around_which_a_package_fails_is_one_line(module, repository):
+    environment = {**os.environ, "TF_USE_LEGACY_KERAS": "0", "PYTHONPATH": str(repository)}
+    command = [sys.executable, "-m", module]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 1 and ended.stderr.count("\n") == 1
+    assert ended.stderr.startswith("ERROR: TF_USE_LEGACY_KERAS=0 asks for Keras 3")
+
+
+# A user's program in the repository; a notebook's, where all is installed side by side.
+@pytest.mark.parametrize("words", [["mine.py"], ["-m", "mine"], ["-m", "mine_too.kernel"]])
+def test_programs_beside_the_packages_keep_their_interrupts(words, repository, tmp_path):
+    shutil.copytree(repository / "ctrl_c", tmp_path / "ctrl_c")
+    body = "import ctrl_c, signal\nprint(signal.getsignal(signal.SIGINT).__name__)\n"
+    (tmp_path / "mine_too").mkdir()
+    for name in ("mine.py", "mine_too/__init__.py", "mine_too/kernel.py"):
+        (tmp_path / name).write_text(body)
+    command = [sys.executable, *words]
+    said = subprocess.check_output(command, cwd=tmp_path, text=True, timeout=60)
+    assert set(said.split()) == {"default_int_handler"}
+
+
+def test_the_programs_of_the_repository_are_known(repository):
+    files = {p: p.relative_to(repository).parts[0] for p in repository.glob("[!.]*/**/*.py")}
+    files |= {p: p.stem for p in repository.glob("*.py")}
+    programs = {
+        place
+        for file, place in files.items()
+        if "if __name__ ==" in file.read_text() or file.name == "__main__.py"
+    }
+    assert set(ctrl_c._PROGRAMS) == programs - {"tests", "build"}
 
 
 def test_any_other_failure_shows_where(repository, tmp_path):
