@@ -8,11 +8,13 @@ from __future__ import annotations
 import functools
 import os
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Union
 
 import numpy as np
+
+from ringdet.programs import as_hparams
 
 if TYPE_CHECKING:  # they bring TensorFlow
     from object_detection.masks.mask_paste import MaskRule
@@ -196,7 +198,7 @@ def load(
     which: str = "best",
     model_name: str = "",
     preset: str = "",
-    hparams: str = "",
+    hparams: str | Mapping[str, Any] = "",
 ) -> Model:
     """Loads a detector.
 
@@ -205,7 +207,7 @@ def load(
       which: "best" or "last" checkpoint of a run's folder.
       model_name: model of a checkpoint without a description; "": efficientdet-d0.
       preset: conventions of a checkpoint without a description.
-      hparams: settings that differ from the checkpoint's, as key=value pairs.
+      hparams: settings that differ from the checkpoint's, as key=value pairs or a dictionary.
 
     Raises:
       FileNotFoundError: nothing to load there.
@@ -229,6 +231,6 @@ def load(
         which=which,
         model_name=model_name or families.DEFAULT_MODEL,
         preset_name=preset,
-        hparams=hparams,
+        hparams=as_hparams(hparams),
     )
     return Model(inference.detector_of(task.detect_images), task.class_map, task.mask_rule)

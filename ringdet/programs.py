@@ -7,6 +7,7 @@ runs in a process of its own, as does an evaluation; the caller's keeps what it 
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -89,12 +90,18 @@ def as_arguments(flags: Mapping[str, Any]) -> list[str]:
         if isinstance(value, bool):
             words.append(f"--{name}" if value else f"--no{name}")
         elif isinstance(value, Mapping):
-            pairs = [f"{key}={json.dumps(v)}" for key, v in value.items() if v is not None]
-            words.append(f"--{name}={','.join(pairs)}")
+            words.append(f"--{name}={as_hparams(value)}")
         elif value is not None:
             several = isinstance(value, Sequence) and not isinstance(value, str)
             words.append(f"--{name}={','.join(map(str, value)) if several else value}")
     return words
+
+
+def as_hparams(values: str | os.PathLike[str] | Mapping[str, Any]) -> str:
+    """Returns settings as `--hparams` reads them; what is none of a mapping is left out."""
+    if isinstance(values, Mapping):
+        return ",".join(f"{key}={json.dumps(v)}" for key, v in values.items() if v is not None)
+    return os.fspath(values)
 
 
 def _run(name: str, flags: Mapping[str, Any]) -> str:

@@ -131,9 +131,10 @@ def test_an_export_is_loaded_as_a_run_is(model, trained_run, tiny_set):
             ringdet.load(trained_run.folder / "emackpt-final", **setting)
 
 
-def test_a_checkpoint_has_its_own_number_of_classes(trained_run):
+@pytest.mark.parametrize("hparams", ["num_classes=7", {"num_classes": 7, "image_size": None}])
+def test_a_checkpoint_has_its_own_number_of_classes(trained_run, hparams):
     with pytest.raises(ValueError, match="num_classes=7 but the checkpoint has 8 classes: leave"):
-        ringdet.load(trained_run.folder, hparams="num_classes=7")
+        ringdet.load(trained_run.folder, hparams=hparams)
 
 
 def test_a_video_is_read_frame_by_frame(model, tmp_path, monkeypatch):
