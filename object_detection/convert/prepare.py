@@ -136,12 +136,19 @@ def _held_out_split(
 ) -> tuple[Path, Path] | None:
     """Returns the split of that name, by default the first of `names`*, else any; None: none.
 
-    By default a split without annotations, as of a competition, is passed over.
+    By default a split without annotations, as of a competition, is passed over, and so is another
+    one for training (`train_old`).
     """
     if name:
         return _named(splits, name)
-    for other in sorted(splits, key=lambda n: [split_distance(n, wanted) for wanted in names]):
-        if splits[other] == train:
+
+    def likeness(name: str) -> list[tuple[int, int]]:
+        return [split_distance(name, wanted) for wanted in (*names, "train")]
+
+    for other in sorted(splits, key=likeness):
+        *for_scores, (of_training, _) = likeness(other)
+        is_for_training = of_training < 2 and all(place == 2 for place, _ in for_scores)
+        if splits[other] == train or is_for_training:
             continue
         # Not parsed: every rank of every start asks, and annotations may have hundreds of MB.
         if _SOME_ANNOTATIONS.search(read_text(splits[other][0], most=MOST_JSON_BYTES)):
@@ -177,7 +184,7 @@ def prepare_records(
 ) -> Prepared:
     """Checks and converts the training and the held-out images of a folder, unless that is done.
 
-    Where there is one split only, a fifth of its images is held out.
+    Where no split is for an evaluation, a fifth of the images is held out.
 
     Args:
       data_dir: in any format that is known.
@@ -188,7 +195,7 @@ def prepare_records(
       train_split, eval_split: names; by default train*, and the first of `eval_names`* that has
         annotations.
       eval_names: `FOR_SCORES` or `FOR_CHOICES`.
-      seed: of the cut where there is one split only.
+      seed: of that cut.
       on_orphan: see `read_annotations`.
       layout: anchors to compare the boxes with, if any.
       max_instances, max_detections: see `check_splits`.
@@ -243,9 +250,9 @@ def prepare_records(
         report(f"records: {data_dir} -> {output} ({of_splits}{unused})")
         sets = {n: read_annotations(path, on_orphan=on_orphan) for n, (path, _) in chosen.items()}
         if only_eval and not held_out:
-            report("one split only: all of its images are evaluated, those trained on as well")
+            report("no split for an evaluation: all images are evaluated, those trained on as well")
         elif "eval" not in sets:
-            report(f"one split only: {HELD_OUT_SHARE:.0%} of its images are held out")
+            report(f"no split for an evaluation: {HELD_OUT_SHARE:.0%} of the images are held out")
             sets["train"], sets["eval"] = make_split(sets["train"], HELD_OUT_SHARE, seed=seed)
         write_annotations(sets["eval"], prepared.eval_json)
         for name, listed in sets.items():

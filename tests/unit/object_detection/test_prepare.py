@@ -155,7 +155,7 @@ def test_a_split_without_annotations_is_not_evaluated(prepare, tmp_path, small_s
     assert made.eval_images == tmp_path / "val" and "test has no annotations" in lines
     (tmp_path / "annotations" / "instances_val.json").unlink()
     made, lines = prepare("others")
-    assert "test has no annotations" in lines and "20% of its images are held out" in lines
+    assert "test has no annotations" in lines and "20% of the images are held out" in lines
     assert len(pictures_of(made, "train")) == 3 and len(pictures_of(made, "eval")) == 1
     with pytest.raises(ValueError, match=r"annotations|not one object"):
         prepare("asked", eval_split="test")
@@ -230,6 +230,19 @@ def test_a_set_is_found_in_the_only_folder_that_has_one(prepare, tmp_path):
     shutil.copytree(root / "set-1", root / "set-2")
     with pytest.raises(FileNotFoundError, match="unpacked has no COCO annotations"):
         coco_splits(root, tmp_path / "work")
+
+
+@pytest.mark.parametrize("other", ["train_old", "Training"])
+def test_another_split_for_training_is_not_evaluated(prepare, tmp_path, other):
+    annotations = tmp_path / "annotations"
+    (annotations / "instances_val.json").rename(annotations / f"{other}.json")
+    (annotations / "instances_train.json").rename(annotations / "train.json")
+    made, lines = prepare()
+    assert f"(train of split train; not used: {other})" in lines
+    assert "no split for an evaluation: 20% of the images are held out" in lines
+    assert len(pictures_of(made, "train")) == 3 and len(pictures_of(made, "eval")) == 1
+    made, lines = prepare("asked", eval_split=other)
+    assert f"(train of split train, eval of split {other})" in lines
 
 
 def test_records_in_the_data_folder_are_no_data(tmp_path):
