@@ -178,7 +178,8 @@ class TrainStep:
     def _update(self, gradient: tf.Tensor, numbers: tf.Tensor) -> tf.Tensor:
         state, config, layout = self.state, self._config, self.state.layout
         is_sgd = config.optimizer == "sgd"
-        weight = numbers[-1]
+        # Nothing of a batch counts where none of its records can be read: all sums are 0.
+        weight = tf.where(numbers[-1] > 0.0, numbers[-1], 1.0)
         means = numbers[:-1] / weight
         decayed = tf.constant([float(self._task.is_decayed(v)) for v in state.trained])
         decay = layout.spread(decayed) * config.weight_decay

@@ -31,7 +31,7 @@ from object_detection.input.example import COLUMN_PADDING, object_rows
 from object_detection.input.geometry import ANTIALIASED, GEOMETRY_SIZE, Frames
 from object_detection.input.problems import InputProblems
 from object_detection.masks.png_masks import packed_from_png
-from object_detection.records import schema, tfrecord_file
+from object_detection.records import example_proto, schema, tfrecord_file
 
 _Fields = dict[str, tf.Tensor]
 
@@ -344,16 +344,27 @@ def _mend(batch: _Fields, read: Callable, *, is_training: bool, problems: InputP
 
 
 def _why_unreadable(read: Callable, problems: InputProblems, record_index: int) -> str:
-    """Reads a record again, eagerly and with the whole image, for the error's text."""
+    """Reads a record again, eagerly and with the whole image: its image and the error's text."""
     file, position = problems.records.locate(record_index)
     with_position = itertools.islice(tfrecord_file.iterate_records(file), position, None)
-    serialized = tf.constant(bytes(next(with_position)))
+    record = bytes(next(with_position))
     zero = tf.constant(0, tf.int64)
     try:
-        read(tf.constant(0), zero, zero, serialized)
+        read(tf.constant(0), zero, zero, tf.constant(record))
     except (tf.errors.OpError, ValueError) as error:
-        return _NODE_NAMES.sub("", str(error).splitlines()[0]).strip()
+        return _image_of(record) + _NODE_NAMES.sub("", str(error).splitlines()[0]).strip()
     return "it could not be read, and could when tried again: check the storage"
+
+
+def _image_of(record: bytes) -> str:
+    """Returns what names a record's image, for the beginning of a message; '' if it is lost."""
+    try:
+        known = example_proto.decode_example(record, (schema.SOURCE_ID, schema.FILE_NAME))
+    except ValueError:
+        return ""
+    named = [b"".join(known.get(key, [])) for key in (schema.FILE_NAME, schema.SOURCE_ID)]
+    file_name, image_id = (name.decode(errors="replace") for name in named)
+    return f"{file_name} (image_id={image_id}): " if file_name or image_id else ""
 
 
 def _to_host_example(batch: _Fields, reading: Reading, *, drop_crowd: bool) -> _Fields:

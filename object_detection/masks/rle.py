@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from object_detection.coco.segmentation import Segmentation, read_segmentation
 from object_detection.records.schema import MASK_BYTES, MASK_SIZE
@@ -109,6 +109,8 @@ def crop_png(png: bytes, box: np.ndarray, *, height: int, width: int) -> bytes:
                     f"{width}x{height}"
                 )
             mask = np.asarray(image.crop((left, top, right, bottom))) > 0
+    except UnidentifiedImageError:  # its text is the address of the bytes
+        raise BadMaskError("PNG mask is no PNG") from None
     except OSError as error:
         raise BadMaskError(f"PNG mask cannot be decoded: {error}") from error
     mask = mask.any(axis=-1) if mask.ndim == 3 else mask

@@ -273,6 +273,17 @@ def test_one_number_that_is_none_skips_an_update(use_xla):
     assert not np.array_equal(step.state.weights, weights)
 
 
+def test_a_batch_of_which_nothing_counts_has_no_gradient():
+    """As of a training whose batch is one image, and that cannot be read."""
+    step = make_step(dataclasses.replace(CONFIG, weight_decay=0.0))
+    before = weights_of(step)
+    numbers = step.compiled_update(tf.zeros(step.state.weights.shape), tf.zeros(4)).numpy()
+    row = dict(zip(step.names, numbers.tolist()))
+    assert (row["loss"], row["gradient_norm"], row["skipped"]) == (0.0, 0.0, 0.0)
+    assert int(step.state.step) == 1
+    assert_same(weights_of(step), before)
+
+
 def test_overflow_of_the_scaled_loss_is_found_out():
     config = dataclasses.replace(CONFIG, loss_scale=2.0**127)
     step = make_step(config, dynamic=True)

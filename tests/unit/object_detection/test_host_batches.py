@@ -337,7 +337,7 @@ def test_an_unknown_category_ends_the_run(tmp_path):
 @pytest.mark.parametrize(
     ("faulty", "message"),
     [
-        ({"image": b"no picture"}, "part-1, record 0 cannot be used"),
+        ({"image": b"no picture"}, r"part-1, record 0 cannot be used: .*\(image_id=id 1\): "),
         ({"boxes": [(0, 0, 9, 9)] * 5}, "image_id=id 1 has 5 boxes.*on_overflow=truncate"),
     ],
     ids=["bad record", "too many boxes"],

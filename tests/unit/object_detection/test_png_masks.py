@@ -40,5 +40,7 @@ def test_what_is_unknown_is_zero(mask):
 def test_what_does_not_fit_or_is_damaged_is_an_error(mask):
     with pytest.raises(BadMaskError, match="PNG mask of 80x48 pixels in an image of 48x80"):
         crop_png(encode_png(mask), BOX, height=80, width=48)
-    with pytest.raises(BadMaskError, match="cannot be decoded"):
+    with pytest.raises(BadMaskError, match="PNG mask is no PNG$"):
         crop_png(b"no image", BOX, **SIZE)
+    with pytest.raises(BadMaskError, match="PNG mask cannot be decoded: .*truncated"):
+        crop_png(encode_png(mask)[:60], BOX, **SIZE)
