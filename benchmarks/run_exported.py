@@ -95,7 +95,7 @@ def measure(folder, *, runs, profile):
             np.linalg.norm(np.float64(a) - b) / max(np.linalg.norm(np.float64(b)), 1e-12)
             for a, b in zip(first, wanted)
         ]
-        summary["largest_relative_difference"] = float(max(differences))
+        summary["largest_relative_difference"] = float(np.max(differences))
     return summary
 
 
@@ -112,9 +112,9 @@ def main():
     for folder in arguments.folders:
         profile = arguments.profile and arguments.profile / folder.name
         summary = measure(folder, runs=arguments.runs, profile=profile)
-        worst = max(worst, summary.get("largest_relative_difference", 0.0))
+        worst = np.maximum(worst, summary.get("largest_relative_difference", 0.0))
         print(json.dumps(summary), flush=True)
-    return int(worst > arguments.tolerance)
+    return int(not worst <= arguments.tolerance)  # also of NaN
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -23,8 +24,26 @@ def with_home(word: str) -> str:
     return f"{name}={os.path.expanduser(value)}" if is_option else word
 
 
+def finite(text: str) -> float:
+    """Reads a number; raises ArgumentTypeError for none, NaN and infinity."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise argparse.ArgumentTypeError(f"expected a finite number, got {text!r}")
+    return number
+
+
 class ArgumentParser(argparse.ArgumentParser):
-    """As argparse's; of an unknown option it says the nearest one, and it knows `=~/`."""
+    """As argparse's, with `finite` for float.
+
+    Of an unknown option it says the nearest one, and it knows `=~/`.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.register("type", float, finite)
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
         """Reads the words of a command line, by default this process's."""

@@ -21,6 +21,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from engine.config.arguments import ArgumentParser
 from engine.ranks import distributed, guard, machine
 from outside_data.files import open_file
 from outside_data.system_errors import explained
@@ -36,7 +37,7 @@ _SECONDS_TO_SEE = 10.0
 
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     """Reads the flags that name files; the last of each counts, unknown ones are passed over."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--training_file_pattern", default="", help="records that all ranks read")
     parser.add_argument("--val_file_pattern", default="", help="records that all ranks read")
     parser.add_argument("--val_json_file", default="", help="annotations, read by rank 0")
