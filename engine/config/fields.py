@@ -16,6 +16,7 @@ import difflib
 import json
 import math
 import operator
+import re
 import typing
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -242,13 +243,14 @@ def _convert_tuple(value: Any, inner: tuple[Any, ...], *, where: str) -> tuple[A
     if len(inner) == 2 and inner[1] is Ellipsis:
         return tuple(convert(item, inner[0], where=where) for item in items)
     if len(items) != len(inner):
-        raise ConfigError(f"{where}: expected {len(inner)} values, got {value!r}")
+        form = ", as 512 or WIDTHxHEIGHT" if inner == (int, int) else ""
+        raise ConfigError(f"{where}: expected {len(inner)} values{form}, got {value!r}")
     return tuple(convert(item, hint, where=where) for item, hint in zip(items, inner))
 
 
 def _height_width(value: Any, items: Any) -> Any:
     value = items[0] if len(items) == 1 else value  # a flag's list of one word
-    if isinstance(value, str) and value.count("x") == 1 and value.replace("x", "").isdigit():
+    if isinstance(value, str) and re.fullmatch(r"[0-9]+x[0-9]+", value):
         width, height = value.split("x")
         return int(height), int(width)
     return (value, value) if isinstance(value, int) else items

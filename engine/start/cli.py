@@ -12,6 +12,7 @@ import io
 import logging as python_logging
 import math
 import os
+import re
 import signal
 import sys
 import textwrap
@@ -36,6 +37,10 @@ flags.disclaim_key_flags()
 
 # Flag -> title of its group in --help.
 _GROUPS: dict[str, str] = {}
+# Setting -> its flag, None where it has none.
+_FLAG_OF: dict[str, str | None] = {}
+# What Python says of a text that is no number.
+_NO_NUMBER = re.compile(r"invalid literal for (int)\(\) with base 10: |could not convert.*float: ")
 _HELP = ("--help", "-help", "-h", "-?")
 
 
@@ -68,6 +73,8 @@ def define_fields(
     title = (section.__doc__ or section.__name__).strip().splitlines()[0]
     for field in dataclasses.fields(section):
         name, text = flag_name(field), field.metadata.get("help", "")
+        for key in filter(None, (field.name, field.metadata.get("key"))):
+            _FLAG_OF.setdefault(key, name)
         if name is None or not (only is None or name in only):
             continue
         if name not in flag_values:
@@ -252,10 +259,11 @@ def parse_flags(argv: Sequence[str], *, flag_values: flags.FlagValues = flags.FL
     except SystemExit:  # --help was answered; absl would end with status 1
         sys.exit(0)
     except flags.UnrecognizedFlagError as error:
-        close = config_lib.nearest(error.flagname, _own_names(flag_values))
-        message = f"unknown flag --{error.flagname}{close}"
+        message = f"unknown flag --{error.flagname}{_meant(error.flagname, flag_values)}"
     except flags.Error as error:
         message = f"{error}{_nearest_word(str(error), flag_values)}"
+        kinds = {"int": "expected a whole number, got ", None: "expected a number, got "}
+        message = _NO_NUMBER.sub(lambda found: kinds[found[1]], message)
     print(f"ERROR: {clean_lines(message)}\nAll flags: python {argv[0]} --help", file=sys.stderr)
     sys.exit(2)
 
@@ -272,6 +280,15 @@ def show(text: str) -> None:
     """Prints all that a call is for; whoever reads it may have seen enough (`| head`)."""
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     print(text, flush=True)
+
+
+def _meant(name: str, flag_values: flags.FlagValues) -> str:
+    """Returns what to write for a flag that there is not, which may be a setting's own name."""
+    if name in _FLAG_OF and _FLAG_OF[name] is None and "hparams" in flag_values:
+        return f"; write --hparams={name}=VALUE"
+    if _FLAG_OF.get(name) in flag_values:
+        return f"; did you mean {_FLAG_OF[name]!r}?"
+    return config_lib.nearest(name, _own_names(flag_values))
 
 
 def _own_names(flag_values: flags.FlagValues) -> list[str]:

@@ -210,7 +210,8 @@ class TestOverride:
             ("rate=None", "rate: expected float, got None"),
             ("name=3", "name: expected str, got 3"),
             ("maybe=x", "maybe: expected int, got 'x'"),
-            ("image_size=1*2*3", "image_size: expected 2 values"),
+            ("image_size=1*2*3", "image_size: expected 2 values, as 512 or WIDTHxHEIGHT, got"),
+            ("image_size=512x", "image_size: expected 2 values, as 512 or WIDTHxHEIGHT, got '512"),
             ("aspects=[(1.0,)]", "aspects: expected 2 values"),
             ("aspects=[0.0]", "aspects: expected 2 values"),  # no ratio
         ],

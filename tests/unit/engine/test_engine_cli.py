@@ -114,7 +114,11 @@ def test_arguments_that_are_no_flags_are_refused():
     [
         ("--lr_batch_sise=3", "unknown flag --lr_batch_sise; did you mean 'lr_batch_size'?"),
         ("--zzz", "unknown flag --zzz; did you mean '"),
-        ("--seed=abc", "flag --seed=abc"),
+        ("--hidden=3", "unknown flag --hidden; write --hparams=hidden=VALUE"),
+        ("--learning_rate=3", "unknown flag --learning_rate; did you mean 'lr'?"),
+        ("--seed=abc", "flag --seed=abc: expected a whole number, got 'abc'"),
+        ("--seed=1.5", "flag --seed=1.5: expected a whole number, got '1.5'"),
+        ("--lr=abc", "flag --lr=abc: expected a number, got 'abc'"),
         ("--share=nan", "flag --share=nan: expected a finite number"),
         ("--lr=-inf", "flag --lr=-inf: expected a finite number"),
         ("--format=tflit", "one of <onnx|tflite|savedmodel>; did you mean 'tflite'?"),
@@ -127,6 +131,7 @@ def test_a_wrong_flag_ends_with_status_2(argument, words, capsys):
     words_of = ["onnx", "tflite", "savedmodel"]
     flags.DEFINE_enum("format", "onnx", words_of, "What is written.", flag_values=values)
     flags.DEFINE_float("share", 0.5, "A limit.", 0.0, 1.0, flag_values=values)
+    flags.DEFINE_string("hparams", "", "Settings.", flag_values=values)
     with pytest.raises(SystemExit) as end:
         cli.parse_flags(["program.py", argument], flag_values=values)
     assert end.value.code == 2
@@ -234,7 +239,12 @@ def test_small_programs_name_the_nearest_option(capsys):
     parser = ArgumentParser(prog="program")
     parser.add_argument("--exif")
     parser.add_argument("-m", "--model", choices=["a"])
+    parser.add_argument("--minutes", type=float)
+    assert parser.parse_args(["--minutes=-2.5e1"]).minutes == -25.0
     for argument, says in (
+        ("--minutes=nan", "argument --minutes: expected a finite number, got 'nan'"),
+        ("--minutes=-inf", "argument --minutes: expected a finite number, got '-inf'"),
+        ("--minutes=two", "argument --minutes: expected a finite number, got 'two'"),
         ("--exiff=apply", "unrecognized arguments: --exiff=apply; did you mean '--exif'?"),
         ("--modle", "unrecognized arguments: --modle; did you mean '--model'?"),
         ("-x", "unrecognized arguments: -x\n"),
