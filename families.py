@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -84,7 +85,10 @@ def training_request(
     """Returns what train.py's command line asks for; see `command_line.training_request`."""
     name = flags.FLAGS["model_name"]
     has_file = bool(flags.FLAGS.config_file)
-    recipe = functools.partial(_finetune, num_ranks) if recipe == finetune.NAME else recipe
+    if recipe == finetune.NAME:
+        recipe = functools.partial(_finetune, num_ranks)
+    elif recipe and not os.path.exists(recipe):
+        raise ConfigError(f"--recipe={recipe}: no such file, nor {finetune.NAME!r}")
     if has_file or package_of(name.value) == "maskrcnn":
         return command_line.training_request(
             pairs,
@@ -120,10 +124,10 @@ def _finetune(num_ranks: int, config: Any) -> dict[str, Any]:
     pattern = config.data.training_file_pattern
     card = find_card(pattern) if pattern else None
     if card is None:
-        raise ConfigError(
-            f"--recipe={finetune.NAME} needs the size of the training set, but "
-            f"--training_file_pattern={pattern} has no data card: convert it again, or use --data"
-        )
+        lack = "none is named: use --data or --training_file_pattern"
+        if pattern:
+            lack = f"{pattern} has no data card: convert it again, or use --data"
+        raise ConfigError(f"--recipe={finetune.NAME} needs a training set's size, but {lack}")
     return _settings_of(config.model.name).finetune_settings(
         config, num_images=card.num_images, num_ranks=num_ranks
     )

@@ -80,7 +80,10 @@ def resolve_request(words: list[str]) -> families.Request:
     if FLAGS.data and not FLAGS.config_file:
         # What is wrong with the settings is said before a conversion that may take an hour. The
         # recipe for fine-tuning needs the records.
-        early = asked(recipe="" if recipe == finetune.NAME else recipe).config
+        is_fine_tuned = recipe == finetune.NAME
+        early = asked(recipe="" if is_fine_tuned else recipe).config
+        if is_fine_tuned:
+            finetune.require_weights(early)
         families.load(early.model.name).validate(early)
     notes = data_flags.use_for_training(early)
     if recipe and not FLAGS["recipe"].present:

@@ -34,6 +34,15 @@ _WIDEST_SCALES = (0.1, 2.0)
 SMALL_SET, MIDDLE_SET = 1000, 10000
 
 
+def require_weights(config: Any) -> None:
+    """Raises ConfigError if the run starts from no weights."""
+    if not (config.train.backbone_init or config.train.pretrained_ckpt):
+        raise ConfigError(
+            f"--recipe={NAME} starts from weights: name them with --pretrained_ckpt or "
+            "--backbone_init, or train without this recipe"
+        )
+
+
 def shared_settings(
     config: Any,
     *,
@@ -52,12 +61,8 @@ def shared_settings(
     Raises:
       ConfigError: the run starts from no weights.
     """
+    require_weights(config)
     train, optim = config.train, config.optim
-    if not (train.backbone_init or train.pretrained_ckpt):
-        raise ConfigError(
-            f"--recipe={NAME} starts from weights: name them with --pretrained_ckpt or "
-            "--backbone_init, or train without this recipe"
-        )
     global_batch = train.batch_size * num_ranks * optim.gradient_accumulation
     per_epoch = -(-(train.num_examples_per_epoch or num_images) // global_batch)
     steps = train.num_epochs * per_epoch

@@ -1,5 +1,7 @@
 """--recipe=finetune: what follows from the length of a run and the size of its set."""
 
+import dataclasses
+
 import pytest
 from absl import flags
 
@@ -7,6 +9,7 @@ import families
 from detector.finetune import shared_settings
 from engine.config.fields import ConfigError, override
 from engine.optim.plan import make_plan
+from object_detection.records.tfrecord_file import write_records
 
 WEIGHTS = {"backbone_init": "pip:x"}
 
@@ -81,9 +84,14 @@ def test_without_weights_it_is_refused():
         shared_settings(config, num_images=9, num_ranks=1, base_rate=0.003)
 
 
-def test_nothing_tells_the_size_of_the_set():
-    with pytest.raises(ConfigError, match="has no data card"):
-        families._finetune(1, families.base_config("efficientdet-d0"))
+def test_nothing_tells_the_size_of_the_set(tmp_path):
+    config = families.base_config("efficientdet-d0")
+    with pytest.raises(ConfigError, match="but none is named: use --data or --training"):
+        families._finetune(1, config)
+    write_records(tmp_path / "train-00000-of-00001.tfrecord", [b""])
+    data = dataclasses.replace(config.data, training_file_pattern=f"{tmp_path}/train-*")
+    with pytest.raises(ConfigError, match="train-. has no data card"):
+        families._finetune(1, dataclasses.replace(config, data=data))
 
 
 @pytest.mark.parametrize(
