@@ -243,7 +243,8 @@ def _load(
         return "the annotations given", source, ""
     path = Path(source)
     if regular_file(path) is None:
-        raise FileNotFoundError(f"no annotation file {path} (looked from {os.getcwd()})")
+        why = "it is a folder" if path.is_dir() else f"looked from {os.getcwd()}"
+        raise FileNotFoundError(f"no annotation file {path} ({why})")
     data = read_file(path, most=MOST_JSON_BYTES)
     content = parse_json(data, path)
     if isinstance(content, dict):

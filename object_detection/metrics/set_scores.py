@@ -162,8 +162,8 @@ class SetScores:
             raise ValueError(
                 f"{self.records} holds {card.num_images} images but "
                 f"{self.annotations} lists {expected}, of which "
-                f"{len(card.skipped_source_ids)} were left out in conversion: convert the "
-                "validation set again, all of it and nothing else"
+                f"{len(card.skipped_source_ids)} were left out in conversion: name the JSON "
+                "of these records, or convert all of that one again, and nothing else"
             )
 
     def _require_masks(self) -> None:
