@@ -61,7 +61,7 @@ def read(folder: DataFolder, *, pictures: Path) -> LabelledSet:
                 file = result.find_image(folder, *names, near=path)
             else:
                 result.note("picture taken out of an annotation file", path)
-            width, height = (content.get(f"image{side}") or 0 for side in ("Width", "Height"))
+            width, height = (content.get(f"image{side}") for side in ("Width", "Height"))
             size = (int(width), int(height)) if width and height else None
             objects = _objects(content["shapes"], path, size, result)
             result.splits[folder.split_of(path)].append(LabelledImage(file, objects, size))

@@ -138,6 +138,22 @@ def test_boxes_drawn_past_the_left_border_are_pixels(side):
 
 
 @pytest.mark.parametrize(
+    ("num_pixels", "num_shares", "is_fatal"),
+    [(297, 3, True), (298, 2, False), (8, 1, False), (1, 1, True)],
+)
+def test_a_hundredth_of_fractions_is_too_much(num_pixels, num_shares, is_fatal):
+    """Not one alone, which a slip may be, unless there are hardly any others."""
+    low = np.random.default_rng(1).uniform(100, 400, (num_pixels, 2))
+    boxes = np.concatenate([low, np.full((num_pixels, 2), 50.5)], axis=1)
+    boxes = np.concatenate([boxes, np.tile([0.2, 0.3, 0.5, 0.25], (num_shares, 1))])
+    n = len(boxes)
+    known = np.tile([640.0, 480.0], (n, 1)), np.full((n, 4), np.nan), np.arange(n)
+    (found,) = box_frame.frame_problems(boxes, *known)
+    assert (found.kind, found.is_fatal, found.where.sum()) == ("fraction", is_fatal, num_shares)
+    assert f"{num_shares} of {n} boxes lie within 0 and 1 (the others do not" in found.what
+
+
+@pytest.mark.parametrize(
     "most", [100, 96]
 )  # shares end at the border of their image, pixels do not
 def test_percent_in_a_part_of_a_set_are_told_by_their_ends(most):

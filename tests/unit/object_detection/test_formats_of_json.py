@@ -26,10 +26,10 @@ def test_shapes_of_labelme_as_others_write_them(folder):
         {"label": "dog", "points": [[20, 10], [25, 10]], "shape_type": "circle"},
     ]
     content = {"imageData": "A" * 100_000, "imagePath": "a.jpg", "shapes": shapes}
-    folder.write("a.json", json.dumps(content))
+    folder.write("renamed.json", json.dumps(content))
     circle = ("dog", 15, 5, 10, 10)
     assert folder.read() == {"all": {"a.jpg": plain([circle, ("cat", 1, 2, 10, 8)])}}
-    assert "1 x object called __ignore__ left out: a.json" in folder.said
+    assert "1 x object called __ignore__ left out: renamed.json" in folder.said
     assert "1 x spiral left out" in folder.said
     mask = {"label": "cat", "points": [[1, 2]], "shape_type": "mask", "mask": "AAAA"}
     size = {"imageWidth": SIZE[0], "imageHeight": SIZE[1]}
@@ -39,8 +39,8 @@ def test_shapes_of_labelme_as_others_write_them(folder):
         ({"shapes": [mask]}, r"\[0\]: a mask, but the file states no imageHeight and imageWidth"),
         ({"shapes": [mask], **size}, r"\[0\]: its 'mask' is no picture"),
     ):
-        folder.write("a.json", json.dumps({**content, **wrong}))
-        with pytest.raises(ValueError, match=rf"a\.json.*{said}"):
+        folder.write("renamed.json", json.dumps({**content, **wrong}))
+        with pytest.raises(ValueError, match=rf"renamed.*{said}"):
             folder.read()
 
 

@@ -174,6 +174,15 @@ def test_contact_sheet_lays_out_rows():
     assert (sheet[20:60, 20:80] == 200).all()
     captioned = visualize.contact_sheet(images, 2, ["a", "b", "c" * 99], cell=(60, 80), title="t")
     assert captioned.shape[0] > sheet.shape[0]
+    assert (captioned[:24] != captioned[0, 0]).any(), "the title"
+    others = visualize.contact_sheet(images, 2, ["q", "b", "w"], cell=(60, 80), title="t")
+    is_other = changed(others, captioned)
+    assert is_other[:, :92].any() and not is_other[:, 104:].any(), "the second has its caption"
+    for shape, rows, columns in (((30, 160), (0, 15), (0, 80)), ((160, 30), (0, 60), (34, 45))):
+        fitted = visualize.contact_sheet([np.full((*shape, 3), 200, np.uint8)], 1, cell=(60, 80))
+        inside = np.argwhere((fitted == 200).all(axis=-1)) - 12
+        assert inside.min(axis=0).tolist() == [rows[0], columns[0]]
+        assert (inside.max(axis=0) + 1).tolist() == [rows[1], columns[1]]
     with pytest.raises(ValueError, match="0 images"):
         visualize.contact_sheet([], 2)
     with pytest.raises(ValueError, match="1 captions for 3"):
