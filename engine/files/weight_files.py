@@ -132,7 +132,7 @@ def _checkpoint_prefix(path: Path, *, named_by: str = "") -> Path:
     if not index.is_file():
         raise FileNotFoundError(
             f"No weights at {path}: neither a file nor a folder, and the checkpoint index {index} "
-            f"is missing{named_by}."
+            f"is missing{named_by}. Published weights are zoo:NAME (train.py --list_zoo)."
         )
     if not checkpoint.exists(prefix):
         raise BadFileError(

@@ -74,7 +74,7 @@ def spoil_records(path, change):
         ("--hparams=nms_configs.method=soft", ["method='soft'", "'hard'"]),
         ("--training_mode=trainval", ["training_mode='trainval'", "'traineval'"]),
         ("--preset=nvdia", ["preset='nvdia'", "'nvidia'"]),
-        ("--recipe=/nowhere/fast.yaml", ["/nowhere/fast.yaml"]),
+        ("--recipe=/nowhere/fast.yaml", ["/nowhere/fast.yaml", "nor 'finetune'"]),
         ("--optimizer=adam", ["optimizer='adam'", "'adamw'"]),
         ("--lr_decay_method=linear", ["lr_decay_method='linear'"]),
         ("--precision=float16", ["precision='float16'", "'mixed_float16'"]),
@@ -108,6 +108,13 @@ def test_setting_that_cannot_work(train, tmp_path, flag, words):
 )
 def test_what_is_not_there(train, flag, words):
     train(flag).require_explained_failure(*words)
+
+
+def test_a_checkpoint_that_is_not_there_is_said_before_a_conversion(commands, tiny_set, tmp_path):
+    data, run = tiny_set.annotations.parent.parent, tmp_path / "run"
+    result = commands.run("eval.py", f"--data={data}", f"--ckpt_path={run}")
+    result.require_explained_failure(f"no checkpoint at {run}")
+    assert "converting" not in result.output and not [*tmp_path.iterdir()]
 
 
 # ---------------------------------------------------------------------------- records
