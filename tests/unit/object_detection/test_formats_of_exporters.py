@@ -11,7 +11,6 @@ from samples import instances, voc_xml, yolo_lines
 from object_detection.check.run import check_splits
 from object_detection.coco.annotations import read_annotations
 from object_detection.convert.convert import convert
-from outside_data.picture_file import BadImageError, open_picture
 
 
 def yolo(folder, lines="", *, label="labels/a.txt", image="a.jpg"):
@@ -448,9 +447,3 @@ def test_classes_that_are_called_alike_are_told(folder):
     codes = {item.code: item for item in report.findings}
     assert codes["alike_classes"].examples == ("'cat' (id 1), 'Cat' (id 2)",)
     assert "class_ids" not in codes
-
-
-@pytest.mark.parametrize("brand", [b"heic", b"mif1"])
-def test_heic_is_called_so(brand):
-    with pytest.raises(BadImageError, match="HEIC picture: .* save it as JPEG"):
-        open_picture(b"\0\0\0\x18ftyp" + brand + b"\0\0\0\0mif1heic" + bytes(100))

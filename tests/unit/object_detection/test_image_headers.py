@@ -104,3 +104,25 @@ def test_planes_of_16_bits_are_refused_where_pillow_takes_bytes_for_pixels(tmp_p
     for file in (tiff(eight), deflated):
         shown = open_picture(file).rgb(upright=False)
         np.testing.assert_array_equal(np.moveaxis(np.asarray(shown), -1, 0), eight)
+
+
+@pytest.mark.parametrize("brand", [b"heic", b"mif1"])
+def test_heic_is_called_so(brand):
+    with pytest.raises(BadImageError, match="HEIC picture: .* save it as JPEG"):
+        open_picture(b"\0\0\0\x18ftyp" + brand + b"\0\0\0\0mif1heic" + bytes(100))
+
+
+@pytest.mark.parametrize("mode", ["I", "F"])
+def test_pictures_of_32_bits_are_refused(mode):
+    file = io.BytesIO()
+    Image.new(mode, (4, 3)).save(file, "TIFF")
+    with pytest.raises(BadImageError, match="not 8 or 16 bits per channel"):
+        open_picture(file.getvalue()).rgb(upright=False)
+
+
+def test_a_broken_exif_block_leaves_the_picture_as_it_is():
+    file = io.BytesIO()
+    Image.fromarray(PIXELS).save(file, "PNG", exif=b"Exif\0\0neither II nor MM")
+    picture = open_picture(file.getvalue())
+    assert picture.orientation == 1
+    np.testing.assert_array_equal(picture.rgb(upright=True), PIXELS)
