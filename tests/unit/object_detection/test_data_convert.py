@@ -1,5 +1,6 @@
 """COCO -> records: what is kept, clipped, dropped and skipped; the report; the command."""
 
+import dataclasses
 import io
 import json
 
@@ -240,6 +241,39 @@ def test_report_warns_of_a_set_without_boxes(data, tmp_path):
     annotations, folder = data({"a.jpg": picture()})
     conversion = convert(annotations, folder, tmp_path / "train")
     assert "WARNING: not one box" in describe_conversion(conversion)
+    many = dataclasses.replace(
+        conversion,
+        skipped_images=[(f"{i}", f"{i}.jpg", "no such file") for i in range(13)],
+        warnings=[f"{i}.jpg is odd" for i in range(12)],
+        removed_files=["train-0", "train-1", "train-2"],
+        seconds=0.25,
+    )
+    *_, tenth, more = (line for line in describe_conversion(many).split("\n") if "  " in line[:2])
+    assert (tenth, more) == ("  9.jpg (image id 9): no such file", "  ... and 3 more")
+    *_, tenth, more, removed, wrote = describe_conversion(many).split("\n")
+    assert (tenth, more) == (
+        "WARNING: 9.jpg is odd",
+        "WARNING: ... and 2 more such images",
+    )
+    assert removed == "removed 3 files of an earlier conversion (train-0, ...)"
+    assert wrote.endswith("train-card.json in 0.2 s (4 images/s)")
+
+
+@pytest.mark.parametrize(
+    ("images", "options", "said"),
+    [
+        ([], {}, "no image to convert"),
+        (None, {"num_shards": 0}, "num_shards: expected at least 1, got 0"),
+        (None, {"mask_format": "rle"}, "mask_format: expected png or bitpacked, got 'rle'"),
+        (None, {"on_bad_image": "keep"}, "on_bad_image: expected skip or stop, got 'keep'"),
+    ],
+)
+def test_arguments_that_no_conversion_can_have(data, tmp_path, images, options, said):
+    annotations, folder = data({"a.jpg": picture()})
+    with pytest.raises(ValueError, match=said):
+        convert(annotations, folder, tmp_path / "train", images=images, **options)
+    with pytest.raises(FileNotFoundError, match=r"no image folder .*gone"):
+        convert(annotations, tmp_path / "gone", tmp_path / "train")
 
 
 def test_progress_in_a_log_is_a_line_every_ten_seconds():
