@@ -13,7 +13,7 @@ from object_detection.check.image_faults import image_faults
 from object_detection.check.object_faults import object_faults
 from object_detection.check.shifted_ids import shifted_ids
 from object_detection.check.split_faults import split_faults
-from object_detection.check.split_table import SplitTable, read_table
+from object_detection.check.split_table import Progress, SplitTable, read_table
 from object_detection.coco import box_frame
 
 HOPELESS = frozenset(
@@ -29,7 +29,7 @@ def check_splits(
     max_instances: int = 100,
     max_detections: int = 100,
     follow_links: bool = False,
-    progress: Callable[[str], Callable[[int, int], None]] = lambda name: lambda done, total: None,
+    progress: Callable[[str], Progress] = lambda name: lambda done, total: None,
 ) -> tuple[Report, dict[str, SplitTable]]:
     """Checks a data set.
 
@@ -38,7 +38,7 @@ def check_splits(
       layout: anchors to compare the boxes with; None: not compared.
       max_instances, max_detections: see `image_faults`.
       follow_links: whether links in the image folders may lead outside.
-      progress: gives for a split's name what `read_table` calls.
+      progress: see `read_table`.
 
     Returns:
       The report, and the splits that could be read.
@@ -50,7 +50,7 @@ def check_splits(
             tables[name] = read_table(
                 *(name, annotation_file, image_dir),
                 follow_links=follow_links,
-                progress=progress(name),
+                progress=progress,
             )
         except (ValueError, OSError) as error:
             findings.append(

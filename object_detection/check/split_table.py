@@ -18,6 +18,8 @@ from object_detection.coco.objects import StatedBox, frame_columns
 from outside_data.picture_file import BadImageError, read_picture_header
 
 _THREADS = 8
+Progress = Callable[[int, int], None]
+"""Takes the number of files that are read and that of all."""
 
 
 class ImageFacts(NamedTuple):
@@ -88,11 +90,11 @@ def read_table(
     image_dir: Path,
     *,
     follow_links: bool,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Callable[[str], Progress] = lambda name: lambda done, total: None,
 ) -> SplitTable:
     """Reads annotations and the headers of the image files, found as conversion finds them.
 
-    `progress` is called with the number of files read and that of all.
+    `progress` is asked for a function once the files are to be read.
 
     Raises:
       FileNotFoundError, ValueError: the annotations cannot be read.
@@ -100,11 +102,11 @@ def read_table(
     annotations, stated = read_stated(annotation_file, require_objects=not name.startswith("test"))
     found = find_image_files(annotations.images, image_dir, follow_links=follow_links)
     ids = [image.source_id for image in annotations.images]
+    show, facts = progress(name), []
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
-        facts = []
         for fact in pool.map(_look, map(found.paths.get, ids), map(found.problems.get, ids)):
             facts.append(fact)
-            progress(len(facts), len(ids))
+            show(len(facts), len(ids))
     sides = [
         (image.width or fact.width or np.nan, image.height or fact.height or np.nan)
         for image, fact in zip(annotations.images, facts)

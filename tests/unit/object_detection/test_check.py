@@ -300,6 +300,24 @@ def small_table(small_set, tmp_path):
     return read_table("train", path, tmp_path / "train", follow_links=False)
 
 
+def test_progress_begins_once_the_annotations_are_read(small_set, tmp_path):
+    path, asked, counts = tmp_path / "instances_train.json", [], []
+
+    def progress(name):
+        asked.append(name)
+        return lambda done, total: counts.append((done, total))
+
+    def read(text):
+        path.write_text(text)
+        read_table("train", path, tmp_path / "train", follow_links=False, progress=progress)
+
+    with pytest.raises(ValueError, match="instances_train.json"):
+        read("{")
+    assert asked == []
+    read(json.dumps(small_set["train"]))
+    assert asked == ["train"] and counts == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
 def test_boxes_below_the_anchors_are_told_with_what_helps(small_table):
     facts, found = anchor_fit(small_table, layout_of_squares(120))
     assert facts["recall"] == 0 and facts["smallest_anchor_px"] == 120
