@@ -127,24 +127,6 @@ def test_run_lengths_equal_pycocotools(seed, height, width, share):
     assert rle == mask_api.encode(np.asfortranarray(image))
 
 
-def test_a_mask_survives_cropping_and_pasting():
-    """Ground truth averaged into its box and pasted again meets itself, best where it lay."""
-    y, x = np.mgrid[:HEIGHT, :WIDTH] + 0.5
-    inside = (((y - 30) / 22) ** 2 + ((x - 45) / 35) ** 2 <= 1).astype(np.uint8)
-    box = np.array([8.0, 10.0, 52.0, 80.0])
-    points = (np.arange(SIZE * 10) + 0.5) / (SIZE * 10)
-    rows = np.floor(box[0] + points * 44).astype(int)
-    columns = np.floor(box[1] + points * 70).astype(int)
-    square = inside[np.ix_(rows, columns)].reshape(SIZE, 10, SIZE, 10).mean(axis=(1, 3))
-    truth = mask_api.encode(np.asfortranarray(inside))
-    ious = {}
-    for convention in CONVENTIONS:
-        rle = encode_masks(square[None], box[None], rule=MaskRule(convention=convention), **IMAGE)
-        ious[convention] = mask_api.iou(rle, [truth], [0]).item()
-    assert ious["continuous"] > ious["detectron"] > 0.95
-    assert ious["continuous"] > 0.98
-
-
 def test_thresholds_and_errors():
     mask = np.full((1, SIZE, SIZE), 0.5, np.float32)
     box = np.array([[10.0, 10.0, 30.0, 30.0]])

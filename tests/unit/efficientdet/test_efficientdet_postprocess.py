@@ -64,37 +64,6 @@ def test_one_object_comes_out_where_its_anchor_is():
     assert not detections.scores[0, 1:].any()
 
 
-def test_object_of_a_coarser_level_and_its_deltas():
-    logits, deltas = quiet_outputs()
-    logits[1][0, 1, 3, 2] = 1.0
-    deltas[1][0, 1, 3, :4] = [0.25, 0.0, np.log(0.5), 0.0]
-    detections = run(logits, deltas, whole_image())
-    # P4 stride 16, 32 px anchor centred at (24, 56): 16 high, moved down by 8.
-    np.testing.assert_allclose(detections.boxes[0, 0], [24, 40, 40, 72], rtol=1e-6)
-    assert detections.classes[0, 0] == 2
-
-
-def test_boxes_are_moved_to_the_original_image():
-    logits, deltas = quiet_outputs(2)
-    for image in range(2):
-        logits[1][image, 1, 3, 0] = 1.0
-    # Twice as large, cropped at (10, 20) network pixels; the second one mirrored.
-    geometry = geometry_lib.Geometry(
-        original_size=tf.constant([[400.0, 600.0]] * 2),
-        canvas_origin=tf.zeros([2, 2]),
-        canvas_scale=tf.ones([2, 2]),
-        canvas_valid=tf.constant([[400.0, 600.0]] * 2),
-        network_scale=tf.fill([2, 2], 0.5),
-        network_offset=tf.constant([[10.0, 20.0]] * 2),
-        flip=tf.constant([0.0, 1.0]),
-    )
-    detections = run(logits, deltas, geometry_lib.pack(geometry))
-    # Network box (8, 40, 40, 72); mirrored in 96 px: (8, 24, 40, 56).
-    np.testing.assert_allclose(detections.boxes[0, 0], [36, 120, 100, 184], rtol=1e-6)
-    np.testing.assert_allclose(detections.boxes[1, 0], [36, 88, 100, 152], rtol=1e-6)
-    assert not detections.boxes[:, 1:].any()
-
-
 def test_clipping_can_be_turned_off():
     logits, deltas = quiet_outputs()
     # First anchor of P4: centre (8, 8), 32 px.

@@ -266,13 +266,6 @@ def test_targets_have_no_gradient():
     assert tape.gradient(made, boxes) == [None, None]
 
 
-def test_image_without_boxes_has_background_only():
-    proposals = np.random.default_rng(0).uniform(0, 40, (1, 20, 4))
-    proposals[..., 2:] += 45
-    targets = rois(proposals, np.ones((1, 20), bool), np.zeros((1, 2, 4)), [[-1, -1]])
-    np.testing.assert_array_equal(targets.class_targets, np.full((1, 8), NUM_CLASSES))
-
-
 def test_regions_on_a_crowd_are_no_background():
     seven_tenths = [53, 80, 63, 90]
     proposals = [[[20, 20, 60, 50], [70, 70, 90, 90], [0, 70, 20, 90], seven_tenths]]

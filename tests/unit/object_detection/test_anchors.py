@@ -11,7 +11,6 @@ from object_detection.boxes.anchors import (
     generate_anchors,
     generate_grid_anchors,
     level_sizes,
-    torchvision_anchor_shapes,
 )
 
 ASPECTS = [(1.0, 1.0), (1.4, 0.7), (0.7, 1.4)]
@@ -62,14 +61,6 @@ def test_d0_count_and_first_anchors():
     np.testing.assert_array_equal(anchors[64 * 64 * 9], [-24, -24, 40, 40])
 
 
-def test_mask_rcnn_pyramid_fits_the_same_function():
-    anchors = generate_anchors(
-        (832, 1344), min_level=2, max_level=6, num_scales=1, aspect_ratios=ASPECTS, anchor_scale=8.0
-    )
-    assert anchors.shape == (279_279, 4)
-    np.testing.assert_array_equal(anchors[0], [2 - 16, 2 - 16, 2 + 16, 2 + 16])
-
-
 @pytest.mark.parametrize("image_size", [(128, 256), (150, 100)])
 def test_every_anchor_follows_the_formula(image_size):
     anchors = generate_anchors(image_size, **{**D0, "max_level": 5})
@@ -88,41 +79,10 @@ def test_every_anchor_follows_the_formula(image_size):
     np.testing.assert_allclose(anchors, np.array(expected), rtol=1e-5, atol=1e-4)
 
 
-# Cell anchors of Detectron's FPN, (x1, y1, x2, y2) with the last pixel included, around cell 0.
-DETECTRON_CORNERS = {
-    (4, 32): [(-22, -10, 25, 13), (-14, -14, 17, 17), (-10, -22, 13, 25)],
-    (8, 64): [(-40, -20, 47, 27), (-28, -28, 35, 35), (-20, -44, 27, 51)],
-    (16, 128): [(-84, -40, 99, 55), (-56, -56, 71, 71), (-36, -80, 51, 95)],
-    (32, 256): [(-164, -72, 195, 103), (-112, -112, 143, 143), (-76, -168, 107, 199)],
-    (64, 512): [(-332, -152, 395, 215), (-224, -224, 287, 287), (-148, -328, 211, 391)],
-}
-
-
-def test_detectron_anchors_equal_the_table():
-    for (stride, size), corners in DETECTRON_CORNERS.items():
-        shapes = detectron_anchor_shapes(stride, size=size, ratios=[0.5, 1.0, 2.0])
-        anchors = generate_grid_anchors([(2, 3)], strides=[stride], shapes=[shapes], pixel_offset=1)
-        assert anchors.shape == (18, 4) and anchors.dtype == np.float32
-        expected = np.array(corners)[:, [1, 0, 3, 2]]
-        np.testing.assert_array_equal(anchors[:3], expected)
-        # Second row, third column: moved by one and two strides.
-        moved = expected + np.array([1, 2, 1, 2]) * stride
-        np.testing.assert_array_equal(anchors[15:], moved)
-
-
 @pytest.mark.parametrize("factor", [1, 2, 4])
 def test_detectron_anchors_of_one_level_are_rounded_before_they_are_scaled(factor):
     shapes = detectron_anchor_shapes(16, size=32 * factor, ratios=[0.5, 1.0])
     np.testing.assert_array_equal(shapes, np.array([[24, 46], [32, 32]]) * factor)
-
-
-def test_torchvision_anchors_are_rounded_around_the_corner_of_their_cell():
-    # 32 * sqrt(1/2) = 22.63, 32 * sqrt(2) = 45.25: halves 11.31 and 22.63.
-    shapes = torchvision_anchor_shapes(size=32, ratios=[0.5, 1.0, 2.0])
-    anchors = generate_grid_anchors([(2, 2)], strides=[4], shapes=[shapes], center=0.0)
-    expected = np.array([[-11, -23, 11, 23], [-16, -16, 16, 16], [-23, -11, 23, 11]])
-    np.testing.assert_array_equal(anchors[:3], expected)
-    np.testing.assert_array_equal(anchors[3:6], expected + [0, 4, 0, 4])
 
 
 def test_grid_anchors_of_mask_rcnn_on_its_canvas():

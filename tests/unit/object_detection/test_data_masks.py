@@ -129,15 +129,6 @@ def test_polygon_and_run_length_crops_agree(box):
     assert crop_to_box([TRIANGLE], **arguments) == crop_to_box(rle, **arguments)
 
 
-def test_pasted_crop_gives_the_mask_back():
-    mask = decode_mask([TRIANGLE], 48, 80)
-    box = np.array([5.0, 8.0, 34.0, 41.0])
-    cells = unpack_mask(crop_to_box(uncompressed(mask), box, height=48, width=80))
-    rows = ((np.arange(5, 34) + 0.5 - 5) * 112 / 29).astype(int)
-    columns = ((np.arange(8, 41) + 0.5 - 8) * 112 / 33).astype(int)
-    np.testing.assert_array_equal(cells[rows][:, columns], mask[5:34, 8:41])
-
-
 def test_thin_object_is_not_lost():
     # One pixel wide in a box of 400: it covers a quarter of each cell it touches.
     mask = np.eye(400, dtype=np.uint8)
