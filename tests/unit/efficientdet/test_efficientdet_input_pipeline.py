@@ -10,6 +10,7 @@ import pytest
 import samples
 import tensorflow as tf
 
+from detector import task as detector_task
 from efficientdet.config import model_config
 from efficientdet.losses import DetectionLosses
 from efficientdet.settings import EfficientDetConfig
@@ -242,6 +243,34 @@ def test_scores_are_as_the_settings_say(ten):
 
 def test_an_evaluation_has_no_more_images_than_there_are(ten):
     assert [ten.task(eval_samples=n).num_eval_examples for n in (6, 5000)] == [6, 10]
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, {"flip_probability": 0.5, "jitter": (0.1, 2.0), "translate": 0.0}),
+        ({"input_rand_hflip": False}, {"flip_probability": 0.0}),
+        (
+            {"jitter_min": 0.8, "jitter_max": 1.2, "translate": 0.3},
+            {"jitter": (0.8, 1.2), "translate": 0.3},
+        ),
+        ({"mixing_end_epoch": 7}, {"mixing_end_epoch": 0}),  # nothing is mixed
+        ({"mixing_end_epoch": 7, "mosaic": 0.5}, {"mixing_end_epoch": 7}),
+        ({"mixing_end_epoch": 7, "mixup": 0.5}, {"mixing_end_epoch": 7}),
+    ],
+)
+def test_training_is_augmented_as_the_settings_say(ten, monkeypatch, settings, expected):
+    asked = {}
+    monkeypatch.setattr(
+        detector_task,
+        "training_batches",
+        lambda records, reading, **options: asked.update(options) or tf.data.Dataset.range(3),
+    )
+    ten.task(**settings).train_dataset(shard=Shard(1, 2), start_step=6)
+    augmentation = asked["augmentation"]._asdict()
+    assert {name: augmentation[name] for name in expected} == expected
+    assert augmentation["seed"] == 5
+    assert (asked["start_position"], asked["shard"]) == (24, Shard(1, 2))  # 6 steps of 4 images
 
 
 def test_pixels_are_normalised_by_the_model(ten):

@@ -200,6 +200,10 @@ def test_ranks_that_cannot_share_the_data_are_told_which_can(monkeypatch, stored
     with pytest.raises(ConfigError, match=f"{ranks} rank.s. cannot share evenly: {fitting} ranks"):
         start_checks.shares_of(config, {"num_ranks": stored})
     assert start_checks.shares_of(config_of("run"), {"num_ranks": stored}) == ranks
+    assert start_checks.shares_of(config, {"num_ranks": 2, "shares": 2 * ranks}) == 2 * ranks
+    joined = dataclasses.replace(config, runtime=dataclasses.replace(config.runtime, sync_bn=True))
+    with pytest.raises(ConfigError, match=f"not go with --sync_bn.*; use {2 * ranks} ranks"):
+        start_checks.shares_of(joined, {"num_ranks": 2 * ranks})
 
 
 def test_settings_for_all_ranks_mean_those_that_the_run_began_with(trained, monkeypatch):
