@@ -4,10 +4,12 @@ from types import SimpleNamespace
 
 import keras_choice  # noqa: F401  (before TensorFlow)
 
+import numpy as np
 import pytest
 import tensorflow as tf
 from weight_samples import assert_holds, assert_refused, random_values, save_tensors
 
+import families
 from detector.family import DetectorFamily
 from engine.config.fields import ConfigError
 
@@ -44,3 +46,38 @@ def test_what_the_base_cannot_load_is_refused(task, tmp_path):
         FAMILY.load_detector(task, path, channels=[1, 0, 2])
     with pytest.raises(ConfigError, match="--backbone_init=r50: no weights of others .* for toy"):
         FAMILY.load_backbone(task, "r50")
+
+
+@pytest.mark.parametrize(
+    ("model", "strides", "first", "limits", "scale"),
+    [
+        # Sides of 4 x 8 at the first octave of three, cut 1:1, 2:1 and 1:2 at almost equal area.
+        (
+            "efficientdet-d0",
+            [8, 16, 32, 64, 128],
+            [(32, 32), (44.8, 22.4), (22.4, 44.8), (40.3, 40.3), (56.4, 28.2), (28.2, 56.4)],
+            (512, 512),
+            ("anchor_scale", (4.0,)),
+        ),
+        (
+            "maskrcnn-r50-fpn",
+            (4, 8, 16, 32, 64),
+            [(32, 32), (44.8, 22.4), (22.4, 44.8)],
+            (832, 1344),
+            ("anchor_sizes", (32, 64, 128, 256, 512)),
+        ),
+        (
+            "maskrcnn-r50-c4",
+            (16,),
+            [(32, 32), (44.8, 22.4), (22.4, 44.8), (64, 64), (89.6, 44.8), (44.8, 89.6)],
+            (832, 1344),
+            ("anchor_sizes", (32, 64, 128, 256, 512)),
+        ),
+    ],
+)
+def test_the_check_of_data_knows_the_anchors(model, strides, first, limits, scale):
+    layout = families.anchor_layout(families.base_config(model).model)
+    assert (layout.strides, layout.limits, layout.scale) == (strides, limits, scale)
+    assert len(layout.shapes) == len(strides)
+    found = {tuple(shape) for shape in np.round(layout.shapes[0][: len(first)], 1).tolist()}
+    assert found == set(first)

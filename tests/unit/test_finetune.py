@@ -47,6 +47,19 @@ def test_a_long_run_on_a_large_set():
     assert plan.warmup_steps == 1000
 
 
+@pytest.mark.parametrize(
+    ("num_images", "frozen"),
+    [
+        (999, "(stem|stack_[0-2])"),
+        (1000, "(stem|stack_[0-1])"),
+        (9999, "(stem|stack_[0-1])"),
+        (10000, ""),
+    ],
+)
+def test_the_smaller_the_set_the_more_is_frozen(num_images, frozen):
+    assert finetuned(num_images=num_images).optim.var_freeze_expr == frozen
+
+
 def test_the_rate_grows_with_the_root_of_the_global_batch():
     one = finetuned(batch_size=4, num_epochs=2).optim.learning_rate
     assert finetuned(batch_size=8, num_epochs=2, ranks=2).optim.learning_rate == 2 * one
@@ -70,9 +83,10 @@ def test_the_scale_follows_how_often_an_image_is_seen_whatever_an_epoch_is():
 
 
 def test_mask_rcnn_keeps_what_its_model_freezes_unless_the_set_is_large():
-    small = finetuned("maskrcnn-r50-fpn", num_images=500)
+    small = finetuned("maskrcnn-r50-fpn", num_images=9999)
     assert small.model.freeze_at == families.base_config("maskrcnn-r50-fpn").model.freeze_at
-    assert finetuned("maskrcnn-r50-fpn", num_images=20000).model.freeze_at == 1
+    assert finetuned("maskrcnn-r50-fpn", num_images=10000).model.freeze_at == 1
+    assert (small.optim.clip_gradients_norm, small.solver.bias_lr_factor) == (10.0, 1.0)
     from maskrcnn.validation import validate
 
     validate(small)

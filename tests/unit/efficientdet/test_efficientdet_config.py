@@ -142,6 +142,26 @@ def test_images_are_mixed_within_batches_that_are_large_enough(name, batch_size,
         validate(override(config, {"batch_size": batch_size}, source="test"))
 
 
+@pytest.mark.parametrize(
+    ("model", "size", "fitting"),
+    [
+        ("efficientdet-d0", (500, 512), "500 is .* stride 128 .max_level=7.: use 384 or 512"),
+        ("efficientdet-d0", (512, 64), "64 is .*: use 128 or 256"),
+        ("efficientdet-d7x", (1536, 1600), "1600 is .* stride 256 .max_level=8.: use 1536 or 1792"),
+        ("efficientdet-lite0", (320, 384), "320 is .*: use 256 or 384"),
+        ("efficientdet-lite0", (320, 320), ""),  # as published
+        ("efficientdet-d0", (640, 384), ""),
+    ],
+)
+def test_sizes_are_those_that_the_levels_divide(model, size, fitting):
+    config = override(base_config(model), {"model.image_size": size}, source="test")
+    if not fitting:
+        validate(config)
+        return
+    with pytest.raises(ConfigError, match=f"image_size={fitting}"):
+        validate(config)
+
+
 def test_config_is_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         model_config("efficientdet-d0").name = "other"
