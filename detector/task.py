@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from engine.batches import iterate
 from engine.ranks import distributed, machine
 from engine.task import MaskedRows, Shard, Task
 from object_detection.augment.mixing import Scenes
@@ -409,7 +410,7 @@ class DetectionTask(Task):
         self.set_scores.check(self._first_batch)
 
     def _first_batch(self) -> dict[str, np.ndarray] | None:
-        batch = next(iter(self.eval_dataset(shard=Shard(0, 1))), None)
+        batch = next(iterate(self.eval_dataset(shard=Shard(0, 1))), None)
         return batch and {name: value.numpy() for name, value in batch.items()}
 
     def detection_rows(

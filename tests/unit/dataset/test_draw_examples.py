@@ -85,3 +85,15 @@ def test_records_that_are_not_there_are_named(commands, tmp_path):
     assert done.code == 1
     assert f"{tmp_path}/nothing-*" in done.errors
     assert "Traceback" not in done.errors
+    done = commands.run(PROGRAM)
+    assert done.code == 2 and "expected --records='DATA/train-*' or --model_dir=RUN" in done.errors
+
+
+def test_records_without_a_picture_are_named(commands, tmp_path):
+    image = {"image": b"\xff\xd8\xffnothing", "image_format": "jpeg"}
+    bad = record("bad", (48, 72), [[5, 10, 30, 60]], **image)
+    write_records(tmp_path / "set-00000-of-00001.tfrecord", [bad])
+    done = commands.run(PROGRAM, f"--records={tmp_path}/set-*", f"--output_dir={tmp_path}/sheets")
+    (error,) = (line for line in done.errors.splitlines() if line.startswith("error: "))
+    assert done.code == 1 and "record 0 cannot be used: bad.png (image_id=bad)" in error
+    assert "Traceback" not in done.errors

@@ -209,6 +209,12 @@ def test_one_bad_record_can_end_the_run(tmp_path, fault, policy, message):
         records.train(4, **policy)
 
 
+def test_bad_records_at_the_start_of_an_evaluation_are_named_in_one_line(tmp_path):
+    bad = Records(tmp_path, [record(i, image=b"no picture") for i in range(4)])
+    with pytest.raises(ValueError, match=r"^the input pipeline failed: file .*record \d .*\Z"):
+        bad.task()._first_batch()
+
+
 def test_a_card_of_other_records_is_found_out(ten):
     shards = tuple(dataclasses.replace(shard, num_records=7) for shard in ten.card.shards)
     with pytest.raises(ValueError, match=r"expected 7 records by its data card, found 4"):
