@@ -70,14 +70,16 @@ def detect_format(folder: DataFolder) -> str:
     for name in FORMATS:
         if _coco_files(folder) if name == "coco" else _importer(name).files(folder):
             return name
+    stems = {image.stem for image in folder.images}
     raise BadFileError(
         f"{folder.root}: {len(folder.images)} images, but no annotations in a known format "
         f"({', '.join(FORMATS)}): expected for instance annotations/instances_train.json, an .xml "
-        "file for each image, or labels/*.txt; name the format with --format if it is there"
+        "file for each image, or labels/*.txt; if it is there, dataset/convert.py --format names it"
         + "".join(f". {_records_hint(path)}" for path in folder.files(".tfrecord")[:1])
         + "".join(f". {_why_not_coco(path)}" for path in folder.files(".json")[:1])
         + "".join(f". {tables.why_not(path)}" for path in folder.files(".csv")[:1])
         + "".join([f". {hint}" for hint in map(tables.text_hint, folder.files(".txt")) if hint][:1])
+        + "".join([f". {_why_not_yolo(p)}" for p in folder.files(".txt") if p.stem in stems][:1])
     )
 
 
@@ -182,6 +184,11 @@ def _why_not_coco(path: Path) -> str:
     tools = (tool for tool, marks in _NOT_READ.items() if all(mark in head for mark in marks))
     others = "".join(f"; like {tool}'s, which is not read: export COCO there" for tool in tools)
     return f"{path} {found}: COCO's instances have 'images', 'annotations' and 'categories'{others}"
+
+
+def _why_not_yolo(path: Path) -> str:
+    first = clean(head_of(path).split(b"\n")[0].decode(errors="replace"))
+    return f"{path} begins with {first!r}: YOLO's lines are a class's number and four shares"
 
 
 def _identity(folder: DataFolder, name: str, voc_corners: str) -> str:

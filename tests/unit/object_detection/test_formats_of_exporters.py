@@ -353,6 +353,13 @@ def test_text_files_of_boxes_are_named(folder, line, says):
         folder.read()
 
 
+def test_labels_that_are_not_quite_those_of_yolo_are_shown(folder):
+    folder.write("train/a.jpg")
+    folder.write("labels/a.txt", "cat 0.5 0.5 0.2 0.2\n")
+    with pytest.raises(ValueError, match=r"a\.txt begins with 'cat 0\.5 0\.5 0\.2 0\.2': YOLO's"):
+        folder.read()
+
+
 def test_texts_of_windows_shell(folder):
     """They are UTF-16, mostly with a byte order mark."""
     yolo(folder, yolo_lines(BOXES, NAMES, SIZE).encode("utf-16"))
