@@ -95,10 +95,13 @@ def resolve_request(words: list[str]) -> families.Request:
 
 def found_batch_size(resumed: Any) -> int:
     """Returns the batch of a run that goes on, else the largest that fits: --batch_size=auto."""
+    from engine.config.fields import ConfigError
     from engine.files import checkpoint
     from engine.files.description import read_description
     from engine.start import batch_size, start_checks
 
+    if not resumed.model_dir:  # not after minutes of trials
+        raise ConfigError("--model_dir is required")
     saved = checkpoint.newest_resumable(resumed.model_dir)
     if saved:
         return read_description(saved)["config"]["train"]["batch_size"]

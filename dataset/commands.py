@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Mapping
@@ -43,7 +44,8 @@ def run(
     def guarded(argv: list[str]) -> int:
         if len(argv) != 1 + bool(argument):
             expected = argument or "flags only"
-            print(f"error: expected {expected}, got {argv[1:]}; see --help", file=sys.stderr)
+            came = shlex.join(argv[1:]) or "nothing"
+            print(f"error: expected {expected}, got {came}; see --help", file=sys.stderr)
             return 2
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:

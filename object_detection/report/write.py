@@ -255,7 +255,10 @@ def read_evaluation(
     """
     for name in ("detections.json", "metrics.json"):
         if not (folder / name).is_file():
-            raise FileNotFoundError(f"no {name} in {folder}: expected a folder that eval.py wrote")
+            below = folder / "evaluation"  # of a run's folder
+            is_below = (below / name).is_file()
+            advice = f"name {below}" if is_below else "expected a folder that eval.py wrote"
+            raise FileNotFoundError(f"no {name} in {folder}: {advice}")
     detections = read_detections_json(folder / "detections.json")
     path = folder / "metrics.json"
     wanted = "the scores of an evaluation, AP among them; evaluate again"

@@ -117,6 +117,12 @@ def test_a_checkpoint_that_is_not_there_is_said_before_a_conversion(commands, ti
     assert "converting" not in result.output and not [*tmp_path.iterdir()]
 
 
+def test_batches_are_not_tried_where_the_run_has_no_folder(train):
+    result = train("--model_dir=", "--batch_size=auto")
+    result.require_explained_failure("--model_dir is required")
+    assert "images take" not in result.output
+
+
 # ---------------------------------------------------------------------------- records
 
 

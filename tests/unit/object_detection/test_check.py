@@ -382,7 +382,8 @@ def test_the_command_draws_nothing_where_no_picture_can_be_read(small_set, tmp_p
 def test_the_command_takes_a_folder_and_nothing_else(tmp_path, run_check):
     done = run_check(tmp_path / "none")
     assert done.code == 1 and "no data folder" in done.errors
-    assert run_check().code == 2
+    done = run_check()
+    assert done.code == 2 and "expected one data folder, got nothing; see --help" in done.errors
     done = run_check(tmp_path, "--pictures=1")
     assert done.code == 2 and "--pictures needs --output_dir" in done.errors
 

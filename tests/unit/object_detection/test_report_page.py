@@ -13,7 +13,7 @@ from object_detection.coco.annotations import read_scored
 from object_detection.metrics.coco import METRIC_NAMES, CocoEvaluator
 from object_detection.report import history, page, sections
 from object_detection.report.charts import Line, bar_chart, draw_table, line_chart
-from object_detection.report.write import ReportOptions, write_report
+from object_detection.report.write import ReportOptions, read_evaluation, write_report
 
 HOSTILE = "<script>alert(1)</script> & $x_1$"
 
@@ -268,3 +268,12 @@ def test_colours_of_the_page_have_a_dark_twin():
     text = page.page("t", "", [], "")
     light, dark = re.findall(r":root \{[^}]*?((?:--\w+: #\w+; ?)+)", text)
     assert re.findall(r"--(\w+)", light) == re.findall(r"--(\w+)", dark)
+
+
+def test_the_folder_of_a_run_is_answered_with_that_of_its_evaluation(tmp_path):
+    with pytest.raises(FileNotFoundError, match="expected a folder that eval.py wrote"):
+        read_evaluation(tmp_path)
+    (tmp_path / "evaluation").mkdir()
+    (tmp_path / "evaluation" / "detections.json").write_text("[]")
+    with pytest.raises(FileNotFoundError, match=f"name {tmp_path}/evaluation$"):
+        read_evaluation(tmp_path)
