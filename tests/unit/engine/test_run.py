@@ -168,10 +168,12 @@ def test_a_finished_run_says_how_to_go_on(trained, tmp_path, capsys):
 def test_what_changed_since_the_checkpoint_is_said(resumable, monkeypatch, capsys):
     real = machine.report()
     later = {**real, "commit": "abc", "packages": {**real["packages"], "numpy": "9.9"}}
+    later["gpus"] = ["Card 9, 550.1, 80 GiB"] * 2
     monkeypatch.setattr(machine, "report", lambda: later)
     run_training(config_of(resumable), TinyFamily())
     said = capsys.readouterr().out
     (line,) = [line for line in said.splitlines() if "since the checkpoint: " in line]
+    assert "GPUs: " in line and line.count("-> Card 9") == line.count("Card 9") == 1
     assert f"commit: {real['commit']} -> abc" in line
     assert f"numpy: {real['packages']['numpy']} -> 9.9" in line and "ranks" not in line
 
