@@ -159,7 +159,7 @@ def test_worst_images_first():
 
 
 def test_records_of_a_run_survive_a_cut_and_a_resume(tmp_path):
-    lines = [{"kind": "step", "step": s, "loss": v} for s, v in ((1, 5.0), (2, 4.0), (2, 3.0))]
+    lines = [{"kind": "step", "step": s, "loss": v} for s, v in ((2, 4.0), (1, 5.0), (2, 3.0))]
     text = "\n".join(json.dumps(line) for line in lines) + '\n{"kind": "step", "st'
     (tmp_path / "metrics.jsonl").write_text(text)
     records = history.read_records(tmp_path)
