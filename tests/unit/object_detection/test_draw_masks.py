@@ -98,6 +98,8 @@ def test_labels_leave_out_the_name_of_an_only_class():
     assert np.array_equal(unlabelled, bare)
     scored = draw_masks(GREY, mask, classes, names=["nucleus"], scores=np.array([0.9]))
     assert changed(scored, bare).sum() > 100
+    both = draw_masks(GREY, mask, classes, names={0: "nucleus", 1: "x"}, scores=np.array([0.9]))
+    assert changed(both, bare).sum() > 1.5 * changed(scored, bare).sum()
     named = draw_masks(GREY, mask, classes, names=NAMES)
     assert changed(named, bare)[:40].sum() > 100
     # The report names each object by itself, also an only one: "cat: background".
