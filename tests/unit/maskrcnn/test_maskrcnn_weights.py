@@ -77,7 +77,7 @@ def folded(values):
 
 
 def assert_near(ours, theirs):
-    np.testing.assert_allclose(ours, theirs, rtol=2e-3, atol=2e-3 * np.abs(theirs).max())
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5 * np.abs(theirs).max())
 
 
 def assert_computes(model, network, *, order=None):
@@ -204,7 +204,7 @@ class TestOutputsOfOtherPrograms:
         layer = model.trunk.get_layer("backbone/layer4/0")
         features = tf.keras.Model(model.trunk.input, layer.output)(images)
         expected = network.body(images)[5]
-        np.testing.assert_allclose(features, expected, rtol=2e-3, atol=1e-3 * expected.max())
+        np.testing.assert_allclose(features, expected, rtol=1e-5, atol=1e-5 * expected.max())
 
 
 class TestPublishedShapes:
