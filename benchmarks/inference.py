@@ -15,7 +15,13 @@ import numpy as np
 from absl import flags
 
 import families
-from benchmarks.model_flags import define_model_flags, flagged_config, model_columns
+from benchmarks.model_flags import (
+    define_model_flags,
+    define_precision_flags,
+    flagged_config,
+    is_half,
+    model_columns,
+)
 from benchmarks.record import define_results_flag, finish
 from engine.start import cli
 
@@ -33,8 +39,7 @@ def define_flags() -> None:
     flags.DEFINE_string("image_path", "", "Images to run on; '': an image of noise.")
     flags.DEFINE_integer("bm_runs", 100, "Timed calls.")
     flags.DEFINE_integer("warmup_runs", 10, "Calls before them.")
-    flags.DEFINE_bool("amp", True, "mixed_float16; float32 otherwise.")
-    flags.DEFINE_bool("use_xla", None, "Compile with XLA; none: where there is an accelerator.")
+    define_precision_flags()
     define_results_flag("inference")
     flags.DEFINE_string("dllogger_path", "", "DLLogger file with the references' keys; '': none.")
 
@@ -80,7 +85,8 @@ def main() -> int:
     from engine.start.process import chooses_xla
     from object_detection.serve.image_files import find_images
 
-    tf.keras.mixed_precision.set_global_policy("mixed_float16" if FLAGS.amp else "float32")
+    half = is_half()
+    tf.keras.mixed_precision.set_global_policy("mixed_float16" if half else "float32")
     if FLAGS.model_dir:
         task = families.load_task(
             FLAGS.model_dir,
@@ -114,7 +120,7 @@ def main() -> int:
     timed = np.array([call(i) for i in range(FLAGS.bm_runs)])
     summary = summarize(timed[:, 0], batch_size=FLAGS.batch_size)
     row = {
-        **model_columns(config, amp=FLAGS.amp, use_xla=use_xla),
+        **model_columns(config, amp=half, use_xla=use_xla),
         "weights": FLAGS.model_dir or "random",
         "images": len(paths),
         "detections_per_image": float(np.mean(timed[:, 1])),

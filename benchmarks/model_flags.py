@@ -46,6 +46,20 @@ def benchmark_config(
     return override(config, {"resize_on": "host", **given}, source="flag")
 
 
+def define_precision_flags() -> None:
+    """Defines --amp and --use_xla."""
+    flags.DEFINE_bool("amp", None, "mixed_float16; none: where there is an accelerator.")
+    flags.DEFINE_bool("use_xla", None, "Compile with XLA; none: where there is an accelerator.")
+
+
+def is_half() -> bool:
+    """Whether --amp asks for mixed_float16; settled as for a training where it is not given."""
+    from engine.config.settings import RuntimeConfig
+    from engine.optim.precision import policy_name
+
+    return policy_name(RuntimeConfig(amp=flags.FLAGS.amp)) == "mixed_float16"
+
+
 def model_columns(config: Any, *, amp: bool, use_xla: bool) -> dict[str, Any]:
     """Returns the columns of a row that say what was run, and how."""
     return {

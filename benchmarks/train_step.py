@@ -17,7 +17,13 @@ import time
 
 from absl import flags
 
-from benchmarks.model_flags import define_model_flags, flagged_config, model_columns
+from benchmarks.model_flags import (
+    define_model_flags,
+    define_precision_flags,
+    flagged_config,
+    is_half,
+    model_columns,
+)
 from benchmarks.record import define_results_flag, finish
 from engine.start import cli
 
@@ -35,8 +41,7 @@ def define_flags() -> None:
     flags.DEFINE_integer("boxes_per_image", 7, "Boxes in each synthetic image (COCO's mean is 7).")
     flags.DEFINE_integer("steps", 20, "Timed repetitions of each part.")
     flags.DEFINE_bool("whole_only", False, "Leave out the parts.")
-    flags.DEFINE_bool("amp", True, "mixed_float16; float32 otherwise.")
-    flags.DEFINE_bool("use_xla", None, "Compile with XLA; none: where there is an accelerator.")
+    define_precision_flags()
     define_results_flag("train_step")
 
 
@@ -56,7 +61,8 @@ def main() -> int:
     from engine.train_state import TrainState
 
     records = FLAGS.training_file_pattern
-    given = {"batch_size": FLAGS.batch_size, "amp": FLAGS.amp, "use_xla": FLAGS.use_xla}
+    half = is_half()
+    given = {"batch_size": FLAGS.batch_size, "amp": half, "use_xla": FLAGS.use_xla}
     if records:
         given |= {"training_file_pattern": records, "resize_on": "auto"}
     config = flagged_config(given)
@@ -74,8 +80,8 @@ def main() -> int:
         )
     build_seconds = time.perf_counter() - build_start
     plan = make_plan(config.train, config.optim, num_examples=120000, num_ranks=place.size)
-    state = TrainState(task, config.optim, plan, dynamic_loss_scale=FLAGS.amp)
-    step = TrainStep(task, state, config.optim, use_xla=use_xla, half_gradients=FLAGS.amp)
+    state = TrainState(task, config.optim, plan, dynamic_loss_scale=half)
+    step = TrainStep(task, state, config.optim, use_xla=use_xla, half_gradients=half)
     if records:
         shard = Shard(place.rank, place.size)
         prepared = on_accelerator(task.train_dataset(shard=shard, start_step=0), task.device_batch)
@@ -100,7 +106,7 @@ def main() -> int:
         "whole": lambda: step([next(stream)]),
     }
     row = {
-        **model_columns(config, amp=FLAGS.amp, use_xla=use_xla),
+        **model_columns(config, amp=half, use_xla=use_xla),
         "ranks": place.size,
         "data": records or "synthetic",
         "steps": FLAGS.steps,

@@ -3,6 +3,7 @@ import json
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from benchmarks.inference import make_batches, summarize, write_dllogger
 from benchmarks.record import append_row
@@ -60,7 +61,6 @@ def test_command_prints_and_appends_one_row(commands, tmp_path):
         "benchmarks.inference",
         "--model_name=efficientdet-lite0",
         f"--hparams={small}",
-        "--noamp",
         "--batch_size=2",
         "--bm_runs=5",
         "--warmup_runs=1",
@@ -71,6 +71,8 @@ def test_command_prints_and_appends_one_row(commands, tmp_path):
     assert summary["latency_ms_p50"] <= summary["latency_ms_p99"]
     with (tmp_path / "rows.csv").open() as file:
         (row,) = csv.DictReader(file)
+    half = bool(tf.config.list_physical_devices("GPU"))  # emulated, and slow, on a CPU
+    assert row["precision"] == ("mixed_float16" if half else "float32")
     assert row["batch_size"] == "2"
     assert float(row["latency_ms_p99"]) == summary["latency_ms_p99"]
     assert '"inference_fps"' in (tmp_path / "log.json").read_text()
