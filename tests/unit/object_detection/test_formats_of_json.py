@@ -192,7 +192,7 @@ def test_shapes_and_classes_of_via(folder):
     via(
         folder,
         (square, {"name": "cat", "categories": "cat"}),  # matterport/Mask_RCNN#700
-        (circle, {"dog": "dog"}),  # matterport/Mask_RCNN#1337
+        (circle, {"dog": "dog", "name": " "}),  # matterport/Mask_RCNN#1337
         (ellipse, {"colour": "red", "type": {"dog": True, "cat": False}}),
         ({"name": "point", "cx": 1, "cy": 2}, {"type": "cat"}),
     )
@@ -249,7 +249,7 @@ def test_holes_and_bitmaps_of_supervisely(folder):
         for image in (pixels * 255, alpha)
     ]
     hole = [[4, 4], [8, 4], [8, 8], [4, 8]]
-    points = {"exterior": [[2, 2], [12, 2], [12, 12], [2, 12]], "interior": [hole]}
+    points = {"exterior": [[0, 2], [12, 2], [12, 12], [0, 12]], "interior": [hole]}
     objects = [{"classTitle": "cat", "geometryType": "bitmap", "bitmap": b} for b in bitmaps]
     objects += [
         {"classTitle": "cat", "geometryType": "polygon", "points": points},
@@ -260,8 +260,8 @@ def test_holes_and_bitmaps_of_supervisely(folder):
     folder.write("d/ann/a.jpg.json", json.dumps(content))
     ((path, _),) = folder.splits().values()
     (found,) = read_annotations(path).objects.values()
-    assert [entry["bbox"] for entry in found] == [[3, 5, 6, 4]] * 2 + [[2, 2, 10, 10]]
-    assert [entry["area"] for entry in found] == [9, 9, 100 - 16]
+    assert [entry["bbox"] for entry in found] == [[3, 5, 6, 4]] * 2 + [[0, 2, 12, 10]]
+    assert [entry["area"] for entry in found] == [9, 9, 120 - 16]
     assert "1 x point left out: no shape with an area that is known" in folder.said
     assert "1 x polygon of fewer than 3 points left out" in folder.said
     bitmaps[0]["data"] = "AAAA"
