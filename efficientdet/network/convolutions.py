@@ -1,7 +1,7 @@
 """Keras' convolutions with gradients for CPU cores: the same results, less time in training.
 
 Two of TensorFlow's CPU kernels for the gradient by the weights are slow (docs/performance.md). That
-of a depthwise convolution takes seven times as long as the forward pass, which does the same
+of a depthwise convolution takes several times as long as the forward pass, which does the same
 arithmetic, once the kernel has more than three columns: here the columns are taken in parts. That
 of a 1 x 1 convolution is beaten by the matrix product that it is.
 """
