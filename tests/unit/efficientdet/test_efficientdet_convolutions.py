@@ -1,6 +1,5 @@
 """Convolutions with gradients for CPU cores: against plain sums, Keras' layers, and where used."""
 
-import collections
 import dataclasses
 
 import numpy as np
@@ -8,6 +7,7 @@ import pytest
 import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from layer_programs import operations, with_gradients
 
 from efficientdet.config import model_config
 from efficientdet.network.convolutions import (
@@ -70,24 +70,6 @@ def test_depthwise_gradient_is_a_sum_over_positions(height, width, kernel_size, 
     np.testing.assert_allclose(gradient, expected, rtol=1e-9, atol=1e-9)
 
 
-def gradients(layer, **call):
-    @tf.function(autograph=False)
-    def run(x):
-        with tf.GradientTape() as tape:
-            tape.watch(x)
-            y = layer(x, **call)
-            loss = tf.reduce_sum(y**2)
-        return y, *tape.gradient(loss, [x, *layer.trainable_variables])
-
-    return run
-
-
-def operations(function, shape):
-    graph = function.get_concrete_function(tf.TensorSpec(shape)).graph.as_graph_def()
-    nodes = [*graph.node, *(node for f in graph.library.function for node in f.node_def)]
-    return collections.Counter(node.op for node in nodes)
-
-
 PRODUCTS = {"MatMul": 3, "Conv2DBackpropFilter": 0}
 PARTS = {"DepthwiseConv2dNativeBackpropFilter": 2}
 
@@ -114,9 +96,9 @@ def test_training_has_the_results_and_gradients_of_keras(kind, options, used, us
     for layer in (ours, theirs):
         layer.build(shape)
     theirs.set_weights(ours.get_weights())
-    run = gradients(ours, training=True)
+    run = with_gradients(ours, training=True)
     inputs = tf.constant(random(*shape))
-    results, expected = run(inputs), gradients(theirs)(inputs)
+    results, expected = run(inputs), with_gradients(theirs)(inputs)
     for result, value in zip(results, expected):
         np.testing.assert_allclose(result, value, rtol=1e-4, atol=1e-5 * np.abs(value).max())
     counts = operations(run, shape)
@@ -141,7 +123,9 @@ def test_others_are_left_to_keras(kind, options, call):
     layer, keras = kind(**options), getattr(tf.keras.layers, kind.__name__)(**options)
     for made in (layer, keras):
         made.build(shape)
-    assert operations(gradients(layer, **call), shape) == operations(gradients(keras), shape)
+    assert operations(with_gradients(layer, **call), shape) == operations(
+        with_gradients(keras), shape
+    )
 
 
 @no_gpu
