@@ -19,7 +19,7 @@ import tensorflow as tf
 
 from engine.batches import NumbersReader, image_shape, on_accelerator, to_accelerator
 from engine.evaluation import Evaluator, Validator, percent
-from engine.files.best import BestEvaluation
+from engine.files.best import BestEvaluation, truth_of
 from engine.log.hooks import EpochEnd, Hook, RunResult, StepEnd
 from engine.log.meanwhile import said_meanwhile
 from engine.log.meters import format_duration, renamed
@@ -116,7 +116,10 @@ class Trainer:
         self._read = NumbersReader()
         self._pending: tuple[int, int, Callable[[], np.ndarray], list[tf.Tensor]] | None = None
         self._metrics: dict[str, float] = dict(resumed.get("metrics", {}))
-        self._best = BestEvaluation(config.eval, resumed.get("best", {}))
+        truth = distributed.on_main(lambda: truth_of(config.eval))
+        self._best = BestEvaluation(config.eval, resumed.get("best", {}), truth=truth)
+        if self._best.is_anew:
+            log.info("scores are compared anew: --best_metric or the annotations are others")
         self._epochs_ended = int(resumed.get("epoch", 0))
         self._seconds_before = float(resumed.get("train_seconds", 0.0))
         self._training_began = time.monotonic()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from engine.config.fields import ConfigError, nearest
 from engine.config.settings import EvalConfig
+from engine.files.checksums import sha256_of
 
 _OF_CLASS = "AP_/"
 
@@ -17,13 +19,18 @@ class BestEvaluation:
     Args:
       settings: which number, and the patience.
       stored: what `state` gave in the run that this one continues, {} for a new run. A run that
-        watches another number now begins to compare anew.
+        watches another number now, or is scored by other annotations, begins to compare anew.
+      truth: checksum of the annotations; '': not known.
     """
 
-    def __init__(self, settings: EvalConfig, stored: Mapping[str, Any]):
+    def __init__(self, settings: EvalConfig, stored: Mapping[str, Any], *, truth: str = ""):
         self._metric, self._patience = settings.best_metric, settings.patience
         self._min_delta = settings.min_delta
-        stored = stored if stored.get("metric") == self._metric else {}
+        before = stored.get("truth", "")
+        self._truth = truth or before
+        is_same = stored.get("metric") == self._metric and before in ("", self._truth)
+        self.is_anew = not is_same and stored.get("value") is not None
+        stored = stored if is_same else {}
         self.value: float | None = stored.get("value")
         self._compared: float | None = stored.get("compared")
         self._waited = int(stored.get("waited", 0))
@@ -53,6 +60,7 @@ class BestEvaluation:
         """Returns what a checkpoint keeps."""
         return {
             "metric": self._metric,
+            "truth": self._truth,
             "value": self.value,
             "compared": self._compared,
             "waited": self._waited,
@@ -61,6 +69,12 @@ class BestEvaluation:
     def describe(self) -> str:
         """Returns, say, `AP 0.4130`."""
         return f"{self._metric} {self.value:.4f}"
+
+
+def truth_of(settings: EvalConfig) -> str:
+    """Returns the checksum of the annotations that a run is scored by, '' without any."""
+    path = Path(settings.val_json_file)
+    return sha256_of(path) if path.is_file() else ""
 
 
 def key_of(metric: str, metrics: Mapping[str, Any]) -> str:

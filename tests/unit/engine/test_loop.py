@@ -200,6 +200,21 @@ def test_patience_ends_a_run_and_survives_a_resume(tmp_path):
     assert "ckpt-final" in again.files()
 
 
+def test_a_resume_with_other_annotations_looks_for_a_new_best(tmp_path):
+    truth = tmp_path / "val.json"
+    for number, content in enumerate(["{}", "{} ", "{} "], start=1):
+        truth.write_text(content)
+        run = Run(tmp_path / "run", evaluation=EvalConfig(val_json_file=str(truth)))
+        run.trainer._plan = run.trainer._plan._replace(stop_epoch=number)
+        run()
+        (*_, text) = sorted(run.folder.glob("train-*.log"))
+        assert ("scores are compared anew" in text.read_text()) == (number == 2)
+        if number == 2:
+            best = read_metadata(run.folder / "ema_weights" / "emackpt-best")
+            (latest,) = [r for r in run.records("evaluation") if r["epoch"] == 2]
+            assert (best["epoch"], best["best"]["value"]) == (2, latest["AP"])
+
+
 def test_the_best_is_best_at_what_is_asked_for(tmp_path):
     run = Run(tmp_path / "run", evaluation=EvalConfig(best_metric="thing"))
     run()

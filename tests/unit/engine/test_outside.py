@@ -114,6 +114,23 @@ def test_patience_counts_from_the_last_gain_that_is_large_enough():
     assert other.value is None and SimpleNamespace(**other.state()).waited == 0
 
 
+@pytest.mark.parametrize(
+    ("before", "now", "is_anew"),
+    [("a", "a", False), ("a", "b", True), ("a", "", False), ("", "b", False), (None, "b", False)],
+)
+def test_scores_by_other_annotations_are_not_compared(before, now, is_anew):
+    """Resumed without an evaluation, or from a checkpoint that does not tell: they are the same."""
+    first = BestEvaluation(EvalConfig(), {}, truth=before or "")
+    first.update({"AP": 0.9})
+    stored = first.state()
+    if before is None:
+        del stored["truth"]
+    resumed = BestEvaluation(EvalConfig(), stored, truth=now)
+    assert resumed.is_anew == is_anew
+    assert resumed.update({"AP": 0.8}) == is_anew
+    assert resumed.state()["truth"] == (now or before)
+
+
 def test_a_class_or_a_number_by_name():
     metrics = {"AP": 0.1, "mask_AP": 0.1, "AP_/white cell": 0.2}
     assert key_of("white cell", metrics) == "AP_/white cell"
