@@ -63,11 +63,12 @@ def main(words: list[str]) -> int:
     from engine.run_evaluation import evaluate_checkpoint
     from engine.start.process import join_ranks
 
-    is_named = FLAGS.ckpt_path and not FLAGS.only_this_epoch
-    if FLAGS.data and is_named and distributed.launched_size() == 1:
-        # A wrong name is said before a conversion that may take an hour.
-        checkpoint.find_any([FLAGS.ckpt_path], which=FLAGS.which)
-    of_data = data_flags.use_for_evaluation()
+    def require_checkpoint() -> None:
+        is_named = FLAGS.ckpt_path and not FLAGS.only_this_epoch
+        if is_named and distributed.launched_size() == 1:
+            checkpoint.find_any([FLAGS.ckpt_path], which=FLAGS.which)
+
+    of_data = data_flags.use_for_evaluation(require_checkpoint)
     request = families.evaluation_request(
         words,
         preset_name=FLAGS.preset,

@@ -6,6 +6,7 @@ The folder is converted once, and the flags of the records are set as if they ha
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -94,8 +95,11 @@ def use_for_training(config: Any) -> list[str]:
     return notes
 
 
-def use_for_evaluation() -> list[str]:
-    """Converts a split of the folder of --data; returns, raises: see `use_for_training`."""
+def use_for_evaluation(check: Callable[[], object]) -> list[str]:
+    """Converts a split of the folder of --data; returns, raises: see `use_for_training`.
+
+    `check` is called before a conversion, which may take an hour.
+    """
     if not FLAGS.data:
         return []
     from object_detection.convert.prepare import prepare_records
@@ -104,9 +108,11 @@ def use_for_evaluation() -> list[str]:
     notes: list[str] = []
     weights = "" if FLAGS.ckpt_path.startswith("zoo:") else FLAGS.ckpt_path.rstrip("/")
     beside = FLAGS.output_dir or (weights and f"{weights}-{Path(FLAGS.data).absolute().name}")
+    folder = _folder(beside, "--output_dir")
+    check()
     prepared = prepare_records(
         FLAGS.data,
-        _folder(beside, "--output_dir"),
+        folder,
         only_eval=True,
         eval_split=FLAGS.data_split,
         pictures=commands.picture_rules(),

@@ -218,7 +218,7 @@ def test_a_data_folder_with_ids_of_its_own_scores_as_the_records(
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        (["--ckpt_path=x", "--data_records={}", "--data_split=mine"], "no split 'mine'; there are"),
+        (["--data_records={}", "--data_split=mine"], "no split 'mine'; there are"),
         (["--ckpt_path=x", "--val_json_file=x.json"], "--val_json_file names some: drop one"),
         (["--ckpt_path=zoo:x"], "--data needs --output_dir, beside which the records go"),
     ],
