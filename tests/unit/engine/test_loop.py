@@ -207,8 +207,8 @@ def test_a_resume_with_other_annotations_looks_for_a_new_best(tmp_path):
         run = Run(tmp_path / "run", evaluation=EvalConfig(val_json_file=str(truth)))
         run.trainer._plan = run.trainer._plan._replace(stop_epoch=number)
         run()
-        (*_, text) = sorted(run.folder.glob("train-*.log"))
-        assert ("scores are compared anew" in text.read_text()) == (number == 2)
+        logs = "".join(text.read_text() for text in run.folder.glob("train-*.log"))
+        assert logs.count("scores are compared anew") == (number > 1)
         if number == 2:
             best = read_metadata(run.folder / "ema_weights" / "emackpt-best")
             (latest,) = [r for r in run.records("evaluation") if r["epoch"] == 2]
