@@ -9,6 +9,7 @@ import sys
 import ctrl_c
 
 import pytest
+from own_files import ROOT, own_files
 
 from ringdet.programs import PROGRAMS
 
@@ -86,15 +87,13 @@ def test_programs_beside_the_packages_keep_their_interrupts(words, repository, t
     assert set(said.split()) == {"default_int_handler"}
 
 
-def test_the_programs_of_the_repository_are_known(repository):
-    files = {p: p.relative_to(repository).parts[0] for p in repository.glob("[!.]*/**/*.py")}
-    files |= {p: p.stem for p in repository.glob("*.py")}
+def test_the_programs_of_the_repository_are_known():
     programs = {
-        place
-        for file, place in files.items()
+        file.relative_to(ROOT).with_suffix("").parts[0]
+        for file in own_files("**/*.py")
         if "if __name__ ==" in file.read_text() or file.name == "__main__.py"
     }
-    assert set(ctrl_c._PROGRAMS) == programs - {"tests", "build"}
+    assert set(ctrl_c._PROGRAMS) == programs - {"tests"}
 
 
 def test_any_other_failure_shows_where(repository, tmp_path):
